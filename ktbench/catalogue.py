@@ -1,0 +1,206 @@
+"""Finds students, methods and devices: the folders are the catalogue.
+
+An item's file is imported when the item is asked for, and nothing is registered. A name that is
+not there raises `UnknownName`, which says the nearest ones. A user's own network or method is
+named `path/to/file.py:Name` or `package.module:Name`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ktbench.records import KtbenchError, digest_of
+
+if TYPE_CHECKING:
+    from devices._contract import Profile
+    from students._contract import Student
+    from transfer_methods._contract import TransferMethod
+
+
+class UnknownName(KtbenchError):  # noqa: N818 - reads as what it says
+    """No item of that name; `nearest` holds the closest names."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        self.nearest = nearest(name, known)
+        hint = f"did you mean {' or '.join(self.nearest)}?" if self.nearest else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint or 'known are ' + ', '.join(known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three known names that look like `name`, nearest first."""
+    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+
+
+@cache
+def _names(package: str) -> tuple[str, ...]:
+    """The public files of a top-level package, without importing it."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = {p.stem for folder in folders for p in Path(folder).glob("[!_]*.py")}
+    return tuple(sorted(files))
+
+
+def _module(package: str, kind: str, name: str) -> ModuleType:
+    if name not in _names(package):
+        raise UnknownName(kind, name, _names(package))
+    return importlib.import_module(f"{package}.{name}")
+
+
+# ---------------------------------------------------------------- students
+
+
+@cache
+def students() -> dict[str, str]:
+    """Every variant's name with the family (file) that builds it."""
+    found: dict[str, str] = {}
+    for family in _names("students"):
+        for variant in importlib.import_module(f"students.{family}").VARIANTS:
+            if variant in found:
+                raise KtbenchError(
+                    f"students/{family}.py: variant {variant!r} is already in {found[variant]}.py"
+                )
+            found[variant] = family
+    return found
+
+
+def student_settings(name: str) -> tuple[str, ...]:
+    """Names of the settings that a student takes."""
+    if is_own(name):
+        return ("stages", "arguments")
+    import inspect
+
+    module = _module("students", "student", _family(name))
+    parameters = inspect.signature(module.build).parameters
+    return tuple(p for p in parameters if p not in ("variant", "num_classes", "in_channels"))
+
+
+def _family(name: str) -> str:
+    if name not in students():
+        raise UnknownName("student", name, students())
+    return students()[name]
+
+
+def build_student(
+    name: str, settings: dict[str, Any], *, num_classes: int, in_channels: int, base: str = "."
+) -> Student:
+    """A freshly initialised network; weights come from torch's global generator.
+
+    `base` is the folder that a user's own file is found from.
+    """
+    if is_own(name):
+        from students._own import wrap
+
+        return wrap(
+            own_object(name, base), num_classes=num_classes, in_channels=in_channels, **settings
+        )
+    module = _module("students", "student", _family(name))
+    student: Student = module.build(
+        name, num_classes=num_classes, in_channels=in_channels, **settings
+    )
+    return student
+
+
+# ---------------------------------------------------------------- methods
+
+
+def methods() -> tuple[str, ...]:
+    """The names of all transfer methods."""
+    return _names("transfer_methods")
+
+
+def method(name: str, base: str = ".") -> type[TransferMethod]:
+    """A method's class; its `Config` is the dataclass of its settings."""
+    if is_own(name):
+        own: type[TransferMethod] = own_object(name, base)
+        return own
+    module = _module("transfer_methods", "method", name)
+    found: type[TransferMethod] = module.Method
+    return found
+
+
+def method_settings(name: str, base: str = ".") -> tuple[str, ...]:
+    """Names of the settings that a method takes."""
+    return tuple(f.name for f in fields(method(name, base).Config))
+
+
+def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
+    """The method's frozen settings; lists become tuples, so that it can be hashed."""
+    kind = method(name, base).Config
+    known = [f.name for f in fields(kind)]
+    for setting in settings:
+        if setting not in known:
+            raise UnknownName(f"setting of method {name}", setting, known)
+    try:
+        return kind(**{k: _frozen(v) for k, v in settings.items()})
+    except (TypeError, ValueError) as error:
+        raise KtbenchError(f"method {name}: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+# ---------------------------------------------------------------- devices
+
+
+def devices() -> tuple[str, ...]:
+    """The names of all device profiles."""
+    return _names("devices")
+
+
+def device(name: str) -> Profile:
+    """A device's profile."""
+    profile: Profile = _module("devices", "device", name).PROFILE
+    return profile
+
+
+# ---------------------------------------------------------------- a user's own
+
+
+def is_own(name: str) -> bool:
+    """True for `file.py:Name` and `package.module:Name`."""
+    return ":" in name
+
+
+def own_object(name: str, base: str) -> Any:
+    """What a user's `file.py:Name` or `package.module:Name` names."""
+    place, _, attribute = name.rpartition(":")
+    try:
+        module = _own_file(place, base) if place.endswith(".py") else importlib.import_module(place)
+        return getattr(module, attribute)
+    except FileNotFoundError as error:
+        raise KtbenchError(f"{name}: no file {Path(base, place)}") from error
+    except ImportError as error:
+        raise KtbenchError(f"{name}: cannot import {place}: {error}") from error
+    except AttributeError as error:
+        raise KtbenchError(f"{name}: {place} defines no {attribute}") from error
+
+
+def _own_file(place: str, base: str) -> ModuleType:
+    path = Path(base, place).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    unique = f"ktbench_own_{path.stem}_{digest_of(str(path))}"
+    if unique in sys.modules:
+        return sys.modules[unique]
+    spec = importlib.util.spec_from_file_location(unique, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[unique]
+        raise
+    return module

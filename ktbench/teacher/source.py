@@ -1,0 +1,22 @@
+"""The contract of a teacher source."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from students._contract import Features
+from transfer_methods._contract import Batch, Needs
+
+
+class TeacherSource(Protocol):
+    """Answers a batch with a teacher's features: eval mode, no gradient, buffers untouched."""
+
+    @property
+    def digest(self) -> str:
+        """Names the teacher's weights; equal before and after a training (invariant 5)."""
+
+    def outputs(self, batch: Batch, needs: Needs) -> Features:
+        """The features that `needs` asks for; others may be missing."""
+
+    def flops(self) -> int:
+        """Of one forward pass of the last batch's shape, whatever the source really ran."""

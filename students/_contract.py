@@ -1,0 +1,102 @@
+"""What a student is: a stem, a list of stages and a head, whose features methods can read.
+
+A file of this folder is a family. It defines
+
+    VARIANTS: tuple[str, ...]
+    def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.0) -> Student
+
+and may take further keyword settings, each with a default. `width` multiplies every width.
+Nothing is registered: the folder is the catalogue.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What one forward pass lets others see.
+
+    logits (B, K); stages: outputs after activation, each a map (B, C, H, W) or tokens (B, N, D);
+    embedding (B, D): what the classifier reads; preacts: the stages before their activation,
+    empty unless asked for; stem: the stem's output, where the network has one.
+    """
+
+    logits: Tensor
+    stages: tuple[Tensor, ...] = ()
+    embedding: Tensor | None = None
+    preacts: tuple[Tensor, ...] = ()
+    stem: Tensor | None = None
+
+
+class Student(nn.Module):
+    """A network that can be exported by `forward` and distilled by `forward_features`."""
+
+    stage_names: tuple[str, ...]
+    """One name per stage, in order."""
+
+    @abstractmethod
+    def forward_features(self, inputs: Tensor, *, preacts: bool = False) -> Features:
+        """One pass through the network with everything that methods may read.
+
+        With `preacts`, the stages before their activation come along from the same pass: no
+        module runs twice, so each BatchNorm updates once.
+        """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The logits (B, K): what is exported."""
+        return self.forward_features(inputs).logits
+
+
+class StagedNetwork(Student):
+    """A network whose stages run one after the other, each closed by an activation.
+
+    `stages` return their output *before* the activation, which is applied here: so both sides of
+    it come from one pass. `embed` turns the last stage into the classifier's input.
+    """
+
+    def __init__(
+        self,
+        *,
+        stem: nn.Module,
+        stages: Sequence[nn.Module],
+        embed: nn.Module,
+        head: nn.Module,
+        stage_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.embed = embed
+        self.head = head
+        names = stage_names or [f"stage{i + 1}" for i in range(len(stages))]
+        self.stage_names = tuple(names)
+
+    def activate(self, preact: Tensor) -> Tensor:
+        """The activation that closes a stage; never in place, as `preact` may be read."""
+        return functional.relu(preact)
+
+    def forward_features(self, inputs: Tensor, *, preacts: bool = False) -> Features:
+        """See `Student.forward_features`."""
+        stem = x = self.stem(inputs)
+        before: list[Tensor] = []
+        after: list[Tensor] = []
+        for stage in self.stages:
+            preact = stage(x)
+            x = self.activate(preact)
+            if preacts:
+                before.append(preact)
+            after.append(x)
+        embedding = self.embed(x)
+        return Features(self.head(embedding), tuple(after), embedding, tuple(before), stem)
+
+
+def scaled(channels: int, width: float) -> int:
+    """A layer's width under a width multiplier: rounded, at least one."""
+    return max(1, round(channels * width))

@@ -1,0 +1,1 @@
+"""Knowledge-transfer techniques, one per file."""

@@ -1,0 +1,214 @@
+"""What a transfer method is: a loss over two networks' features, and when it trains what.
+
+A file of this folder is a method. It defines a frozen dataclass `Config` (its settings with the
+published defaults) and a class `Method(TransferMethod)`. The file's name is the method's name.
+
+The training loop runs one forward pass of the student per step, asks `loss` for its named terms,
+and carries out the current phase's updates: each is a gradient of the sum of some terms with
+respect to some parameters, taken by an optimiser of its own. All gradients of a step are taken
+before the first optimiser moves anything.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Features(Protocol):
+    """What a network shows of one pass; see `students/_contract.py` for the shapes."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, K)."""
+
+    @property
+    def stages(self) -> tuple[Tensor, ...]:
+        """Each (B, C, H, W) or (B, N, D), after its activation."""
+
+    @property
+    def embedding(self) -> Tensor | None:
+        """(B, D)."""
+
+    @property
+    def preacts(self) -> tuple[Tensor, ...]:
+        """The stages before their activation; empty unless `Needs.preacts`."""
+
+    @property
+    def stem(self) -> Tensor | None:
+        """The stem's output, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a method reads of a network's features. Nothing at all: it needs no teacher."""
+
+    logits: bool = False
+    stages: bool = False
+    embedding: bool = False
+    preacts: bool = False
+    stem: bool = False
+
+    def __or__(self, other: Needs) -> Needs:
+        """What either needs."""
+        return Needs(
+            logits=self.logits or other.logits,
+            stages=self.stages or other.stages,
+            embedding=self.embedding or other.embedding,
+            preacts=self.preacts or other.preacts,
+            stem=self.stem or other.stem,
+        )
+
+    def __bool__(self) -> bool:
+        """True when anything is needed."""
+        return self != Needs()
+
+    @property
+    def only_logits(self) -> bool:
+        """True when a source that holds nothing but logits can serve it."""
+        return self in (Needs(), Needs(logits=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """A network's feature shapes for one sample, without the batch dimension."""
+
+    logits: int
+    stages: tuple[tuple[int, ...], ...]
+    names: tuple[str, ...]
+    embedding: int | None
+    stem: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a method is told when it is built."""
+
+    student: Shapes
+    teacher: Shapes | None
+    num_classes: int
+    train_size: int
+    batch_size: int
+    similarity: tuple[tuple[float, ...], ...] | None = None
+    """[teacher stage][student stage]: cosine similarity of the two networks' activations on
+    training images before training; None while planning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's inputs and where in the training it stands."""
+
+    inputs: Tensor
+    """(B, ...), normalised; a tuple of tensors for networks with several inputs."""
+    labels: Tensor
+    """(B,) int64."""
+    indices: Tensor
+    """(B,) int64: positions in the training set, 0 to train_size - 1."""
+    epoch: int
+    step: int
+    progress: float
+    """Share of the training done before this step, in [0, 1)."""
+    seed: int
+    """Counter-based, new at each step and equal in every process: seed a generator with it."""
+    phase: str = ""
+    """Name of the method's current phase."""
+
+    def in_phase(self, phase: str) -> Batch:
+        """The same batch, told which phase it serves."""
+        return self if phase == self.phase else replace(self, phase=phase)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which of the student's parameters an update moves.
+
+    Stages are found by dependence, for any network: `upto` takes every parameter that stage's
+    output depends on; `only` those that it depends on and the stage before it does not.
+    """
+
+    everything: bool = True
+    upto: int | None = None
+    only: int | None = None
+
+    @classmethod
+    def upto_stage(cls, index: int) -> Scope:
+        """Stem to stage `index`, inclusive."""
+        return cls(everything=False, upto=index)
+
+    @classmethod
+    def only_stage(cls, index: int) -> Scope:
+        """Stage `index` alone (with the stem if it is the first)."""
+        return cls(everything=False, only=index)
+
+    @classmethod
+    def nothing(cls) -> Scope:
+        """None: only adaptors are trained."""
+        return cls(everything=False)
+
+
+ALL = Scope()
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One gradient and one optimiser: these terms move these parameters."""
+
+    terms: tuple[str, ...] | None = None
+    """Names of loss terms; None takes all that `loss` returned."""
+    student: Scope = ALL
+    adaptors: tuple[str, ...] | None = None
+    """Prefixes of the method's own parameters' names; None takes all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of the training, up to (not including) the fraction `until`."""
+
+    name: str
+    until: float = 1.0
+    updates: tuple[Update, ...] = (Update(),)
+
+
+class TransferMethod(nn.Module):
+    """A loss over two networks, with its adaptors as submodules; the export leaves them out."""
+
+    Config: ClassVar[type[Any]]
+    """The module's frozen dataclass of settings."""
+
+    def __init__(self, config: Any, setting: Setting) -> None:
+        super().__init__()
+        self.config = config
+        self.setting = setting
+
+    @classmethod
+    @abstractmethod
+    def needs(cls, config: Any) -> Needs:
+        """What is read of the teacher; nothing means that no teacher is run."""
+
+    @classmethod
+    def student_needs(cls, config: Any) -> Needs:
+        """What is read of the student: as of the teacher, unless overridden."""
+        return cls.needs(config) | Needs(logits=True)
+
+    @classmethod
+    def incompatible(cls, config: Any, setting: Setting) -> str | None:
+        """Why this pair cannot be trained with this method, in one sentence, or None."""
+        return None
+
+    def phases(self) -> Sequence[Phase]:
+        """What is trained when; the last phase ends at 1."""
+        return (Phase("train"),)
+
+    @abstractmethod
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar terms, weights included, whose sum is the loss of the current phase."""
+
+
+def batch_generator(batch: Batch) -> torch.Generator:
+    """A generator on the CPU for draws that belong to this step, the same in every process."""
+    return torch.Generator().manual_seed(batch.seed)
