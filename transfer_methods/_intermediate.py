@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from transfer_methods import _checks
 from transfer_methods._adapt import Adapt, adaptor
 from transfer_methods._common import (
-    C,
     Distillation,
     cross_entropy,
     frozen,
@@ -35,8 +34,8 @@ from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pair
 
 
 @dataclass(frozen=True, slots=True)
-class IntermediateConfig:
-    """The study's weights, all 1, and `regressor` in place of skipping other widths."""
+class BaseConfig:
+    """The study's weights, all 1."""
 
     ce_weight: float = 1.0
     """Of the cross-entropy with the labels."""
@@ -46,17 +45,29 @@ class IntermediateConfig:
     """Of the squared difference of logits; 0 leaves the last layer out."""
     pairs: Pairs = "stage"
     """Which teacher stage teaches which student stage; see `_pairs.py`. The study: similarity."""
-    adapt: Adapt = "regressor"
-    """What makes stages of different width comparable."""
 
     def __post_init__(self) -> None:
         _checks.number(self, "ce_weight", "logits_weight", least=0)
         _checks.number(self, "weight", above=0)
         check_pairs(self.pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptConfig(BaseConfig):
+    """The study's, with `regressor` in place of its embeddings where widths differ."""
+
+    adapt: Adapt = "regressor"
+    """What makes stages of different width comparable: regressor, embedding or none."""
+
+    def __post_init__(self) -> None:
+        BaseConfig.__post_init__(self)
         _checks.choice(self, "adapt", ("regressor", "embedding", "none"))
 
 
-class Intermediate(Distillation[C]):
+K = TypeVar("K", bound=BaseConfig)
+
+
+class Intermediate(Distillation[K]):
     """CE, one term per pair of stages, and the logits'; the names are `pair_names`."""
 
     def __init__(self, config: Any, setting: Setting) -> None:
@@ -98,8 +109,8 @@ class Intermediate(Distillation[C]):
         return terms
 
 
-class Adapted(Intermediate[IntermediateConfig]):
-    """With `IntermediateConfig`: the setting `adapt` says what makes widths equal."""
+class Adapted(Intermediate[AdaptConfig]):
+    """With `AdaptConfig`: the setting `adapt` says what makes widths equal."""
 
     def adaptor(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
         """As `adapt` says, where the widths differ."""

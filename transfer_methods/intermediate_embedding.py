@@ -17,22 +17,13 @@ from torch import nn
 from transfer_methods import _checks
 from transfer_methods._adapt import ConvEmbedding, DenseEmbedding
 from transfer_methods._contract import Phase, Setting, Update
-from transfer_methods._intermediate import Intermediate
-from transfer_methods._pairs import Pairs, check_pairs
+from transfer_methods._intermediate import BaseConfig, Intermediate
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class Config(BaseConfig):
     """The study's: 3x3 convolutions of 64 (dense: 128), both trained, all weights 1."""
 
-    ce_weight: float = 1.0
-    """Of the cross-entropy with the labels."""
-    weight: float = 1.0
-    """Of each pair's root mean square."""
-    logits_weight: float = 1.0
-    """Of the squared difference of logits; 0 leaves the last layer out."""
-    pairs: Pairs = "stage"
-    """Which teacher stage teaches which student stage; see `_pairs.py`. The study: similarity."""
     embedding: Literal["conv", "dense"] = "conv"
     """The layer on both sides. `dense` grows with the stage: its elements times `units`."""
     units: int | None = None
@@ -42,9 +33,7 @@ class Config:
     weakens the transfer; with `student` the teacher's is a fixed random projection."""
 
     def __post_init__(self) -> None:
-        _checks.number(self, "ce_weight", "logits_weight", least=0)
-        _checks.number(self, "weight", above=0)
-        check_pairs(self.pairs)
+        BaseConfig.__post_init__(self)
         _checks.choice(self, "embedding", ("conv", "dense"))
         if self.units is not None:
             _checks.whole(self, "units", least=1)

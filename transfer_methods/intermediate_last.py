@@ -5,12 +5,12 @@ Sharma et al., IEEE EDGE 2018, technique *intermediate + last*; see `_intermedia
 
 from __future__ import annotations
 
-from transfer_methods._intermediate import Adapted, IntermediateConfig
+from transfer_methods._intermediate import AdaptConfig, Adapted
 
-Config = IntermediateConfig
+Config = AdaptConfig
 
 
 class Method(Adapted):
     """ce_weight * CE + weight * sum of RMSE over pairs + logits_weight * MSE of logits."""
 
-    Config = IntermediateConfig
+    Config = AdaptConfig

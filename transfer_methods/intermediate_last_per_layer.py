@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from transfer_methods._contract import Phase, Scope, Update
-from transfer_methods._intermediate import Adapted, IntermediateConfig
+from transfer_methods._intermediate import AdaptConfig, Adapted
 
-Config = IntermediateConfig
+Config = AdaptConfig
 
 
 class Method(Adapted):
     """As `intermediate_last`, with one update for CE and logits and one per pair."""
 
-    Config = IntermediateConfig
+    Config = AdaptConfig
 
     def phases(self) -> Sequence[Phase]:
         """One phase of 1 + pairs updates."""
