@@ -90,7 +90,7 @@ def load(spec: DataSpec, base: Path) -> Dataset:
     """
     source = open_source(spec, base)
     rows = split_rows(spec, source.labels)
-    splits = {}
+    splits: dict[str, tuple[Tensor, Tensor]] = {}
     for name in SPLITS:
         origin, chosen = rows[name]
         images = torch.from_numpy(source.read(origin, chosen))

@@ -64,7 +64,9 @@ def _digits(spec: DataSpec, base: Path) -> Source:
     from sklearn.datasets import load_digits
 
     bundle = load_digits()
-    pixels = np.rint(bundle.images * (255.0 / 16.0)).astype(np.uint8)[:, None]  # (N, 1, 8, 8)
+    pixels: Pixels = np.rint(bundle.images * (255.0 / 16.0)).astype(np.uint8)[
+        :, None
+    ]  # (N, 1, 8, 8)
 
     def read(_: str, rows: NDArray[np.int64]) -> Pixels:
         if spec.image_size is None:
