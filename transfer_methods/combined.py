@@ -152,7 +152,11 @@ class Method(TransferMethod):
             active.phase.teacher and self._method(active.number).needs(self._config(active))
             for active in segment.active
         )
-        together = Update(tuple(joint), ALL, tuple(p for p in adaptors if self._holds(p)))
+        # Without updates of a part's own one optimiser serves, whichever parts count now: equal
+        # updates keep theirs from segment to segment.
+        together = Update()
+        if own:
+            together = Update(tuple(joint), ALL, tuple(p for p in adaptors if self._holds(p)))
         rest = tuple(
             Update(u.terms, u.student, tuple(p for p in u.adaptors or () if self._holds(p)))
             for u in own
