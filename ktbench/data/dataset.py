@@ -1,24 +1,33 @@
-"""Data sets as tensors, their three splits, and counter-based augmentation.
-
-Images become one uint8 tensor once. What a batch looks like is a function of
-(seed, epoch, indices) alone, so any process can rebuild it.
-"""
+"""The data set that a cell sees: three disjoint splits of raw images with their statistics."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ktbench.data.sources import Source, open_source
+from ktbench.data.splits import split_rows
 from ktbench.records import DataSpec, KtbenchError
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What planning needs to know of a data set, had without reading its images."""
+
+    num_classes: int
+    shape: tuple[int, int, int]
+    """(C, H, W) of one image."""
+    train_size: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Dataset:
     def digest(self) -> str:
         """16 digits over every image, label and class name of every split."""
         state = hashlib.sha256("\0".join(self.classes).encode())
-        for name in ("train", "validation", "test"):
+        for name in SPLITS:
             images, labels = self.splits[name]
             state.update(f"{name}{tuple(images.shape)}".encode())
             state.update(np.ascontiguousarray(images.numpy()).data)
@@ -74,11 +83,49 @@ class Dataset:
         return state.hexdigest()[:16]
 
 
+def load(spec: DataSpec, base: Path) -> Dataset:
+    """The data set of `spec`; relative paths start from `base`.
+
+    Raises KtbenchError when it cannot be had, is empty, too small, or has images of mixed sizes.
+    """
+    source = open_source(spec, base)
+    rows = split_rows(spec, source.labels)
+    splits: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in SPLITS:
+        origin, chosen = rows[name]
+        images = torch.from_numpy(source.read(origin, chosen))
+        labels = torch.from_numpy(source.labels[origin][chosen].astype(np.int64))
+        splits[name] = (images, labels)
+    return Dataset(spec=spec, classes=source.classes, splits=splits)
+
+
+@lru_cache(maxsize=32)
+def _described(spec_json: str, base: Path) -> DataInfo:
+    spec = DataSpec.model_validate_json(spec_json)
+    source = open_source(spec, base)
+    rows = split_rows(spec, source.labels)
+    return DataInfo(len(source.classes), _shape(source), len(rows["train"][1]))
+
+
+def describe(spec: DataSpec, base: Path) -> DataInfo:
+    """Class count, image shape and training size, from labels and one image."""
+    return _described(spec.model_dump_json(), base)
+
+
+def _shape(source: Source) -> tuple[int, int, int]:
+    first = source.read("train", np.zeros(1, dtype=np.int64))
+    if first.ndim != 4:
+        raise KtbenchError(f"{source.name}: an image has {first.ndim - 1} dimensions, not 3")
+    return int(first.shape[1]), int(first.shape[2]), int(first.shape[3])
+
+
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, summed exactly in integers."""
     count = images.numel() // images.shape[1]
     total = images.sum(dim=(0, 2, 3), dtype=torch.int64).double()
-    squares = images.to(torch.int64).square().sum(dim=(0, 2, 3)).double()
+    squares = torch.stack(
+        [channel.to(torch.int32).square().sum(dtype=torch.int64) for channel in images.unbind(1)]
+    ).double()
     mean = total / count
     variance = (squares / count - mean.square()).clamp(min=0)
     return mean.float(), variance.sqrt().clamp(min=1e-3).float()

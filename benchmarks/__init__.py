@@ -1,0 +1,1 @@
+"""One file per performance claim; each measures both sides in the same run."""

@@ -1,0 +1,10 @@
+"""Data sets as tensors, their three splits, and counter-based augmentation.
+
+Images become one uint8 tensor once. What a batch looks like is a function of
+(seed, epoch, indices) alone, so any process can rebuild it.
+"""
+
+from ktbench.data.dataset import DataInfo, Dataset, Split, describe, load
+from ktbench.data.stream import Stream, counter_hash
+
+__all__ = ["DataInfo", "Dataset", "Split", "Stream", "counter_hash", "describe", "load"]

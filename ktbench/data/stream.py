@@ -1,0 +1,122 @@
+"""Batches as a function of (seed, epoch, index): order, augmentation, normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ktbench.records import Augmentation
+
+if TYPE_CHECKING:
+    from ktbench.data.dataset import Dataset
+
+_ORDER, _CROP_Y, _CROP_X, _FLIP, _STEP = range(5)
+
+
+def counter_hash(seed: int, stream: int, counter: ArrayLike) -> NDArray[np.uint64]:
+    """Random 64-bit words, one per counter, the same in every process.
+
+    SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014) over seed, stream and counter.
+    """
+    with np.errstate(over="ignore"):
+        word = _mix(np.asarray(seed & (2**64 - 1), dtype=np.uint64))
+        word = _mix(word ^ np.asarray(stream & (2**64 - 1), dtype=np.uint64))
+        return _mix(word ^ np.asarray(counter).astype(np.uint64))
+
+
+def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    word = word + np.uint64(0x9E3779B97F4A7C15)
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(word ^ (word >> np.uint64(31)))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The training batches of one data set under one seed.
+
+    Every batch is full: the last images of an epoch's order that do not fill one wait for the
+    next epoch's order. A training set smaller than a batch is one batch.
+    """
+
+    dataset: Dataset
+    seed: int
+    batch_size: int
+
+    @cached_property
+    def _raw(self) -> tuple[Tensor, Tensor]:
+        """Images as (N, H + 2p, W + 2p, C) uint8, padded once, and labels (N,)."""
+        padding = self.augment.crop_padding
+        images = self.dataset.images("train").permute(0, 2, 3, 1)
+        padded = functional.pad(images, (0, 0, padding, padding, padding, padding))
+        return padded.contiguous(), self.dataset.labels("train")
+
+    @property
+    def augment(self) -> Augmentation:
+        """The data set's own."""
+        return self.dataset.spec.augment
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch, at least one."""
+        return max(1, self.dataset.size("train") // self.batch_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """Indices (steps, batch) of an epoch: a permutation of the training set, cut to batches."""
+        count = self.dataset.size("train")
+        words = counter_hash(self.seed, _stream(_ORDER, epoch), np.arange(count))
+        order = torch.from_numpy(np.argsort(words, kind="stable"))
+        size = min(self.batch_size, count)
+        return order[: self.steps_per_epoch * size].view(self.steps_per_epoch, size)
+
+    def step_seed(self, step: int) -> int:
+        """A 63-bit seed for draws that belong to a training step."""
+        return int(counter_hash(self.seed, _STEP, step)) >> 1
+
+    def inputs(self, indices: Tensor, epoch: int) -> Tensor:
+        """Augmented, normalised images (B, C, H, W), float32, laid out channels-last."""
+        return self.normalised(self.augmented(indices, epoch))
+
+    def labels(self, indices: Tensor) -> Tensor:
+        """Class numbers (B,)."""
+        return self._raw[1][indices]
+
+    def augmented(self, indices: Tensor, epoch: int) -> Tensor:
+        """Raw images (B, H, W, C), uint8, after crop and flip."""
+        padded, _ = self._raw
+        if not self.augment.crop_padding and not self.augment.flip:
+            return padded[indices]
+        _, height, width = self.dataset.shape
+        rows, columns = self._windows(indices.numpy(), epoch, height, width)
+        return padded[indices.view(-1, 1, 1), rows[:, :, None], columns[:, None, :]]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(B, H, W, C) uint8 to (B, C, H, W) float32 with zero mean and unit variance."""
+        floats = images.to(torch.float32).sub_(self.dataset.mean).div_(self.dataset.std)
+        return floats.permute(0, 3, 1, 2)
+
+    def _windows(
+        self, indices: NDArray[np.int64], epoch: int, height: int, width: int
+    ) -> tuple[Tensor, Tensor]:
+        """Rows (B, H) and columns (B, W) of the padded image that each sample keeps."""
+        count = np.uint64(2 * self.augment.crop_padding + 1)
+        top = counter_hash(self.seed, _stream(_CROP_Y, epoch), indices) % count
+        left = counter_hash(self.seed, _stream(_CROP_X, epoch), indices) % count
+        rows = torch.from_numpy(top.astype(np.int64))[:, None] + torch.arange(height)
+        columns = torch.from_numpy(left.astype(np.int64))[:, None] + torch.arange(width)
+        if self.augment.flip:
+            words = counter_hash(self.seed, _stream(_FLIP, epoch), indices)
+            mirrored = torch.from_numpy((words >> np.uint64(63)).astype(bool))
+            columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+        return rows, columns
+
+
+def _stream(kind: int, epoch: int) -> int:
+    return epoch * 16 + kind

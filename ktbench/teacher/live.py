@@ -1,0 +1,61 @@
+"""A teacher that lives in this process and is run for every batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ktbench.data import Dataset
+from ktbench.weights import weights_digest
+from students._contract import Features, Student
+from transfer_methods._contract import Batch, Needs
+
+
+class Live:
+    """A network in eval mode, without gradient, its buffers untouched.
+
+    `trained_on` is the data set that the teacher learnt from, `dataset` the one whose batches it
+    answers: where their statistics differ, inputs are moved from one normalisation to the other.
+    """
+
+    def __init__(self, network: Student, *, trained_on: Dataset, dataset: Dataset) -> None:
+        self._network = network.eval().requires_grad_(False)
+        self._affine = _between(dataset, trained_on)
+        self._flops: dict[tuple[int, ...], int] = {}
+        self._last: tuple[int, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of the weights and buffers as they are now."""
+        return weights_digest(self._network.state_dict())
+
+    def outputs(self, batch: Batch, needs: Needs) -> Features:
+        """All features of one pass; pre-activations when they are needed."""
+        inputs = batch.inputs
+        if self._affine is not None:
+            scale, shift = self._affine
+            inputs = inputs * scale + shift
+        self._last = tuple(inputs.shape)
+        with torch.no_grad():
+            if self._last not in self._flops:
+                self._flops[self._last] = self._count(inputs)
+            return self._network.forward_features(inputs, preacts=needs.preacts)
+
+    def flops(self) -> int:
+        """Of one forward pass of the last batch's shape."""
+        return self._flops[self._last]
+
+    def _count(self, inputs: Tensor) -> int:
+        with FlopCounterMode(display=False) as counter:
+            self._network.forward_features(inputs)
+        return int(counter.get_total_flops())
+
+
+def _between(source: Dataset, target: Dataset) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift (1, C, 1, 1) from one normalisation to another; None when they are equal."""
+    if torch.equal(source.mean, target.mean) and torch.equal(source.std, target.std):
+        return None
+    scale = (source.std / target.std).view(1, -1, 1, 1)
+    shift = ((source.mean - target.mean) / target.std).view(1, -1, 1, 1)
+    return scale, shift

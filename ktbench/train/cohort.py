@@ -1,0 +1,267 @@
+"""The training loop: every student of a cohort steps on one batch and one teacher output."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ktbench.data import Dataset, Stream
+from ktbench.files import write_atomically
+from ktbench.records import (
+    Accuracies,
+    Cell,
+    Checkpoint,
+    Cost,
+    Failure,
+    KtbenchError,
+)
+from ktbench.teacher.source import TeacherSource
+from ktbench.train.curves import write_curves
+from ktbench.train.lane import Diverged, Lane
+from ktbench.weights import load_weights, read_torch, weights_digest
+from transfer_methods._contract import Batch, Needs
+
+PROBE_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a cell's files go; `root` is what the record's paths are relative to."""
+
+    root: Path
+    weights: Path
+    curves: Path
+    work: Path
+    """The checkpoint of an unfinished training."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a cohort is: epochs done of all epochs of all its cells."""
+
+    done: int
+    total: int
+
+
+def train_cohort(
+    cells: Sequence[Cell],
+    *,
+    dataset: Dataset,
+    teacher: TeacherSource | None,
+    places: Callable[[Cell], Places],
+    base: Path,
+    report: Callable[[Progress], None] = lambda _: None,
+    checkpoint_seconds: float = 20.0,
+) -> list[Checkpoint | Failure]:
+    """Train cells that share teacher, data, seed and budget; one result per cell, in order.
+
+    A cell's weights do not depend on the others. One that diverges, or whose method fails, leaves
+    with a Failure; the others go on. A killed training goes on from its last checkpoint.
+    """
+    first = cells[0]
+    torch.set_num_threads(first.numeric.threads)
+    torch.use_deterministic_algorithms(True)
+    stream = Stream(dataset, first.seed, first.train.batch_size)
+    probe = _probe(stream)
+    before = teacher.digest if teacher is not None else None
+    lanes: list[Lane | Failure] = [
+        _open(cell, dataset, teacher, places(cell), base, probe) for cell in cells
+    ]
+    running = [lane for lane in lanes if isinstance(lane, Lane)]
+    _train(running, stream, teacher, places, report, checkpoint_seconds)
+    if teacher is not None and teacher.digest != before:
+        raise KtbenchError("the teacher's weights or buffers changed while its students learnt")
+    return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in lanes]
+
+
+def _train(
+    lanes: Sequence[Lane],
+    stream: Stream,
+    teacher: TeacherSource | None,
+    places: Callable[[Cell], Places],
+    report: Callable[[Progress], None],
+    checkpoint_seconds: float,
+) -> None:
+    epochs = lanes[0].cell.train.epochs if lanes else 0
+    saved = time.monotonic()
+    for epoch in range(min((lane.epoch for lane in lanes), default=0), epochs):
+        active = [lane for lane in lanes if lane.failure is None and lane.epoch == epoch]
+        _epoch(active, stream, teacher, epoch, epochs)
+        report(Progress(sum(epochs if x.failure else x.epoch for x in lanes), epochs * len(lanes)))
+        if time.monotonic() - saved >= checkpoint_seconds and epoch + 1 < epochs:
+            for lane in active:
+                if lane.failure is None:
+                    _save(lane, places(lane.cell).work)
+            saved = time.monotonic()
+
+
+def _epoch(
+    active: list[Lane], stream: Stream, teacher: TeacherSource | None, epoch: int, epochs: int
+) -> None:
+    """One pass over the training set for the lanes that stand at this epoch."""
+    steps = stream.steps_per_epoch
+    started = time.perf_counter()
+    for number, indices in enumerate(stream.order(epoch)):
+        active = [lane for lane in active if lane.failure is None]
+        if not active:
+            return
+        step = epoch * steps + number
+        clock = time.perf_counter()
+        batch = Batch(
+            inputs=stream.inputs(indices, epoch),
+            labels=stream.labels(indices),
+            indices=indices,
+            epoch=epoch,
+            step=step,
+            progress=step / (epochs * steps),
+            seed=stream.step_seed(step),
+        )
+        data_seconds = time.perf_counter() - clock
+        needs = _union(active, batch.progress)
+        features = None
+        if teacher is not None and needs:
+            clock = time.perf_counter()
+            features = teacher.outputs(batch, needs)
+            teacher_seconds = time.perf_counter() - clock
+        for lane in active:
+            lane.seconds += data_seconds
+            reads = bool(lane.needs(batch.progress))
+            if features is not None and teacher is not None and reads:
+                lane.teacher_seconds += teacher_seconds
+                lane.teacher_flops += teacher.flops()
+            try:
+                lane.step(batch, features if reads else None)
+            except (Diverged, KtbenchError) as error:
+                lane.failure = Failure(stage="train", reason=str(error), step=step)
+    done = [lane for lane in active if lane.failure is None]
+    for lane in done:
+        lane.end_epoch(step=(epoch + 1) * steps, progress=(epoch + 1) / epochs)
+    for lane in done:
+        lane.shared_seconds += (time.perf_counter() - started) / len(done)
+
+
+def _union(lanes: Sequence[Lane], progress: float) -> Needs:
+    needs = Needs()
+    for lane in lanes:
+        needs |= lane.needs(progress)
+    return needs
+
+
+def _probe(stream: Stream) -> Batch:
+    """The first training images as they are, to find shapes and similarities."""
+    count = min(PROBE_IMAGES, stream.dataset.size("train"))
+    indices = torch.arange(count)
+    images = stream.dataset.images("train")[:count]
+    return Batch(
+        inputs=stream.dataset.normalise(images).contiguous(memory_format=torch.channels_last),
+        labels=stream.dataset.labels("train")[:count],
+        indices=indices,
+        epoch=0,
+        step=0,
+        progress=0.0,
+        seed=stream.step_seed(0),
+    )
+
+
+# ---------------------------------------------------------------- opening and closing a lane
+
+
+def _open(
+    cell: Cell,
+    dataset: Dataset,
+    teacher: TeacherSource | None,
+    places: Places,
+    base: Path,
+    probe: Batch,
+) -> Lane | Failure:
+    """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""
+    try:
+        features = None
+        if teacher is not None:
+            features = teacher.outputs(
+                probe, Needs(logits=True, stages=True, embedding=True, stem=True)
+            )
+        lane = Lane(cell, dataset, base, probe, features)
+    except (KtbenchError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        return Failure(stage="train", reason=reason or type(error).__name__, step=0)
+    if places.work.exists():
+        try:
+            lane.restore(read_torch(places.work))
+        except (KtbenchError, RuntimeError, KeyError, ValueError):
+            # It is only saved work: the same weights come from training anew.
+            places.work.unlink(missing_ok=True)
+            return _open(cell, dataset, teacher, places, base, probe)
+    return lane
+
+
+def _save(lane: Lane, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(lane.state(), buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _finish(lane: Lane, places: Callable[[Cell], Places]) -> Checkpoint | Failure:
+    """Read the test set, once, and write weights and curves.
+
+    The saved work stays until the caller has written the cell's result, so that a run killed in
+    between does not train again.
+    """
+    place = places(lane.cell)
+    if lane.failure is not None:
+        place.work.unlink(missing_ok=True)
+        return lane.failure
+    _save(lane, place.work)
+    last = {name: value.clone() for name, value in lane.student.state_dict().items()}
+    test_last = lane.accuracy("test")
+    lane.student.load_state_dict(lane.best_state)
+    test_best = lane.accuracy("test")
+    kept = last if lane.cell.train.keep == "last" else lane.best_state
+    kept = {name: value.contiguous() for name, value in kept.items()}
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    write_atomically(place.weights, buffer.getvalue())
+    write_curves(lane.rows, place.curves)
+    return Checkpoint(
+        cell_key=lane.cell.key,
+        path=str(place.weights.relative_to(place.root)),
+        digest=weights_digest(kept),
+        curves=str(place.curves.relative_to(place.root)),
+        parameters=sum(p.numel() for p in lane.student.parameters()),
+        epochs=lane.epoch,
+        accuracy=Accuracies(
+            validation_last=lane.rows[-1]["validation_accuracy"],
+            validation_best=lane.best_validation,
+            best_epoch=lane.best_epoch,
+            test_last=test_last,
+            test_best=test_best,
+        ),
+        cost=Cost(
+            seconds=lane.seconds,
+            teacher_seconds=lane.teacher_seconds,
+            shared_seconds=lane.shared_seconds,
+            flops=lane.flops,
+            teacher_flops=lane.teacher_flops,
+        ),
+    )
+
+
+def adopt(
+    cell: Cell, checkpoint: Path, *, dataset: Dataset, places: Places, base: Path
+) -> Checkpoint:
+    """A user's own weights as the checkpoint of a cell that was never trained here.
+
+    Raises KtbenchError when the file does not hold weights of the cell's network.
+    """
+    probe = _probe(Stream(dataset, cell.seed, cell.train.batch_size))
+    lane = Lane(cell, dataset, base, probe, None)
+    load_weights(lane.student, checkpoint)
+    lane.end_without_training()
+    finished = _finish(lane, lambda _: places)
+    assert isinstance(finished, Checkpoint)
+    return finished

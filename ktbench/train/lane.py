@@ -1,0 +1,294 @@
+"""One student's part of a cohort: its network, method, optimisers and history."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ktbench import catalogue
+from ktbench.data import Dataset, Split, counter_hash
+from ktbench.records import Cell, Failure, KtbenchError
+from ktbench.train.schedule import learning_rate, make_optimiser
+from ktbench.train.shapes import scope_parameters, shapes_of, similarity
+from students._contract import Features
+from transfer_methods._contract import Batch, Needs, Phase, Setting, Update
+
+_INIT, _ADAPTORS, _DROPOUT = 101, 102, 103
+
+
+class Diverged(Exception):  # noqa: N818 - an event, not a program error
+    """A loss that is no longer a number."""
+
+
+@dataclass
+class Running:
+    """An update of the current phase with its parameters and optimiser."""
+
+    update: Update
+    parameters: list[nn.Parameter]
+    optimiser: torch.optim.Optimizer
+
+
+@dataclass
+class Lane:
+    """A student in training. `epoch` is the next one to be trained."""
+
+    cell: Cell
+    dataset: Dataset
+    base: Path
+    probe: Batch
+    """A few training images, to find shapes and dependencies."""
+    teacher_features: Features | None
+    """The teacher's features of the probe."""
+    epoch: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        """Build the student and the method, each from its own seed."""
+        data, cell = self.dataset, self.cell
+        torch.manual_seed(derived_seed(cell.seed, _INIT))
+        self.student = catalogue.build_student(
+            cell.student.name,
+            cell.student.settings,
+            num_classes=len(data.classes),
+            in_channels=data.shape[0],
+            base=str(self.base),
+        )
+        self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student.eval()
+        with torch.no_grad():
+            own = self.student.forward_features(self.probe.inputs)
+        kind = catalogue.method(cell.method.name, str(self.base))
+        config = catalogue.method_config(cell.method.name, cell.method.settings, str(self.base))
+        self._needs: Needs = kind.needs(config)
+        self._preacts = kind.student_needs(config).preacts
+        setting = self._setting(own)
+        if reason := kind.incompatible(config, setting):
+            raise KtbenchError(f"{cell.label}: {reason}")
+        torch.manual_seed(derived_seed(cell.seed, _ADAPTORS))
+        self.method = kind(config, setting)
+        self.phases: Sequence[Phase] = self.method.phases()
+        self._phase = -1
+        self._running: list[Running] = []
+        self._step_flops: dict[str, int] = {}
+        self.seconds = self.teacher_seconds = self.shared_seconds = 0.0
+        self.flops = self.teacher_flops = 0
+        self.best_validation, self.best_epoch = -1.0, 0
+        self.best_state: dict[str, Tensor] = {}
+        self._sums: dict[str, float] = {}
+        self._steps_in_epoch = 0
+        self.student.train()
+
+    def _setting(self, own: Features) -> Setting:
+        teacher = self.teacher_features
+        comparable = teacher is not None and teacher.stages and own.stages and self._needs.stages
+        return Setting(
+            student=shapes_of(own, self.student.stage_names),
+            teacher=shapes_of(teacher) if teacher is not None else None,
+            num_classes=len(self.dataset.classes),
+            train_size=self.dataset.size("train"),
+            batch_size=self.cell.train.batch_size,
+            similarity=similarity(teacher, own) if teacher is not None and comparable else None,
+        )
+
+    # ------------------------------------------------------------ one step
+
+    def step(self, batch: Batch, teacher: Features | None) -> None:
+        """Train on a batch; raises Diverged when a term is not finite."""
+        start = time.perf_counter()
+        phase = self._enter_phase(batch.progress)
+        batch = batch.in_phase(phase.name)
+        rate = learning_rate(self.cell.train, epoch=batch.epoch, progress=batch.progress)
+        # Dropout and the like draw from the global generator: seeded per step, it does not
+        # depend on who else is in the cohort or on where a run was resumed.
+        torch.manual_seed(derived_seed(batch.seed, _DROPOUT))
+        if phase.name in self._step_flops:
+            self._train_step(batch, teacher, rate)
+        else:
+            with FlopCounterMode(display=False) as counter:
+                self._train_step(batch, teacher, rate)
+            self._step_flops[phase.name] = int(counter.get_total_flops())
+        self.flops += self._step_flops[phase.name]
+        self.seconds += time.perf_counter() - start
+
+    def _train_step(self, batch: Batch, teacher: Features | None, rate: float) -> None:
+        features = self.student.forward_features(batch.inputs, preacts=self._preacts)
+        terms = self.method.loss(features, teacher, batch)
+        self._record(terms, batch)
+        gradients = []
+        for number, running in enumerate(self._running):
+            total = self._total(terms, running.update, batch.phase)
+            gradients.append(
+                torch.autograd.grad(
+                    total,
+                    running.parameters,
+                    allow_unused=True,
+                    retain_graph=number + 1 < len(self._running),
+                )
+            )
+        # Every gradient was taken at the same weights; only now does anything move.
+        for running, found in zip(self._running, gradients, strict=True):
+            for parameter, gradient in zip(running.parameters, found, strict=True):
+                parameter.grad = gradient
+            for group in running.optimiser.param_groups:
+                group["lr"] = rate
+            running.optimiser.step()
+            for parameter in running.parameters:
+                parameter.grad = None
+
+    def _record(self, terms: dict[str, Tensor], batch: Batch) -> None:
+        self._steps_in_epoch += 1
+        for name, term in terms.items():
+            value = float(term.detach())
+            if value != value or value in (float("inf"), float("-inf")):
+                raise Diverged(
+                    f"loss term {name!r} became {value} at step {batch.step} "
+                    f"(epoch {batch.epoch + 1}): lower the learning rate or the term's weight"
+                )
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def _total(self, terms: dict[str, Tensor], update: Update, phase: str) -> Tensor:
+        names = list(terms) if update.terms is None else list(update.terms)
+        missing = [name for name in names if name not in terms]
+        if missing or not names:
+            raise KtbenchError(
+                f"method {self.cell.method.name}: phase {phase!r} trains the term "
+                f"{missing[0] if missing else '(none)'!r}, but loss returned {sorted(terms)}"
+            )
+        total = terms[names[0]]
+        for name in names[1:]:
+            total = total + terms[name]
+        return total
+
+    # ------------------------------------------------------------ phases
+
+    def needs(self, progress: float) -> Needs:
+        """What a step reads of the teacher: nothing in a phase that does without it."""
+        return self._needs if self.phases[self._phase_at(progress)].teacher else Needs()
+
+    def _phase_at(self, progress: float) -> int:
+        ends = (i for i, phase in enumerate(self.phases) if progress < phase.until)
+        return next(ends, len(self.phases) - 1)
+
+    def _enter_phase(self, progress: float) -> Phase:
+        number = self._phase_at(progress)
+        if number != self._phase:
+            self._start_phase(number)
+        return self.phases[number]
+
+    def _start_phase(self, number: int) -> None:
+        """A phase begins with fresh optimisers, but for updates that the last one had too."""
+        self._phase = number
+        before = {running.update: running for running in self._running}
+        self._running = []
+        for update in self.phases[number].updates:
+            if update in before:
+                self._running.append(before[update])
+                continue
+            parameters = scope_parameters(self.student, self.probe.inputs, update.student)
+            parameters += [
+                parameter
+                for name, parameter in self.method.named_parameters()
+                if parameter.requires_grad
+                and (update.adaptors is None or name.startswith(update.adaptors))
+            ]
+            if not parameters:
+                raise KtbenchError(
+                    f"method {self.cell.method.name}: phase {self.phases[number].name!r} "
+                    "trains nothing"
+                )
+            optimiser = make_optimiser(self.cell.train, parameters)
+            self._running.append(Running(update, parameters, optimiser))
+
+    # ------------------------------------------------------------ epochs
+
+    def end_epoch(self, *, step: int, progress: float) -> None:
+        """Close an epoch: validate, remember the best, write the curve's row."""
+        accuracy = self.accuracy("validation")
+        if accuracy > self.best_validation:
+            self.best_validation, self.best_epoch = accuracy, self.epoch + 1
+            self.best_state = {k: v.clone() for k, v in self.student.state_dict().items()}
+        row: dict[str, Any] = {
+            "epoch": self.epoch + 1,
+            "step": step,
+            "phase": self.phases[self._phase].name,
+            "validation_accuracy": accuracy,
+            "seconds": self.seconds,
+            "teacher_seconds": self.teacher_seconds,
+            "flops": self.flops,
+            "teacher_flops": self.teacher_flops,
+            "lr": learning_rate(self.cell.train, epoch=self.epoch, progress=progress),
+        }
+        row |= {f"loss_{k}": v / self._steps_in_epoch for k, v in self._sums.items()}
+        self.rows.append(row)
+        self._sums, self._steps_in_epoch = {}, 0
+        self.epoch += 1
+
+    def end_without_training(self) -> None:
+        """Stand where a training would have ended, at no cost: for weights that were brought."""
+        self._phase = len(self.phases) - 1
+        self._steps_in_epoch = 1
+        self.end_epoch(step=0, progress=1.0)
+
+    def accuracy(self, split: Split) -> float:
+        """Top-1 on a split, in eval mode; the student is back in train mode afterwards."""
+        images, labels = self.dataset.images(split), self.dataset.labels(split)
+        self.student.eval()
+        right = 0
+        with torch.inference_mode():
+            for start in range(0, len(labels), 256):
+                chunk, truth = images[start : start + 256], labels[start : start + 256]
+                inputs = self.dataset.normalise(chunk).contiguous(memory_format=torch.channels_last)
+                right += int((self.student(inputs).argmax(1) == truth).sum())
+        self.student.train()
+        return right / len(labels)
+
+    # ------------------------------------------------------------ state
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on, as tensors and plain values."""
+        return {
+            "cell": self.cell.key,
+            "torch": torch.__version__,
+            "epoch": self.epoch,
+            "phase": self._phase,
+            "rows": self.rows,
+            "student": self.student.state_dict(),
+            "method": self.method.state_dict(),
+            "optimisers": [r.optimiser.state_dict() for r in self._running],
+            "step_flops": self._step_flops,
+            "costs": [self.seconds, self.teacher_seconds, self.shared_seconds],
+            "flops": [self.flops, self.teacher_flops],
+            "best": [self.best_validation, self.best_epoch],
+            "best_state": self.best_state,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state of this very cell."""
+        if state["cell"] != self.cell.key or state["torch"] != torch.__version__:
+            raise KtbenchError("written for another cell or another version of torch")
+        self.student.load_state_dict(state["student"])
+        self.method.load_state_dict(state["method"])
+        if state["phase"] >= 0:
+            self._start_phase(state["phase"])
+            for running, saved in zip(self._running, state["optimisers"], strict=True):
+                running.optimiser.load_state_dict(saved)
+        self.epoch, self.rows = state["epoch"], state["rows"]
+        self._step_flops = state["step_flops"]
+        self.seconds, self.teacher_seconds, self.shared_seconds = state["costs"]
+        self.flops, self.teacher_flops = state["flops"]
+        self.best_validation, self.best_epoch = state["best"]
+        self.best_state = state["best_state"]
+
+
+def derived_seed(seed: int, purpose: int) -> int:
+    """A 63-bit seed for one purpose, unrelated to those of other purposes."""
+    return int(counter_hash(seed, purpose, 0)) >> 1
