@@ -98,9 +98,7 @@ def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
     from ai_edge_quantizer.utils import qsv_utils
 
     def calibrated(feeds: list[dict[str, NDArray[np.float32]]]) -> Any:
-        tool = calibrator.Calibrator(
-            model, num_threads=1, qsv_update_func=qsv_utils.min_max_update
-        )
+        tool = calibrator.Calibrator(model, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         tool.calibrate({SIGNATURE: feeds}, recipe)
         return tool.get_model_qsvs()
 

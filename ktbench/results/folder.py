@@ -37,7 +37,7 @@ from ktbench.records import (
 from ktbench.results import running
 
 _SAMPLES = ".samples.parquet"
-_FOLDERS = ("cells", "weights", "artifacts", "measurements", "work", "report")
+_FOLDERS = ("cells", "weights", "artifacts", "measurements", "teachers", "work", "report")
 _FILES = ("matrix.yaml", "failures.json")
 _CLEARING = "clearing"
 """There from the start of a `fresh` run's deletions to their end, so that a kill between them
@@ -251,19 +251,25 @@ class ResultsFolder:
     def write_result(self, result: Result) -> None:
         """Write a cell's result, once.
 
-        A `failed` or `skipped` one may be replaced, as nothing was trained for good; the same
-        result again is no error. Raises KtbenchError on any other change.
+        A `failed` or `skipped` one may be replaced, as nothing was trained for good, and artifacts
+        may be added to a trained one; the same result again is no error. Raises KtbenchError on
+        any other change.
         """
         self._require_hold()
         earlier = self.result(result.cell.key)
         if earlier == result:
             return
-        if earlier is not None and earlier.status == "done":
+        if earlier is not None and earlier.status == "done" and not _extends(result, earlier):
             raise KtbenchError(
                 f"{self.cell(result.cell.key)}: a result is never changed: use --fresh or another "
                 "folder"
             )
         write_atomically(self.cell(result.cell.key), result.model_dump_json(indent=1))
+
+    def drop_work(self, key: str) -> None:
+        """Remove the saved work of a training whose result is written."""
+        self._require_hold()
+        shutil.rmtree(self.work(key), ignore_errors=True)
 
     def write_measurement(self, measurement: Measurement) -> None:
         """Write a measurement beside its samples, under their name.
@@ -291,6 +297,15 @@ class ResultsFolder:
     def _require_hold(self) -> None:
         if not self._held:
             raise RuntimeError("a results folder is written inside `with folder.open(...)` only")
+
+
+def _extends(result: Result, earlier: Result) -> bool:
+    """The same trained student with more artifacts."""
+    return (
+        result.checkpoint == earlier.checkpoint
+        and result.teacher == earlier.teacher
+        and set(a.digest for a in earlier.artifacts) <= set(a.digest for a in result.artifacts)
+    )
 
 
 _FAILURES = TypeAdapter(tuple[Failure, ...])

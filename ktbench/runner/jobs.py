@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ktbench.data import Dataset, load
-from ktbench.export import Exporter
+from ktbench.export.exporter import Exporter
 from ktbench.records import (
     Artifact,
     Cell,
@@ -19,8 +20,10 @@ from ktbench.records import (
     ExportSpec,
     Failure,
     KtbenchError,
+    StorageError,
     Teacher,
 )
+from ktbench.results import ResultsFolder
 from ktbench.teacher.live import Live
 from ktbench.teacher.source import TeacherSource
 from ktbench.teacher.store import TeacherStore
@@ -61,21 +64,35 @@ class TeacherJob:
 
 
 @dataclass(frozen=True)
+class CellTask:
+    """A cell, and what an earlier run has already done of it."""
+
+    cell: Cell
+    trained: Checkpoint | None = None
+    exported: tuple[Artifact, ...] = ()
+
+
+@dataclass(frozen=True)
 class CohortJob:
     """Train some cells of one teacher, data order and budget, then export each."""
 
-    cells: tuple[Cell, ...]
+    tasks: tuple[CellTask, ...]
     taught_by: TrainedTeacher | None
     exports: tuple[ExportSpec, ...]
     base: Path
     root: Path
 
     @property
+    def units(self) -> int:
+        """Epochs and exports to do: an export counts as an epoch, near enough for a bar."""
+        epochs = sum(t.cell.train.epochs for t in self.tasks if t.trained is None)
+        return epochs + sum(len(self.exports) - len(t.exported) for t in self.tasks)
+
+    @property
     def label(self) -> str:
         """Names what is being worked on."""
-        first = self.cells[0]
-        more = f" and {len(self.cells) - 1} more" if len(self.cells) > 1 else ""
-        return first.label + more
+        more = f" and {len(self.tasks) - 1} more" if len(self.tasks) > 1 else ""
+        return self.tasks[0].cell.label + more
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,8 @@ def make_teacher(job: TeacherJob, report: Report) -> TrainedTeacher | Failure:
     """The teacher from the store, or trained into it; always copied beside the results."""
     try:
         return _make_teacher(job, report)
+    except StorageError:
+        raise
     except KtbenchError as error:
         return Failure(stage="teacher", reason=str(error), what=job.teacher.name)
 
@@ -186,64 +205,82 @@ def _source(taught_by: TrainedTeacher | None, data: Dataset, base: Path) -> Teac
 
 
 def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
-    """Every cell of a cohort trained and exported; failures are outcomes, not exceptions.
-
-    Progress counts an export as one epoch of one cell, which is near enough for a bar.
-    """
+    """Every cell of a cohort trained and exported; failures are outcomes, not exceptions."""
     clock = time.perf_counter()
     seconds = {}
-    first = job.cells[0]
-    epochs, units = first.train.epochs, len(job.exports)
-    whole = len(job.cells) * (epochs + units)
+    cells = [task.cell for task in job.tasks]
     try:
-        data = dataset(first.data, job.base)
+        data = dataset(cells[0].data, job.base)
         source = _source(job.taught_by, data, job.base)
         seconds["data"], clock = time.perf_counter() - clock, time.perf_counter()
-
-        def trained_so_far(progress: Progress) -> None:
-            report(progress.done / whole)
-
-        trained = train_cohort(
-            job.cells,
-            dataset=data,
-            teacher=source,
-            places=lambda cell: cell_places(job.root, cell),
-            base=job.base,
-            report=trained_so_far,
-        )
+        trained = _train(job, data, source, report)
+    except StorageError:
+        raise
     except KtbenchError as error:
         failure = Failure(stage="train", reason=str(error))
-        return CohortOutcome(tuple(CellOutcome(c, None, failures=(failure,)) for c in job.cells))
+        return CohortOutcome(tuple(CellOutcome(c, None, failures=(failure,)) for c in cells))
     seconds["training"], clock = time.perf_counter() - clock, time.perf_counter()
     outcomes = []
-    for number, (cell, checkpoint) in enumerate(zip(job.cells, trained, strict=True)):
+    done = sum(cell.train.epochs for cell in cells)
+    for task, checkpoint in zip(job.tasks, trained, strict=True):
         if isinstance(checkpoint, Failure):
-            outcomes.append(CellOutcome(cell, None, failures=(checkpoint,)))
+            outcomes.append(CellOutcome(task.cell, None, failures=(checkpoint,)))
         else:
-            outcomes.append(_export_cell(job, cell, checkpoint, data))
-        report((len(job.cells) * epochs + (number + 1) * units) / whole)
+            outcomes.append(_export_cell(job, task, checkpoint, data))
+        done += len(job.exports)
+        report(min(1.0, done / max(1, job.units)))
     seconds["export"] = time.perf_counter() - clock
     return CohortOutcome(tuple(outcomes), seconds)
 
 
+def _train(
+    job: CohortJob, data: Dataset, source: TeacherSource | None, report: Report
+) -> list[Checkpoint | Failure]:
+    """Checkpoints in the order of the tasks; only cells without one are trained."""
+    cells = [task.cell for task in job.tasks if task.trained is None]
+
+    def tell(progress: Progress) -> None:
+        report(progress.done / max(1, job.units))
+
+    trained = iter(
+        train_cohort(
+            cells,
+            dataset=data,
+            teacher=source,
+            places=lambda cell: cell_places(job.root, cell),
+            base=job.base,
+            report=tell,
+        )
+        if cells
+        else ()
+    )
+    return [task.trained or next(trained) for task in job.tasks]
+
+
 def cell_places(root: Path, cell: Cell) -> Places:
     """Where a cell's files lie in a results folder."""
+    folder = ResultsFolder(root)
     return Places(
         root=root,
-        weights=root / "weights" / f"{cell.key}.pt",
-        curves=root / "cells" / f"{cell.key}.curves.parquet",
-        work=root / "work" / f"{cell.key}.pt",
+        weights=folder.weights(cell.key),
+        curves=folder.curves(cell.key),
+        work=folder.work(cell.key) / "training.pt",
     )
 
 
 @lru_cache(maxsize=2)
-def _exporter(spec_json: str, base: Path) -> Exporter:
+def _exporter(spec_json: str, base: Path, root: Path) -> Exporter:
     """One per data set and process: it keeps what cells of one architecture share."""
-    return Exporter(_dataset(spec_json, base))
+    exporter = Exporter(_dataset(spec_json, base), root / "artifacts", root)
+    atexit.register(exporter.close)
+    return exporter
 
 
-def _export_cell(job: CohortJob, cell: Cell, checkpoint: Checkpoint, data: Dataset) -> CellOutcome:
-    exporter = _exporter(cell.data.model_dump_json(), job.base)
+def _export_cell(
+    job: CohortJob, task: CellTask, checkpoint: Checkpoint, data: Dataset
+) -> CellOutcome:
+    cell = task.cell
+    exporter = _exporter(cell.data.model_dump_json(), job.base, job.root)
     student = load_student(
         cell,
         job.root / checkpoint.path,
@@ -251,10 +288,11 @@ def _export_cell(job: CohortJob, cell: Cell, checkpoint: Checkpoint, data: Datas
         in_channels=data.shape[0],
         base=job.base,
     )
-    folder = job.root / "artifacts" / cell.key
-    done = [
-        exporter.export(student, cell, spec, folder, relative_to=job.root) for spec in job.exports
-    ]
+    there = {artifact.export for artifact in task.exported}
+    done: list[Artifact | Failure] = list(task.exported)
+    for spec in job.exports:
+        if spec not in there:
+            done.append(exporter.export(student, cell, spec))
     return CellOutcome(
         cell,
         checkpoint,
