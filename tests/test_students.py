@@ -199,7 +199,7 @@ def test_every_batchnorm_updates_once_per_pass_and_all_do(student: Student) -> N
 
 def test_gradient_reaches_every_parameter(student: Student) -> None:
     student.train()
-    student(images(batch=4)).square().sum().backward()  # type: ignore[no-untyped-call]
+    student(images(batch=4)).square().sum().backward()
     parameters = dict(student.named_parameters())
     assert [k for k, p in parameters.items() if p.grad is None] == []
     # A bias before a BatchNorm is subtracted again, so its gradient may be zero.
