@@ -15,7 +15,9 @@ from .runtimes import Session, choose, module
 Call = Callable[[], List[Any]]
 
 clock: Callable[[], int] = getattr(
-    time, "perf_counter_ns", lambda: int(time.perf_counter() * 1e9)  # Python 3.6 has no _ns
+    time,
+    "perf_counter_ns",
+    lambda: int(time.perf_counter() * 1e9),  # Python 3.6 has no _ns
 )
 
 MAX_OUTPUTS = 1 << 16
@@ -180,7 +182,9 @@ def describe_outputs(reference: List[List[Any]]) -> Dict[str, Any]:
     firsts = [np.asarray(outputs[0], dtype=np.float64) for outputs in reference]
     finite = all(bool(np.isfinite(array).all()) for array in firsts)
     small = sum(array.size for array in firsts) <= MAX_OUTPUTS
-    rows = [array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1) for array in firsts]
+    rows = [
+        array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1) for array in firsts
+    ]
     return {
         "outputs_digest": state.hexdigest(),
         "outputs_finite": finite,

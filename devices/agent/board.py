@@ -183,7 +183,9 @@ class Board:
     def _text(self, path: str) -> Optional[str]:
         try:
             with open(os.path.join(self.root, path), "rb") as file:
-                return file.read(1 << 20).decode("utf-8", "replace").strip("\0 \n").replace("\0", " ")
+                return (
+                    file.read(1 << 20).decode("utf-8", "replace").strip("\0 \n").replace("\0", " ")
+                )
         except OSError:
             return None
 

@@ -15,7 +15,7 @@ import re
 import struct
 import sys
 import tempfile
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 VERSION = 1
 MARK = b"\x00ktbench\x01"
@@ -38,7 +38,7 @@ class ProtocolError(Exception):
     """What came over the wire is not what was agreed on."""
 
 
-class Ended(ProtocolError):
+class EndedError(ProtocolError):
     """The stream ended before the message did."""
 
 
@@ -56,12 +56,12 @@ def pack(value: Any) -> bytes:
 
 
 def read_exactly(read: Read, count: int) -> bytes:
-    """So many bytes; raises Ended when there are fewer."""
+    """So many bytes; raises EndedError when there are fewer."""
     parts: List[bytes] = []
     while count > 0:
         part = read(min(count, CHUNK))
         if not part:
-            raise Ended("the stream ended early")
+            raise EndedError("the stream ended early")
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
@@ -133,7 +133,7 @@ def _check(request: Dict[str, Any]) -> None:
         raise ProtocolError("the agent's name is no digest")
 
 
-def store_folder(root: Any) -> str:
+def store_folder(root: Optional[str]) -> str:
     """The folder of the store, made if need be: the one asked for, or the user's cache."""
     if root is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from devices._contract import DeviceError, Profile, Transport
+from devices.transport._exchange import agent_archive
+
+
+def agent_digest() -> str:
+    """SHA-256 of the agent that is sent to devices."""
+    return agent_archive().digest
 
 
 def open_transport(profile: Profile, host: str | None, python: str) -> Transport:

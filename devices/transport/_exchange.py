@@ -112,7 +112,7 @@ class Exchange:
         timer.start()
         try:
             return self._talk(process, task, blobs)
-        except protocol.Ended as error:
+        except protocol.EndedError as error:
             code = process.wait()
             if expired.is_set():
                 raise DeviceError(f"no answer within {allowed:.0f} s", lost=True) from error

@@ -1,8 +1,8 @@
 """What can run an artifact on a board: one runtime per file, imported when it is asked for.
 
 A file `<name>_.py` (the underscore keeps it from hiding the package it wraps) defines `FORMATS`,
-`INSTALL` (what to install), `version()`, which raises ImportError where the runtime is not installed, and
-`load(path, threads)`, which returns a `Session`.
+`INSTALL` (what to install), `version()`, which raises ImportError where the runtime is not
+installed, and `load(path, threads)`, which returns a `Session`.
 """
 
 import importlib
