@@ -11,12 +11,12 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ktbench.records import KtbenchError, digest_of
 
@@ -39,6 +39,22 @@ class UnknownName(KtbenchError):  # noqa: N818 - reads as what it says
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three known names that look like `name`, nearest first."""
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """A setting of a student or a method as its own file declares it."""
+
+    kind: Any
+    """Its type; `Any` where its file does not say."""
+    default: Any
+
+
+def _type_hints(owner: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(owner, include_extras=True)
+    except (NameError, TypeError):
+        return {}
 
 
 @cache
@@ -73,15 +89,26 @@ def students() -> dict[str, str]:
     return found
 
 
-def student_settings(name: str) -> tuple[str, ...]:
-    """Names of the settings that a student takes."""
+def student_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
+    """The settings that a student takes; raises for an unknown name."""
     if is_own(name):
-        return ("stages", "arguments")
+        from students._own import wrap
+
+        own_object(name, base)
+        return _keyword_settings(wrap)
+    return _keyword_settings(_module("students", "student", _family(name)).build)
+
+
+def _keyword_settings(build: Callable[..., Any]) -> dict[str, SettingInfo]:
+    """A builder's keyword parameters other than what the data decides."""
     import inspect
 
-    module = _module("students", "student", _family(name))
-    parameters = inspect.signature(module.build).parameters
-    return tuple(p for p in parameters if p not in ("variant", "num_classes", "in_channels"))
+    kinds = _type_hints(build)
+    return {
+        name: SettingInfo(kinds.get(name, Any), parameter.default)
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("num_classes", "in_channels")
+    }
 
 
 def _family(name: str) -> str:
@@ -128,9 +155,16 @@ def method(name: str, base: str = ".") -> type[TransferMethod]:
     return found
 
 
-def method_settings(name: str, base: str = ".") -> tuple[str, ...]:
-    """Names of the settings that a method takes."""
-    return tuple(f.name for f in fields(method(name, base).Config))
+def method_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
+    """The settings that a method takes; raises for an unknown name."""
+    config = method(name, base).Config
+    kinds = _type_hints(config)
+    found = {}
+    for field in fields(config):
+        factory = field.default_factory
+        default = field.default if factory is MISSING else factory()
+        found[field.name] = SettingInfo(kinds.get(field.name, Any), default)
+    return found
 
 
 def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
@@ -141,13 +175,13 @@ def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
         if setting not in known:
             raise UnknownName(f"setting of method {name}", setting, known)
     try:
-        return kind(**{k: _frozen(v) for k, v in settings.items()})
+        return kind(**{k: frozen(v) for k, v in settings.items()})
     except (TypeError, ValueError) as error:
         raise KtbenchError(f"method {name}: {error}") from error
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+def frozen(value: Any) -> Any:
+    return tuple(frozen(v) for v in value) if isinstance(value, list) else value
 
 
 # ---------------------------------------------------------------- devices
