@@ -122,14 +122,27 @@ def build_student(
 ) -> Student:
     """A freshly initialised network; weights come from torch's global generator.
 
-    `base` is the folder that a user's own file is found from.
+    `base` is the folder that a user's own file is found from. Raises `UnknownName` for a name or
+    setting that is not there, `KtbenchError` for settings that build no network.
     """
+    known = student_settings(name, base)
+    for setting in settings:
+        if setting not in known:
+            raise UnknownName(f"setting of student {name}", setting, known)
+    try:
+        return _built_student(name, settings, num_classes, in_channels, base)
+    except (TypeError, ValueError) as error:
+        raise KtbenchError(f"student {name}: {error}") from error
+
+
+def _built_student(
+    name: str, settings: dict[str, Any], num_classes: int, in_channels: int, base: str
+) -> Student:
     if is_own(name):
         from students._own import wrap
 
-        return wrap(
-            own_object(name, base), num_classes=num_classes, in_channels=in_channels, **settings
-        )
+        own = own_object(name, base)
+        return wrap(own, num_classes=num_classes, in_channels=in_channels, **settings)
     module = _module("students", "student", _family(name))
     student: Student = module.build(
         name, num_classes=num_classes, in_channels=in_channels, **settings

@@ -30,6 +30,10 @@ class KtbenchError(Exception):
     """What went wrong, where, and what to do, in one line for the user."""
 
 
+class StorageError(KtbenchError):
+    """A file could not be written: the run stops, since going on would lose what comes next."""
+
+
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

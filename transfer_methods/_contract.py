@@ -178,11 +178,18 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of the training, up to (not including) the fraction `until`."""
+    """A stretch of the training, up to (not including) the fraction `until`.
+
+    An update that is equal in two phases keeps its optimiser, with its state, from one to the
+    other.
+    """
 
     name: str
     until: float = 1.0
     updates: tuple[Update, ...] = (Update(),)
+    teacher: bool = True
+    """Whether anything is read of the teacher; where not, it need not run and `loss` may be
+    given None."""
 
 
 class TransferMethod(nn.Module):
