@@ -12,8 +12,9 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -48,6 +49,31 @@ class SettingInfo:
     kind: Any
     """Its type; `Any` where its file does not say."""
     default: Any
+    doc: str = ""
+    """What its file says of it."""
+
+
+def _attribute_docs(owner: type) -> dict[str, str]:
+    """The docstrings below a class's attributes, one line each."""
+    import ast
+    import inspect
+    import textwrap
+
+    try:
+        [tree] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    found = {}
+    body = tree.body if isinstance(tree, ast.ClassDef) else []
+    for attribute, after in pairwise(body):
+        if (
+            isinstance(attribute, ast.AnnAssign)
+            and isinstance(attribute.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            found[attribute.target.id] = " ".join(str(after.value.value).split())
+    return found
 
 
 def _type_hints(owner: Any) -> dict[str, Any]:
@@ -162,6 +188,8 @@ def method(name: str, base: str = ".") -> type[TransferMethod]:
     """A method's class; its `Config` is the dataclass of its settings."""
     if is_own(name):
         own: type[TransferMethod] = own_object(name, base)
+        if not is_dataclass(getattr(own, "Config", None)):
+            raise KtbenchError(f"{name}: not a transfer method: it has no dataclass Config")
         return own
     module = _module("transfer_methods", "method", name)
     found: type[TransferMethod] = module.Method
@@ -171,12 +199,14 @@ def method(name: str, base: str = ".") -> type[TransferMethod]:
 def method_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
     """The settings that a method takes; raises for an unknown name."""
     config = method(name, base).Config
-    kinds = _type_hints(config)
+    kinds, docs = _type_hints(config), _attribute_docs(config)
     found = {}
     for field in fields(config):
         factory = field.default_factory
         default = field.default if factory is MISSING else factory()
-        found[field.name] = SettingInfo(kinds.get(field.name, Any), default)
+        found[field.name] = SettingInfo(
+            kinds.get(field.name, Any), default, docs.get(field.name, "")
+        )
     return found
 
 
@@ -231,6 +261,9 @@ def own_object(name: str, base: str) -> Any:
         raise KtbenchError(f"{name}: cannot import {place}: {error}") from error
     except AttributeError as error:
         raise KtbenchError(f"{name}: {place} defines no {attribute}") from error
+    except Exception as error:  # whatever a user's file does when it is imported
+        reason = " ".join(str(error).split())[:200]
+        raise KtbenchError(f"{name}: {place}: {type(error).__name__}: {reason}") from error
 
 
 def _own_file(place: str, base: str) -> ModuleType:

@@ -35,10 +35,12 @@ class Kind:
     """Of a name and a base folder; raises KtbenchError for a name that is not there."""
     build: Callable[[str, dict[str, Any], str], object]
     """Of a name, settings and a base folder; raises KtbenchError for values that cannot be."""
+    explains: bool
+    """Whether what it says of a value is better than what the value's type says."""
 
 
-STUDENTS = Kind("student", catalogue.student_settings, try_build)
-METHODS = Kind("method", catalogue.method_settings, catalogue.method_config)
+STUDENTS = Kind("student", catalogue.student_settings, try_build, explains=False)
+METHODS = Kind("method", catalogue.method_settings, catalogue.method_config, explains=True)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _objections(
     problems = []
     for setting, choice in picked.items():
         reason = _refusal(kind, name, {setting: choice.value}, base)
-        if choice.objection is not None and (reason is None or kind is STUDENTS):
+        if choice.objection is not None and not (reason and kind.explains):
             reason = choice.objection
         if reason is not None:
             problems.append(Problem(choice.path, reason))
