@@ -28,6 +28,7 @@ DISTRIBUTIONS = (
     "datasets",
     "scikit-learn",
     "numpy",
+    "pillow",
     "pandas",
     "pyarrow",
     "scipy",
