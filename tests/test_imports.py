@@ -31,6 +31,7 @@ SHARED = {
     "ktbench.files",
     "ktbench.weights",
     "ktbench.estimate",
+    "ktbench.networks",
     "ktbench.teacher.source",
     "students._contract",
     "transfer_methods._contract",
