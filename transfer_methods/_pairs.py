@@ -41,7 +41,7 @@ def check_pairs(pairs: object) -> None:
         raise ValueError(f"pairs must be {', '.join(_RULES)} or a list of [teacher, student]")
     for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2 or not all(map(_is_stage, pair)):
-            raise ValueError(f"a pair must be [teacher stage, student stage], not {pair!r}")
+            raise ValueError(f"pairs must hold [teacher stage, student stage], not {pair!r}")
     if len(set(pairs)) != len(pairs):
         raise ValueError("pairs names the same pair twice")
 

@@ -24,8 +24,8 @@ class Method(Adapted):
     def phases(self) -> Sequence[Phase]:
         """One phase of 1 + pairs updates."""
         last = ("ce", "logits") if self.config.logits_weight > 0 else ("ce",)
-        pairs = [
-            Update((name,), Scope.only_stage(student), (f"adaptors.{i}.",))
-            for i, (name, (_, student)) in enumerate(zip(self.pair_names, self.pairs, strict=True))
-        ]
-        return (Phase("train", 1.0, (Update(last, adaptors=()), *pairs)),)
+        updates = [Update(last, adaptors=())]
+        for i, (name, (_, student)) in enumerate(zip(self.pair_names, self.pairs, strict=True)):
+            own = (f"adaptors.{i}.",) if any(True for _ in self.adaptors[i].parameters()) else ()
+            updates.append(Update((name,), Scope.only_stage(student), own))
+        return (Phase("train", 1.0, tuple(updates)),)
