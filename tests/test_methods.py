@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import method_cases as cases
 import pytest
 import torch
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
 from students._contract import Features
-from transfer_methods._contract import Needs, Phase, Setting, TransferMethod
+from tests import method_cases as cases
+from tests.method_cases import build, possible
+from transfer_methods._contract import Needs, Phase, TransferMethod
 
 # Settings beside the defaults that take another way through a method.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -86,27 +87,6 @@ def may_refuse(name: str, settings: dict[str, Any], teacher: str) -> bool:
 
 def chosen_id(value: object) -> str:
     return str(value).replace(" ", "") if value else "defaults"
-
-
-def build(name: str, settings: dict[str, Any], at: Setting, seed: int = 0) -> TransferMethod | str:
-    """The method, or the reason against it."""
-    config = catalogue.method_config(name, settings)
-    kind = catalogue.method(name)
-    reason = kind.incompatible(config, at)
-    if reason is not None:
-        return reason
-    torch.manual_seed(seed)
-    return kind(config, at)
-
-
-def possible(
-    name: str, settings: dict[str, Any], teacher: str = "same", **changes: Any
-) -> tuple[TransferMethod, Setting]:
-    """A method that must be buildable, at a pair of shapes."""
-    at = cases.setting(cases.TEACHERS[teacher], **changes)
-    method = build(name, settings, at)
-    assert not isinstance(method, str), method
-    return method, at
 
 
 def total(terms: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import method_cases as cases
 import pytest
 import torch
-from test_methods import possible
-from test_methods_losses import LABELS, ce, divergence, flat, mse, run
 from torch import Tensor
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
 from students._contract import Features
+from tests import method_cases as cases
+from tests.method_cases import possible
+from tests.method_formulas import LABELS, ce, divergence, flat, mse, run
 from transfer_methods import ab, crd, factor, fsp, ofd, reviewkd
 from transfer_methods._contract import ALL, Scope
 

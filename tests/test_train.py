@@ -58,7 +58,6 @@ def test_a_training_stopped_after_any_epoch_goes_on_to_the_same_weights(
     for method in METHODS:
         stops = 0
         while stops <= 2:
-
             try:
                 # The first epoch of each attempt is saved, then the report interrupts the second.
                 count = 0
