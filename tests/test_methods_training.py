@@ -12,7 +12,7 @@ from tests.training import cell, train
 
 BRIEF = TrainSpec(epochs=2, batch_size=40, lr=0.02)
 # What the teacher's own network is given as student: it needs equal widths.
-SAME_WIDTH = ("fsp",)
+SAME_WIDTH = ("fsp", "kdsvd")
 # State between steps beside weights: memories, running figures, schedules, several optimisers.
 STATEFUL = ("crd", "factor", "ofd", "combined", "dkd")
 SUM = {"parts": [{"method": "crd", "end": 0.7}, {"method": "fitnet"}, "kd"]}
