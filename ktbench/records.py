@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic_core import to_jsonable_python
 
 SCHEMA = 1
 
@@ -26,6 +28,10 @@ Origin = Literal["measured", "emulated", "estimated"]
 
 class KtbenchError(Exception):
     """What went wrong, where, and what to do, in one line for the user."""
+
+
+class StorageError(KtbenchError):
+    """A file could not be written: the run stops, since going on would lose what comes next."""
 
 
 def canonical_json(value: Any) -> str:
@@ -42,6 +48,26 @@ class Record(BaseModel):
     """Base of every record: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @cached_property
+    def canonical(self) -> str:
+        """`canonical_json` of the record; a part that many records share is written once."""
+        values = ((name, getattr(self, name)) for name in sorted(type(self).model_fields))
+        parts = (f"{canonical_json(name)}:{_canonical(value)}" for name, value in values)
+        return "{" + ",".join(parts) + "}"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, without what was worked out from the old values (a cell's key)."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in set(copied.__dict__) - set(type(self).model_fields):
+            del copied.__dict__[name]
+        return copied
+
+
+def _canonical(value: Any) -> str:
+    if isinstance(value, Record):
+        return value.canonical
+    return canonical_json(to_jsonable_python(value))
 
 
 # ---------------------------------------------------------------- what is asked: the axes
@@ -65,7 +91,14 @@ class Item(Record):
 
 
 def _short(value: JsonValue) -> str:
-    return canonical_json(value).strip('"') if not isinstance(value, float) else f"{value:g}"
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return canonical_json(value).strip('"')
+
+
+BASELINE = Item(name="none")
+"""Training without transfer: what every method is compared with."""
 
 
 class Augmentation(Record):
@@ -149,7 +182,7 @@ class Cell(Record):
     @cached_property
     def key(self) -> str:
         """16 hexadecimal digits that name this cell everywhere."""
-        return digest_of(self.model_dump(mode="json"))
+        return hashlib.sha256(self.canonical.encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
@@ -166,6 +199,8 @@ class Teacher(Record):
     cell: Cell
     checkpoint: str | None = None
     """A user's own weights for `cell.student`; then nothing is trained."""
+    checkpoint_digest: str | None = None
+    """SHA-256 (16 digits) of that file, so that other weights of the same name are another key."""
 
 
 class ExportSpec(Record):
@@ -227,7 +262,7 @@ class Plan(Record):
         def visit(teacher: Teacher) -> None:
             if teacher.cell.teacher is not None:
                 visit(teacher.cell.teacher)
-            found.setdefault(canonical_json(teacher.model_dump(mode="json")), teacher)
+            found.setdefault(teacher.canonical, teacher)
 
         for teacher in {id(c.teacher): c.teacher for c in self.cells if c.teacher}.values():
             visit(teacher)

@@ -58,13 +58,14 @@ class StagedNetwork(Student):
     """A network whose stages run one after the other, each closed by an activation.
 
     `stages` return their output *before* the activation, which is applied here: so both sides of
-    it come from one pass. `embed` turns the last stage into the classifier's input.
+    it come from one pass. `embed` turns the last stage into the classifier's input. A network
+    that begins with its first stage has no stem.
     """
 
     def __init__(
         self,
         *,
-        stem: nn.Module,
+        stem: nn.Module | None = None,
         stages: Sequence[nn.Module],
         embed: nn.Module,
         head: nn.Module,
@@ -84,7 +85,8 @@ class StagedNetwork(Student):
 
     def forward_features(self, inputs: Tensor, *, preacts: bool = False) -> Features:
         """See `Student.forward_features`."""
-        stem = x = self.stem(inputs)
+        stem = self.stem(inputs) if self.stem is not None else None
+        x = inputs if stem is None else stem
         before: list[Tensor] = []
         after: list[Tensor] = []
         for stage in self.stages:
@@ -98,5 +100,10 @@ class StagedNetwork(Student):
 
 
 def scaled(channels: int, width: float) -> int:
-    """A layer's width under a width multiplier: rounded, at least one."""
+    """A layer's width under a width multiplier: rounded, at least one.
+
+    Raises ValueError for a multiplier that is not above zero.
+    """
+    if not width > 0:
+        raise ValueError(f"width must be above 0, not {width}")
     return max(1, round(channels * width))

@@ -122,7 +122,7 @@ def _epoch(
             seed=stream.step_seed(step),
         )
         data_seconds = time.perf_counter() - clock
-        needs = _union(active)
+        needs = _union(active, batch.progress)
         features = None
         if teacher is not None and needs:
             clock = time.perf_counter()
@@ -130,11 +130,12 @@ def _epoch(
             teacher_seconds = time.perf_counter() - clock
         for lane in active:
             lane.seconds += data_seconds
-            if features is not None and teacher is not None and lane.needs:
+            reads = bool(lane.needs(batch.progress))
+            if features is not None and teacher is not None and reads:
                 lane.teacher_seconds += teacher_seconds
                 lane.teacher_flops += teacher.flops()
             try:
-                lane.step(batch, features if lane.needs else None)
+                lane.step(batch, features if reads else None)
             except (Diverged, KtbenchError) as error:
                 lane.failure = Failure(stage="train", reason=str(error), step=step)
     done = [lane for lane in active if lane.failure is None]
@@ -144,10 +145,10 @@ def _epoch(
         lane.shared_seconds += (time.perf_counter() - started) / len(done)
 
 
-def _union(lanes: Sequence[Lane]) -> Needs:
+def _union(lanes: Sequence[Lane], progress: float) -> Needs:
     needs = Needs()
     for lane in lanes:
-        needs |= lane.needs
+        needs |= lane.needs(progress)
     return needs
 
 

@@ -68,7 +68,7 @@ class Lane:
             own = self.student.forward_features(self.probe.inputs)
         kind = catalogue.method(cell.method.name, str(self.base))
         config = catalogue.method_config(cell.method.name, cell.method.settings, str(self.base))
-        self.needs: Needs = kind.needs(config)
+        self._needs: Needs = kind.needs(config)
         self._preacts = kind.student_needs(config).preacts
         setting = self._setting(own)
         if reason := kind.incompatible(config, setting):
@@ -89,7 +89,7 @@ class Lane:
 
     def _setting(self, own: Features) -> Setting:
         teacher = self.teacher_features
-        comparable = teacher is not None and teacher.stages and own.stages and self.needs.stages
+        comparable = teacher is not None and teacher.stages and own.stages and self._needs.stages
         return Setting(
             student=shapes_of(own, self.student.stage_names),
             teacher=shapes_of(teacher) if teacher is not None else None,
@@ -170,20 +170,29 @@ class Lane:
 
     # ------------------------------------------------------------ phases
 
+    def needs(self, progress: float) -> Needs:
+        """What a step reads of the teacher: nothing in a phase that does without it."""
+        return self._needs if self.phases[self._phase_at(progress)].teacher else Needs()
+
+    def _phase_at(self, progress: float) -> int:
+        ends = (i for i, phase in enumerate(self.phases) if progress < phase.until)
+        return next(ends, len(self.phases) - 1)
+
     def _enter_phase(self, progress: float) -> Phase:
-        number = next(
-            (i for i, phase in enumerate(self.phases) if progress < phase.until),
-            len(self.phases) - 1,
-        )
+        number = self._phase_at(progress)
         if number != self._phase:
             self._start_phase(number)
         return self.phases[number]
 
     def _start_phase(self, number: int) -> None:
-        """A phase begins with fresh optimisers over what it trains."""
+        """A phase begins with fresh optimisers, but for updates that the last one had too."""
         self._phase = number
+        before = {running.update: running for running in self._running}
         self._running = []
         for update in self.phases[number].updates:
+            if update in before:
+                self._running.append(before[update])
+                continue
             parameters = scope_parameters(self.student, self.probe.inputs, update.student)
             parameters += [
                 parameter
@@ -248,7 +257,7 @@ class Lane:
         """Everything that the rest of the training depends on, as tensors and plain values."""
         return {
             "cell": self.cell.key,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "epoch": self.epoch,
             "phase": self._phase,
             "rows": self.rows,
@@ -264,7 +273,7 @@ class Lane:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state of this very cell."""
-        if state["cell"] != self.cell.key or state["torch"] != torch.__version__:
+        if state["cell"] != self.cell.key or state["torch"] != str(torch.__version__):
             raise KtbenchError("written for another cell or another version of torch")
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])

@@ -1,0 +1,28 @@
+"""Runs jobs one after the other in this process: the default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from ktbench.engine.contract import Job, Outcome, Report
+
+
+class Inline:
+    """The engine without machinery; its order of results is the order of the jobs."""
+
+    def run(
+        self,
+        function: Callable[[Job, Report], Outcome],
+        jobs: Iterable[Job],
+        report: Callable[[Job, float], None],
+    ) -> Iterator[tuple[Job, Outcome]]:
+        """Each job with what came of it, as soon as it is there.
+
+        `report` hears of a job's progress as a share in [0, 1].
+        """
+        for job in jobs:
+
+            def tell(share: float, job: Job = job) -> None:
+                report(job, share)
+
+            yield job, function(job, tell)

@@ -1,0 +1,244 @@
+"""Trained students to artifacts: converts each architecture once, checks every file it writes."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import importlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ktbench.data import Dataset
+from ktbench.export import sidecar
+from ktbench.export.network import Deployed, Folding, deploy, plan_folding
+from ktbench.export.parity import TOLERANCES, Parity, check, raw_images, reference_logits
+from ktbench.export.template import Template, make_template
+from ktbench.export.writer import Floats, Writer
+from ktbench.records import (
+    Artifact,
+    Cell,
+    ExportSpec,
+    Failure,
+    Format,
+    Item,
+    KtbenchError,
+    digest_of,
+)
+from ktbench.weights import weights_digest
+
+if TYPE_CHECKING:
+    from students._contract import Student
+
+CALIBRATION = 256
+"""Training images that int8 ranges are taken from, evenly spread over the training set."""
+
+_WRITERS: dict[Format, tuple[str, str]] = {
+    "onnx": ("ktbench.export.onnx_writer", "OnnxWriter"),
+    "tflite": ("ktbench.export.tflite_writer", "TfliteWriter"),
+}
+
+
+def graph_key(
+    student: Item, num_classes: int, shape: tuple[int, int, int], spec: ExportSpec
+) -> str:
+    """Equal for artifacts that differ only in their weights; `shape` (C, H, W) is of an image."""
+    return digest_of(
+        {
+            "student": student.model_dump(mode="json"),
+            "num_classes": num_classes,
+            "shape": list(shape),
+            "export": spec.model_dump(mode="json"),
+        }
+    )
+
+
+@dataclass
+class _Subject:
+    """The student at hand: what all its exports share."""
+
+    name: str
+    architecture: str
+    network: nn.Module
+    reference: Floats
+    deployed: dict[str, Deployed] = field(default_factory=dict)
+
+
+class Exporter:
+    """Writes the students of one data set below `folder`, one folder per cell.
+
+    It keeps what costs time from student to student: the converted graph of each architecture and
+    the process that speaks LiteRT. Results do not depend on what was exported before. Close it, or
+    use it in a `with`; a copy in another process starts empty.
+    """
+
+    def __init__(self, dataset: Dataset, folder: Path, relative_to: Path) -> None:
+        self.dataset = dataset
+        self.folder = folder
+        self.relative_to = relative_to
+        self._forget()
+
+    def _forget(self) -> None:
+        self._writers: dict[Format, Writer] = {}
+        self._foldings: dict[str, Folding] = {}
+        self._templates: dict[tuple[str, ExportSpec], Template | None] = {}
+        self._subject: _Subject | None = None
+
+    def export(self, student: Student, cell: Cell, spec: ExportSpec) -> Artifact | Failure:
+        """The artifact of a trained student, or why there is none.
+
+        Raises `KtbenchError` where the file cannot be written.
+        """
+        started = time.perf_counter()
+        try:
+            writer = self._writer(spec.format)
+            subject = self._prepare(student, cell)
+            model = self._model(writer, subject, spec)
+            parity = check(writer, model, self.dataset, subject.reference)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                return Failure(stage="export", what=spec.label, reason=_one_line(error))
+            raise KtbenchError(
+                "no space left on the disk for temporary files: free some, or point TMPDIR to a "
+                "larger disk, and run again"
+            ) from error
+        except Exception as error:  # converters raise anything for a network they cannot hold
+            return Failure(stage="export", what=spec.label, reason=_one_line(error))
+        reason = parity.beyond(TOLERANCES[spec.precision])
+        if reason is not None:
+            return Failure(stage="export", what=spec.label, reason=reason)
+        path = self.folder / cell.key / f"{spec.label}{writer.suffix}"
+        artifact = self._artifact(writer, cell, spec, path, model, parity, started)
+        about = sidecar.describe(artifact, cell, self.dataset, writer, self._calibration().size)
+        sidecar.write(path, model, about)
+        return artifact
+
+    def _prepare(self, student: Student, cell: Cell) -> _Subject:
+        name = f"{cell.key} {weights_digest(student.state_dict())}"
+        if self._subject is None or self._subject.name != name:
+            network = copy.deepcopy(student).eval()
+            architecture = _architecture(cell.student, network)
+            reference = reference_logits(network, self.dataset)
+            self._subject = _Subject(name, architecture, network, reference)
+        return self._subject
+
+    def _model(self, writer: Writer, subject: _Subject, spec: ExportSpec) -> bytes:
+        """The file's bytes: filled into the architecture's graph, or converted on its own."""
+        network = self._deployed(writer, subject)
+        plain = spec.model_copy(update={"precision": "fp32"})
+        key = (subject.architecture, plain)
+        if key not in self._templates:
+            self._templates[key] = make_template(writer, network, plain)
+        template = self._templates[key]
+        if template is None:
+            model = writer.convert(network, plain)
+        else:
+            model = template.fill(writer, network.state())
+        images = raw_images(writer, self.dataset, "train", self._calibration())
+        return writer.lower(model, spec, images)
+
+    def _deployed(self, writer: Writer, subject: _Subject) -> Deployed:
+        shape = self.dataset.shape
+        if subject.architecture not in self._foldings:
+            self._foldings[subject.architecture] = plan_folding(subject.network, shape)
+        if writer.layout not in subject.deployed:
+            folding = self._foldings[subject.architecture]
+            moments = (self.dataset.mean, self.dataset.std)
+            subject.deployed[writer.layout] = deploy(
+                subject.network, folding, shape, moments, writer.layout
+            )
+        return subject.deployed[writer.layout]
+
+    def _calibration(self) -> NDArray[np.int64]:
+        size = self.dataset.size("train")
+        count = min(CALIBRATION, size)
+        return np.arange(count, dtype=np.int64) * size // count
+
+    def _artifact(
+        self,
+        writer: Writer,
+        cell: Cell,
+        spec: ExportSpec,
+        path: Path,
+        model: bytes,
+        parity: Parity,
+        started: float,
+    ) -> Artifact:
+        channels, height, width = shape = self.dataset.shape
+        nchw = writer.layout == "NCHW"
+        return Artifact(
+            cell_key=cell.key,
+            export=spec,
+            graph_key=graph_key(cell.student, len(self.dataset.classes), shape, spec),
+            path=path.relative_to(self.relative_to).as_posix(),
+            digest=hashlib.sha256(model).hexdigest()[:16],
+            bytes=len(model),
+            input_shape=shape if nchw else (height, width, channels),
+            agreement=parity.agreement,
+            max_difference=parity.max_difference,
+            tolerance=TOLERANCES[spec.precision],
+            validation_accuracy=parity.validation_accuracy,
+            test_accuracy=parity.test_accuracy,
+            runtime=writer.runtime(),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _writer(self, format: Format) -> Writer:
+        if format not in self._writers:
+            module, name = _WRITERS[format]
+            self._writers[format] = getattr(importlib.import_module(module), name)()
+        return self._writers[format]
+
+    def close(self) -> None:
+        """End the processes that were started; the exporter can be used again."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def __enter__(self) -> Exporter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in ("dataset", "folder", "relative_to")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+
+def export_student(
+    student: Student,
+    cell: Cell,
+    spec: ExportSpec,
+    dataset: Dataset,
+    folder: Path,
+    relative_to: Path,
+) -> Artifact | Failure:
+    """One export on its own; see `Exporter.export`, whose reuse it goes without."""
+    with Exporter(dataset, folder, relative_to) as exporter:
+        return exporter.export(student, cell, spec)
+
+
+def _architecture(student: Item, network: nn.Module) -> str:
+    """Names an architecture: the item, and the names and sizes of its tensors."""
+    tensors = [[name, list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()]
+    return digest_of({"student": student.model_dump(mode="json"), "tensors": tensors})
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,82 @@
+"""The parent's side of the LiteRT process: started when it is first needed, replaced if it dies."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from ktbench.export.writer import ExportError
+
+PROGRAM = Path(__file__).with_name("litert_worker.py")
+
+
+class LiteRT:
+    """One process, one job at a time; its output on the terminal is caught and kept apart."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._log: Any = None
+
+    def start(self) -> None:
+        """Start the process if it is not there; it loads its packages when given a job."""
+        if self._process is not None:
+            return
+        ours, theirs = socket.socketpair()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        # -P: the program's own folder must not shadow packages of the same names
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(PROGRAM), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1"},
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+
+    def ask(self, job: str, *arguments: Any) -> Any:
+        """The result of a job; `ExportError` with one line where it fails or the process dies."""
+        self.start()
+        assert self._connection is not None
+        try:
+            self._connection.send((job, arguments))
+            done, result = self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            raise ExportError(self._obituary()) from error
+        if not done:
+            raise ExportError(str(result))
+        return result
+
+    def _obituary(self) -> str:
+        assert self._process is not None
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines() or [""]
+        self.close()
+        return f"the LiteRT process ended with code {code}: {lines[-1]}".rstrip(": ")
+
+    def close(self) -> None:
+        """Hang up, which ends the process."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.wait()
+        if self._log is not None:
+            self._log.close()
+        self._process = self._connection = self._log = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process starts its own."""
+        return {"_process": None, "_connection": None, "_log": None}
+
+    def __del__(self) -> None:
+        if self._connection is not None:
+            self.close()

@@ -1,0 +1,155 @@
+"""The process that speaks LiteRT: converts, quantises and runs TFLite graphs for its parent.
+
+It is a program of its own: the converter brings large packages and writes to the terminal from
+C++, and may abort; none of that reaches the process that trains. Started with the number of an
+inherited socket; ends when the other side closes it. Imports nothing of ktbench.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIGNATURE, INPUT, OUTPUT = "serving_default", "image", "logits"
+BATCH = 256
+CHUNK = 32
+"""Calibration images run at once: every activation of theirs is kept in memory."""
+
+
+def convert(program: bytes, shape: tuple[int, ...], dynamic: bool) -> bytes:
+    """A saved torch program as an fp32 graph; `shape` (1, H, W, C) is that of its input."""
+    import torch
+
+    torch.set_num_threads(1)
+    import litert_torch
+    from litert_torch import progress
+
+    progress.config.show_progress = False
+    network = torch.export.load(io.BytesIO(program)).module()
+    converted = litert_torch.convert(network, sample_kwargs={INPUT: torch.zeros(shape)})
+    model = bytes(converted.model_content())
+    return free_batch(model) if dynamic else model
+
+
+def free_batch(model: bytes) -> bytes:
+    """The same graph with the first dimension of images and logits declared free.
+
+    Every activation's batch becomes free, and so does a reshape's to a batch of one; the runtime
+    works the sizes out anew when the input is resized.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    reshape = schema.BuiltinOperator.RESHAPE
+    for part in graph.subgraphs:
+        for tensor in part.tensors:
+            constant = graph.buffers[tensor.buffer].data is not None
+            if not constant and tensor.shape is not None and len(tensor.shape):
+                tensor.shapeSignature = np.array([-1, *tensor.shape[1:]], np.int32)
+        for operator in part.operators:
+            if graph.operatorCodes[operator.opcodeIndex].builtinCode == reshape:
+                _free_reshape(graph, part, operator)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(graph))
+
+
+def _free_reshape(graph: Any, part: Any, operator: Any) -> None:
+    """Let a reshape keep the batch: its target (1, ...) becomes (-1, ...)."""
+    target = part.tensors[operator.inputs[1]]
+    sizes = np.frombuffer(bytes(graph.buffers[target.buffer].data), np.int32).copy()
+    if part.tensors[operator.inputs[0]].shape[0] == 1 and sizes[0] == 1 and sizes.min() > 0:
+        sizes[0] = -1
+        graph.buffers[target.buffer].data = np.frombuffer(sizes.tobytes(), np.uint8)
+        operator.builtinOptions = None
+        operator.builtinOptionsType = 0
+
+
+def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
+    """The graph in `fp16` (weights) or `int8` (static); images and logits stay float32."""
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
+
+    names, algorithms = qtyping.TFLOperationName, algorithm_manager.AlgorithmName
+    recipe = recipe_manager.RecipeManager()
+    if precision == "fp16":
+        recipe.add_weight_only_config(
+            ".*", names.ALL_SUPPORTED, 16, algorithm_key=algorithms.FLOAT_CASTING
+        )
+    else:
+        recipe.add_static_config(".*", names.ALL_SUPPORTED, 8, 8)
+        for end in (names.INPUT, names.OUTPUT):
+            recipe.add_quantization_config(".*", end, algorithm_key=algorithms.NO_QUANTIZE)
+    maker = quantizer.Quantizer(model)
+    maker.load_quantization_recipe(recipe.get_quantization_recipe())
+    ranges = _ranges(model, recipe, images.astype(np.float32)) if precision == "int8" else None
+    return bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
+    """Least and greatest value of every tensor: in chunks, or image by image.
+
+    A graph that takes only one image at a time refuses a chunk; the ranges are the same.
+    """
+    from ai_edge_quantizer import calibrator
+    from ai_edge_quantizer.utils import qsv_utils
+
+    def calibrated(step: int) -> Any:
+        feeds = [{INPUT: images[i : i + step]} for i in range(0, len(images), step)]
+        tool = calibrator.Calibrator(model, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        tool.calibrate({SIGNATURE: feeds}, recipe)
+        return tool.get_model_qsvs()
+
+    try:
+        return calibrated(CHUNK)
+    except (RuntimeError, ValueError):
+        return calibrated(1)
+
+
+def run(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits (N, K) of raw images (N, H, W, C), on one thread."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=model, num_threads=1)
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    step = BATCH if source["shape_signature"][0] == -1 else 1
+    logits, size = [], 0
+    for start in range(0, len(images), step):
+        batch = images[start : start + step].astype(np.float32)
+        if len(batch) != size:
+            interpreter.resize_tensor_input(source["index"], list(batch.shape))
+            interpreter.allocate_tensors()
+            size = len(batch)
+        interpreter.set_tensor(source["index"], batch)
+        interpreter.invoke()
+        logits.append(interpreter.get_tensor(target["index"]))
+    return np.concatenate(logits)
+
+
+JOBS: dict[str, Callable[..., Any]] = {"convert": convert, "lower": lower, "run": run}
+
+
+def main() -> None:
+    """Answer (job, arguments) with (True, result) or (False, one line), until hung up on."""
+    warnings.simplefilter("ignore")
+    connection = Connection(int(sys.argv[1]))
+    while True:
+        try:
+            job, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = (True, JOBS[job](*arguments))
+        except Exception as error:  # whatever the converter raises, the parent decides
+            lines = str(error).strip().splitlines() or [""]
+            answer = (False, f"{type(error).__name__}: {lines[0]}")
+        connection.send(answer)
+
+
+if __name__ == "__main__":
+    main()

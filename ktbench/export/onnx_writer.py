@@ -1,0 +1,209 @@
+"""ONNX: one file, NCHW; opset 18 and later by torch's exporter, older opsets by its predecessor."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from ktbench.export.network import Deployed, Layout
+from ktbench.export.quiet import quiet
+from ktbench.export.writer import CHUNK, Floats, Images
+from ktbench.records import ExportSpec
+
+INPUT, OUTPUT = "image", "logits"
+BATCH = 256
+"""Images per run where the batch is dynamic."""
+MODERN_OPSET, OLD_IR, IR = 18, 8, 10
+"""Boards with opset 15 at most read IR version 8 at most."""
+
+
+class OnnxWriter:
+    """See `Writer`."""
+
+    layout: Layout = "NCHW"
+    suffix = ".onnx"
+
+    def convert(self, network: Deployed, spec: ExportSpec) -> bytes:
+        """See `Writer.convert`."""
+        dynamic = spec.batch == "dynamic"
+        image = network.example(2 if dynamic else 1)
+        export = _modern if spec.opset >= MODERN_OPSET else _legacy
+        with quiet():
+            model = export(network, image, spec.opset, dynamic)
+        _strip(model)
+        model.ir_version = IR if spec.opset >= MODERN_OPSET else min(model.ir_version, OLD_IR)
+        return _bytes(model)
+
+    def constants(self, model: bytes) -> dict[str, Floats] | None:
+        """See `Writer.constants`; None for graphs within graphs."""
+        graph = onnx.load_from_string(model).graph
+        if any(a.type == onnx.AttributeProto.GRAPH for n in graph.node for a in n.attribute):
+            return None
+        tensors = _tensors(graph).items()
+        return {
+            name: numpy_helper.to_array(tensor)
+            for name, tensor in tensors
+            if tensor.data_type == onnx.TensorProto.FLOAT
+        }
+
+    def fill(self, model: bytes, values: Mapping[str, Floats]) -> bytes:
+        """See `Writer.fill`."""
+        proto = onnx.load_from_string(model)
+        tensors = _tensors(proto.graph)
+        for name, array in values.items():
+            shape = tuple(tensors[name].dims)
+            filled = np.ascontiguousarray(array, dtype=np.float32).reshape(shape)
+            tensors[name].CopyFrom(numpy_helper.from_array(filled, tensors[name].name))
+        return _bytes(proto)
+
+    def lower(self, model: bytes, spec: ExportSpec, calibration: Images) -> bytes:
+        """See `Writer.lower`."""
+        if spec.precision == "fp32":
+            return model
+        proto = onnx.load_from_string(model)
+        with quiet():
+            lowered = _half(proto) if spec.precision == "fp16" else _int8(proto, spec, calibration)
+        lowered.ir_version = proto.ir_version
+        return _bytes(lowered)
+
+    def run(self, model: bytes, images: Images) -> Floats:
+        """See `Writer.run`."""
+        session = _session(model)
+        fixed = isinstance(session.get_inputs()[0].shape[0], int)
+        step = 1 if fixed else BATCH
+        raw = images.astype(np.float32)
+        runs = (raw[i : i + step] for i in range(0, len(raw), step))
+        logits: Floats = np.concatenate([session.run([OUTPUT], {INPUT: b})[0] for b in runs])
+        return logits
+
+    def runtime(self) -> str:
+        """See `Writer.runtime`."""
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    def versions(self) -> dict[str, str]:
+        """See `Writer.versions`."""
+        names = ("torch", "onnx", "onnxscript", "onnxruntime")
+        return {name: version(name) for name in names}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _modern(network: Deployed, image: torch.Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
+    shapes = {INPUT: {0: "batch"}} if dynamic else None
+    program = torch.onnx.export(
+        network,
+        (image,),
+        dynamo=True,
+        verbose=False,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=shapes,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _legacy(network: Deployed, image: torch.Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
+    buffer: Any = io.BytesIO()  # taken by this exporter, though its types say otherwise
+    axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic else None
+    torch.onnx.export(
+        network,
+        (image,),
+        buffer,
+        dynamo=False,
+        verbose=False,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_axes=axes,
+    )
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what the exporter noted down of this machine: stack traces, file names."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    for attribute in (a for node in graph.node for a in node.attribute):
+        attribute.doc_string = ""
+
+
+def _tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Every constant tensor of a graph, by the name of the value that it gives."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = (node for node in graph.node if node.op_type == "Constant")
+    return found | {n.output[0]: a.t for n in nodes for a in n.attribute if a.name == "value"}
+
+
+def _half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights and arithmetic in float16; images come in and logits go out as float32.
+
+    The subtraction of the mean stays in float32, as float16 holds 0 to 255 only to a 16th.
+    """
+    keep = [node.name for node in model.graph.node if INPUT in node.input]
+    return convert_float_to_float16(model, keep_io_types=True, node_block_list=keep)
+
+
+def _int8(model: onnx.ModelProto, spec: ExportSpec, calibration: Images) -> onnx.ModelProto:
+    """Static quantisation, signed 8 bits, weights per channel, as pairs of Q and DQ."""
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    step = 1 if spec.batch == "1" else CHUNK
+    with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
+        path = Path(folder, "int8.onnx")
+        quantize_static(
+            model,
+            path,
+            _Calibration(calibration, step),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
+        quantised = onnx.load(path)
+    del quantised.metadata_props[:]
+    return quantised
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: Images, step: int) -> None:
+        self._feeds = iter(self._batches(images.astype(np.float32), step))
+
+    @staticmethod
+    def _batches(images: Floats, step: int) -> Iterator[dict[str, Floats]]:
+        return ({INPUT: images[i : i + step]} for i in range(0, len(images), step))
+
+    def get_next(self) -> dict[str, Floats] | None:
+        """The next feed, or None at the end."""
+        return next(self._feeds, None)
+
+
+def _session(model: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    written: bytes = model.SerializeToString(deterministic=True)
+    return written
