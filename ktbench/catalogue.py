@@ -165,9 +165,12 @@ def _built_student(
     name: str, settings: dict[str, Any], num_classes: int, in_channels: int, base: str
 ) -> Student:
     if is_own(name):
+        import torch
+
         from students._own import wrap
 
-        own = own_object(name, base)
+        with torch.random.fork_rng(devices=[]):  # an import may draw numbers, but only once
+            own = own_object(name, base)
         return wrap(own, num_classes=num_classes, in_channels=in_channels, **settings)
     module = _module("students", "student", _family(name))
     student: Student = module.build(
@@ -254,11 +257,13 @@ def own_object(name: str, base: str) -> Any:
     place, _, attribute = name.rpartition(":")
     try:
         module = _own_file(place, base) if place.endswith(".py") else importlib.import_module(place)
-        return getattr(module, attribute)
     except FileNotFoundError as error:
         raise KtbenchError(f"{name}: no file {Path(base, place)}") from error
-    except ImportError as error:
-        raise KtbenchError(f"{name}: cannot import {place}: {error}") from error
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise KtbenchError(f"{name}: cannot import {place}: {reason}") from error
+    try:
+        return getattr(module, attribute)
     except AttributeError as error:
         raise KtbenchError(f"{name}: {place} defines no {attribute}") from error
     except Exception as error:  # whatever a user's file does when it is imported

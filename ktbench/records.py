@@ -429,6 +429,11 @@ class Measurement(Record):
     mean_ms: float
     stdev_ms: float
     peak_memory_bytes: int | None
+    agreement: float | None = None
+    """Share of the checked inputs on which the device and the reference name the same class; None
+    where there was no reference."""
+    checked_inputs: int = 0
+    """Inputs whose outputs on the device were compared with the reference."""
     validity: Validity
     agent_digest: str
     started: str

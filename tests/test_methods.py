@@ -35,6 +35,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"trained": "none", "pairs": "similarity"},
     ],
     "attention": [{"power": 1.0, "pairs": "similarity"}],
+    "dkd": [{"warmup": 0.0}, {"standardise": True}],
+    "dist": [{"standardise": True}],
+    "similarity": [{"pairs": "stage"}],
+    "correlation": [{"form": "kernel"}],
+    "vid": [{"pairs": "similarity", "variance": 1.0}],
+    "rkd": [{"angle": 0.0}, {"distance": 0.0}],
+    "nst": [{"pairs": "last"}],
     "soft_logits": [{"standardise": True, "temperature": 5.0}],
     "last_layer": [{"standardise": True}],
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Generic, TypeVar
 
@@ -9,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods._contract import Features, Needs, Setting, TransferMethod
+from transfer_methods import _checks
+from transfer_methods._contract import Batch, Features, Needs, Setting, TransferMethod
 
 C = TypeVar("C")
 """A method's settings."""
@@ -134,8 +137,41 @@ def mean_square(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sum_of(terms: list[Tensor]) -> Tensor:
-    """The sum of at least one scalar."""
+    """The sum of at least one tensor."""
     total = terms[0]
     for term in terms[1:]:
         total = total + term
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The two weights of a method that adds one term to the cross-entropy."""
+
+    ce_weight: float = 1.0
+    """Of the cross-entropy with the labels."""
+    weight: float = 1.0
+    """Of the transfer term."""
+
+    def __post_init__(self) -> None:
+        _checks.number(self, "ce_weight", least=0)
+        _checks.number(self, "weight", above=0)
+
+
+W = TypeVar("W", bound=Weights)
+
+
+class OneTerm(Distillation[W]):
+    """ce_weight * CE + weight * `transfer`: the shape of most methods."""
+
+    @abstractmethod
+    def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        """The method's own scalar, without its weight."""
+
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
+        """The terms: ce, transfer."""
+        ours = seen(student)
+        return {
+            "ce": self.config.ce_weight * cross_entropy(ours.logits, batch.labels),
+            "transfer": self.config.weight * self.transfer(ours, frozen(teacher), batch),
+        }

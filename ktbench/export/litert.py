@@ -29,7 +29,7 @@ class LiteRT:
         if self._process is not None:
             return
         ours, theirs = socket.socketpair()
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         # -P: the program's own folder must not shadow packages of the same names
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(PROGRAM), str(theirs.fileno())],

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 SIGNATURE, INPUT, OUTPUT = "serving_default", "image", "logits"
 BATCH = 256
+CHUNK = 32
+"""Calibration images run at once: every activation of theirs is kept in memory."""
 
 
 def convert(program: bytes, shape: tuple[int, ...], dynamic: bool) -> bytes:
@@ -90,22 +92,23 @@ def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
 
 
 def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
-    """Least and greatest value of every tensor: in one pass, or image by image.
+    """Least and greatest value of every tensor: in chunks, or image by image.
 
-    A graph that only takes one image at a time refuses the whole batch; the ranges are the same.
+    A graph that takes only one image at a time refuses a chunk; the ranges are the same.
     """
     from ai_edge_quantizer import calibrator
     from ai_edge_quantizer.utils import qsv_utils
 
-    def calibrated(feeds: list[dict[str, NDArray[np.float32]]]) -> Any:
+    def calibrated(step: int) -> Any:
+        feeds = [{INPUT: images[i : i + step]} for i in range(0, len(images), step)]
         tool = calibrator.Calibrator(model, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         tool.calibrate({SIGNATURE: feeds}, recipe)
         return tool.get_model_qsvs()
 
     try:
-        return calibrated([{INPUT: images}])
+        return calibrated(CHUNK)
     except (RuntimeError, ValueError):
-        return calibrated([{INPUT: image[None]} for image in images])
+        return calibrated(1)
 
 
 def run(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:

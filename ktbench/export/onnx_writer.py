@@ -19,7 +19,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from ktbench.export.network import Deployed, Layout
 from ktbench.export.quiet import quiet
-from ktbench.export.writer import Floats, Images
+from ktbench.export.writer import CHUNK, Floats, Images
 from ktbench.records import ExportSpec
 
 INPUT, OUTPUT = "image", "logits"
@@ -118,7 +118,7 @@ def _modern(network: Deployed, image: torch.Tensor, opset: int, dynamic: bool) -
 
 
 def _legacy(network: Deployed, image: torch.Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # taken by this exporter, though its types say otherwise
     axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic else None
     torch.onnx.export(
         network,
@@ -150,10 +150,8 @@ def _strip(model: onnx.ModelProto) -> None:
 def _tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Every constant tensor of a graph, by the name of the value that it gives."""
     found = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            found.update({node.output[0]: a.t for a in node.attribute if a.name == "value"})
-    return found
+    nodes = (node for node in graph.node if node.op_type == "Constant")
+    return found | {n.output[0]: a.t for n in nodes for a in n.attribute if a.name == "value"}
 
 
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -168,7 +166,7 @@ def _half(model: onnx.ModelProto) -> onnx.ModelProto:
 def _int8(model: onnx.ModelProto, spec: ExportSpec, calibration: Images) -> onnx.ModelProto:
     """Static quantisation, signed 8 bits, weights per channel, as pairs of Q and DQ."""
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    step = 1 if spec.batch == "1" else len(calibration)
+    step = 1 if spec.batch == "1" else CHUNK
     with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
         path = Path(folder, "int8.onnx")
         quantize_static(

@@ -55,7 +55,7 @@ def reference_logits(student: nn.Module, dataset: Dataset) -> Floats:
     """Torch's logits (N, K) over the validation set, of a student in eval mode."""
     images = dataset.images("validation")
     with torch.inference_mode():
-        runs = [student(dataset.normalise(part)) for part in images.split(_BATCH)]
+        runs = [student(dataset.normalise(part)) for part in torch.split(images, _BATCH)]
     logits: Floats = torch.cat(runs).float().numpy()
     return logits
 
