@@ -20,7 +20,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "kd": [{"start": 0.2, "end": 0.6}, {"standardise": True}],
     "fitnet": [
         {"distance": "half_squared", "kd_first": 4.0, "kd_last": 1.0, "pairs": "last"},
-        {"pairs": [[0, "stage1"]]},
+        {"pairs": [[0, "stage1"]], "second": "rest"},
     ],
     "hint": [{"pairs": "similarity"}],
     "intermediate_last": [

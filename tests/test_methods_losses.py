@@ -172,6 +172,12 @@ def test_fitnets_hint_is_the_distance_after_the_regressor_and_moves_the_lower_la
         assert not second.teacher
 
 
+def test_fitnets_second_phase_may_leave_the_guided_layers_as_they_are() -> None:
+    first, second = possible("fitnet", {"second": "rest"})[0].phases()
+    assert first.updates[0].student == Scope.upto_stage(1)
+    assert second.updates[0].student == Scope.after_stage(1)
+
+
 def test_fitnets_second_phase_distils_with_a_weight_that_falls_linearly() -> None:
     settings = {"kd_first": 4.0, "kd_last": 1.0, "hint_until": 0.2}
     for progress, weight in ((0.2, 4.0), (0.6, 2.5), (1.0, 1.0)):
