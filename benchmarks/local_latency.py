@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks._claim import Outcome
+from devices.agent.board import Board
 from ktbench.measure import Budget, Job, measure
 from ktbench.records import DeviceSpec, ExportSpec, Failure
 
@@ -71,7 +72,8 @@ def _bare_ms(model: Path, cpu: int) -> float:
     done = subprocess.run(
         [sys.executable, "-c", _BARE, *arguments], check=True, stdout=subprocess.PIPE
     )
-    return statistics.median(json.loads(done.stdout)) / 1e6
+    samples: list[int] = json.loads(done.stdout)
+    return statistics.median(samples) / 1e6
 
 
 def _agent_ms(model: Path, folder: Path) -> float:
@@ -84,26 +86,16 @@ def _agent_ms(model: Path, folder: Path) -> float:
     return found.p50_ms.value
 
 
-def _cpu() -> int:
-    """The processor that the agent would choose, so that both sides run on the same one."""
-    from devices.agent.board import Board
-
-    return Board().choose_cpus(1)[0]
-
-
 def run() -> Outcome:
     """The two sides in turns, each in a fresh process pinned to the same processor."""
     agent, bare = [], []
     with tempfile.TemporaryDirectory() as name:
         model = Path(name, "model.onnx")
         _write_model(model)
-        for turn in range(ROUNDS):
-            sides = [
-                lambda: agent.append(_agent_ms(model, Path(name))),
-                lambda: bare.append(_bare_ms(model, _cpu())),
-            ]
-            for side in sides if turn % 2 else reversed(sides):
-                side()
+        cpu = Board().choose_cpus(1)[0]  # the agent's choice, so that both run on the same one
+        for _ in range(ROUNDS):
+            agent.append(_agent_ms(model, Path(name)))
+            bare.append(_bare_ms(model, cpu))
     one, other = statistics.median(agent), statistics.median(bare)
     print(f"agent      {one:.4f} ms (p50, median of {ROUNDS} processes; least {min(agent):.4f})")
     print(f"bare loop  {other:.4f} ms (p50, median of {ROUNDS} processes; least {min(bare):.4f})")

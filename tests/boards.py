@@ -85,6 +85,8 @@ class SshBoard:
     config: Path
     store: Path
     """Folder on the board that the agent's files go to."""
+    server: int
+    """Process of the server."""
 
     def spec(self, host: str = "board", **changes: object) -> DeviceSpec:
         """A device of the matrix on this board."""
@@ -177,7 +179,7 @@ def running_sshd(folder: Path) -> Iterator[SshBoard]:
     server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"])
     try:
         _wait_for(port, server)
-        yield SshBoard(folder / "ssh_config", cache / "ktbench" / "store")
+        yield SshBoard(folder / "ssh_config", cache / "ktbench" / "store", server.pid)
     finally:
         server.terminate()
         server.wait()
