@@ -6,10 +6,13 @@ network that cannot be built there is built on the CPU.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench import catalogue
@@ -62,7 +65,7 @@ def _outlined(
     item: Item, num_classes: int, shape: tuple[int, int, int], base: str, device: str
 ) -> Outline:
     student = _built(item, num_classes, shape[0], base, device).eval()
-    with torch.no_grad():
+    with torch.no_grad(), _on(device):
         features = student.forward_features(torch.zeros(1, *shape, device=device))
     if tuple(features.logits.shape) != (1, num_classes):
         raise KtbenchError(
@@ -73,9 +76,45 @@ def _outlined(
     return Outline(Shapes.of(features, student.stage_names), parameters)
 
 
+class _ShapesOnly(TorchFunctionMode):
+    """Leaves out what no shape depends on.
+
+    Drawing values, normalising and activating meta tensors would make torch import its compiler,
+    which takes longer than all of a plan.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Elementwise functions return their tensor; anything else runs."""
+        given = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else given["tensor"]
+        if func in _SHAPELESS:
+            return args[0]
+        return func(*args, **given)
+
+
+_SHAPELESS = {
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    torch.relu,
+    functional.relu,
+    functional.relu6,
+    functional.gelu,
+    functional.dropout,
+    functional.batch_norm,
+    functional.layer_norm,
+}
+
+
+def _on(device: str) -> AbstractContextManager[Any]:
+    return _ShapesOnly() if device == "meta" else nullcontext()
+
+
 def _built(item: Item, num_classes: int, in_channels: int, base: str, device: str) -> Student:
     """A network that leaves the global generator as it was."""
-    with torch.random.fork_rng(devices=[]), torch.device(device):
+    with torch.random.fork_rng(devices=[]), torch.device(device), _on(device):
         try:
             return catalogue.build_student(
                 item.name,
