@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ktbench.records import KtbenchError
+from ktbench.records import StorageError
 
 PREFIX = ".tmp-"
 """Temporary names start with this, so that a killed run's leftovers can be told and removed."""
@@ -16,7 +16,7 @@ PREFIX = ".tmp-"
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file so that its name never shows half of it, even through a loss of power.
 
-    Raises KtbenchError when the disk is full; what stood there before is untouched.
+    Raises StorageError when the disk is full; what stood there before is untouched.
     """
     content = data.encode() if isinstance(data, str) else data
     temporary = ""
@@ -34,10 +34,10 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise KtbenchError(
+            raise StorageError(
                 f"{path}: no space left on the disk: free some and run again, nothing is lost"
             ) from error
-        raise KtbenchError(f"{path}: cannot write: {error.strerror}") from error
+        raise StorageError(f"{path}: cannot write: {error.strerror}") from error
 
 
 def _sync_folder(folder: Path) -> None:

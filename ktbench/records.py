@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -28,9 +29,16 @@ class KtbenchError(Exception):
     """What went wrong, where, and what to do, in one line for the user."""
 
 
+class StorageError(KtbenchError):
+    """A file could not be written: the run stops, since going on would lose what comes next."""
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def digest_of(value: Any) -> str:
@@ -42,6 +50,33 @@ class Record(BaseModel):
     """Base of every record: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @cached_property
+    def canonical(self) -> str:
+        """`canonical_json` of the record."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, without what was worked out from the old values (a cell's key)."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in set(copied.__dict__) - set(type(self).model_fields):
+            del copied.__dict__[name]
+        return copied
+
+
+class Composed(Record):
+    """A record of records that others share: each part is written as text once."""
+
+    @cached_property
+    def canonical(self) -> str:
+        """`canonical_json` of the record."""
+        values = ((name, getattr(self, name)) for name in sorted(type(self).model_fields))
+        parts = (f'"{name}":{_canonical(value)}' for name, value in values)
+        return "{" + ",".join(parts) + "}"
+
+
+def _canonical(value: Record | JsonValue) -> str:
+    return value.canonical if isinstance(value, Record) else canonical_json(value)
 
 
 # ---------------------------------------------------------------- what is asked: the axes
@@ -65,7 +100,14 @@ class Item(Record):
 
 
 def _short(value: JsonValue) -> str:
-    return canonical_json(value).strip('"') if not isinstance(value, float) else f"{value:g}"
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return canonical_json(value).strip('"')
+
+
+BASELINE = Item(name="none")
+"""Training without transfer: what every method is compared with."""
 
 
 class Augmentation(Record):
@@ -130,7 +172,7 @@ class NumericSpec(Record):
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-class Cell(Record):
+class Cell(Composed):
     """One training: a student, a method, a teacher (or none), data, a budget and a seed.
 
     A cell's weights are a function of `key` alone (on one kind of machine and one version of
@@ -149,7 +191,7 @@ class Cell(Record):
     @cached_property
     def key(self) -> str:
         """16 hexadecimal digits that name this cell everywhere."""
-        return digest_of(self.model_dump(mode="json"))
+        return hashlib.sha256(self.canonical.encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
@@ -158,7 +200,7 @@ class Cell(Record):
         return f"{self.student.label} / {self.method.label}{teacher} / seed {self.seed}"
 
 
-class Teacher(Record):
+class Teacher(Composed):
     """A trained cell that others learn from: by rule its method is `none`, or a chain of them."""
 
     name: str
@@ -166,6 +208,8 @@ class Teacher(Record):
     cell: Cell
     checkpoint: str | None = None
     """A user's own weights for `cell.student`; then nothing is trained."""
+    checkpoint_digest: str | None = None
+    """SHA-256 (16 digits) of that file, so that other weights of the same name are another key."""
 
 
 class ExportSpec(Record):
@@ -227,7 +271,7 @@ class Plan(Record):
         def visit(teacher: Teacher) -> None:
             if teacher.cell.teacher is not None:
                 visit(teacher.cell.teacher)
-            found.setdefault(canonical_json(teacher.model_dump(mode="json")), teacher)
+            found.setdefault(teacher.canonical, teacher)
 
         for teacher in {id(c.teacher): c.teacher for c in self.cells if c.teacher}.values():
             visit(teacher)
@@ -385,6 +429,11 @@ class Measurement(Record):
     mean_ms: float
     stdev_ms: float
     peak_memory_bytes: int | None
+    agreement: float | None = None
+    """Share of the checked inputs on which the device and the reference name the same class; None
+    where there was no reference."""
+    checked_inputs: int = 0
+    """Inputs whose outputs on the device were compared with the reference."""
     validity: Validity
     agent_digest: str
     started: str

@@ -1,8 +1,9 @@
 """MobileNetV2 of the CIFAR comparison: half the published widths, smaller strides.
 
 Sandler et al., arXiv 1801.04381, table 2, with widths × 0.5 and strides for 32 × 32 images; the
-first block keeps a 1 × 1 convolution that expands nothing, as the comparison's does. `width` multiplies the halved widths. The last convolution has 1280
-channels, fewer only for widths below 1.
+first block keeps a 1 × 1 convolution that expands nothing, as the comparison's does. `width`
+multiplies the halved widths. The last convolution has 1280 channels, fewer only for widths below
+1.
 
 Four stages, one per map size, that end in a linear bottleneck: there is no activation, so
 `preacts` and `stages` are the same. The last 1 × 1 convolution belongs to the classifier's side.

@@ -84,6 +84,17 @@ class Shapes:
     embedding: int | None
     stem: tuple[int, ...] | None = None
 
+    @classmethod
+    def of(cls, features: Features, names: Sequence[str]) -> Shapes:
+        """Shapes of a pass over a batch of any size; `names` are the stages'."""
+        return cls(
+            logits=int(features.logits.shape[1]),
+            stages=tuple(tuple(stage.shape[1:]) for stage in features.stages),
+            names=tuple(names),
+            embedding=None if features.embedding is None else int(features.embedding.shape[1]),
+            stem=None if features.stem is None else tuple(features.stem.shape[1:]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

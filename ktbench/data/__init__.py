@@ -4,7 +4,8 @@ Images become one uint8 tensor once. What a batch looks like is a function of
 (seed, epoch, indices) alone, so any process can rebuild it.
 """
 
+from ktbench.data.counter import counter_hash
 from ktbench.data.dataset import DataInfo, Dataset, Split, describe, load
-from ktbench.data.stream import Stream, counter_hash
+from ktbench.data.stream import Stream
 
 __all__ = ["DataInfo", "Dataset", "Split", "Stream", "counter_hash", "describe", "load"]

@@ -28,6 +28,8 @@ class DataInfo:
     shape: tuple[int, int, int]
     """(C, H, W) of one image."""
     train_size: int
+    validation_size: int
+    test_size: int
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def _described(spec_json: str, base: Path) -> DataInfo:
     spec = DataSpec.model_validate_json(spec_json)
     source = open_source(spec, base)
     rows = split_rows(spec, source.labels)
-    return DataInfo(len(source.classes), _shape(source), len(rows["train"][1]))
+    sizes = (len(rows[name][1]) for name in SPLITS)
+    return DataInfo(len(source.classes), _shape(source), *sizes)
 
 
 def describe(spec: DataSpec, base: Path) -> DataInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ktbench.data.stream import counter_hash
+from ktbench.data.counter import counter_hash
 from ktbench.records import DataSpec, KtbenchError
 
 Rows = NDArray[np.int64]

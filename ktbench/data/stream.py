@@ -8,34 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ktbench.data.counter import counter_hash
 from ktbench.records import Augmentation
 
 if TYPE_CHECKING:
     from ktbench.data.dataset import Dataset
 
 _ORDER, _CROP_Y, _CROP_X, _FLIP, _STEP = range(5)
-
-
-def counter_hash(seed: int, stream: int, counter: ArrayLike) -> NDArray[np.uint64]:
-    """Random 64-bit words, one per counter, the same in every process.
-
-    SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014) over seed, stream and counter.
-    """
-    with np.errstate(over="ignore"):
-        word = _mix(np.asarray(seed & (2**64 - 1), dtype=np.uint64))
-        word = _mix(word ^ np.asarray(stream & (2**64 - 1), dtype=np.uint64))
-        return _mix(word ^ np.asarray(counter).astype(np.uint64))
-
-
-def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    word = word + np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(word ^ (word >> np.uint64(31)))
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,7 @@ class Lane:
         """Everything that the rest of the training depends on, as tensors and plain values."""
         return {
             "cell": self.cell.key,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "epoch": self.epoch,
             "phase": self._phase,
             "rows": self.rows,
@@ -273,7 +273,7 @@ class Lane:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state of this very cell."""
-        if state["cell"] != self.cell.key or state["torch"] != torch.__version__:
+        if state["cell"] != self.cell.key or state["torch"] != str(torch.__version__):
             raise KtbenchError("written for another cell or another version of torch")
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])

@@ -1,0 +1,347 @@
+"""Results as tidy pandas frames: a row is a cell, an artifact, an epoch or a measurement."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ktbench.records import (
+    Artifact,
+    Cell,
+    Checkpoint,
+    Failure,
+    KtbenchError,
+    Measurement,
+    Plan,
+    Result,
+    Statistic,
+)
+from ktbench.results.folder import ResultsFolder
+from ktbench.results.lock import Lock, many_objects
+
+_ACCURACIES = ("validation_last", "validation_best", "best_epoch", "test_last", "test_best")
+_COSTS = ("seconds", "teacher_seconds", "shared_seconds", "flops", "teacher_flops")
+_STATISTICS = ("load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder in memory. The frames are made when they are first asked for."""
+
+    path: Path
+    lock: Lock
+    by_key: dict[str, Result]
+    """Results of the matrix's cells; a cell that has not run is absent."""
+    all_measurements: tuple[Measurement, ...]
+    """Measurements of the matrix's graphs on its devices."""
+    failures: tuple[Failure, ...]
+    """What the last run could not do that belongs to no cell."""
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row per cell of the matrix, skipped, failed and not yet run ones included.
+
+        `budget`: what this cell's data, training or numeric settings do differently from most
+        cells of the matrix, empty for most. `status`: done, failed, skipped or pending, with its
+        `reason`. `validation` and `accuracy`: of the weights that are exported, on the validation
+        and the test set; accuracies in [0, 1]. Costs as in `records.Cost`. Where there is no
+        checkpoint, figures are NaN (floats) or NA (integers).
+        """
+        plan = self.lock.plan
+        budgets = _budgets(plan)
+        reasons = {skip.cell.key: skip.reason for skip in plan.skips}
+        cells = {cell.key: cell for cell in (*plan.cells, *(skip.cell for skip in plan.skips))}
+        rows = [
+            {"budget": budgets[key]} | _cell_row(key, cell, self.by_key.get(key), reasons.get(key))
+            for key, cell in cells.items()
+        ]
+        frame = pd.DataFrame(rows, columns=list(_cell_columns()))
+        return frame.astype(_cell_columns())
+
+    @cached_property
+    def artifacts(self) -> pd.DataFrame:
+        """One row per exported student of the matrix's exports: `key` (the cell's), `export`."""
+        wanted = set(self.lock.plan.exports)
+        found = (a for r in self.by_key.values() for a in r.artifacts)
+        rows = [_artifact_row(a) for a in found if a.export in wanted]
+        return pd.DataFrame(rows, columns=list(_ARTIFACT_TYPES)).astype(_ARTIFACT_TYPES)
+
+    @cached_property
+    def measurements(self) -> pd.DataFrame:
+        """One row per measurement; `p50_ms` and its kin have `_low` and `_high` beside them."""
+        rows = [_measurement_row(m) for m in self.all_measurements]
+        return pd.DataFrame(rows, columns=_measurement_columns())
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """One row per epoch of each trained cell: `key` and the columns of the Parquet files."""
+        trained = {key: r.checkpoint for key, r in self.by_key.items() if r.checkpoint}
+        tables = [_curve(self.path / checkpoint.curves) for checkpoint in trained.values()]
+        if not tables:
+            return pd.DataFrame(columns=["key", *_CURVE_COLUMNS])
+        table = pa.concat_tables(tables, promote_options="default")
+        frame: pd.DataFrame = table.to_pandas()
+        keys = pd.Categorical(list(trained), categories=list(trained))
+        rows = np.array([table.num_rows for table in tables])
+        frame.insert(0, "key", pd.Series(keys.repeat(rows)))
+        return frame
+
+    @cached_property
+    def deployed(self) -> pd.DataFrame:
+        """One row per cell × export × device × threads: accuracy of the cell, latency of its graph.
+
+        A cell's own measurement is taken where there is one, else the first valid one of the same
+        graph. Measurements that cannot be compared (`comparability`) keep rows of their own.
+        """
+        artifacts = self.artifacts.rename(
+            columns={"test_accuracy": "artifact_accuracy", "runtime": "checked_in"}
+        )
+        measured = self.measurements.drop(columns=["format", "precision", "batch_size"])
+        joined = artifacts.merge(
+            measured.rename(columns={"cell_key": "measured_key"}), on=["graph_key", "export"]
+        )
+        joined["own"] = joined["key"] == joined["measured_key"]
+        joined = joined.sort_values(
+            ["own", "valid", "started"], ascending=[False, False, True], kind="stable"
+        )
+        joined = joined.drop_duplicates(["key", "export", "comparability"])
+        columns = ["key", "student", "method", "teacher", "seed", "budget"]
+        joined = self.cells[columns].merge(joined, on="key")
+        return joined.sort_values(["key", "export", "device", "threads"], ignore_index=True)
+
+    @cached_property
+    def teachers(self) -> pd.DataFrame:
+        """One row per teacher of the matrix; figures are NaN or NA where it is not trained yet."""
+        found: dict[str, Checkpoint] = {
+            r.cell.teacher.cell.key: r.teacher
+            for r in self.by_key.values()
+            if r.cell.teacher is not None and r.teacher is not None
+        }
+        rows = []
+        for teacher in self.lock.plan.teachers:
+            key = teacher.cell.key
+            row = {"name": teacher.name, "key": key, "student": teacher.cell.student.label}
+            rows.append(row | _checkpoint_row(found.get(key), teacher.cell))
+        types = {"name": object, "key": object, "student": object} | _CHECKPOINT_TYPES
+        return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+
+def load_results(path: Path | str) -> Results:
+    """The results of the matrix that a folder was last run with.
+
+    Results of cells and devices that the matrix no longer has stay on disk and are left out. Raises
+    KtbenchError when it is no results folder, or when a file of it is damaged or newer.
+    """
+    folder = ResultsFolder(Path(path))
+    with many_objects():
+        lock = folder.lock()
+        found = ((cell.key, folder.result_of(cell)) for cell in lock.plan.cells)
+        by_key = {key: result for key, result in found if result is not None}
+    graphs = {a.graph_key for r in by_key.values() for a in r.artifacts}
+    devices = {device.name for device in lock.plan.devices}
+    measured = tuple(
+        m for m in folder.measurements() if m.graph_key in graphs and m.device.name in devices
+    )
+    return Results(folder.path, lock, by_key, measured, folder.failures())
+
+
+# ---------------------------------------------------------------- rows
+
+
+_CHECKPOINT_TYPES: dict[str, Any] = {
+    "validation": "float64",
+    "accuracy": "float64",
+    **{name: "Int64" if name == "best_epoch" else "float64" for name in _ACCURACIES},
+    **{name: "Int64" if name.endswith("flops") else "float64" for name in _COSTS},
+    "parameters": "Int64",
+    "epochs": "Int64",
+    "digest": object,
+}
+
+
+def _checkpoint_row(checkpoint: Checkpoint | None, cell: Cell) -> dict[str, Any]:
+    if checkpoint is None:
+        return {}
+    accuracy, cost = checkpoint.accuracy, checkpoint.cost
+    last = cell.train.keep == "last"
+    return {
+        "validation": accuracy.validation_last if last else accuracy.validation_best,
+        "accuracy": accuracy.test_last if last else accuracy.test_best,
+        **{name: getattr(accuracy, name) for name in _ACCURACIES},
+        **{name: getattr(cost, name) for name in _COSTS},
+        "parameters": checkpoint.parameters,
+        "epochs": checkpoint.epochs,
+        "digest": checkpoint.digest,
+    }
+
+
+def _budgets(plan: Plan) -> dict[str, str]:
+    """What a cell's data, training and numeric settings change, by key; "" for the usual ones."""
+    cells = [*plan.cells, *(skip.cell for skip in plan.skips)]
+    settings = [(c.data.canonical, c.train.canonical, c.numeric.canonical) for c in cells]
+    if not settings:
+        return {}
+    usual = cells[settings.index(Counter(settings).most_common(1)[0][0])]
+    texts = {found: _differences(usual, cell) for found, cell in zip(settings, cells, strict=True)}
+    return {cell.key: texts[found] for cell, found in zip(cells, settings, strict=True)}
+
+
+def _differences(usual: Cell, cell: Cell) -> str:
+    changed = []
+    for part in ("data", "train", "numeric"):
+        before, after = (getattr(c, part).model_dump(mode="json") for c in (usual, cell))
+        changed += [f"{name}={after[name]}" for name in after if after[name] != before[name]]
+    return ", ".join(changed)
+
+
+def _cell_columns() -> dict[str, Any]:
+    names = ("key", "student", "method", "teacher")
+    return {
+        **dict.fromkeys(names, object),
+        "seed": "int64",
+        "budget": object,
+        "status": object,
+        "reason": object,
+        **_CHECKPOINT_TYPES,
+        "artifacts": "int64",
+    }
+
+
+def _cell_row(key: str, cell: Cell, result: Result | None, skip: str | None) -> dict[str, Any]:
+    row = {
+        "key": key,
+        "student": cell.student.label,
+        "method": cell.method.label,
+        "teacher": cell.teacher.name if cell.teacher else "",
+        "seed": cell.seed,
+        "status": "pending" if skip is None else "skipped",
+        "reason": skip or "",
+        "artifacts": 0,
+    }
+    if result is None:
+        return row
+    parts = [f"{f.what}: {f.reason}" if f.what else f.reason for f in result.failures]
+    row |= {
+        "status": result.status,
+        "reason": result.reason or "; ".join(parts),
+        "artifacts": len(result.artifacts),
+    }
+    return row | _checkpoint_row(result.checkpoint, cell)
+
+
+_ARTIFACT_TYPES: dict[str, Any] = {
+    "key": object,
+    "export": object,
+    "format": object,
+    "precision": object,
+    "batch": object,
+    "opset": "Int64",
+    "graph_key": object,
+    "path": object,
+    "bytes": "int64",
+    "agreement": "float64",
+    "least_agreement": "float64",
+    "max_difference": "float64",
+    "validation_accuracy": "float64",
+    "test_accuracy": "float64",
+    "runtime": object,
+    "export_seconds": "float64",
+}
+
+
+def _artifact_row(artifact: Artifact) -> dict[str, Any]:
+    spec = artifact.export
+    return {
+        "key": artifact.cell_key,
+        "export": spec.label,
+        "format": spec.format,
+        "precision": spec.precision,
+        "batch": spec.batch,
+        "opset": spec.opset if spec.format == "onnx" else None,
+        "graph_key": artifact.graph_key,
+        "path": artifact.path,
+        "bytes": artifact.bytes,
+        "agreement": artifact.agreement,
+        "least_agreement": artifact.tolerance.agreement,
+        "max_difference": artifact.max_difference,
+        "validation_accuracy": artifact.validation_accuracy,
+        "test_accuracy": artifact.test_accuracy,
+        "runtime": artifact.runtime,
+        "export_seconds": artifact.seconds,
+    }
+
+
+_MEASURED = (
+    "origin",
+    "graph_key",
+    "cell_key",
+    "threads",
+    "runtime",
+    "runtime_version",
+    "provider",
+    "runs",
+    "repeats",
+    "mean_ms",
+    "stdev_ms",
+    "peak_memory_bytes",
+    "started",
+    "samples",
+    "comparability",
+)
+
+
+def _measurement_columns() -> list[str]:
+    bounds = [f"{name}{end}" for name in _STATISTICS for end in ("", "_low", "_high")]
+    first = ["device", "profile", "mode", "export", "format", "precision", "batch_size"]
+    return [*first, *_MEASURED, *bounds, "valid", "reasons", "warnings"]
+
+
+def _measurement_row(measurement: Measurement) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(measurement, name) for name in _MEASURED}
+    for name in _STATISTICS:
+        found: Statistic | None = getattr(measurement, name)
+        row[name] = found.value if found else None
+        row[f"{name}_low"] = found.low if found else None
+        row[f"{name}_high"] = found.high if found else None
+    return row | {
+        "device": measurement.device.name,
+        "profile": measurement.device.profile,
+        "mode": measurement.device.mode,
+        "export": measurement.export.label,
+        "format": measurement.export.format,
+        "precision": measurement.export.precision,
+        "batch_size": measurement.batch,
+        "valid": measurement.validity.valid,
+        "reasons": "; ".join(measurement.validity.reasons),
+        "warnings": "; ".join(measurement.validity.warnings),
+    }
+
+
+_CURVE_COLUMNS = (
+    "epoch",
+    "step",
+    "phase",
+    "validation_accuracy",
+    "seconds",
+    "teacher_seconds",
+    "flops",
+    "teacher_flops",
+    "lr",
+)
+
+
+def _curve(path: Path) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        first = str(error).splitlines()[0]
+        raise KtbenchError(f"{path}: cannot read the curves ({first}): restore the file") from error

@@ -1,0 +1,164 @@
+"""The house's rooms know of each other only what the architecture allows."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = {"ktbench", "students", "transfer_methods", "devices", "benchmarks", "tests"}
+STAGES = {
+    "matrix",
+    "data",
+    "teacher",
+    "train",
+    "blockwise",
+    "export",
+    "measure",
+    "results",
+    "report",
+}
+SHARED = {
+    "ktbench.records",
+    "ktbench.catalogue",
+    "ktbench.data",
+    "ktbench.stats",
+    "ktbench.percentiles",
+    "ktbench.provenance",
+    "ktbench.files",
+    "ktbench.weights",
+    "ktbench.estimate",
+    "ktbench.networks",
+    "ktbench.teacher.source",
+    "students._contract",
+    "transfer_methods._contract",
+    "devices._contract",
+    "devices.agent.protocol",
+}
+
+
+def _files(*folders: str) -> list[Path]:
+    return sorted(p for folder in folders for p in (ROOT / folder).rglob("*.py"))
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(path: Path) -> set[str]:
+    """All modules that a file imports anywhere; `from a import b` counts as a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = _module(path).split(".")
+                package = package if path.stem == "__init__" else package[:-1]
+                package = package[: len(package) - node.level + 1]
+                base = ".".join([*package, *([base] if base else [])])
+            found.add(base)
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _exists(name: str) -> bool:
+    place = ROOT.joinpath(*name.split("."))
+    return place.with_suffix(".py").exists() or place.is_dir()
+
+
+def _outside_stdlib(names: set[str]) -> set[str]:
+    return {n for n in names if _top(n) not in sys.stdlib_module_names and n != "__future__"}
+
+
+@pytest.mark.parametrize("folder", ["students", "transfer_methods"])
+def test_a_student_or_method_imports_torch_and_its_own_folder_only(folder: str) -> None:
+    for path in _files(folder):
+        for name in _outside_stdlib(_imports(path)):
+            assert _top(name) in ("torch", folder), f"{path}: imports {name}"
+            if _top(name) == folder and _exists(name) and name != folder:
+                assert name.split(".")[1].startswith("_"), f"{path}: imports its neighbour {name}"
+
+
+def test_a_device_imports_the_standard_library_and_its_contract_only() -> None:
+    for path in _files("devices"):
+        if "agent" in path.parts:
+            continue
+        for name in _outside_stdlib(_imports(path)):
+            allowed = ("devices._contract", "devices.agent.protocol", "devices.transport")
+            assert name in ("devices", "devices.agent") or name.startswith(allowed), (
+                f"{path}: imports {name}"
+            )
+
+
+def test_the_agent_imports_the_standard_library_and_numpy_only() -> None:
+    for path in _files("devices/agent"):
+        if "runtimes" in path.parts and path.stem != "__init__":
+            continue
+        for name in _outside_stdlib(_imports(path)):
+            assert _top(name) == "numpy" or name.startswith("devices.agent"), (
+                f"{path}: imports {name}"
+            )
+
+
+def test_records_and_stats_are_leaves() -> None:
+    allowed = {"records": {"pydantic", "pydantic_core"}, "stats": {"numpy", "scipy"}}
+    for stem, packages in allowed.items():
+        for path in [*ROOT.glob(f"ktbench/{stem}.py"), *ROOT.glob(f"ktbench/{stem}/*.py")]:
+            for name in _outside_stdlib(_imports(path)):
+                own = name.startswith(f"ktbench.{stem}") or name == "ktbench"
+                assert own or _top(name) in packages, f"{path}: imports {name}"
+
+
+def test_a_stage_never_imports_another_stage() -> None:
+    for stage in STAGES:
+        for path in [*ROOT.glob(f"ktbench/{stage}.py"), *ROOT.glob(f"ktbench/{stage}/**/*.py")]:
+            for name in _imports(path):
+                if _top(name) not in OURS or not _exists(name) or name == "ktbench":
+                    continue
+                own = name == f"ktbench.{stage}" or name.startswith(f"ktbench.{stage}.")
+                shared = any(name == s or name.startswith(f"{s}.") for s in SHARED)
+                plumbing = name in ("students", "transfer_methods", "devices", "devices.agent")
+                plumbing |= name.startswith("devices.transport")
+                plumbing |= name == "ktbench.teacher" and "ktbench.teacher.source" in _imports(path)
+                assert own or shared or plumbing, f"{path}: imports {name}"
+
+
+def test_nothing_but_the_commands_and_the_runner_imports_the_runner() -> None:
+    for path in _files("ktbench", "students", "transfer_methods", "devices"):
+        if path.parent.name == "runner" or path.stem == "cli":
+            continue
+        assert not any(n.startswith("ktbench.runner") for n in _imports(path)), path
+
+
+def test_no_import_cycles() -> None:
+    """Module-level imports only: a cycle through a function's import is still a cycle."""
+    graph = {}
+    for path in _files("ktbench", "students", "transfer_methods", "devices", "benchmarks"):
+        name = _module(path)
+        graph[name] = {n for n in _imports(path) if _top(n) in OURS and _exists(n) and n != name}
+        # A package's __init__ gathers its own modules; its modules may name the package's parts.
+        graph[name] = {n for n in graph[name] if not name.startswith(f"{n}.")}
+    graph.pop("ktbench", None)  # its lazy `load_results` is the one late import upwards
+    state: dict[str, int] = {}
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        if state.get(name) == 2:
+            return
+        assert state.get(name) != 1, " → ".join([*trail[trail.index(name) :], name])
+        state[name] = 1
+        for other in graph.get(name, ()):
+            visit(other, (*trail, name))
+        state[name] = 2
+
+    for name in graph:
+        visit(name, ())

@@ -1,0 +1,179 @@
+"""What every method shares: how features are read, the base class, the two commonest losses."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from transfer_methods import _checks
+from transfer_methods._contract import Batch, Features, Needs, Setting, TransferMethod
+
+C = TypeVar("C")
+"""A method's settings."""
+
+
+class View:
+    """A network's features as a loss reads them: at least single precision, teachers detached.
+
+    Nothing is touched before it is asked for, so that a source may hold only what is needed.
+    """
+
+    def __init__(self, features: Features, *, detached: bool) -> None:
+        self._features = features
+        self._detached = detached
+
+    def _read(self, value: Tensor) -> Tensor:
+        value = value.detach() if self._detached else value
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, K)."""
+        return self._read(self._features.logits)
+
+    @property
+    def stages(self) -> tuple[Tensor, ...]:
+        """Each (B, C, H, W) or (B, N, D)."""
+        return tuple(self._read(stage) for stage in self._features.stages)
+
+    @property
+    def embedding(self) -> Tensor:
+        """(B, D)."""
+        if self._features.embedding is None:
+            raise RuntimeError("the network shows no embedding, and the method needs one")
+        return self._read(self._features.embedding)
+
+    @property
+    def preacts(self) -> tuple[Tensor, ...]:
+        """The stages before their activation."""
+        if not self._features.preacts:
+            raise RuntimeError("the network shows no pre-activations, and the method needs them")
+        return tuple(self._read(stage) for stage in self._features.preacts)
+
+    @property
+    def stem(self) -> Tensor | None:
+        """The stem's output, where there is one."""
+        stem = self._features.stem
+        return None if stem is None else self._read(stem)
+
+
+def seen(student: Features) -> View:
+    """The student's features, in at least single precision."""
+    return View(student, detached=False)
+
+
+def frozen(teacher: Features | None) -> View:
+    """The teacher's features, in at least single precision and without gradient."""
+    if teacher is None:
+        raise RuntimeError("the method reads a teacher in this phase, and was given none")
+    return View(teacher, detached=True)
+
+
+class Distillation(TransferMethod, Generic[C]):
+    """A method that reads a teacher: it knows the reasons against a pair that are common to all.
+
+    A method adds its own reasons in `unfit`, which may rely on there being a teacher that shows
+    what `needs` asks for.
+    """
+
+    config: C
+
+    @classmethod
+    def incompatible(cls, config: Any, setting: Setting) -> str | None:
+        """See `TransferMethod.incompatible`."""
+        return _missing(cls.needs(config), cls.student_needs(config), setting) or cls.unfit(
+            config, setting
+        )
+
+    @classmethod
+    def unfit(cls, config: Any, setting: Setting) -> str | None:
+        """The method's own reason against this pair, or None."""
+        return None
+
+
+def _missing(teacher: Needs, student: Needs, setting: Setting) -> str | None:
+    """What the pair lacks of what is needed, in one sentence, or None."""
+    if setting.teacher is None:
+        return "the method needs a teacher and there is none"
+    for side, needs, shapes in (
+        ("teacher", teacher, setting.teacher),
+        ("student", student, setting.student),
+    ):
+        if (needs.stages or needs.preacts) and not shapes.stages:
+            return f"the {side} names no stages, and the method compares stages"
+        if needs.embedding and shapes.embedding is None:
+            return f"the {side} shows no embedding, and the method compares embeddings"
+    if teacher.logits and setting.teacher.logits != setting.student.logits:
+        return (
+            f"the teacher has {setting.teacher.logits} classes and the student "
+            f"{setting.student.logits}, and the method compares logits"
+        )
+    return None
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (B, K) with class numbers (B,)."""
+    return functional.cross_entropy(logits, labels)
+
+
+def root_mean_square(a: Tensor, b: Tensor) -> Tensor:
+    """Root of the mean squared difference over all elements.
+
+    Where both are equal the value is 0 and so is the gradient, where that of a plain square root
+    would not be finite: a norm has a subgradient there.
+    """
+    difference = a - b
+    norm: Tensor = torch.linalg.vector_norm(difference)
+    return norm / sqrt(max(1, difference.numel()))
+
+
+def mean_square(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference over all elements."""
+    return functional.mse_loss(a, b)
+
+
+def sum_of(terms: list[Tensor]) -> Tensor:
+    """The sum of at least one tensor."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The two weights of a method that adds one term to the cross-entropy."""
+
+    ce_weight: float = 1.0
+    """Of the cross-entropy with the labels."""
+    weight: float = 1.0
+    """Of the transfer term."""
+
+    def __post_init__(self) -> None:
+        _checks.number(self, "ce_weight", least=0)
+        _checks.number(self, "weight", above=0)
+
+
+W = TypeVar("W", bound=Weights)
+
+
+class OneTerm(Distillation[W]):
+    """ce_weight * CE + weight * `transfer`: the shape of most methods."""
+
+    @abstractmethod
+    def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        """The method's own scalar, without its weight."""
+
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
+        """The terms: ce, transfer."""
+        ours = seen(student)
+        return {
+            "ce": self.config.ce_weight * cross_entropy(ours.logits, batch.labels),
+            "transfer": self.config.weight * self.transfer(ours, frozen(teacher), batch),
+        }

@@ -1,0 +1,40 @@
+"""What the methods on logits share: temperature, standardisation, divergence."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Each sample's logits (B, K) with mean 0 and deviation 1 over the classes.
+
+    Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, equation 9: the
+    deviation of the population, plus 1e-7. Equal logits become zeros.
+    """
+    centred = logits - logits.mean(1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    return centred / (norm / sqrt(logits.shape[1]) + 1e-7)
+
+
+def prepared(logits: Tensor, standardise: bool) -> Tensor:
+    """The logits, standardised if so wished."""
+    return standardised(logits) if standardise else logits
+
+
+def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) of logits (B, K) softened by T, summed over classes, mean over B.
+
+    Hinton et al., Distilling the Knowledge in a Neural Network, 2015: T^2 keeps the gradient's
+    size independent of T (section 2).
+    """
+    divergence = functional.kl_div(
+        functional.log_softmax(student / temperature, dim=1),
+        functional.log_softmax(teacher / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return temperature**2 * divergence

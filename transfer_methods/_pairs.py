@@ -1,0 +1,165 @@
+"""Which teacher stage teaches which student stage.
+
+A method that compares stages has a setting `pairs`:
+
+`stage`       by position. Where the depths differ, positions count from the end, as the last
+              stages of any two networks are about the same thing and the first need not be; the
+              deeper network's first stages are left out.
+`similarity`  for each student stage the teacher stage whose activations have the highest cosine
+              similarity with its own (`Setting.similarity`); a tie goes to the earlier stage.
+              Without an adaptor only teacher stages of the same width come into question.
+`middle`      one pair: each network's middle stage (index n // 2), as FitNets chooses hints.
+`last`        one pair: the last stages.
+a list        `[[teacher, student], ...]`: each an index from 0 (negative: from the end) or a
+              stage's name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Literal
+
+from transfer_methods._adapt import width_of
+from transfer_methods._contract import Setting, Shapes
+
+Stage = int | str
+Pairs = Literal["stage", "similarity", "middle", "last"] | tuple[tuple[Stage, Stage], ...]
+
+_RULES = ("stage", "similarity", "middle", "last")
+
+
+def check_pairs(pairs: object) -> None:
+    """The setting is a rule's name or a list of pairs; ValueError in one line where not."""
+    if isinstance(pairs, str):
+        if pairs not in _RULES:
+            close = difflib.get_close_matches(pairs, _RULES, n=1)
+            hint = f": did you mean {close[0]}?" if close else f": known are {', '.join(_RULES)}"
+            raise ValueError(f"unknown pairs {pairs!r}{hint}")
+        return
+    if not isinstance(pairs, tuple) or not pairs:
+        raise ValueError(f"pairs must be {', '.join(_RULES)} or a list of [teacher, student]")
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not all(map(_is_stage, pair)):
+            raise ValueError(f"pairs must hold [teacher stage, student stage], not {pair!r}")
+    if len(set(pairs)) != len(pairs):
+        raise ValueError("pairs names the same pair twice")
+
+
+def _is_stage(stage: object) -> bool:
+    return isinstance(stage, int | str) and not isinstance(stage, bool)
+
+
+def pairs_reason(pairs: Pairs, setting: Setting, *, same_width: bool = False) -> str | None:
+    """Why these pairs cannot be had of this setting, in one sentence, or None.
+
+    `same_width`: nothing adapts the widths, so that those of a pair must be equal.
+    """
+    teacher, student = _sides(setting)
+    if not isinstance(pairs, str):
+        reason = _unknown_reason(pairs, setting)
+        if reason:
+            return reason
+    if not same_width:
+        return None
+    if pairs == "similarity":
+        return _unmatched(teacher, student)
+    return _unequal(stage_pairs(pairs, setting), teacher, student)
+
+
+def stage_pairs(
+    pairs: Pairs, setting: Setting, *, same_width: bool = False
+) -> tuple[tuple[int, int], ...]:
+    """(teacher stage, student stage) as indices from 0.
+
+    While planning there is no similarity yet; the pairs are then some that could be chosen, so
+    that a method can be built and looked at.
+    """
+    teacher, student = _sides(setting)
+    if pairs == "middle":
+        return ((len(teacher.stages) // 2, len(student.stages) // 2),)
+    if pairs == "last":
+        return ((len(teacher.stages) - 1, len(student.stages) - 1),)
+    if pairs == "stage":
+        return _by_position(len(teacher.stages), len(student.stages))
+    if pairs == "similarity":
+        return _by_similarity(setting, same_width)
+    assert not isinstance(pairs, str)
+    return tuple((_index(t, teacher), _index(s, student)) for t, s in pairs)
+
+
+def _sides(setting: Setting) -> tuple[Shapes, Shapes]:
+    assert setting.teacher is not None
+    return setting.teacher, setting.student
+
+
+def _by_position(teacher: int, student: int) -> tuple[tuple[int, int], ...]:
+    count = min(teacher, student)
+    return tuple((teacher - count + i, student - count + i) for i in range(count))
+
+
+def _by_similarity(setting: Setting, same_width: bool) -> tuple[tuple[int, int], ...]:
+    teacher, student = _sides(setting)
+    table = setting.similarity or ((0.0,) * len(student.stages),) * len(teacher.stages)
+    pairs = []
+    for s, shape in enumerate(student.stages):
+        candidates = [
+            t
+            for t, other in enumerate(teacher.stages)
+            if not same_width or width_of(other) == width_of(shape)
+        ]
+        pairs.append((max(candidates, key=lambda t: table[t][s]), s))
+    return tuple(pairs)
+
+
+def _unmatched(teacher: Shapes, student: Shapes) -> str | None:
+    widths = [width_of(shape) for shape in teacher.stages]
+    for s, shape in enumerate(student.stages):
+        if width_of(shape) not in widths:
+            return (
+                f"student stage {student.names[s]} has width {width_of(shape)} and no teacher "
+                "stage has: set adapt to regressor or embedding"
+            )
+    return None
+
+
+def _unequal(pairs: Sequence[tuple[int, int]], teacher: Shapes, student: Shapes) -> str | None:
+    for t, s in pairs:
+        ours, theirs = width_of(student.stages[s]), width_of(teacher.stages[t])
+        if ours != theirs:
+            return (
+                f"teacher stage {teacher.names[t]} has width {theirs} and student stage "
+                f"{student.names[s]} {ours}: set adapt to regressor or embedding"
+            )
+    return None
+
+
+def _unknown_reason(pairs: tuple[tuple[Stage, Stage], ...], setting: Setting) -> str | None:
+    teacher, student = _sides(setting)
+    for t, s in pairs:
+        reason = _unknown("teacher", t, teacher) or _unknown("student", s, student)
+        if reason:
+            return reason
+    if len(set(stage_pairs(pairs, setting))) != len(pairs):
+        return "pairs names the same pair twice, once by name and once by number"
+    return None
+
+
+def _index(stage: Stage, shapes: Shapes) -> int:
+    if isinstance(stage, str):
+        return shapes.names.index(stage)
+    return stage % len(shapes.stages)
+
+
+def _unknown(side: str, stage: Stage, shapes: Shapes) -> str | None:
+    """Why a network has no such stage, with the nearest names, or None."""
+    if isinstance(stage, int):
+        count = len(shapes.stages)
+        if -count <= stage < count:
+            return None
+        return f"the {side} has stages 0 to {count - 1}, and pairs names stage {stage}"
+    if stage in shapes.names:
+        return None
+    close = difflib.get_close_matches(stage, shapes.names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(shapes.names)}"
+    return f"the {side} has no stage {stage!r}: {hint}"

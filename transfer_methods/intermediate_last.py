@@ -1,0 +1,16 @@
+"""Intermediate and last layers, one optimiser: all terms move all weights.
+
+Sharma et al., IEEE EDGE 2018, technique *intermediate + last*; see `_intermediate.py`.
+"""
+
+from __future__ import annotations
+
+from transfer_methods._intermediate import AdaptConfig, Adapted
+
+Config = AdaptConfig
+
+
+class Method(Adapted):
+    """ce_weight * CE + weight * sum of RMSE over pairs + logits_weight * MSE of logits."""
+
+    Config = AdaptConfig

@@ -1,0 +1,31 @@
+"""No transfer: cross-entropy alone. The baseline, and how teachers are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from transfer_methods._common import cross_entropy, seen
+from transfer_methods._contract import Batch, Features, Needs, TransferMethod
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Nothing to set."""
+
+
+class Method(TransferMethod):
+    """CE; the edge transfer study's *independent* student."""
+
+    Config = Config
+
+    @classmethod
+    def needs(cls, config: Any) -> Needs:
+        """Nothing: no teacher is run."""
+        return Needs()
+
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
+        """The terms: ce."""
+        return {"ce": cross_entropy(seen(student).logits, batch.labels)}
