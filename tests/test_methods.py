@@ -42,6 +42,32 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "vid": [{"pairs": "similarity", "variance": 1.0}],
     "rkd": [{"angle": 0.0}, {"distance": 0.0}],
     "nst": [{"pairs": "last"}],
+    "ab": [{"pairs": "similarity", "margin": 2.0}],
+    "ofd": [{"pairs": "last"}],
+    "factor": [{"pairs": "middle", "rate": 0.25}],
+    "crd": [{"negatives": 8}],
+    "reviewkd": [{"width": 6, "warmup": 0.0}],
+    "self_distillation": [{"weight": 1.0, "feature_weight": 0.0}],
+    "combined": [
+        {"parts": [{"method": "kd"}, {"method": "crd", "weight": 2.0}]},
+        {
+            "ce_weight": 0.5,
+            "parts": [
+                {"method": "fitnet", "settings": {"hint_until": 0.3}},
+                {"method": "attention", "start": 0.2, "end": 0.6, "last_weight": 0.0},
+                {"method": "attention", "settings": {"pairs": [[0, 0]]}},
+            ],
+        },
+        {
+            "parts": [
+                {"method": "intermediate_last_per_layer", "end": 0.5},
+                {"method": "kd", "settings": {"start": 0.2, "end": 0.9}},
+                {"method": "factor"},
+                {"method": "ab"},
+                {"method": "self_distillation"},
+            ]
+        },
+    ],
     "soft_logits": [{"standardise": True, "temperature": 5.0}],
     "last_layer": [{"standardise": True}],
 }
@@ -50,7 +76,7 @@ CHOSEN = [(name, {}) for name in catalogue.methods()] + [
 ]
 # Shapes beside which a method's own paper has nothing to compare.
 EQUAL_WIDTHS = {"wider", "deeper", "shallower", "larger maps", "smaller maps", "tokens"}
-REFUSED: dict[str, set[str]] = {}
+REFUSED: dict[str, set[str]] = {"fsp": EQUAL_WIDTHS}
 
 
 def may_refuse(name: str, settings: dict[str, Any], teacher: str) -> bool:
@@ -66,7 +92,7 @@ def build(name: str, settings: dict[str, Any], at: Setting, seed: int = 0) -> Tr
     """The method, or the reason against it."""
     config = catalogue.method_config(name, settings)
     kind = catalogue.method(name)
-    reason = kind.incompatible(config, at) if kind.needs(config) else None
+    reason = kind.incompatible(config, at)
     if reason is not None:
         return reason
     torch.manual_seed(seed)

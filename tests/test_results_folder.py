@@ -81,6 +81,21 @@ def test_a_done_result_is_never_changed_but_a_failed_one_may_be(tmp_path: Path) 
         assert folder.result(cell.key) == done
 
 
+def test_artifacts_are_added_to_a_trained_cell_and_none_is_lost(tmp_path: Path) -> None:
+    plan = plan_of(SMALL)
+    with opened(tmp_path / "run", plan) as folder:
+        whole = result_of(folder, plan.cells[-1], SMALL)
+        first, second = whole.artifacts[:2], whole.artifacts[2:]
+        folder.write_result(whole.model_copy(update={"artifacts": first}))
+        folder.write_result(whole.model_copy(update={"artifacts": second, "teacher": None}))
+        assert folder.result(whole.cell.key) == whole
+        failure = Failure(stage="export", what=first[0].export.label, reason="too far from torch")
+        failed = {"artifacts": (), "failures": (failure,), "status": "failed"}
+        folder.write_result(whole.model_copy(update=failed))
+        found = folder.result(whole.cell.key)
+        assert found is not None and found.artifacts == whole.artifacts[1:]
+
+
 def test_a_valid_measurement_is_never_changed_but_an_invalid_one_may_be(tmp_path: Path) -> None:
     cell = plan_of(SMALL).cells[0]
     bad = measurement_of(cell, EXPORTS[0], LOCAL, validity=Validity(reasons=("throttled",)))

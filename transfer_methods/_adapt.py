@@ -159,3 +159,21 @@ def _small(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that takes its running figures where a channel has a single value."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) normalised per channel."""
+        if self.training and input.numel() == input.shape[1]:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+def conv_norm(ours: int, theirs: int, kernel: int = 1) -> nn.Sequential:
+    """A convolution without bias that keeps the size, and batch normalisation."""
+    conv = nn.Conv2d(ours, theirs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, BatchNorm(theirs))

@@ -52,6 +52,8 @@ class View:
     @property
     def preacts(self) -> tuple[Tensor, ...]:
         """The stages before their activation."""
+        if not self._features.preacts:
+            raise RuntimeError("the network shows no pre-activations, and the method needs them")
         return tuple(self._read(stage) for stage in self._features.preacts)
 
     @property

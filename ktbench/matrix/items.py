@@ -118,9 +118,7 @@ def _item(name: str, picked: Mapping[str, _Choice], known: Mapping[str, SettingI
     return Item(name=name, settings=settings)
 
 
-def _objections(
-    kind: Kind, name: str, picked: Mapping[str, _Choice], base: str
-) -> list[Problem]:
+def _objections(kind: Kind, name: str, picked: Mapping[str, _Choice], base: str) -> list[Problem]:
     """What the item itself says against the values, else what their types say.
 
     A value is tried alone first, so that the problem is told where it stands.

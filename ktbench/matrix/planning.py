@@ -155,4 +155,3 @@ class _Judge:
         if key not in self._sizes:
             self._sizes[key] = describe(data, Path(self.base)).train_size
         return self._sizes[key]
-

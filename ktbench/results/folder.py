@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from ktbench.files import PREFIX, write_atomically
 from ktbench.records import (
     SCHEMA,
+    Cell,
     Failure,
     KtbenchError,
     Measurement,
@@ -35,6 +36,7 @@ from ktbench.records import (
     Result,
 )
 from ktbench.results import running
+from ktbench.results.lock import Lock, LockFile
 
 _SAMPLES = ".samples.parquet"
 _FOLDERS = ("cells", "weights", "artifacts", "measurements", "teachers", "work", "report")
@@ -44,15 +46,6 @@ _CLEARING = "clearing"
 cannot leave old results under a new lock."""
 
 _Kind = TypeVar("_Kind", bound=Record)
-
-
-class Lock(Record):
-    """What every result of a folder has in common."""
-
-    schema_version: int = SCHEMA
-    plan: Plan
-    provenance: Provenance
-    data_digest: str | None = None
 
 
 class ResultsFolder:
@@ -158,7 +151,7 @@ class ResultsFolder:
             else:
                 _refuse_to_mix(self.path, self.lock(), lock)
         self._remove_leftovers()
-        write_atomically(self.lock_file, lock.model_dump_json())
+        write_atomically(self.lock_file, LockFile.of(lock).model_dump_json())
         write_atomically(self.path / "matrix.yaml", matrix_text)
         (self.path / "failures.json").unlink(missing_ok=True)
         clearing.unlink(missing_ok=True)
@@ -206,23 +199,41 @@ class ResultsFolder:
         """The folder's lock; raises KtbenchError when there is none or it cannot be read."""
         if not self.lock_file.is_file():
             raise KtbenchError(f"{self.path}: no results folder: it has no lock.json")
-        return _read(Lock, self.lock_file)
+        file = _read(LockFile, self.lock_file)
+        try:
+            return file.lock()
+        except IndexError as error:
+            raise KtbenchError(
+                f"{self.lock_file}: is damaged (a cell names a part that is not there): restore "
+                "it, or choose another --results folder"
+            ) from error
 
     def result(self, key: str) -> Result | None:
         """A cell's result, or None when there is none yet.
 
         Raises KtbenchError when the file is damaged, of a newer schema or of another cell.
         """
-        path = self.cell(key)
-        if not path.exists():
-            return None
-        found = _read(Result, path)
-        if found.cell.key != key:
-            raise KtbenchError(
-                f"{path}: holds the result of cell {found.cell.key}: it was edited or renamed; "
-                "delete the file to run the cell again"
-            )
+        found = self._result(key)
+        if found is not None and found.cell.key != key:
+            raise self._renamed(key, found)
         return found
+
+    def result_of(self, cell: Cell) -> Result | None:
+        """`result`, checked by comparing cells, which is quicker than working out a key."""
+        found = self._result(cell.key)
+        if found is not None and found.cell != cell:
+            raise self._renamed(cell.key, found)
+        return found
+
+    def _result(self, key: str) -> Result | None:
+        path = self.cell(key)
+        return _read(Result, path) if path.exists() else None
+
+    def _renamed(self, key: str, found: Result) -> KtbenchError:
+        return KtbenchError(
+            f"{self.cell(key)}: holds the result of cell {found.cell.key}: it was edited or "
+            "renamed; delete the file to run the cell again"
+        )
 
     def results(self) -> Iterator[Result]:
         """Every result on disk, by key; cells that the matrix no longer has included."""
@@ -251,19 +262,21 @@ class ResultsFolder:
     def write_result(self, result: Result) -> None:
         """Write a cell's result, once.
 
-        A `failed` or `skipped` one may be replaced, as nothing was trained for good, and artifacts
-        may be added to a trained one; the same result again is no error. Raises KtbenchError on
-        any other change.
+        A `failed` or `skipped` one may be replaced, as nothing was trained for good. To a trained
+        one artifacts may be added: what it was exported to before, and its teacher, stay in the
+        record. The same result again is no error. Raises KtbenchError on any other change.
         """
         self._require_hold()
         earlier = self.result(result.cell.key)
         if earlier == result:
             return
-        if earlier is not None and earlier.status == "done" and not _extends(result, earlier):
-            raise KtbenchError(
-                f"{self.cell(result.cell.key)}: a result is never changed: use --fresh or another "
-                "folder"
-            )
+        if earlier is not None and earlier.status == "done":
+            if result.checkpoint != earlier.checkpoint:
+                raise KtbenchError(
+                    f"{self.cell(result.cell.key)}: a result is never changed: use --fresh or "
+                    "another folder"
+                )
+            result = _extended(earlier, result)
         write_atomically(self.cell(result.cell.key), result.model_dump_json(indent=1))
 
     def drop_work(self, key: str) -> None:
@@ -299,12 +312,12 @@ class ResultsFolder:
             raise RuntimeError("a results folder is written inside `with folder.open(...)` only")
 
 
-def _extends(result: Result, earlier: Result) -> bool:
-    """The same trained student with more artifacts."""
-    return (
-        result.checkpoint == earlier.checkpoint
-        and result.teacher == earlier.teacher
-        and set(a.digest for a in earlier.artifacts) <= set(a.digest for a in result.artifacts)
+def _extended(earlier: Result, result: Result) -> Result:
+    """The newer result, with the teacher and the other artifacts of the earlier one."""
+    replaced = {a.export.label for a in result.artifacts} | {f.what for f in result.failures}
+    kept = tuple(a for a in earlier.artifacts if a.export.label not in replaced)
+    return result.model_copy(
+        update={"teacher": earlier.teacher, "artifacts": (*kept, *result.artifacts)}
     )
 
 

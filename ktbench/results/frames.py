@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +20,12 @@ from ktbench.records import (
     Failure,
     KtbenchError,
     Measurement,
+    Plan,
     Result,
     Statistic,
 )
-from ktbench.results.folder import Lock, ResultsFolder
+from ktbench.results.folder import ResultsFolder
+from ktbench.results.lock import Lock, many_objects
 
 _ACCURACIES = ("validation_last", "validation_best", "best_epoch", "test_last", "test_best")
 _COSTS = ("seconds", "teacher_seconds", "shared_seconds", "flops", "teacher_flops")
@@ -46,15 +49,18 @@ class Results:
     def cells(self) -> pd.DataFrame:
         """One row per cell of the matrix, skipped, failed and not yet run ones included.
 
-        `status`: done, failed, skipped or pending; `accuracy`: test accuracy of the weights that
-        are exported; accuracies in [0, 1]; costs as in `records.Cost`. Figures are NaN (floats)
-        or NA (integers) where there is no checkpoint; `reason` says why.
+        `budget`: what this cell's data, training or numeric settings do differently from most
+        cells of the matrix, empty for most. `status`: done, failed, skipped or pending, with its
+        `reason`. `validation` and `accuracy`: of the weights that are exported, on the validation
+        and the test set; accuracies in [0, 1]. Costs as in `records.Cost`. Where there is no
+        checkpoint, figures are NaN (floats) or NA (integers).
         """
         plan = self.lock.plan
+        budgets = _budgets(plan)
         reasons = {skip.cell.key: skip.reason for skip in plan.skips}
         cells = {cell.key: cell for cell in (*plan.cells, *(skip.cell for skip in plan.skips))}
         rows = [
-            _cell_row(key, cell, self.by_key.get(key), reasons.get(key))
+            {"budget": budgets[key]} | _cell_row(key, cell, self.by_key.get(key), reasons.get(key))
             for key, cell in cells.items()
         ]
         frame = pd.DataFrame(rows, columns=list(_cell_columns()))
@@ -62,8 +68,10 @@ class Results:
 
     @cached_property
     def artifacts(self) -> pd.DataFrame:
-        """One row per exported student, keyed by `key` (the cell's) and `export`."""
-        rows = [_artifact_row(a) for r in self.by_key.values() for a in r.artifacts]
+        """One row per exported student of the matrix's exports: `key` (the cell's), `export`."""
+        wanted = set(self.lock.plan.exports)
+        found = (a for r in self.by_key.values() for a in r.artifacts)
+        rows = [_artifact_row(a) for a in found if a.export in wanted]
         return pd.DataFrame(rows, columns=list(_ARTIFACT_TYPES)).astype(_ARTIFACT_TYPES)
 
     @cached_property
@@ -105,7 +113,7 @@ class Results:
             ["own", "valid", "started"], ascending=[False, False, True], kind="stable"
         )
         joined = joined.drop_duplicates(["key", "export", "comparability"])
-        columns = ["key", "student", "method", "teacher", "seed"]
+        columns = ["key", "student", "method", "teacher", "seed", "budget"]
         joined = self.cells[columns].merge(joined, on="key")
         return joined.sort_values(["key", "export", "device", "threads"], ignore_index=True)
 
@@ -133,12 +141,10 @@ def load_results(path: Path | str) -> Results:
     KtbenchError when it is no results folder, or when a file of it is damaged or newer.
     """
     folder = ResultsFolder(Path(path))
-    lock = folder.lock()
-    by_key: dict[str, Result] = {}
-    for cell in lock.plan.cells:
-        result = folder.result(cell.key)
-        if result is not None:
-            by_key[cell.key] = result
+    with many_objects():
+        lock = folder.lock()
+        found = ((cell.key, folder.result_of(cell)) for cell in lock.plan.cells)
+        by_key = {key: result for key, result in found if result is not None}
     graphs = {a.graph_key for r in by_key.values() for a in r.artifacts}
     devices = {device.name for device in lock.plan.devices}
     measured = tuple(
@@ -151,6 +157,7 @@ def load_results(path: Path | str) -> Results:
 
 
 _CHECKPOINT_TYPES: dict[str, Any] = {
+    "validation": "float64",
     "accuracy": "float64",
     **{name: "Int64" if name == "best_epoch" else "float64" for name in _ACCURACIES},
     **{name: "Int64" if name.endswith("flops") else "float64" for name in _COSTS},
@@ -166,6 +173,7 @@ def _checkpoint_row(checkpoint: Checkpoint | None, cell: Cell) -> dict[str, Any]
     accuracy, cost = checkpoint.accuracy, checkpoint.cost
     last = cell.train.keep == "last"
     return {
+        "validation": accuracy.validation_last if last else accuracy.validation_best,
         "accuracy": accuracy.test_last if last else accuracy.test_best,
         **{name: getattr(accuracy, name) for name in _ACCURACIES},
         **{name: getattr(cost, name) for name in _COSTS},
@@ -175,11 +183,31 @@ def _checkpoint_row(checkpoint: Checkpoint | None, cell: Cell) -> dict[str, Any]
     }
 
 
+def _budgets(plan: Plan) -> dict[str, str]:
+    """What a cell's data, training and numeric settings change, by key; "" for the usual ones."""
+    cells = [*plan.cells, *(skip.cell for skip in plan.skips)]
+    settings = [(c.data.canonical, c.train.canonical, c.numeric.canonical) for c in cells]
+    if not settings:
+        return {}
+    usual = cells[settings.index(Counter(settings).most_common(1)[0][0])]
+    texts = {found: _differences(usual, cell) for found, cell in zip(settings, cells, strict=True)}
+    return {cell.key: texts[found] for cell, found in zip(cells, settings, strict=True)}
+
+
+def _differences(usual: Cell, cell: Cell) -> str:
+    changed = []
+    for part in ("data", "train", "numeric"):
+        before, after = (getattr(c, part).model_dump(mode="json") for c in (usual, cell))
+        changed += [f"{name}={after[name]}" for name in after if after[name] != before[name]]
+    return ", ".join(changed)
+
+
 def _cell_columns() -> dict[str, Any]:
     names = ("key", "student", "method", "teacher")
     return {
         **dict.fromkeys(names, object),
         "seed": "int64",
+        "budget": object,
         "status": object,
         "reason": object,
         **_CHECKPOINT_TYPES,
