@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from devices._contract import Blob, DeviceError
+from devices._contract import Blob, DeviceError, Profile
 from devices.transport.fake import FakeTransport, made_up
 from ktbench import catalogue
 from ktbench.measure import (
@@ -25,6 +25,7 @@ from ktbench.measure import (
     measure_file,
     measurement_id,
 )
+from ktbench.measure.target import Target
 from ktbench.records import (
     Artifact,
     DeviceSpec,
@@ -450,6 +451,21 @@ def test_a_board_of_another_architecture_is_refused(two: list[Job], tmp_path: Pa
     first, second = measure(pi, two, tmp_path, transport=FakeTransport())
     assert isinstance(first, Failure) and isinstance(second, Failure)
     assert "it is a fake machine, but profile 'raspberry_pi_4' is for aarch64" in first.reason
+
+
+def test_an_opset_that_a_boards_runtime_cannot_read_is_refused_with_the_one_to_take() -> None:
+    old = Profile(title="old board", transport="fake", architectures=(), max_opset=15)
+    target = Target(FAKE, old, FakeTransport())
+    newer, older, other = (
+        Job(Path("a"), export, "g", "c", "d")
+        for export in (
+            ExportSpec(format="onnx"),
+            ExportSpec(format="onnx", opset=15),
+            ExportSpec(format="tflite"),
+        )
+    )
+    assert "not 18: export with `opset: 15`" in str(target.refusal(newer))
+    assert target.refusal(older) is None and target.refusal(other) is None
 
 
 # ---------------------------------------------------------------- check
