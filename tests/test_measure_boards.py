@@ -153,8 +153,14 @@ budget = Budget(runs=36, seconds=300.0)
 device = DeviceSpec(profile="local", name="here")
 list(measure(device, [job(Path(sys.argv[1]))], Path(sys.argv[2]), budget=budget))
 """
-    host = subprocess.Popen([sys.executable, "-c", script, onnx_model, tmp_path])
+    stored = Blob.read(onnx_model).digest
+    host = subprocess.Popen(
+        [sys.executable, "-c", script, onnx_model, tmp_path],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
     try:
+        # the probe's agent comes first; the artifact tells them apart
+        _wait(lambda: bool(list(tmp_path.glob(f"*/{stored}"))), "the artifact")
         _wait(lambda: bool(_agents(host.pid)), "the agent")
         (agent,) = _agents(host.pid)
     finally:
