@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    model_validator,
+)
 from pydantic import field_validator as validator
-from pydantic import model_validator
 
 from ktbench.matrix.source import Origin
 from ktbench.records import DataSpec, Format, NumericSpec, Precision, TrainSpec
