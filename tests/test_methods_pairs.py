@@ -129,6 +129,16 @@ def test_a_pair_of_stages_meets_at_the_smaller_size(
         assert _adapt.common_size(*sizes) == size
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 2), (5, 3), (8, 8)])
+def test_the_mean_of_an_embedding_is_that_of_its_convolution(size: tuple[int, int]) -> None:
+    embedding = _adapt.ConvEmbedding((3, *size), (5, *size), units=7)
+    torch.nn.init.normal_(embedding.student.weight)
+    torch.nn.init.normal_(embedding.student.bias)
+    x = torch.rand(2, 3, *size)
+    ours, _ = embedding(x, torch.rand(2, 5, *size))
+    assert torch.allclose(ours, embedding.student(x).mean((2, 3)), atol=1e-5)
+
+
 def test_pooling_keeps_the_mean_where_windows_fit() -> None:
     x = torch.rand(2, 3, 8, 8)
     pooled = _adapt.pooled(x, (4, 2))
