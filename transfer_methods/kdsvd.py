@@ -107,7 +107,7 @@ def svd_loss(student: list[Tensor], teacher: list[Tensor], vectors: int) -> Tens
 class Method(OneTerm[Config]):
     """ce_weight * CE + weight * the loss between the singular vectors of paired stages.
 
-    Stages are paired by position, see `_pairs.py`. Widths must agree.
+    Stages are paired in order, see `_pairs.py`. Widths must agree.
     """
 
     Config = Config
