@@ -172,6 +172,17 @@ def test_half_precision_features_with_large_values_stay_finite(
 
 
 @each_method
+def test_a_diverged_student_shows_in_the_loss_and_raises_nothing(
+    name: str, settings: dict[str, Any]
+) -> None:
+    method, at = possible(name, settings)
+    student = cases.features(at.student, seed=1, scale=float("nan"))
+    for batch in cases.phase_batches(method):
+        terms = method.loss(student, cases.features(at.student, seed=2), batch)
+        assert not torch.isfinite(total(terms)), batch.phase
+
+
+@each_method
 def test_the_teacher_gets_no_gradient(name: str, settings: dict[str, Any]) -> None:
     method, at = possible(name, settings)
     student = cases.features(at.student, seed=1)

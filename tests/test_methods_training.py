@@ -8,6 +8,8 @@ import pytest
 
 from ktbench import catalogue
 from ktbench.records import Cell, Checkpoint, Item, TrainSpec
+from ktbench.train.shapes import similarity
+from students._contract import Features
 from tests.training import cell, train
 
 BRIEF = TrainSpec(epochs=2, batch_size=40, lr=0.02)
@@ -89,3 +91,18 @@ def test_a_phase_without_the_teacher_costs_nothing_of_the_teacher(
     always = alone["kd"].cost.teacher_flops
     for name in ("fitnet", "fsp", "ab"):
         assert 0 < alone[name].cost.teacher_flops <= 0.5 * always, name
+
+
+def test_stages_before_activation_are_paired_by_a_similarity_that_was_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tables = []
+
+    def kept(teacher: Features, student: Features) -> tuple[tuple[float, ...], ...]:
+        tables.append(similarity(teacher, student))
+        return tables[-1]
+
+    monkeypatch.setattr("ktbench.train.lane.similarity", kept)
+    [made] = train([cell("ab", settings={"pairs": "similarity"}, train=BRIEF)], tmp_path)
+    assert isinstance(made, Checkpoint)
+    assert len(tables) == 1

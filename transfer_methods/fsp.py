@@ -63,7 +63,7 @@ def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 class Method(Distillation[Config]):
     """Phase `flow`: weight * flow loss up to the last stage. Phase `task`: CE.
 
-    The transitions are those between paired stages (by position, see `_pairs.py`), and from the
+    The transitions are those between paired stages (in order, see `_pairs.py`), and from the
     stem where both networks have one of the same width. Widths must agree.
     """
 

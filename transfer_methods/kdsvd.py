@@ -5,8 +5,8 @@ Lee, Kim, Song: Self-supervised Knowledge Distillation Using Singular Value Deco
 the teacher's, and radial-basis correlations between those of consecutive stages.
 
 A singular vector's exact derivative is not finite where singular values meet. Here the vectors
-come from the decomposition and their derivative from three steps of power iteration, which is
-finite everywhere and the same to first order where the values are well apart.
+are the eigenvectors of the channels' Gram matrix, and their derivative that of three steps of
+power iteration: finite everywhere, and close to the exact one where the values are well apart.
 """
 
 from __future__ import annotations
@@ -46,20 +46,30 @@ def leading(stage: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     The largest entry of each vector is positive. A dead stage has zero vectors.
     """
-    rows = as_map(stage).flatten(2).transpose(1, 2)  # (B, H W, C)
+    rows = as_map(stage).flatten(2)  # (B, C, H W)
+    gram = rows @ rows.transpose(1, 2)  # (B, C, C)
     with torch.no_grad():
-        _, values, right = torch.linalg.svd(rows, full_matrices=False)
+        # A diverged student is found by its loss: the decomposition itself would raise.
+        squares, right = torch.linalg.eigh(gram.double().nan_to_num(0.0, 0.0, 0.0))
+        squares, right = squares.flip(1), right.flip(2).to(gram.dtype)  # largest first
     found = []
-    for i in range(min(count, right.shape[1])):
-        vector = right[:, i].unsqueeze(2)  # (B, C, 1)
+    for i in range(min(count, rows.shape[1], rows.shape[2])):
+        vector = right[:, :, i : i + 1]  # (B, C, 1)
         largest = vector.gather(1, vector.abs().argmax(1, keepdim=True))
         vector = vector * largest.sign()
         for _ in range(_STEPS):
-            vector = functional.normalize(rows.transpose(1, 2) @ (rows @ vector), dim=1)
+            vector = functional.normalize(gram @ vector, dim=1)
         found.append(vector)
-        fixed = vector.detach()
-        rows = rows - (rows @ fixed) @ fixed.transpose(1, 2)
-    return torch.cat(found, 2), values[:, : len(found)]
+        gram = _without(gram, vector.detach())
+    values = squares[:, : len(found)].clamp(min=0).sqrt().to(gram.dtype)
+    return torch.cat(found, 2), values
+
+
+def _without(gram: Tensor, vector: Tensor) -> Tensor:
+    """(B, C, C): the matrix on what is orthogonal to a unit vector (B, C, 1)."""
+    seen = gram @ vector
+    within = vector @ (vector.transpose(1, 2) @ seen) @ vector.transpose(1, 2)
+    return gram - seen @ vector.transpose(1, 2) - vector @ seen.transpose(1, 2) + within
 
 
 def to_match(student: Tensor, teacher: Tensor) -> Tensor:
@@ -97,7 +107,7 @@ def svd_loss(student: list[Tensor], teacher: list[Tensor], vectors: int) -> Tens
 class Method(OneTerm[Config]):
     """ce_weight * CE + weight * the loss between the singular vectors of paired stages.
 
-    Stages are paired by position, see `_pairs.py`. Widths must agree.
+    Stages are paired in order, see `_pairs.py`. Widths must agree.
     """
 
     Config = Config

@@ -73,7 +73,7 @@ def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class Method(OneTerm[Config]):
     """ce_weight * CE + warm-up * weight * sum over levels of the context loss.
 
-    The levels are the paired stages (by position, see `_pairs.py`) and the embedding above them.
+    The levels are the paired stages (in order, see `_pairs.py`) and the embedding above them.
     """
 
     Config = Config

@@ -89,7 +89,8 @@ class Lane:
 
     def _setting(self, own: Features) -> Setting:
         teacher = self.teacher_features
-        comparable = teacher is not None and teacher.stages and own.stages and self._needs.stages
+        reads = self._needs.stages or self._needs.preacts
+        comparable = teacher is not None and teacher.stages and own.stages and reads
         return Setting(
             student=shapes_of(own, self.student.stage_names),
             teacher=shapes_of(teacher) if teacher is not None else None,
