@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ktbench import catalogue
 from ktbench.data import Dataset
 from ktbench.export import Exporter, graph_key, impossible
 from ktbench.export import exporter as exporter_module
@@ -32,6 +33,7 @@ from ktbench.records import (
     TrainSpec,
 )
 from students._contract import StagedNetwork
+from students._own import wrap
 
 SPEC = DataSpec(source="digits")
 FORMATS, PRECISIONS = ("onnx", "tflite"), ("fp32", "fp16", "int8")
@@ -127,8 +129,10 @@ def exporter(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield made
 
 
-def exported(exporter: Exporter, student: StagedNetwork, seed: int, spec: ExportSpec) -> Artifact:
-    done = exporter.export(student, cell(seed), spec)
+def exported(
+    exporter: Exporter, student: nn.Module, seed: int, spec: ExportSpec, name: str = "small"
+) -> Artifact:
+    done = exporter.export(student, cell(seed, name), spec)
     assert isinstance(done, Artifact), done.reason
     return done
 
@@ -433,6 +437,39 @@ def test_students_that_differ_only_in_weights_share_one_conversion(exporter, tra
     exported(exporter, trained[1], 1, ExportSpec(format="onnx", precision="int8"))
 
 
+def lenet(num_classes: int, in_channels: int) -> nn.Module:
+    """Somebody's own network, that knows nothing of students."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(96, num_classes),
+    )
+
+
+REAL = [("vgg8", {"width": 0.125}), ("resnet8", {"width": 0.5}), ("vgg_separable", {"width": 0.1})]
+
+
+@pytest.mark.parametrize("batch", ["1", "dynamic"])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("name", "settings"), [*REAL, ("own", {"stages": ["2"]})])
+def test_students_of_the_catalogue_and_ones_own_are_exported_from_one_graph(
+    exporter, dataset, tmp_path, name, settings, format, batch
+):
+    torch.manual_seed(0)
+    if name == "own":
+        student = wrap(lenet, num_classes=4, in_channels=3, **settings)
+    else:
+        student = catalogue.build_student(name, settings, num_classes=4, in_channels=3)
+    train(student, dataset, 4)
+    made = beside(exporter, dataset, tmp_path)
+    artifact = exported(made, student, 0, ExportSpec(format=format, batch=batch), name)
+    assert artifact.max_difference < 1e-3
+    assert None not in made._templates.values()
+
+
 def test_constants_are_matched_by_content_and_axes():
     generator = np.random.default_rng(0)
     weight = generator.random((4, 3, 2, 2), dtype=np.float32)
@@ -464,7 +501,7 @@ def test_an_architecture_with_derived_constants_is_converted_student_by_student(
         plain = small(seed)
         student = Derived(stem=plain.stem, stages=plain.stages, embed=plain.embed, head=plain.head)
         train(student, dataset, 20)
-        exported(made, student, seed, ExportSpec(format=format))
+        exported(made, student, seed, ExportSpec(format=format), "derived")
     if format == "tflite":  # the other converter keeps the squaring in the graph
         assert list(made._templates.values()) == [None]
 

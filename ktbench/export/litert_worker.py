@@ -102,7 +102,7 @@ def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
 
     def calibrated(graph: bytes, step: int) -> Any:
         feeds = [{INPUT: images[i : i + step]} for i in range(0, len(images), step)]
-        tool = calibrator.Calibrator(model, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        tool = calibrator.Calibrator(graph, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         tool.calibrate({SIGNATURE: feeds}, recipe)
         return tool.get_model_qsvs()
 
@@ -138,14 +138,17 @@ JOBS: dict[str, Callable[..., Any]] = {"convert": convert, "lower": lower, "run"
 
 
 def main() -> None:
-    """Answer (job, arguments) with (True, result) or (False, one line), until hung up on."""
+    """Answer (job, arguments) with (True, result) or (False, one line); None ends it."""
     warnings.simplefilter("ignore")
     connection = Connection(int(sys.argv[1]))
     while True:
         try:
-            job, arguments = connection.recv()
+            message = connection.recv()
         except EOFError:
             return
+        if message is None:
+            return
+        job, arguments = message
         try:
             answer = (True, JOBS[job](*arguments))
         except Exception as error:  # whatever the converter raises, the parent decides

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import torch
 from onnx import numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -25,6 +26,7 @@ from ktbench.records import ExportSpec
 INPUT, OUTPUT = "image", "logits"
 BATCH = 256
 """Images per run where the batch is dynamic."""
+RUN_ERRORS = (Fail, InvalidArgument, RuntimeException)
 MODERN_OPSET, OLD_IR, IR = 18, 8, 10
 """Boards with opset 15 at most read IR version 8 at most."""
 
@@ -164,13 +166,46 @@ def _half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _int8(model: onnx.ModelProto, spec: ExportSpec, calibration: Images) -> onnx.ModelProto:
-    """Static quantisation, signed 8 bits, weights per channel, as pairs of Q and DQ."""
-    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    step = 1 if spec.batch == "1" else CHUNK
+    """Static quantisation, signed 8 bits, weights per channel, as pairs of Q and DQ.
+
+    A graph of one image is calibrated in chunks all the same, its batch set free meanwhile; one
+    that cannot take them is calibrated image by image, which gives the same ranges, slowly.
+    """
+    if spec.batch == "dynamic":
+        return _quantised(model, calibration, CHUNK)
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        quantised = _quantised(_with_batch(model, None), calibration, CHUNK)
+    except RUN_ERRORS:
+        return _quantised(model, calibration, 1)
+    finally:
+        onnxruntime.set_default_logger_severity(2)
+    return _with_batch(quantised, 1)
+
+
+def _with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
+    """The same graph with this size of batch, or a free one."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.value_info[:]
+    for value in (*changed.graph.input, *changed.graph.output):
+        batch = value.type.tensor_type.shape.dim[0]
+        batch.Clear()
+        if size is None:
+            batch.dim_param = "batch"
+        else:
+            batch.dim_value = size
+    return changed
+
+
+def _quantised(model: onnx.ModelProto, calibration: Images, step: int) -> onnx.ModelProto:
+    ready = onnx.ModelProto()
+    ready.CopyFrom(model)
+    ready.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
         path = Path(folder, "int8.onnx")
         quantize_static(
-            model,
+            ready,
             path,
             _Calibration(calibration, step),
             quant_format=QuantFormat.QDQ,

@@ -16,7 +16,7 @@ from ktbench.records import Precision, Tolerance
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(agreement=0.995, difference=1e-3),
     "fp16": Tolerance(agreement=0.97, difference=0.1),
-    "int8": Tolerance(agreement=0.75, difference=None),
+    "int8": Tolerance(agreement=0.6, difference=None),
 }
 """What `docs/export.md` justifies; differences are relative to the logits' standard deviation."""
 
