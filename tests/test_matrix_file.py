@@ -365,7 +365,7 @@ def test_an_own_network_is_found_from_the_matrix_file(tmp_path: Path) -> None:
     [
         ("nets.py:Tyni", "nets.py:Tyni: nets.py defines no Tyni"),
         ("net.py:Tiny", "net.py:Tiny: no file "),
-        ("broken.py:Tiny", "broken.py:Tiny: broken.py: SyntaxError: "),
+        ("broken.py:Tiny", "broken.py:Tiny: cannot import broken.py: SyntaxError: "),
         ("no_such_package.x:Tiny", "no_such_package.x:Tiny: cannot import no_such_package.x: "),
     ],
 )
