@@ -227,6 +227,7 @@ def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
 
 
 def frozen(value: Any) -> Any:
+    """A value of a file as a setting holds it: lists become tuples."""
     return tuple(frozen(v) for v in value) if isinstance(value, list) else value
 
 

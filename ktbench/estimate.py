@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
 from ktbench.networks import forward_flops
-from ktbench.records import Cell, DataSpec, DeviceSpec, ExportSpec, Item, Plan, Record, TrainSpec
+from ktbench.records import Cell, DataSpec, Item, Plan, Record
 
 CONVERT_S = {"onnx": 4.0, "tflite": 8.0}
 """Converting one architecture, done once per export: typical of small networks on one core."""
@@ -181,7 +181,7 @@ def _best(seconds: Callable[[], float]) -> float:
 def _step(network: nn.Module, optimiser: torch.optim.Optimizer, inputs: torch.Tensor) -> float:
     start = time.perf_counter()
     labels = torch.zeros(len(inputs), dtype=torch.int64)
-    functional.cross_entropy(network(inputs), labels).backward()
+    torch.autograd.backward(functional.cross_entropy(network(inputs), labels))
     optimiser.step()
     optimiser.zero_grad()
     return time.perf_counter() - start

@@ -106,7 +106,10 @@ ONE_LINE = [
         "train: {epochs: 2, optimiser: sdg}",
         "matrix.yaml:5: train.optimiser: must be sgd, adam or adamw, not 'sdg': did you mean sgd?",
     ),
-    ("train: {epochs: 2, lr: .inf}", "matrix.yaml:5: train.lr: must be a finite number, not '.inf'"),
+    (
+        "train: {epochs: 2, lr: .inf}",
+        "matrix.yaml:5: train.lr: must be a finite number, not '.inf'",
+    ),
     ("train: 2", "matrix.yaml:5: train: must be a mapping {key: value}, not 2"),
     (
         "data: {source: digits, trainsize: 3}",

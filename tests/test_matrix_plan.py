@@ -241,9 +241,17 @@ def test_include_adds_cells_beside_the_product() -> None:
     assert after == [*before, "vgg8 / kd(temperature=2) ← resnet14 / seed 0"]
 
 
-def test_include_brings_back_what_exclude_took() -> None:
-    planned = _planned(seeds=3, exclude={"method": "kd"}, include={"method": "kd", "seed": 2})
-    assert [c.seed for c in planned.cells if c.method.name == "kd"] == [2]
+def test_exclude_has_the_last_word_on_what_include_adds() -> None:
+    planned = _planned(
+        seeds=2,
+        include={"student": ["resnet8", "vgg8"], "method": "kd", "train": {"epochs": 5}},
+        exclude=[{"student": "vgg8", "seed": 1}, {"student": "vgg*", "seed": 1}],
+    )
+    assert [(c.student.name, c.seed) for c in planned.cells if c.train.epochs == 5] == [
+        ("resnet8", 0),
+        ("resnet8", 1),
+        ("vgg8", 0),
+    ]
 
 
 def test_include_gives_matching_cells_another_training_and_leaves_the_others() -> None:
@@ -316,7 +324,8 @@ def test_students_of_a_teacher_that_cannot_be_had_are_skips(tmp_path: Path) -> N
         ),
         (
             {"data": {"source": "parquet", "path": "nowhere"}},
-            "matrix.yaml:1: data: no such file or folder BASE/nowhere: give data.path where it lies",
+            "matrix.yaml:1: data: no such file or folder BASE/nowhere: give data.path where it "
+            "lies",
         ),
     ],
 )

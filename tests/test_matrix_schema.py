@@ -62,6 +62,7 @@ def test_the_starters_commented_lines_work_too(validator: Any) -> None:
     assert [device.name for device in planned.devices] == ["local", "Raspberry Pi 4"]
     assert len(planned.cells) == 21
     assert {cell.train.epochs for cell in planned.cells} == {20, 40}
+    assert {c.student.label for c in planned.cells if c.method.name == "attention"} == {"resnet8"}
 
 
 def test_the_schema_takes_every_short_form(validator: Any) -> None:
@@ -100,7 +101,6 @@ SCHEMA_CANNOT_TELL = (
         if not any(words in message for words in SCHEMA_CANNOT_TELL)
         and "include: {method: kdd}" not in line  # may be a pattern
         and "temperature: [1, -2]" not in line  # a bound of the method's own
-        and "attention: {pairs: stge}" not in line or "pairs" in line
     ],
 )
 def test_an_editor_sees_what_loading_refuses(line: str, message: str, validator: Any) -> None:
