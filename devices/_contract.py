@@ -26,7 +26,8 @@ class Profile:
     """Names of `devices/agent/runtimes/`, tried in this order for a format."""
     sensors: tuple[str, ...] = ()
     """Keys of the agent's `state` that this kind of board should have."""
-    max_opset: int = 18
+    max_opset: int | None = None
+    """The newest ONNX opset that the board's runtime reads; None where it reads any of today's."""
     setup: tuple[tuple[str, ...], ...] = ()
     """Commands as argument lists that make figures steadier; ktbench shows them and runs none."""
     restore: tuple[tuple[str, ...], ...] = ()

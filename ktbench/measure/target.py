@@ -18,7 +18,7 @@ from ktbench.measure.budget import MAX_RUNS, Budget
 from ktbench.measure.job import CHECKED_INPUTS, Array, Job
 from ktbench.records import DeviceSpec, KtbenchError, Origin
 
-PROBE_S = 60.0
+PROBE_S = 120.0
 EVALUATE_S = 3600.0
 
 
@@ -80,12 +80,13 @@ class Target:
 
     def refusal(self, job: Job) -> str | None:
         """Why this kind of device cannot run an artifact, in one sentence, or None."""
-        if job.export.format == "onnx" and job.export.opset > self.profile.max_opset:
-            return (
-                f"{self.profile.title} runs ONNX opsets up to {self.profile.max_opset}: export"
-                f" with `opset: {self.profile.max_opset}`"
-            )
-        return None
+        newest = self.profile.max_opset
+        if newest is None or job.export.format != "onnx" or job.export.opset <= newest:
+            return None
+        return (
+            f"{self.profile.title} runs ONNX opsets up to {newest}, not {job.export.opset}: export"
+            f" with `opset: {newest}`"
+        )
 
 
 def read_artifact(job: Job) -> Blob:
