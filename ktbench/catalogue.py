@@ -227,7 +227,7 @@ def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
 
 
 def frozen(value: Any) -> Any:
-    """Lists as tuples, all the way down."""
+    """A value of a file as a setting holds it: lists become tuples."""
     return tuple(frozen(v) for v in value) if isinstance(value, list) else value
 
 
@@ -260,16 +260,13 @@ def own_object(name: str, base: str) -> Any:
         module = _own_file(place, base) if place.endswith(".py") else importlib.import_module(place)
     except FileNotFoundError as error:
         raise KtbenchError(f"{name}: no file {Path(base, place)}") from error
-    except Exception as error:
+    except Exception as error:  # whatever a user's file does when it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise KtbenchError(f"{name}: cannot import {place}: {reason}") from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
         raise KtbenchError(f"{name}: {place} defines no {attribute}") from error
-    except Exception as error:  # whatever a user's file does when it is imported
-        reason = " ".join(str(error).split())[:200]
-        raise KtbenchError(f"{name}: {place}: {type(error).__name__}: {reason}") from error
 
 
 def _own_file(place: str, base: str) -> ModuleType:

@@ -33,7 +33,6 @@ SHARED = {
     "ktbench.estimate",
     "ktbench.networks",
     "ktbench.teacher.source",
-    "ktbench.networks",
     "students._contract",
     "transfer_methods._contract",
     "devices._contract",

@@ -60,6 +60,9 @@ class Finder:
         if BASELINE not in methods:
             methods = [BASELINE, *methods]
         teachers = _Teachers(self).all()
+        for number, seed in enumerate(matrix.seeds):
+            if seed in matrix.seeds[:number]:
+                self.say(("seeds", number), f"{seed} stands twice")
         exports = self._exports()
         devices = self._devices()
         if devices and not exports:

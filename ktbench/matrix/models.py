@@ -18,6 +18,8 @@ from pydantic import field_validator as validator
 from ktbench.matrix.source import Origin
 from ktbench.records import DataSpec, Format, NumericSpec, Precision, TrainSpec
 
+MOST_SEEDS = 10_000
+
 
 class Section(BaseModel):
     """Base of every section: frozen, and strict about unknown keys."""
@@ -181,9 +183,9 @@ class Matrix(Section):
     devices: Items = ()
     """Where exports are measured: `local`, or `{profile: {host: ..., threads: [1, 4]}}`."""
     include: Annotated[tuple[Include, ...], OneOrMore] = ()
-    """Blocks of cells to add, or to train differently; applied after `exclude`."""
+    """Blocks of cells to add, or to train differently."""
     exclude: Annotated[tuple[Rule, ...], OneOrMore] = ()
-    """Cells to leave out."""
+    """Cells to leave out, those of `include` too: this has the last word."""
 
     _origin: Origin = PrivateAttr(default=Origin())
 
@@ -193,8 +195,10 @@ class Matrix(Section):
         if isinstance(value, bool):
             raise ValueError(f"must be a list of seeds or how many, not {str(value).lower()}")
         if isinstance(value, int):
-            if not 1 <= value <= 10_000:
-                raise ValueError(f"must be a list of seeds or how many (1 to 10000), not {value}")
+            if not 1 <= value <= MOST_SEEDS:
+                raise ValueError(
+                    f"must be a list of seeds or how many (1 to {MOST_SEEDS}), not {value}"
+                )
             return list(range(value))
         return value
 

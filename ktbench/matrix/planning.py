@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
-from ktbench.matrix.axes import Finder
+from ktbench.matrix.axes import Axes, Finder
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.rules import Draft, Rules
-from ktbench.matrix.source import Problem
+from ktbench.matrix.source import KeyPath, Problem
 from ktbench.networks import Outline, outline
 from ktbench.records import (
     Cell,
@@ -30,18 +30,11 @@ def checked(matrix: Matrix) -> list[Problem]:
     return _worked_out(matrix)[0].problems
 
 
-def _worked_out(matrix: Matrix) -> tuple[Finder, list[Draft], Plan]:
+def _worked_out(matrix: Matrix) -> tuple[Finder, Axes, list[Draft]]:
     finder = Finder(matrix)
     axes = finder.axes()
     drafts = [] if finder.problems else Rules(finder, axes).drafts()
-    frame = Plan(
-        name=matrix.name or Path(matrix.origin.file).stem,
-        base=str(Path(matrix.origin.base).absolute()),
-        cells=(),
-        exports=axes.exports,
-        devices=axes.devices,
-    )
-    return finder, drafts, frame
+    return finder, axes, drafts
 
 
 def plan(matrix: Matrix) -> Plan:
@@ -49,15 +42,12 @@ def plan(matrix: Matrix) -> Plan:
 
     Reads labels and one image of the data set, no more. Raises MatrixError.
     """
-    finder, drafts, frame = _worked_out(matrix)
+    finder, axes, drafts = _worked_out(matrix)
+    if not finder.problems:
+        judge = _Judge(matrix)
+        finder.problems += judge.look_at_data(axes.teachers)
     if finder.problems:
         raise matrix.origin.error(finder.problems)
-    try:
-        judge = _Judge(matrix, frame.base)
-        judge.read_sizes(draft.teacher for draft in drafts)
-    except KtbenchError as error:
-        message = str(error).removeprefix("data: ")
-        raise matrix.origin.error([Problem(("data",), message)]) from error
     cells: list[Cell] = []
     skips: list[Skip] = []
     for draft in drafts:
@@ -75,7 +65,14 @@ def plan(matrix: Matrix) -> Plan:
             cells.append(cell)
         else:
             skips.append(Skip(cell=cell, reason=reason))
-    return frame.model_copy(update={"cells": tuple(cells), "skips": tuple(skips)})
+    return Plan(
+        name=matrix.name or Path(matrix.origin.file).stem,
+        base=judge.base,
+        cells=tuple(cells),
+        skips=tuple(skips),
+        exports=axes.exports,
+        devices=axes.devices,
+    )
 
 
 @dataclass
@@ -83,23 +80,29 @@ class _Judge:
     """Says why a cell cannot be trained, each question asked once."""
 
     matrix: Matrix
-    base: str
     _reasons: dict[tuple[str, str, str, str], str | None] = field(default_factory=dict)
     _outlines: dict[str, Outline | str] = field(default_factory=dict)
     _teachers: dict[str, str | None] = field(default_factory=dict)
-    _sizes: dict[str, int] = field(default_factory=dict)
+    _infos: dict[str, DataInfo] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.data: DataInfo = describe(self.matrix.data, Path(self.base))
-        self._sizes[self.matrix.data.canonical] = self.data.train_size
+    @property
+    def base(self) -> str:
+        """Absolute folder of the matrix file."""
+        return str(Path(self.matrix.origin.base).absolute())
 
-    def read_sizes(self, teachers: Iterable[Teacher | None]) -> None:
-        """Look at the data of every teacher, so that too large a `train_size` is told now."""
-        for teacher in {id(t): t for t in teachers if t is not None}.values():
-            above: Teacher | None = teacher
-            while above is not None:
-                self._train_size(above.cell.data)
-                above = above.cell.teacher
+    def look_at_data(self, teachers: Sequence[Teacher]) -> list[Problem]:
+        """What is wrong with the data of the students, else with that of a teacher."""
+        places: list[tuple[KeyPath, DataSpec]] = [(("data",), self.matrix.data)]
+        places += [(("teachers", i), teacher.cell.data) for i, teacher in enumerate(teachers)]
+        problems = []
+        for path, data in places:
+            try:
+                self._info(data)
+            except KtbenchError as error:
+                problems.append(Problem(path, str(error).removeprefix("data: ")))
+                if data == self.matrix.data:
+                    break
+        return problems
 
     def reason(self, cell: Cell) -> str | None:
         """In one sentence, or None for a cell that can be trained."""
@@ -126,8 +129,8 @@ class _Judge:
         setting = Setting(
             student=student.shapes,
             teacher=teacher.shapes if teacher else None,
-            num_classes=self.data.num_classes,
-            train_size=self._train_size(cell.data),
+            num_classes=self._info(cell.data).num_classes,
+            train_size=self._info(cell.data).train_size,
             batch_size=cell.train.batch_size,
         )
         return kind.incompatible(config, setting)
@@ -141,17 +144,15 @@ class _Judge:
 
     def _outline(self, item: Item) -> Outline | str:
         if item.label not in self._outlines:
+            info = self._info(self.matrix.data)
             try:
-                found: Outline | str = outline(
-                    item, self.data.num_classes, self.data.shape, self.base
-                )
+                found: Outline | str = outline(item, info.num_classes, info.shape, self.base)
             except KtbenchError as error:
                 found = str(error)
             self._outlines[item.label] = found
         return self._outlines[item.label]
 
-    def _train_size(self, data: DataSpec) -> int:
-        key = data.canonical
-        if key not in self._sizes:
-            self._sizes[key] = describe(data, Path(self.base)).train_size
-        return self._sizes[key]
+    def _info(self, data: DataSpec) -> DataInfo:
+        if data.canonical not in self._infos:
+            self._infos[data.canonical] = describe(data, Path(self.base))
+        return self._infos[data.canonical]

@@ -1,4 +1,4 @@
-"""Which cells a matrix means: the product of its axes, less `exclude`, with `include`."""
+"""Which cells a matrix means: the product of its axes, with `include`, less `exclude`."""
 
 from __future__ import annotations
 
@@ -63,14 +63,15 @@ class Rules:
             return []
         whole = self._block(axes.students, axes.methods, axes.teachers, matrix.seeds, matrix.train)
         drafts = {draft.place: draft for draft in whole}
-        for number, rule in enumerate(matrix.exclude):
-            self._exclude(rule, ("exclude", number), drafts)
         for number, include in enumerate(matrix.include):
             self._include(include, ("include", number), drafts)
         self._without_teacher()
-        if not drafts and not self.finder.problems:
+        gone: set[Place] = set()
+        for number, rule in enumerate(matrix.exclude):
+            gone |= self._excluded(rule, ("exclude", number), drafts)
+        if len(gone) == len(drafts) and not self.finder.problems:
             self.finder.say((), "no cell is left: every one is excluded")
-        return list(drafts.values())
+        return [draft for place, draft in drafts.items() if place not in gone]
 
     def _without_teacher(self) -> None:
         if self._needed and not self.axes.teachers and not self.finder.problems:
@@ -103,28 +104,28 @@ class Rules:
 
     # ------------------------------------------------------------ exclude
 
-    def _exclude(self, rule: Rule, path: KeyPath, drafts: dict[Place, Draft]) -> None:
+    def _excluded(self, rule: Rule, path: KeyPath, drafts: dict[Place, Draft]) -> set[Place]:
+        """The cells that a rule takes out."""
         if not (rule.student or rule.method or rule.teacher or rule.seed):
             self.finder.say(path, "says nothing: give student, method, teacher or seed")
-            return
-        axes = self.axes
+            return set()
+        before = len(self.finder.problems)
+        students = {d.student.label: d.student for d in drafts.values()}
+        methods = {d.method.label: d.method for d in drafts.values()}
         sides = (
-            self._labels(rule.student, axes.students, (*path, "student")),
-            self._labels(rule.method, axes.methods, (*path, "method")),
+            self._labels(rule.student, list(students.values()), (*path, "student")),
+            self._labels(rule.method, list(methods.values()), (*path, "method")),
             self._names(rule.teacher, (*path, "teacher")),
             set(rule.seed) if rule.seed else None,
         )
-        if any(problem.path[:2] == path for problem in self.finder.problems):
-            return
-        gone = [
+        gone = {
             place
             for place in drafts
             if all(side is None or at in side for side, at in zip(sides, place, strict=True))
-        ]
-        if not gone:
+        }
+        if not gone and len(self.finder.problems) == before:
             self.finder.say(path, "excludes nothing: no cell matches all of its keys")
-        for place in gone:
-            del drafts[place]
+        return gone
 
     def _labels(
         self, patterns: Sequence[str], items: Sequence[Item], path: KeyPath

@@ -9,7 +9,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from ktbench import catalogue
 from ktbench.catalogue import SettingInfo
-from ktbench.matrix.models import ExportGrid, Include, Matrix, Rule, TeacherEntry
+from ktbench.matrix.models import MOST_SEEDS, ExportGrid, Include, Matrix, Rule, TeacherEntry
 from ktbench.records import DeviceSpec, TrainSpec
 
 Schema = dict[str, Any]
@@ -20,10 +20,9 @@ def json_schema() -> Schema:
     """A schema (draft 2020-12) that a matrix file, read as YAML 1.2, satisfies."""
     schema: Schema = Matrix.model_json_schema()
     definitions = schema["$defs"]
-    sections = {"": schema} | {
-        model.__name__: definitions[model.__name__]
-        for model in (TeacherEntry, ExportGrid, Include, Rule)
-    }
+    sections: dict[str, Schema] = {"": schema}
+    for model in (TeacherEntry, ExportGrid, Include, Rule):
+        sections[model.__name__] = definitions[model.__name__]
     for section in sections.values():
         for key, value in section["properties"].items():
             section["properties"][key] = _short_forms(value)
@@ -34,10 +33,10 @@ def json_schema() -> Schema:
     definitions["device"] = _entry(dict.fromkeys(catalogue.devices(), device), own=False)
     definitions["changes"] = _changes()
     _name_entries(sections)
-    by_name = {"$ref": "#/$defs/student"}
-    for form in (schema["properties"]["teachers"]["anyOf"],):
-        form[0] = {"anyOf": [form[0], by_name]}
-        form[1]["items"] = form[0]
+    teachers = schema["properties"]["teachers"]["anyOf"]
+    teachers[0] = {"anyOf": [teachers[0], {"$ref": "#/$defs/student"}]}
+    teachers[1]["items"] = teachers[0]
+    _counts(schema["properties"])
     batch = sections["ExportGrid"]["properties"]["batch"]
     batch["anyOf"].append({"const": 1})
     batch["anyOf"][1]["items"] = {"enum": ["1", 1, "dynamic"]}
@@ -54,8 +53,20 @@ def _short_forms(value: Schema) -> Schema:
     """A list may be written as its one member."""
     if value.get("type") != "array":
         return value
-    kept = {key: value.pop(key) for key in ("description", "default", "title") if key in value}
+    kept: Schema = {k: value.pop(k) for k in ("description", "default", "title") if k in value}
     return {**kept, "anyOf": [value["items"], value]}
+
+
+def _counts(properties: dict[str, Schema]) -> None:
+    """Lists that may not be empty, and the count of seeds."""
+    for key in ("students", "seeds"):
+        properties[key]["anyOf"][1]["minItems"] = 1
+    properties["seeds"]["anyOf"][0] = {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MOST_SEEDS,
+        "description": "How many seeds, from 0.",
+    }
 
 
 def _name_entries(sections: dict[str, Schema]) -> None:

@@ -7,7 +7,7 @@ are text), `1e-3` is a number, dates are text. A key is always text and may stan
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,13 +114,14 @@ for _tag, _pattern, _first in (
         f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
     )
 
-_READ = {
+_READ: dict[str, Callable[[str], Any]] = {
     "tag:yaml.org,2002:null": lambda text: None,
     "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
     "tag:yaml.org,2002:int": lambda text: int(text, 16 if "x" in text else 10),
     "tag:yaml.org,2002:float": float,
     "tag:yaml.org,2002:str": str,
 }
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 def read(path: Path) -> tuple[dict[str, Any], Origin]:
@@ -198,6 +199,9 @@ class _Reader:
                 self._count = MOST_VALUES + 2
                 self.problems.append(Problem(path, "aliases make the file grow without end"))
             return None, Branch(line)
+        if node.tag not in _READ and node.tag not in _COLLECTIONS:
+            self.problems.append(Problem(path, f"tag {node.tag} is not taken here"))
+            return None, Branch(line)
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -209,12 +213,9 @@ class _Reader:
             self._open.discard(id(node))
 
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
-        if node.tag not in _READ:
-            self.problems.append(Problem(path, f"tag {node.tag} is not taken here"))
-            return None
         try:
             return _READ[node.tag](node.value)
-        except ValueError:
+        except (KeyError, ValueError):
             self.problems.append(Problem(path, "is not a number that can be used"))
             return None
 
