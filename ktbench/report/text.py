@@ -52,6 +52,14 @@ def significant(value: object, digits: int = 3) -> str:
     return f"{number:,.{min(places, 9)}f}".replace("-", "−")
 
 
+def small(value: object) -> str:
+    """Two significant digits, as a power of ten below a thousandth: `0.31`, `1.2e-6`."""
+    if known(value) and 0 < abs(_number(value)) < 1e-3:
+        mantissa, _, exponent = f"{_number(value):.1e}".partition("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    return significant(value, 2)
+
+
 def milliseconds(value: object) -> str:
     """Three significant digits, without the unit: it stands in the column's head."""
     return significant(value)

@@ -23,6 +23,7 @@ from ktbench.report.figures.canvas import (
     wrapped,
 )
 from ktbench.report.parts import Figure
+from ktbench.stats import Floats
 
 POINTS_SHOWN = 3000
 
@@ -94,9 +95,9 @@ def _front(axes: Axes, front: pd.DataFrame, axis: Axis) -> None:
     y = front["accuracy"].to_numpy(dtype=float)
     axes.step(x, y, where="post", color=INK, linewidth=1.0, zorder=2)
     axes.scatter(x, y, s=80, facecolor="none", edgecolor=INK, linewidth=1.1, zorder=4)
-    for number, at_x, at_y in zip(front["front"], x, y, strict=True):
+    for numbers, at_x, at_y in _merged(front["front"].tolist(), x, y):
         axes.annotate(
-            str(number),
+            numbers,
             (at_x, at_y),
             xytext=(-7, 6),
             textcoords="offset points",
@@ -105,6 +106,24 @@ def _front(axes: Axes, front: pd.DataFrame, axis: Axis) -> None:
             weight="bold",
             zorder=5,
         )
+
+
+def _merged(numbers: list[int], x: Floats, y: Floats) -> list[tuple[str, float, float]]:
+    """One label for points that would be drawn on top of each other: `2, 3`."""
+    if not numbers:
+        return []
+    width = max(float(np.log(x.max() / x.min())), 1e-9)
+    height = max(float(y.max() - y.min()), 1e-9)
+    found: list[tuple[str, float, float]] = []
+    for number, at_x, at_y in zip(numbers, x, y, strict=True):
+        if found:
+            text_before, x_before, y_before = found[-1]
+            near = np.log(at_x / x_before) < 0.025 * width and at_y - y_before < 0.03 * height
+            if near:
+                found[-1] = (f"{text_before}, {number}", x_before, y_before)
+                continue
+        found.append((str(number), float(at_x), float(at_y)))
+    return found
 
 
 def _axes(axes: Axes, axis: Axis) -> None:
