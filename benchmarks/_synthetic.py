@@ -159,7 +159,7 @@ def result_of(folder: ResultsFolder, cell: Cell, shape: Shape) -> Result:
 def _checkpoint(folder: ResultsFolder, cell: Cell, shape: Shape) -> Checkpoint:
     rng = np.random.default_rng([int(cell.key, 16) % 2**32, cell.seed])
     size = 5 + shape.students.index(cell.student.name)
-    level = 0.80 + 0.02 * size + np.random.default_rng(cell.seed).normal(0, 0.01)
+    level = 0.95 - 0.5 / size + np.random.default_rng(cell.seed).normal(0, 0.01)
     final = level + shape.gains.get(cell.method.name, 0.0) + rng.normal(0, shape.noise)
     epochs = np.arange(1, shape.epochs + 1)
     speed = 2.0 if cell.method.name in ("kd", "attention") else 1.0

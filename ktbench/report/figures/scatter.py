@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ktbench.report import text
 from ktbench.report.figures.canvas import (
     INK,
     LINES,
@@ -25,7 +25,7 @@ from ktbench.report.figures.canvas import (
 from ktbench.report.parts import Figure
 from ktbench.stats import Floats
 
-POINTS_SHOWN = 3000
+POINTS_SHOWN = 2000
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,14 @@ def front_figure(
     shown = pd.concat([found[found["front"] > 0], found[found["front"] == 0]]).head(POINTS_SHOWN)
     with drawing(8.4, 4.3) as figure:
         axes = figure.subplots()
-        for (student, export), points in shown.groupby(["student", "export"], sort=False):
+        shape = shown["student"].map(dict(zip(students, itertools.cycle(MARKERS), strict=False)))
+        for (marker, export), points in shown.groupby([shape, shown["export"]], sort=False):
             axes.scatter(
                 points[axis.column] / axis.unit,
                 points["accuracy"],
                 s=38,
                 color=_colour(exports, str(export)),
-                marker=_marker(students, str(student)),
+                marker=marker,
                 alpha=0.65,
                 linewidth=0,
                 zorder=3,
@@ -135,7 +136,7 @@ def _axes(axes: Axes, axis: Axis) -> None:
     if decades < 0.7:
         subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    axes.xaxis.set_major_formatter(lambda value, _: text.significant(value, 2))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"{axis.title} (log scale)")
     axes.set_ylabel("test accuracy")

@@ -12,7 +12,7 @@ from ktbench.records import Measurement
 from ktbench.report import text
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.figures import front_figure
-from ktbench.report.figures.scatter import LATENCY, SIZE, Axis
+from ktbench.report.figures.scatter import LATENCY, POINTS_SHOWN, SIZE, Axis
 from ktbench.report.parts import (
     ROWS_SHOWN,
     Box,
@@ -85,11 +85,17 @@ def _front(
         found,
         axis=axis,
         name=name,
-        caption=f"Test accuracy against {what}{where}: {len(found):,} points.",
+        caption=f"Test accuracy against {what}{where}: {_points(len(found))}.",
         students=analysis.students,
         exports=exports,
     )
     return [figure, _front_table(found, axis, name, where, origin)]
+
+
+def _points(total: int) -> str:
+    if total <= POINTS_SHOWN:
+        return text.count(total, "point")
+    return f"the front and the first others of {total:,} points, {POINTS_SHOWN:,} in all"
 
 
 def _front_table(found: pd.DataFrame, axis: Axis, name: str, where: str, origin: str) -> Table:

@@ -188,7 +188,7 @@ def convergence(analysis: Analysis) -> Section:
     data = wanted.astype({"key": object}).merge(cells, on="key")
     caption = "Validation accuracy by epoch: mean over seeds, band from the lowest to the highest."
     if len(analysis.students) > STUDENTS_SHOWN:
-        caption += " " + _first_of(STUDENTS_SHOWN, len(analysis.students), "students", "curves")
+        caption += f" First {STUDENTS_SHOWN} of {len(analysis.students):,} students."
     trained = len(_labels(analysis))
     if trained > METHODS_SHOWN:
         caption += f" The {METHODS_SHOWN} of {trained} methods with the best validation accuracy."
