@@ -65,10 +65,11 @@ def front_figure(
                 points["accuracy"],
                 s=38,
                 color=_colour(exports, str(export)),
-                marker=marker,
+                marker=str(marker),
                 alpha=0.65,
                 linewidth=0,
                 zorder=3,
+                in_layout=False,
             )
         _front(axes, shown[shown["front"] > 0], axis)
         _axes(axes, axis)
@@ -106,6 +107,7 @@ def _front(axes: Axes, front: pd.DataFrame, axis: Axis) -> None:
             fontsize=8.5,
             weight="bold",
             zorder=5,
+            in_layout=False,
         )
 
 
