@@ -90,7 +90,10 @@ def scaled(value: object) -> str:
 
 def size(number_of_bytes: object) -> str:
     """`45.1 kB`, decimal as file managers and data sheets have it."""
-    return f"{scaled(number_of_bytes)}B" if known(number_of_bytes) else NOTHING
+    if not known(number_of_bytes):
+        return NOTHING
+    shown = scaled(number_of_bytes)
+    return f"{shown}B" if " " in shown else f"{shown} B"
 
 
 def ratio(value: object) -> str:

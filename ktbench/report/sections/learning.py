@@ -32,6 +32,9 @@ def _rows(frame: pd.DataFrame) -> list[_Row]:
 def gains(analysis: Analysis) -> Section:
     """The heat map per teacher, study A's sign table, and every gain in figures."""
     frame = analysis.gains
+    if not analysis.methods:
+        words = "The matrix has no method beside no transfer, so there is nothing to compare."
+        return Section("gains", "Gain over no transfer", "", [Note(words)])
     parts: list[Part] = []
     teachers = analysis.teachers or [""]
     for number, teacher in enumerate(teachers[:_TEACHERS_SHOWN]):
