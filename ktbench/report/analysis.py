@@ -16,7 +16,12 @@ from ktbench import stats
 from ktbench.records import BASELINE
 from ktbench.results import Results
 
-GROUP = ["student", "method", "teacher"]
+NO_TRANSFER = "no transfer"
+"""Label of the baseline."""
+
+GROUP = ["student", "method", "teacher", "label"]
+"""Names of a group; `label` is the method, with its teacher where the matrix has several."""
+
 _COSTS = ("epoch", "seconds", "teacher_seconds", "flops", "teacher_flops")
 
 
@@ -49,6 +54,11 @@ class Analysis:
         cells["is_baseline"] = cells["method"] == BASELINE.label
         cells["plain_method"] = cells["method"]
         cells.loc[odd, "method"] += " [" + cells.loc[odd, "budget"] + "]"
+        cells["label"] = cells["method"]
+        taught = cells["teacher"] != ""
+        if cells.loc[taught, "teacher"].nunique() > 1:
+            cells.loc[taught, "label"] += " ← " + cells.loc[taught, "teacher"]
+        cells.loc[cells["is_baseline"] & ~odd, "label"] = NO_TRANSFER
         columns = ["student", "seed", "budget", "key", "accuracy", "validation"]
         base = cells.loc[cells["is_baseline"], columns]
         renamed = {"key": "baseline", "accuracy": "base", "validation": "validation_base"}
@@ -193,7 +203,7 @@ class Analysis:
 
         `p50_ms` is the median over the group's measurements; one graph's is the same for all.
         """
-        joined = self.results.deployed.drop(columns=GROUP)
+        joined = self.results.deployed.drop(columns=GROUP[:3])
         joined = self.cells[["key", *GROUP]].merge(joined, on="key")
         by = [*GROUP, "export", "device", "origin", "threads", "runtime", "comparability"]
         grouped = joined.groupby(by, sort=False)

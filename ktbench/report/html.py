@@ -40,8 +40,9 @@ def _environment() -> Environment:
 
 
 def _bold(words: str) -> Markup:
-    """Escaped words with `**...**` in bold."""
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(words))))
+    """Escaped words with `**...**` in bold and backticks as code."""
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(words)))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", bold))
 
 
 def _source(figure: Figure) -> str:

@@ -52,6 +52,14 @@ def significant(value: object, digits: int = 3) -> str:
     return f"{number:,.{min(places, 9)}f}".replace("-", "−")
 
 
+def small(value: object) -> str:
+    """Two significant digits, as a power of ten below a thousandth: `0.31`, `1.2e-6`."""
+    if known(value) and 0 < abs(_number(value)) < 1e-3:
+        mantissa, _, exponent = f"{_number(value):.1e}".partition("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    return significant(value, 2)
+
+
 def milliseconds(value: object) -> str:
     """Three significant digits, without the unit: it stands in the column's head."""
     return significant(value)
@@ -82,7 +90,10 @@ def scaled(value: object) -> str:
 
 def size(number_of_bytes: object) -> str:
     """`45.1 kB`, decimal as file managers and data sheets have it."""
-    return f"{scaled(number_of_bytes)}B" if known(number_of_bytes) else NOTHING
+    if not known(number_of_bytes):
+        return NOTHING
+    shown = scaled(number_of_bytes)
+    return f"{shown}B" if " " in shown else f"{shown} B"
 
 
 def ratio(value: object) -> str:

@@ -19,11 +19,6 @@ WITHIN = 0.01
 _Row = dict[str, Any]
 
 
-def name_of(row: _Row) -> str:
-    """`kd`, or `kd ← teacher` where it matters which."""
-    return f"{row['method']} ← {row['teacher']}" if row.get("teacher") else str(row["method"])
-
-
 def best_methods(analysis: Analysis) -> pd.DataFrame:
     """Per student the group with the highest mean validation accuracy; the first of equals."""
     gains = analysis.gains
@@ -64,7 +59,7 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
         )
     top = _top(clear)
     return (
-        f"{_bold(name_of(top))} gains {_gain(top)} over no transfer on {top['student']}; "
+        f"{_bold(top['label'])} gains {_gain(top)} over no transfer on {top['student']}; "
         f"{len(clear)} of {text.count(len(judged), 'comparison')} "
         f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}."
     )
@@ -77,7 +72,7 @@ def _loss_sentence(methods: pd.DataFrame) -> list[str]:
     top = _top(clear, worst=True)
     many = "" if len(clear) == 1 else f" ({len(clear)} clear losses in all)"
     return [
-        f"{_bold(name_of(top))} hurts on {top['student']}: {_gain(top)} against no transfer{many}."
+        f"{_bold(top['label'])} hurts on {top['student']}: {_gain(top)} against no transfer{many}."
     ]
 
 
@@ -121,7 +116,7 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
 
 def _deployment(row: _Row) -> str:
     threads = f", {row['threads']} threads" if row["threads"] != 1 else ""
-    return f"{row['student']} with {name_of(row)} as {row['export']}{threads}"
+    return f"{row['student']} with {row['label']} as {row['export']}{threads}"
 
 
 def _first(rows: pd.DataFrame) -> _Row:
@@ -144,7 +139,7 @@ def _speed_sentence(analysis: Analysis) -> list[str]:
         else f"{text.ratio(1 / with_teacher)} the FLOPs"
     )
     return [
-        f"To reach the accuracy at which no transfer ends, {_bold(name_of(top))} on "
+        f"To reach the accuracy at which no transfer ends, {_bold(top['label'])} on "
         f"{top['student']} takes {text.ratio(top['x_epoch'])} fewer epochs and, with the teacher's "
         f"forward passes counted, {words}; the teacher's own training is not in it."
     ]
@@ -209,7 +204,7 @@ def gain_box(row: _Row) -> Box:
 def _verdict_row(row: _Row, origins: list[str]) -> list[Box]:
     boxes = [
         Box(str(row["student"])),
-        Box(name_of(row)),
+        Box(row["label"]),
         Box(text.percent(row["test_accuracy"])),
         gain_box(row),
         Box(str(row["n"])),

@@ -80,6 +80,8 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
         ("negative", "clear losses", "loss"),
     ):
         tiles.append((f"{int(signs.get(sign, 0)):,}", words, kind))
+    if unknown := int(signs.get("unknown", 0)):
+        tiles.append((f"{unknown:,}", "cannot be judged", ""))
     return tiles
 
 

@@ -71,6 +71,8 @@ def drawing(width: float, height: float) -> Iterator[Drawing]:
 def rendered(figure: Drawing, *, name: str, caption: str, alternative: str) -> Figure:
     """Both formats of a finished drawing, without a date; call it inside its `drawing` block."""
     svg, png = io.BytesIO(), io.BytesIO()
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # The layout is found; each format would find it again.
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", dpi=2 * _DPI, metadata={"Software": None})
     text = svg.getvalue().replace(b"'DejaVu Sans'", _FONTS.encode())

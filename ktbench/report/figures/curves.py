@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ktbench.report.analysis import NO_TRANSFER
 from ktbench.report.figures.canvas import (
     INK,
     LINES,
@@ -27,25 +27,18 @@ from ktbench.report.parts import Figure
 STUDENTS_SHOWN, METHODS_SHOWN = 6, 7
 
 
-@dataclass(frozen=True)
-class Line:
-    """One method's line in every panel."""
-
-    method: str
-    teacher: str
-    label: str
-    is_baseline: bool
-
-
 def convergence_figure(
     curves: pd.DataFrame,
     *,
     name: str,
     caption: str,
     students: Sequence[str],
-    lines: Sequence[Line],
+    methods: Sequence[str],
 ) -> Figure:
-    """`curves`: student, method, teacher, seed, epoch, validation_accuracy; mean with seed band."""
+    """Mean over seeds with a band from the lowest to the highest; no transfer is dashed.
+
+    `curves`: student, label, seed, epoch, validation_accuracy; `methods`: labels to draw.
+    """
     shown = list(students)[:STUDENTS_SHOWN]
     columns = min(3, max(1, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
@@ -53,7 +46,7 @@ def convergence_figure(
         grid = figure.subplots(rows, columns, squeeze=False)
         panels = list(grid.flat)
         for axes, student in zip(panels, shown, strict=False):
-            _panel(axes, student, curves[curves["student"] == student], lines)
+            _panel(axes, student, curves[curves["student"] == student], methods)
         for axes in panels[len(shown) :]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
@@ -78,24 +71,25 @@ def convergence_figure(
         )
 
 
-def _panel(axes: Axes, student: str, curves: pd.DataFrame, lines: Sequence[Line]) -> None:
+def _panel(axes: Axes, student: str, curves: pd.DataFrame, methods: Sequence[str]) -> None:
     lows: list[float] = []
-    for number, line in enumerate(lines):
-        own = curves[(curves["method"] == line.method) & (curves["teacher"] == line.teacher)]
+    for number, label in enumerate([NO_TRANSFER, *methods]):
+        own = curves[curves["label"] == label]
         if own.empty:
             continue
+        is_baseline = label == NO_TRANSFER
         by_epoch = own.groupby("epoch")["validation_accuracy"]
         mean, low, high = by_epoch.mean(), by_epoch.min(), by_epoch.max()
         epochs = mean.index.to_numpy()
-        color = INK if line.is_baseline else LINES[(number - 1) % len(LINES)]
-        style = {"color": color, "linewidth": 1.6, "zorder": 4 if line.is_baseline else 3}
-        if line.is_baseline:
+        color = INK if is_baseline else LINES[(number - 1) % len(LINES)]
+        style = {"color": color, "linewidth": 1.6, "zorder": 4 if is_baseline else 3}
+        if is_baseline:
             style["linestyle"] = (0, (4, 2))
             axes.axhline(float(mean.iloc[-1]), color=MUTED, linewidth=0.8, linestyle=":", zorder=2)
         else:
             style |= {"marker": MARKERS[(number - 1) % len(MARKERS)], "markersize": 3.5}
             style["markevery"] = max(1, len(epochs) // 8)
-        axes.plot(epochs, mean.to_numpy(), label=line.label, **style)  # type: ignore[arg-type]
+        axes.plot(epochs, mean.to_numpy(), label=wrapped(label, 34, 1), **style)  # type: ignore[arg-type]
         axes.fill_between(epochs, low, high, color=color, alpha=0.13, linewidth=0)
         late = mean[epochs > epochs.max() * 0.15]
         lows.append(float((late if len(late) else mean).min()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ktbench.report import text
 from ktbench.report.figures.canvas import (
     INK,
     LINES,
@@ -23,8 +23,9 @@ from ktbench.report.figures.canvas import (
     wrapped,
 )
 from ktbench.report.parts import Figure
+from ktbench.stats import Floats
 
-POINTS_SHOWN = 3000
+POINTS_SHOWN = 2000
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,18 @@ def front_figure(
     shown = pd.concat([found[found["front"] > 0], found[found["front"] == 0]]).head(POINTS_SHOWN)
     with drawing(8.4, 4.3) as figure:
         axes = figure.subplots()
-        for (student, export), points in shown.groupby(["student", "export"], sort=False):
+        shape = shown["student"].map(dict(zip(students, itertools.cycle(MARKERS), strict=False)))
+        for (marker, export), points in shown.groupby([shape, shown["export"]], sort=False):
             axes.scatter(
                 points[axis.column] / axis.unit,
                 points["accuracy"],
                 s=38,
                 color=_colour(exports, str(export)),
-                marker=_marker(students, str(student)),
+                marker=str(marker),
                 alpha=0.65,
                 linewidth=0,
                 zorder=3,
+                in_layout=False,
             )
         _front(axes, shown[shown["front"] > 0], axis)
         _axes(axes, axis)
@@ -94,9 +97,9 @@ def _front(axes: Axes, front: pd.DataFrame, axis: Axis) -> None:
     y = front["accuracy"].to_numpy(dtype=float)
     axes.step(x, y, where="post", color=INK, linewidth=1.0, zorder=2)
     axes.scatter(x, y, s=80, facecolor="none", edgecolor=INK, linewidth=1.1, zorder=4)
-    for number, at_x, at_y in zip(front["front"], x, y, strict=True):
+    for numbers, at_x, at_y in _merged(front["front"].tolist(), x, y):
         axes.annotate(
-            str(number),
+            numbers,
             (at_x, at_y),
             xytext=(-7, 6),
             textcoords="offset points",
@@ -104,7 +107,26 @@ def _front(axes: Axes, front: pd.DataFrame, axis: Axis) -> None:
             fontsize=8.5,
             weight="bold",
             zorder=5,
+            in_layout=False,
         )
+
+
+def _merged(numbers: list[int], x: Floats, y: Floats) -> list[tuple[str, float, float]]:
+    """One label for points that would be drawn on top of each other: `2, 3`."""
+    if not numbers:
+        return []
+    width = max(float(np.log(x.max() / x.min())), 1e-9)
+    height = max(float(y.max() - y.min()), 1e-9)
+    found: list[tuple[str, float, float]] = []
+    for number, at_x, at_y in zip(numbers, x, y, strict=True):
+        if found:
+            text_before, x_before, y_before = found[-1]
+            near = np.log(at_x / x_before) < 0.025 * width and at_y - y_before < 0.03 * height
+            if near:
+                found[-1] = (f"{text_before}, {number}", x_before, y_before)
+                continue
+        found.append((str(number), float(at_x), float(at_y)))
+    return found
 
 
 def _axes(axes: Axes, axis: Axis) -> None:
@@ -116,7 +138,7 @@ def _axes(axes: Axes, axis: Axis) -> None:
     if decades < 0.7:
         subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    axes.xaxis.set_major_formatter(lambda value, _: text.significant(value, 2))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"{axis.title} (log scale)")
     axes.set_ylabel("test accuracy")

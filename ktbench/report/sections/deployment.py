@@ -12,7 +12,7 @@ from ktbench.records import Measurement
 from ktbench.report import text
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.figures import front_figure
-from ktbench.report.figures.scatter import LATENCY, SIZE, Axis
+from ktbench.report.figures.scatter import LATENCY, POINTS_SHOWN, SIZE, Axis
 from ktbench.report.parts import (
     ROWS_SHOWN,
     Box,
@@ -24,7 +24,6 @@ from ktbench.report.parts import (
     Section,
     Table,
 )
-from ktbench.report.verdict import name_of
 
 _PANELS_SHOWN = 4
 _REASONS_SHOWN = 6
@@ -51,7 +50,7 @@ def accuracy_and_cost(analysis: Analysis) -> Section:
     panels = list(valid.groupby(["device", "origin", "threads"], sort=False))
     for number, (key, rows) in enumerate(panels[:_PANELS_SHOWN]):
         device, origin, threads = (str(part) for part in key)
-        where = f"on {device} ({origin}, {threads} thread{'' if threads == '1' else 's'})"
+        where = f" on {device} ({origin}, {threads} thread{'' if threads == '1' else 's'})"
         name = "latency" if len(panels) == 1 else f"latency-{number + 1}"
         parts += _front(analysis, rows, LATENCY, name, where, origin)
     if len(panels) > _PANELS_SHOWN:
@@ -60,7 +59,7 @@ def accuracy_and_cost(analysis: Analysis) -> Section:
     if not panels:
         parts.append(Note(_nothing_measured(analysis), "muted"))
     if len(analysis.exported):
-        parts += _front(analysis, analysis.exported, SIZE, "size", "by size", "")
+        parts += _front(analysis, analysis.exported, SIZE, "size", "", "")
     else:
         parts.append(Note("Nothing has been exported.", "muted"))
     return Section("deployment", "Accuracy against latency and size", lead, parts)
@@ -81,16 +80,22 @@ def _front(
     found["front"] = 0
     found.loc[order, "front"] = np.arange(1, len(order) + 1)
     exports = list(dict.fromkeys(analysis.exported["export"]))
-    what = "median latency" if axis is LATENCY else "size of the file"
+    what = "median latency" if axis is LATENCY else "size of the exported file"
     figure = front_figure(
         found,
         axis=axis,
         name=name,
-        caption=f"Test accuracy against {what} {where}: {len(found):,} points.",
+        caption=f"Test accuracy against {what}{where}: {_points(len(found))}.",
         students=analysis.students,
         exports=exports,
     )
     return [figure, _front_table(found, axis, name, where, origin)]
+
+
+def _points(total: int) -> str:
+    if total <= POINTS_SHOWN:
+        return text.count(total, "point")
+    return f"the front and the first others of {total:,} points, {POINTS_SHOWN:,} in all"
 
 
 def _front_table(found: pd.DataFrame, axis: Axis, name: str, where: str, origin: str) -> Table:
@@ -112,7 +117,7 @@ def _front_table(found: pd.DataFrame, axis: Axis, name: str, where: str, origin:
         boxes = [
             Box(str(r["front"])),
             Box(r["student"]),
-            Box(name_of(r)),
+            Box(r["label"]),
             Box(r["export"]),
             Box(text.percent(r["accuracy"])),
             Box(str(r["n"])),
@@ -123,7 +128,7 @@ def _front_table(found: pd.DataFrame, axis: Axis, name: str, where: str, origin:
     frame = found.drop(columns=["valid", "reasons"], errors="ignore")
     if latency:
         frame = by_origin(frame)
-    caption = f"The Pareto front {where}."
+    caption = f"The Pareto front of accuracy and {'latency' if latency else 'size'}{where}."
     return Table(f"front-{name}", caption, columns, rows, frame, total=len(front))
 
 
@@ -172,7 +177,7 @@ def _integrity_table(frame: pd.DataFrame) -> Table:
             Box(text.percent(r["agreement_mean"])),
             Box(text.percent(r["agreement_least"])),
             Box(f"≥ {text.percent(r['agreement_required'])}", "muted"),
-            Box(text.significant(r["difference_largest"], 2)),
+            Box(text.small(r["difference_largest"])),
             Box(text.points(r["change_mean"])),
             Box(f"{text.points(r['change_least'])} to {text.points(r['change_most'])}"),
             Box(text.size(r["bytes"])),
@@ -227,12 +232,12 @@ def _card(name: str, found: list[Measurement]) -> Card:
     facts = [
         ("figures", ", ".join(sorted({m.origin for m in found}))),
         ("profile", first.device.profile + (f", {first.device.host}" if first.device.host else "")),
-        *((str(k).replace("_", " "), _fact(k, v)) for k, v in sorted(first.board.items())),
+        *((_fact_name(k), _fact(k, v)) for k, v in sorted(first.board.items())),
         ("runtimes", "; ".join(runtimes)),
         ("threads", ", ".join(str(t) for t in sorted({m.threads for m in found}))),
         ("runs", f"{first.repeats} × {first.runs} ({first.device.mode})"),
     ]
-    facts += [(f"{k} before".replace("_", " "), _fact(k, v)) for k, v in first.state_before.items()]
+    facts += [(f"{_fact_name(k)} before", _fact(k, v)) for k, v in first.state_before.items()]
     invalid = [m for m in found if not m.validity.valid]
     warned = [m for m in found if m.validity.valid and m.validity.warnings]
     kind = "bad" if invalid else "warn" if warned else "good"
@@ -253,10 +258,14 @@ def _reasons(reasons: list[str], kind: str) -> list[Note]:
     return notes
 
 
+def _fact_name(name: str) -> str:
+    return name.removesuffix("_bytes").replace("_", " ")
+
+
 def _fact(name: str, value: object) -> str:
     """A fact of a board on one line, cut where it is long."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if "bytes" in name:
+        if name.endswith("bytes"):
             return text.size(value)
         return f"{value:,}" if isinstance(value, int) else text.significant(value)
     if isinstance(value, dict):

@@ -7,15 +7,14 @@ from typing import Any
 import pandas as pd
 
 from ktbench import stats
-from ktbench.records import BASELINE
 from ktbench.report import text
-from ktbench.report.analysis import GROUP, Analysis
+from ktbench.report.analysis import Analysis
 from ktbench.report.figures import convergence_figure, gain_figure
-from ktbench.report.figures.curves import METHODS_SHOWN, STUDENTS_SHOWN, Line
+from ktbench.report.figures.curves import METHODS_SHOWN, STUDENTS_SHOWN
 from ktbench.report.figures.heatmap import METHODS_SHOWN as MAP_METHODS
 from ktbench.report.figures.heatmap import STUDENTS_SHOWN as MAP_STUDENTS
 from ktbench.report.parts import ROWS_SHOWN, Box, Column, Note, Part, Section, Table
-from ktbench.report.verdict import gain_box, name_of
+from ktbench.report.verdict import gain_box
 
 _TEACHERS_SHOWN = 4
 _SIGN_STUDENTS = 12
@@ -33,6 +32,9 @@ def _rows(frame: pd.DataFrame) -> list[_Row]:
 def gains(analysis: Analysis) -> Section:
     """The heat map per teacher, study A's sign table, and every gain in figures."""
     frame = analysis.gains
+    if not analysis.methods:
+        words = "The matrix has no method beside no transfer, so there is nothing to compare."
+        return Section("gains", "Gain over no transfer", "", [Note(words)])
     parts: list[Part] = []
     teachers = analysis.teachers or [""]
     for number, teacher in enumerate(teachers[:_TEACHERS_SHOWN]):
@@ -89,14 +91,14 @@ _SIGNS = {
 
 def _sign_table(analysis: Analysis, compared: pd.DataFrame) -> Table:
     students = analysis.students[:_SIGN_STUDENTS]
-    pairs = list(dict.fromkeys(zip(compared["method"], compared["teacher"], strict=True)))
-    found = {(r["student"], r["method"], r["teacher"]): r for r in _rows(compared)}
+    labels = list(dict.fromkeys(compared["label"]))
+    found = {(r["student"], r["label"]): r for r in _rows(compared)}
     rows = [
         [
-            Box(name_of({"method": method, "teacher": teacher})),
-            *(_sign_box(found.get((student, method, teacher))) for student in students),
+            Box(label),
+            *(_sign_box(found.get((student, label))) for student in students),
         ]
-        for method, teacher in pairs[:ROWS_SHOWN]
+        for label in labels[:ROWS_SHOWN]
     ]
     more = ""
     if len(analysis.students) > len(students):
@@ -111,7 +113,7 @@ def _sign_table(analysis: Analysis, compared: pd.DataFrame) -> Table:
         [Column("technique", number=False), *(Column(s, number=False) for s in students)],
         rows,
         wide.reset_index(),
-        total=len(pairs),
+        total=len(labels),
         more=more,
     )
 
@@ -139,7 +141,7 @@ def _gain_table(compared: pd.DataFrame) -> Table:
     rows = [
         [
             Box(r["student"]),
-            Box(name_of(r)),
+            Box(r["label"]),
             Box(text.percent(r["accuracy"])),
             gain_box(r) if r["n"] else Box(text.NOTHING, "muted", r["reason"]),
             Box(str(r["n"])),
@@ -155,7 +157,7 @@ def _gain_table(compared: pd.DataFrame) -> Table:
         Column("gain, points"),
         Column("n"),
         Column("gain on validation"),
-        Column("without a result", number=False),
+        Column("not done", number=False),
     ]
     caption = "Every gain in figures; accuracies are means over seeds."
     frame = compared.drop(columns=["plain_method", "is_baseline", "parameters"])
@@ -180,44 +182,37 @@ def convergence(analysis: Analysis) -> Section:
     curves = analysis.results.curves
     if curves.empty:
         return Section("convergence", "Convergence", lead, [Note("No cell has been trained yet.")])
-    cells = analysis.cells.loc[analysis.cells["accuracy"].notna(), ["key", *GROUP, "seed"]]
-    lines = _lines(analysis)
+    cells = analysis.cells.loc[
+        analysis.cells["accuracy"].notna(), ["key", "student", "label", "seed"]
+    ]
     shown = analysis.students[:STUDENTS_SHOWN]
     cells = cells[cells["student"].isin(shown)]
     wanted = curves.loc[curves["key"].isin(cells["key"]), ["key", "epoch", "validation_accuracy"]]
     data = wanted.astype({"key": object}).merge(cells, on="key")
     caption = "Validation accuracy by epoch: mean over seeds, band from the lowest to the highest."
     if len(analysis.students) > STUDENTS_SHOWN:
-        caption += " " + _first_of(STUDENTS_SHOWN, len(analysis.students), "students", "curves")
-    pairs = _pairs(analysis)
-    if len(pairs) > METHODS_SHOWN:
-        caption += (
-            f" The {METHODS_SHOWN} of {len(pairs)} methods with the best validation accuracy."
-        )
+        caption += f" First {STUDENTS_SHOWN} of {len(analysis.students):,} students."
+    trained = len(_labels(analysis))
+    if trained > METHODS_SHOWN:
+        caption += f" The {METHODS_SHOWN} of {trained} methods with the best validation accuracy."
     figure = convergence_figure(
-        data, name="convergence", caption=caption, students=shown, lines=lines
+        data, name="convergence", caption=caption, students=shown, methods=_lines(analysis)
     )
     return Section("convergence", "Convergence", lead, [figure, _arrival_table(analysis)])
 
 
-def _pairs(analysis: Analysis) -> list[tuple[str, str]]:
+def _labels(analysis: Analysis) -> list[str]:
+    """The methods that trained, in the matrix's order."""
     frame = analysis.gains
-    frame = frame[~frame["is_baseline"] & (frame["trained"] > 0)]
-    return list(dict.fromkeys(zip(frame["method"], frame["teacher"], strict=True)))
+    return list(dict.fromkeys(frame.loc[~frame["is_baseline"] & (frame["trained"] > 0), "label"]))
 
 
-def _lines(analysis: Analysis) -> list[Line]:
-    """The baseline and the methods with the best mean validation gain, in the matrix's order."""
+def _lines(analysis: Analysis) -> list[str]:
+    """The methods with the best mean validation gain, in the matrix's order."""
     frame = analysis.gains
-    means = frame[~frame["is_baseline"]].groupby(["method", "teacher"])["validation_gain"].mean()
+    means = frame[~frame["is_baseline"]].groupby("label", sort=False)["validation_gain"].mean()
     best = set(means.dropna().sort_values(ascending=False, kind="stable").index[:METHODS_SHOWN])
-    pairs = [pair for pair in _pairs(analysis) if pair in best]
-    several = len(analysis.teachers) > 1
-    named = [
-        Line(m, t, name_of({"method": m, "teacher": t if several else ""}), is_baseline=False)
-        for m, t in pairs
-    ]
-    return [Line(BASELINE.label, "", "no transfer", is_baseline=True), *named]
+    return [label for label in _labels(analysis) if label in best]
 
 
 def _arrival_table(analysis: Analysis) -> Table:
@@ -251,7 +246,7 @@ def _arrival_row(row: _Row) -> list[Box]:
     reached = Box(f"{row['reached']} of {row['seeds']}", "" if whole else "warn")
     return [
         Box(row["student"]),
-        Box("no transfer" if row["is_baseline"] else name_of(row)),
+        Box(row["label"]),
         reached,
         Box(text.significant(row["epoch"])),
         _ratio_box(row, "x_epoch"),
@@ -284,7 +279,7 @@ def costs(analysis: Analysis) -> Section:
     rows = [
         [
             Box(r["student"]),
-            Box("no transfer" if r["is_baseline"] else name_of(r)),
+            Box(r["label"]),
             Box(str(r["n"])),
             Box(text.seconds(r["seconds"])),
             Box(text.seconds(r["teacher_seconds"])),
@@ -314,8 +309,24 @@ def costs(analysis: Analysis) -> Section:
     )
     parts: list[Part] = [table]
     if len(analysis.results.teachers):
-        parts.append(_teacher_table(analysis))
+        parts += [_teacher_table(analysis), *_teacher_note(analysis)]
     return Section("costs", "What training costs", lead, parts)
+
+
+def _teacher_note(analysis: Analysis) -> list[Note]:
+    """How much a teacher that is trained for one student alone has to repay."""
+    own = analysis.costs.loc[analysis.costs["is_baseline"], "flops"].mean()
+    taught = analysis.results.teachers["flops"].astype(float).mean()
+    if not (text.known(own) and text.known(taught) and own > 0 and taught > 0):
+        return []
+    return [
+        Note(
+            f"A teacher's own training takes {text.ratio(taught / own)} the FLOPs of training a "
+            "student without transfer (means). Where the teacher is trained for one student "
+            "alone, that belongs to the bill, and training the student longer may be better.",
+            "muted",
+        )
+    ]
 
 
 def _teacher_table(analysis: Analysis) -> Table:

@@ -9,7 +9,7 @@ import pandas as pd
 from ktbench import stats
 from ktbench.records import Provenance, TrainSpec
 from ktbench.report import text
-from ktbench.report.analysis import Analysis
+from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.parts import (
     ROWS_SHOWN,
     Box,
@@ -21,7 +21,6 @@ from ktbench.report.parts import (
     Section,
     Table,
 )
-from ktbench.report.verdict import name_of
 
 # ---------------------------------------------------------------- failures and skips
 
@@ -47,7 +46,7 @@ def troubles(analysis: Analysis) -> Section:
 
 
 def _reason_table(told: pd.DataFrame) -> Table:
-    columns = ["student", "method", "teacher", "status", "reason"]
+    columns = [*GROUP, "status", "reason"]
     frame = (
         told.groupby(columns, sort=False)["seed"]
         .agg(lambda seeds: ", ".join(str(s) for s in sorted(seeds)))
@@ -57,7 +56,7 @@ def _reason_table(told: pd.DataFrame) -> Table:
     rows = [
         [
             Box(str(row.student)),
-            Box(name_of({"method": row.method, "teacher": row.teacher})),
+            Box(str(row.label)),
             Box(str(row.seeds)),
             Box(str(row.status), "bad" if row.status == "failed" else "muted"),
             Box(str(row.reason)),
