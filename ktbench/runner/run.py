@@ -240,7 +240,7 @@ def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> 
             teacher = teachers[first.cell.teacher.canonical]
         if isinstance(teacher, Failure):
             for task in group:
-                _keep(this, CellOutcome(task.cell, None, failures=(teacher,)), None)
+                _keep(this, CellOutcome(task.cell, None, failures=(teacher,)), None, tell=False)
         else:
             exports = this.plan.exports
             jobs.append(CohortJob(tuple(group), teacher, exports, this.base, this.results.path))
@@ -277,8 +277,13 @@ def _cohorts(tasks: Sequence[CellTask]) -> list[list[CellTask]]:
     return [g[i : i + COHORT] for g in groups.values() for i in range(0, len(g), COHORT)]
 
 
-def _keep(this: _Run, outcome: CellOutcome, taught_by: TrainedTeacher | None) -> None:
-    """Write a cell's result; only then does the saved work of its training go."""
+def _keep(
+    this: _Run, outcome: CellOutcome, taught_by: TrainedTeacher | None, *, tell: bool = True
+) -> None:
+    """Write a cell's result; only then does the saved work of its training go.
+
+    `tell` is off for failures that the user has heard of already.
+    """
     checkpoint = outcome.checkpoint
     teacher = taught_by.checkpoint if taught_by is not None else None
     earlier = this.results.result(outcome.cell.key)
@@ -302,7 +307,8 @@ def _keep(this: _Run, outcome: CellOutcome, taught_by: TrainedTeacher | None) ->
         this.summary.failed.append(result)
         first = outcome.failures[0]
         what = f" {first.what}" if first.what else ""
-        this.watcher.note(f"failed: {outcome.cell.label}: {first.stage}{what}: {first.reason}")
+        if tell:
+            this.watcher.note(f"failed: {outcome.cell.label}: {first.stage}{what}: {first.reason}")
     else:
         this.summary.done += 1
 
