@@ -1,15 +1,15 @@
-"""Fixtures for tests that need a model, a board over SSH, or an old runtime; all of them real."""
+"""Models to measure, and a real board over SSH; the fixtures are in `board_fixtures`."""
 
 from __future__ import annotations
 
 import getpass
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,24 +75,6 @@ def job(path: Path, **changes: object) -> Job:
     return Job(path=path, export=export, **values)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="session")
-def onnx_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_onnx(tmp_path_factory.mktemp("models") / "linear.onnx")
-
-
-@pytest.fixture(scope="session")
-def tflite_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same kind of classifier as a TFLite model, (1, 4, 4, 1) floats to (1, 10)."""
-    import litert_torch
-    import torch
-
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 10)).eval()
-    path = tmp_path_factory.mktemp("models") / "linear.tflite"
-    litert_torch.convert(network, (torch.zeros(1, 4, 4, 1),)).export(str(path))
-    return path
-
-
 # ---------------------------------------------------------------- a board over SSH
 
 
@@ -103,6 +85,8 @@ class SshBoard:
     config: Path
     store: Path
     """Folder on the board that the agent's files go to."""
+    server: int
+    """Process of the server."""
 
     def spec(self, host: str = "board", **changes: object) -> DeviceSpec:
         """A device of the matrix on this board."""
@@ -168,11 +152,19 @@ Host {name}
     )
 
 
-@pytest.fixture(scope="session")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshBoard]:
-    if not SSHD.exists() or not shutil.which("ssh") or not shutil.which("ssh-keygen"):
-        lacking("this test needs OpenSSH's server and client")
-    folder = tmp_path_factory.mktemp("sshd")
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(200):
+        assert server.poll() is None, "sshd ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError("sshd does not listen")
+
+
+@contextmanager
+def running_sshd(folder: Path) -> Iterator[SshBoard]:
+    """A server with its own keys and configuration in this folder, and a client's for it."""
     host, other = _keys(folder, "host"), _keys(folder, "other")
     _keys(folder, "user")
     port = _free_port()
@@ -187,54 +179,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshBoard]:
     server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"])
     try:
         _wait_for(port, server)
-        yield SshBoard(folder / "ssh_config", cache / "ktbench" / "store")
+        yield SshBoard(folder / "ssh_config", cache / "ktbench" / "store", server.pid)
     finally:
         server.terminate()
         server.wait()
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        assert server.poll() is None, "sshd ended"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError("sshd does not listen")
-
-
-@pytest.fixture
-def board(sshd: SshBoard, monkeypatch: pytest.MonkeyPatch) -> SshBoard:
-    monkeypatch.setenv("KTBENCH_SSH_CONFIG", str(sshd.config))
-    return sshd
-
-
-# ---------------------------------------------------------------- other Pythons
-
-
-@pytest.fixture(scope="session")
-def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter with neither numpy nor a runtime."""
-    folder = tmp_path_factory.mktemp("bare")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    return folder / "bin" / "python"
-
-
-@pytest.fixture(scope="session")
-def old_tflite_python() -> Path:
-    """An interpreter with tflite-runtime 2.14 and the numpy that it needs, kept between runs."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "ktbench-tests" / f"tflite-runtime-2.14.0-py{sys.version_info.minor}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        wanted = ["tflite-runtime==2.14.0", "numpy<2"]
-        done = subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--only-binary=:all:", *wanted],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            lacking(f"pip cannot get tflite-runtime 2.14: {done.stderr.strip()[-300:]}")
-        (folder / "complete").touch()
-    return python

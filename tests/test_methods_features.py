@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import method_cases as cases
 import pytest
 import torch
-from test_methods import possible
-from test_methods_losses import LABELS, ce, divergence, flat, mse, run
 from torch import Tensor
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
 from students._contract import Features
-from transfer_methods import ab, crd, factor, fsp, ofd, reviewkd
+from tests import method_cases as cases
+from tests.method_cases import possible
+from tests.method_formulas import LABELS, ce, divergence, flat, mse, run
+from transfer_methods import ab, crd, factor, fsp, kdsvd, ofd, reviewkd
 from transfer_methods._contract import ALL, Scope
 
 
@@ -353,3 +353,58 @@ def test_missing_pre_activations_are_told_not_met_as_a_crash_later() -> None:
 def test_fsp_flow_is_by_position_whatever_the_sizes() -> None:
     a, b = drawn(2, 3, 8, 8, seed=1), drawn(2, 5, 4, 4, seed=2)
     assert flat(fsp.flow(a, b)) == pytest.approx(flow_by_loops(a, b), abs=1e-5)
+
+
+def test_the_leading_vector_is_that_of_the_decomposition() -> None:
+    stage = drawn(3, 5, 4, 4, seed=3).relu()
+    vectors, values = kdsvd.leading(stage, 2)
+    for sample, found, value in zip(stage, vectors, values, strict=True):
+        _, exact, right = torch.linalg.svd(sample.flatten(1).T.double(), full_matrices=False)
+        for i in range(2):
+            cosine = float(found[:, i].double() @ right[i])
+            assert abs(cosine) == pytest.approx(1, abs=1e-4)
+            assert found[:, i].abs().max() == found[:, i].max()
+            assert float(value[i]) == pytest.approx(float(exact[i]), rel=1e-4)
+
+
+def test_a_leading_vectors_derivative_is_near_that_of_the_decomposition() -> None:
+    rows = torch.diag(torch.tensor([9.0, 1.0, 0.5])) + 0.05 * drawn(3, 3)
+    direction = drawn(3, seed=5)
+
+    def through(vector: Tensor) -> Tensor:
+        return (vector * vector[vector.abs().argmax()].sign()) @ direction
+
+    ours = rows.clone().requires_grad_()
+    vectors, _ = kdsvd.leading(ours.T.reshape(1, 3, 3, 1), 1)
+    (near,) = torch.autograd.grad(through(vectors[0, :, 0]), ours)
+    exact_rows = rows.clone().double().requires_grad_()
+    right = torch.linalg.svd(exact_rows, full_matrices=False)[2][0]
+    (exact,) = torch.autograd.grad(through(right.float()), exact_rows)
+    assert torch.allclose(near, exact.float(), atol=0.02 * float(exact.abs().max()))
+
+
+def test_kdsvd_is_the_square_between_radial_correlations_of_consecutive_stages() -> None:
+    _, student, teacher, terms = run("kdsvd", {})
+    expected = 0.0
+    for b in range(6):
+        sides = []
+        for of in (teacher, student):
+            found = []
+            for number, stage in enumerate(of.stages):
+                rows = stage[b].detach().flatten(1).T.double()
+                right = torch.linalg.svd(rows, full_matrices=False)[2]
+                if not sides:
+                    vector = right[0] * right[0][right[0].abs().argmax()].sign()
+                else:
+                    cosine = right[:4] @ sides[0][number]
+                    best = int(cosine.abs().argmax())
+                    vector = right[best] * cosine[best].sign()
+                found.append(vector)
+            sides.append(found)
+        theirs, ours = sides
+        for i in range(2):
+            for one, target in zip(ours[i].tolist(), theirs[i].tolist(), strict=True):
+                for two, aim in zip(ours[i + 1].tolist(), theirs[i + 1].tolist(), strict=True):
+                    a, c = math.exp(-((one - two) ** 2) / 8), math.exp(-((target - aim) ** 2) / 8)
+                    expected += (a - c) ** 2 / 6
+    assert terms["transfer"] == pytest.approx(expected, rel=1e-3)

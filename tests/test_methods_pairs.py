@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import method_cases as cases
 import pytest
 import torch
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
+from tests import method_cases as cases
 from transfer_methods import _adapt, _pairs
 
 DEEPER = cases.TEACHERS["deeper"]

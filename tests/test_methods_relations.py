@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import method_cases as cases
 import pytest
 import torch
-from test_methods import possible
-from test_methods_losses import LABELS, ce, flat, run, softmax, squares
 from torch import Tensor
 
+from tests import method_cases as cases
+from tests.method_cases import possible
+from tests.method_formulas import LABELS, ce, flat, run, softmax, squares
 from transfer_methods import correlation, dist, dkd, nst, pkt, rkd, similarity, vid
 
 

@@ -353,6 +353,7 @@ def test_scopes_take_the_parameters_that_a_stage_depends_on() -> None:
     assert second
     assert all(n.startswith("stages.1.") for n in second)
     assert of(Scope.upto_stage(1)) == first | second
+    assert of(Scope.after_stage(1)) == everything - first - second
     assert student.training
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -166,14 +166,17 @@ W = TypeVar("W", bound=Weights)
 class OneTerm(Distillation[W]):
     """ce_weight * CE + weight * `transfer`: the shape of most methods."""
 
+    term: ClassVar[str] = "transfer"
+    """What the method's own term is called."""
+
     @abstractmethod
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The method's own scalar, without its weight."""
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
-        """The terms: ce, transfer."""
+        """The terms: ce, and the one that `term` names."""
         ours = seen(student)
         return {
             "ce": self.config.ce_weight * cross_entropy(ours.logits, batch.labels),
-            "transfer": self.config.weight * self.transfer(ours, frozen(teacher), batch),
+            self.term: self.config.weight * self.transfer(ours, frozen(teacher), batch),
         }

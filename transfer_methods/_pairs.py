@@ -93,6 +93,25 @@ def _sides(setting: Setting) -> tuple[Shapes, Shapes]:
     return setting.teacher, setting.student
 
 
+def transitions_reason(what: str, setting: Setting) -> str | None:
+    """Why stages paired by position cannot be compared from one to the next, or None.
+
+    It takes two pairs or more, each of one width; `what` names what is compared.
+    """
+    teacher, student = _sides(setting)
+    pairs = _by_position(len(teacher.stages), len(student.stages))
+    for t, s in pairs:
+        theirs, ours = width_of(teacher.stages[t]), width_of(student.stages[s])
+        if theirs != ours:
+            return (
+                f"{what} need equal widths, and teacher stage {teacher.names[t]} has {theirs}, "
+                f"student stage {student.names[s]} {ours}"
+            )
+    if len(pairs) < 2:
+        return f"{what} need two stages, and the networks share only one"
+    return None
+
+
 def _by_position(teacher: int, student: int) -> tuple[tuple[int, int], ...]:
     count = min(teacher, student)
     return tuple((teacher - count + i, student - count + i) for i in range(count))

@@ -25,7 +25,7 @@ from transfer_methods._common import (
     sum_of,
 )
 from transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
-from transfer_methods._pairs import stage_pairs
+from transfer_methods._pairs import stage_pairs, transitions_reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +82,7 @@ class Method(Distillation[Config]):
     @classmethod
     def unfit(cls, config: Any, setting: Setting) -> str | None:
         """Other widths, or no transition at all."""
-        assert setting.teacher is not None
-        pairs = stage_pairs("stage", setting)
-        for t, s in pairs:
-            theirs, ours = width_of(setting.teacher.stages[t]), width_of(setting.student.stages[s])
-            if theirs != ours:
-                return (
-                    f"flow matrices need equal widths, and teacher stage "
-                    f"{setting.teacher.names[t]} has {theirs}, student stage "
-                    f"{setting.student.names[s]} {ours}"
-                )
-        if len(pairs) + _equal_stems(setting) < 2:
-            return "flow matrices need two stages, and the networks share only one"
-        return None
+        return transitions_reason("flow matrices", setting)
 
     def phases(self) -> Sequence[Phase]:
         """The flow moves everything up to the last stage; then the task moves all."""

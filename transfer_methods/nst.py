@@ -7,29 +7,22 @@ equations 5 and 7: the maximum mean discrepancy with the polynomial kernel (x . 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
 from transfer_methods._adapt import aligned
-from transfer_methods._common import OneTerm, View, Weights, sum_of
-from transfer_methods._contract import Batch, Needs, Setting
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from transfer_methods._common import View, sum_of
+from transfer_methods._contract import Batch
+from transfer_methods._paired import Paired, PairWeights
 
 
 @dataclass(frozen=True, slots=True)
-class Config(Weights):
+class Config(PairWeights):
     """The published settings: weight 50, all stages."""
 
     weight: float = 50.0
     """Of the sum over pairs."""
-    pairs: Pairs = "stage"
-    """Which teacher stage teaches which student stage; see `_pairs.py`."""
-
-    def __post_init__(self) -> None:
-        Weights.__post_init__(self)
-        check_pairs(self.pairs)
 
 
 def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -48,24 +41,10 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.transpose(1, 2)).square().mean()
 
 
-class Method(OneTerm[Config]):
+class Method(Paired[Config]):
     """ce_weight * CE + weight * sum over pairs of the squared discrepancy."""
 
     Config = Config
-
-    def __init__(self, config: Any, setting: Setting) -> None:
-        super().__init__(config, setting)
-        self.pairs = stage_pairs(config.pairs, setting)
-
-    @classmethod
-    def needs(cls, config: Any) -> Needs:
-        """Stages."""
-        return Needs(stages=True)
-
-    @classmethod
-    def unfit(cls, config: Any, setting: Setting) -> str | None:
-        """A stage that is not there."""
-        return pairs_reason(config.pairs, setting)
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""

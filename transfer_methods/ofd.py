@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from transfer_methods._adapt import aligned, as_map, conv_norm, width_of
-from transfer_methods._common import OneTerm, View, Weights, sum_of
+from transfer_methods._common import View, sum_of
 from transfer_methods._contract import Batch, Needs, Setting
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from transfer_methods._paired import Paired, PairWeights
+from transfer_methods._pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)
-class Config(Weights):
+class Config(PairWeights):
     """The published settings: weight 1/1000, all stages."""
 
     weight: float = 0.001
@@ -29,10 +30,6 @@ class Config(Weights):
     pairs: Pairs = "stage"
     """Which teacher stage teaches which student stage; see `_pairs.py`. A pair counts half of
     the next one."""
-
-    def __post_init__(self) -> None:
-        Weights.__post_init__(self)
-        check_pairs(self.pairs)
 
 
 def partial_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -64,7 +61,7 @@ class Margin(nn.Module):
         return torch.maximum(teacher, margin.view(1, -1, 1, 1))
 
 
-class Method(OneTerm[Config]):
+class Method(Paired[Config]):
     """ce_weight * CE + weight * sum of 2^(i - n) partial distances.
 
     A 1x1 convolution with batch normalisation connects each student stage to its teacher stage.
@@ -76,7 +73,6 @@ class Method(OneTerm[Config]):
         super().__init__(config, setting)
         assert setting.teacher is not None
         theirs, ours = setting.teacher.stages, setting.student.stages
-        self.pairs = stage_pairs(config.pairs, setting)
         self.connectors = nn.ModuleList(
             conv_norm(width_of(ours[s]), width_of(theirs[t])) for t, s in self.pairs
         )
@@ -86,11 +82,6 @@ class Method(OneTerm[Config]):
     def needs(cls, config: Any) -> Needs:
         """Pre-activations."""
         return Needs(preacts=True)
-
-    @classmethod
-    def unfit(cls, config: Any, setting: Setting) -> str | None:
-        """A stage that is not there."""
-        return pairs_reason(config.pairs, setting)
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""

@@ -6,28 +6,24 @@ Tung, Mori: Similarity-Preserving Knowledge Distillation, ICCV 2019, equations 1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods._common import OneTerm, View, Weights, mean_square, sum_of
-from transfer_methods._contract import Batch, Needs, Setting
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from transfer_methods._common import View, mean_square, sum_of
+from transfer_methods._contract import Batch
+from transfer_methods._paired import Paired, PairWeights
+from transfer_methods._pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)
-class Config(Weights):
+class Config(PairWeights):
     """The published settings: weight 3000, the last stage."""
 
     weight: float = 3000.0
     """Of the sum over pairs."""
     pairs: Pairs = "last"
     """Which teacher stage teaches which student stage; see `_pairs.py`."""
-
-    def __post_init__(self) -> None:
-        Weights.__post_init__(self)
-        check_pairs(self.pairs)
 
 
 def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -43,24 +39,10 @@ def _gram(stage: Tensor) -> Tensor:
     return functional.normalize(rows @ rows.T, dim=1)
 
 
-class Method(OneTerm[Config]):
+class Method(Paired[Config]):
     """ce_weight * CE + weight * sum over pairs of the similarity loss."""
 
     Config = Config
-
-    def __init__(self, config: Any, setting: Setting) -> None:
-        super().__init__(config, setting)
-        self.pairs = stage_pairs(config.pairs, setting)
-
-    @classmethod
-    def needs(cls, config: Any) -> Needs:
-        """Stages."""
-        return Needs(stages=True)
-
-    @classmethod
-    def unfit(cls, config: Any, setting: Setting) -> str | None:
-        """A stage that is not there."""
-        return pairs_reason(config.pairs, setting)
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""

@@ -16,26 +16,23 @@ from torch.nn import functional
 
 from transfer_methods import _checks
 from transfer_methods._adapt import aligned, width_of
-from transfer_methods._common import OneTerm, View, Weights, sum_of
-from transfer_methods._contract import Batch, Needs, Setting
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from transfer_methods._common import View, sum_of
+from transfer_methods._contract import Batch, Setting
+from transfer_methods._paired import Paired, PairWeights
 
 _FLOOR = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class Config(Weights):
+class Config(PairWeights):
     """The published settings: weight 1, variance 5 at first, all stages."""
 
     variance: float = 5.0
     """Of every channel when training begins."""
-    pairs: Pairs = "stage"
-    """Which teacher stage teaches which student stage; see `_pairs.py`."""
 
     def __post_init__(self) -> None:
-        Weights.__post_init__(self)
+        PairWeights.__post_init__(self)
         _checks.number(self, "variance", least=1e-3)
-        check_pairs(self.pairs)
 
 
 class Predictor(nn.Module):
@@ -73,7 +70,7 @@ def _inverse_softplus(value: float) -> float:
     return value + log(-expm1(-value))
 
 
-class Method(OneTerm[Config]):
+class Method(Paired[Config]):
     """ce_weight * CE + weight * sum over pairs of the negative log-likelihood."""
 
     Config = Config
@@ -82,20 +79,9 @@ class Method(OneTerm[Config]):
         super().__init__(config, setting)
         assert setting.teacher is not None
         theirs, ours = setting.teacher.stages, setting.student.stages
-        self.pairs = stage_pairs(config.pairs, setting)
         self.predictors = nn.ModuleList(
             Predictor(ours[s], theirs[t], variance=config.variance) for t, s in self.pairs
         )
-
-    @classmethod
-    def needs(cls, config: Any) -> Needs:
-        """Stages."""
-        return Needs(stages=True)
-
-    @classmethod
-    def unfit(cls, config: Any, setting: Setting) -> str | None:
-        """A stage that is not there."""
-        return pairs_reason(config.pairs, setting)
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""

@@ -21,11 +21,13 @@ def main() -> None:
             os.environ[name] = str(task.get("threads", 1))
         answer = {"ok": answer_to(task)}
         protocol.send(answer, out)
+    except protocol.TaskError as error:
+        protocol.send({"error": str(error)}, out)
     except MemoryError:
-        protocol.send({"error": "out of memory", "kind": "task"}, out)
+        protocol.send({"error": "out of memory"}, out)
     except Exception as error:
         text = "%s: %s" % (type(error).__name__, error)
-        protocol.send({"error": text, "kind": "task"}, out)
+        protocol.send({"error": text}, out)
     # Some runtimes' threads keep an interpreter from ending.
     os._exit(0)
 
@@ -43,7 +45,7 @@ def answer_to(task: Dict[str, Any]) -> Dict[str, Any]:
         from .evaluate import evaluate
 
         return evaluate(task, folder)
-    raise ValueError("unknown task %r" % task["task"])
+    raise protocol.TaskError("unknown task %r" % task["task"])
 
 
 def probe() -> Dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import inputs
 from .board import Board, peak_memory
+from .protocol import TaskError
 from .runtimes import Session, choose, module
 
 Call = Callable[[], List[Any]]
@@ -88,7 +89,7 @@ def pin(board: Board, threads: int) -> List[int]:
     """Keep this process on as many processors as it has threads."""
     cpus = board.choose_cpus(threads)
     if len(cpus) < threads:
-        raise ValueError("%d threads are asked for, %d processors are free" % (threads, len(cpus)))
+        raise TaskError("%d threads are asked for, %d processors are free" % (threads, len(cpus)))
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus)
         return cpus

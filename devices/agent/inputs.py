@@ -4,33 +4,28 @@ from typing import Any, List
 
 import numpy as np
 
+from .protocol import TaskError
 from .runtimes import Input
 
 SEED = 20150310
 RANDOM_INPUTS = 4
 
 
-class InputsError(ValueError):
-    """The inputs sent are none that the model takes."""
-
-
 def read(path: str) -> Any:
     """A stack of inputs (N, ...) from a .npy file; nothing is unpickled."""
     array = np.load(path, allow_pickle=False)
     if array.ndim < 2 or not len(array):
-        raise InputsError("the inputs are no stack of arrays: shape %s" % (array.shape,))
+        raise TaskError("the inputs are no stack of arrays: shape %s" % (array.shape,))
     return array
 
 
 def batches(array: Any, specs: List[Input], batch: int) -> List[List[Any]]:
     """The stack cut into the model's batches; the last one is filled up by repeating."""
     if len(specs) != 1:
-        raise InputsError("the model takes %d inputs, one was sent" % len(specs))
+        raise TaskError("the model takes %d inputs, one was sent" % len(specs))
     spec = specs[0]
     if array.shape[1:] != spec.shape[1:]:
-        raise InputsError(
-            "the model takes %s, the inputs are %s" % (spec.shape[1:], array.shape[1:])
-        )
+        raise TaskError("the model takes %s, the inputs are %s" % (spec.shape[1:], array.shape[1:]))
     found = []
     for start in range(0, len(array), batch):
         rows = np.arange(start, start + batch) % len(array)

@@ -42,6 +42,10 @@ class EndedError(ProtocolError):
     """The stream ended before the message did."""
 
 
+class TaskError(Exception):
+    """Why a task cannot be done, in words for the user."""
+
+
 def is_digest(text: Any) -> bool:
     """Whether this is a SHA-256 in hexadecimal: the only names that files have on a board."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None

@@ -199,8 +199,11 @@ class _Tail:
         self._thread.start()
 
     def _drain(self) -> None:
-        while part := self._stream.read(1 << 12):
-            self._kept = (self._kept + part)[-_STDERR:]
+        try:
+            while part := self._stream.read(1 << 12):
+                self._kept = (self._kept + part)[-_STDERR:]
+        except (OSError, ValueError):
+            return  # closed, as another process (a shared connection's) keeps it open
 
     def text(self) -> str:
         """What the stream ended with; waits a little for its end."""

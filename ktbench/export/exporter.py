@@ -21,7 +21,7 @@ from ktbench.export import sidecar
 from ktbench.export.network import Deployed, Folding, deploy, plan_folding
 from ktbench.export.parity import TOLERANCES, Parity, check, raw_images, reference_logits
 from ktbench.export.template import Template, make_template
-from ktbench.export.writer import Floats, Writer
+from ktbench.export.writer import ExportError, Floats, Writer
 from ktbench.records import (
     Artifact,
     Cell,
@@ -58,6 +58,15 @@ def graph_key(
             "export": spec.model_dump(mode="json"),
         }
     )
+
+
+def impossible(spec: ExportSpec) -> str | None:
+    """Why no student can be written so, in one sentence, or None.
+
+    Every format, precision, batch and opset that a matrix can name is written today.
+    """
+    del spec
+    return None
 
 
 @dataclass
@@ -240,5 +249,7 @@ def _architecture(student: Item, network: nn.Module) -> str:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, ExportError):
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

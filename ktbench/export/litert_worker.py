@@ -94,21 +94,22 @@ def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
 def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
     """Least and greatest value of every tensor: in chunks, or image by image.
 
-    A graph that takes only one image at a time refuses a chunk; the ranges are the same.
+    A graph that cannot take a chunk, though its batch is set free, refuses; the ranges are the
+    same.
     """
     from ai_edge_quantizer import calibrator
     from ai_edge_quantizer.utils import qsv_utils
 
-    def calibrated(step: int) -> Any:
+    def calibrated(graph: bytes, step: int) -> Any:
         feeds = [{INPUT: images[i : i + step]} for i in range(0, len(images), step)]
         tool = calibrator.Calibrator(model, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         tool.calibrate({SIGNATURE: feeds}, recipe)
         return tool.get_model_qsvs()
 
     try:
-        return calibrated(CHUNK)
+        return calibrated(free_batch(model), CHUNK)
     except (RuntimeError, ValueError):
-        return calibrated(1)
+        return calibrated(model, 1)
 
 
 def run(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -128,6 +129,8 @@ def run(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         interpreter.set_tensor(source["index"], batch)
         interpreter.invoke()
         logits.append(interpreter.get_tensor(target["index"]))
+        if len(logits[-1]) != size:
+            raise ValueError(f"{len(logits[-1])} rows of logits for a batch of {size} images")
     return np.concatenate(logits)
 
 

@@ -139,12 +139,12 @@ def _strip(model: onnx.ModelProto) -> None:
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
         del part.metadata_props[:]
-        part.doc_string = ""
+        part.ClearField("doc_string")
     for tensor in graph.initializer:
         del tensor.metadata_props[:]
-        tensor.doc_string = ""
+        tensor.ClearField("doc_string")
     for attribute in (a for node in graph.node for a in node.attribute):
-        attribute.doc_string = ""
+        attribute.ClearField("doc_string")
 
 
 def _tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
@@ -157,7 +157,7 @@ def _tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Weights and arithmetic in float16; images come in and logits go out as float32.
 
-    The subtraction of the mean stays in float32, as float16 holds 0 to 255 only to a 16th.
+    What reads the image stays in float32: of a value near 255, float16 keeps only eighths.
     """
     keep = [node.name for node in model.graph.node if INPUT in node.input]
     return convert_float_to_float16(model, keep_io_types=True, node_block_list=keep)

@@ -15,8 +15,8 @@ from ktbench.records import Precision, Tolerance
 
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(agreement=0.995, difference=1e-3),
-    "fp16": Tolerance(agreement=0.99, difference=0.1),
-    "int8": Tolerance(agreement=0.9, difference=None),
+    "fp16": Tolerance(agreement=0.97, difference=0.1),
+    "int8": Tolerance(agreement=0.75, difference=None),
 }
 """What `docs/export.md` justifies; differences are relative to the logits' standard deviation."""
 

@@ -141,5 +141,5 @@ def _refusal(kind: Kind, name: str, settings: dict[str, Any], base: str) -> str 
     try:
         kind.build(name, settings, base)
     except KtbenchError as error:
-        return str(error)
+        return str(error).removeprefix(f"{kind.word} {name}: ")
     return None

@@ -61,7 +61,10 @@ Changes = dict[str, JsonValue]
 
 
 class TeacherEntry(Section):
-    """A teacher: a student that is trained first, or a user's own weights."""
+    """A teacher: a student that is trained first, or a user's own weights.
+
+    A network's name alone stands for `{student: NAME}`.
+    """
 
     student: ItemEntry
     """The network."""
@@ -81,6 +84,11 @@ class TeacherEntry(Section):
     checkpoint: str | None = None
     """A file of the network's weights (a `state_dict`), relative to the matrix file; then nothing
     is trained."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"student": value} if isinstance(value, str) else value
 
     @validator("train_size", mode="before")
     @classmethod

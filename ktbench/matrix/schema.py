@@ -34,6 +34,10 @@ def json_schema() -> Schema:
     definitions["device"] = _entry(dict.fromkeys(catalogue.devices(), device), own=False)
     definitions["changes"] = _changes()
     _name_entries(sections)
+    by_name = {"$ref": "#/$defs/student"}
+    for form in (schema["properties"]["teachers"]["anyOf"],):
+        form[0] = {"anyOf": [form[0], by_name]}
+        form[1]["items"] = form[0]
     batch = sections["ExportGrid"]["properties"]["batch"]
     batch["anyOf"].append({"const": 1})
     batch["anyOf"][1]["items"] = {"enum": ["1", 1, "dynamic"]}

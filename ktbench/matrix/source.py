@@ -173,10 +173,12 @@ def _text(path: Path, origin: Origin) -> str:
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
-    text = " ".join(part for part in (error.problem, error.context) if part)
-    if "'\\t'" in text:
+    problem, context = error.problem or "", error.context or ""
+    if "'\\t'" in problem:
         return "a tab stands where only spaces may: indent with spaces"
-    return text
+    if context.startswith("while"):
+        return f"{problem} {context}"
+    return ", ".join(part for part in (context, problem) if part)
 
 
 class _Reader:

@@ -42,8 +42,7 @@ def measure_file(
     except OSError as error:
         raise KtbenchError(f"{path}: cannot read the model: {error.strerror}") from error
     digest = hashlib.sha256(content).hexdigest()[:16]
-    precision = _onnx_precision(path) if form == "onnx" else _tflite_precision(path)
-    export = ExportSpec(format=form, precision=precision)
+    export = _onnx_export(path) if form == "onnx" else _tflite_export(path)
     job = Job(path=path, export=export, graph_key=digest, cell_key="", digest=digest)
     found = []
     for result in measure(device, [job], folder, progress=progress, budget=budget):
@@ -53,21 +52,25 @@ def measure_file(
     return found
 
 
-def _onnx_precision(path: Path) -> Precision:
+def _onnx_export(path: Path) -> ExportSpec:
     """int8 where the graph quantises, fp16 where weights are half floats, else fp32."""
     import onnx
 
     try:
-        graph = onnx.load(path, load_external_data=False).graph
+        model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's own errors have no common class
         raise KtbenchError(f"{path}: not an ONNX model") from error
-    if any("Quantize" in node.op_type or "Integer" in node.op_type for node in graph.node):
-        return "int8"
-    kinds = {tensor.data_type for tensor in graph.initializer}
-    return "fp16" if onnx.TensorProto.FLOAT16 in kinds else "fp32"
+    half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
+    quantised = any("Quantize" in n.op_type or "Integer" in n.op_type for n in model.graph.node)
+    opsets = [entry.version for entry in model.opset_import if not entry.domain]
+    return ExportSpec(
+        format="onnx",
+        precision="int8" if quantised else "fp16" if half else "fp32",
+        opset=min(max(opsets[0] if opsets else 18, 13), 23),  # the range that a label can name
+    )
 
 
-def _tflite_precision(path: Path) -> Precision:
+def _tflite_export(path: Path) -> ExportSpec:
     """int8 where a tensor is one, fp16 where weights are half floats, else fp32."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -76,4 +79,5 @@ def _tflite_precision(path: Path) -> Precision:
     except (ValueError, RuntimeError) as error:
         raise KtbenchError(f"{path}: not a TFLite model") from error
     kinds = {entry["dtype"].__name__ for entry in details}
-    return "int8" if "int8" in kinds else "fp16" if "float16" in kinds else "fp32"
+    precision: Precision = "int8" if "int8" in kinds else "fp16" if "float16" in kinds else "fp32"
+    return ExportSpec(format="tflite", precision=precision)

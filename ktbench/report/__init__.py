@@ -1,1 +1,5 @@
-"""Tables, figures and the page; nothing here trains or measures."""
+"""The report of a results folder: it reads, and never trains or measures."""
+
+from ktbench.report.write import write_report
+
+__all__ = ["write_report"]

@@ -2,6 +2,6 @@
 
 from ktbench.results.folder import ResultsFolder
 from ktbench.results.frames import Results, load_results
-from ktbench.results.lock import Lock
+from ktbench.results.lock import Lock, many_objects
 
-__all__ = ["Lock", "Results", "ResultsFolder", "load_results"]
+__all__ = ["Lock", "Results", "ResultsFolder", "load_results", "many_objects"]

@@ -120,11 +120,11 @@ class Results:
     @cached_property
     def teachers(self) -> pd.DataFrame:
         """One row per teacher of the matrix; figures are NaN or NA where it is not trained yet."""
-        found: dict[str, Checkpoint] = {
-            r.cell.teacher.cell.key: r.teacher
-            for r in self.by_key.values()
-            if r.cell.teacher is not None and r.teacher is not None
-        }
+        found: dict[str, Checkpoint] = {}
+        for cell in self.lock.plan.cells:
+            result = self.by_key.get(cell.key)
+            if cell.teacher is not None and result is not None and result.teacher is not None:
+                found[cell.teacher.cell.key] = result.teacher
         rows = []
         for teacher in self.lock.plan.teachers:
             key = teacher.cell.key

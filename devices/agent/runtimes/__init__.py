@@ -9,6 +9,8 @@ import importlib
 import pkgutil
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
+from ..protocol import TaskError
+
 Input = NamedTuple("Input", [("name", str), ("dtype", str), ("shape", Tuple[int, ...])])
 """What a model takes: a numpy name of the type, and a shape whose free axes are 1."""
 
@@ -33,9 +35,9 @@ def names() -> List[str]:
 
 
 def module(name: str) -> Any:
-    """A runtime's file; LookupError for a name that is none."""
+    """A runtime's file; TaskError for a name that is none."""
     if name not in names():
-        raise LookupError("the agent knows no runtime %r" % name)
+        raise TaskError("the agent knows no runtime %r" % name)
     return importlib.import_module("%s.%s_" % (__name__, name))
 
 
@@ -57,7 +59,7 @@ def installed() -> Dict[str, Dict[str, Any]]:
 
 
 def choose(wanted: List[str], form: str) -> str:
-    """The first wanted runtime that runs this format; LookupError says what each one lacks."""
+    """The first wanted runtime that runs this format; TaskError says what each one lacks."""
     known = installed()
     reasons = []
     for name in wanted:
@@ -67,4 +69,4 @@ def choose(wanted: List[str], form: str) -> str:
                 return name
             reasons.append("%s (%s)" % (name, entry["error"]))
     detail = ": " + "; ".join(reasons) if reasons else ""
-    raise LookupError("no runtime for %s models is installed%s" % (form, detail))
+    raise TaskError("no runtime for %s models is installed%s" % (form, detail))

@@ -3,6 +3,7 @@
 import functools
 from typing import Any, Callable, List
 
+from ..protocol import TaskError
 from . import Input, Session
 
 FORMATS = ("onnx",)
@@ -52,7 +53,7 @@ class OnnxSession(Session):
 
 def _input(entry: Any) -> Input:
     if entry.type not in _DTYPES:
-        raise ValueError("input %s is a %s, which the agent cannot make" % (entry.name, entry.type))
+        raise TaskError("input %s is a %s, which the agent cannot make" % (entry.name, entry.type))
     shape = tuple(axis if isinstance(axis, int) and axis > 0 else 1 for axis in entry.shape)
     return Input(entry.name, _DTYPES[entry.type], shape)
 

@@ -1,0 +1,248 @@
+"""What the report says, as frames: gains, convergence, costs, deployments, integrity.
+
+A *group* is (student, method, teacher) over all seeds. Choices are made on validation accuracy;
+test accuracy is only reported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from ktbench import stats
+from ktbench.records import BASELINE
+from ktbench.results import Results
+
+GROUP = ["student", "method", "teacher"]
+_COSTS = ("epoch", "seconds", "teacher_seconds", "flops", "teacher_flops")
+
+
+def by_origin(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with every latency in a column of its origin: `p50_ms_measured`, ..."""
+    split = frame.copy()
+    origins = list(dict.fromkeys(frame["origin"].dropna()))
+    for name in [str(column) for column in frame.columns if "_ms" in str(column)]:
+        values = split.pop(name)
+        for origin in origins:
+            split[f"{name}_{origin}"] = values.where(split["origin"] == origin, np.nan)
+    return split
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that is worked out of a results folder; each frame when first asked for."""
+
+    results: Results
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """`Results.cells` with the budget in the method's name, paired with the baseline.
+
+        Adds `baseline` (key of the no-transfer cell of the same student, seed and budget, or of
+        the usual budget where there is none), `gain` and `validation_gain`.
+        """
+        cells = self.results.cells.copy()
+        odd = cells["budget"] != ""
+        cells["is_baseline"] = cells["method"] == BASELINE.label
+        cells["plain_method"] = cells["method"]
+        cells.loc[odd, "method"] += " [" + cells.loc[odd, "budget"] + "]"
+        columns = ["student", "seed", "budget", "key", "accuracy", "validation"]
+        base = cells.loc[cells["is_baseline"], columns]
+        renamed = {"key": "baseline", "accuracy": "base", "validation": "validation_base"}
+        base = base.rename(columns=renamed)
+        same = cells.merge(base, on=["student", "seed", "budget"], how="left")
+        # `base` keeps the usual budget first, so that it is what the others fall back to.
+        usual = base.sort_values("budget", key=lambda b: b != "", kind="stable")
+        usual = usual.drop_duplicates(["student", "seed"]).drop(columns="budget")
+        other = cells.merge(usual, on=["student", "seed"], how="left")
+        for name in renamed.values():
+            cells[name] = same[name].where(same["baseline"].notna(), other[name])
+        cells["gain"] = cells["accuracy"] - cells["base"]
+        cells["validation_gain"] = cells["validation"] - cells["validation_base"]
+        return cells
+
+    @cached_property
+    def students(self) -> list[str]:
+        """Labels in the matrix's order."""
+        return list(dict.fromkeys(self.cells["student"]))
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Labels in the matrix's order, those of the baseline left out."""
+        return list(dict.fromkeys(self.cells.loc[~self.cells["is_baseline"], "method"]))
+
+    @cached_property
+    def teachers(self) -> list[str]:
+        """Names in the matrix's order."""
+        return [name for name in dict.fromkeys(self.cells["teacher"]) if name]
+
+    @cached_property
+    def gains(self) -> pd.DataFrame:
+        """One row per group: paired gain with interval and sign, accuracies, and what failed."""
+        cells = self.cells
+        keys, number = self._groups(cells)
+        frame = keys.copy()
+        for status in ("done", "failed", "skipped", "pending"):
+            frame[status] = (cells["status"] == status).groupby(number).sum().astype(int)
+        frame["reason"] = cells.loc[cells["reason"] != ""].groupby(number)["reason"].first()
+        frame["reason"] = frame["reason"].fillna("")
+        numeric = cells[["accuracy", "validation", "validation_gain", "parameters"]]
+        frame = frame.join(numeric.astype(float).groupby(number).mean())
+        paired = cells["gain"].notna().to_numpy()
+        found = stats.intervals(
+            cells["gain"].to_numpy()[paired], number.to_numpy()[paired], len(frame)
+        )
+        frame["gain"], frame["gain_low"], frame["gain_high"] = found.mean, found.low, found.high
+        frame["n"], frame["sign"] = found.n, stats.signs(found)
+        trained = cells["accuracy"].notna().groupby(number).sum()
+        frame["trained"] = trained.astype(int)
+        return frame
+
+    @staticmethod
+    def _groups(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[int]]:
+        """The distinct groups in order of appearance, and each cell's number among them."""
+        number = cells.groupby(GROUP, sort=False).ngroup()
+        keys = cells[[*GROUP, "plain_method", "is_baseline", "budget"]].groupby(number).first()
+        return keys, number
+
+    @cached_property
+    def arrivals(self) -> pd.DataFrame:
+        """One row per trained cell: when it first reached the no-transfer's final accuracy.
+
+        The target is the validation accuracy after the last epoch of the baseline with the same
+        seed. Costs are cumulative at the end of the first epoch that reaches it, NaN if none does.
+        """
+        curves = self.results.curves
+        columns = ["key", *GROUP, "seed", "baseline", "is_baseline"]
+        cells = self.cells.loc[self.cells["accuracy"].notna(), columns].set_index("key")
+        if curves.empty or cells.empty:
+            extra = [*_COSTS, "target"]
+            return cells.reset_index().reindex(columns=[*columns, *extra])
+        keys = curves["key"].astype(object).to_numpy()
+        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+        ends = np.r_[starts[1:], len(keys)]
+        accuracy = curves["validation_accuracy"].to_numpy(dtype=float)
+        final = pd.Series(accuracy[ends - 1], index=keys[starts])
+        cells = cells.reindex(keys[starts])
+        target = cells["baseline"].map(final).to_numpy(dtype=float)
+        at = stats.first_reaching_each(accuracy, target, np.r_[starts, len(keys)])
+        reached = ~np.isnan(at)
+        cells["target"] = target
+        for name in _COSTS:
+            values = np.full(len(cells), np.nan)
+            values[reached] = curves[name].to_numpy(dtype=float)[at[reached].astype(int)]
+            cells[name] = values
+        return cells.rename_axis("key").reset_index()
+
+    @cached_property
+    def convergence(self) -> pd.DataFrame:
+        """One row per group: cost to the no-transfer's final accuracy, and ratios to no transfer.
+
+        `reached` of `seeds`; costs are means over the seeds that reached it; `x_...` is the
+        geometric mean over those seeds of (no transfer's cost / this one's): above 1 is faster.
+        """
+        arrivals = self.arrivals.dropna(subset=["target"]).copy()
+        arrivals["seconds_all"] = arrivals["seconds"] + arrivals["teacher_seconds"]
+        arrivals["flops_all"] = arrivals["flops"] + arrivals["teacher_flops"]
+        own = arrivals.set_index("key")
+        costs = ["epoch", "seconds", "seconds_all", "flops", "flops_all"]
+        for name in costs:
+            base = arrivals["baseline"].map(own[name])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                arrivals[f"x_{name}"] = np.log(base.astype(float) / arrivals[name])
+        arrivals = arrivals.replace([np.inf, -np.inf], np.nan)
+        grouped = arrivals.groupby([*GROUP, "is_baseline"], sort=False)
+        frame = grouped[[*costs, *(f"x_{name}" for name in costs)]].mean()
+        for name in costs:
+            frame[f"x_{name}"] = np.exp(frame[f"x_{name}"])
+        frame["seeds"] = grouped.size()
+        frame["reached"] = grouped["epoch"].count()
+        return frame.reset_index()
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """One row per group: mean training cost alone, the teacher's part, and really shared."""
+        names = ["seconds", "teacher_seconds", "shared_seconds", "flops", "teacher_flops"]
+        trained = self.cells.loc[self.cells["accuracy"].notna(), [*GROUP, "is_baseline", *names]]
+        trained = trained.astype({name: float for name in names})
+        grouped = trained.groupby([*GROUP, "is_baseline"], sort=False)
+        frame = grouped[names].mean()
+        frame["n"] = grouped.size()
+        return frame.reset_index()
+
+    @cached_property
+    def exported(self) -> pd.DataFrame:
+        """One row per group × export: size, and accuracy of the artifact over the seeds."""
+        joined = self.cells[["key", *GROUP, "accuracy"]].merge(self.results.artifacts, on="key")
+        joined["change"] = joined["test_accuracy"] - joined["accuracy"]
+        grouped = joined.groupby([*GROUP, "export"], sort=False)
+        return grouped.agg(
+            n=("key", "size"),
+            bytes=("bytes", "mean"),
+            accuracy=("test_accuracy", "mean"),
+            validation=("validation_accuracy", "mean"),
+            change=("change", "mean"),
+        ).reset_index()
+
+    @cached_property
+    def deployed(self) -> pd.DataFrame:
+        """One row per group × export × comparable measurement: accuracy beside latency.
+
+        `p50_ms` is the median over the group's measurements; one graph's is the same for all.
+        """
+        joined = self.results.deployed.drop(columns=GROUP)
+        joined = self.cells[["key", *GROUP]].merge(joined, on="key")
+        by = [*GROUP, "export", "device", "origin", "threads", "runtime", "comparability"]
+        grouped = joined.groupby(by, sort=False)
+        return grouped.agg(
+            n=("key", "size"),
+            accuracy=("artifact_accuracy", "mean"),
+            validation=("validation_accuracy", "mean"),
+            bytes=("bytes", "mean"),
+            p50_ms=("p50_ms", "median"),
+            p90_ms=("p90_ms", "median"),
+            valid=("valid", "all"),
+            reasons=("reasons", "first"),
+        ).reset_index()
+
+    @cached_property
+    def integrity(self) -> pd.DataFrame:
+        """One row per student × export: how near the artifacts are to torch."""
+        joined = self.cells[["key", "student", "accuracy"]].merge(self.results.artifacts, on="key")
+        joined["change"] = joined["test_accuracy"] - joined["accuracy"]
+        return (
+            joined.groupby(["export", "student"], sort=False)
+            .agg(
+                artifacts=("key", "size"),
+                agreement_mean=("agreement", "mean"),
+                agreement_least=("agreement", "min"),
+                agreement_required=("least_agreement", "max"),
+                difference_largest=("max_difference", "max"),
+                change_mean=("change", "mean"),
+                change_least=("change", "min"),
+                change_most=("change", "max"),
+                bytes=("bytes", "mean"),
+                runtime=("runtime", "first"),
+            )
+            .reset_index()
+        )
+
+    @cached_property
+    def noise(self) -> pd.DataFrame:
+        """One row per graph that was measured more than once in comparable conditions.
+
+        Such measurements differ in weights alone, which cannot change latency: `spread` is noise.
+        """
+        measured = self.results.measurements
+        measured = measured[measured["valid"]] if len(measured) else measured
+        by = ["device", "origin", "threads", "runtime", "export", "graph_key", "comparability"]
+        grouped = measured.groupby(by, sort=False)
+        frame = grouped.agg(
+            n=("p50_ms", "size"), least=("p50_ms", "min"), most=("p50_ms", "max")
+        ).reset_index()
+        frame = frame[frame["n"] > 1].reset_index(drop=True)
+        frame["spread"] = frame["most"] / frame["least"] - 1
+        return frame

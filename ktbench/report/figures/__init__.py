@@ -1,0 +1,7 @@
+"""The report's drawings; each function returns a `Figure` in SVG and PNG."""
+
+from ktbench.report.figures.curves import convergence_figure
+from ktbench.report.figures.heatmap import gain_figure
+from ktbench.report.figures.scatter import front_figure
+
+__all__ = ["convergence_figure", "front_figure", "gain_figure"]

@@ -1,0 +1,108 @@
+"""Validation accuracy against epochs: one panel per student, one line per method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ktbench.report.figures.canvas import (
+    INK,
+    LINES,
+    MARKERS,
+    MUTED,
+    drawing,
+    percent_axis,
+    rendered,
+    wrapped,
+)
+from ktbench.report.parts import Figure
+
+STUDENTS_SHOWN, METHODS_SHOWN = 6, 7
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method's line in every panel."""
+
+    method: str
+    teacher: str
+    label: str
+    is_baseline: bool
+
+
+def convergence_figure(
+    curves: pd.DataFrame,
+    *,
+    name: str,
+    caption: str,
+    students: Sequence[str],
+    lines: Sequence[Line],
+) -> Figure:
+    """`curves`: student, method, teacher, seed, epoch, validation_accuracy; mean with seed band."""
+    shown = list(students)[:STUDENTS_SHOWN]
+    columns = min(3, max(1, len(shown)))
+    rows = max(1, math.ceil(len(shown) / columns))
+    with drawing(0.4 + 3.5 * columns, 0.9 + 2.6 * rows) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        panels = list(grid.flat)
+        for axes, student in zip(panels, shown, strict=False):
+            _panel(axes, student, curves[curves["student"] == student], lines)
+        for axes in panels[len(shown) :]:
+            axes.set_visible(False)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("validation accuracy", fontsize=8.5)
+        handles: dict[str, Artist] = {}
+        for axes in panels:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                handles.setdefault(label, handle)
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside upper left",
+            ncols=min(4, max(1, len(handles))),
+            frameon=False,
+            fontsize=8.5,
+        )
+        return rendered(
+            figure,
+            name=name,
+            caption=caption,
+            alternative=f"Validation accuracy against epochs for {', '.join(shown)}",
+        )
+
+
+def _panel(axes: Axes, student: str, curves: pd.DataFrame, lines: Sequence[Line]) -> None:
+    lows: list[float] = []
+    for number, line in enumerate(lines):
+        own = curves[(curves["method"] == line.method) & (curves["teacher"] == line.teacher)]
+        if own.empty:
+            continue
+        by_epoch = own.groupby("epoch")["validation_accuracy"]
+        mean, low, high = by_epoch.mean(), by_epoch.min(), by_epoch.max()
+        epochs = mean.index.to_numpy()
+        color = INK if line.is_baseline else LINES[(number - 1) % len(LINES)]
+        style = {"color": color, "linewidth": 1.6, "zorder": 4 if line.is_baseline else 3}
+        if line.is_baseline:
+            style["linestyle"] = (0, (4, 2))
+            axes.axhline(float(mean.iloc[-1]), color=MUTED, linewidth=0.8, linestyle=":", zorder=2)
+        else:
+            style |= {"marker": MARKERS[(number - 1) % len(MARKERS)], "markersize": 3.5}
+            style["markevery"] = max(1, len(epochs) // 8)
+        axes.plot(epochs, mean.to_numpy(), label=line.label, **style)  # type: ignore[arg-type]
+        axes.fill_between(epochs, low, high, color=color, alpha=0.13, linewidth=0)
+        late = mean[epochs > epochs.max() * 0.15]
+        lows.append(float((late if len(late) else mean).min()))
+    axes.set_title(wrapped(student, 40, 1), loc="left", fontsize=10, weight="bold")
+    axes.set_xlabel("epoch", fontsize=8.5)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if lows:
+        top = axes.get_ylim()[1]
+        axes.set_ylim(max(0.0, float(np.min(lows)) - 0.02), min(1.0, top))
+    percent_axis(axes)

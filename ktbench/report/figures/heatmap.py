@@ -1,0 +1,173 @@
+"""Students × methods: the paired gain over no transfer, with interval and n in each box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Patch, Rectangle
+
+from ktbench.report import text
+from ktbench.report.figures.canvas import (
+    GAIN,
+    INK,
+    LOSS,
+    MUTED,
+    NEUTRAL,
+    drawing,
+    rendered,
+    wrapped,
+)
+from ktbench.report.parts import Figure
+
+STUDENTS_SHOWN, METHODS_SHOWN = 16, 10
+_SCALE = LinearSegmentedColormap.from_list(
+    "gain", ["#8c3a06", LOSS, "#f3b58a", "#ffffff", "#93c1e6", GAIN, "#0d406f"]
+)
+_GAP = 0.04
+
+Group = Mapping[str, Any]
+"""A row of `Analysis.gains`."""
+
+
+def gain_figure(
+    gains: pd.DataFrame,
+    *,
+    name: str,
+    caption: str,
+    students: Sequence[str],
+    methods: Sequence[str],
+) -> Figure:
+    """The map of one teacher's groups; `gains` as in `Analysis.gains`, baselines included.
+
+    Clear gains and losses are filled by a scale centred on zero; what is not clear is grey.
+    """
+    rows, columns = list(students)[:STUDENTS_SHOWN], list(methods)[:METHODS_SHOWN]
+    groups: list[Any] = gains.to_dict("records")
+    found = {(g["student"], g["method"]): g for g in groups}
+    bases = {g["student"]: g for g in groups if g["is_baseline"] and not g["budget"]}
+    limit = max(0.01, float(np.nanmax(np.abs(np.r_[gains["gain"].to_numpy(dtype=float), 0.0]))))
+    width = 1.7 + 1.12 * (len(columns) + 1)
+    with drawing(width, 1.15 + 0.62 * len(rows)) as figure:
+        axes = figure.subplots()
+        _frame(axes, rows, columns)
+        for y, student in enumerate(rows):
+            _baseline_box(axes, y, bases.get(student))
+            for x, method in enumerate(columns, start=1):
+                _box(axes, x, y, found.get((student, method)), limit)
+        _legend(axes, limit)
+        return rendered(
+            figure,
+            name=name,
+            caption=caption,
+            alternative=f"Heat map of gains over no transfer: {len(rows)} students × "
+            f"{len(columns)} methods; the same figures are in the table below",
+        )
+
+
+def _frame(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    axes.set_xlim(-0.5, len(columns) + 0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    heads = ["no transfer\n(accuracy)", *(wrapped(m, 13) for m in columns)]
+    axes.set_xticks(range(len(heads)), heads, fontsize=8.5)
+    axes.set_yticks(range(len(rows)), [wrapped(r, 18, 2) for r in rows], fontsize=9)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _rectangle(axes: Axes, x: int, y: int, **look: object) -> None:
+    side = 1 - 2 * _GAP
+    box = Rectangle((x - 0.5 + _GAP, y - 0.5 + _GAP), side, side)
+    box.set(**look)
+    axes.add_patch(box)
+
+
+def _write(
+    axes: Axes, x: int, y: int, lines: tuple[str, str], color: str, *, bold: bool = False
+) -> None:
+    main, small = lines
+    weight = "bold" if bold else "normal"
+    up = 0.12 if small else 0.0
+    axes.text(x, y - up, main, ha="center", va="center", color=color, fontsize=10.5, weight=weight)
+    axes.text(x, y + 0.22, small, ha="center", va="center", color=color, fontsize=6.6)
+
+
+def _baseline_box(axes: Axes, y: int, base: Group | None) -> None:
+    _rectangle(axes, 0, y, facecolor="#ffffff", edgecolor="#d5dae0", linewidth=0.8)
+    if base is None:
+        _write(axes, 0, y, (text.NOTHING, ""), MUTED)
+        return
+    n = f"n = {base['trained']}"
+    _write(axes, 0, y, (text.percent(base["accuracy"]), n), INK)
+
+
+def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
+    if group is None:
+        _write(axes, x, y, (text.NOTHING, ""), MUTED)
+        return
+    if group["n"] == 0:
+        _missing(axes, x, y, group)
+        return
+    gain, sign = float(group["gain"]), group["sign"]
+    bounds = text.point_interval(group["gain_low"], group["gain_high"])
+    small = f"{bounds}  n = {group['n']}".strip()
+    if group["failed"]:
+        small += f", {group['failed']} failed"
+    if sign in ("positive", "negative"):
+        fill = _SCALE(0.5 + 0.5 * gain / limit)
+        color = "#ffffff" if _luminance((fill[0], fill[1], fill[2])) < 0.42 else INK
+        edge = GAIN if sign == "positive" else LOSS
+        _rectangle(axes, x, y, facecolor=fill, edgecolor=edge, linewidth=1.4)
+        _write(axes, x, y, (text.points(gain), small), color, bold=True)
+    else:
+        _rectangle(axes, x, y, facecolor=NEUTRAL, edgecolor="none")
+        _write(axes, x, y, (text.points(gain), small), "#4d5864")
+
+
+def _missing(axes: Axes, x: int, y: int, group: Group) -> None:
+    counts = {s: int(group[s]) for s in ("failed", "skipped", "pending", "done")}
+    status = max(counts, key=lambda s: counts[s])
+    words = {"failed": "failed", "skipped": "skipped", "pending": "not run", "done": "no pair"}
+    hatch = {"failed": "xxx", "skipped": "///", "pending": "...", "done": ""}[status]
+    _rectangle(axes, x, y, facecolor="#ffffff", edgecolor="#c3c9d0", linewidth=0.6, hatch=hatch)
+    color = "#9c2f10" if status == "failed" else MUTED
+    plate = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 1.5}
+    axes.text(x, y, words[status], ha="center", va="center", fontsize=8.5, color=color, bbox=plate)
+
+
+def _luminance(colour: tuple[float, float, float]) -> float:
+    """Relative luminance (WCAG 2), for the contrast of text."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _legend(axes: Axes, limit: float) -> None:
+    handles = [
+        Patch(facecolor=_SCALE(0.9), edgecolor=GAIN, linewidth=1.2, label="clear gain"),
+        Patch(facecolor=NEUTRAL, edgecolor="#d5dae0", label="no clear difference"),
+        Patch(facecolor=_SCALE(0.1), edgecolor=LOSS, linewidth=1.2, label="clear loss"),
+        Patch(facecolor="#ffffff", edgecolor="#b5bcc4", hatch="xxx", label="failed"),
+        Patch(facecolor="#ffffff", edgecolor="#b5bcc4", hatch="///", label="skipped"),
+    ]
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0, -0.01),
+        ncols=5,
+        frameon=False,
+        fontsize=8,
+        handlelength=1.3,
+        handleheight=1.0,
+        columnspacing=1.4,
+        borderpad=0.2,
+        title=f"points of test accuracy; full colour at ±{100 * limit:.1f}",
+        title_fontsize=8,
+        alignment="left",
+    )

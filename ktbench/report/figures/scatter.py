@@ -1,0 +1,136 @@
+"""Accuracy against a cost of deployment, with the Pareto front numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from ktbench.report import text
+from ktbench.report.figures.canvas import (
+    INK,
+    LINES,
+    MARKERS,
+    MUTED,
+    drawing,
+    percent_axis,
+    rendered,
+    wrapped,
+)
+from ktbench.report.parts import Figure
+
+POINTS_SHOWN = 3000
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The horizontal axis: a column, its title and how its ticks are written."""
+
+    column: str
+    title: str
+    unit: float
+    """What the column is divided by for the axis."""
+
+
+LATENCY = Axis("p50_ms", "median latency, ms", 1.0)
+SIZE = Axis("bytes", "artifact size, kB", 1e3)
+
+
+def front_figure(
+    found: pd.DataFrame,
+    *,
+    axis: Axis,
+    name: str,
+    caption: str,
+    students: Sequence[str],
+    exports: Sequence[str],
+) -> Figure:
+    """`found`: student, export, accuracy, front (number on the front or 0) and the axis's column.
+
+    Colour is the export, shape the student; the front's points carry their numbers.
+    """
+    shown = pd.concat([found[found["front"] > 0], found[found["front"] == 0]]).head(POINTS_SHOWN)
+    with drawing(8.4, 4.3) as figure:
+        axes = figure.subplots()
+        for (student, export), points in shown.groupby(["student", "export"], sort=False):
+            axes.scatter(
+                points[axis.column] / axis.unit,
+                points["accuracy"],
+                s=38,
+                color=_colour(exports, str(export)),
+                marker=_marker(students, str(student)),
+                alpha=0.65,
+                linewidth=0,
+                zorder=3,
+            )
+        _front(axes, shown[shown["front"] > 0], axis)
+        _axes(axes, axis)
+        _legend(axes, students, exports)
+        return rendered(
+            figure,
+            name=name,
+            caption=caption,
+            alternative=f"Test accuracy against {axis.title}; the Pareto front's points are listed "
+            "in the table below",
+        )
+
+
+def _colour(exports: Sequence[str], export: str) -> str:
+    return LINES[list(exports).index(export) % len(LINES)]
+
+
+def _marker(students: Sequence[str], student: str) -> str:
+    return MARKERS[list(students).index(student) % len(MARKERS)]
+
+
+def _front(axes: Axes, front: pd.DataFrame, axis: Axis) -> None:
+    front = front.sort_values(axis.column)
+    x = (front[axis.column] / axis.unit).to_numpy(dtype=float)
+    y = front["accuracy"].to_numpy(dtype=float)
+    axes.step(x, y, where="post", color=INK, linewidth=1.0, zorder=2)
+    axes.scatter(x, y, s=80, facecolor="none", edgecolor=INK, linewidth=1.1, zorder=4)
+    for number, at_x, at_y in zip(front["front"], x, y, strict=True):
+        axes.annotate(
+            str(number),
+            (at_x, at_y),
+            xytext=(-7, 6),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8.5,
+            weight="bold",
+            zorder=5,
+        )
+
+
+def _axes(axes: Axes, axis: Axis) -> None:
+    axes.set_xscale("log")
+    axes.margins(x=0.08, y=0.12)
+    low, high = axes.get_xlim()
+    decades = np.log10(high / low)
+    subs: tuple[float, ...] = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+    if decades < 0.7:
+        subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axes.xaxis.set_major_formatter(lambda value, _: text.significant(value, 2))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"{axis.title} (log scale)")
+    axes.set_ylabel("test accuracy")
+    percent_axis(axes)
+
+
+def _legend(axes: Axes, students: Sequence[str], exports: Sequence[str]) -> None:
+    def dot(marker: str, color: str, label: str) -> Line2D:
+        look = {"marker": marker, "color": color, "label": wrapped(label, 22, 1)}
+        return Line2D([], [], linestyle="none", markersize=6, **look)  # type: ignore[arg-type]
+
+    handles = [dot("o", _colour(exports, e), e) for e in list(exports)[:8]]
+    handles += [dot(_marker(students, s), MUTED, s) for s in list(students)[:8]]
+    handles.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front"))
+    axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8
+    )

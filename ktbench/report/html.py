@@ -1,0 +1,54 @@
+"""The report as one HTML file that needs nothing else, a network least of all."""
+
+from __future__ import annotations
+
+import base64
+import re
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from ktbench.report.parts import Cards, Figure, Note, Page, Part, Table
+
+_HERE = Path(__file__).parent
+
+
+def html(page: Page) -> str:
+    """The whole page with its style and figures inside."""
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(page=page, style=Markup((_HERE / "style.css").read_text(encoding="utf-8")))
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["bold"] = _bold
+    environment.filters["source"] = _source
+    environment.filters["kind_of_part"] = _kind_of_part
+    return environment
+
+
+def _bold(words: str) -> Markup:
+    """Escaped words with `**...**` in bold."""
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(words))))
+
+
+def _source(figure: Figure) -> str:
+    """A figure as a data address; as an image of its own, so that no ids of two can clash."""
+    return "data:image/svg+xml;base64," + base64.b64encode(figure.svg).decode()
+
+
+def _kind_of_part(part: Part) -> str:
+    kinds = {Table: "table", Figure: "figure", Note: "note", Cards: "cards"}
+    return kinds[type(part)]

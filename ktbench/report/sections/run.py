@@ -1,0 +1,202 @@
+"""What did not work, what differs between cells, and how the figures came about."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+
+from ktbench import stats
+from ktbench.records import Provenance, TrainSpec
+from ktbench.report import text
+from ktbench.report.analysis import Analysis
+from ktbench.report.parts import (
+    ROWS_SHOWN,
+    Box,
+    Card,
+    Cards,
+    Column,
+    Note,
+    Part,
+    Section,
+    Table,
+)
+from ktbench.report.verdict import name_of
+
+# ---------------------------------------------------------------- failures and skips
+
+
+def troubles(analysis: Analysis) -> Section:
+    """Every cell without a whole result, with its reason, and what devices refused."""
+    cells = analysis.cells
+    odd = cells[cells["status"].isin(["failed", "skipped", "pending"])]
+    parts: list[Part] = []
+    pending = odd[odd["status"] == "pending"]
+    if len(pending):
+        words = f"{text.count(len(pending), 'cell')} not run yet: `ktbench run` goes on from here."
+        parts.append(Note(words, "warn"))
+    told = odd[odd["status"] != "pending"].sort_values("status", kind="stable")
+    if len(told):
+        parts.append(_reason_table(told))
+    if analysis.results.failures:
+        parts.append(_run_failures(analysis))
+    if not parts:
+        parts.append(Note("None: every cell of the matrix has been trained and exported.", "good"))
+    lead = "A cell that failed or cannot exist is a row with a reason, never a blank."
+    return Section("failures", "Failures and skips", lead, parts)
+
+
+def _reason_table(told: pd.DataFrame) -> Table:
+    columns = ["student", "method", "teacher", "status", "reason"]
+    frame = (
+        told.groupby(columns, sort=False)["seed"]
+        .agg(lambda seeds: ", ".join(str(s) for s in sorted(seeds)))
+        .rename("seeds")
+        .reset_index()
+    )
+    rows = [
+        [
+            Box(str(row.student)),
+            Box(name_of({"method": row.method, "teacher": row.teacher})),
+            Box(str(row.seeds)),
+            Box(str(row.status), "bad" if row.status == "failed" else "muted"),
+            Box(str(row.reason)),
+        ]
+        for row in frame.head(ROWS_SHOWN).itertuples(index=False)
+    ]
+    heads = ["student", "method", "seeds", "status", "reason"]
+    return Table(
+        "failures",
+        "Cells that failed or were skipped; seeds with the same reason share a row.",
+        [Column(head, number=False) for head in heads],
+        rows,
+        told[["key", "student", "method", "teacher", "seed", "status", "reason"]],
+        total=len(frame),
+    )
+
+
+def _run_failures(analysis: Analysis) -> Table:
+    failures = analysis.results.failures
+    frame = pd.DataFrame([{"stage": f.stage, "what": f.what, "reason": f.reason} for f in failures])
+    rows = [[Box(f.stage), Box(f.what), Box(f.reason, "bad")] for f in failures[:ROWS_SHOWN]]
+    heads = ("stage", "what", "reason")
+    return Table(
+        "run-failures",
+        "What the last run could not do that belongs to no cell.",
+        [Column(head, number=False) for head in heads],
+        rows,
+        frame,
+        total=len(failures),
+    )
+
+
+# ---------------------------------------------------------------- fairness and provenance
+
+
+def fairness(analysis: Analysis) -> Section:
+    """Whether the comparison is fair, how figures were made, and with what."""
+    parts: list[Part] = [_fair_note(analysis), *_mixed_notes(analysis)]
+    parts += [Cards([_data_card(analysis), _training_card(analysis), _machine_card(analysis)])]
+    return Section(
+        "provenance",
+        "How this was made",
+        "Within a student and a seed every method starts from the same weights and sees the same "
+        "batches. A validation split chooses; the test set is read once, at the end.",
+        parts,
+    )
+
+
+def _fair_note(analysis: Analysis) -> Note:
+    cells = analysis.results.cells
+    odd = cells[cells["budget"] != ""]
+    if odd.empty:
+        return Note(
+            "Fair comparison: every cell has the same data, epochs, optimiser, learning-rate "
+            "schedule and numeric settings.",
+            "good",
+        )
+    kinds = Counter(zip(odd["method"], odd["budget"], strict=True))
+    listed = [f"{m} [{b}] ({text.count(n, 'cell')})" for (m, b), n in kinds.most_common(8)]
+    more = f" and {len(kinds) - 8} more" if len(kinds) > 8 else ""
+    return Note(
+        f"Not every cell has the same training: {'; '.join(listed)}{more}. Such methods stand on "
+        "their own in every table, and are compared with no transfer on the same training where "
+        "the matrix has it, else with no transfer on the usual one.",
+        "warn",
+    )
+
+
+def _mixed_notes(analysis: Analysis) -> list[Note]:
+    """Facts of provenance that are not the same for all results."""
+    found = [r.provenance for r in analysis.results.by_key.values()]
+    notes = []
+    for name in ("processor", "commit", "ktbench", "python"):
+        values = sorted({str(getattr(p, name)) for p in found})
+        if len(values) > 1:
+            listed = ", ".join(values[:4]) + (", …" if len(values) > 4 else "")
+            notes.append(Note(f"Results were made with different {name}s: {listed}.", "warn"))
+    return notes
+
+
+def _data_card(analysis: Analysis) -> Card:
+    plan = analysis.results.lock.plan
+    if not plan.cells:
+        return Card("Data", [("cells", "none")])
+    usual = analysis.results.cells["budget"].eq("").to_numpy()[: len(plan.cells)]
+    cell = next((c for c, same in zip(plan.cells, usual, strict=False) if same), plan.cells[0])
+    data, augment = cell.data, cell.data.augment
+    changes = [f"crop with padding {augment.crop_padding}"] if augment.crop_padding else []
+    changes += ["flip"] if augment.flip else []
+    facts = [
+        ("source", data.source + (f" {data.path}" if data.path else "")),
+        ("training images", str(data.train_size or "all")),
+        ("validation images", str(data.validation_size or "a tenth of the training pool")),
+        ("test images", str(data.test_size or "the source's test split, or a fifth")),
+        ("augmentation", ", ".join(changes) or "none"),
+        ("digest", analysis.results.lock.data_digest or text.NOTHING),
+    ]
+    return Card("Data", facts)
+
+
+def _training_card(analysis: Analysis) -> Card:
+    plan = analysis.results.lock.plan
+    seeds = sorted({c.seed for c in plan.cells})
+    facts = [("seeds", ", ".join(map(str, seeds[:12])) + (", …" if len(seeds) > 12 else ""))]
+    if plan.cells:
+        usual = Counter(c.train.canonical for c in plan.cells).most_common(1)[0][0]
+        train = next(c.train for c in plan.cells if c.train.canonical == usual)
+        facts += _training_facts(train)
+    facts.append(("intervals", f"Student's t over seeds, {100 * stats.LEVEL:.0f} %"))
+    return Card("Training", facts)
+
+
+def _training_facts(train: TrainSpec) -> list[tuple[str, str]]:
+    optimiser = (
+        f"{train.optimiser}, learning rate {train.lr:g}, weight decay {train.weight_decay:g}"
+    )
+    return [
+        ("epochs", str(train.epochs)),
+        ("batch", str(train.batch_size)),
+        ("optimiser", optimiser),
+        ("schedule", train.schedule),
+        ("weights exported", f"{train.keep} epoch"),
+    ]
+
+
+def _machine_card(analysis: Analysis) -> Card:
+    p: Provenance = analysis.results.lock.provenance
+    names = ("torch", "onnxruntime", "ai-edge-litert", "litert-torch", "numpy")
+    versions = [f"{n} {p.versions[n]}" for n in names if n in p.versions]
+    facts = [
+        ("processor", f"{p.processor}, {text.count(p.cores, 'core')} ({p.machine})"),
+        ("system", f"{p.system}, Python {p.python}"),
+        ("ktbench", p.ktbench + (f", commit {_short(p.commit)}" if p.commit else "")),
+        ("versions", ", ".join(versions) or text.NOTHING),
+        ("last run", p.created),
+    ]
+    return Card("Machine", facts)
+
+
+def _short(commit: str) -> str:
+    head, plus, changes = commit.partition("+")
+    return head[:10] + plus + changes

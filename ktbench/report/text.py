@@ -1,0 +1,99 @@
+"""How figures are written: the same everywhere in the report."""
+
+from __future__ import annotations
+
+import math
+
+NOTHING = "–"
+"""Stands where there is no figure."""
+
+
+def known(value: object) -> bool:
+    """False for None, NaN and pandas' NA."""
+    if value is None:
+        return False
+    try:
+        return not math.isnan(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def percent(share: object) -> str:
+    """`92.4 %` of a share in [0, 1]."""
+    return f"{100 * _number(share):.1f} %" if known(share) else NOTHING
+
+
+def points(difference: object) -> str:
+    """`+2.1` percentage points of a difference of shares, always with its sign."""
+    return _signed(100 * _number(difference)) if known(difference) else NOTHING
+
+
+def point_interval(low: object, high: object) -> str:
+    """`[+1.0, +3.2]`, empty without bounds."""
+    return f"[{points(low)}, {points(high)}]" if known(low) and known(high) else ""
+
+
+def _signed(value: float) -> str:
+    text = f"{abs(value):.1f}"
+    if float(text) == 0:
+        return "0.0"
+    return f"{'+' if value > 0 else '−'}{text}"
+
+
+def significant(value: object, digits: int = 3) -> str:
+    """Three significant digits without an exponent: `0.0123`, `1.23`, `123`, `12,300`."""
+    if not known(value):
+        return NOTHING
+    number = _number(value)
+    if number == 0 or not math.isfinite(number):
+        return "0" if number == 0 else NOTHING
+    number = float(f"{number:.{digits - 1}e}")
+    places = max(0, digits - 1 - math.floor(math.log10(abs(number))))
+    return f"{number:,.{min(places, 9)}f}".replace("-", "−")
+
+
+def milliseconds(value: object) -> str:
+    """Three significant digits, without the unit: it stands in the column's head."""
+    return significant(value)
+
+
+def seconds(value: object) -> str:
+    """`0.42 s`, `12.3 s`, `4.1 min`, `2.0 h`."""
+    if not known(value):
+        return NOTHING
+    number = _number(value)
+    if number >= 5400:
+        return f"{number / 3600:.1f} h"
+    if number >= 90:
+        return f"{number / 60:.1f} min"
+    return f"{significant(number)} s"
+
+
+def scaled(value: object) -> str:
+    """`1.23 G` with a decimal prefix and three significant digits."""
+    if not known(value):
+        return NOTHING
+    number = _number(value)
+    for limit, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(number) >= limit:
+            return f"{significant(number / limit)} {prefix}"
+    return f"{significant(number / 1e3)} k" if abs(number) >= 1e3 else significant(number)
+
+
+def size(number_of_bytes: object) -> str:
+    """`45.1 kB`, decimal as file managers and data sheets have it."""
+    return f"{scaled(number_of_bytes)}B" if known(number_of_bytes) else NOTHING
+
+
+def ratio(value: object) -> str:
+    """`1.85×`."""
+    return f"{significant(value)}×" if known(value) else NOTHING
+
+
+def count(number: int, noun: str) -> str:
+    """`1 cell`, `12 cells`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _number(value: object) -> float:
+    return float(value)  # type: ignore[arg-type]

@@ -1,0 +1,227 @@
+"""The answer in words, and the table of the best choice per student and device.
+
+What is best is chosen on validation accuracy; the test accuracy and its gain are then read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from ktbench.report import text
+from ktbench.report.analysis import GROUP, Analysis, by_origin
+from ktbench.report.parts import Box, Column, Table
+
+WITHIN = 0.01
+"""An export may be this much less accurate on validation than the best one, if it is faster."""
+
+_Row = dict[str, Any]
+
+
+def name_of(row: _Row) -> str:
+    """`kd`, or `kd ← teacher` where it matters which."""
+    return f"{row['method']} ← {row['teacher']}" if row.get("teacher") else str(row["method"])
+
+
+def best_methods(analysis: Analysis) -> pd.DataFrame:
+    """Per student the group with the highest mean validation accuracy; the first of equals."""
+    gains = analysis.gains
+    trained = gains[gains["trained"] > 0]
+    order = trained.sort_values("validation", ascending=False, kind="stable")
+    best = order.drop_duplicates("student").set_index("student")
+    return best.reindex([s for s in analysis.students if s in best.index]).reset_index()
+
+
+def sentences(analysis: Analysis) -> list[str]:
+    """The headline: what gains, what hurts, what to deploy, what it costs."""
+    gains = analysis.gains
+    methods = gains[~gains["is_baseline"]]
+    if not (gains["trained"] > 0).any():
+        return ["No cell has been trained yet, so there is nothing to compare."]
+    found = [_gain_sentence(methods)]
+    found += _loss_sentence(methods)
+    found += _deploy_sentences(analysis)
+    found += _speed_sentence(analysis)
+    return found
+
+
+def _gain_sentence(methods: pd.DataFrame) -> str:
+    compared = methods[methods["n"] > 0]
+    if compared.empty:
+        return "No method can be compared with no transfer yet: no pair of cells is complete."
+    clear = compared[compared["sign"] == "positive"]
+    judged = compared[compared["sign"] != "unknown"]
+    if judged.empty:
+        return (
+            "Nothing can be said of differences: an interval needs at least two seeds that "
+            "differ. The gains below are single figures."
+        )
+    if clear.empty:
+        return (
+            f"No method gains clearly over no transfer in any of "
+            f"{text.count(len(judged), 'comparison')}."
+        )
+    top = _top(clear)
+    return (
+        f"{_bold(name_of(top))} gains {_gain(top)} over no transfer on {top['student']}; "
+        f"{len(clear)} of {text.count(len(judged), 'comparison')} "
+        f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}."
+    )
+
+
+def _loss_sentence(methods: pd.DataFrame) -> list[str]:
+    clear = methods[methods["sign"] == "negative"]
+    if clear.empty:
+        return []
+    top = _top(clear, worst=True)
+    many = "" if len(clear) == 1 else f" ({len(clear)} clear losses in all)"
+    return [
+        f"{_bold(name_of(top))} hurts on {top['student']}: {_gain(top)} against no transfer{many}."
+    ]
+
+
+def _top(rows: pd.DataFrame, *, worst: bool = False) -> _Row:
+    """The row with the largest difference on validation."""
+    order = rows.sort_values("validation_gain", ascending=worst, kind="stable")
+    first: list[_Row] = order.head(1).to_dict("records")  # type: ignore[assignment]
+    return first[0]
+
+
+def _gain(row: _Row) -> str:
+    bounds = text.point_interval(row["gain_low"], row["gain_high"])
+    return f"{text.points(row['gain'])} points {bounds} (n = {row['n']})".replace("  ", " ")
+
+
+def _bold(words: str) -> str:
+    return f"**{words}**"
+
+
+def _deploy_sentences(analysis: Analysis) -> list[str]:
+    """Per device: the most accurate deployment, and a quicker one that is nearly as good."""
+    found = []
+    deployed = analysis.deployed[analysis.deployed["valid"]]
+    for (device, origin), rows in list(deployed.groupby(["device", "origin"], sort=False))[:3]:
+        best = _first(rows.sort_values(["validation", "p50_ms"], ascending=[False, True]))
+        near = rows[rows["validation"] >= best["validation"] - WITHIN]
+        quick = _first(near.sort_values(["p50_ms", "validation"], ascending=[True, False]))
+        sentence = (
+            f"On {_bold(str(device))} the most accurate is {_deployment(best)}: "
+            f"{text.percent(best['accuracy'])} at {text.milliseconds(best['p50_ms'])} ms {origin}"
+        )
+        if quick["p50_ms"] < best["p50_ms"]:
+            sentence += (
+                f"; within {100 * WITHIN:.0f} point of it on validation, the fastest is "
+                f"{_deployment(quick)}: {text.percent(quick['accuracy'])} at "
+                f"{text.milliseconds(quick['p50_ms'])} ms, {text.size(quick['bytes'])}"
+            )
+        found.append(sentence + ".")
+    return found
+
+
+def _deployment(row: _Row) -> str:
+    threads = f", {row['threads']} threads" if row["threads"] != 1 else ""
+    return f"{row['student']} with {name_of(row)} as {row['export']}{threads}"
+
+
+def _first(rows: pd.DataFrame) -> _Row:
+    found: list[_Row] = rows.head(1).to_dict("records")  # type: ignore[assignment]
+    return found[0]
+
+
+def _speed_sentence(analysis: Analysis) -> list[str]:
+    """The best saving of FLOPs with the teacher's part, where every seed arrived."""
+    frame = analysis.convergence
+    whole = frame[(frame["reached"] == frame["seeds"]) & ~frame["is_baseline"]]
+    whole = whole[whole["x_flops_all"].notna()]
+    if whole.empty:
+        return []
+    top = _first(whole.sort_values("x_flops_all", ascending=False, kind="stable"))
+    with_teacher = float(top["x_flops_all"])
+    words = (
+        f"{text.ratio(with_teacher)} fewer FLOPs"
+        if with_teacher > 1
+        else f"{text.ratio(1 / with_teacher)} the FLOPs"
+    )
+    return [
+        f"To reach the accuracy at which no transfer ends, {_bold(name_of(top))} on "
+        f"{top['student']} takes {text.ratio(top['x_epoch'])} fewer epochs and, with the teacher's "
+        f"forward passes counted, {words}; the teacher's own training is not in it."
+    ]
+
+
+# ---------------------------------------------------------------- the table
+
+
+def verdict_table(analysis: Analysis) -> Table:
+    """One row per student × device: best method with its gain, the export to take, its latency."""
+    best = best_methods(analysis)
+    deployed = analysis.deployed[analysis.deployed["valid"]].merge(best[GROUP], on=GROUP)
+    picked = _picked(deployed)
+    origins = list(dict.fromkeys(picked["origin"])) if len(picked) else []
+    frame = best[[*GROUP, "accuracy", "gain", "gain_low", "gain_high", "n", "sign", "is_baseline"]]
+    frame = frame.rename(columns={"accuracy": "test_accuracy"})
+    if len(picked):
+        frame = frame.merge(picked.rename(columns={"n": "measured_cells"}), on=GROUP, how="left")
+        frame = frame.drop(columns=["valid", "reasons"])
+    rows = [_verdict_row(row, origins) for row in frame.to_dict("records")]  # type: ignore[arg-type]
+    columns = [
+        Column("student", number=False),
+        Column("best method", number=False, hint="highest mean validation accuracy"),
+        Column("test accuracy"),
+        Column("gain over no transfer, points"),
+        Column("n"),
+    ]
+    if origins:
+        columns += [Column("device", number=False), Column("export", number=False)]
+        columns += [Column("accuracy as exported"), Column("size")]
+        columns += [Column(f"median latency, ms ({origin})") for origin in origins]
+    return Table(
+        "verdict",
+        "The best method per student, and the export to take on each device: the fastest whose "
+        f"validation accuracy is within {100 * WITHIN:.0f} point of the method's best export. "
+        "Chosen on validation; accuracies are of the test set, means over seeds.",
+        columns,
+        rows[:40],
+        by_origin(frame) if origins else frame,
+        total=len(rows),
+    )
+
+
+def _picked(deployed: pd.DataFrame) -> pd.DataFrame:
+    by = [*GROUP, "device"]
+    best = deployed.groupby(by)["validation"].transform("max")
+    near = deployed[deployed["validation"] >= best - WITHIN]
+    return near.sort_values("p50_ms", kind="stable").drop_duplicates(by)
+
+
+_KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": "none"}
+
+
+def gain_box(row: _Row) -> Box:
+    """`+2.1 [+1.0, +3.2]`, styled by its sign."""
+    if row.get("is_baseline"):
+        return Box(text.NOTHING, "muted", "the comparison itself")
+    bounds = text.point_interval(row["gain_low"], row["gain_high"])
+    return Box(f"{text.points(row['gain'])} {bounds}".strip(), _KINDS[str(row["sign"])])
+
+
+def _verdict_row(row: _Row, origins: list[str]) -> list[Box]:
+    boxes = [
+        Box(str(row["student"])),
+        Box(name_of(row)),
+        Box(text.percent(row["test_accuracy"])),
+        gain_box(row),
+        Box(str(row["n"])),
+    ]
+    if not origins:
+        return boxes
+    if not isinstance(row["device"], str):
+        return [*boxes, *(Box(text.NOTHING, "muted") for _ in range(4 + len(origins)))]
+    threads = f", {int(row['threads'])} threads" if row["threads"] != 1 else ""
+    boxes += [Box(row["device"]), Box(f"{row['export']}{threads}", hint=row["runtime"])]
+    boxes += [Box(text.percent(row["accuracy"])), Box(text.size(row["bytes"]))]
+    for origin in origins:
+        own = row["origin"] == origin
+        boxes.append(Box(text.milliseconds(row["p50_ms"]) if own else "", "" if own else "muted"))
+    return boxes

@@ -1,0 +1,114 @@
+"""Puts the report together and writes it into the results folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ktbench.files import write_atomically
+from ktbench.report import sections, text
+from ktbench.report.analysis import Analysis, by_origin
+from ktbench.report.html import html
+from ktbench.report.markdown import markdown
+from ktbench.report.parts import Page, Section
+from ktbench.report.verdict import sentences, verdict_table
+from ktbench.results import load_results, many_objects
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report/` of a results folder and return its `index.html`.
+
+    The same results give the same bytes. A folder that is not finished gives a report of what is
+    there. Raises KtbenchError when the folder cannot be read or the report cannot be written.
+    """
+    with many_objects():
+        analysis = Analysis(load_results(folder))
+        page = build_page(analysis)
+        return _write(page, analysis, Path(folder) / "report")
+
+
+def build_page(analysis: Analysis) -> Page:
+    """The whole report, before any markup."""
+    verdict = Section("verdict", "Verdict", "", [verdict_table(analysis)])
+    trained = bool((analysis.gains["trained"] > 0).any())
+    return Page(
+        title=analysis.results.lock.plan.name,
+        subtitle=_subtitle(analysis),
+        verdict=sentences(analysis),
+        tiles=_tiles(analysis),
+        sections=(
+            *([verdict] if trained else []),
+            sections.gains(analysis),
+            sections.convergence(analysis),
+            sections.accuracy_and_cost(analysis),
+            sections.integrity(analysis),
+            sections.devices(analysis),
+            sections.costs(analysis),
+            sections.troubles(analysis),
+            sections.fairness(analysis),
+        ),
+    )
+
+
+def _subtitle(analysis: Analysis) -> str:
+    cells = analysis.cells
+    parts = [
+        text.count(len(analysis.students), "student"),
+        text.count(len(analysis.methods), "method") + " and no transfer",
+        text.count(len(analysis.teachers), "teacher"),
+        text.count(cells["seed"].nunique(), "seed"),
+        text.count(len(analysis.results.lock.plan.exports), "export"),
+        text.count(len(analysis.results.lock.plan.devices), "device"),
+    ]
+    return " · ".join([*parts, analysis.results.lock.provenance.created[:10]])
+
+
+def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
+    counts = analysis.cells["status"].value_counts()
+    done, total = int(counts.get("done", 0)), len(analysis.cells)
+    tiles = [(f"{done:,} of {total:,}", "cells done", "")]
+    for status, words, kind in (
+        ("failed", "failed", "bad"),
+        ("skipped", "skipped", ""),
+        ("pending", "not run yet", ""),
+    ):
+        if counts.get(status, 0):
+            tiles.append((f"{counts[status]:,}", words, kind))
+    signs = analysis.gains.loc[~analysis.gains["is_baseline"], "sign"].value_counts()
+    for sign, words, kind in (
+        ("positive", "clear gains", "gain"),
+        ("none", "no clear difference", ""),
+        ("negative", "clear losses", "loss"),
+    ):
+        tiles.append((f"{int(signs.get(sign, 0)):,}", words, kind))
+    return tiles
+
+
+# ---------------------------------------------------------------- files
+
+
+def _write(page: Page, analysis: Analysis, place: Path) -> Path:
+    written = set()
+    for figure in page.figures:
+        for ending, content in (("svg", figure.svg), ("png", figure.png)):
+            path = place / "figures" / f"{figure.name}.{ending}"
+            write_atomically(path, content)
+            written.add(path)
+    frames = {table.name: table.frame for table in page.tables}
+    frames |= {"cells": analysis.results.cells, "deployed": by_origin(analysis.results.deployed)}
+    for name, frame in frames.items():
+        path = place / "tables" / f"{name}.csv"
+        write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
+        written.add(path)
+    _remove_earlier(place, written)
+    write_atomically(place / "report.md", markdown(page))
+    index = place / "index.html"
+    write_atomically(index, html(page))
+    return index
+
+
+def _remove_earlier(place: Path, written: set[Path]) -> None:
+    """An earlier report's figures and tables that this one does not have would mislead."""
+    for pattern in ("figures/*.svg", "figures/*.png", "tables/*.csv"):
+        for path in place.glob(pattern):
+            if path not in written:
+                path.unlink(missing_ok=True)
