@@ -110,7 +110,6 @@ def run(
 
     from ktbench.engine.inline import Inline
     from ktbench.matrix import load, plan
-    from ktbench.report import write_report
     from ktbench.runner import Silent
     from ktbench.runner import run as run_plan
     from ktbench.ui import Bars, Lines, announce, summarise
@@ -130,7 +129,7 @@ def run(
                 folder=folder,
                 engine=Inline(),
                 watcher=watcher,
-                write_report=write_report,
+                write_report=_write_report,
                 fresh=fresh,
             )
     except Stopped as stopped:
@@ -138,6 +137,13 @@ def run(
         raise
     summarise(summary, console, failures_only=quiet)
     raise typer.Exit(0 if summary.ok else 1)
+
+
+def _write_report(folder: Path) -> Path:
+    """The report, whose packages are only loaded when there is something to report."""
+    from ktbench.report import write_report
+
+    return write_report(folder)
 
 
 @app.command()
@@ -154,9 +160,7 @@ def plan(matrix: MatrixFile, as_json: AsJson = False) -> None:
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)]) -> None:
     """Write the report of a results folder again, finished or not."""
-    from ktbench.report import write_report
-
-    print(write_report(folder))
+    print(_write_report(folder))
 
 
 # ---------------------------------------------------------------- catalogue

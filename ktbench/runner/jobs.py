@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from ktbench.data import Dataset
 from ktbench.export.exporter import Exporter
+from ktbench.files import write_atomically
 from ktbench.records import (
     Artifact,
     Cell,
@@ -177,7 +180,7 @@ def _export_cell(
         if wanted:
             exporter = _exporter(cell.data.model_dump_json(), job.base, job.root)
             student = _trained_student(job, cell, checkpoint, data)
-            done += [exporter.export(student, cell, spec) for spec in wanted]
+            done += [_export(job, exporter, student, checkpoint, cell, spec) for spec in wanted]
     except StorageError:
         raise
     except KtbenchError as error:
@@ -188,6 +191,27 @@ def _export_cell(
         artifacts=tuple(x for x in done if isinstance(x, Artifact)),
         failures=tuple(x for x in done if isinstance(x, Failure)),
     )
+
+
+def _export(
+    job: CohortJob,
+    exporter: Exporter,
+    student: Student,
+    checkpoint: Checkpoint,
+    cell: Cell,
+    spec: ExportSpec,
+) -> Artifact | Failure:
+    """One export, kept on record until the cell's result is written: a killed run's stands."""
+    record = ResultsFolder(job.root).work(cell.key) / f"{spec.label}-{checkpoint.digest}.json"
+    with suppress(OSError, ValueError):
+        earlier = Artifact.model_validate_json(record.read_bytes())
+        content = (job.root / earlier.path).read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] == earlier.digest:
+            return earlier
+    outcome = exporter.export(student, cell, spec)
+    if isinstance(outcome, Artifact):
+        write_atomically(record, outcome.model_dump_json(indent=1))
+    return outcome
 
 
 def _trained_student(job: CohortJob, cell: Cell, checkpoint: Checkpoint, data: Dataset) -> Student:
