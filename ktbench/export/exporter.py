@@ -29,7 +29,7 @@ from ktbench.records import (
     Failure,
     Format,
     Item,
-    KtbenchError,
+    StorageError,
     digest_of,
 )
 from ktbench.weights import weights_digest
@@ -114,7 +114,7 @@ class Exporter:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 return Failure(stage="export", what=spec.label, reason=_one_line(error))
-            raise KtbenchError(
+            raise StorageError(
                 "no space left on the disk for temporary files: free some, or point TMPDIR to a "
                 "larger disk, and run again"
             ) from error

@@ -13,15 +13,15 @@ from ktbench.measure import Job, distinct, job_of, measure, measurement_id
 from ktbench.measure.job import CHECKED_INPUTS
 from ktbench.records import Artifact, Cell, DeviceSpec, Failure, Measurement, Plan, Result
 from ktbench.results import ResultsFolder
-from ktbench.runner.jobs import dataset
+from ktbench.runner.teachers import dataset
 from ktbench.runner.watch import Watcher
 from ktbench.weights import load_student
 
 
 def measure_all(
     plan: Plan, device: DeviceSpec, results: ResultsFolder, watcher: Watcher
-) -> tuple[int, list[Failure]]:
-    """Measure what this device has not measured yet: the number done, and what could not be.
+) -> Iterator[Measurement | Failure]:
+    """Measure what this device has not measured yet; a measurement is written before it is given.
 
     Latency belongs to the graph, so cells of one graph share a measurement; where the device asks
     for the noise check, each cell's own artifact is measured.
@@ -35,25 +35,23 @@ def measure_all(
         if any(measurement_id(device, job, threads) not in valid for threads in device.threads)
     ]
     if not jobs:
-        return 0, []
+        return
     repeats = len(jobs) * len(device.threads) * device.repeats
     watcher.begin(f"on {device.name}", repeats)
-    done, failures = 0, []
 
     def tell(number: int, _: int) -> None:
         watcher.advance(number, f"repeat {number} of {repeats}")
 
-    with_inputs = [_with_inputs(plan, job, results) for job in jobs]
-    for outcome in measure(device, with_inputs, results.path, progress=tell):
-        if isinstance(outcome, Measurement):
-            results.write_measurement(outcome)
-            done += 1
-            for reason in outcome.validity.reasons:
-                watcher.note(f"invalid on {device.name}: {outcome.export.label}: {reason}")
-        else:
-            failures.append(outcome)
-    watcher.end()
-    return done, failures
+    try:
+        with_inputs = [_with_inputs(plan, job, results) for job in jobs]
+        for outcome in measure(device, with_inputs, results.path, progress=tell):
+            if isinstance(outcome, Measurement):
+                results.write_measurement(outcome)
+                for reason in outcome.validity.reasons:
+                    watcher.note(f"invalid on {device.name}: {outcome.export.label}: {reason}")
+            yield outcome
+    finally:
+        watcher.end()
 
 
 def _jobs(plan: Plan, results: ResultsFolder) -> Iterator[Job]:

@@ -239,6 +239,18 @@ class Lane:
         self._steps_in_epoch = 1
         self.end_epoch(step=0, progress=1.0)
 
+    def unfit(self) -> str | None:
+        """Why the trained network is of no use, or None: it must give finite logits.
+
+        The last step's loss is taken before its update, and in train mode, so that it can be
+        finite where the network no longer is.
+        """
+        self.student.eval()
+        with torch.inference_mode():
+            finite = bool(self.student(self.probe.inputs).isfinite().all())
+        self.student.train()
+        return None if finite else "the trained network's logits are not finite: lower the rate"
+
     def accuracy(self, split: Split) -> float:
         """Top-1 on a split, in eval mode; the student is back in train mode afterwards."""
         images, labels = self.dataset.images(split), self.dataset.labels(split)
