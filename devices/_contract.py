@@ -1,12 +1,17 @@
 """What a device is: pure data. A file of this folder defines `PROFILE: Profile`.
 
-Addresses come from the user's SSH configuration or the matrix, never from here.
+Addresses come from the user's SSH configuration or the matrix, never from here. How a device is
+reached is a `Transport` (`devices/transport/`): it carries files and one task to the agent, and
+brings one answer back.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,17 +19,63 @@ class Profile:
     """A kind of board: how it is reached, what it can run, what it can tell about itself."""
 
     title: str
-    transport: Literal["local", "ssh"]
+    transport: Literal["local", "ssh", "fake"]
     architectures: tuple[str, ...]
     """As `platform.machine()` on the board says; empty accepts any."""
     runtimes: tuple[str, ...] = ("onnxruntime", "tflite")
     """Names of `devices/agent/runtimes/`, tried in this order for a format."""
     sensors: tuple[str, ...] = ()
-    """Names of the agent's board readers that this kind of board should have."""
-    max_opset: int = 18
+    """Keys of the agent's `state` that this kind of board should have."""
+    max_opset: int | None = None
+    """The newest ONNX opset that the board's runtime reads; None where it reads any of today's."""
     setup: tuple[tuple[str, ...], ...] = ()
-    """Commands as argument lists, run before measuring; nothing is run unless the user asks."""
+    """Commands as argument lists that make figures steadier; ktbench shows them and runs none."""
     restore: tuple[tuple[str, ...], ...] = ()
     """Commands that undo `setup`."""
+    start_below_c: float | None = None
+    """Measuring waits until the hottest sensor is below this many degrees Celsius."""
     emulated: bool = False
     """True where figures say nothing about a real board."""
+
+
+class DeviceError(Exception):
+    """Why a device gave no answer, in one line for the user.
+
+    `lost` says that it was not reached, or that the connection broke: then trying again may help,
+    and so may leaving the device's other tasks for later.
+    """
+
+    def __init__(self, reason: str, *, lost: bool = False) -> None:
+        super().__init__(reason)
+        self.lost = lost
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file that a task needs, known on the device by its SHA-256 alone."""
+
+    digest: str
+    data: bytes
+
+    @classmethod
+    def of(cls, data: bytes) -> Blob:
+        """The blob of these bytes."""
+        return cls(hashlib.sha256(data).hexdigest(), data)
+
+    @classmethod
+    def read(cls, path: Path) -> Blob:
+        """The blob of a file's content; OSError where it cannot be read."""
+        return cls.of(path.read_bytes())
+
+
+class Transport(Protocol):
+    """A way to a device; every task runs in a process of its own there."""
+
+    def run(self, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float) -> dict[str, Any]:
+        """The agent's answer to a task; DeviceError when there is none within `limit_s`.
+
+        The device is sent those blobs that it does not hold yet.
+        """
+
+    def close(self) -> None:
+        """Let go of what the transport holds on this machine."""

@@ -11,12 +11,13 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ktbench.records import KtbenchError, digest_of
 
@@ -39,6 +40,47 @@ class UnknownName(KtbenchError):  # noqa: N818 - reads as what it says
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three known names that look like `name`, nearest first."""
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """A setting of a student or a method as its own file declares it."""
+
+    kind: Any
+    """Its type; `Any` where its file does not say."""
+    default: Any
+    doc: str = ""
+    """What its file says of it."""
+
+
+def _attribute_docs(owner: type) -> dict[str, str]:
+    """The docstrings below a class's attributes, one line each."""
+    import ast
+    import inspect
+    import textwrap
+
+    try:
+        [tree] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    found = {}
+    body = tree.body if isinstance(tree, ast.ClassDef) else []
+    for attribute, after in pairwise(body):
+        if (
+            isinstance(attribute, ast.AnnAssign)
+            and isinstance(attribute.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            found[attribute.target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def _type_hints(owner: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(owner, include_extras=True)
+    except (NameError, TypeError):
+        return {}
 
 
 @cache
@@ -73,15 +115,26 @@ def students() -> dict[str, str]:
     return found
 
 
-def student_settings(name: str) -> tuple[str, ...]:
-    """Names of the settings that a student takes."""
+def student_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
+    """The settings that a student takes; raises for an unknown name."""
     if is_own(name):
-        return ("stages", "preacts", "arguments")
+        from students._own import wrap
+
+        own_object(name, base)
+        return _keyword_settings(wrap)
+    return _keyword_settings(_module("students", "student", _family(name)).build)
+
+
+def _keyword_settings(build: Callable[..., Any]) -> dict[str, SettingInfo]:
+    """A builder's keyword parameters other than what the data decides."""
     import inspect
 
-    module = _module("students", "student", _family(name))
-    parameters = inspect.signature(module.build).parameters
-    return tuple(p for p in parameters if p not in ("variant", "num_classes", "in_channels"))
+    kinds = _type_hints(build)
+    return {
+        name: SettingInfo(kinds.get(name, Any), parameter.default)
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("num_classes", "in_channels")
+    }
 
 
 def _family(name: str) -> str:
@@ -98,7 +151,7 @@ def build_student(
     `base` is the folder that a user's own file is found from. Raises `UnknownName` for a name or
     setting that is not there, `KtbenchError` for settings that build no network.
     """
-    known = student_settings(name)
+    known = student_settings(name, base)
     for setting in settings:
         if setting not in known:
             raise UnknownName(f"setting of student {name}", setting, known)
@@ -112,9 +165,12 @@ def _built_student(
     name: str, settings: dict[str, Any], num_classes: int, in_channels: int, base: str
 ) -> Student:
     if is_own(name):
+        import torch
+
         from students._own import wrap
 
-        own = own_object(name, base)
+        with torch.random.fork_rng(devices=[]):  # an import may draw numbers, but only once
+            own = own_object(name, base)
         return wrap(own, num_classes=num_classes, in_channels=in_channels, **settings)
     module = _module("students", "student", _family(name))
     student: Student = module.build(
@@ -135,15 +191,26 @@ def method(name: str, base: str = ".") -> type[TransferMethod]:
     """A method's class; its `Config` is the dataclass of its settings."""
     if is_own(name):
         own: type[TransferMethod] = own_object(name, base)
+        if not is_dataclass(getattr(own, "Config", None)):
+            raise KtbenchError(f"{name}: not a transfer method: it has no dataclass Config")
         return own
     module = _module("transfer_methods", "method", name)
     found: type[TransferMethod] = module.Method
     return found
 
 
-def method_settings(name: str, base: str = ".") -> tuple[str, ...]:
-    """Names of the settings that a method takes."""
-    return tuple(f.name for f in fields(method(name, base).Config))
+def method_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
+    """The settings that a method takes; raises for an unknown name."""
+    config = method(name, base).Config
+    kinds, docs = _type_hints(config), _attribute_docs(config)
+    found = {}
+    for field in fields(config):
+        factory = field.default_factory
+        default = field.default if factory is MISSING else factory()
+        found[field.name] = SettingInfo(
+            kinds.get(field.name, Any), default, docs.get(field.name, "")
+        )
+    return found
 
 
 def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
@@ -154,13 +221,14 @@ def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
         if setting not in known:
             raise UnknownName(f"setting of method {name}", setting, known)
     try:
-        return kind(**{k: _frozen(v) for k, v in settings.items()})
+        return kind(**{k: frozen(v) for k, v in settings.items()})
     except (TypeError, ValueError) as error:
         raise KtbenchError(f"method {name}: {error}") from error
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+def frozen(value: Any) -> Any:
+    """A value of a file as a setting holds it: lists become tuples."""
+    return tuple(frozen(v) for v in value) if isinstance(value, list) else value
 
 
 # ---------------------------------------------------------------- devices
@@ -190,11 +258,13 @@ def own_object(name: str, base: str) -> Any:
     place, _, attribute = name.rpartition(":")
     try:
         module = _own_file(place, base) if place.endswith(".py") else importlib.import_module(place)
-        return getattr(module, attribute)
     except FileNotFoundError as error:
         raise KtbenchError(f"{name}: no file {Path(base, place)}") from error
-    except ImportError as error:
-        raise KtbenchError(f"{name}: cannot import {place}: {error}") from error
+    except Exception as error:  # whatever a user's file does when it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise KtbenchError(f"{name}: cannot import {place}: {reason}") from error
+    try:
+        return getattr(module, attribute)
     except AttributeError as error:
         raise KtbenchError(f"{name}: {place} defines no {attribute}") from error
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ktbench import __version__
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ktbench.records import Plan
-    from ktbench.runner import Summary
 
 app = typer.Typer(
     name="ktbench",
@@ -31,15 +26,36 @@ MatrixFile = Annotated[Path, typer.Argument(metavar="MATRIX.yaml", show_default=
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
+class Stopped(BaseException):
+    """A signal asked the program to end; passes by every `except Exception` on its way out."""
+
+    def __init__(self, signal_number: int, advice: str = "") -> None:
+        super().__init__(signal_number)
+        self.exit_code = 128 + signal_number
+        self.advice = advice
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _stop(number: int, _: Any) -> None:
+    for each in _SIGNALS:  # A second signal ends the program at once.
+        signal.signal(each, signal.SIG_DFL)
+    raise Stopped(number)
+
+
 def main() -> None:
     """Run a command; an error is one line on standard error and exit code 2."""
+    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
     try:
         app()
-    except KeyboardInterrupt:
-        print("ktbench: stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
+    except Stopped as stopped:
+        print(f"ktbench: stopped{stopped.advice}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"ktbench: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         from ktbench.records import KtbenchError
 
@@ -47,6 +63,9 @@ def main() -> None:
             raise
         print(f"ktbench: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _version(asked: bool) -> None:
@@ -85,16 +104,15 @@ def run(
     """Train, export, measure and report everything that a matrix asks for.
 
     A run that was stopped goes on where it was. The exit code is 0 when no cell failed and every
-    device was measured, 1 otherwise, 2 when the run could not begin.
+    device was measured, 1 otherwise, 2 when the run could not begin or not go on (a full disk).
     """
     from rich.console import Console
 
     from ktbench.engine.inline import Inline
     from ktbench.matrix import load, plan
-    from ktbench.report import write_report
     from ktbench.runner import Silent
     from ktbench.runner import run as run_plan
-    from ktbench.ui import Bars, Lines
+    from ktbench.ui import Bars, Lines, announce, summarise
 
     loaded = load(matrix)
     planned = plan(loaded)
@@ -102,54 +120,30 @@ def run(
     console = Console(stderr=True)
     watching = Silent() if quiet else Bars(console) if console.is_terminal else Lines()
     if not quiet:
-        _announce(planned, folder, console)
-    with watching as watcher:
-        summary = run_plan(
-            planned,
-            matrix_text=matrix.read_text(encoding="utf-8"),
-            folder=folder,
-            engine=Inline(),
-            watcher=watcher,
-            write_report=write_report,
-            fresh=fresh,
-        )
-    if not quiet:
-        _summarise(summary, console)
+        announce(planned, folder, console)
+    try:
+        with watching as watcher:
+            summary = run_plan(
+                planned,
+                matrix_text=matrix.read_text(encoding="utf-8"),
+                folder=folder,
+                engine=Inline(),
+                watcher=watcher,
+                write_report=_write_report,
+                fresh=fresh,
+            )
+    except Stopped as stopped:
+        stopped.advice = "; run the same command again to go on"
+        raise
+    summarise(summary, console, failures_only=quiet)
     raise typer.Exit(0 if summary.ok else 1)
 
 
-def _announce(plan: Plan, folder: Path, console: Console) -> None:
-    teachers = ", ".join(t.name for t in plan.teachers) or "no teacher"
-    devices = ", ".join(d.name for d in plan.devices) or "no device"
-    console.print(
-        f"[bold]{plan.name}[/]: {len(plan.cells)} cells from {teachers}, "
-        f"{len(plan.exports)} exports each, measured on {devices}; results in {folder}",
-        highlight=False,
-    )
-    if plan.skips:
-        console.print(f"{len(plan.skips)} impossible cells are skipped: see `ktbench plan`")
+def _write_report(folder: Path) -> Path:
+    """The report, whose packages are only loaded when there is something to report."""
+    from ktbench.report import write_report
 
-
-def _summarise(summary: Summary, console: Console) -> None:
-    parts = [f"{summary.done} cells done"]
-    parts += [f"{summary.reused} there already"] if summary.reused else []
-    parts += [f"{summary.skipped} skipped"] if summary.skipped else []
-    parts += [f"[red]{len(summary.failed)} failed[/]"] if summary.failed else []
-    parts += [f"{summary.measured} measurements"] if summary.measured else []
-    seconds = summary.seconds
-    stages = ("data", "teachers", "training", "export", "measuring", "report")
-    spent = ", ".join(f"{s} {seconds[s]:.0f} s" for s in stages if seconds.get(s, 0) >= 0.5)
-    console.print(f"{', '.join(parts)} in {seconds['total']:.0f} s ({spent})", highlight=False)
-    for result in summary.failed:
-        for failure in result.failures:
-            what = f" {failure.what}" if failure.what else ""
-            line = f"  failed: {result.cell.label}: {failure.stage}{what}: {failure.reason}"
-            console.print(line, highlight=False, markup=False)
-    for failure in summary.unmeasured:
-        line = f"  not measured: {failure.what}: {failure.reason}"
-        console.print(line, highlight=False, markup=False)
-    if summary.report is not None:
-        console.print(f"report: [bold]{summary.report}[/]", highlight=False, soft_wrap=True)
+    return write_report(folder)
 
 
 @app.command()
@@ -166,9 +160,7 @@ def plan(matrix: MatrixFile, as_json: AsJson = False) -> None:
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)]) -> None:
     """Write the report of a results folder again, finished or not."""
-    from ktbench.report import write_report
-
-    print(write_report(folder))
+    print(_write_report(folder))
 
 
 # ---------------------------------------------------------------- catalogue

@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
-from pydantic_core import to_jsonable_python
 
 SCHEMA = 1
 
@@ -34,9 +33,12 @@ class StorageError(KtbenchError):
     """A file could not be written: the run stops, since going on would lose what comes next."""
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def digest_of(value: Any) -> str:
@@ -51,10 +53,8 @@ class Record(BaseModel):
 
     @cached_property
     def canonical(self) -> str:
-        """`canonical_json` of the record; a part that many records share is written once."""
-        values = ((name, getattr(self, name)) for name in sorted(type(self).model_fields))
-        parts = (f"{canonical_json(name)}:{_canonical(value)}" for name, value in values)
-        return "{" + ",".join(parts) + "}"
+        """`canonical_json` of the record."""
+        return canonical_json(self.model_dump(mode="json"))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, without what was worked out from the old values (a cell's key)."""
@@ -64,10 +64,19 @@ class Record(BaseModel):
         return copied
 
 
-def _canonical(value: Any) -> str:
-    if isinstance(value, Record):
-        return value.canonical
-    return canonical_json(to_jsonable_python(value))
+class Composed(Record):
+    """A record of records that others share: each part is written as text once."""
+
+    @cached_property
+    def canonical(self) -> str:
+        """`canonical_json` of the record."""
+        values = ((name, getattr(self, name)) for name in sorted(type(self).model_fields))
+        parts = (f'"{name}":{_canonical(value)}' for name, value in values)
+        return "{" + ",".join(parts) + "}"
+
+
+def _canonical(value: Record | JsonValue) -> str:
+    return value.canonical if isinstance(value, Record) else canonical_json(value)
 
 
 # ---------------------------------------------------------------- what is asked: the axes
@@ -163,7 +172,7 @@ class NumericSpec(Record):
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-class Cell(Record):
+class Cell(Composed):
     """One training: a student, a method, a teacher (or none), data, a budget and a seed.
 
     A cell's weights are a function of `key` alone (on one kind of machine and one version of
@@ -191,7 +200,7 @@ class Cell(Record):
         return f"{self.student.label} / {self.method.label}{teacher} / seed {self.seed}"
 
 
-class Teacher(Record):
+class Teacher(Composed):
     """A trained cell that others learn from: by rule its method is `none`, or a chain of them."""
 
     name: str
@@ -420,6 +429,11 @@ class Measurement(Record):
     mean_ms: float
     stdev_ms: float
     peak_memory_bytes: int | None
+    agreement: float | None = None
+    """Share of the checked inputs on which the device and the reference name the same class; None
+    where there was no reference."""
+    checked_inputs: int = 0
+    """Inputs whose outputs on the device were compared with the reference."""
     validity: Validity
     agent_digest: str
     started: str

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +19,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+if TYPE_CHECKING:
+    from ktbench.records import Failure, Plan
+    from ktbench.runner import Summary
 
 
 class Bars:
@@ -54,7 +60,7 @@ class Bars:
     def advance(self, done: float, what: str = "") -> None:
         """See `Watcher`."""
         if self._task is not None:
-            self._progress.update(self._task, completed=done, what=what)
+            self._progress.update(self._task, completed=done, what=escape(what))
 
     def end(self) -> None:
         """See `Watcher`."""
@@ -107,3 +113,73 @@ class Lines:
     def note(self, text: str) -> None:
         """See `Watcher`."""
         print(text, file=self._stream, flush=True)
+
+
+# ---------------------------------------------------------------- before and after a run
+
+
+def announce(plan: Plan, folder: Path, console: Console) -> None:
+    """What is going to be done, in a line or two."""
+    teachers = ", ".join(t.name for t in plan.teachers) or "no teacher"
+    devices = ", ".join(d.name for d in plan.devices) or "no device"
+    _say(
+        console,
+        f"[bold]{escape(plan.name)}[/]: {_count(len(plan.cells), 'cell')} from {escape(teachers)}, "
+        f"{_count(len(plan.exports), 'export')} each, measured on {escape(devices)}; "
+        f"results in {escape(str(folder))}",
+    )
+    if plan.skips:
+        _say(console, f"{_count(len(plan.skips), 'impossible cell')} skipped: see `ktbench plan`")
+
+
+_STAGES = ("data", "teachers", "training", "export", "measuring", "report")
+
+
+def summarise(summary: Summary, console: Console, *, failures_only: bool = False) -> None:
+    """How a run ended: counts, seconds by stage, and every failure with its reason."""
+    if not failures_only:
+        parts = [f"{_count(summary.done, 'cell')} done"]
+        parts += [f"{summary.reused} there already"] if summary.reused else []
+        parts += [f"{summary.skipped} skipped"] if summary.skipped else []
+        parts += [f"[red]{len(summary.failed)} failed[/]"] if summary.failed else []
+        parts += [_count(summary.measured, "measurement")] if summary.measured else []
+        seconds = summary.seconds
+        spent = ", ".join(f"{s} {seconds[s]:.0f} s" for s in _STAGES if seconds.get(s, 0) >= 0.5)
+        spent = f" ({spent})" if spent else ""
+        _say(console, f"{', '.join(parts)} in {seconds['total']:.0f} s{spent}")
+    for reason, cells in _by_reason(summary).items():
+        if len(cells) == 1:
+            _say(console, escape(f"  failed: {cells[0]}: {reason}"))
+        else:
+            _say(console, escape(f"  failed: {len(cells)} cells: {reason}"))
+            for cell in cells:
+                _say(console, escape(f"    {cell}"))
+    for failure in summary.unmeasured:
+        _say(console, escape(f"  not measured: {failure.what}: {failure.reason}"))
+    if summary.report is not None and not failures_only:
+        _say(console, f"report: [bold]{escape(str(summary.report))}[/]")
+
+
+def _by_reason(summary: Summary) -> dict[str, list[str]]:
+    """The labels of failed cells by what went wrong: many fail for one teacher."""
+    found: dict[str, list[str]] = {}
+    for result in summary.failed:
+        for failure in result.failures:
+            found.setdefault(told(failure), []).append(result.cell.label)
+    return found
+
+
+def told(failure: Failure) -> str:
+    """A failure in one line."""
+    what = f" {failure.what}" if failure.what else ""
+    step = f" (step {failure.step})" if failure.step else ""
+    return f"{failure.stage}{what}{step}: {failure.reason}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _say(console: Console, text: str) -> None:
+    """A line of markup, never broken: a path can be copied, a program can read it."""
+    console.print(text, highlight=False, soft_wrap=True)

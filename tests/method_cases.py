@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ktbench import catalogue
 from students._contract import Features
 from transfer_methods._contract import Batch, Needs, Setting, Shapes, TransferMethod
 
@@ -109,3 +111,24 @@ def phase_batches(method: TransferMethod, size: int = 6, classes: int = 5) -> li
         found.append(batch(size, phase=phase.name, progress=middle, classes=classes))
         begin = phase.until
     return found
+
+
+def build(name: str, settings: dict[str, Any], at: Setting, seed: int = 0) -> TransferMethod | str:
+    """The method, or the reason against it."""
+    config = catalogue.method_config(name, settings)
+    kind = catalogue.method(name)
+    reason = kind.incompatible(config, at)
+    if reason is not None:
+        return reason
+    torch.manual_seed(seed)
+    return kind(config, at)
+
+
+def possible(
+    name: str, settings: dict[str, Any], teacher: str = "same", **changes: Any
+) -> tuple[TransferMethod, Setting]:
+    """A method that must be buildable, at a pair of shapes."""
+    at = setting(TEACHERS[teacher], **changes)
+    method = build(name, settings, at)
+    assert not isinstance(method, str), method
+    return method, at

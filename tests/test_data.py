@@ -80,7 +80,7 @@ def test_normalisation_comes_from_the_training_images_alone() -> None:
 
 
 def test_planning_knows_a_data_set_without_reading_its_images() -> None:
-    assert describe(DIGITS, HERE) == DataInfo(10, (1, 8, 8), 120)
+    assert describe(DIGITS, HERE) == DataInfo(10, (1, 8, 8), 120, 144, 359)
 
 
 # ---------------------------------------------------------------- the stream

@@ -5,23 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import method_cases as cases
 import pytest
 import torch
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
 from students._contract import Features
-from transfer_methods._contract import Needs, Phase, Setting, TransferMethod
+from tests import method_cases as cases
+from tests.method_cases import build, possible
+from transfer_methods._contract import Needs, Phase, TransferMethod
 
 # Settings beside the defaults that take another way through a method.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "kd": [{"start": 0.2, "end": 0.6}, {"standardise": True}],
     "fitnet": [
         {"distance": "half_squared", "kd_first": 4.0, "kd_last": 1.0, "pairs": "last"},
-        {"pairs": [[0, "stage1"]]},
+        {"pairs": [[0, "stage1"]], "second": "rest"},
     ],
-    "hint": [{"pairs": "similarity"}],
+    "hint": [{"pairs": "similarity", "rectify": False}],
     "intermediate_last": [
         {"adapt": "embedding"},
         {"adapt": "none"},
@@ -35,6 +36,40 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"trained": "none", "pairs": "similarity"},
     ],
     "attention": [{"power": 1.0, "pairs": "similarity"}],
+    "dkd": [{"warmup": 0.0}, {"standardise": True}],
+    "dist": [{"standardise": True}],
+    "similarity": [{"pairs": "stage"}],
+    "correlation": [{"form": "kernel"}],
+    "vid": [{"pairs": "similarity", "variance": 1.0}],
+    "rkd": [{"angle": 0.0}, {"distance": 0.0}],
+    "nst": [{"pairs": "last"}],
+    "ab": [{"pairs": "similarity", "margin": 2.0}],
+    "ofd": [{"pairs": "last"}],
+    "factor": [{"pairs": "middle", "rate": 0.25}],
+    "kdsvd": [{"vectors": 3}],
+    "crd": [{"negatives": 8}],
+    "reviewkd": [{"width": 6, "warmup": 0.0}],
+    "self_distillation": [{"weight": 1.0, "feature_weight": 0.0}],
+    "combined": [
+        {"parts": [{"method": "kd"}, {"method": "crd", "weight": 2.0}]},
+        {
+            "ce_weight": 0.5,
+            "parts": [
+                {"method": "fitnet", "settings": {"hint_until": 0.3}},
+                {"method": "attention", "start": 0.2, "end": 0.6, "last_weight": 0.0},
+                {"method": "attention", "settings": {"pairs": [[0, 0]]}},
+            ],
+        },
+        {
+            "parts": [
+                {"method": "intermediate_last_per_layer", "end": 0.5},
+                {"method": "kd", "settings": {"start": 0.2, "end": 0.9}},
+                {"method": "factor"},
+                {"method": "ab"},
+                {"method": "self_distillation"},
+            ]
+        },
+    ],
     "soft_logits": [{"standardise": True, "temperature": 5.0}],
     "last_layer": [{"standardise": True}],
 }
@@ -43,7 +78,7 @@ CHOSEN = [(name, {}) for name in catalogue.methods()] + [
 ]
 # Shapes beside which a method's own paper has nothing to compare.
 EQUAL_WIDTHS = {"wider", "deeper", "shallower", "larger maps", "smaller maps", "tokens"}
-REFUSED: dict[str, set[str]] = {}
+REFUSED: dict[str, set[str]] = {"fsp": EQUAL_WIDTHS, "kdsvd": EQUAL_WIDTHS}
 
 
 def may_refuse(name: str, settings: dict[str, Any], teacher: str) -> bool:
@@ -53,27 +88,6 @@ def may_refuse(name: str, settings: dict[str, Any], teacher: str) -> bool:
 
 def chosen_id(value: object) -> str:
     return str(value).replace(" ", "") if value else "defaults"
-
-
-def build(name: str, settings: dict[str, Any], at: Setting, seed: int = 0) -> TransferMethod | str:
-    """The method, or the reason against it."""
-    config = catalogue.method_config(name, settings)
-    kind = catalogue.method(name)
-    reason = kind.incompatible(config, at) if kind.needs(config) else None
-    if reason is not None:
-        return reason
-    torch.manual_seed(seed)
-    return kind(config, at)
-
-
-def possible(
-    name: str, settings: dict[str, Any], teacher: str = "same", **changes: Any
-) -> tuple[TransferMethod, Setting]:
-    """A method that must be buildable, at a pair of shapes."""
-    at = cases.setting(cases.TEACHERS[teacher], **changes)
-    method = build(name, settings, at)
-    assert not isinstance(method, str), method
-    return method, at
 
 
 def total(terms: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -158,6 +172,17 @@ def test_half_precision_features_with_large_values_stay_finite(
 
 
 @each_method
+def test_a_diverged_student_shows_in_the_loss_and_raises_nothing(
+    name: str, settings: dict[str, Any]
+) -> None:
+    method, at = possible(name, settings)
+    student = cases.features(at.student, seed=1, scale=float("nan"))
+    for batch in cases.phase_batches(method):
+        terms = method.loss(student, cases.features(at.student, seed=2), batch)
+        assert not torch.isfinite(total(terms)), batch.phase
+
+
+@each_method
 def test_the_teacher_gets_no_gradient(name: str, settings: dict[str, Any]) -> None:
     method, at = possible(name, settings)
     student = cases.features(at.student, seed=1)
@@ -194,11 +219,9 @@ def test_phases_end_at_one_and_name_only_terms_and_adaptors_that_exist(
 def test_every_trainable_adaptor_is_moved_by_some_update(
     name: str, settings: dict[str, Any]
 ) -> None:
-    method, at = (
-        possible(name, settings, "larger maps" if name != "fsp" else "same")
-        if (settings.get("adapt") != "none")
-        else possible(name, settings)
-    )
+    refuses = may_refuse(name, settings, "larger maps")
+    method, at = possible(name, settings, "same" if refuses else "larger maps")
+    assert at.teacher is not None
     student = cases.features(at.student, seed=1)
     teacher = cases.features(at.teacher, seed=2)
     moved: set[str] = set()

@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import method_cases as cases
 import pytest
 import torch
-from test_methods import possible
 from torch import Tensor
 
 from students._contract import Features
+from tests import method_cases as cases
+from tests.method_cases import possible
+from tests.method_formulas import LABELS, ce, divergence, flat, mse, run, softmax, squares
 from transfer_methods import _logits, attention, fitnet, hard_logits, soft_logits
 from transfer_methods._contract import Scope
-
-
-def softmax(row: list[float], temperature: float = 1.0) -> list[float]:
-    top = max(row)
-    powers = [math.exp((z - top) / temperature) for z in row]
-    return [p / sum(powers) for p in powers]
-
-
-def ce(of: Features, labels: Tensor) -> float:
-    rows = of.logits.double().tolist()
-    chosen = [softmax(row)[label] for row, label in zip(rows, labels.tolist(), strict=True)]
-    return -sum(map(math.log, chosen)) / len(rows)
-
-
-def squares(a: list[float], b: list[float]) -> float:
-    return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
-
-
-def flat(x: Tensor) -> list[float]:
-    return [float(v) for v in x.detach().double().flatten()]
-
-
-def mse(a: Tensor, b: Tensor) -> float:
-    return squares(flat(a), flat(b)) / a.numel()
-
-
-def divergence(student: Tensor, teacher: Tensor, temperature: float) -> float:
-    total = 0.0
-    for s_row, t_row in zip(student.double().tolist(), teacher.double().tolist(), strict=True):
-        p, q = softmax(t_row, temperature), softmax(s_row, temperature)
-        total += sum(pi * math.log(pi / qi) for pi, qi in zip(p, q, strict=True) if pi > 0)
-    return total / len(student)
-
-
-def run(name: str, settings: dict[str, Any], teacher: str = "same", **where: Any) -> Any:
-    """(method, student, teacher, terms) at random features."""
-    method, at = possible(name, settings, teacher)
-    student = cases.features(at.student, seed=1)
-    assert at.teacher is not None
-    taught = cases.features(at.teacher, seed=2)
-    terms = method.loss(student, taught, cases.batch(**where))
-    return method, student, taught, {n: t.item() for n, t in terms.items()}
-
-
-LABELS = cases.batch().labels
 
 
 def test_none_is_cross_entropy_alone() -> None:
@@ -217,6 +172,12 @@ def test_fitnets_hint_is_the_distance_after_the_regressor_and_moves_the_lower_la
         assert not second.teacher
 
 
+def test_fitnets_second_phase_may_leave_the_guided_layers_as_they_are() -> None:
+    first, second = possible("fitnet", {"second": "rest"})[0].phases()
+    assert first.updates[0].student == Scope.upto_stage(1)
+    assert second.updates[0].student == Scope.after_stage(1)
+
+
 def test_fitnets_second_phase_distils_with_a_weight_that_falls_linearly() -> None:
     settings = {"kd_first": 4.0, "kd_last": 1.0, "hint_until": 0.2}
     for progress, weight in ((0.2, 4.0), (0.6, 2.5), (1.0, 1.0)):
@@ -228,8 +189,16 @@ def test_fitnets_second_phase_distils_with_a_weight_that_falls_linearly() -> Non
 
 def test_the_hint_beside_the_task_is_a_hundred_times_the_square() -> None:
     method, student, teacher, terms = run("hint", {})
-    regressed = method.regressors[0].conv(student.stages[1])
-    assert terms["hint"] == pytest.approx(100 * mse(regressed, teacher.stages[1]), rel=1e-5)
+    (conv, _), _ = method.regressors[0]
+    x = conv(student.stages[1]).detach().double()
+    regressed = torch.empty_like(x)
+    for channel in range(x.shape[1]):
+        values = flat(x[:, channel])
+        mean = sum(values) / len(values)
+        variance = sum((v - mean) ** 2 for v in values) / len(values)
+        scaled = (x[:, channel] - mean) / math.sqrt(variance + 1e-5)
+        regressed[:, channel] = scaled.clamp(min=0)
+    assert terms["hint"] == pytest.approx(100 * mse(regressed, teacher.stages[1]), rel=1e-4)
 
 
 def test_intermediate_last_is_ce_the_root_squares_of_all_pairs_and_the_logits() -> None:

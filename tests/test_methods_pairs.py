@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import method_cases as cases
+import itertools
+import math
+import random
+
 import pytest
 import torch
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
+from tests import method_cases as cases
 from transfer_methods import _adapt, _pairs
 
 DEEPER = cases.TEACHERS["deeper"]
@@ -18,10 +22,43 @@ def reason(name: str, settings: dict[str, object], teacher: str = "same") -> str
     return catalogue.method(name).incompatible(config, cases.setting(cases.TEACHERS[teacher]))
 
 
-def test_by_position_the_last_stages_meet_and_the_deeper_networks_first_are_left_out() -> None:
-    assert _pairs.stage_pairs("stage", cases.setting(DEEPER)) == ((2, 0), (3, 1), (4, 2))
+def test_stages_are_paired_in_order_by_the_nearest_sizes_and_the_later_of_equals() -> None:
+    assert _pairs.stage_pairs("stage", cases.setting(DEEPER)) == ((1, 0), (2, 1), (4, 2))
     shallow = cases.setting(cases.TEACHERS["shallower"])
     assert _pairs.stage_pairs("stage", shallow) == ((0, 1), (1, 2))
+
+
+def test_stages_of_equal_depth_are_paired_one_to_one_whatever_their_sizes() -> None:
+    for name in ("larger maps", "smaller maps", "tokens"):
+        at = cases.setting(cases.TEACHERS[name])
+        assert _pairs.stage_pairs("stage", at) == ((0, 0), (1, 1), (2, 2))
+
+
+def test_networks_of_other_depth_and_pace_meet_where_their_sizes_do() -> None:
+    vgg = cases.shapes((64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 4, 4))
+    shallow = cases.shapes(*vgg.stages[:4], (512, 2, 2), (512, 1, 1))
+    resnet = cases.shapes((16, 32, 32), (32, 16, 16), (64, 8, 8))
+    tokens = cases.shapes((64, 12), (64, 12), (64, 12), (64, 12))
+    one_to_one = tuple((i, i) for i in range(5))
+    assert _pairs.stage_pairs("stage", cases.setting(vgg, shallow)) == one_to_one
+    assert _pairs.stage_pairs("stage", cases.setting(vgg, resnet)) == one_to_one[:3]
+    assert _pairs.stage_pairs("stage", cases.setting(resnet, vgg)) == one_to_one[:3]
+    assert _pairs.stage_pairs("stage", cases.setting(tokens, resnet)) == ((1, 0), (2, 1), (3, 2))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_pairing_in_order_is_the_best_of_all(seed: int) -> None:
+    draw = random.Random(seed)
+    few = [(1, 2 ** draw.randrange(6), 1) for _ in range(draw.randrange(1, 4))]
+    many = [(1, 2 ** draw.randrange(6), 1) for _ in range(len(few) + draw.randrange(4))]
+    costs = {
+        chosen: sum(abs(math.log2(a[1] / many[j][1])) for a, j in zip(few, chosen, strict=True))
+        for chosen in itertools.combinations(range(len(many)), len(few))
+    }
+    least = min(costs.values())
+    latest = max(chosen for chosen, cost in costs.items() if cost == least)
+    at = cases.setting(cases.shapes(*many), cases.shapes(*few))
+    assert tuple(t for t, _ in _pairs.stage_pairs("stage", at)) == latest
 
 
 def test_middle_and_last_are_one_pair() -> None:
@@ -129,7 +166,36 @@ def test_a_pair_of_stages_meets_at_the_smaller_size(
         assert _adapt.common_size(*sizes) == size
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 2), (5, 3), (8, 8)])
+def test_the_mean_of_an_embedding_is_that_of_its_convolution(size: tuple[int, int]) -> None:
+    embedding = _adapt.ConvEmbedding((3, *size), (5, *size), units=7)
+    torch.nn.init.normal_(embedding.student.weight)
+    torch.nn.init.normal_(embedding.student.bias)
+    x = torch.rand(2, 3, *size)
+    ours, _ = embedding(x, torch.rand(2, 5, *size))
+    assert torch.allclose(ours, embedding.student(x).mean((2, 3)), atol=1e-5)
+
+
 def test_pooling_keeps_the_mean_where_windows_fit() -> None:
     x = torch.rand(2, 3, 8, 8)
     pooled = _adapt.pooled(x, (4, 2))
     assert pooled[0, 0, 1, 1].item() == pytest.approx(x[0, 0, 2:4, 4:8].mean().item())
+
+
+def test_attention_is_refused_where_every_pair_meets_at_one_position() -> None:
+    """A normalised map of one position is the constant 1: the method would be `none` unawares."""
+    from ktbench import catalogue
+    from transfer_methods._contract import Setting, Shapes
+
+    def reason(teacher: tuple[int, ...]) -> str | None:
+        ours = Shapes(10, ((8, 1, 1), (8, 1, 1)), ("a", "b"), 8)
+        theirs = Shapes(10, ((8, 4, 4), teacher), ("a", "b"), 8)
+        student = ours if teacher == (8, 1, 1) else theirs
+        setting = Setting(
+            student=student, teacher=theirs, num_classes=10, train_size=8, batch_size=4
+        )
+        kind = catalogue.method("attention")
+        return kind.incompatible(catalogue.method_config("attention", {}), setting)
+
+    assert "one position" in (reason((8, 1, 1)) or "")
+    assert reason((8, 2, 2)) is None

@@ -11,6 +11,7 @@ from __future__ import annotations
 from math import isqrt
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -129,8 +130,25 @@ class ConvEmbedding(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Both (B, units); the two sizes need not agree, as positions are averaged."""
-        embedded = self.student(as_map(student)), self.teacher(as_map(teacher))
-        return embedded[0].mean((2, 3)), embedded[1].mean((2, 3))
+        return _mean_of(self.student, as_map(student)), _mean_of(self.teacher, as_map(teacher))
+
+
+def _mean_of(conv: nn.Module, x: Tensor) -> Tensor:
+    """(B, units): the mean over positions of a padded 3x3 convolution of x (B, C, H, W).
+
+    As both are linear, each of the nine taps is applied once, to the sum of what it sees: all of
+    x without the border that lies opposite to it.
+    """
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    rows = x.sum(3)  # (B, C, H)
+    first, last, whole = x[:, :, :, 0], x[:, :, :, -1], rows
+    seen = []
+    for columns in (whole - last, whole, whole - first):  # the taps to the left, middle, right
+        total = columns.sum(2)
+        seen.append(torch.stack((total - columns[:, :, -1], total, total - columns[:, :, 0]), 2))
+    taps = torch.stack(seen, 3) / (x.shape[2] * x.shape[3])  # (B, C, 3, 3)
+    return taps.flatten(1) @ conv.weight.flatten(1).T + conv.bias
 
 
 class DenseEmbedding(nn.Module):
@@ -159,3 +177,21 @@ def _small(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that takes its running figures where a channel has a single value."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) normalised per channel."""
+        if self.training and input.numel() == input.shape[1]:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+def conv_norm(ours: int, theirs: int, kernel: int = 1) -> nn.Sequential:
+    """A convolution without bias that keeps the size, and batch normalisation."""
+    conv = nn.Conv2d(ours, theirs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, BatchNorm(theirs))

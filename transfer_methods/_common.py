@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods._contract import Features, Needs, Setting, TransferMethod
+from transfer_methods import _checks
+from transfer_methods._contract import Batch, Features, Needs, Setting, TransferMethod
 
 C = TypeVar("C")
 """A method's settings."""
@@ -49,6 +52,8 @@ class View:
     @property
     def preacts(self) -> tuple[Tensor, ...]:
         """The stages before their activation."""
+        if not self._features.preacts:
+            raise RuntimeError("the network shows no pre-activations, and the method needs them")
         return tuple(self._read(stage) for stage in self._features.preacts)
 
     @property
@@ -134,8 +139,44 @@ def mean_square(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sum_of(terms: list[Tensor]) -> Tensor:
-    """The sum of at least one scalar."""
+    """The sum of at least one tensor."""
     total = terms[0]
     for term in terms[1:]:
         total = total + term
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The two weights of a method that adds one term to the cross-entropy."""
+
+    ce_weight: float = 1.0
+    """Of the cross-entropy with the labels."""
+    weight: float = 1.0
+    """Of the transfer term."""
+
+    def __post_init__(self) -> None:
+        _checks.number(self, "ce_weight", least=0)
+        _checks.number(self, "weight", above=0)
+
+
+W = TypeVar("W", bound=Weights)
+
+
+class OneTerm(Distillation[W]):
+    """ce_weight * CE + weight * `transfer`: the shape of most methods."""
+
+    term: ClassVar[str] = "transfer"
+    """What the method's own term is called."""
+
+    @abstractmethod
+    def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        """The method's own scalar, without its weight."""
+
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
+        """The terms: ce, and the one that `term` names."""
+        ours = seen(student)
+        return {
+            "ce": self.config.ce_weight * cross_entropy(ours.logits, batch.labels),
+            self.term: self.config.weight * self.transfer(ours, frozen(teacher), batch),
+        }

@@ -139,12 +139,14 @@ class Scope:
     """Which of the student's parameters an update moves.
 
     Stages are found by dependence, for any network: `upto` takes every parameter that stage's
-    output depends on; `only` those that it depends on and the stage before it does not.
+    output depends on; `only` those that it depends on and the stage before it does not; `after`
+    those that it does not depend on, the head's included.
     """
 
     everything: bool = True
     upto: int | None = None
     only: int | None = None
+    after: int | None = None
 
     @classmethod
     def upto_stage(cls, index: int) -> Scope:
@@ -155,6 +157,11 @@ class Scope:
     def only_stage(cls, index: int) -> Scope:
         """Stage `index` alone (with the stem if it is the first)."""
         return cls(everything=False, only=index)
+
+    @classmethod
+    def after_stage(cls, index: int) -> Scope:
+        """All that comes after stage `index`."""
+        return cls(everything=False, after=index)
 
     @classmethod
     def nothing(cls) -> Scope:

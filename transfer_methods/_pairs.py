@@ -2,9 +2,10 @@
 
 A method that compares stages has a setting `pairs`:
 
-`stage`       by position. Where the depths differ, positions count from the end, as the last
-              stages of any two networks are about the same thing and the first need not be; the
-              deeper network's first stages are left out.
+`stage`       in order, one to one. Where one network has more stages than the other, those of
+              its stages are left out that make sizes agree best over all pairs (the sum of the
+              octaves between their numbers of positions is least; of equal choices the later
+              stage counts, as it has seen more layers).
 `similarity`  for each student stage the teacher stage whose activations have the highest cosine
               similarity with its own (`Setting.similarity`); a tie goes to the earlier stage.
               Without an adaptor only teacher stages of the same width come into question.
@@ -18,9 +19,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from math import inf, log2, prod
 from typing import Literal
 
-from transfer_methods._adapt import width_of
+from transfer_methods._adapt import size_of, width_of
 from transfer_methods._contract import Setting, Shapes
 
 Stage = int | str
@@ -81,7 +83,7 @@ def stage_pairs(
     if pairs == "last":
         return ((len(teacher.stages) - 1, len(student.stages) - 1),)
     if pairs == "stage":
-        return _by_position(len(teacher.stages), len(student.stages))
+        return _in_order(setting)
     if pairs == "similarity":
         return _by_similarity(setting, same_width)
     assert not isinstance(pairs, str)
@@ -93,9 +95,57 @@ def _sides(setting: Setting) -> tuple[Shapes, Shapes]:
     return setting.teacher, setting.student
 
 
-def _by_position(teacher: int, student: int) -> tuple[tuple[int, int], ...]:
-    count = min(teacher, student)
-    return tuple((teacher - count + i, student - count + i) for i in range(count))
+def transitions_reason(what: str, setting: Setting) -> str | None:
+    """Why stages paired in order cannot be compared from one to the next, or None.
+
+    It takes two pairs or more, each of one width; `what` names what is compared.
+    """
+    teacher, student = _sides(setting)
+    pairs = _in_order(setting)
+    for t, s in pairs:
+        theirs, ours = width_of(teacher.stages[t]), width_of(student.stages[s])
+        if theirs != ours:
+            return (
+                f"{what} need equal widths, and teacher stage {teacher.names[t]} has {theirs}, "
+                f"student stage {student.names[s]} {ours}"
+            )
+    if len(pairs) < 2:
+        return f"{what} need two stages, and the networks share only one"
+    return None
+
+
+def _in_order(setting: Setting) -> tuple[tuple[int, int], ...]:
+    teacher, student = _sides(setting)
+    if len(teacher.stages) < len(student.stages):
+        return tuple(enumerate(_nearest(teacher.stages, student.stages)))
+    return tuple((t, s) for s, t in enumerate(_nearest(student.stages, teacher.stages)))
+
+
+def _nearest(few: Sequence[tuple[int, ...]], many: Sequence[tuple[int, ...]]) -> list[int]:
+    """For each of the few stages one of the many, in order, with sizes as near as can be.
+
+    Nearness is the sum of |log2| of the ratios of positions; of equal choices the later counts.
+    """
+    spare = len(many) - len(few)
+    # least[i][k]: what it costs to serve few[i:] when k of the many have been left out before.
+    least = [[0.0] * (spare + 1) for _ in range(len(few) + 1)]
+    skip = [[False] * (spare + 1) for _ in few]
+    for i in reversed(range(len(few))):
+        for k in reversed(range(spare + 1)):
+            take = round(_distance(few[i], many[i + k]) + least[i + 1][k], 9)
+            leave = least[i][k + 1] if k < spare else inf
+            skip[i][k] = leave <= take
+            least[i][k] = min(take, leave)
+    chosen, k = [], 0
+    for i in range(len(few)):
+        while skip[i][k]:
+            k += 1
+        chosen.append(i + k)
+    return chosen
+
+
+def _distance(a: tuple[int, ...], b: tuple[int, ...]) -> float:
+    return abs(log2(prod(size_of(a)) / prod(size_of(b))))
 
 
 def _by_similarity(setting: Setting, same_width: bool) -> tuple[tuple[int, int], ...]:

@@ -7,36 +7,34 @@ activation-based map F_sum^p of section 3.1 (mean in place of sum, as maps are n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
 from transfer_methods import _checks
-from transfer_methods._adapt import aligned, as_map
-from transfer_methods._common import Distillation, cross_entropy, frozen, mean_square, seen, sum_of
-from transfer_methods._contract import Batch, Features, Needs, Setting
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from transfer_methods._adapt import aligned, as_map, common_size, size_of
+from transfer_methods._common import View, mean_square, sum_of
+from transfer_methods._contract import Batch, Setting
+from transfer_methods._paired import Paired, PairWeights
+from transfer_methods._pairs import stage_pairs
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """The published settings: weight 1000, p = 2, all stages."""
+class Config(PairWeights):
+    """The published settings: weight 1000, p = 2, all stages.
 
-    ce_weight: float = 1.0
-    """Of the cross-entropy with the labels."""
+    The weight is for images of 32x32: a mean over positions of normalised maps shrinks as their
+    number grows, so that on 8x8 images a sixteenth of it does the same.
+    """
+
     weight: float = 1000.0
     """Of the sum over pairs; each pair's squared difference is a mean over positions."""
     power: float = 2.0
     """p: activations count by |F|^p."""
-    pairs: Pairs = "stage"
-    """Which teacher stage teaches which student stage; see `_pairs.py`."""
 
     def __post_init__(self) -> None:
-        _checks.number(self, "ce_weight", least=0)
-        _checks.number(self, "weight", above=0)
+        PairWeights.__post_init__(self)
         _checks.number(self, "power", least=1)
-        check_pairs(self.pairs)
 
 
 def attention_map(stage: Tensor, power: float) -> Tensor:
@@ -58,31 +56,29 @@ def attention_loss(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tens
     )
 
 
-class Method(Distillation[Config]):
+class Method(Paired[Config]):
     """ce_weight * CE + weight * sum over pairs of the attention loss."""
 
     Config = Config
-
-    def __init__(self, config: Any, setting: Setting) -> None:
-        super().__init__(config, setting)
-        self.pairs = stage_pairs(config.pairs, setting)
+    term = "attention"
 
     @classmethod
-    def needs(cls, config: Any) -> Needs:
-        """Stages."""
-        return Needs(stages=True)
-
-    @classmethod
-    def unfit(cls, config: Any, setting: Setting) -> str | None:
-        """A stage that is not there."""
-        return pairs_reason(config.pairs, setting)
-
-    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
-        """The terms: ce, attention."""
-        c, ours, theirs = self.config, seen(student), frozen(teacher)
-        mine, other = ours.stages, theirs.stages
-        terms = [attention_loss(mine[s], other[t], c.power) for t, s in self.pairs]
-        return {
-            "ce": c.ce_weight * cross_entropy(ours.logits, batch.labels),
-            "attention": c.weight * sum_of(terms),
+    def unfit(cls, config: Config, setting: Setting) -> str | None:
+        """A stage that is not there, or pairs that meet at a single position only."""
+        if reason := super().unfit(config, setting):
+            return reason
+        teacher, student = setting.teacher, setting.student
+        assert teacher is not None
+        meeting = {
+            common_size(size_of(teacher.stages[t]), size_of(student.stages[s]))
+            for t, s in stage_pairs(config.pairs, setting)
         }
+        if meeting == {(1, 1)}:
+            return "every pair of stages meets at one position, whose attention map is constant"
+        return None
+
+    def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        """The sum over pairs."""
+        ours, theirs = student.stages, teacher.stages
+        power = self.config.power
+        return sum_of([attention_loss(ours[s], theirs[t], power) for t, s in self.pairs])

@@ -2,7 +2,8 @@
 
 Romero et al.: FitNets: Hints for Thin Deep Nets, ICLR 2015; equation 3 (hint), equation 2 (the
 second phase's distillation). Sharma et al., IEEE EDGE 2018, technique *FitNets*, takes the root of
-the mean square as the hint's distance and plain cross-entropy afterwards, which is the default.
+the mean square as the hint's distance and plain cross-entropy afterwards, which are the defaults;
+that study's second phase moves the layers after the guided stage alone (`second: rest`).
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Config:
     """...to this one at the end. Both 0: cross-entropy alone, and no teacher is run."""
     temperature: float = 3.0
     """Of the distillation."""
+    second: Literal["all", "rest"] = "all"
+    """What the second phase moves: all layers (FitNets), or those after the guided stage."""
     standardise: bool = False
     """Standardise both sides' logits over the classes first (Sun et al., CVPR 2024)."""
 
@@ -57,6 +60,7 @@ class Config:
         if self.pairs in ("stage", "similarity") or self._several:
             raise ValueError("pairs must be one pair: middle, last or [[teacher, student]]")
         _checks.choice(self, "distance", ("rmse", "half_squared"))
+        _checks.choice(self, "second", ("all", "rest"))
         _checks.number(self, "weight", "temperature", "hint_until", above=0)
         if self.hint_until >= 1:
             raise ValueError(f"hint_until must be below 1, not {self.hint_until:g}")
@@ -104,7 +108,8 @@ class Method(Distillation[Config]):
     def phases(self) -> Sequence[Phase]:
         """The hint moves the layers up to the guided stage and the regressor; then all move."""
         hint = Update(("hint",), Scope.upto_stage(self.guided), ("regressor.",))
-        task = Update(student=Scope(), adaptors=())
+        rest = self.config.second == "rest"
+        task = Update(student=Scope.after_stage(self.guided) if rest else Scope(), adaptors=())
         return (
             Phase("hint", self.config.hint_until, (hint,)),
             Phase("task", 1.0, (task,), teacher=self.config.distils),

@@ -1,7 +1,8 @@
 """FitNets' hint throughout the training, beside the task: the usual form of later comparisons.
 
 Romero et al.: FitNets, ICLR 2015, equation 3, as Tian et al., ICLR 2020, compare it: one phase,
-CE + 100 MSE. Their regressor also normalises and rectifies; here it is the convolution alone.
+CE + 100 MSE, with a regressor that normalises and rectifies, without which that weight is too much
+for their learning rate.
 """
 
 from __future__ import annotations
@@ -12,67 +13,51 @@ from typing import Any
 from torch import Tensor, nn
 
 from transfer_methods import _checks
-from transfer_methods._adapt import Regressor
-from transfer_methods._common import (
-    Distillation,
-    cross_entropy,
-    frozen,
-    mean_square,
-    seen,
-    sum_of,
-)
-from transfer_methods._contract import Batch, Features, Needs, Setting
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from transfer_methods._adapt import aligned, conv_norm, width_of
+from transfer_methods._common import View, mean_square, sum_of
+from transfer_methods._contract import Batch, Setting
+from transfer_methods._paired import Paired, PairWeights
+from transfer_methods._pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class Config(PairWeights):
     """The published settings: weight 100, the middle stage."""
 
-    ce_weight: float = 1.0
-    """Of the cross-entropy with the labels."""
     weight: float = 100.0
     """Of the mean squared difference, summed over pairs."""
     pairs: Pairs = "middle"
     """Which teacher stage teaches which student stage; see `_pairs.py`."""
+    rectify: bool = True
+    """Whether the regressor ends in a ReLU: not where the teacher's stage may be negative, as
+    tokens are."""
 
     def __post_init__(self) -> None:
-        _checks.number(self, "ce_weight", least=0)
-        _checks.number(self, "weight", above=0)
-        check_pairs(self.pairs)
+        PairWeights.__post_init__(self)
+        _checks.flag(self, "rectify")
 
 
-class Method(Distillation[Config]):
+class Method(Paired[Config]):
     """ce_weight * CE + weight * MSE(regressor(student stage), teacher stage)."""
 
     Config = Config
+    term = "hint"
 
     def __init__(self, config: Any, setting: Setting) -> None:
         super().__init__(config, setting)
         assert setting.teacher is not None
         theirs, ours = setting.teacher.stages, setting.student.stages
-        self.pairs = stage_pairs(config.pairs, setting)
-        self.regressors = nn.ModuleList(Regressor(ours[s], theirs[t]) for t, s in self.pairs)
+        self.regressors = nn.ModuleList(self._regressor(ours[s], theirs[t]) for t, s in self.pairs)
 
-    @classmethod
-    def needs(cls, config: Any) -> Needs:
-        """Stages."""
-        return Needs(stages=True)
+    def _regressor(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
+        layers = conv_norm(width_of(student), width_of(teacher))
+        return nn.Sequential(layers, nn.ReLU()) if self.config.rectify else layers
 
-    @classmethod
-    def unfit(cls, config: Any, setting: Setting) -> str | None:
-        """A stage that is not there."""
-        return pairs_reason(config.pairs, setting)
-
-    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
-        """The terms: ce, hint."""
-        c, view = self.config, seen(student)
-        ours, theirs = view.stages, frozen(teacher).stages
-        hints = [
-            mean_square(*regressor(ours[s], theirs[t]))
-            for (t, s), regressor in zip(self.pairs, self.regressors, strict=True)
-        ]
-        return {
-            "ce": c.ce_weight * cross_entropy(view.logits, batch.labels),
-            "hint": c.weight * sum_of(hints),
-        }
+    def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        """The sum over pairs."""
+        ours, theirs = student.stages, teacher.stages
+        losses = []
+        for (t, s), regressor in zip(self.pairs, self.regressors, strict=True):
+            mine, other = aligned(ours[s], theirs[t])
+            losses.append(mean_square(regressor(mine), other))
+        return sum_of(losses)

@@ -6,6 +6,7 @@ planning reads no images and a small training set does not decode a large one.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -61,20 +62,33 @@ def resolve(spec: DataSpec, base: Path) -> Path:
 
 def _digits(spec: DataSpec, base: Path) -> Source:
     """1,797 handwritten digits of 8×8 pixels (Alpaydin and Kaynak, UCI, 1998)."""
-    from sklearn.datasets import load_digits
-
-    bundle = load_digits()
-    pixels: Pixels = np.rint(bundle.images * (255.0 / 16.0)).astype(np.uint8)[
-        :, None
-    ]  # (N, 1, 8, 8)
+    table = _digits_table()
+    pixels: Pixels = np.rint(table[:, :64] * (255.0 / 16.0)).astype(np.uint8).reshape(-1, 1, 8, 8)
 
     def read(_: str, rows: NDArray[np.int64]) -> Pixels:
         if spec.image_size is None:
             return pixels[rows]
         return _stack([_resized(_pillow_image(pixels[row, 0]), spec.image_size) for row in rows])
 
-    labels = {"train": bundle.target.astype(np.int64)}
+    labels = {"train": table[:, 64].astype(np.int64)}
     return Source("digits", tuple(str(i) for i in range(10)), labels, read)
+
+
+def _digits_table() -> NDArray[np.float64]:
+    """64 pixels and the class of each digit, (1797, 65).
+
+    Read from scikit-learn's own file: importing scikit-learn takes longer than everything else
+    that planning does.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    if spec is not None and spec.origin is not None:
+        file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    bundle = load_digits()
+    return np.column_stack([bundle.data, bundle.target]).astype(np.float64)
 
 
 # ---------------------------------------------------------------- parquet and hub

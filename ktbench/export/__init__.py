@@ -1,1 +1,5 @@
-"""ONNX and TFLite artifacts of a trained student, and the proof that they are the same."""
+"""Trained students to artifacts: ONNX and TFLite files, checked against torch before they count."""
+
+from ktbench.export.exporter import Exporter, export_student, graph_key, impossible
+
+__all__ = ["Exporter", "export_student", "graph_key", "impossible"]

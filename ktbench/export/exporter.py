@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import importlib
 import time
@@ -20,13 +21,23 @@ from ktbench.export import sidecar
 from ktbench.export.network import Deployed, Folding, deploy, plan_folding
 from ktbench.export.parity import TOLERANCES, Parity, check, raw_images, reference_logits
 from ktbench.export.template import Template, make_template
-from ktbench.export.writer import Floats, Writer
-from ktbench.records import Artifact, Cell, ExportSpec, Failure, Format, Item, digest_of
+from ktbench.export.writer import ExportError, Floats, Writer
+from ktbench.records import (
+    Artifact,
+    Cell,
+    ExportSpec,
+    Failure,
+    Format,
+    Item,
+    StorageError,
+    digest_of,
+)
+from ktbench.weights import weights_digest
 
 if TYPE_CHECKING:
     from students._contract import Student
 
-CALIBRATION = 64
+CALIBRATION = 256
 """Training images that int8 ranges are taken from, evenly spread over the training set."""
 
 _WRITERS: dict[Format, tuple[str, str]] = {
@@ -47,6 +58,15 @@ def graph_key(
             "export": spec.model_dump(mode="json"),
         }
     )
+
+
+def impossible(spec: ExportSpec) -> str | None:
+    """Why no student can be written so, in one sentence, or None.
+
+    Every format, precision, batch and opset that a matrix can name is written today.
+    """
+    del spec
+    return None
 
 
 @dataclass
@@ -86,27 +106,31 @@ class Exporter:
         Raises `KtbenchError` where the file cannot be written.
         """
         started = time.perf_counter()
-        path = self.folder / cell.key
         try:
             writer = self._writer(spec.format)
-            path = path / f"{spec.label}{writer.suffix}"
             subject = self._prepare(student, cell)
             model = self._model(writer, subject, spec)
             parity = check(writer, model, self.dataset, subject.reference)
         except OSError as error:
-            raise sidecar.disk_error(error, path) from error
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                return Failure(stage="export", what=spec.label, reason=_one_line(error))
+            raise StorageError(
+                "no space left on the disk for temporary files: free some, or point TMPDIR to a "
+                "larger disk, and run again"
+            ) from error
         except Exception as error:  # converters raise anything for a network they cannot hold
             return Failure(stage="export", what=spec.label, reason=_one_line(error))
         reason = parity.beyond(TOLERANCES[spec.precision])
         if reason is not None:
             return Failure(stage="export", what=spec.label, reason=reason)
+        path = self.folder / cell.key / f"{spec.label}{writer.suffix}"
         artifact = self._artifact(writer, cell, spec, path, model, parity, started)
         about = sidecar.describe(artifact, cell, self.dataset, writer, self._calibration().size)
         sidecar.write(path, model, about)
         return artifact
 
     def _prepare(self, student: Student, cell: Cell) -> _Subject:
-        name = f"{cell.key} {_weights_digest(student)}"
+        name = f"{cell.key} {weights_digest(student.state_dict())}"
         if self._subject is None or self._subject.name != name:
             network = copy.deepcopy(student).eval()
             architecture = _architecture(cell.student, network)
@@ -218,14 +242,6 @@ def export_student(
         return exporter.export(student, cell, spec)
 
 
-def _weights_digest(student: nn.Module) -> str:
-    state = hashlib.sha256()
-    for name, tensor in student.state_dict().items():
-        state.update(name.encode())
-        state.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
-    return state.hexdigest()
-
-
 def _architecture(student: Item, network: nn.Module) -> str:
     """Names an architecture: the item, and the names and sizes of its tensors."""
     tensors = [[name, list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()]
@@ -233,5 +249,7 @@ def _architecture(student: Item, network: nn.Module) -> str:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, ExportError):
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

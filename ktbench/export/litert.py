@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -29,7 +30,7 @@ class LiteRT:
         if self._process is not None:
             return
         ours, theirs = socket.socketpair()
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         # -P: the program's own folder must not shadow packages of the same names
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(PROGRAM), str(theirs.fileno())],
@@ -38,6 +39,7 @@ class LiteRT:
             stdout=self._log,
             stderr=self._log,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1"},
+            start_new_session=True,  # Ctrl-C is for the parent, which hangs up when it ends
         )
         theirs.close()
         self._connection = Connection(ours.detach())
@@ -64,8 +66,10 @@ class LiteRT:
         return f"the LiteRT process ended with code {code}: {lines[-1]}".rstrip(": ")
 
     def close(self) -> None:
-        """Hang up, which ends the process."""
+        """End the process: told so, as a fork of this process may hold the line open."""
         if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.send(None)
             self._connection.close()
         if self._process is not None:
             self._process.wait()

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 SIGNATURE, INPUT, OUTPUT = "serving_default", "image", "logits"
 BATCH = 256
+CHUNK = 32
+"""Calibration images run at once: every activation of theirs is kept in memory."""
 
 
 def convert(program: bytes, shape: tuple[int, ...], dynamic: bool) -> bytes:
@@ -90,22 +92,24 @@ def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
 
 
 def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
-    """Least and greatest value of every tensor: in one pass, or image by image.
+    """Least and greatest value of every tensor: in chunks, or image by image.
 
-    A graph that only takes one image at a time refuses the whole batch; the ranges are the same.
+    A graph that cannot take a chunk, though its batch is set free, refuses; the ranges are the
+    same.
     """
     from ai_edge_quantizer import calibrator
     from ai_edge_quantizer.utils import qsv_utils
 
-    def calibrated(feeds: list[dict[str, NDArray[np.float32]]]) -> Any:
-        tool = calibrator.Calibrator(model, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+    def calibrated(graph: bytes, step: int) -> Any:
+        feeds = [{INPUT: images[i : i + step]} for i in range(0, len(images), step)]
+        tool = calibrator.Calibrator(graph, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         tool.calibrate({SIGNATURE: feeds}, recipe)
         return tool.get_model_qsvs()
 
     try:
-        return calibrated([{INPUT: images}])
+        return calibrated(free_batch(model), CHUNK)
     except (RuntimeError, ValueError):
-        return calibrated([{INPUT: image[None]} for image in images])
+        return calibrated(model, 1)
 
 
 def run(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -125,6 +129,8 @@ def run(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         interpreter.set_tensor(source["index"], batch)
         interpreter.invoke()
         logits.append(interpreter.get_tensor(target["index"]))
+        if len(logits[-1]) != size:
+            raise ValueError(f"{len(logits[-1])} rows of logits for a batch of {size} images")
     return np.concatenate(logits)
 
 
@@ -132,14 +138,17 @@ JOBS: dict[str, Callable[..., Any]] = {"convert": convert, "lower": lower, "run"
 
 
 def main() -> None:
-    """Answer (job, arguments) with (True, result) or (False, one line), until hung up on."""
+    """Answer (job, arguments) with (True, result) or (False, one line); None ends it."""
     warnings.simplefilter("ignore")
     connection = Connection(int(sys.argv[1]))
     while True:
         try:
-            job, arguments = connection.recv()
+            message = connection.recv()
         except EOFError:
             return
+        if message is None:
+            return
+        job, arguments = message
         try:
             answer = (True, JOBS[job](*arguments))
         except Exception as error:  # whatever the converter raises, the parent decides

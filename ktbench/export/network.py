@@ -29,7 +29,7 @@ class Folding:
 
     `pairs` are convolutions with the batch normalisation that alone reads them; `alone` are the
     other batch normalisations, which become a scale and a shift; `first` is the convolution that
-    alone reads the network's input, so that it can take over the division by the data's deviation.
+    alone reads the network's input, so that it can take over the normalisation of the data.
     """
 
     pairs: tuple[tuple[str, str], ...] = ()
@@ -53,17 +53,18 @@ class Affine(nn.Module):
 class Deployed(nn.Module):
     """A student behind the normalisation of its data: raw float32 images 0 to 255 to logits (B, K).
 
-    Images are (B, C, H, W), or (B, H, W, C) with layout `NHWC`.
+    Images are (B, C, H, W), or (B, H, W, C) with layout `NHWC`. What the network itself has taken
+    over of the normalisation is None here.
     """
 
-    mean: Tensor
+    mean: Tensor | None
     scale: Tensor | None
 
     def __init__(
         self,
         network: nn.Module,
         shape: tuple[int, int, int],
-        mean: Tensor,
+        mean: Tensor | None,
         scale: Tensor | None,
         layout: Layout,
     ) -> None:
@@ -72,12 +73,14 @@ class Deployed(nn.Module):
         self.network = network
         self.shape = shape
         self.layout = layout
-        self.register_buffer("mean", mean.clone().view(view))
+        self.register_buffer("mean", None if mean is None else mean.clone().view(view))
         self.register_buffer("scale", None if scale is None else scale.clone().view(view))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K) of raw images."""
-        x = image - self.mean
+        x = image
+        if self.mean is not None:
+            x = x - self.mean
         if self.scale is not None:
             x = x * self.scale
         if self.layout == "NHWC":
@@ -120,13 +123,30 @@ def deploy(
         for norm in folding.alone:
             scale, shift = _scale_and_shift(network.get_submodule(norm))
             network.set_submodule(norm, Affine(scale.float(), shift.float()))
-        if folding.first is None:
-            return Deployed(network, shape, mean, 1 / std, layout).eval().requires_grad_(False)
-        first = network.get_submodule(folding.first)
-        assert isinstance(first, nn.Conv2d)
-        scaled = first.weight.double() / std.double().view(1, -1, 1, 1)
-        first.weight.copy_(scaled.float())
-    return Deployed(network, shape, mean, None, layout).eval().requires_grad_(False)
+        left = _fold_moments(network, folding.first, mean, std)
+    return Deployed(network, shape, *left, layout).eval().requires_grad_(False)
+
+
+def _fold_moments(
+    network: nn.Module, first: str | None, mean: Tensor, std: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Let the first convolution normalise; the mean and scale that it cannot take over.
+
+    It can always divide. It can subtract only without padding: zeros around a normalised image
+    are not zeros around a raw one.
+    """
+    if first is None:
+        return mean, 1 / std
+    conv = network.get_submodule(first)
+    assert isinstance(conv, nn.Conv2d)
+    weight = conv.weight.double() / std.double().view(1, -1, 1, 1)
+    conv.weight.copy_(weight.float())
+    if conv.padding not in ((0, 0), "valid"):
+        return mean, None
+    shift = -(weight.sum((2, 3)) @ mean.double())
+    bias = shift if conv.bias is None else shift + conv.bias.double()
+    conv.bias = nn.Parameter(bias.float(), requires_grad=False)
+    return None, None
 
 
 def _fold_pair(network: nn.Module, conv_name: str, norm_name: str) -> None:

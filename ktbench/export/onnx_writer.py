@@ -14,17 +14,19 @@ import onnx
 import onnxruntime
 import torch
 from onnx import numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from ktbench.export.network import Deployed, Layout
 from ktbench.export.quiet import quiet
-from ktbench.export.writer import Floats, Images
+from ktbench.export.writer import CHUNK, Floats, Images
 from ktbench.records import ExportSpec
 
 INPUT, OUTPUT = "image", "logits"
 BATCH = 256
 """Images per run where the batch is dynamic."""
+RUN_ERRORS = (Fail, InvalidArgument, RuntimeException)
 MODERN_OPSET, OLD_IR, IR = 18, 8, 10
 """Boards with opset 15 at most read IR version 8 at most."""
 
@@ -118,7 +120,7 @@ def _modern(network: Deployed, image: torch.Tensor, opset: int, dynamic: bool) -
 
 
 def _legacy(network: Deployed, image: torch.Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # taken by this exporter, though its types say otherwise
     axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic else None
     torch.onnx.export(
         network,
@@ -139,40 +141,71 @@ def _strip(model: onnx.ModelProto) -> None:
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
         del part.metadata_props[:]
-        part.doc_string = ""
+        part.ClearField("doc_string")
     for tensor in graph.initializer:
         del tensor.metadata_props[:]
-        tensor.doc_string = ""
+        tensor.ClearField("doc_string")
     for attribute in (a for node in graph.node for a in node.attribute):
-        attribute.doc_string = ""
+        attribute.ClearField("doc_string")
 
 
 def _tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Every constant tensor of a graph, by the name of the value that it gives."""
     found = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            found.update({node.output[0]: a.t for a in node.attribute if a.name == "value"})
-    return found
+    nodes = (node for node in graph.node if node.op_type == "Constant")
+    return found | {n.output[0]: a.t for n in nodes for a in n.attribute if a.name == "value"}
 
 
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Weights and arithmetic in float16; images come in and logits go out as float32.
 
-    The subtraction of the mean stays in float32, as float16 holds 0 to 255 only to a 16th.
+    What reads the image stays in float32: of a value near 255, float16 keeps only eighths.
     """
     keep = [node.name for node in model.graph.node if INPUT in node.input]
     return convert_float_to_float16(model, keep_io_types=True, node_block_list=keep)
 
 
 def _int8(model: onnx.ModelProto, spec: ExportSpec, calibration: Images) -> onnx.ModelProto:
-    """Static quantisation, signed 8 bits, weights per channel, as pairs of Q and DQ."""
-    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    step = 1 if spec.batch == "1" else len(calibration)
+    """Static quantisation, signed 8 bits, weights per channel, as pairs of Q and DQ.
+
+    A graph of one image is calibrated in chunks all the same, its batch set free meanwhile; one
+    that cannot take them is calibrated image by image, which gives the same ranges, slowly.
+    """
+    if spec.batch == "dynamic":
+        return _quantised(model, calibration, CHUNK)
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        quantised = _quantised(_with_batch(model, None), calibration, CHUNK)
+    except RUN_ERRORS:
+        return _quantised(model, calibration, 1)
+    finally:
+        onnxruntime.set_default_logger_severity(2)
+    return _with_batch(quantised, 1)
+
+
+def _with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
+    """The same graph with this size of batch, or a free one."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.value_info[:]
+    for value in (*changed.graph.input, *changed.graph.output):
+        batch = value.type.tensor_type.shape.dim[0]
+        batch.Clear()
+        if size is None:
+            batch.dim_param = "batch"
+        else:
+            batch.dim_value = size
+    return changed
+
+
+def _quantised(model: onnx.ModelProto, calibration: Images, step: int) -> onnx.ModelProto:
+    ready = onnx.ModelProto()
+    ready.CopyFrom(model)
+    ready.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
         path = Path(folder, "int8.onnx")
         quantize_static(
-            model,
+            ready,
             path,
             _Calibration(calibration, step),
             quant_format=QuantFormat.QDQ,

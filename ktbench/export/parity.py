@@ -15,8 +15,8 @@ from ktbench.records import Precision, Tolerance
 
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(agreement=0.995, difference=1e-3),
-    "fp16": Tolerance(agreement=0.99, difference=0.1),
-    "int8": Tolerance(agreement=0.9, difference=None),
+    "fp16": Tolerance(agreement=0.97, difference=0.1),
+    "int8": Tolerance(agreement=0.6, difference=None),
 }
 """What `docs/export.md` justifies; differences are relative to the logits' standard deviation."""
 
@@ -55,7 +55,7 @@ def reference_logits(student: nn.Module, dataset: Dataset) -> Floats:
     """Torch's logits (N, K) over the validation set, of a student in eval mode."""
     images = dataset.images("validation")
     with torch.inference_mode():
-        runs = [student(dataset.normalise(part)) for part in images.split(_BATCH)]
+        runs = [student(dataset.normalise(part)) for part in torch.split(images, _BATCH)]
     logits: Floats = torch.cat(runs).float().numpy()
     return logits
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ktbench.data import Dataset
 from ktbench.export.writer import Writer
+from ktbench.files import write_atomically
 from ktbench.records import SCHEMA, Artifact, Cell, KtbenchError
 
 
@@ -68,33 +66,11 @@ def sidecar_path(path: Path) -> Path:
 
 
 def write(path: Path, model: bytes, sidecar: dict[str, Any]) -> None:
-    """Write both files whole or not at all, the artifact last; `KtbenchError` on a full disk."""
-    text = json.dumps(sidecar, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    """Write both files whole, the artifact last, or neither; `KtbenchError` on a full disk."""
+    beside = sidecar_path(path)
+    write_atomically(beside, json.dumps(sidecar, indent=2, sort_keys=True, allow_nan=False) + "\n")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomic(sidecar_path(path), text.encode())
-        _write_atomic(path, model)
-    except OSError as error:
-        raise disk_error(error, path) from error
-
-
-def disk_error(error: OSError, path: Path) -> KtbenchError:
-    """The one line for a file that cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return KtbenchError(f"{path}: no space left on the disk: free some and run again")
-    return KtbenchError(f"{path}: cannot be written: {error.strerror or error}")
-
-
-def _write_atomic(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        write_atomically(path, model)
+    except KtbenchError:
+        beside.unlink(missing_ok=True)
         raise

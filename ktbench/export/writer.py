@@ -15,6 +15,9 @@ Floats = NDArray[np.float32]
 Images = NDArray[np.uint8]
 """Raw images in the writer's own layout."""
 
+CHUNK = 32
+"""Calibration images that are run at once where the graph can; their activations are all kept."""
+
 
 class ExportError(Exception):
     """A network that a format cannot hold, in one line."""

@@ -1,17 +1,19 @@
-"""The jobs of a run: plain functions from records to records, which any engine can call."""
+"""The cohort job: a plain function from records to records, which any engine can call."""
 
 from __future__ import annotations
 
 import atexit
-import shutil
+import hashlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from ktbench.data import Dataset, load
+from ktbench.data import Dataset
 from ktbench.export.exporter import Exporter
+from ktbench.files import write_atomically
 from ktbench.records import (
     Artifact,
     Cell,
@@ -21,46 +23,15 @@ from ktbench.records import (
     Failure,
     KtbenchError,
     StorageError,
-    Teacher,
 )
 from ktbench.results import ResultsFolder
-from ktbench.teacher.live import Live
+from ktbench.runner.teachers import TrainedTeacher, dataset, source_of
 from ktbench.teacher.source import TeacherSource
-from ktbench.teacher.store import TeacherStore
-from ktbench.train import Places, Progress, adopt, train_cohort
-from ktbench.weights import load_student
+from ktbench.train import Places, Progress, train_cohort
+from ktbench.weights import load_student, weights_digest
+from students._contract import Student
 
 Report = Callable[[float], None]
-
-
-@lru_cache(maxsize=4)
-def _dataset(spec_json: str, base: Path) -> Dataset:
-    return load(DataSpec.model_validate_json(spec_json), base)
-
-
-def dataset(spec: DataSpec, base: Path) -> Dataset:
-    """A data set, loaded once per process."""
-    return _dataset(spec.model_dump_json(), base)
-
-
-@dataclass(frozen=True)
-class TrainedTeacher:
-    """A teacher that is there: its record, and the file of its weights."""
-
-    teacher: Teacher
-    checkpoint: Checkpoint
-    weights: Path
-
-
-@dataclass(frozen=True)
-class TeacherJob:
-    """Train (or adopt) one teacher into the store and copy it beside the results."""
-
-    teacher: Teacher
-    taught_by: TrainedTeacher | None
-    base: Path
-    root: Path
-    """The results folder."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +40,7 @@ class CellTask:
 
     cell: Cell
     trained: Checkpoint | None = None
+    """Its weights are there: nothing is trained again, and no teacher is needed."""
     exported: tuple[Artifact, ...] = ()
 
 
@@ -111,94 +83,8 @@ class CohortOutcome:
 
     cells: tuple[CellOutcome, ...]
     seconds: dict[str, float] = field(default_factory=dict)
-
-
-# ---------------------------------------------------------------- teachers
-
-
-def make_teacher(job: TeacherJob, report: Report) -> TrainedTeacher | Failure:
-    """The teacher from the store, or trained into it; always copied beside the results."""
-    try:
-        return _make_teacher(job, report)
-    except StorageError:
-        raise
-    except KtbenchError as error:
-        return Failure(stage="teacher", reason=str(error), what=job.teacher.name)
-
-
-def _make_teacher(job: TeacherJob, report: Report) -> TrainedTeacher | Failure:
-    cell = job.teacher.cell
-    data = dataset(cell.data, job.base)
-    store = TeacherStore()
-    folder = store.folder(cell, data.digest)
-    if job.teacher.checkpoint is not None:
-        folder = job.root / "work" / f"teacher-{cell.key}"
-    places = Places(
-        root=folder,
-        weights=folder / "weights.pt",
-        curves=folder / "curves.parquet",
-        work=folder / "work.pt",
-    )
-    if job.teacher.checkpoint is not None:
-        found = adopt(
-            cell,
-            Path(job.base, job.teacher.checkpoint).expanduser(),
-            dataset=data,
-            places=places,
-            base=job.base,
-        )
-    elif (stored := store.find(cell, data.digest)) is not None:
-        found = stored
-    else:
-        source = _source(job.taught_by, data, job.base)
-        [trained] = train_cohort(
-            [cell],
-            dataset=data,
-            teacher=source,
-            places=lambda _: places,
-            base=job.base,
-            report=lambda p: report(p.done / p.total),
-        )
-        if isinstance(trained, Failure):
-            return trained.model_copy(update={"stage": "teacher", "what": job.teacher.name})
-        store.keep(cell, data.digest, trained)
-        places.work.unlink(missing_ok=True)
-        found = trained
-    return _copied(job, found, folder)
-
-
-def _copied(job: TeacherJob, found: Checkpoint, folder: Path) -> TrainedTeacher:
-    """Teachers lie beside the results too, so that a results folder is whole on its own."""
-    target = job.root / "teachers"
-    target.mkdir(parents=True, exist_ok=True)
-    name = f"{job.teacher.cell.key}-{found.digest}"
-    weights, curves = target / f"{name}.pt", target / f"{name}.curves.parquet"
-    for source, copy in ((folder / found.path, weights), (folder / found.curves, curves)):
-        if not copy.exists():
-            shutil.copyfile(source, copy.with_name(f".tmp-{copy.name}"))
-            copy.with_name(f".tmp-{copy.name}").replace(copy)
-    record = found.model_copy(
-        update={
-            "path": str(weights.relative_to(job.root)),
-            "curves": str(curves.relative_to(job.root)),
-        }
-    )
-    return TrainedTeacher(job.teacher, record, weights)
-
-
-def _source(taught_by: TrainedTeacher | None, data: Dataset, base: Path) -> TeacherSource | None:
-    if taught_by is None:
-        return None
-    cell = taught_by.teacher.cell
-    trained_on = dataset(cell.data, base)
-    network = load_student(
-        cell,
-        taught_by.weights,
-        num_classes=len(trained_on.classes),
-        in_channels=trained_on.shape[0],
-        base=base,
-    )
-    return Live(network, trained_on=trained_on, dataset=data)
+    notes: tuple[str, ...] = ()
+    """Lines that the user should see."""
 
 
 # ---------------------------------------------------------------- cohorts
@@ -207,34 +93,39 @@ def _source(taught_by: TrainedTeacher | None, data: Dataset, base: Path) -> Teac
 def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
     """Every cell of a cohort trained and exported; failures are outcomes, not exceptions."""
     clock = time.perf_counter()
-    seconds = {}
-    cells = [task.cell for task in job.tasks]
+    seconds: dict[str, float] = {}
+    notes: list[str] = []
     try:
-        data = dataset(cells[0].data, job.base)
-        source = _source(job.taught_by, data, job.base)
+        data = dataset(job.tasks[0].cell.data, job.base)
+        source = source_of(job.taught_by, data, job.base)
         seconds["data"], clock = time.perf_counter() - clock, time.perf_counter()
-        trained = _train(job, data, source, report)
-    except StorageError:
+        trained = _train(job, data, source, report, notes.append)
+    except (StorageError, OSError):
         raise
-    except KtbenchError as error:
-        failure = Failure(stage="train", reason=str(error))
-        return CohortOutcome(tuple(CellOutcome(c, None, failures=(failure,)) for c in cells))
+    except Exception as error:  # a user's own network may raise anything
+        failure = Failure(stage="train", reason=one_line(error))
+        cells = tuple(CellOutcome(t.cell, t.trained, t.exported, (failure,)) for t in job.tasks)
+        return CohortOutcome(cells, seconds, tuple(notes))
     seconds["training"], clock = time.perf_counter() - clock, time.perf_counter()
     outcomes = []
-    done = sum(cell.train.epochs for cell in cells)
+    done = sum(task.cell.train.epochs for task in job.tasks if task.trained is None)
     for task, checkpoint in zip(job.tasks, trained, strict=True):
         if isinstance(checkpoint, Failure):
             outcomes.append(CellOutcome(task.cell, None, failures=(checkpoint,)))
         else:
             outcomes.append(_export_cell(job, task, checkpoint, data))
-        done += len(job.exports)
+        done += len(job.exports) - len(task.exported)
         report(min(1.0, done / max(1, job.units)))
     seconds["export"] = time.perf_counter() - clock
-    return CohortOutcome(tuple(outcomes), seconds)
+    return CohortOutcome(tuple(outcomes), seconds, tuple(notes))
 
 
 def _train(
-    job: CohortJob, data: Dataset, source: TeacherSource | None, report: Report
+    job: CohortJob,
+    data: Dataset,
+    source: TeacherSource | None,
+    report: Report,
+    note: Callable[[str], None],
 ) -> list[Checkpoint | Failure]:
     """Checkpoints in the order of the tasks; only cells without one are trained."""
     cells = [task.cell for task in job.tasks if task.trained is None]
@@ -250,6 +141,7 @@ def _train(
             places=lambda cell: cell_places(job.root, cell),
             base=job.base,
             report=tell,
+            note=note,
         )
         if cells
         else ()
@@ -271,7 +163,9 @@ def cell_places(root: Path, cell: Cell) -> Places:
 @lru_cache(maxsize=2)
 def _exporter(spec_json: str, base: Path, root: Path) -> Exporter:
     """One per data set and process: it keeps what cells of one architecture share."""
-    exporter = Exporter(_dataset(spec_json, base), root / "artifacts", root)
+    exporter = Exporter(
+        dataset(DataSpec.model_validate_json(spec_json), base), root / "artifacts", root
+    )
     atexit.register(exporter.close)
     return exporter
 
@@ -280,22 +174,64 @@ def _export_cell(
     job: CohortJob, task: CellTask, checkpoint: Checkpoint, data: Dataset
 ) -> CellOutcome:
     cell = task.cell
-    exporter = _exporter(cell.data.model_dump_json(), job.base, job.root)
-    student = load_student(
-        cell,
-        job.root / checkpoint.path,
-        num_classes=len(data.classes),
-        in_channels=data.shape[0],
-        base=job.base,
-    )
-    there = {artifact.export for artifact in task.exported}
     done: list[Artifact | Failure] = list(task.exported)
-    for spec in job.exports:
-        if spec not in there:
-            done.append(exporter.export(student, cell, spec))
+    wanted = [e for e in job.exports if e not in {artifact.export for artifact in task.exported}]
+    try:
+        if wanted:
+            exporter = _exporter(cell.data.model_dump_json(), job.base, job.root)
+            student = _trained_student(job, cell, checkpoint, data)
+            done += [_export(job, exporter, student, checkpoint, cell, spec) for spec in wanted]
+    except StorageError:
+        raise
+    except KtbenchError as error:
+        done.append(Failure(stage="export", reason=str(error)))
     return CellOutcome(
         cell,
         checkpoint,
         artifacts=tuple(x for x in done if isinstance(x, Artifact)),
         failures=tuple(x for x in done if isinstance(x, Failure)),
     )
+
+
+def _export(
+    job: CohortJob,
+    exporter: Exporter,
+    student: Student,
+    checkpoint: Checkpoint,
+    cell: Cell,
+    spec: ExportSpec,
+) -> Artifact | Failure:
+    """One export, kept on record until the cell's result is written: a killed run's stands."""
+    record = ResultsFolder(job.root).work(cell.key) / f"{spec.label}-{checkpoint.digest}.json"
+    with suppress(OSError, ValueError):
+        earlier = Artifact.model_validate_json(record.read_bytes())
+        content = (job.root / earlier.path).read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] == earlier.digest:
+            return earlier
+    outcome = exporter.export(student, cell, spec)
+    if isinstance(outcome, Artifact):
+        write_atomically(record, outcome.model_dump_json(indent=1))
+    return outcome
+
+
+def _trained_student(job: CohortJob, cell: Cell, checkpoint: Checkpoint, data: Dataset) -> Student:
+    """The student with the very weights that the checkpoint's record names."""
+    weights = job.root / checkpoint.path
+    student = load_student(
+        cell,
+        weights,
+        num_classes=len(data.classes),
+        in_channels=data.shape[0],
+        base=job.base,
+    )
+    if weights_digest(student.state_dict()) != checkpoint.digest:
+        raise KtbenchError(
+            f"{weights}: is not what was trained (another digest): delete it to train again"
+        )
+    return student
+
+
+def one_line(error: Exception) -> str:
+    """An error for people: what ktbench raises says it all, anything else needs its kind."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, KtbenchError) else f"{type(error).__name__}: {text}"

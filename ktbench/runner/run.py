@@ -17,8 +17,8 @@ from ktbench.records import (
     Plan,
     Provenance,
     Result,
+    StorageError,
     Teacher,
-    canonical_json,
     digest_of,
 )
 from ktbench.results import ResultsFolder
@@ -26,13 +26,10 @@ from ktbench.runner.jobs import (
     CellOutcome,
     CellTask,
     CohortJob,
-    TeacherJob,
-    TrainedTeacher,
-    dataset,
-    make_teacher,
     train_and_export,
 )
 from ktbench.runner.measuring import measure_all
+from ktbench.runner.teachers import TeacherJob, TrainedTeacher, dataset, make_teacher
 from ktbench.runner.watch import Watcher
 
 COHORT = 8
@@ -60,6 +57,28 @@ class Summary:
         return not self.failed and not self.unmeasured
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What the waves of one run share."""
+
+    plan: Plan
+    results: ResultsFolder
+    provenance: dict[str, Provenance]
+    """By data set: it holds the digest of what the cells of that data set learnt from."""
+    engine: Engine
+    watcher: Watcher
+    summary: Summary
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths of the matrix start from."""
+        return Path(self.plan.base)
+
+    def provenance_of(self, cell: Cell) -> Provenance:
+        """Where and with what this run makes a cell."""
+        return self.provenance[cell.data.canonical]
+
+
 def run(
     plan: Plan,
     *,
@@ -77,23 +96,23 @@ def run(
     """
     began = time.perf_counter()
     summary = Summary(folder)
-    base = Path(plan.base)
     with _clocked(summary, "data"):
-        digest = digest_of(sorted({dataset(c.data, base).digest for c in _with_teachers(plan)}))
+        provenance, tested_on = _provenance(plan)
     results = ResultsFolder(folder)
-    provenance = collect(digest)
-    with results.open(plan, matrix_text, provenance, fresh=fresh, data_digest=digest):
+    ours = collect(tested_on)
+    with results.open(plan, matrix_text, ours, fresh=fresh, data_digest=tested_on):
+        this = _Run(plan, results, provenance, engine, watcher, summary)
         for skip in plan.skips:
             results.write_result(
-                Result(cell=skip.cell, status="skipped", reason=skip.reason, provenance=provenance)
+                Result(cell=skip.cell, status="skipped", reason=skip.reason, provenance=ours)
             )
         summary.skipped = len(plan.skips)
-        tasks = _open_tasks(plan, results, summary)
-        teachers = _teacher_wave(plan, tasks, folder, engine, watcher, summary)
-        _cohort_wave(plan, tasks, teachers, results, provenance, engine, watcher, summary)
-        unmeasured = _measuring_wave(plan, results, watcher, summary)
+        tasks = _open_tasks(this)
+        teachers = _teacher_wave(this, tasks)
+        _cohort_wave(this, tasks, teachers)
+        _measuring_wave(this)
         results.write_failures(
-            [f for f in teachers.values() if isinstance(f, Failure)] + unmeasured
+            [f for f in teachers.values() if isinstance(f, Failure)] + summary.unmeasured
         )
         if write_report is not None:
             with _clocked(summary, "report"):
@@ -115,176 +134,202 @@ class _clocked:  # noqa: N801 - used as a statement
         self._summary.seconds[self._stage] += time.perf_counter() - self._began
 
 
-def _with_teachers(plan: Plan) -> list[Cell]:
-    return [*plan.cells, *(teacher.cell for teacher in plan.teachers)]
+def _provenance(plan: Plan) -> tuple[dict[str, Provenance], str]:
+    """Provenance by data set, and the digest of what all cells are tested on.
+
+    A folder's results must be tested on the same images; what a cell learnt from is its own, so
+    that a teacher or a cell with more training images can be added to a matrix.
+    """
+    base = Path(plan.base)
+    ours = collect()
+    cells = [*plan.cells, *(teacher.cell for teacher in plan.teachers)]
+    found, tested = {}, set()
+    for spec in {cell.data.canonical: cell.data for cell in cells}.values():
+        data = dataset(spec, base)
+        found[spec.canonical] = ours.model_copy(update={"data_digest": data.digest})
+        tested.add(data.test_digest)
+    return found, digest_of(sorted(tested))
 
 
-def _open_tasks(plan: Plan, results: ResultsFolder, summary: Summary) -> list[CellTask]:
+def _open_tasks(this: _Run) -> list[CellTask]:
     """The cells that still want something, with what an earlier run did of them."""
     tasks = []
-    wanted = set(plan.exports)
-    for cell in plan.cells:
-        earlier = results.result(cell.key)
+    wanted = set(this.plan.exports)
+    for cell in this.plan.cells:
+        earlier = this.results.result(cell.key)
         if earlier is None or earlier.checkpoint is None:
             tasks.append(CellTask(cell))
             continue
+        _refuse_other_data(this, earlier)
         exported = tuple(
-            a for a in earlier.artifacts if (results.path / a.path).is_file() and a.export in wanted
+            a
+            for a in earlier.artifacts
+            if a.export in wanted and (this.results.path / a.path).is_file()
         )
         if len(exported) == len(wanted):
-            summary.reused += 1
+            this.summary.reused += 1
         else:
-            there = results.weights(cell.key).is_file()
+            there = this.results.weights(cell.key).is_file()
             tasks.append(CellTask(cell, earlier.checkpoint if there else None, exported))
     return tasks
+
+
+def _refuse_other_data(this: _Run, earlier: Result) -> None:
+    learnt, now = earlier.provenance.data_digest, this.provenance_of(earlier.cell).data_digest
+    if learnt is not None and learnt != now:
+        raise KtbenchError(
+            f"{this.results.path}: {earlier.cell.label} learnt from data of digest {learnt}, which "
+            f"has changed to {now}: use --fresh or another --results folder"
+        )
 
 
 # ---------------------------------------------------------------- first wave: teachers
 
 _Teachers = dict[str, TrainedTeacher | Failure]
+"""By the teacher's canonical text."""
 
 
-def _name(teacher: Teacher) -> str:
-    return canonical_json(teacher.model_dump(mode="json"))
-
-
-def _teacher_wave(
-    plan: Plan,
-    tasks: Sequence[CellTask],
-    folder: Path,
-    engine: Engine,
-    watcher: Watcher,
-    summary: Summary,
-) -> _Teachers:
-    """Every teacher that an open cell needs, each after those that taught it."""
-    needed = plan.model_copy(update={"cells": tuple(task.cell for task in tasks)}).teachers
+def _teacher_wave(this: _Run, tasks: Sequence[CellTask]) -> _Teachers:
+    """Every teacher that a training needs, each after those that taught it."""
+    trained_now = tuple(task.cell for task in tasks if task.trained is None)
+    needed = this.plan.model_copy(update={"cells": trained_now}).teachers
     ready: _Teachers = {}
     if not needed:
         return ready
-    watcher.begin("teachers", sum(t.cell.train.epochs for t in needed))
+    this.watcher.begin("teachers", sum(t.cell.train.epochs for t in needed))
     done = 0.0
-    with _clocked(summary, "teachers"):
+    with _clocked(this.summary, "teachers"):
         for teacher in needed:
-            taught_by = teacher.cell.teacher
-            source = ready[_name(taught_by)] if taught_by is not None else None
-            if isinstance(source, Failure):
-                ready[_name(teacher)] = source
-                continue
-            job = TeacherJob(teacher, source, Path(plan.base), folder)
-            epochs = teacher.cell.train.epochs
-
-            def tell(job: TeacherJob, share: float, before: float = done) -> None:
-                watcher.advance(before + share * job.teacher.cell.train.epochs, job.teacher.name)
-
-            for _, outcome in engine.run(make_teacher, [job], tell):
-                ready[_name(teacher)] = outcome
-                if isinstance(outcome, Failure):
-                    watcher.note(f"failed: teacher {teacher.name}: {outcome.reason}")
-            done += epochs
-    watcher.end()
+            _ready_teacher(this, teacher, ready, done)
+            done += teacher.cell.train.epochs
+    this.watcher.end()
     return ready
+
+
+def _ready_teacher(this: _Run, teacher: Teacher, ready: _Teachers, before: float) -> None:
+    """Add one teacher, or why there is none: that of its own teacher, where that one failed."""
+    taught_by = teacher.cell.teacher
+    source = ready[taught_by.canonical] if taught_by is not None else None
+    if isinstance(source, Failure):
+        ready[teacher.canonical] = source
+        return
+    job = TeacherJob(teacher, source, this.base, this.results.path)
+
+    def tell(job: TeacherJob, share: float) -> None:
+        this.watcher.advance(before + share * job.teacher.cell.train.epochs, job.teacher.name)
+
+    tell(job, 0.0)
+    for _, outcome in this.engine.run(make_teacher, [job], tell):
+        ready[teacher.canonical] = outcome
+        if isinstance(outcome, Failure):
+            this.watcher.note(f"failed: teacher {teacher.name}: {outcome.reason}")
+        else:
+            for note in outcome.notes:
+                this.watcher.note(note)
 
 
 # ---------------------------------------------------------------- second wave: cohorts
 
 
-def _cohort_wave(
-    plan: Plan,
-    tasks: Sequence[CellTask],
-    teachers: _Teachers,
-    results: ResultsFolder,
-    provenance: Provenance,
-    engine: Engine,
-    watcher: Watcher,
-    summary: Summary,
-) -> None:
+def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> None:
     jobs = []
     for group in _cohorts(tasks):
-        first = group[0].cell
-        teacher = teachers[_name(first.teacher)] if first.teacher is not None else None
+        first = group[0]
+        teacher = None
+        if first.cell.teacher is not None and first.trained is None:
+            teacher = teachers[first.cell.teacher.canonical]
         if isinstance(teacher, Failure):
             for task in group:
-                outcome = CellOutcome(task.cell, None, failures=(teacher,))
-                _keep(outcome, None, results, provenance, summary, watcher)
+                _keep(this, CellOutcome(task.cell, None, failures=(teacher,)), None, tell=False)
         else:
-            base = Path(plan.base)
-            jobs.append(CohortJob(tuple(group), teacher, plan.exports, base, results.path))
+            exports = this.plan.exports
+            jobs.append(CohortJob(tuple(group), teacher, exports, this.base, this.results.path))
     if not jobs:
         return
-    watcher.begin("students", sum(job.units for job in jobs))
+    this.watcher.begin("students", sum(job.units for job in jobs))
     finished = 0
 
     def tell(job: CohortJob, share: float) -> None:
-        watcher.advance(finished + share * job.units, job.label)
+        this.watcher.advance(finished + share * job.units, job.label)
 
-    for job, cohort in engine.run(train_and_export, jobs, tell):
+    for job, cohort in this.engine.run(train_and_export, jobs, tell):
         finished += job.units
         for stage, seconds in cohort.seconds.items():
-            summary.seconds[stage] += seconds
+            this.summary.seconds[stage] += seconds
+        for note in cohort.notes:
+            this.watcher.note(note)
         for outcome in cohort.cells:
-            taught_by = job.taught_by
-            _keep(outcome, taught_by, results, provenance, summary, watcher)
-    watcher.end()
+            _keep(this, outcome, job.taught_by)
+    this.watcher.end()
 
 
 def _cohorts(tasks: Sequence[CellTask]) -> list[list[CellTask]]:
-    """Tasks that share teacher, data order, budget and numeric settings, at most COHORT each."""
-    groups: dict[str, list[CellTask]] = {}
+    """Tasks that share teacher, data order, budget and numeric settings, at most COHORT each.
+
+    Cells that are only to be exported again stay by themselves: they need no teacher.
+    """
+    groups: dict[tuple[object, ...], list[CellTask]] = {}
     for task in tasks:
         cell = task.cell
-        shared = cell.model_dump(
-            mode="json", include={"data", "teacher", "seed", "train", "numeric"}
-        )
-        groups.setdefault(canonical_json(shared), []).append(task)
+        teacher = cell.teacher.canonical if cell.teacher is not None else ""
+        parts = (cell.data.canonical, teacher, cell.train.canonical, cell.numeric.canonical)
+        groups.setdefault((*parts, cell.seed, task.trained is None), []).append(task)
     return [g[i : i + COHORT] for g in groups.values() for i in range(0, len(g), COHORT)]
 
 
 def _keep(
-    outcome: CellOutcome,
-    taught_by: TrainedTeacher | None,
-    results: ResultsFolder,
-    provenance: Provenance,
-    summary: Summary,
-    watcher: Watcher,
+    this: _Run, outcome: CellOutcome, taught_by: TrainedTeacher | None, *, tell: bool = True
 ) -> None:
-    """Write a cell's result; only then does the saved work of its training go."""
+    """Write a cell's result; only then does the saved work of its training go.
+
+    `tell` is off for failures that the user has heard of already.
+    """
+    checkpoint = outcome.checkpoint
+    teacher = taught_by.checkpoint if taught_by is not None else None
+    earlier = this.results.result(outcome.cell.key)
+    if earlier is not None and earlier.checkpoint is not None and checkpoint is not None:
+        teacher = teacher or earlier.teacher
+        if earlier.checkpoint.digest == checkpoint.digest:
+            checkpoint = earlier.checkpoint  # Its weights had been lost: they are the same again.
     result = Result(
         cell=outcome.cell,
         status="failed" if outcome.failures else "done",
-        checkpoint=outcome.checkpoint,
-        teacher=taught_by.checkpoint if taught_by is not None else None,
+        checkpoint=checkpoint,
+        teacher=teacher,
         artifacts=outcome.artifacts,
         failures=outcome.failures,
-        provenance=provenance,
+        provenance=this.provenance_of(outcome.cell),
     )
-    results.write_result(result)
-    results.drop_work(outcome.cell.key)
+    if earlier is None or earlier.status != "done" or checkpoint is not None:
+        this.results.write_result(result)
+    this.results.drop_work(outcome.cell.key)
     if outcome.failures:
-        summary.failed.append(result)
+        this.summary.failed.append(result)
         first = outcome.failures[0]
         what = f" {first.what}" if first.what else ""
-        watcher.note(f"failed: {outcome.cell.label}: {first.stage}{what}: {first.reason}")
+        if tell:
+            this.watcher.note(f"failed: {outcome.cell.label}: {first.stage}{what}: {first.reason}")
     else:
-        summary.done += 1
+        this.summary.done += 1
 
 
 # ---------------------------------------------------------------- third wave: measurements
 
 
-def _measuring_wave(
-    plan: Plan, results: ResultsFolder, watcher: Watcher, summary: Summary
-) -> list[Failure]:
-    unmeasured: list[Failure] = []
-    with _clocked(summary, "measuring"):
-        for device in plan.devices:
+def _measuring_wave(this: _Run) -> None:
+    with _clocked(this.summary, "measuring"):
+        for device in this.plan.devices:
+            failures = []
             try:
-                measured, failures = measure_all(plan, device, results, watcher)
+                for outcome in measure_all(this.plan, device, this.results, this.watcher):
+                    if isinstance(outcome, Failure):
+                        failures.append(outcome)
+                    else:
+                        this.summary.measured += 1
+            except StorageError:
+                raise
             except KtbenchError as error:
-                failures = [Failure(stage="measure", what=device.name, reason=str(error))]
-                measured = 0
-            summary.measured += measured
+                failures.append(Failure(stage="measure", what=device.name, reason=str(error)))
             for failure in failures:
-                watcher.note(f"not measured: {failure.what}: {failure.reason}")
-            unmeasured += failures
-    summary.unmeasured = unmeasured
-    return unmeasured
+                this.watcher.note(f"not measured: {failure.what}: {failure.reason}")
+            this.summary.unmeasured += failures

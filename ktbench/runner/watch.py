@@ -24,6 +24,13 @@ class Watcher(Protocol):
 class Silent:
     """A watcher that shows nothing."""
 
+    def __enter__(self) -> Silent:
+        """Nothing to prepare."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to restore."""
+
     def begin(self, wave: str, total: int) -> None:
         """Nothing."""
 

@@ -7,14 +7,21 @@ torch's version and the kind of processor. The folder is `$KTBENCH_CACHE/teacher
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from ktbench.files import write_atomically
-from ktbench.records import Cell, Checkpoint, digest_of
+from ktbench.files import PREFIX, write_atomically
+from ktbench.records import Cell, Checkpoint, KtbenchError, StorageError, digest_of
+from ktbench.weights import read_torch, weights_digest
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def cache_folder() -> Path:
@@ -36,16 +43,58 @@ class TeacherStore:
         name = digest_of([cell.key, data_digest, torch.__version__, platform.machine()])
         return self.root / name
 
-    def find(self, cell: Cell, data_digest: str) -> Checkpoint | None:
-        """The record of a teacher that is there and whole, else None."""
+    @contextmanager
+    def held(self, cell: Cell, data_digest: str) -> Iterator[None]:
+        """Keep other runs off this teacher: they wait here, and then find it trained.
+
+        What a killed run left half written is removed. Raises StorageError when the store cannot
+        be written.
+        """
         folder = self.folder(cell, data_digest)
         try:
-            found = Checkpoint.model_validate_json((folder / "checkpoint.json").read_text())
-        except (OSError, ValueError):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder / "held", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: cannot write: {error.strerror}: set KTBENCH_CACHE to another folder"
+            ) from error
+        try:
+            _lock(handle)
+            for leftover in folder.glob(f"{PREFIX}*"):
+                leftover.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(handle)  # which frees the lock
+
+    def find(
+        self, cell: Cell, data_digest: str, note: Callable[[str], None] = lambda _: None
+    ) -> Checkpoint | None:
+        """The record of a teacher that is there and whole, else None; a damaged one is noted."""
+        folder = self.folder(cell, data_digest)
+        record = folder / "checkpoint.json"
+        if not record.exists():
             return None
-        return found if (folder / found.path).is_file() else None
+        try:
+            found = Checkpoint.model_validate_json(record.read_text())
+            if weights_digest(read_torch(folder / found.path)) != found.digest:
+                raise ValueError("other weights than were trained")
+            (folder / found.curves).stat()
+        except (OSError, ValueError, AttributeError, KtbenchError) as error:
+            reason = str(error).splitlines()[0][:200]
+            note(f"{folder}: the stored teacher is damaged ({reason}): trained again")
+            return None
+        return found
 
     def keep(self, cell: Cell, data_digest: str, checkpoint: Checkpoint) -> None:
         """Write the record: from now on `find` answers it."""
         folder = self.folder(cell, data_digest)
         write_atomically(folder / "checkpoint.json", checkpoint.model_dump_json(indent=1))
+
+
+def _lock(handle: int) -> None:
+    """Wait for the exclusive lock; where the file system has none, go on without."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +30,12 @@ from ktbench.weights import load_weights, read_torch, weights_digest
 from transfer_methods._contract import Batch, Needs
 
 PROBE_IMAGES = 16
+INTERVAL_VARIABLE = "KTBENCH_CHECKPOINT_SECONDS"
+INTERVAL_S = 20.0
+"""Time between two checkpoints of an unfinished training, where the variable says nothing else."""
+
+Note = Callable[[str], None]
+"""Takes one line that the user should see."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +65,16 @@ def train_cohort(
     places: Callable[[Cell], Places],
     base: Path,
     report: Callable[[Progress], None] = lambda _: None,
-    checkpoint_seconds: float = 20.0,
+    note: Note = lambda _: None,
+    checkpoint_seconds: float | None = None,
 ) -> list[Checkpoint | Failure]:
     """Train cells that share teacher, data, seed and budget; one result per cell, in order.
 
     A cell's weights do not depend on the others. One that diverges, or whose method fails, leaves
-    with a Failure; the others go on. A killed training goes on from its last checkpoint.
+    with a Failure; the others go on. A killed training goes on from its last checkpoint, which is
+    written every `checkpoint_seconds` (`checkpoint_interval` when not given).
     """
+    interval = checkpoint_interval() if checkpoint_seconds is None else checkpoint_seconds
     first = cells[0]
     torch.set_num_threads(first.numeric.threads)
     torch.use_deterministic_algorithms(True)
@@ -70,13 +82,36 @@ def train_cohort(
     probe = _probe(stream)
     before = teacher.digest if teacher is not None else None
     lanes: list[Lane | Failure] = [
-        _open(cell, dataset, teacher, places(cell), base, probe) for cell in cells
+        _open(cell, dataset, teacher, places(cell), base, probe, note) for cell in cells
     ]
     running = [lane for lane in lanes if isinstance(lane, Lane)]
-    _train(running, stream, teacher, places, report, checkpoint_seconds)
+    _tell_resumed(running, note)
+    _train(running, stream, teacher, places, report, interval)
     if teacher is not None and teacher.digest != before:
         raise KtbenchError("the teacher's weights or buffers changed while its students learnt")
     return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in lanes]
+
+
+def checkpoint_interval() -> float:
+    """Seconds between two checkpoints: `$KTBENCH_CHECKPOINT_SECONDS`, or 20; 0 is every epoch."""
+    text = os.environ.get(INTERVAL_VARIABLE)
+    if not text:
+        return INTERVAL_S
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise KtbenchError(f"{INTERVAL_VARIABLE}={text}: must be seconds, 0 or more")
+    return seconds
+
+
+def _tell_resumed(lanes: Sequence[Lane], note: Note) -> None:
+    resumed = [lane for lane in lanes if lane.epoch]
+    if resumed:
+        first, more = resumed[0], len(resumed) - 1
+        others = f" (and {more} more)" if more else ""
+        note(f"went on after epoch {first.epoch}: {first.cell.label}{others}")
 
 
 def _train(
@@ -134,15 +169,32 @@ def _epoch(
             if features is not None and teacher is not None and reads:
                 lane.teacher_seconds += teacher_seconds
                 lane.teacher_flops += teacher.flops()
-            try:
+            with _failing_alone(lane, step):
                 lane.step(batch, features if reads else None)
-            except (Diverged, KtbenchError) as error:
-                lane.failure = Failure(stage="train", reason=str(error), step=step)
+    for lane in active:
+        if lane.failure is None:
+            with _failing_alone(lane, (epoch + 1) * steps - 1):
+                lane.end_epoch(step=(epoch + 1) * steps, progress=(epoch + 1) / epochs)
     done = [lane for lane in active if lane.failure is None]
     for lane in done:
-        lane.end_epoch(step=(epoch + 1) * steps, progress=(epoch + 1) / epochs)
-    for lane in done:
         lane.shared_seconds += (time.perf_counter() - started) / len(done)
+
+
+@contextmanager
+def _failing_alone(lane: Lane, step: int) -> Iterator[None]:
+    """What goes wrong in a student or a method, a user's own too, ends that lane and no other."""
+    try:
+        yield
+    except Exception as error:
+        lane.failure = Failure(stage="train", reason=_one_line(error), step=step)
+
+
+def _one_line(error: Exception) -> str:
+    """An error for people: what ktbench raises says it all, anything else needs its kind."""
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, Diverged | KtbenchError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _union(lanes: Sequence[Lane], progress: float) -> Needs:
@@ -178,25 +230,29 @@ def _open(
     places: Places,
     base: Path,
     probe: Batch,
+    note: Note,
 ) -> Lane | Failure:
     """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""
-    try:
+
+    def fresh() -> Lane:
         features = None
         if teacher is not None:
             features = teacher.outputs(
                 probe, Needs(logits=True, stages=True, embedding=True, stem=True)
             )
-        lane = Lane(cell, dataset, base, probe, features)
-    except (KtbenchError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        return Failure(stage="train", reason=reason or type(error).__name__, step=0)
-    if places.work.exists():
-        try:
-            lane.restore(read_torch(places.work))
-        except (KtbenchError, RuntimeError, KeyError, ValueError):
-            # It is only saved work: the same weights come from training anew.
-            places.work.unlink(missing_ok=True)
-            return _open(cell, dataset, teacher, places, base, probe)
+        return Lane(cell, dataset, base, probe, features)
+
+    try:
+        lane = fresh()
+        if places.work.exists():
+            try:
+                lane.restore(read_torch(places.work))
+            except Exception as error:  # It is only saved work: training anew gives the same.
+                reason = f"its saved work does not fit ({_one_line(error)})"
+                note(f"trains from the start: {cell.label}: {reason}")
+                lane = fresh()
+    except Exception as error:  # a user's own network or method may raise anything
+        return Failure(stage="train", reason=_one_line(error), step=0)
     return lane
 
 
@@ -217,6 +273,10 @@ def _finish(lane: Lane, places: Callable[[Cell], Places]) -> Checkpoint | Failur
         place.work.unlink(missing_ok=True)
         return lane.failure
     _save(lane, place.work)
+    if reason := lane.unfit():
+        place.work.unlink(missing_ok=True)
+        steps = lane.rows[-1]["step"]
+        return Failure(stage="train", reason=reason, step=max(0, steps - 1))
     last = {name: value.clone() for name, value in lane.student.state_dict().items()}
     test_last = lane.accuracy("test")
     lane.student.load_state_dict(lane.best_state)

@@ -89,7 +89,8 @@ class Lane:
 
     def _setting(self, own: Features) -> Setting:
         teacher = self.teacher_features
-        comparable = teacher is not None and teacher.stages and own.stages and self._needs.stages
+        reads = self._needs.stages or self._needs.preacts
+        comparable = teacher is not None and teacher.stages and own.stages and reads
         return Setting(
             student=shapes_of(own, self.student.stage_names),
             teacher=shapes_of(teacher) if teacher is not None else None,
@@ -238,6 +239,18 @@ class Lane:
         self._steps_in_epoch = 1
         self.end_epoch(step=0, progress=1.0)
 
+    def unfit(self) -> str | None:
+        """Why the trained network is of no use, or None: it must give finite logits.
+
+        The last step's loss is taken before its update, and in train mode, so that it can be
+        finite where the network no longer is.
+        """
+        self.student.eval()
+        with torch.inference_mode():
+            finite = bool(self.student(self.probe.inputs).isfinite().all())
+        self.student.train()
+        return None if finite else "the trained network's logits are not finite: lower the rate"
+
     def accuracy(self, split: Split) -> float:
         """Top-1 on a split, in eval mode; the student is back in train mode afterwards."""
         images, labels = self.dataset.images(split), self.dataset.labels(split)
@@ -257,7 +270,7 @@ class Lane:
         """Everything that the rest of the training depends on, as tensors and plain values."""
         return {
             "cell": self.cell.key,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "epoch": self.epoch,
             "phase": self._phase,
             "rows": self.rows,
@@ -273,7 +286,7 @@ class Lane:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state of this very cell."""
-        if state["cell"] != self.cell.key or state["torch"] != torch.__version__:
+        if state["cell"] != self.cell.key or state["torch"] != str(torch.__version__):
             raise KtbenchError("written for another cell or another version of torch")
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])

@@ -58,18 +58,19 @@ def scope_parameters(student: Student, inputs: Tensor, scope: Scope) -> list[nn.
     parameters = [p for p in student.parameters() if p.requires_grad]
     if scope.everything:
         return parameters
-    if scope.upto is None and scope.only is None:
+    last = next((i for i in (scope.upto, scope.only, scope.after) if i is not None), None)
+    if last is None:
         return []
     mode = student.training
     student.eval()
     try:
         with torch.enable_grad():
             stages = student.forward_features(inputs).stages
-        last = scope.upto if scope.upto is not None else scope.only
-        assert last is not None
         reached = _dependencies(stages[last], parameters)
         if scope.only is not None and scope.only > 0:
             reached -= _dependencies(stages[scope.only - 1], parameters)
+        if scope.after is not None:
+            reached = set(range(len(parameters))) - reached
     finally:
         student.train(mode)
     return [p for i, p in enumerate(parameters) if i in reached]

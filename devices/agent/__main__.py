@@ -1,0 +1,87 @@
+"""The agent: reads one task from its standard input, answers it, and ends."""
+
+import os
+import signal
+import sys
+import threading
+from typing import Any, Dict
+
+from . import protocol
+from .board import Board
+
+
+def main() -> None:
+    """Answer one task. What a runtime prints goes to the standard error, not into the answer."""
+    out = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        task = protocol.read_frame(protocol.read_stdin)
+        _end_with_the_host(task["limit_s"])
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[name] = str(task.get("threads", 1))
+        answer = {"ok": answer_to(task)}
+        protocol.send(answer, out)
+    except protocol.TaskError as error:
+        protocol.send({"error": str(error)}, out)
+    except MemoryError:
+        protocol.send({"error": "out of memory"}, out)
+    except Exception as error:
+        text = "%s: %s" % (type(error).__name__, error)
+        protocol.send({"error": text}, out)
+    # Some runtimes' threads keep an interpreter from ending.
+    os._exit(0)
+
+
+def answer_to(task: Dict[str, Any]) -> Dict[str, Any]:
+    """Do what the task says; numpy is imported by those that need it."""
+    folder = os.path.dirname(os.path.abspath(sys.argv[0]))
+    if task["task"] == "probe":
+        return probe()
+    if task["task"] == "bench":
+        from .bench import bench
+
+        return bench(task, folder)
+    if task["task"] == "evaluate":
+        from .evaluate import evaluate
+
+        return evaluate(task, folder)
+    raise protocol.TaskError("unknown task %r" % task["task"])
+
+
+def probe() -> Dict[str, Any]:
+    """Facts and state of the board, and what is installed."""
+    from .runtimes import installed
+
+    board = Board()
+    try:
+        import numpy
+
+        version = str(numpy.__version__)
+    except ImportError:
+        version = ""
+    return {
+        "facts": board.facts(),
+        "state": board.state(),
+        "interpreter": sys.executable,
+        "numpy": version or None,
+        "runtimes": installed(),
+        "processors": len(board.choose_cpus(1 << 20)),
+    }
+
+
+def _end_with_the_host(limit_s: float) -> None:
+    """End this process when its time is up, or when the host hangs up."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(3)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Times one model in this process: load, first inference and steady state, every sample kept."""
+
+import gc
+import hashlib
+import os
+import time
+from typing import Any, Callable, Dict, List, Tuple
+
+import numpy as np
+
+from . import inputs
+from .board import Board, peak_memory
+from .protocol import TaskError
+from .runtimes import Session, choose, module
+
+Call = Callable[[], List[Any]]
+
+clock: Callable[[], int] = getattr(
+    time,
+    "perf_counter_ns",
+    lambda: int(time.perf_counter() * 1e9),  # Python 3.6 has no _ns
+)
+
+MAX_OUTPUTS = 1 << 16
+"""Numbers of output that are sent back; more are told by their digest alone."""
+SAMPLED_OUTPUTS = 8
+REPEATED_RUNS = 64
+
+
+def bench(task: Dict[str, Any], folder: str) -> Dict[str, Any]:
+    """Load and time one artifact of the store, as `task` says."""
+    board = Board()
+    waited = cool_down(board, task["start_below_c"], task["cool_wait_s"])
+    cpus = pin(board, task["threads"])
+    before = board.state()
+    name = choose(task["runtimes"], task["format"])
+    runtime = module(name)
+    runtime_version = runtime.version()  # imports it: that is no part of loading a model
+    start = clock()
+    session = runtime.load(os.path.join(folder, task["artifact"]), task["threads"])
+    load_ns = clock() - start
+    batch, calls = prepare(session, task, folder)
+    start = clock()
+    first = calls[0]()
+    first_ns = clock() - start
+    reference = [first] + [call() for call in calls[1:]]
+    warm_runs = warm_up(calls, task["warm_runs"], task["warm_s"])
+    steady = time_steadily(calls, task["runs"], task["seconds"], task["max_runs"])
+    differing = sum(not same(reference[i % len(calls)], out) for i, out in steady["kept"])
+    after = board.state()
+    answer = {
+        "load_ns": load_ns,
+        "first_ns": first_ns,
+        "samples_ns": steady["samples"],
+        "warm_runs": warm_runs,
+        "cpu_share": steady["cpu_share"],
+        "repeat_ratio": repeat_ratio(calls, steady["samples"]),
+        "outputs_checked": len(steady["kept"]),
+        "outputs_differing": differing,
+        "runtime": name,
+        "runtime_version": runtime_version,
+        "provider": session.provider,
+        "wanted_provider": session.wanted,
+        "numpy": np.__version__,
+        "inputs": [[entry.name, entry.dtype, list(entry.shape)] for entry in session.inputs],
+        "batch": batch,
+        "cpus": cpus,
+        "waited_s": waited,
+        "facts": board.facts(),
+        "state_before": before,
+        "state_after": after,
+        "peak_memory_bytes": peak_memory(),
+    }
+    answer.update(describe_outputs(reference))
+    return answer
+
+
+def cool_down(board: Board, below: Any, wait_s: float) -> float:
+    """Wait until the board is cooler than `below` degrees, at most `wait_s`; returns the wait."""
+    start = time.time()
+    while below is not None and (board.temperature() or 0.0) >= below:
+        if time.time() - start >= wait_s:
+            break
+        time.sleep(min(1.0, wait_s))
+    return time.time() - start
+
+
+def pin(board: Board, threads: int) -> List[int]:
+    """Keep this process on as many processors as it has threads."""
+    cpus = board.choose_cpus(threads)
+    if len(cpus) < threads:
+        raise TaskError("%d threads are asked for, %d processors are free" % (threads, len(cpus)))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+        return cpus
+    return []
+
+
+def prepare(session: Session, task: Dict[str, Any], folder: str) -> Tuple[int, List[Call]]:
+    """The model's batch size, and one call per distinct input."""
+    shape = session.inputs[0].shape
+    batch = shape[0] if shape else 1
+    if task["inputs"] is None:
+        feeds = inputs.random(session.inputs)
+    else:
+        array = inputs.read(os.path.join(folder, task["inputs"]))
+        feeds = inputs.batches(array, session.inputs, batch)
+    return batch, [session.prepare(feed) for feed in feeds]
+
+
+def warm_up(calls: List[Call], runs: int, seconds: float) -> int:
+    """Run untimed, at least so often and so long; returns how often."""
+    done, start = 0, time.time()
+    while done < runs or time.time() - start < seconds:
+        calls[done % len(calls)]()
+        done += 1
+    return done
+
+
+def time_steadily(calls: List[Call], runs: int, seconds: float, limit: int) -> Dict[str, Any]:
+    """Time one run after the other, going round the inputs, with the garbage collector off.
+
+    At least `runs` and `seconds`, at most `limit` runs. `kept` holds outputs of a few runs with
+    their index; `cpu_share` is processor time over clock time.
+    """
+    chosen = np.random.RandomState(inputs.SEED).choice(runs, min(runs, SAMPLED_OUTPUTS), False)
+    keep = {int(index) for index in chosen}
+    samples: List[int] = []
+    kept: List[Tuple[int, List[Any]]] = []
+    count, total = len(calls), int(seconds * 1e9)
+    gc.collect()
+    gc.disable()
+    busy, begin = time.process_time(), clock()
+    try:
+        index = 0
+        while (index < runs or clock() - begin < total) and index < limit:
+            call = calls[index % count]
+            start = clock()
+            out = call()
+            stop = clock()
+            samples.append(stop - start)
+            if index in keep:
+                kept.append((index, out))
+            index += 1
+    finally:
+        gc.enable()
+    share = (time.process_time() - busy) * 1e9 / max(clock() - begin, 1)
+    return {"samples": samples, "kept": kept, "cpu_share": share}
+
+
+def repeat_ratio(calls: List[Call], samples: List[int]) -> Any:
+    """Median time of one input run again and again, over the median of changing inputs.
+
+    Well below one means that something remembers results (MLPerf LoadGen's TEST04). None where
+    there is but one input.
+    """
+    if len(calls) < 2:
+        return None
+    again = []
+    for _ in range(min(REPEATED_RUNS, len(samples))):
+        start = clock()
+        calls[0]()
+        again.append(clock() - start)
+    return float(np.median(again) / max(float(np.median(samples)), 1.0))
+
+
+def same(one: List[Any], other: List[Any]) -> bool:
+    """Whether two runs' outputs agree to rounding; threads may sum in another order."""
+    for a, b in zip(one, other):
+        a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+        scale = np.abs(a).max() if a.size else 0.0
+        if a.shape != b.shape or not np.allclose(a, b, rtol=1e-4, atol=1e-4 * scale):
+            return False
+    return len(one) == len(other)
+
+
+def describe_outputs(reference: List[List[Any]]) -> Dict[str, Any]:
+    """Digest of all outputs, and the first output of each input where it is small enough."""
+    state = hashlib.sha256()
+    for outputs in reference:
+        for array in outputs:
+            state.update(np.ascontiguousarray(array).tobytes())
+    firsts = [np.asarray(outputs[0], dtype=np.float64) for outputs in reference]
+    finite = all(bool(np.isfinite(array).all()) for array in firsts)
+    small = sum(array.size for array in firsts) <= MAX_OUTPUTS
+    rows = [
+        array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1) for array in firsts
+    ]
+    return {
+        "outputs_digest": state.hexdigest(),
+        "outputs_finite": finite,
+        "outputs": np.concatenate(rows).tolist() if finite and small else None,
+    }

@@ -1,0 +1,250 @@
+"""What a board can tell about itself: fixed facts, and a state that changes while it works.
+
+A sensor that a board has not is absent from the answer: never zero, never a guess.
+"""
+
+import glob
+import os
+import platform
+import re
+import subprocess
+import sys
+from typing import Any, Dict, List, Optional, Set
+
+_IMPLEMENTERS = {"0x41": "ARM", "0x4e": "NVIDIA", "0x51": "Qualcomm", "0x61": "Apple"}
+# MIDR part numbers, Arm's technical reference manuals.
+_PARTS = {
+    ("0x41", "0xd03"): "Cortex-A53",
+    ("0x41", "0xd04"): "Cortex-A35",
+    ("0x41", "0xd05"): "Cortex-A55",
+    ("0x41", "0xd07"): "Cortex-A57",
+    ("0x41", "0xd08"): "Cortex-A72",
+    ("0x41", "0xd09"): "Cortex-A73",
+    ("0x41", "0xd0a"): "Cortex-A75",
+    ("0x41", "0xd0b"): "Cortex-A76",
+    ("0x41", "0xd0c"): "Neoverse-N1",
+    ("0x41", "0xd41"): "Cortex-A78",
+    ("0x41", "0xd42"): "Cortex-A78AE",
+    ("0x41", "0xd49"): "Neoverse-N2",
+    ("0x4e", "0x004"): "Carmel",
+}
+
+
+class Board:
+    """Reads a board through its files below `root` and the programs on its PATH."""
+
+    def __init__(self, root: str = "/") -> None:
+        self.root = root
+
+    # ------------------------------------------------------------ fixed
+
+    def facts(self) -> Dict[str, Any]:
+        """What does not change while the board works; equal facts mean an equal board."""
+        memory = self._meminfo("MemTotal")
+        found = {
+            "machine": platform.machine(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            "os": self._os(),
+            "model": self._text("proc/device-tree/model"),
+            "compatible": self._text("proc/device-tree/compatible"),
+            "l4t": self._first_line("etc/nv_tegra_release"),
+            "cpu": self._cpu(),
+            "cores": os.cpu_count(),
+            "max_mhz": self._max_mhz(),
+            "memory_bytes": memory,
+        }
+        return {key: value for key, value in found.items() if value not in (None, "", [])}
+
+    def _os(self) -> Optional[str]:
+        match = re.search('^PRETTY_NAME="?([^"\n]*)', self._text("etc/os-release") or "", re.M)
+        return match.group(1) if match else None
+
+    def _cpu(self) -> List[str]:
+        """Distinct processor names; arm64 has no `model name`, only implementer and part."""
+        text = self._text("proc/cpuinfo") or ""
+        names = re.findall(r"^model name\s*:\s*(.+)$", text, re.M)
+        if not names:
+            makers = re.findall(r"^CPU implementer\s*:\s*(\S+)$", text, re.M)
+            parts = re.findall(r"^CPU part\s*:\s*(\S+)$", text, re.M)
+            names = [_part(maker, part) for maker, part in zip(makers, parts)]
+        return sorted(set(names))
+
+    def _max_mhz(self) -> List[float]:
+        found = [_number(self._text(p)) for p in self._cpus("cpufreq/cpuinfo_max_freq")]
+        return sorted({khz / 1000 for khz in found if khz is not None})
+
+    # ------------------------------------------------------------ changing
+
+    def state(self) -> Dict[str, Any]:
+        """Governor, clocks, temperatures, throttling, power mode, memory and load, now."""
+        found = {
+            "governor": self._governor(),
+            "mhz": self._mhz(),
+            "temperatures_c": self._temperatures(),
+            "throttled": self._throttled(),
+            "cooling": self._cooling(),
+            "overcurrent_events": self._overcurrent(),
+            "power_mode": self._power_mode(),
+            "memory_available_bytes": self._meminfo("MemAvailable"),
+            "load": self._load(),
+        }
+        return {key: value for key, value in found.items() if value not in (None, "", [], {})}
+
+    def temperature(self) -> Optional[float]:
+        """The hottest sensor, in degrees Celsius."""
+        found = self._temperatures()
+        return max(found.values()) if found else None
+
+    def _governor(self) -> Optional[str]:
+        texts = [self._text(path) for path in self._cpus("cpufreq/scaling_governor")]
+        return "+".join(sorted({text for text in texts if text})) or None
+
+    def _mhz(self) -> List[float]:
+        found = [_number(self._text(p)) for p in self._cpus("cpufreq/scaling_cur_freq")]
+        return [khz / 1000 for khz in found if khz is not None]
+
+    def _temperatures(self) -> Dict[str, float]:
+        found: Dict[str, float] = {}
+        for zone in self._glob("sys/class/thermal/thermal_zone*"):
+            kind = self._text(zone + "/type") or os.path.basename(zone)
+            value = _number(self._text(zone + "/temp"))
+            # A Jetson's PMIC zone always says 100 degrees.
+            if value is not None and "pmic" not in kind.lower():
+                found["%s#%s" % (kind, re.sub(r"\D", "", os.path.basename(zone)))] = value / 1000
+        if not found:
+            match = re.search(r"temp=([0-9.]+)", _program("vcgencmd", "measure_temp") or "")
+            if match:
+                found["vcgencmd"] = float(match.group(1))
+        return found
+
+    def _throttled(self) -> Optional[int]:
+        """A Raspberry Pi's flags: bits 0 to 3 now, 16 to 19 since the board started."""
+        text = self._text("sys/devices/platform/soc/soc:firmware/get_throttled")
+        if text is None:
+            text = (_program("vcgencmd", "get_throttled") or "").partition("=")[2]
+        try:
+            return int(text.strip(), 16)
+        except ValueError:
+            return None
+
+    def _cooling(self) -> Dict[str, int]:
+        """How far each of the processor's cooling devices slows it; fans are left out."""
+        found = {}
+        for path in self._glob("sys/class/thermal/cooling_device*"):
+            kind = self._text(path + "/type") or ""
+            value = _number(self._text(path + "/cur_state"))
+            if value is not None and re.search("cpu|processor", kind, re.I):
+                found["%s#%s" % (kind, re.sub(r"\D", "", os.path.basename(path)))] = int(value)
+        return found
+
+    def _overcurrent(self) -> Dict[str, int]:
+        """Jetson Orin's counters of over-current events."""
+        found = {}
+        for folder in self._glob("sys/class/hwmon/hwmon*"):
+            for path in self._glob(folder + "/oc*_event_cnt"):
+                value = _number(self._text(path))
+                if value is not None:
+                    found[os.path.basename(path)] = int(value)
+        return found
+
+    def _power_mode(self) -> Optional[str]:
+        match = re.search(r"NV Power Mode:\s*(\S+)", _program("nvpmodel", "-q") or "")
+        return match.group(1) if match else None
+
+    def _load(self) -> Optional[float]:
+        return _number((self._text("proc/loadavg") or "").partition(" ")[0])
+
+    # ------------------------------------------------------------ processors to run on
+
+    def choose_cpus(self, count: int) -> List[int]:
+        """Which of this process's processors to run on: the fastest, one per core first.
+
+        Among equals the last, as the first serves most interrupts. Fewer than `count` when the
+        process may not use so many.
+        """
+        allowed = sorted(_allowed(), reverse=True)
+        fast: List[int] = []
+        siblings: List[int] = []
+        seen: Set[str] = set()
+        for cpu in sorted(allowed, key=self._khz, reverse=True):
+            base = "sys/devices/system/cpu/cpu%d/topology/thread_siblings_list" % cpu
+            core = self._text(base) or str(cpu)
+            (siblings if core in seen else fast).append(cpu)
+            seen.add(core)
+        return (fast + siblings)[:count]
+
+    def _khz(self, cpu: int) -> float:
+        path = "sys/devices/system/cpu/cpu%d/cpufreq/cpuinfo_max_freq" % cpu
+        return _number(self._text(path)) or 0.0
+
+    # ------------------------------------------------------------ files
+
+    def _text(self, path: str) -> Optional[str]:
+        try:
+            with open(os.path.join(self.root, path), "rb") as file:
+                return (
+                    file.read(1 << 20).decode("utf-8", "replace").strip("\0 \n").replace("\0", " ")
+                )
+        except OSError:
+            return None
+
+    def _first_line(self, path: str) -> Optional[str]:
+        return (self._text(path) or "").partition("\n")[0] or None
+
+    def _glob(self, pattern: str) -> List[str]:
+        full = glob.glob(os.path.join(glob.escape(self.root), pattern))
+        return sorted(os.path.relpath(path, self.root) for path in full)
+
+    def _cpus(self, tail: str) -> List[str]:
+        return self._glob("sys/devices/system/cpu/cpu[0-9]*/" + tail)
+
+    def _meminfo(self, key: str) -> Optional[int]:
+        match = re.search(r"^%s:\s*(\d+) kB" % key, self._text("proc/meminfo") or "", re.M)
+        return int(match.group(1)) * 1024 if match else None
+
+
+def _part(maker: str, part: str) -> str:
+    known = _PARTS.get((maker, part))
+    return known or "%s %s" % (_IMPLEMENTERS.get(maker, maker), part)
+
+
+def _number(text: Optional[str]) -> Optional[float]:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _allowed() -> List[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return list(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _program(*command: str) -> Optional[str]:
+    """What a program of the board prints, or None where it is missing or fails."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", "replace")
+
+
+def peak_memory() -> Optional[int]:
+    """The most memory that this process has held so far, in bytes."""
+    try:
+        with open("/proc/self/status") as file:
+            match = re.search(r"^VmHWM:\s*(\d+) kB", file.read(), re.M)
+    except OSError:
+        match = None
+    if match:
+        return int(match.group(1)) * 1024
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

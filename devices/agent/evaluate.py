@@ -1,0 +1,41 @@
+"""Runs models over a set of inputs, untimed: which class does each name for each input?"""
+
+import os
+from typing import Any, Dict, List
+
+import numpy as np
+
+from . import inputs
+from .runtimes import choose, module
+
+
+def evaluate(task: Dict[str, Any], folder: str) -> Dict[str, Any]:
+    """Top-1 classes of one or several artifacts over one stack of inputs.
+
+    An artifact that cannot be run has its error in place of its classes; the others go on.
+    """
+    name = choose(task["runtimes"], task["format"])
+    runtime = module(name)
+    runtime_version = runtime.version()
+    array = inputs.read(os.path.join(folder, task["inputs"]))
+    found: List[Dict[str, Any]] = []
+    for artifact in task["artifacts"]:
+        try:
+            session = runtime.load(os.path.join(folder, artifact), task["threads"])
+            found.append({"top1": top1(session, array), "provider": session.provider})
+        except Exception as error:
+            found.append({"error": "%s: %s" % (type(error).__name__, error)})
+    return {"runtime": name, "runtime_version": runtime_version, "artifacts": found}
+
+
+def top1(session: Any, array: Any) -> List[int]:
+    """The class with the largest logit for each input, (N,)."""
+    batch = session.inputs[0].shape[0]
+    classes: List[int] = []
+    for start in range(0, len(array), batch):
+        rows = array[start : start + batch]
+        (feed,) = inputs.batches(rows, session.inputs, batch)
+        logits = np.asarray(session.prepare(feed)()[0])
+        logits = logits.reshape(batch, -1)[: len(rows)]
+        classes.extend(int(index) for index in logits.argmax(axis=1))
+    return classes

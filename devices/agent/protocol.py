@@ -1,0 +1,210 @@
+"""What host and board agree on: frames, limits, and how files reach the board.
+
+The file stands alone, in the standard library and the syntax of Python 3.6: its own text followed
+by a call of `receive` is the first thing that the host sends, so both ends frame messages alike.
+
+A talk: the host sends `request` (which files are wanted, by SHA-256); the board answers which are
+missing; the host sends those, then the task; the board replaces itself by the agent, whose one
+answer ends the talk. Frames are a mark, a length and JSON. Nothing else is ever read back.
+"""
+
+import hashlib
+import json
+import os
+import re
+import struct
+import sys
+import tempfile
+from typing import Any, Callable, Dict, List, Optional
+
+VERSION = 1
+MARK = b"\x00ktbench\x01"
+MAX_FRAME = 64 << 20
+"""Bytes of a frame's JSON; a longer one is refused by whoever reads it."""
+MAX_NOISE = 1 << 16
+"""Bytes that a login shell may print before the first frame."""
+MAX_STORE = 2 << 30
+"""Bytes of files that a board keeps; the longest unused go first."""
+CHUNK = 1 << 16
+
+_LENGTH = struct.Struct(">I")
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+Read = Callable[[int], bytes]
+"""Returns up to so many bytes, none at the end of the stream."""
+
+
+class ProtocolError(Exception):
+    """What came over the wire is not what was agreed on."""
+
+
+class EndedError(ProtocolError):
+    """The stream ended before the message did."""
+
+
+class TaskError(Exception):
+    """Why a task cannot be done, in words for the user."""
+
+
+def is_digest(text: Any) -> bool:
+    """Whether this is a SHA-256 in hexadecimal: the only names that files have on a board."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def pack(value: Any) -> bytes:
+    """A frame; ValueError for NaN and infinities, which JSON has not."""
+    body = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    if len(body) > MAX_FRAME:
+        raise ProtocolError("a message of %d bytes is over the limit" % len(body))
+    return MARK + _LENGTH.pack(len(body)) + body
+
+
+def read_exactly(read: Read, count: int) -> bytes:
+    """So many bytes; raises EndedError when there are fewer."""
+    parts: List[bytes] = []
+    while count > 0:
+        part = read(min(count, CHUNK))
+        if not part:
+            raise EndedError("the stream ended early")
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def read_frame(read: Read, noise: int = 0) -> Dict[str, Any]:
+    """The next frame's JSON object, after at most `noise` bytes of something else."""
+    seen = read_exactly(read, len(MARK))
+    while seen[-len(MARK) :] != MARK:
+        if len(seen) - len(MARK) >= noise:
+            raise ProtocolError("no message where one should begin")
+        seen += read_exactly(read, 1)
+    (length,) = _LENGTH.unpack(read_exactly(read, _LENGTH.size))
+    if length > MAX_FRAME:
+        raise ProtocolError("a message of %d bytes is over the limit" % length)
+    try:
+        value = json.loads(read_exactly(read, length).decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("a message is not JSON: %s" % error)
+    if not isinstance(value, dict):
+        raise ProtocolError("a message is not a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError("%s is no number" % name)
+
+
+# ---------------------------------------------------------------- the board's side
+
+
+def read_stdin(count: int) -> bytes:
+    """Unbuffered, so that what follows is left for the program that takes this one's place."""
+    return os.read(0, count)
+
+
+def send(value: Any, handle: int = 1) -> None:
+    """Write one frame to a file descriptor."""
+    data = pack(value)
+    while data:
+        data = data[os.write(handle, data) :]
+
+
+def receive() -> None:
+    """Take what is missing into the store, then become the agent."""
+    try:
+        request = read_frame(read_stdin)
+        _check(request)
+        root = store_folder(request["root"])
+        missing = [d for d, _ in request["files"] if not holds(root, d)]
+        send({"missing": missing})
+        for digest, size in request["files"]:
+            if digest in missing:
+                store(root, digest, size)
+        prune(root, [digest for digest, _ in request["files"]])
+        become(request["python"], os.path.join(root, request["agent"]))
+    except (ProtocolError, OSError, KeyError, TypeError, ValueError) as error:
+        send({"error": "%s: %s" % (type(error).__name__, error)})
+        sys.exit(1)
+
+
+def _check(request: Dict[str, Any]) -> None:
+    if request["version"] != VERSION:
+        raise ProtocolError("the host speaks version %r" % request["version"])
+    for digest, size in request["files"]:
+        if not is_digest(digest) or not isinstance(size, int) or size < 0:
+            raise ProtocolError("a file's name is no digest")
+    if not is_digest(request["agent"]):
+        raise ProtocolError("the agent's name is no digest")
+
+
+def store_folder(root: Optional[str]) -> str:
+    """The folder of the store, made if need be: the one asked for, or the user's cache."""
+    if root is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        root = os.path.join(cache, "ktbench", "store")
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    return os.path.abspath(root)
+
+
+def holds(root: str, digest: str) -> bool:
+    """Whether the store has this file, whole: its content is read, not its name believed."""
+    path = os.path.join(root, digest)
+    state = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for part in iter(lambda: file.read(CHUNK), b""):
+                state.update(part)
+        os.utime(path, None)
+    except OSError:
+        return False
+    return state.hexdigest() == digest
+
+
+def store(root: str, digest: str, size: int) -> None:
+    """Read a file's bytes and keep them under their digest, or nothing at all."""
+    state = hashlib.sha256()
+    handle, temporary = tempfile.mkstemp(prefix=".part-", dir=root)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            left = size
+            while left:
+                part = read_exactly(read_stdin, min(left, CHUNK))
+                state.update(part)
+                file.write(part)
+                left -= len(part)
+            file.flush()
+            os.fsync(file.fileno())
+        if state.hexdigest() != digest:
+            raise ProtocolError("a file arrived damaged")
+        os.replace(temporary, os.path.join(root, digest))
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def prune(root: str, keep: List[str], limit: int = MAX_STORE) -> None:
+    """Remove the longest unused files until the store is within its limit."""
+    found = []
+    for name in os.listdir(root):
+        if is_digest(name):
+            facts = os.stat(os.path.join(root, name))
+            found.append((facts.st_mtime, facts.st_size, name))
+    total = sum(size for _, size, _ in found)
+    for _, size, name in sorted(found):
+        if total > limit and name not in keep:
+            os.unlink(os.path.join(root, name))
+            total -= size
+
+
+def become(python: Any, agent: str) -> None:
+    """Replace this process by the wanted interpreter, running the agent; its stdin goes on."""
+    if python is None:
+        program = sys.executable
+    elif isinstance(python, str) and python:
+        program = os.path.expanduser(python)
+    else:
+        raise ProtocolError("the interpreter is no name")
+    try:
+        os.execvp(program, [program, agent])
+    except OSError as error:
+        raise ProtocolError("cannot start the interpreter %s: %s" % (program, error.strerror))

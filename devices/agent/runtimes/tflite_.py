@@ -1,0 +1,79 @@
+"""TensorFlow Lite: LiteRT, or its forerunner tflite-runtime, whichever is installed."""
+
+from typing import Any, Callable, List
+
+from . import Input, Session
+
+FORMATS = ("tflite",)
+INSTALL = "ai-edge-litert (or, on older boards, tflite-runtime with numpy below 2)"
+
+
+def _packages() -> Any:
+    """The package's name and its `Interpreter`; ImportError where neither is installed."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+
+        return "ai_edge_litert", Interpreter
+    except ImportError:
+        from tflite_runtime.interpreter import Interpreter
+
+        return "tflite_runtime", Interpreter
+
+
+def version() -> str:
+    """The package and its version; ImportError where neither is installed."""
+    import importlib
+
+    name = _packages()[0]
+    return "%s %s" % (name.replace("_", "-"), importlib.import_module(name).__version__)
+
+
+class TfliteSession(Session):
+    """A TFLite model with its tensors allocated."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        self._interpreter = _packages()[1](model_path=path, num_threads=threads)
+        for entry in self._interpreter.get_input_details():
+            if (entry["shape_signature"] < 1).any():
+                self._interpreter.resize_tensor_input(entry["index"], _shape(entry))
+        self._interpreter.allocate_tensors()
+        details = self._interpreter.get_input_details()
+        self.inputs = [
+            Input(entry["name"], entry["dtype"].__name__, tuple(int(n) for n in entry["shape"]))
+            for entry in details
+        ]
+        self._input_indices = [entry["index"] for entry in details]
+        self._output_indices = [e["index"] for e in self._interpreter.get_output_details()]
+        self.provider = self.wanted = self._delegate()  # none is asked for: it is the default
+
+    def _delegate(self) -> str:
+        """XNNPACK where it took over part of the graph, which then has a delegate's node."""
+        try:
+            nodes = [entry["op_name"] for entry in self._interpreter._get_ops_details()]
+        except AttributeError:
+            return "unknown"
+        return "XNNPACK" if "DELEGATE" in nodes or "TfLiteXNNPackDelegate" in nodes else "builtin"
+
+    def prepare(self, feeds: List[Any]) -> Callable[[], List[Any]]:
+        """See `Session.prepare`; setting inputs and copying outputs is part of the call."""
+        pairs = list(zip(self._input_indices, feeds))
+        outputs = self._output_indices
+        set_tensor, get_tensor = self._interpreter.set_tensor, self._interpreter.get_tensor
+        invoke = self._interpreter.invoke
+
+        def call() -> List[Any]:
+            for index, feed in pairs:
+                set_tensor(index, feed)
+            invoke()
+            return [get_tensor(index) for index in outputs]
+
+        return call
+
+
+def _shape(entry: Any) -> List[int]:
+    return [int(axis) if axis > 0 else 1 for axis in entry["shape_signature"]]
+
+
+def load(path: str, threads: int) -> Session:
+    """A model ready to run."""
+    return TfliteSession(path, threads)

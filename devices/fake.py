@@ -1,0 +1,11 @@
+"""No device at all: made-up figures, labelled emulated, for trying a matrix out."""
+
+from devices._contract import Profile
+
+PROFILE = Profile(
+    title="no device (made-up figures)",
+    transport="fake",
+    architectures=(),
+    runtimes=("fake",),
+    emulated=True,
+)

@@ -1,0 +1,211 @@
+"""One talk with an agent through a process's pipes; see `devices/agent/protocol.py`."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import subprocess
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from devices._contract import Blob, DeviceError
+from devices.agent import protocol
+
+LOADER = 'exec(__import__("base64").b64decode(open(0,"rb",0,closefd=False).readline()))'
+"""The constant program that a device's Python is started with; it reads one line and runs it."""
+SLOWEST_LINK = 50_000
+"""Bytes a second that sending is given time for."""
+START_S = 60.0
+_STDERR = 1 << 15
+
+Explain = Callable[[int, str], DeviceError | None]
+"""Tells from exit code and standard error why there was no answer, where it knows."""
+
+_AGENT = Path(protocol.__file__).parent
+_STUB = "from agent.__main__ import main\nmain()\n"
+
+
+@cache
+def agent_archive() -> Blob:
+    """The agent's folder as one runnable zip file, the same bytes on every machine."""
+    files = {f"agent/{p.relative_to(_AGENT).as_posix()}": p for p in _AGENT.rglob("*.py")}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo("__main__.py"), _STUB)
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name), files[name].read_bytes())
+    return Blob.of(buffer.getvalue())
+
+
+@cache
+def bootstrap() -> bytes:
+    """The line that the loader reads: the protocol's own text, and a call of its receiver."""
+    text = Path(protocol.__file__).read_bytes() + b"\nreceive()\n"
+    return base64.b64encode(text) + b"\n"
+
+
+def plain(text: str, limit: int = 300) -> str:
+    """A device's words as one printable line of bounded length."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    line = re.sub(" +", " ", printable).strip()
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def last_line(text: str) -> str:
+    """The last line that says something, as one printable line."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return plain(lines[-1]) if lines else ""
+
+
+class Exchange:
+    """Runs a command that becomes the agent, and talks to it."""
+
+    def __init__(
+        self, command: Sequence[str], *, root: str | None, python: str | None, explain: Explain
+    ) -> None:
+        self._command = list(command)
+        self._root = root
+        self._python = python
+        self._explain = explain
+
+    def run(self, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float) -> dict[str, Any]:
+        """See `Transport.run`."""
+        blobs = [agent_archive(), *{b.digest: b for b in blobs}.values()]
+        allowed = START_S + limit_s + sum(len(b.data) for b in blobs) / SLOWEST_LINK
+        try:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise DeviceError(f"cannot start {self._command[0]}: {error.strerror}") from error
+        with process:
+            try:
+                return self._watched(process, {**task, "limit_s": limit_s}, blobs, allowed)
+            finally:
+                process.kill()
+
+    def _watched(
+        self,
+        process: subprocess.Popen[bytes],
+        task: dict[str, Any],
+        blobs: Sequence[Blob],
+        allowed: float,
+    ) -> dict[str, Any]:
+        """Talk, and turn whatever goes wrong into one DeviceError."""
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            process.kill()
+
+        timer = threading.Timer(allowed, expire)
+        errors = _Tail(process.stderr)
+        timer.start()
+        try:
+            return self._talk(process, task, blobs)
+        except protocol.EndedError as error:
+            code = process.wait()
+            if expired.is_set():
+                raise DeviceError(f"no answer within {allowed:.0f} s", lost=True) from error
+            raise self._ended(code, errors.text(), task["limit_s"]) from error
+        except protocol.ProtocolError as error:
+            raise DeviceError(f"malformed answer: {plain(str(error))}") from error
+        finally:
+            timer.cancel()
+
+    def _ended(self, code: int, errors: str, limit_s: float) -> DeviceError:
+        known = self._explain(code, errors)
+        if known is not None:
+            return known
+        if code in (-14, 142):  # SIGALRM, by which the agent ends itself
+            return DeviceError(f"the agent was not done after {limit_s:.0f} s and was stopped")
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if code in (-9, 137):
+            how += ", as when memory runs out"
+        words = last_line(errors)
+        return DeviceError(f"the agent ended without an answer ({how})" + (words and f": {words}"))
+
+    def _talk(
+        self, process: subprocess.Popen[bytes], task: dict[str, Any], blobs: Sequence[Blob]
+    ) -> dict[str, Any]:
+        assert process.stdin is not None and process.stdout is not None
+        read = process.stdout.read
+        request = {
+            "version": protocol.VERSION,
+            "root": self._root,
+            "python": self._python,
+            "agent": blobs[0].digest,
+            "files": [[b.digest, len(b.data)] for b in blobs],
+        }
+        _write(process.stdin, bootstrap() + protocol.pack(request))
+        missing = _missing(_ok(protocol.read_frame(read, protocol.MAX_NOISE), "missing"), blobs)
+        for blob in blobs:
+            if blob.digest in missing:
+                _write(process.stdin, blob.data)
+        _write(process.stdin, protocol.pack(task))
+        # Whatever the wanted interpreter prints before it runs the agent is noise, too.
+        answer = _ok(protocol.read_frame(read, protocol.MAX_NOISE), "ok")
+        if not isinstance(answer, dict):
+            raise protocol.ProtocolError("the answer is no JSON object")
+        return answer
+
+
+def _ok(frame: dict[str, Any], key: str) -> Any:
+    """What a frame holds under `key`; DeviceError for the error that it may hold instead."""
+    if isinstance(frame.get("error"), str):
+        raise DeviceError(plain(frame["error"], 500))
+    if key not in frame:
+        raise protocol.ProtocolError(f"a message has no {key!r}")
+    return frame[key]
+
+
+def _missing(answer: Any, blobs: Sequence[Blob]) -> set[str]:
+    """The digests that a device asks for, which must be some of those offered."""
+    offered = {b.digest for b in blobs}
+    if not isinstance(answer, list) or not all(isinstance(d, str) for d in answer):
+        raise protocol.ProtocolError("the list of missing files is none")
+    if not offered.issuperset(answer):
+        raise protocol.ProtocolError("the device asks for a file that was not offered")
+    return set(answer)
+
+
+def _write(stream: IO[bytes], data: bytes) -> None:
+    """Write all; a broken pipe is left for the reader, who finds out why."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[stream.write(view) :]
+    except BrokenPipeError:
+        pass
+
+
+class _Tail:
+    """Reads a stream to its end in the background and keeps the last of it."""
+
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        assert stream is not None
+        self._stream = stream
+        self._kept = b""
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def _drain(self) -> None:
+        try:
+            while part := self._stream.read(1 << 12):
+                self._kept = (self._kept + part)[-_STDERR:]
+        except (OSError, ValueError):
+            return  # closed, as another process (a shared connection's) keeps it open
+
+    def text(self) -> str:
+        """What the stream ended with; waits a little for its end."""
+        self._thread.join(timeout=5)
+        return self._kept.decode("utf-8", "replace")

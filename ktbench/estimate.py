@@ -1,0 +1,222 @@
+"""What a plan will take, before it is run: an estimate from a few timed steps on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ktbench import catalogue
+from ktbench.data import DataInfo, describe
+from ktbench.networks import forward_flops
+from ktbench.records import Cell, DataSpec, Item, Plan, Record
+
+CONVERT_S = {"onnx": 4.0, "tflite": 8.0}
+"""Converting one architecture, done once per export: typical of small networks on one core."""
+WRITE_S = {"onnx": 0.2, "tflite": 0.6}
+"""Writing and checking one cell's artifact."""
+REPEAT_S = {"quick": 2.0, "full": 12.0}
+"""One process that measures one graph, on a machine like this."""
+_LARGEST_BATCH = 32
+
+
+class Estimate(Record):
+    """Seconds on this machine with one worker, and the FLOPs of all training; all estimated."""
+
+    cells: int
+    teacher_seconds: float
+    """Training the teachers, unless they are kept from an earlier run."""
+    train_seconds: float
+    """Training the students, their teachers' forward passes included."""
+    export_seconds: float
+    measure_seconds: float
+    flops: float
+    """Of the students' and teachers' trainings, a backward pass counted as two forward ones."""
+
+    @property
+    def seconds(self) -> float:
+        """All stages."""
+        return (
+            self.teacher_seconds + self.train_seconds + self.export_seconds + self.measure_seconds
+        )
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        parts = {
+            "teachers": self.teacher_seconds,
+            "training": self.train_seconds,
+            "export": self.export_seconds,
+            "measuring": self.measure_seconds,
+        }
+        split = ", ".join(f"{name} {_duration(value)}" for name, value in parts.items())
+        return (
+            f"estimate: {_duration(self.seconds)} on this machine ({split}), {self.flops:.2g} FLOPs"
+            " of training; methods' own layers not counted"
+        )
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Time each network's training step here for a moment, and multiply.
+
+    The teacher's pass is shared by the students of a cohort, and counted once for them.
+    """
+    clock = _Clock(Path(plan.base))
+    taught: dict[str, Cell] = {}
+    train = flops = 0.0
+    for cell in plan.cells:
+        seconds, operations = clock.training(cell)
+        train, flops = train + seconds, flops + operations
+        if cell.teacher is not None:
+            shared = (cell.data, cell.teacher, cell.train)
+            taught.setdefault(f"{cell.seed}" + "".join(part.canonical for part in shared), cell)
+    for cell in taught.values():
+        seconds, operations = clock.teaching(cell)
+        train, flops = train + seconds, flops + operations
+    teachers = 0.0
+    for teacher in plan.teachers:
+        if teacher.checkpoint is None:
+            for seconds, operations in (clock.training(teacher.cell), clock.teaching(teacher.cell)):
+                teachers, flops = teachers + seconds, flops + operations
+    return Estimate(
+        cells=len(plan.cells),
+        teacher_seconds=round(teachers, 1),
+        train_seconds=round(train, 1),
+        export_seconds=round(_exporting(plan), 1),
+        measure_seconds=round(_measuring(plan), 1),
+        flops=flops,
+    )
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Of one network with one batch size: seconds and FLOPs of one image."""
+
+    forward: float
+    step: float
+    flops: int
+
+
+@dataclass
+class _Clock:
+    """Times networks, each once."""
+
+    base: Path
+    _speeds: dict[tuple[str, str, int, int], _Speed] = field(default_factory=dict)
+    _infos: dict[str, DataInfo] = field(default_factory=dict)
+
+    def training(self, cell: Cell) -> tuple[float, float]:
+        """Seconds and FLOPs of a student's own part: its steps and its validation passes."""
+        speed = self._speed(cell.student, cell)
+        info, images = self._info(cell.data), self._images(cell)
+        checks = cell.train.epochs * info.validation_size + 2 * info.test_size
+        return images * speed.step + checks * speed.forward, 3.0 * images * speed.flops
+
+    def teaching(self, cell: Cell) -> tuple[float, float]:
+        """Seconds and FLOPs of the forward passes of a cell's teacher."""
+        if cell.teacher is None:
+            return 0.0, 0.0
+        speed = self._speed(cell.teacher.cell.student, cell)
+        images = self._images(cell)
+        return images * speed.forward, float(images * speed.flops)
+
+    def _images(self, cell: Cell) -> int:
+        """Training images that pass, over all epochs; an epoch has only full batches."""
+        size, batch = self._info(cell.data).train_size, cell.train.batch_size
+        per_epoch = size // batch * batch if size >= batch else size
+        return cell.train.epochs * per_epoch
+
+    def _info(self, data: DataSpec) -> DataInfo:
+        if data.canonical not in self._infos:
+            self._infos[data.canonical] = describe(data, self.base)
+        return self._infos[data.canonical]
+
+    def _speed(self, item: Item, cell: Cell) -> _Speed:
+        info = self._info(cell.data)
+        batch = min(cell.train.batch_size, info.train_size, _LARGEST_BATCH)
+        question = (item.label, cell.data.canonical, batch, cell.numeric.threads)
+        if question not in self._speeds:
+            before = torch.get_num_threads()
+            torch.set_num_threads(cell.numeric.threads)
+            try:
+                self._speeds[question] = self._timed(item, info, batch)
+            finally:
+                torch.set_num_threads(before)
+        return self._speeds[question]
+
+    def _timed(self, item: Item, info: DataInfo, batch: int) -> _Speed:
+        """The best of a few, a single one where that takes long."""
+        with torch.random.fork_rng(devices=[]):
+            network = catalogue.build_student(
+                item.name,
+                item.settings,
+                num_classes=info.num_classes,
+                in_channels=info.shape[0],
+                base=str(self.base),
+            )
+            inputs = torch.rand(batch, *info.shape)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, fused=True)
+        step = _best(lambda: _step(network, optimiser, inputs))
+        network.eval()
+        forward = _best(lambda: _forward(network, inputs))
+        flops = forward_flops(item, info.num_classes, info.shape, str(self.base))
+        return _Speed(forward / batch, step / batch, flops)
+
+
+def _best(seconds: Callable[[], float]) -> float:
+    """The shortest of up to five runs that together take up to half a second."""
+    found: list[float] = []
+    while len(found) < 5 and sum(found) < 0.5:
+        found.append(seconds())
+    return min(found)
+
+
+def _step(network: nn.Module, optimiser: torch.optim.Optimizer, inputs: torch.Tensor) -> float:
+    start = time.perf_counter()
+    labels = torch.zeros(len(inputs), dtype=torch.int64)
+    torch.autograd.backward(functional.cross_entropy(network(inputs), labels))
+    optimiser.step()
+    optimiser.zero_grad()
+    return time.perf_counter() - start
+
+
+def _forward(network: nn.Module, inputs: torch.Tensor) -> float:
+    start = time.perf_counter()
+    with torch.no_grad():
+        network(inputs)
+    return time.perf_counter() - start
+
+
+def _exporting(plan: Plan) -> float:
+    students = {cell.student.label for cell in plan.cells}
+    return sum(
+        len(students) * CONVERT_S[spec.format] + len(plan.cells) * WRITE_S[spec.format]
+        for spec in plan.exports
+    )
+
+
+def _measuring(plan: Plan) -> float:
+    students = {cell.student.label for cell in plan.cells}
+    return sum(
+        (len(plan.cells) if device.noise_check else len(students))
+        * len(plan.exports)
+        * len(device.threads)
+        * device.repeats
+        * REPEAT_S[device.mode]
+        for device in plan.devices
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,263 @@
+"""The axes of a matrix with every name found: items, teachers, exports, devices."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ktbench import catalogue
+from ktbench.catalogue import nearest
+from ktbench.matrix.errors import problems_of
+from ktbench.matrix.items import METHODS, STUDENTS, Kind, variants
+from ktbench.matrix.models import ItemEntry, Matrix, TeacherEntry
+from ktbench.matrix.source import KeyPath, Problem
+from ktbench.records import (
+    BASELINE,
+    Cell,
+    DataSpec,
+    DeviceSpec,
+    ExportSpec,
+    Item,
+    KtbenchError,
+    Teacher,
+    TrainSpec,
+)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a matrix multiplies."""
+
+    students: tuple[Item, ...]
+    methods: tuple[Item, ...]
+    teachers: tuple[Teacher, ...]
+    exports: tuple[ExportSpec, ...]
+    devices: tuple[DeviceSpec, ...]
+
+
+@dataclass
+class Finder:
+    """Collects the problems that are met while the axes are worked out."""
+
+    matrix: Matrix
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def base(self) -> str:
+        """Folder that relative paths start from."""
+        return self.matrix.origin.base
+
+    def axes(self) -> Axes:
+        """All axes; what is wrong with them is in `problems`."""
+        matrix = self.matrix
+        students = self.items(STUDENTS, matrix.students, ("students",))
+        methods = self.items(METHODS, matrix.methods, ("methods",))
+        if BASELINE not in methods:
+            methods = [BASELINE, *methods]
+        teachers = _Teachers(self).all()
+        for number, seed in enumerate(matrix.seeds):
+            if seed in matrix.seeds[:number]:
+                self.say(("seeds", number), f"{seed} stands twice")
+        exports = self._exports()
+        devices = self._devices()
+        if devices and not exports:
+            self.say(("devices",), "there is nothing to measure: say what to export in exports")
+        return Axes(tuple(students), tuple(methods), teachers, exports, devices)
+
+    def say(self, path: KeyPath, message: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(path, message))
+
+    def items(self, kind: Kind, entries: Sequence[ItemEntry], path: KeyPath) -> list[Item]:
+        """Every variant of every entry; the same one twice is a problem."""
+        found: dict[str, tuple[Item, int]] = {}
+        for number, entry in enumerate(entries):
+            for item in self.variants(kind, entry, (*path, number)):
+                if item.label in found:
+                    first = found[item.label][1]
+                    where = "twice here" if first == number else f"in {path[-1]}[{first}] too"
+                    self.say((*path, number), f"{item.label} stands {where}")
+                found[item.label] = (item, number)
+        return [item for item, _ in found.values()]
+
+    def variants(self, kind: Kind, entry: ItemEntry, path: KeyPath) -> list[Item]:
+        """As `items.variants`, the problems noted."""
+        items, problems = variants(kind, entry, self.base)
+        self.problems += [problem.under(*path) for problem in problems]
+        return items
+
+    def train(self, changes: dict[str, Any], path: KeyPath) -> TrainSpec:
+        """The matrix's training with some settings changed."""
+        before = self.matrix.train
+        try:
+            return TrainSpec.model_validate({**before.model_dump(), **changes})
+        except ValidationError as error:
+            self.problems += [p.under(*path) for p in problems_of(error, TrainSpec)]
+            return before
+
+    def _exports(self) -> tuple[ExportSpec, ...]:
+        found: dict[str, ExportSpec] = {}
+        for number, grid in enumerate(self.matrix.exports):
+            if not (grid.formats and grid.precisions and grid.batch and grid.opset):
+                self.say(("exports", number), "an empty list exports nothing")
+            for spec in _grid_specs(grid):
+                if spec.label in found:
+                    self.say(("exports", number), f"{spec.label} stands twice")
+                found[spec.label] = spec
+        return tuple(found.values())
+
+    def _devices(self) -> tuple[DeviceSpec, ...]:
+        found: dict[str, DeviceSpec] = {}
+        for number, entry in enumerate(self.matrix.devices):
+            spec = self._device(entry, ("devices", number))
+            if spec is not None and spec.name in found:
+                message = f"two devices are called {spec.name!r}: give one another name"
+                self.say(("devices", number, entry.name), message)
+            elif spec is not None:
+                found[spec.name] = spec
+        return tuple(found.values())
+
+    def _device(self, entry: ItemEntry, path: KeyPath) -> DeviceSpec | None:
+        spec, problems = device_spec(entry)
+        self.problems += [problem.under(*path) for problem in problems]
+        return spec
+
+
+def device_spec(entry: ItemEntry) -> tuple[DeviceSpec | None, list[Problem]]:
+    """The device that an entry stands for; problems are told by path below the entry."""
+    name = entry.name
+    try:
+        profile = catalogue.device(name)
+    except KtbenchError as error:
+        return None, [Problem((name,), str(error))]
+    settings = dict(entry.settings)
+    if "threads" in settings and not isinstance(settings["threads"], list):
+        settings["threads"] = [settings["threads"]]
+    settings.setdefault("name", settings.get("host") or name)
+    try:
+        spec = DeviceSpec.model_validate({"profile": name, **settings})
+    except ValidationError as error:
+        problems = problems_of(error, DeviceSpec)
+        return None, [problem.under(name) for problem in problems]
+    if "profile" in entry.settings:
+        return None, [Problem((name, "profile"), f"the profile is {name!r} already")]
+    if profile.transport == "ssh" and spec.host is None:
+        return None, [Problem((name,), "needs a host: a name or an alias of your SSH config")]
+    if profile.transport == "local" and spec.host is not None:
+        return None, [Problem((name, "host"), f"{name} is this machine: it takes no host")]
+    return spec, []
+
+
+def _grid_specs(grid: Any) -> Iterable[ExportSpec]:
+    """Every combination; the opset concerns ONNX alone."""
+    for form in grid.formats:
+        for precision in grid.precisions:
+            for batch in grid.batch:
+                for opset in grid.opset if form == "onnx" else (18,):
+                    yield ExportSpec(format=form, precision=precision, batch=batch, opset=opset)
+
+
+class _Teachers:
+    """Teachers in the order of the file, each after the one that taught it."""
+
+    def __init__(self, finder: Finder) -> None:
+        self.finder = finder
+        self.entries: dict[str, tuple[int, TeacherEntry, Item]] = {}
+        self.done: dict[str, Teacher | None] = {}
+        self.open: list[str] = []
+
+    def all(self) -> tuple[Teacher, ...]:
+        """Every teacher that could be worked out."""
+        for number, entry in enumerate(self.finder.matrix.teachers):
+            item = self._single(STUDENTS, entry.student, ("teachers", number, "student"))
+            if item is None:
+                continue
+            name = entry.name or item.label
+            if name in self.entries:
+                message = f"two teachers are called {name!r}: give one another name"
+                self.finder.say(("teachers", number), message)
+            self.entries.setdefault(name, (number, entry, item))
+        found = [self._teacher(name) for name in self.entries]
+        return tuple(teacher for teacher in found if teacher is not None)
+
+    def _single(self, kind: Kind, entry: ItemEntry, path: KeyPath) -> Item | None:
+        items = self.finder.variants(kind, entry, path)
+        if len(items) > 1:
+            message = f"a teacher is one network, not {len(items)}: give one value per setting"
+            self.finder.say((*path, entry.name), message)
+        return items[0] if len(items) == 1 else None
+
+    def _teacher(self, name: str) -> Teacher | None:
+        if name in self.done:
+            return self.done[name]
+        number, entry, student = self.entries[name]
+        path: KeyPath = ("teachers", number)
+        method = self._single(METHODS, entry.method, (*path, "method"))
+        self.open.append(name)
+        above = self._above(entry, method, path)
+        self.open.pop()
+        train = self.finder.train(entry.train, (*path, "train"))
+        data = self.finder.matrix.data
+        if "train_size" in entry.model_fields_set:
+            values = {**data.model_dump(), "train_size": entry.train_size}
+            data = DataSpec.model_validate(values)
+        cell = Cell(
+            data=data,
+            student=student,
+            method=method or BASELINE,
+            teacher=above,
+            seed=entry.seed,
+            train=train,
+            numeric=self.finder.matrix.numeric,
+        )
+        digest = self._digest(entry, path)
+        self.done[name] = Teacher(
+            name=name, cell=cell, checkpoint=entry.checkpoint, checkpoint_digest=digest
+        )
+        return self.done[name]
+
+    def _above(self, entry: TeacherEntry, method: Item | None, path: KeyPath) -> Teacher | None:
+        """The teacher of a teacher."""
+        if method is None:
+            return None
+        reads = reads_teacher(method, self.finder.base)
+        if entry.teacher is None:
+            if reads:
+                self.finder.say(path, f"method {method.name} needs a teacher: name it in teacher")
+            return None
+        if not reads:
+            message = f"method {method.name} reads no teacher: name one that does in method"
+            self.finder.say((*path, "teacher"), message)
+        elif entry.teacher in self.open:
+            chain = " ← ".join([*self.open[self.open.index(entry.teacher) :], entry.teacher])
+            self.finder.say((*path, "teacher"), f"teachers teach each other in a circle: {chain}")
+        elif entry.teacher not in self.entries:
+            close = nearest(entry.teacher, self.entries)
+            hint = f"did you mean {' or '.join(close)}?" if close else "name it in teachers"
+            self.finder.say((*path, "teacher"), f"no teacher is called {entry.teacher!r}: {hint}")
+        else:
+            return self._teacher(entry.teacher)
+        return None
+
+    def _digest(self, entry: TeacherEntry, path: KeyPath) -> str | None:
+        if entry.checkpoint is None:
+            return None
+        file = Path(self.finder.base, entry.checkpoint)
+        try:
+            with file.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        except OSError as error:
+            reason = error.strerror or "cannot be read"
+            self.finder.say((*path, "checkpoint"), f"{file}: {reason.lower()}")
+            return None
+
+
+def reads_teacher(item: Item, base: str) -> bool:
+    """Whether a method reads anything of a teacher."""
+    kind = catalogue.method(item.name, base)
+    return bool(kind.needs(catalogue.method_config(item.name, item.settings, base)))

@@ -1,0 +1,145 @@
+"""Students and methods as a matrix writes them: names checked, settings checked, sweeps unfolded.
+
+A list that is itself a value of a setting (`pairs: [[0, 0]]`, by the type that the item's file
+declares) is one value; any other list tries each of its members.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from ktbench import catalogue
+from ktbench.catalogue import SettingInfo, nearest
+from ktbench.matrix.errors import phrase
+from ktbench.matrix.models import ItemEntry
+from ktbench.matrix.source import KeyPath, Problem
+from ktbench.networks import try_build
+from ktbench.records import Item, KtbenchError
+
+MOST_VARIANTS = 10_000
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Students or methods."""
+
+    word: str
+    settings: Callable[[str, str], Mapping[str, SettingInfo]]
+    """Of a name and a base folder; raises KtbenchError for a name that is not there."""
+    build: Callable[[str, dict[str, Any], str], object]
+    """Of a name, settings and a base folder; raises KtbenchError for values that cannot be."""
+    explains: bool
+    """Whether what it says of a value is better than what the value's type says."""
+
+
+STUDENTS = Kind("student", catalogue.student_settings, try_build, explains=False)
+METHODS = Kind("method", catalogue.method_settings, catalogue.method_config, explains=True)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """One value of a setting, where it stands, and what its type says against it."""
+
+    value: JsonValue
+    path: KeyPath
+    objection: str | None = None
+
+
+def variants(kind: Kind, entry: ItemEntry, base: str) -> tuple[list[Item], list[Problem]]:
+    """The items that an entry stands for; problems are told by path below the entry."""
+    try:
+        known = kind.settings(entry.name, base)
+    except KtbenchError as error:
+        return [], [Problem((entry.name,), str(error))]
+    problems: list[Problem] = []
+    choices: dict[str, list[_Choice]] = {}
+    for setting, value in entry.settings.items():
+        if setting in known:
+            choices[setting] = _choices(known[setting], value, (entry.name, setting))
+        else:
+            message = _unknown(kind, entry.name, setting, known)
+            problems.append(Problem((entry.name, setting), message))
+    if problems:
+        return [], problems
+    count = math.prod(len(values) for values in choices.values())
+    if not 1 <= count <= MOST_VARIANTS:
+        reason = "an empty list tries nothing" if not count else f"{count} variants are too many"
+        return [], [Problem((entry.name,), reason)]
+    items = []
+    for chosen in product(*choices.values()):
+        picked = dict(zip(choices, chosen, strict=True))
+        found = _objections(kind, entry.name, picked, base)
+        problems += [problem for problem in found if problem not in problems]
+        items.append(_item(entry.name, picked, known))
+    return ([], problems) if problems else (items, [])
+
+
+def _unknown(kind: Kind, name: str, setting: str, known: Mapping[str, SettingInfo]) -> str:
+    close = nearest(setting, known)
+    if close:
+        hint = f"did you mean {' or '.join(close)}?"
+    else:
+        hint = f"known are {', '.join(known)}" if known else "it has none"
+    return f"unknown setting of {kind.word} {name!r}: {hint}"
+
+
+def _choices(info: SettingInfo, value: JsonValue, path: KeyPath) -> list[_Choice]:
+    whole = _choice(info, value, path)
+    if whole.objection is None or not isinstance(value, list):
+        return [whole]
+    return [_choice(info, member, (*path, i)) for i, member in enumerate(value)]
+
+
+def _choice(info: SettingInfo, value: JsonValue, path: KeyPath) -> _Choice:
+    """The value as its type has it: 4 becomes 4.0 where a number with a fraction may stand."""
+    try:
+        fitted = TypeAdapter(info.kind).validate_python(catalogue.frozen(value), strict=True)
+        plain: JsonValue = to_jsonable_python(fitted)
+    except ValidationError as error:
+        return _Choice(value, path, phrase(error.errors()[0]))
+    return _Choice(plain, path)
+
+
+def _item(name: str, picked: Mapping[str, _Choice], known: Mapping[str, SettingInfo]) -> Item:
+    """Settings that are the item's own defaults are left out: one item, one key."""
+    settings = {
+        setting: choice.value
+        for setting, choice in picked.items()
+        if choice.value != to_jsonable_python(known[setting].default, fallback=repr)
+        or isinstance(choice.value, bool) != isinstance(known[setting].default, bool)
+    }
+    return Item(name=name, settings=settings)
+
+
+def _objections(kind: Kind, name: str, picked: Mapping[str, _Choice], base: str) -> list[Problem]:
+    """What the item itself says against the values, else what their types say.
+
+    A value is tried alone first, so that the problem is told where it stands.
+    """
+    problems = []
+    for setting, choice in picked.items():
+        reason = _refusal(kind, name, {setting: choice.value}, base)
+        if choice.objection is not None and not (reason and kind.explains):
+            reason = choice.objection
+        if reason is not None:
+            problems.append(Problem(choice.path, reason))
+    if not problems and len(picked) > 1:
+        together = {setting: choice.value for setting, choice in picked.items()}
+        reason = _refusal(kind, name, together, base)
+        problems += [Problem((name,), reason)] if reason is not None else []
+    return problems
+
+
+def _refusal(kind: Kind, name: str, settings: dict[str, Any], base: str) -> str | None:
+    try:
+        kind.build(name, settings, base)
+    except KtbenchError as error:
+        return str(error).removeprefix(f"{kind.word} {name}: ")
+    return None

@@ -1,0 +1,213 @@
+"""What a matrix file may say: one model per section, with what each key means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    model_validator,
+)
+from pydantic import field_validator as validator
+
+from ktbench.matrix.source import Origin
+from ktbench.records import DataSpec, Format, NumericSpec, Precision, TrainSpec
+
+MOST_SEEDS = 10_000
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _as_list(value: Any) -> Any:
+    """One value stands for a list of one."""
+    return value if isinstance(value, list | tuple) or value is None else [value]
+
+
+OneOrMore = BeforeValidator(_as_list)
+Texts = Annotated[tuple[str, ...], OneOrMore]
+Seed = Annotated[int, Field(ge=0)]
+Seeds = Annotated[tuple[Seed, ...], OneOrMore]
+
+
+class ItemEntry(Section):
+    """`name`, or `{name: {setting: value, ...}}`."""
+
+    name: str
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict):
+            raise ValueError("must be a name, or {name: {setting: value}}")
+        if set(value) == {"name", "settings"}:
+            return value
+        if len(value) != 1:
+            first = next(iter(value), "name")
+            raise ValueError(
+                f"must have one name: indent what belongs to {first!r} below it, "
+                "or write {name: {setting: value}}"
+            )
+        [(name, settings)] = value.items()
+        if not isinstance(settings, dict | None):
+            raise ValueError(f"the settings of {name!r} must be a mapping {{setting: value}}")
+        return {"name": name, "settings": settings or {}}
+
+
+Items = Annotated[tuple[ItemEntry, ...], OneOrMore]
+Changes = dict[str, JsonValue]
+
+
+class TeacherEntry(Section):
+    """A teacher: a student that is trained first, or a user's own weights.
+
+    A network's name alone stands for `{student: NAME}`.
+    """
+
+    student: ItemEntry
+    """The network."""
+    name: str | None = None
+    """What the report calls it; the network's name with its settings when not given."""
+    train_size: Annotated[int, Field(ge=1)] | None = None
+    """Training images that it sees: as many as the students when not given; `all` (or null) for
+    all that validation and test leave."""
+    train: Changes = Field(default_factory=dict)
+    """What its training does differently from `train`."""
+    seed: Seed = 0
+    """Of its initial weights and data order."""
+    method: ItemEntry = ItemEntry(name="none", settings={})
+    """How it is taught itself, when `teacher` is given."""
+    teacher: str | None = None
+    """The name of the teacher that teaches it: a chain of assistants."""
+    checkpoint: str | None = None
+    """A file of the network's weights (a `state_dict`), relative to the matrix file; then nothing
+    is trained."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"student": value} if isinstance(value, str) else value
+
+    @validator("train_size", mode="before")
+    @classmethod
+    def _all(cls, value: Any) -> Any:
+        return None if value == "all" else value
+
+
+class ExportGrid(Section):
+    """Formats times precisions, written down in the same way."""
+
+    formats: Annotated[tuple[Format, ...], OneOrMore] = ("onnx",)
+    """`onnx`, `tflite`, or both."""
+    precisions: Annotated[tuple[Precision, ...], OneOrMore] = ("fp32",)
+    """`fp32`, `fp16`, `int8` (static, calibrated on training images)."""
+    batch: Annotated[tuple[Literal["1", "dynamic"], ...], OneOrMore] = ("1",)
+    """`1`, `dynamic`, or both."""
+    opset: Annotated[tuple[Annotated[int, Field(ge=13, le=23)], ...], OneOrMore] = (18,)
+    """Of ONNX only: 18 by default, 13 to 15 for old boards."""
+
+    @validator("batch", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return [str(v) if type(v) is int else v for v in _as_list(value) or ()]
+
+
+class Rule(Section):
+    """Cells that are left out: those that match every key given here.
+
+    Each value is a pattern or a list of them (`vgg_*`), compared with an item's name and with its
+    label (`attention(weight=100)`).
+    """
+
+    student: Texts = ()
+    """Patterns of students."""
+    method: Texts = ()
+    """Patterns of methods."""
+    teacher: Texts = ()
+    """Patterns of teachers' names; cells without a teacher never match."""
+    seed: Seeds = ()
+    """Seeds."""
+
+
+class Include(Section):
+    """A block of cells: the product of the axes named here; an axis not named is the matrix's.
+
+    Cells that are not there yet are added, those that are take on `train`.
+    """
+
+    student: Items = ()
+    """Patterns of the matrix's students, or students beside them."""
+    method: Items = ()
+    """Patterns of the matrix's methods, or methods beside them."""
+    teacher: Texts = ()
+    """Patterns of teachers' names."""
+    seed: Seeds = ()
+    """Seeds, the matrix's or others."""
+    train: Changes = Field(default_factory=dict)
+    """What the training of these cells does differently from `train`; the report says so."""
+
+
+class Matrix(Section):
+    """The axes of a benchmark: every student learns by every method from every teacher."""
+
+    name: str | None = None
+    """What the report is called; the file's name when not given."""
+    data: DataSpec
+    """The data set, its splits and its augmentation."""
+    teachers: Annotated[tuple[TeacherEntry, ...], OneOrMore] = ()
+    """Networks to learn from."""
+    students: Annotated[Items, Field(min_length=1)]
+    """Networks to train; `{vgg_thin: {width: [0.25, 0.5]}}` tries each value."""
+    methods: Items = ()
+    """Ways to learn; `{attention: {weight: [100, 1000]}}` tries each value. The baseline `none` is
+    always one of them."""
+    seeds: Annotated[Seeds, Field(min_length=1)] = (0, 1, 2)
+    """A list of seeds, or how many."""
+    train: TrainSpec
+    """Training budget and optimiser, the same for every cell."""
+    numeric: NumericSpec = NumericSpec()
+    """What decides the bits of a result beside the maths."""
+    exports: Annotated[tuple[ExportGrid, ...], OneOrMore] = ()
+    """What students are exported to: one grid or a list of them; nothing when not given."""
+    devices: Items = ()
+    """Where exports are measured: `local`, or `{profile: {host: ..., threads: [1, 4]}}`."""
+    include: Annotated[tuple[Include, ...], OneOrMore] = ()
+    """Blocks of cells to add, or to train differently."""
+    exclude: Annotated[tuple[Rule, ...], OneOrMore] = ()
+    """Cells to leave out, those of `include` too: this has the last word."""
+
+    _origin: Origin = PrivateAttr(default=Origin())
+
+    @validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"must be a list of seeds or how many, not {str(value).lower()}")
+        if isinstance(value, int):
+            if not 1 <= value <= MOST_SEEDS:
+                raise ValueError(
+                    f"must be a list of seeds or how many (1 to {MOST_SEEDS}), not {value}"
+                )
+            return list(range(value))
+        return value
+
+    @property
+    def origin(self) -> Origin:
+        """Where the matrix came from."""
+        return self._origin
+
+    def at(self, origin: Origin) -> Matrix:
+        """The same matrix, told where it came from."""
+        self._origin = origin
+        return self

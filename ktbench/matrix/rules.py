@@ -1,0 +1,211 @@
+"""Which cells a matrix means: the product of its axes, with `include`, less `exclude`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import product
+from typing import NamedTuple
+
+from ktbench.catalogue import nearest
+from ktbench.matrix.axes import Axes, Finder, reads_teacher
+from ktbench.matrix.items import METHODS, STUDENTS, Kind
+from ktbench.matrix.models import Include, ItemEntry, Rule
+from ktbench.matrix.source import KeyPath
+from ktbench.records import Item, Teacher, TrainSpec
+
+MOST_CELLS = 1_000_000
+
+
+class Place(NamedTuple):
+    """A cell's coordinates: labels, the teacher's name, the seed."""
+
+    student: str
+    method: str
+    teacher: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A cell before it is known to be possible."""
+
+    student: Item
+    method: Item
+    teacher: Teacher | None
+    seed: int
+    train: TrainSpec
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the matrix."""
+        name = self.teacher.name if self.teacher else None
+        return Place(self.student.label, self.method.label, name, self.seed)
+
+
+class Rules:
+    """Applies the rules of a matrix to its axes; problems go to the finder."""
+
+    def __init__(self, finder: Finder, axes: Axes) -> None:
+        self.finder = finder
+        self.matrix = finder.matrix
+        self.axes = axes
+        self._reads: dict[str, bool] = {}
+        self._needed: set[str] = set()
+
+    def drafts(self) -> list[Draft]:
+        """The cells in the order of the file: by student, method, teacher and seed."""
+        axes, matrix = self.axes, self.matrix
+        size = len(axes.students) * len(axes.methods) * len(matrix.seeds)
+        if size * max(1, len(axes.teachers)) > MOST_CELLS:
+            self.finder.say((), f"the matrix has more than {MOST_CELLS:,} cells")
+            return []
+        whole = self._block(axes.students, axes.methods, axes.teachers, matrix.seeds, matrix.train)
+        drafts = {draft.place: draft for draft in whole}
+        for number, include in enumerate(matrix.include):
+            self._include(include, ("include", number), drafts)
+        self._without_teacher()
+        gone: set[Place] = set()
+        for number, rule in enumerate(matrix.exclude):
+            gone |= self._excluded(rule, ("exclude", number), drafts)
+        if len(gone) == len(drafts) and not self.finder.problems:
+            self.finder.say((), "no cell is left: every one is excluded")
+        return [draft for place, draft in drafts.items() if place not in gone]
+
+    def _without_teacher(self) -> None:
+        if self._needed and not self.axes.teachers and not self.finder.problems:
+            names = sorted(self._needed)
+            verb = "needs" if len(names) == 1 else "need"
+            self.finder.say((), f"{', '.join(names)} {verb} a teacher: name one in teachers")
+
+    def _block(
+        self,
+        students: Iterable[Item],
+        methods: Sequence[Item],
+        teachers: Sequence[Teacher],
+        seeds: Sequence[int],
+        train: TrainSpec,
+    ) -> Iterable[Draft]:
+        """The product; a method that reads no teacher stands once, not once per teacher."""
+        for student, method in product(students, methods):
+            if self._reads_teacher(method):
+                choices: Sequence[Teacher | None] = teachers
+                self._needed.add(method.label)
+            else:
+                choices = (None,)
+            for teacher, seed in product(choices, seeds):
+                yield Draft(student, method, teacher, seed, train)
+
+    def _reads_teacher(self, method: Item) -> bool:
+        if method.label not in self._reads:
+            self._reads[method.label] = reads_teacher(method, self.finder.base)
+        return self._reads[method.label]
+
+    # ------------------------------------------------------------ exclude
+
+    def _excluded(self, rule: Rule, path: KeyPath, drafts: dict[Place, Draft]) -> set[Place]:
+        """The cells that a rule takes out."""
+        if not (rule.student or rule.method or rule.teacher or rule.seed):
+            self.finder.say(path, "says nothing: give student, method, teacher or seed")
+            return set()
+        before = len(self.finder.problems)
+        students = {d.student.label: d.student for d in drafts.values()}
+        methods = {d.method.label: d.method for d in drafts.values()}
+        sides = (
+            self._labels(rule.student, list(students.values()), (*path, "student")),
+            self._labels(rule.method, list(methods.values()), (*path, "method")),
+            self._names(rule.teacher, (*path, "teacher")),
+            set(rule.seed) if rule.seed else None,
+        )
+        gone = {
+            place
+            for place in drafts
+            if all(side is None or at in side for side, at in zip(sides, place, strict=True))
+        }
+        if not gone and len(self.finder.problems) == before:
+            self.finder.say(path, "excludes nothing: no cell matches all of its keys")
+        return gone
+
+    def _labels(
+        self, patterns: Sequence[str], items: Sequence[Item], path: KeyPath
+    ) -> set[str] | None:
+        """Labels of the items that match; None where nothing is asked."""
+        if not patterns:
+            return None
+        found: set[str] = set()
+        for number, pattern in enumerate(patterns):
+            matched = [item for item in items if _matches(pattern, item.name, item.label)]
+            names = [item.label for item in items] + [item.name for item in items]
+            self._complain((*path, number), pattern, matched, names)
+            found |= {item.label for item in matched}
+        return found
+
+    def _names(self, patterns: Sequence[str], path: KeyPath) -> set[str | None] | None:
+        """Names of the teachers that match; None where nothing is asked."""
+        if not patterns:
+            return None
+        return {teacher.name for teacher in self._matching_teachers(patterns, path)}
+
+    def _matching_teachers(self, patterns: Sequence[str], path: KeyPath) -> list[Teacher]:
+        found: dict[str, Teacher] = {}
+        for number, pattern in enumerate(patterns):
+            matched = [t for t in self.axes.teachers if _matches(pattern, t.name)]
+            names = [teacher.name for teacher in self.axes.teachers]
+            self._complain((*path, number), pattern, matched, names)
+            found |= {teacher.name: teacher for teacher in matched}
+        return list(found.values())
+
+    def _complain(
+        self, path: KeyPath, pattern: str, matched: Sequence[object], names: Sequence[str]
+    ) -> None:
+        if not matched:
+            close = nearest(pattern, dict.fromkeys(names))
+            hint = f": did you mean {' or '.join(close)}?" if close else ""
+            self.finder.say(path, f"{pattern!r} matches nothing of this matrix{hint}")
+
+    # ------------------------------------------------------------ include
+
+    def _include(self, rule: Include, path: KeyPath, drafts: dict[Place, Draft]) -> None:
+        axes = self.axes
+        before = len(self.finder.problems)
+        students = self._added(STUDENTS, rule.student, axes.students, (*path, "student"))
+        methods = self._added(METHODS, rule.method, axes.methods, (*path, "method"))
+        teachers = self._matching_teachers(rule.teacher, (*path, "teacher"))
+        train = self.finder.train(rule.train, (*path, "train"))
+        if len(self.finder.problems) > before:
+            return
+        chosen = teachers or list(axes.teachers)
+        seeds = rule.seed or self.matrix.seeds
+        changed = False
+        for draft in self._block(students, methods, chosen, seeds, train):
+            old = drafts.get(draft.place)
+            if old is None:
+                drafts[draft.place] = draft
+                changed = True
+            elif rule.train and old.train != train:
+                drafts[draft.place] = replace(old, train=train)
+                changed = True
+        if not changed:
+            self.finder.say(path, "changes nothing: its cells are in the matrix as they are")
+
+    def _added(
+        self, kind: Kind, entries: Sequence[ItemEntry], axis: Sequence[Item], path: KeyPath
+    ) -> list[Item]:
+        """The axis's items that match, or new ones; the whole axis where nothing is named."""
+        if not entries:
+            return list(axis)
+        found: dict[str, Item] = {}
+        for number, entry in enumerate(entries):
+            matched = (
+                [item for item in axis if _matches(entry.name, item.name, item.label)]
+                if not entry.settings
+                else []
+            )
+            new = matched or self.finder.variants(kind, entry, (*path, number))
+            found |= {item.label: item for item in new}
+        return list(found.values())
+
+
+def _matches(pattern: str, *names: str) -> bool:
+    return any(name == pattern or fnmatchcase(name, pattern) for name in names)

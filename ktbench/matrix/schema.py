@@ -1,0 +1,159 @@
+"""The JSON Schema of a matrix file, for editors: every key, name and setting that there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema
+
+from ktbench import catalogue
+from ktbench.catalogue import SettingInfo
+from ktbench.matrix.models import MOST_SEEDS, ExportGrid, Include, Matrix, Rule, TeacherEntry
+from ktbench.records import DeviceSpec, TrainSpec
+
+Schema = dict[str, Any]
+_OWN = ":"
+
+
+def json_schema() -> Schema:
+    """A schema (draft 2020-12) that a matrix file, read as YAML 1.2, satisfies."""
+    schema: Schema = Matrix.model_json_schema()
+    definitions = schema["$defs"]
+    sections: dict[str, Schema] = {"": schema}
+    for model in (TeacherEntry, ExportGrid, Include, Rule):
+        sections[model.__name__] = definitions[model.__name__]
+    for section in sections.values():
+        for key, value in section["properties"].items():
+            section["properties"][key] = _short_forms(value)
+    del definitions["ItemEntry"]
+    definitions["student"] = _entry({n: _settings_of_student(n) for n in catalogue.students()})
+    definitions["method"] = _entry({n: _settings_of_method(n) for n in catalogue.methods()})
+    device = _device_settings()
+    definitions["device"] = _entry(dict.fromkeys(catalogue.devices(), device), own=False)
+    definitions["changes"] = _changes()
+    _name_entries(sections)
+    teachers = schema["properties"]["teachers"]["anyOf"]
+    teachers[0] = {"anyOf": [teachers[0], {"$ref": "#/$defs/student"}]}
+    teachers[1]["items"] = teachers[0]
+    _counts(schema["properties"])
+    batch = sections["ExportGrid"]["properties"]["batch"]
+    batch["anyOf"].append({"const": 1})
+    batch["anyOf"][1]["items"] = {"enum": ["1", 1, "dynamic"]}
+    size = sections["TeacherEntry"]["properties"]["train_size"]
+    size["anyOf"].append({"const": "all"})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "ktbench matrix",
+    }
+
+
+def _short_forms(value: Schema) -> Schema:
+    """A list may be written as its one member."""
+    if value.get("type") != "array":
+        return value
+    kept: Schema = {k: value.pop(k) for k in ("description", "default", "title") if k in value}
+    return {**kept, "anyOf": [value["items"], value]}
+
+
+def _counts(properties: dict[str, Schema]) -> None:
+    """Lists that may not be empty, and the count of seeds."""
+    for key in ("students", "seeds"):
+        properties[key]["anyOf"][1]["minItems"] = 1
+    properties["seeds"]["anyOf"][0] = {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MOST_SEEDS,
+        "description": "How many seeds, from 0.",
+    }
+
+
+def _name_entries(sections: dict[str, Schema]) -> None:
+    """Point the places of students, methods, devices and changes at their definitions."""
+    for section, keys in {
+        "": {"students": "student", "methods": "method", "devices": "device"},
+        "TeacherEntry": {"student": "student", "method": "method", "train": "changes"},
+        "Include": {"student": "student", "method": "method", "train": "changes"},
+    }.items():
+        for key, definition in keys.items():
+            value = sections[section]["properties"][key]
+            reference: Schema = {"$ref": f"#/$defs/{definition}"}
+            if section == "Include" and definition != "changes":
+                # A pattern may stand for an item.
+                reference = {"anyOf": [reference, {"type": "string"}]}
+            if "anyOf" in value:
+                value["anyOf"][0] = reference
+                value["anyOf"][1]["items"] = reference
+            else:
+                described = {k: v for k, v in value.items() if k == "description"}
+                sections[section]["properties"][key] = {**described, **reference}
+
+
+def _entry(settings: dict[str, Schema], *, own: bool = True) -> Schema:
+    """A name, or a name with its settings."""
+    names: Schema = {"enum": sorted(settings)}
+    with_settings: Schema = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": False,
+        "properties": {
+            name: {"anyOf": [schema, {"type": "null"}]} for name, schema in settings.items()
+        },
+    }
+    forms = [names, with_settings]
+    if own:
+        with_settings["patternProperties"] = {_OWN: {"type": ["object", "null"]}}
+        text = "A user's own: path/to/file.py:Name or package.module:Name"
+        forms.append({"type": "string", "pattern": _OWN, "description": text})
+    return {"anyOf": forms}
+
+
+def _settings_of_student(name: str) -> Schema:
+    return _settings(catalogue.student_settings(name))
+
+
+def _settings_of_method(name: str) -> Schema:
+    return _settings(catalogue.method_settings(name))
+
+
+def _settings(infos: dict[str, SettingInfo]) -> Schema:
+    properties = {}
+    for name, info in infos.items():
+        one = _kind(info)
+        properties[name] = {
+            "anyOf": [one, {"type": "array", "items": one, "minItems": 1}],
+            "default": _plain(info.default),
+        }
+        if info.doc:
+            properties[name]["description"] = info.doc
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _kind(info: SettingInfo) -> Schema:
+    try:
+        return TypeAdapter(info.kind).json_schema()
+    except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema):
+        return {}
+
+
+def _plain(value: Any) -> Any:
+    return TypeAdapter(Any).dump_python(value, mode="json", fallback=repr)
+
+
+def _device_settings() -> Schema:
+    """A device's keys, all optional: the profile is the entry's name."""
+    schema: Schema = DeviceSpec.model_json_schema()
+    schema.pop("required")
+    schema["properties"].pop("profile")
+    schema["properties"]["threads"] = _short_forms(schema["properties"]["threads"])
+    return schema
+
+
+def _changes() -> Schema:
+    """Training settings, all optional."""
+    schema: Schema = TrainSpec.model_json_schema()
+    schema.pop("required")
+    schema["description"] = "What a training does differently from `train`."
+    return schema

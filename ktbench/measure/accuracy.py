@@ -1,0 +1,93 @@
+"""Accuracy on the board: an artifact's classes over a whole evaluation set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devices._contract import DeviceError, Transport
+from ktbench.measure.answers import Evaluated
+from ktbench.measure.job import Array, Job
+from ktbench.measure.target import opened
+from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError
+
+
+@dataclass(frozen=True, slots=True)
+class BoardAccuracy:
+    """What one artifact names right on a device, and how often it agrees with the host."""
+
+    device: str
+    cell_key: str
+    export: ExportSpec
+    artifact_digest: str
+    runtime: str
+    runtime_version: str
+    provider: str
+    inputs: int
+    accuracy: float
+    agreement: float | None
+
+
+def evaluate(
+    device: DeviceSpec,
+    jobs: Sequence[Job],
+    inputs: Array,
+    labels: NDArray[np.integer],
+    expected: Sequence[NDArray[np.integer] | None] | None = None,
+    *,
+    transport: Transport | None = None,
+) -> Iterator[BoardAccuracy | Failure]:
+    """Accuracy of artifacts of one format over inputs (N, ...) in their layout, labels (N,).
+
+    `expected` are classes (N,) that the host names, one array per job. One result per job, in
+    their order; all artifacts of a call share one process on the device, as nothing is timed.
+    """
+    if len({job.export.format for job in jobs}) > 1:
+        raise KtbenchError("evaluate takes artifacts of one format at a time")
+    if not jobs:
+        return
+    try:
+        with opened(device, transport) as target:
+            answer = target.evaluate(jobs, inputs)
+    except (DeviceError, KtbenchError) as error:
+        yield from (_failure(device, job, str(error)) for job in jobs)
+        return
+    for index, job in enumerate(jobs):
+        reference = expected[index] if expected is not None else None
+        yield _result(device, job, answer, index, labels, reference)
+
+
+def _failure(device: DeviceSpec, job: Job, reason: str) -> Failure:
+    what = f"accuracy of {job.export.label} on {device.name}"
+    return Failure(stage="measure", what=what, reason=reason)
+
+
+def _result(
+    device: DeviceSpec,
+    job: Job,
+    answer: Evaluated,
+    index: int,
+    labels: NDArray[np.integer],
+    expected: NDArray[np.integer] | None,
+) -> BoardAccuracy | Failure:
+    entry = answer.artifacts[index]
+    if entry.top1 is None:
+        return _failure(device, job, entry.error or "the agent names no classes")
+    found = np.asarray(entry.top1)
+    if found.shape != labels.shape:
+        return _failure(device, job, f"{len(labels)} classes expected, {len(found)} came back")
+    return BoardAccuracy(
+        device=device.name,
+        cell_key=job.cell_key,
+        export=job.export,
+        artifact_digest=job.digest,
+        runtime=answer.runtime,
+        runtime_version=answer.runtime_version,
+        provider=entry.provider,
+        inputs=len(labels),
+        accuracy=float((found == labels).mean()),
+        agreement=None if expected is None else float((found == expected).mean()),
+    )

@@ -1,0 +1,108 @@
+"""What an agent may answer: checked here before anything is done with it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from devices._contract import DeviceError
+from ktbench.measure.budget import MAX_RUNS
+
+Text = Annotated[str, Field(max_length=2000)]
+Nanoseconds = Annotated[int, Field(ge=0, le=10**15)]
+Facts = dict[str, JsonValue]
+
+
+class _Answer(BaseModel):
+    """Strict about types; further keys of a newer agent are left alone."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class Runtime(_Answer):
+    """A runtime that the agent knows; `version` only where it is installed."""
+
+    formats: list[Text]
+    install: Text
+    version: Text | None = None
+    error: Text | None = None
+
+
+class Probe(_Answer):
+    """What a device tells about itself."""
+
+    facts: Facts
+    state: Facts
+    interpreter: Text
+    numpy: Text | None
+    runtimes: dict[Text, Runtime]
+    processors: int
+
+
+class Bench(_Answer):
+    """One repeat of one artifact."""
+
+    load_ns: Nanoseconds
+    first_ns: Nanoseconds
+    samples_ns: Annotated[list[Nanoseconds], Field(min_length=1, max_length=MAX_RUNS)]
+    warm_runs: int
+    cpu_share: float
+    repeat_ratio: float | None
+    outputs_checked: int
+    outputs_differing: int
+    outputs_digest: Text
+    outputs_finite: bool
+    outputs: list[list[float]] | None
+    runtime: Text
+    runtime_version: Text
+    provider: Text
+    wanted_provider: Text
+    numpy: Text
+    batch: Annotated[int, Field(ge=1)]
+    waited_s: float
+    facts: Facts
+    state_before: Facts
+    state_after: Facts
+    peak_memory_bytes: int | None
+
+    @property
+    def board(self) -> Facts:
+        """Facts of the device with the numpy that the agent ran with."""
+        return {**self.facts, "numpy": self.numpy}
+
+    @property
+    def milliseconds(self) -> NDArray[np.float64]:
+        """The timed runs (N,), in their order."""
+        return np.asarray(self.samples_ns, dtype=np.float64) / 1e6
+
+
+class EvaluatedArtifact(_Answer):
+    """The classes that an artifact names, or why it names none."""
+
+    top1: list[int] | None = None
+    provider: Text = ""
+    error: Text | None = None
+
+
+class Evaluated(_Answer):
+    """Answer to an `evaluate` task, in the order of its artifacts."""
+
+    runtime: Text
+    runtime_version: Text
+    artifacts: list[EvaluatedArtifact]
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def parse(kind: type[Kind], answer: dict[str, Any]) -> Kind:
+    """An agent's answer as a record; DeviceError says what is wrong with a malformed one."""
+    try:
+        return kind.model_validate(answer)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DeviceError(f"malformed answer: {where}: {first['msg']}") from error

@@ -1,0 +1,86 @@
+"""What is to be measured: an artifact, and what its outputs should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktbench.records import Artifact, DeviceSpec, ExportSpec, Tolerance, digest_of
+
+CHECKED_INPUTS = 16
+"""Inputs that a timed run goes round, and whose outputs are compared with the reference."""
+
+LENIENT = Tolerance(agreement=0.98, difference=None)
+"""Of a job that names no tolerance."""
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One artifact to measure.
+
+    `inputs` are raw inputs in the artifact's own layout, (N, C, H, W) for ONNX and (N, H, W, C)
+    for TFLite, of any number type; None takes random ones. `expected` are logits (N, K) of a
+    trusted run on the same inputs; None compares the device with itself alone.
+    """
+
+    path: Path
+    export: ExportSpec
+    graph_key: str
+    cell_key: str
+    digest: str
+    inputs: Array | None = None
+    expected: NDArray[np.floating] | None = None
+    tolerance: Tolerance = LENIENT
+
+
+def job_of(
+    artifact: Artifact,
+    folder: Path,
+    images: Array | None = None,
+    expected: NDArray[np.floating] | None = None,
+) -> Job:
+    """The job of an artifact in a results folder.
+
+    `images` are raw, (N, C, H, W), 0 to 255; they are turned to what the artifact takes.
+    """
+    if images is not None:
+        images = images[:CHECKED_INPUTS]
+        if images.shape[1:] != artifact.input_shape:
+            images = images.transpose(0, 2, 3, 1)
+    return Job(
+        path=folder / artifact.path,
+        export=artifact.export,
+        graph_key=artifact.graph_key,
+        cell_key=artifact.cell_key,
+        digest=artifact.digest,
+        inputs=images,
+        expected=None if expected is None else expected[:CHECKED_INPUTS],
+        tolerance=artifact.tolerance,
+    )
+
+
+def distinct(jobs: Iterable[Job], device: DeviceSpec) -> list[Job]:
+    """One job per graph, the first; all of them where the device asks for the noise check."""
+    if device.noise_check:
+        return list(jobs)
+    found: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        found.setdefault((job.graph_key, job.export.label), job)
+    return list(found.values())
+
+
+def measurement_id(device: DeviceSpec, job: Job, threads: int) -> str:
+    """Names a measurement: equal for whatever would be measured the same way.
+
+    A graph's cells share one, unless the device asks for the noise check.
+    """
+    spec = device.model_dump(mode="json", exclude={"threads"})
+    export = job.export.model_dump(mode="json")
+    cell = job.cell_key if device.noise_check else None
+    return digest_of([spec, threads, job.graph_key, export, cell])

@@ -1,0 +1,134 @@
+"""Measures artifacts on one device: fresh processes, in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from devices._contract import DeviceError, Transport
+from ktbench.measure.answers import Bench
+from ktbench.measure.budget import Budget, budget_of
+from ktbench.measure.job import Job
+from ktbench.measure.summary import summarise
+from ktbench.measure.target import Target, architecture_problem, opened
+from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement
+
+TURNS = 16
+"""Artifacts that take turns; a killed run loses no more than these."""
+RETRY_S = 2.0
+
+Progress = Callable[[int, int], None]
+"""Told how many repeats are done, of how many."""
+
+
+@dataclass
+class _Row:
+    """An artifact with a thread count, and what its repeats brought so far."""
+
+    job: Job
+    threads: int
+    repeats: list[Bench] = field(default_factory=list)
+    reason: str | None = None
+    started: str = ""
+
+
+def measure(
+    device: DeviceSpec,
+    jobs: Sequence[Job],
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    budget: Budget | None = None,
+    transport: Transport | None = None,
+) -> Iterator[Measurement | Failure]:
+    """One measurement or failure per job and thread count, in the order of both.
+
+    Raw samples go to `measurements/` of the results folder. A device that cannot be reached, or
+    is none of its profile, fails every job with that reason. `budget` replaces the one of the
+    device's mode, `transport` the way to it.
+    """
+    rows = [_Row(job, threads) for job in jobs for threads in device.threads]
+    if not rows:
+        return
+    session = _Session(device, budget or budget_of(device), folder, progress, len(rows))
+    try:
+        with opened(device, transport) as target:
+            problem = architecture_problem(target, target.probe())
+            if problem:
+                raise DeviceError(problem)
+            for start in range(0, len(rows), TURNS):
+                yield from session.measure(target, rows[start : start + TURNS])
+    except DeviceError as error:
+        for row in rows[session.yielded :]:
+            yield session.failure(row, row.reason or str(error))
+
+
+class _Session:
+    """What all artifacts of one call share."""
+
+    def __init__(
+        self,
+        device: DeviceSpec,
+        budget: Budget,
+        folder: Path,
+        progress: Progress | None,
+        rows: int,
+    ) -> None:
+        self._device = device
+        self._budget = budget
+        self._folder = folder
+        self._progress = progress
+        self._done = 0
+        self._total = rows * device.repeats
+        self.yielded = 0
+
+    def failure(self, row: _Row, reason: str) -> Failure:
+        """Why a row has no measurement."""
+        self.yielded += 1
+        threads = f", {row.threads} threads" if len(self._device.threads) > 1 else ""
+        what = f"{row.job.export.label} on {self._device.name}{threads}"
+        return Failure(stage="measure", what=what, reason=reason)
+
+    def measure(self, target: Target, rows: Sequence[_Row]) -> Iterator[Measurement | Failure]:
+        """These rows in turns; DeviceError once the device is lost."""
+        for repeat in range(self._device.repeats):
+            for row in rows:
+                if row.reason is None:
+                    self._repeat(target, row, repeat)
+                self._done += 1
+                if self._progress:
+                    self._progress(self._done, self._total)
+        for row in rows:
+            yield self._result(target, row)
+
+    def _result(self, target: Target, row: _Row) -> Measurement | Failure:
+        if row.reason is not None:
+            return self.failure(row, row.reason)
+        found = summarise(target, row.job, row.threads, row.repeats, self._folder, row.started)
+        self.yielded += 1
+        return found
+
+    def _repeat(self, target: Target, row: _Row, repeat: int) -> None:
+        """One repeat; one that the connection's loss cut short is tried once more."""
+        row.started = row.started or datetime.now(UTC).isoformat(timespec="seconds")
+        row.reason = target.refusal(row.job)
+        if row.reason:
+            return
+        try:
+            try:
+                answer = target.bench(row.job, row.threads, repeat, self._budget)
+            except DeviceError as error:
+                if not error.lost:
+                    raise
+                time.sleep(RETRY_S)
+                answer = target.bench(row.job, row.threads, repeat, self._budget)
+            row.repeats.append(answer)
+        except DeviceError as error:
+            if error.lost:
+                raise
+            row.reason = str(error)
+        except KtbenchError as error:
+            row.reason = str(error)

@@ -1,0 +1,83 @@
+"""Measures any model file on its own, ours or not."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ktbench.measure.budget import Budget
+from ktbench.measure.job import Job
+from ktbench.measure.run import Progress, measure
+from ktbench.records import (
+    DeviceSpec,
+    ExportSpec,
+    Failure,
+    Format,
+    KtbenchError,
+    Measurement,
+    Precision,
+)
+
+_FORMATS: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite"}
+
+
+def measure_file(
+    path: Path,
+    device: DeviceSpec,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    budget: Budget | None = None,
+) -> list[Measurement]:
+    """Measure a model on fixed random inputs, once per thread count of the device.
+
+    Free axes are 1. Raw samples go to `measurements/` below the folder. KtbenchError where the
+    file is no model, or the device cannot run it.
+    """
+    form = _FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise KtbenchError(f"{path}: not a model: name a .onnx or .tflite file")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise KtbenchError(f"{path}: cannot read the model: {error.strerror}") from error
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    export = _onnx_export(path) if form == "onnx" else _tflite_export(path)
+    job = Job(path=path, export=export, graph_key=digest, cell_key="", digest=digest)
+    found = []
+    for result in measure(device, [job], folder, progress=progress, budget=budget):
+        if isinstance(result, Failure):
+            raise KtbenchError(f"{path.name} on {device.name}: {result.reason}")
+        found.append(result)
+    return found
+
+
+def _onnx_export(path: Path) -> ExportSpec:
+    """int8 where the graph quantises, fp16 where weights are half floats, else fp32."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's own errors have no common class
+        raise KtbenchError(f"{path}: not an ONNX model") from error
+    half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
+    quantised = any("Quantize" in n.op_type or "Integer" in n.op_type for n in model.graph.node)
+    opsets = [entry.version for entry in model.opset_import if not entry.domain]
+    return ExportSpec(
+        format="onnx",
+        precision="int8" if quantised else "fp16" if half else "fp32",
+        opset=min(max(opsets[0] if opsets else 18, 13), 23),  # the range that a label can name
+    )
+
+
+def _tflite_export(path: Path) -> ExportSpec:
+    """int8 where a tensor is one, fp16 where weights are half floats, else fp32."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        details = Interpreter(model_path=str(path)).get_tensor_details()
+    except (ValueError, RuntimeError) as error:
+        raise KtbenchError(f"{path}: not a TFLite model") from error
+    kinds = {entry["dtype"].__name__ for entry in details}
+    precision: Precision = "int8" if "int8" in kinds else "fp16" if "float16" in kinds else "fp32"
+    return ExportSpec(format="tflite", precision=precision)

@@ -1,0 +1,143 @@
+"""Whether the repeats of a measurement can be trusted; pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import numpy as np
+
+from ktbench.measure.answers import Bench, Facts
+from ktbench.measure.job import Job
+from ktbench.records import Validity
+
+SPREAD = 0.10
+"""Standard deviation over mean, and spread of the repeats' medians, worth a warning on a CPU."""
+SHORT_MS = 0.1
+BUSY_SHARE = 0.9
+REPEAT_RATIO = 0.9
+"""MLPerf LoadGen's TEST04: one input again and again may not be over 10 % faster."""
+
+
+def judge(repeats: Sequence[Bench], job: Job, threads: int) -> Validity:
+    """Reasons that make a measurement invalid, and warnings to read it with."""
+    reasons = [
+        *_board_reasons(repeats),
+        *_output_reasons(repeats),
+        *_expected_reasons(repeats, job),
+    ]
+    return Validity(
+        reasons=tuple(dict.fromkeys(reasons)),
+        warnings=tuple(dict.fromkeys(_warnings(repeats, threads))),
+    )
+
+
+def agreement(answer: Bench, job: Job) -> tuple[float, int] | None:
+    """Share of inputs with the expected class, and their number; None without a reference."""
+    if job.expected is None or answer.outputs is None:
+        return None
+    count = min(len(answer.outputs), len(job.expected))
+    found = np.asarray(answer.outputs[:count])
+    if found.shape != job.expected[:count].shape:
+        return 0.0, count
+    same = found.argmax(axis=1) == job.expected[:count].argmax(axis=1)
+    return float(same.mean()), count
+
+
+def _board_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
+    first = repeats[0]
+    for answer in repeats:
+        before, after = answer.state_before, answer.state_after
+        if answer.provider != answer.wanted_provider:
+            yield f"fallback: {answer.wanted_provider} was asked for, {answer.provider} ran"
+        for key, name in (("governor", "governor"), ("power_mode", "power mode")):
+            values = {str(s[key]) for s in (first.state_before, before, after) if key in s}
+            if len(values) > 1:
+                yield f"the {name} changed during the run: {' and '.join(sorted(values))}"
+        if new_throttling(before, after):
+            yield "the board throttled during the run"
+        if answer.board != first.board or _software(answer) != _software(first):
+            yield "the repeats ran on different boards or runtimes"
+
+
+def _software(answer: Bench) -> tuple[str, ...]:
+    return answer.runtime, answer.runtime_version, answer.provider
+
+
+def new_throttling(before: Facts, after: Facts) -> bool:
+    """Whether the board was slowed down while it was measured.
+
+    A Raspberry Pi's flags: bits 0 to 3 are now, bits 16 to 19 since it started, so one of the
+    latter that was set before proves nothing. Elsewhere: a cooling device of the processor that
+    works harder than before.
+    """
+    old, new = before.get("throttled"), after.get("throttled")
+    if isinstance(old, int) and isinstance(new, int) and (new & 0xF or new & ~old & 0xF0000):
+        return True
+    cooling = after.get("cooling")
+    earlier = before.get("cooling")
+    if not isinstance(cooling, dict) or not isinstance(earlier, dict):
+        return False
+    return any(
+        cast(int, level) > cast(int, earlier[name])
+        for name, level in cooling.items()
+        if name in earlier
+    )
+
+
+def _output_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
+    for answer in repeats:
+        if not answer.outputs_finite:
+            yield "an output is not finite"
+        if answer.outputs_differing:
+            yield (
+                f"{answer.outputs_differing} of {answer.outputs_checked} outputs of the timed runs"
+                " differ from an untimed run on the same inputs"
+            )
+
+
+def _expected_reasons(repeats: Sequence[Bench], job: Job) -> Iterator[str]:
+    for answer in repeats:
+        found = agreement(answer, job)
+        if found is None or job.expected is None or answer.outputs is None:
+            continue
+        share, count = found
+        # A share asked of a whole validation set, held against a few inputs: one more may differ.
+        allowed = math.floor((1 - job.tolerance.agreement) * count) + 1
+        if round((1 - share) * count) > allowed:
+            yield f"only {share:.0%} of {count} outputs agree with the reference"
+        limit, expected = job.tolerance.difference, job.expected[:count]
+        outputs = np.asarray(answer.outputs[:count])
+        if limit is not None and outputs.shape == expected.shape:
+            difference = float(np.abs(outputs - expected).max() / max(float(expected.std()), 1e-12))
+            if difference > limit:
+                yield (
+                    f"logits differ from the reference by {difference:.2g} of their standard"
+                    f" deviation (allowed {limit:.2g})"
+                )
+
+
+def _warnings(repeats: Sequence[Bench], threads: int) -> Iterator[str]:
+    pooled = np.concatenate([answer.milliseconds for answer in repeats])
+    medians = np.array([np.median(answer.milliseconds) for answer in repeats])
+    spread = float(pooled.std() / max(float(pooled.mean()), 1e-12))
+    if spread > SPREAD:
+        yield f"unsteady: the standard deviation is {spread:.0%} of the mean"
+    if medians.max() > (1 + SPREAD) * medians.min():
+        yield f"the repeats' medians differ by {medians.max() / medians.min() - 1:.0%}"
+    if np.median(pooled) < SHORT_MS:
+        yield f"the median is below {SHORT_MS} ms: the call itself weighs in"
+    share = min(answer.cpu_share for answer in repeats)
+    if threads == 1 and share < BUSY_SHARE:
+        yield f"the device was busy: a repeat had the processor {share:.0%} of the time"
+    ratios = [answer.repeat_ratio for answer in repeats if answer.repeat_ratio is not None]
+    if ratios and float(np.median(ratios)) < REPEAT_RATIO:
+        yield f"one input run again and again took {np.median(ratios):.0%} of the time"
+    if any(_events(a.state_after) > _events(a.state_before) for a in repeats):
+        yield "over-current events were counted during the run"
+
+
+def _events(state: Facts) -> int:
+    events = state.get("overcurrent_events")
+    return sum(cast(int, n) for n in events.values()) if isinstance(events, dict) else 0

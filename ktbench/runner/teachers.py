@@ -1,0 +1,156 @@
+"""The teacher job: one teacher trained or adopted into the store, and copied beside the results."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ktbench.data import Dataset, load
+from ktbench.files import write_atomically
+from ktbench.records import (
+    Checkpoint,
+    DataSpec,
+    Failure,
+    KtbenchError,
+    StorageError,
+    Teacher,
+)
+from ktbench.teacher.live import Live
+from ktbench.teacher.source import TeacherSource
+from ktbench.teacher.store import TeacherStore
+from ktbench.train import Places, adopt, train_cohort
+from ktbench.weights import load_student
+
+Report = Callable[[float], None]
+
+
+@lru_cache(maxsize=4)
+def _dataset(spec_json: str, base: Path) -> Dataset:
+    return load(DataSpec.model_validate_json(spec_json), base)
+
+
+def dataset(spec: DataSpec, base: Path) -> Dataset:
+    """A data set, loaded once per process."""
+    return _dataset(spec.model_dump_json(), base)
+
+
+@dataclass(frozen=True)
+class TrainedTeacher:
+    """A teacher that is there: its record, and the file of its weights."""
+
+    teacher: Teacher
+    checkpoint: Checkpoint
+    weights: Path
+    notes: tuple[str, ...] = ()
+    """Lines that the user should see."""
+
+
+@dataclass(frozen=True)
+class TeacherJob:
+    """Train (or adopt) one teacher into the store and copy it beside the results."""
+
+    teacher: Teacher
+    taught_by: TrainedTeacher | None
+    base: Path
+    root: Path
+    """The results folder."""
+
+
+def make_teacher(job: TeacherJob, report: Report) -> TrainedTeacher | Failure:
+    """The teacher from the store, or trained into it; always copied beside the results."""
+    try:
+        data = dataset(job.teacher.cell.data, job.base)
+        return _adopted(job, data) if job.teacher.checkpoint else _stored(job, data, report)
+    except (StorageError, OSError):
+        raise
+    except KtbenchError as error:
+        return Failure(stage="teacher", reason=str(error), what=job.teacher.name)
+    except Exception as error:  # a user's own network may raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return Failure(stage="teacher", reason=reason, what=job.teacher.name)
+
+
+def _adopted(job: TeacherJob, data: Dataset) -> TrainedTeacher:
+    """A user's own weights; their accuracy is worked out, nothing is trained."""
+    assert job.teacher.checkpoint is not None
+    cell = job.teacher.cell
+    folder = job.root / "work" / f"teacher-{cell.key}"
+    own = Path(job.base, job.teacher.checkpoint).expanduser()
+    try:
+        found = adopt(cell, own, dataset=data, places=_places(folder), base=job.base)
+        return _copied(job, found, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stored(job: TeacherJob, data: Dataset, report: Report) -> TrainedTeacher | Failure:
+    """The store's teacher; it is held while it is trained, so that two runs train it once."""
+    cell, store = job.teacher.cell, TeacherStore()
+    folder, notes = store.folder(cell, data.digest), list[str]()
+    with store.held(cell, data.digest):
+        found = store.find(cell, data.digest, notes.append)
+        if found is None:
+            places = _places(folder)
+            [trained] = train_cohort(
+                [cell],
+                dataset=data,
+                teacher=source_of(job.taught_by, data, job.base),
+                places=lambda _: places,
+                base=job.base,
+                report=lambda p: report(p.done / p.total),
+                note=notes.append,
+            )
+            if isinstance(trained, Failure):
+                return trained.model_copy(update={"stage": "teacher", "what": job.teacher.name})
+            store.keep(cell, data.digest, trained)
+            places.work.unlink(missing_ok=True)
+            found = trained
+        return _copied(job, found, folder, tuple(notes))
+
+
+def _places(folder: Path) -> Places:
+    return Places(
+        root=folder,
+        weights=folder / "weights.pt",
+        curves=folder / "curves.parquet",
+        work=folder / "work.pt",
+    )
+
+
+def _copied(
+    job: TeacherJob, found: Checkpoint, folder: Path, notes: tuple[str, ...] = ()
+) -> TrainedTeacher:
+    """Teachers lie beside the results too, so that a results folder is whole on its own."""
+    target = job.root / "teachers"
+    name = f"{job.teacher.cell.key}-{found.digest}"
+    weights, curves = target / f"{name}.pt", target / f"{name}.curves.parquet"
+    for source, copy in ((folder / found.path, weights), (folder / found.curves, curves)):
+        content = source.read_bytes()
+        if not copy.is_file() or copy.read_bytes() != content:
+            write_atomically(copy, content)
+    record = found.model_copy(
+        update={
+            "path": str(weights.relative_to(job.root)),
+            "curves": str(curves.relative_to(job.root)),
+        }
+    )
+    return TrainedTeacher(job.teacher, record, weights, notes)
+
+
+def source_of(taught_by: TrainedTeacher | None, data: Dataset, base: Path) -> TeacherSource | None:
+    """Where students that learn from `data` get this teacher's outputs; None without a teacher."""
+    if taught_by is None:
+        return None
+    cell = taught_by.teacher.cell
+    trained_on = dataset(cell.data, base)
+    network = load_student(
+        cell,
+        taught_by.weights,
+        num_classes=len(trained_on.classes),
+        in_channels=trained_on.shape[0],
+        base=base,
+    )
+    return Live(network, trained_on=trained_on, dataset=data)

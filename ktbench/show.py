@@ -1,0 +1,216 @@
+"""What the smaller commands print."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from ktbench import catalogue
+from ktbench.records import DeviceSpec, KtbenchError, Measurement, Plan
+
+KINDS = ("students", "methods", "devices", "datasets")
+DATASETS = {
+    "digits": "1,797 handwritten digits of 8×8 pixels; ships with scikit-learn",
+    "hub": "any image classification set of the Hugging Face hub, by name",
+    "parquet": "local train*.parquet and test*.parquet in hub layout",
+    "folder": "a folder of images, one sub-folder per class",
+}
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, header_style="bold", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, highlight=False, markup=False)
+
+
+# ---------------------------------------------------------------- plan
+
+
+def plan_as_json(plan: Plan) -> str:
+    """The plan with its estimate, for programs."""
+    from ktbench.estimate import estimate
+
+    value = plan.model_dump(mode="json")
+    for cell, shown in zip(plan.cells, value["cells"], strict=True):
+        shown["key"] = cell.key
+    value["estimate"] = estimate(plan).model_dump(mode="json")
+    return json.dumps(value, indent=1)
+
+
+def plan_as_text(plan: Plan) -> None:
+    """Cells by student and method, skips by reason, and what it will cost."""
+    from ktbench.estimate import estimate
+
+    counts = Counter((c.student.label, c.method.label) for c in plan.cells)
+    students = list(dict.fromkeys(c.student.label for c in plan.cells))
+    methods = list(dict.fromkeys(c.method.label for c in plan.cells))
+    rows = [[m, *(str(counts[s, m] or "–") for s in students)] for m in methods]
+    _print_table(f"{plan.name}: {len(plan.cells)} cells", ["method", *students], rows)
+    reasons = Counter((s.cell.student.label, s.cell.method.label, s.reason) for s in plan.skips)
+    if reasons:
+        print()
+        _print_table(
+            f"{len(plan.skips)} skipped",
+            ["student", "method", "cells", "why"],
+            [[s, m, str(n), why] for (s, m, why), n in reasons.items()],
+        )
+    print()
+    exports = ", ".join(e.label for e in plan.exports) or "none"
+    devices = ", ".join(d.name for d in plan.devices) or "none"
+    print(f"teachers: {', '.join(t.name for t in plan.teachers) or 'none'}")
+    print(f"exports:  {exports}")
+    print(f"devices:  {devices}")
+    print(estimate(plan).text)
+
+
+# ---------------------------------------------------------------- list
+
+
+def list_kind(kind: str, *, as_json: bool) -> None:
+    """The catalogue of one kind."""
+    if kind not in KINDS:
+        raise catalogue.UnknownName("kind", kind, KINDS)
+    listings: dict[str, Callable[[], list[dict[str, str]]]] = {
+        "students": _students,
+        "methods": _methods,
+        "devices": _devices,
+        "datasets": lambda: [{"name": k, "about": v} for k, v in DATASETS.items()],
+    }
+    rows = listings[kind]()
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    columns = list(rows[0])
+    _print_table(kind, columns, [[str(row[c]) for c in columns] for row in rows])
+
+
+def _students() -> list[dict[str, str]]:
+    families: dict[str, list[str]] = {}
+    for variant, family in catalogue.students().items():
+        families.setdefault(family, []).append(variant)
+    return [
+        {
+            "family": family,
+            "students": ", ".join(variants),
+            "settings": ", ".join(catalogue.student_settings(variants[0])),
+        }
+        for family, variants in families.items()
+    ]
+
+
+def _methods() -> list[dict[str, str]]:
+    rows = []
+    for name in catalogue.methods():
+        kind = catalogue.method(name)
+        settings = []
+        for field in fields(kind.Config):
+            default = field.default
+            if field.default_factory is not MISSING:
+                default = field.default_factory()
+            settings.append(f"{field.name}={default}" if default is not MISSING else field.name)
+        about = (kind.__doc__ or "").partition("\n")[0].rstrip(".")
+        rows.append({"method": name, "about": about, "settings": ", ".join(settings)})
+    return rows
+
+
+def _devices() -> list[dict[str, str]]:
+    rows = []
+    for name in catalogue.devices():
+        profile = catalogue.device(name)
+        machines = ", ".join(profile.architectures) or "any"
+        rows.append(
+            {"device": name, "about": profile.title, "over": profile.transport, "machine": machines}
+        )
+    return rows
+
+
+# ---------------------------------------------------------------- devices
+
+
+def check_devices(devices: Sequence[DeviceSpec], *, as_json: bool) -> int:
+    """The state of each device; exit code 0 when all can be measured."""
+    from dataclasses import asdict
+
+    from ktbench.measure import check
+
+    found = [check(device) for device in devices]
+    if as_json:
+        print(json.dumps([asdict(answer) for answer in found], indent=1))
+        return 0 if all(answer.ok for answer in found) else 1
+    for answer in found:
+        state = "can be measured" if answer.ok else "cannot be measured"
+        print(f"{answer.device} ({answer.title}): {state}")
+        for label, lines in (
+            ("problem", answer.problems),
+            ("warning", answer.warnings),
+            ("runtime", answer.runtimes),
+            ("advice", answer.advice),
+        ):
+            for line in lines:
+                print(f"  {label}: {line}")
+        for facts in (answer.facts, answer.state):
+            for key, value in (facts or {}).items():
+                shown = value if isinstance(value, str) else json.dumps(value)
+                print(f"  {key}: {shown}")
+    return 0 if all(answer.ok for answer in found) else 1
+
+
+def measure_model(
+    model: Path, device: str, *, threads: int, mode: str, python: str, as_json: bool
+) -> int:
+    """One model on one device; exit code 0 when its figures are valid."""
+    from ktbench.measure import measure_file
+
+    if mode not in ("quick", "full"):
+        raise KtbenchError(f"--mode {mode}: choose quick or full")
+    spec = DeviceSpec(
+        profile="local" if device == "local" else "ssh",
+        name=device,
+        host=None if device == "local" else device,
+        python=python,
+        threads=(threads,),
+        mode=cast(Literal["quick", "full"], mode),
+    )
+    with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
+        [found] = measure_file(model, spec, Path(folder))
+    print(found.model_dump_json(indent=1)) if as_json else _show_measurement(model, found)
+    return 0 if found.validity.valid else 1
+
+
+def _show_measurement(model: Path, found: Measurement) -> None:
+    def interval(statistic: Any) -> list[str]:
+        return [f"{statistic.value:.3f}", f"{statistic.low:.3f} – {statistic.high:.3f}"]
+
+    rows = [
+        ["load", *interval(found.load_ms)],
+        ["first inference", *interval(found.first_ms)],
+        ["median", *interval(found.p50_ms)],
+        ["90th percentile", *interval(found.p90_ms)],
+    ]
+    if found.p99_ms is not None:
+        rows.append(["99th percentile", *interval(found.p99_ms)])
+    title = (
+        f"{model.name} on {found.device.name} ({found.origin}), {found.runtime} "
+        f"{found.runtime_version}, {found.provider}, {found.threads} threads, "
+        f"{found.runs} runs in {found.repeats} processes"
+    )
+    _print_table(title, ["", "ms", "interval"], rows)
+    if found.peak_memory_bytes is not None:
+        print(f"peak memory {found.peak_memory_bytes / 2**20:.1f} MiB")
+    for word, lines in (
+        ("invalid", found.validity.reasons),
+        ("warning", found.validity.warnings),
+    ):
+        for line in lines:
+            print(f"{word}: {line}")

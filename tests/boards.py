@@ -1,0 +1,185 @@
+"""Models to measure, and a real board over SSH; the fixtures are in `board_fixtures`."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from ktbench.measure import Budget, Job
+from ktbench.records import DeviceSpec, ExportSpec
+
+SSHD = Path("/usr/sbin/sshd")
+SHORT = Budget(runs=36, seconds=0.0, warm_runs=2, warm_s=0.0, cool_wait_s=0.0, limit_s=60.0)
+IN_CI = bool(os.environ.get("CI") or os.environ.get("KTBENCH_CI") == "1")
+
+
+def lacking(reason: str) -> None:
+    """Skip a test for want of something; in CI, where it is installed, fail."""
+    if IN_CI:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+# ---------------------------------------------------------------- models
+
+
+def logits(images: np.ndarray) -> np.ndarray:
+    """What `write_onnx`'s model answers to images (N, 1, 4, 4)."""
+    return (images.reshape(len(images), 16).astype(np.float32) @ _weights()).astype(np.float32)
+
+
+def _weights() -> np.ndarray:
+    return np.random.RandomState(0).standard_normal((16, 10)).astype(np.float32)
+
+
+def images(count: int) -> np.ndarray:
+    """Raw images (N, 1, 4, 4), uint8."""
+    return np.random.RandomState(1).randint(0, 256, (count, 1, 4, 4)).astype(np.uint8)
+
+
+def write_onnx(path: Path, batch: int | str = 1) -> Path:
+    """A linear classifier of 4×4 images, as an ONNX model."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["x"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["y"]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 10])],
+        [numpy_helper.from_array(_weights(), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+def job(path: Path, **changes: object) -> Job:
+    """A job of a model file; its keys follow from the file's name."""
+    export = ExportSpec(format="tflite" if path.suffix == ".tflite" else "onnx")
+    values = {"graph_key": path.stem, "cell_key": path.stem, "digest": path.stem, **changes}
+    return Job(path=path, export=export, **values)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- a board over SSH
+
+
+@dataclass(frozen=True)
+class SshBoard:
+    """A real sshd on loopback, as the aliases of a client's configuration see it."""
+
+    config: Path
+    store: Path
+    """Folder on the board that the agent's files go to."""
+    server: int
+    """Process of the server."""
+
+    def spec(self, host: str = "board", **changes: object) -> DeviceSpec:
+        """A device of the matrix on this board."""
+        values = {"name": host, "python": sys.executable, "repeats": 1, **changes}
+        return DeviceSpec(profile="ssh", host=host, **values)  # type: ignore[arg-type]
+
+
+def _keys(folder: Path, name: str) -> Path:
+    path = folder / name
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path
+
+
+def _known(port: int, key: Path) -> str:
+    kind, value = key.with_suffix(".pub").read_text().split()[:2]
+    return f"[127.0.0.1]:{port} {kind} {value}\n"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _server_config(folder: Path, port: int, host_key: Path, cache: Path) -> str:
+    return f"""
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {host_key}
+AuthorizedKeysFile {folder / "user.pub"}
+PidFile none
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+LogLevel ERROR
+SetEnv XDG_CACHE_HOME={cache}
+"""
+
+
+def _client_config(folder: Path, port: int) -> str:
+    def alias(name: str, known: str = "known", key: str = "user", number: int = port) -> str:
+        return f"""
+Host {name}
+  HostName 127.0.0.1
+  Port {number}
+  User {getpass.getuser()}
+  IdentityFile {folder / key}
+  IdentitiesOnly yes
+  UserKnownHostsFile {folder / known}
+  GlobalKnownHostsFile none
+"""
+
+    return "".join(
+        [
+            alias("board"),
+            alias("impostor", known="known-other"),
+            alias("stranger", known="known-none"),
+            alias("locked", key="other"),
+            alias("nowhere", number=_free_port()),
+        ]
+    )
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(200):
+        assert server.poll() is None, "sshd ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError("sshd does not listen")
+
+
+@contextmanager
+def running_sshd(folder: Path) -> Iterator[SshBoard]:
+    """A server with its own keys and configuration in this folder, and a client's for it."""
+    host, other = _keys(folder, "host"), _keys(folder, "other")
+    _keys(folder, "user")
+    port = _free_port()
+    (folder / "known").write_text(_known(port, host))
+    (folder / "known-other").write_text(_known(port, other))
+    (folder / "known-none").write_text("")
+    cache = folder / "board-cache"
+    (folder / "sshd_config").write_text(_server_config(folder, port, host, cache))
+    (folder / "ssh_config").write_text(_client_config(folder, port))
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"])
+    try:
+        _wait_for(port, server)
+        yield SshBoard(folder / "ssh_config", cache / "ktbench" / "store", server.pid)
+    finally:
+        server.terminate()
+        server.wait()

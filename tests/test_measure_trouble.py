@@ -1,0 +1,285 @@
+"""Devices in trouble, and what the check says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devices._contract import Blob, DeviceError, Profile
+from devices.transport.fake import FakeTransport, made_up
+from ktbench import catalogue
+from ktbench.measure import (
+    Job,
+    check,
+    measure,
+)
+from ktbench.measure.target import Target
+from ktbench.records import (
+    DeviceSpec,
+    ExportSpec,
+    Failure,
+    Measurement,
+)
+from tests.boards import job, write_onnx
+
+pytest_plugins = ("tests.board_fixtures",)
+
+HERE = DeviceSpec(profile="local", name="here", repeats=2)
+FAKE = DeviceSpec(profile="fake", name="fake", repeats=3)
+
+
+# ---------------------------------------------------------------- devices in trouble
+
+
+class Played:
+    """A fake device whose answers are changed on their way."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.tasks: list[dict[str, Any]] = []
+        self.changes = changes
+
+    def __call__(self, task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
+        self.tasks.append(task)
+        answer = made_up(task, blobs)
+        return {**answer, **self.changes} if task["task"] == "bench" else answer
+
+
+def played(jobs: list[Job], folder: Path, device: DeviceSpec = FAKE, **changes: Any) -> list[Any]:
+    way = FakeTransport(Played(**changes))
+    return list(measure(device, jobs, folder, transport=way))
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Job]:
+    names = ("a", "b")
+    return [job(write_onnx(tmp_path / f"{name}.onnx", name)) for name in names]
+
+
+def test_figures_of_no_device_are_labelled_emulated(two: list[Job], tmp_path: Path) -> None:
+    found = played(two, tmp_path)
+    assert [m.origin for m in found] == ["emulated", "emulated"]
+    again = played(two, tmp_path)
+    assert [m.p50_ms for m in found] == [m.p50_ms for m in again]
+
+
+def test_artifacts_take_turns_and_results_keep_their_order(two: list[Job], tmp_path: Path) -> None:
+    device = FAKE.model_copy(update={"threads": (1, 2)})
+    player, steps = Played(), []
+    found = list(
+        measure(
+            device,
+            two,
+            tmp_path,
+            transport=FakeTransport(player),
+            progress=lambda done, total: steps.append((done, total)),
+        )
+    )
+    turns = [(t["artifact"], t["threads"], t["repeat"]) for t in player.tasks if "repeat" in t]
+    assert len(set(turns[:4])) == 4 and turns[4:8] == [(a, t, 1) for a, t, _ in turns[:4]]
+    assert [(m.cell_key, m.threads) for m in found] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert steps == [(n, 12) for n in range(1, 13)]
+
+
+def test_a_full_measurement_tells_the_99th_percentile(two: list[Job], tmp_path: Path) -> None:
+    full = FAKE.model_copy(update={"mode": "full"})
+    player = Played()
+    found = next(measure(full, two, tmp_path, transport=FakeTransport(player)))
+    assert isinstance(found, Measurement) and found.p99_ms is not None
+    task = player.tasks[-1]
+    assert (task["runs"], task["seconds"], task["warm_s"]) == (662, 10.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"provider": "CPU"}, "fallback: fake was asked for, CPU ran"),
+        ({"state_after": {"governor": "ondemand"}}, "the governor changed"),
+        ({"state_before": {"throttled": 0}, "state_after": {"throttled": 0x4}}, "throttled"),
+        ({"state_before": {"throttled": 0}, "state_after": {"throttled": 0x40000}}, "throttled"),
+        ({"state_before": {"cooling": {"c": 0}}, "state_after": {"cooling": {"c": 1}}}, "throttle"),
+        ({"outputs_differing": 1}, "1 of 0 outputs of the timed runs differ"),
+        ({"outputs_finite": False}, "not finite"),
+    ],
+)
+def test_a_run_that_cannot_be_trusted_is_invalid_with_its_reason(
+    two: list[Job], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    first = played(two, tmp_path, **changes)[0]
+    assert not first.validity.valid
+    assert any(said in reason for reason in first.validity.reasons), first.validity
+
+
+def test_a_throttling_of_before_the_run_proves_nothing(two: list[Job], tmp_path: Path) -> None:
+    state = {"throttled": 0x50000, "cooling": {"c": 2}}
+    first = played(two, tmp_path, state_before=state, state_after=state)[0]
+    assert first.validity.valid
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"samples_ns": [10**6] * 50 + [3 * 10**6] * 14}, "unsteady"),
+        ({"samples_ns": [50_000] * 64}, "below 0.1 ms"),
+        ({"cpu_share": 0.5}, "had the processor 50% of the time"),
+        ({"repeat_ratio": 0.5}, "again and again took 50%"),
+        ({"state_after": {"overcurrent_events": {"oc1": 2}}}, "over-current"),
+    ],
+)
+def test_an_unsteady_run_is_warned_of(
+    two: list[Job], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    first = played(two, tmp_path, **changes)[0]
+    assert first.validity.valid
+    assert any(said in warning for warning in first.validity.warnings), first.validity
+
+
+def test_bounds_hold_every_repeats_own_percentile(two: list[Job], tmp_path: Path) -> None:
+    def drifting(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
+        answer = made_up(task, blobs)
+        if task["task"] == "bench":
+            answer["samples_ns"] = [10**6 * (1 + task["repeat"])] * 64
+        return answer
+
+    (found,) = measure(FAKE, two[:1], tmp_path, transport=FakeTransport(drifting))
+    assert isinstance(found, Measurement)
+    assert found.p50_ms.model_dump() == {"value": 2.0, "low": 1.0, "high": 3.0}
+    assert any("medians differ by 200%" in w for w in found.validity.warnings)
+
+
+def test_repeats_on_different_boards_are_not_pooled(two: list[Job], tmp_path: Path) -> None:
+    def swapped(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
+        answer = made_up(task, blobs)
+        return {**answer, "facts": {"model": f"board {task.get('repeat')}"}}
+
+    (found,) = measure(FAKE, two[:1], tmp_path, transport=FakeTransport(swapped))
+    assert isinstance(found, Measurement)
+    assert found.validity.reasons == ("the repeats ran on different boards or runtimes",)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"samples_ns": []},
+        {"samples_ns": [-1]},
+        {"samples_ns": ["1"]},
+        {"samples_ns": [10**40]},
+        {"provider": None},
+        {"provider": "x" * 10_000},
+        {"batch": 0},
+    ],
+)
+def test_a_malformed_answer_is_a_failure(
+    two: list[Job], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    first = played(two, tmp_path, **changes)[0]
+    assert isinstance(first, Failure)
+    assert first.reason.startswith("malformed answer: ") and len(first.reason) < 300
+
+
+def test_a_lost_connection_costs_one_more_try(
+    two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ktbench.measure.run.RETRY_S", 0.0)
+    failures = [True]
+
+    def shaky(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
+        if task["task"] == "bench" and task["repeat"] == 1 and failures:
+            failures.pop()
+            raise DeviceError("the connection broke", lost=True)
+        return made_up(task, blobs)
+
+    found = list(measure(FAKE, two, tmp_path, transport=FakeTransport(shaky)))
+    assert [m.repeats for m in found if isinstance(m, Measurement)] == [3, 3]
+
+
+def test_a_lost_device_fails_what_is_left_with_its_reason(
+    two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ktbench.measure.run.RETRY_S", 0.0)
+    monkeypatch.setattr("ktbench.measure.run.TURNS", 1)
+
+    def unplugged(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
+        if task["task"] == "bench" and task["artifact"] == Blob.read(two[1].path).digest:
+            raise DeviceError("cannot reach fake", lost=True)
+        return made_up(task, blobs)
+
+    first, second = measure(FAKE, two, tmp_path, transport=FakeTransport(unplugged))
+    assert isinstance(first, Measurement)
+    assert isinstance(second, Failure) and second.reason == "cannot reach fake"
+
+
+def test_a_board_of_another_architecture_is_refused(two: list[Job], tmp_path: Path) -> None:
+    pi = DeviceSpec(profile="raspberry_pi_4", name="pi", host="pi")
+    first, second = measure(pi, two, tmp_path, transport=FakeTransport())
+    assert isinstance(first, Failure) and isinstance(second, Failure)
+    assert "it is a fake machine, but profile 'raspberry_pi_4' is for aarch64" in first.reason
+
+
+def test_an_opset_that_a_boards_runtime_cannot_read_is_refused_with_the_one_to_take() -> None:
+    old = Profile(title="old board", transport="fake", architectures=(), max_opset=15)
+    target = Target(FAKE, old, FakeTransport())
+    newer, older, other = (
+        Job(Path("a"), export, "g", "c", "d")
+        for export in (
+            ExportSpec(format="onnx"),
+            ExportSpec(format="onnx", opset=15),
+            ExportSpec(format="tflite"),
+        )
+    )
+    assert "not 18: export with `opset: 15`" in str(target.refusal(newer))
+    assert target.refusal(older) is None and target.refusal(other) is None
+
+
+# ---------------------------------------------------------------- check
+
+
+def test_this_machine_passes_its_check() -> None:
+    found = check(HERE)
+    assert found.ok and found.facts and found.facts["cores"]
+    assert [name.partition(" ")[0] for name in found.runtimes] == ["onnxruntime", "tflite"]
+
+
+def test_a_check_says_what_is_missing_in_plain_words(bare_python: Path) -> None:
+    bare = HERE.model_copy(update={"python": str(bare_python), "threads": (999,)})
+    found = check(bare)
+    assert not found.ok
+    text = "; ".join(found.problems)
+    assert "numpy is not installed for" in text
+    assert "`pip install` onnxruntime" in text
+    assert "999 threads are asked for" in text
+
+
+def test_a_check_shows_the_commands_that_steady_a_board_and_runs_none() -> None:
+    def pi(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
+        state = {"governor": "ondemand", "throttled": 0x1, "load": 3.5}
+        runtimes = {"onnxruntime": {"version": "1", "formats": ["onnx"], "install": "x"}}
+        facts = {"machine": "aarch64", "cores": 4}
+        return {**made_up(task, blobs), "facts": facts, "state": state, "runtimes": runtimes}
+
+    device = DeviceSpec(profile="raspberry_pi_4", name="pi", host="pi")
+    found = check(device, FakeTransport(pi))
+    assert found.ok
+    assert found.advice == ("sudo cpufreq-set -r -g performance",)
+    text = "; ".join(found.warnings)
+    for words in ("throttled now", "busy", "does not tell its temperatures c"):
+        assert words in text, text
+
+
+@pytest.mark.parametrize("name", catalogue.devices())
+def test_every_profile_keeps_the_contract(name: str) -> None:
+    profile = catalogue.device(name)
+    assert profile.title and profile.runtimes
+    assert len(profile.setup) == 0 or profile.restore
+    for command in (*profile.setup, *profile.restore):
+        assert command and all(isinstance(word, str) for word in command)
+    needs_host = profile.transport == "ssh"
+    found = check(DeviceSpec(profile=name, name=name))
+    assert found.ok != needs_host
+    if needs_host:
+        assert "no host is given" in found.problems[0]
+    else:
+        refused = check(DeviceSpec(profile=name, name=name, host="pi"))
+        assert "takes no host" in refused.problems[0]

@@ -1,0 +1,136 @@
+"""Contrastive distillation: tell a sample's own teacher embedding from those of others.
+
+Tian, Krishnan, Isola: Contrastive Representation Distillation, ICLR 2020, equations 14 to 19, and
+Wu et al., CVPR 2018, for the memory of embeddings and the noise-contrastive estimate.
+
+The memory holds both networks' embeddings of the whole training set: 8 * train_size * dimension
+bytes (51 MB for 50,000 samples at 128, 1.3 GB for 1.28 million), which the checkpoint holds too. A
+step compares the batch with all of it: 4 * batch * train_size * dimension operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from transfer_methods import _checks
+from transfer_methods._common import OneTerm, View, Weights
+from transfer_methods._contract import Batch, Needs, Setting, batch_generator
+
+_TINY = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Config(Weights):
+    """The published settings: weight 0.8, 16384 negatives, T 0.07, momentum 0.5, dimension 128."""
+
+    weight: float = 0.8
+    """Of the contrastive loss of both sides."""
+    negatives: int = 16384
+    """Drawn per sample and step; all other samples, once each, where there are not more."""
+    temperature: float = 0.07
+    """T of the comparison."""
+    momentum: float = 0.5
+    """What remains of a remembered embedding when its sample comes again."""
+    dimension: int = 128
+    """Of the linear embeddings on both sides, which are trained."""
+
+    def __post_init__(self) -> None:
+        Weights.__post_init__(self)
+        _checks.whole(self, "negatives", "dimension", least=1)
+        _checks.number(self, "temperature", above=0)
+        _checks.number(self, "momentum", least=0, most=1)
+
+
+def contrast_loss(positive: Tensor, negative: Tensor, kept: Tensor, noise: float) -> Tensor:
+    """Noise-contrastive estimate of a batch: equation 17 with its h(x) = x / (x + noise).
+
+    positive (B,) and negative (B, K) are the scores by their norming constant; kept (B, K) says
+    which negatives count; noise is the number of negatives over the size of the training set.
+    """
+    own = (positive / (positive + noise + _TINY)).log()
+    other = (noise / (negative + noise + _TINY)).log() * kept
+    return -(own.sum() + other.sum()) / positive.shape[0]
+
+
+class Method(OneTerm[Config]):
+    """ce_weight * CE + weight * (student among teachers + teacher among students).
+
+    Negatives of a sample's own class are left out once their labels have been seen, which is
+    after the first epoch; as published, the sampler knows the labels from the start.
+    """
+
+    Config = Config
+    student_memory: Tensor
+    teacher_memory: Tensor
+    norms: Tensor
+    seen_labels: Tensor
+
+    def __init__(self, config: Any, setting: Setting) -> None:
+        super().__init__(config, setting)
+        assert setting.teacher is not None
+        assert setting.teacher.embedding is not None
+        assert setting.student.embedding is not None
+        size, dimension = setting.train_size, config.dimension
+        self.student_embedding = nn.Linear(setting.student.embedding, dimension)
+        self.teacher_embedding = nn.Linear(setting.teacher.embedding, dimension)
+        bound = (3 / dimension) ** 0.5
+        for side in ("student", "teacher"):
+            memory = torch.empty(size, dimension).uniform_(-bound, bound)
+            self.register_buffer(f"{side}_memory", memory)
+        self.register_buffer("norms", torch.zeros(2))
+        self.register_buffer("seen_labels", torch.full((size,), -1))
+
+    @classmethod
+    def needs(cls, config: Any) -> Needs:
+        """The embedding."""
+        return Needs(embedding=True)
+
+    def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        """Both sides' losses; then the memory takes the batch in."""
+        ours = functional.normalize(self.student_embedding(student.embedding), dim=1)
+        theirs = functional.normalize(self.teacher_embedding(teacher.embedding), dim=1)
+        drawn = self._negatives(batch)
+        kept = (drawn != batch.indices[:, None]) & (
+            self.seen_labels[drawn] != batch.labels[:, None]
+        )
+        loss = self._side(0, ours, self.teacher_memory, batch.indices, drawn, kept)
+        loss = loss + self._side(1, theirs, self.student_memory, batch.indices, drawn, kept)
+        self._remember(ours.detach(), theirs.detach(), batch)
+        return loss
+
+    def _negatives(self, batch: Batch) -> Tensor:
+        """(B, K): positions in the training set."""
+        size, count = len(self.seen_labels), self.config.negatives
+        device, rows = self.seen_labels.device, len(batch.indices)
+        if count >= size:
+            return torch.arange(size, device=device).expand(rows, size)
+        drawn = torch.randint(size, (rows, count), generator=batch_generator(batch))
+        return drawn.to(device)
+
+    def _side(
+        self, side: int, anchor: Tensor, memory: Tensor, own: Tensor, drawn: Tensor, kept: Tensor
+    ) -> Tensor:
+        """One network's embeddings (B, D) among the other's remembered ones (N, D)."""
+        scores = (anchor @ memory.T / self.config.temperature).exp()  # (B, N)
+        if self.norms[side] == 0:
+            self.norms[side] = scores.detach().mean() * len(memory)
+        scores = scores / self.norms[side].clone()
+        positive = scores.gather(1, own[:, None]).squeeze(1)
+        noise = drawn.shape[1] / len(memory)
+        return contrast_loss(positive, scores.gather(1, drawn), kept, noise)
+
+    def _remember(self, ours: Tensor, theirs: Tensor, batch: Batch) -> None:
+        """New memories, not changed ones: the backward pass still needs the old."""
+        kept = self.config.momentum
+        for name, fresh in (("student_memory", ours), ("teacher_memory", theirs)):
+            memory: Tensor = getattr(self, name)
+            mixed = kept * memory[batch.indices] + (1 - kept) * fresh
+            setattr(
+                self, name, memory.index_copy(0, batch.indices, functional.normalize(mixed, dim=1))
+            )
+        self.seen_labels[batch.indices] = batch.labels

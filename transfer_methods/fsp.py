@@ -1,0 +1,114 @@
+"""Flow of the solution procedure: how a network goes from one stage to the next.
+
+Yim et al.: A Gift from Knowledge Distillation, CVPR 2017, equations 1 and 2. In two phases, as
+published: the flow first, then the task alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from transfer_methods import _checks
+from transfer_methods._adapt import aligned, width_of
+from transfer_methods._common import (
+    Distillation,
+    View,
+    cross_entropy,
+    frozen,
+    mean_square,
+    seen,
+    sum_of,
+)
+from transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
+from transfer_methods._pairs import stage_pairs, transitions_reason
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The published settings: weight 50, 30 of 240 epochs for the flow."""
+
+    weight: float = 50.0
+    """Of the sum over transitions."""
+    initial: float = 30 / 240
+    """Share of the training that the flow phase takes."""
+
+    def __post_init__(self) -> None:
+        _checks.number(self, "weight", "initial", above=0)
+        if self.initial >= 1:
+            raise ValueError(f"initial must be below 1, not {self.initial:g}")
+
+
+def flow(before: Tensor, after: Tensor) -> Tensor:
+    """(B, C1, C2): mean over positions of the product of two stages' channels.
+
+    The larger stage is pooled to the smaller one's size (the paper: by maximum; as in later
+    comparisons, by average).
+    """
+    a, b = aligned(before, after)
+    return a.flatten(2) @ b.flatten(2).transpose(1, 2) / (a.shape[2] * a.shape[3])
+
+
+def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Sum over transitions of the mean squared difference of the flow matrices."""
+    ours = [flow(a, b) for a, b in pairwise(student)]
+    theirs = [flow(a, b) for a, b in pairwise(teacher)]
+    return sum_of([mean_square(s, t) for s, t in zip(ours, theirs, strict=True)])
+
+
+class Method(Distillation[Config]):
+    """Phase `flow`: weight * flow loss up to the last stage. Phase `task`: CE.
+
+    The transitions are those between paired stages (in order, see `_pairs.py`), and from the
+    stem where both networks have one of the same width. Widths must agree.
+    """
+
+    Config = Config
+
+    def __init__(self, config: Any, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self.pairs = stage_pairs("stage", setting)
+        self.from_stem = _equal_stems(setting)
+
+    @classmethod
+    def needs(cls, config: Any) -> Needs:
+        """Stages and the stem."""
+        return Needs(stages=True, stem=True)
+
+    @classmethod
+    def unfit(cls, config: Any, setting: Setting) -> str | None:
+        """Other widths, or no transition at all."""
+        return transitions_reason("flow matrices", setting)
+
+    def phases(self) -> Sequence[Phase]:
+        """The flow moves everything up to the last stage; then the task moves all."""
+        last = Scope.upto_stage(self.pairs[-1][1])
+        return (
+            Phase("flow", self.config.initial, (Update(("transfer",), last),)),
+            Phase("task", teacher=False),
+        )
+
+    def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
+        """The terms: transfer in phase `flow`, ce in phase `task`."""
+        ours = seen(student)
+        if batch.phase != "flow":
+            return {"ce": cross_entropy(ours.logits, batch.labels)}
+        ways = self._way(ours, 1), self._way(frozen(teacher), 0)
+        return {"transfer": self.config.weight * flow_loss(*ways)}
+
+    def _way(self, view: View, side: int) -> list[Tensor]:
+        """The stem, where it takes part, and the paired stages of one network."""
+        stages = view.stages
+        way = [stages[pair[side]] for pair in self.pairs]
+        stem = view.stem if self.from_stem else None
+        return way if stem is None else [stem, *way]
+
+
+def _equal_stems(setting: Setting) -> bool:
+    theirs = None if setting.teacher is None else setting.teacher.stem
+    ours = setting.student.stem
+    return theirs is not None and ours is not None and width_of(theirs) == width_of(ours)

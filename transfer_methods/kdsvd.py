@@ -1,0 +1,134 @@
+"""Distillation of singular vectors: each stage is boiled down to its main direction in channels.
+
+Lee, Kim, Song: Self-supervised Knowledge Distillation Using Singular Value Decomposition, ECCV
+2018, equations 1 to 5: the leading right singular vectors of a stage, the student's aligned to
+the teacher's, and radial-basis correlations between those of consecutive stages.
+
+A singular vector's exact derivative is not finite where singular values meet. Here the vectors
+are the eigenvectors of the channels' Gram matrix, and their derivative that of three steps of
+power iteration: finite everywhere, and close to the exact one where the values are well apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from transfer_methods import _checks
+from transfer_methods._adapt import as_map
+from transfer_methods._common import OneTerm, View, Weights, sum_of
+from transfer_methods._contract import Batch, Needs, Setting
+from transfer_methods._pairs import stage_pairs, transitions_reason
+
+_SPARE = 3
+_STEPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Config(Weights):
+    """The published settings: one vector per stage, weight 1."""
+
+    vectors: int = 1
+    """Singular vectors of each of the teacher's stages."""
+
+    def __post_init__(self) -> None:
+        Weights.__post_init__(self)
+        _checks.whole(self, "vectors", least=1)
+
+
+def leading(stage: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(unit vectors (B, C, k), their singular values (B, k)) of a stage; k is at most `count`.
+
+    The largest entry of each vector is positive. A dead stage has zero vectors.
+    """
+    rows = as_map(stage).flatten(2)  # (B, C, H W)
+    gram = rows @ rows.transpose(1, 2)  # (B, C, C)
+    with torch.no_grad():
+        # A diverged student is found by its loss: the decomposition itself would raise.
+        squares, right = torch.linalg.eigh(gram.double().nan_to_num(0.0, 0.0, 0.0))
+        squares, right = squares.flip(1), right.flip(2).to(gram.dtype)  # largest first
+    found = []
+    for i in range(min(count, rows.shape[1], rows.shape[2])):
+        vector = right[:, :, i : i + 1]  # (B, C, 1)
+        largest = vector.gather(1, vector.abs().argmax(1, keepdim=True))
+        vector = vector * largest.sign()
+        for _ in range(_STEPS):
+            vector = functional.normalize(gram @ vector, dim=1)
+        found.append(vector)
+        gram = _without(gram, vector.detach())
+    values = squares[:, : len(found)].clamp(min=0).sqrt().to(gram.dtype)
+    return torch.cat(found, 2), values
+
+
+def _without(gram: Tensor, vector: Tensor) -> Tensor:
+    """(B, C, C): the matrix on what is orthogonal to a unit vector (B, C, 1)."""
+    seen = gram @ vector
+    within = vector @ (vector.transpose(1, 2) @ seen) @ vector.transpose(1, 2)
+    return gram - seen @ vector.transpose(1, 2) - vector @ seen.transpose(1, 2) + within
+
+
+def to_match(student: Tensor, teacher: Tensor) -> Tensor:
+    """For each of the teacher's vectors (B, C, k) the student's nearest one, with its sign."""
+    cosine = student.transpose(1, 2) @ teacher  # (B, k of the student, k)
+    best = cosine.detach().abs().argmax(1, keepdim=True)
+    sign = cosine.detach().gather(1, best).sign()
+    chosen = student.gather(2, best.expand(-1, student.shape[1], -1))
+    return chosen * sign
+
+
+def correlations(first: Tensor, second: Tensor) -> Tensor:
+    """(B, C1, C2, k): radial-basis correlation of the entries of two stages' vectors."""
+    count = min(first.shape[2], second.shape[2])
+    difference = first[:, :, None, :count] - second[:, None, :, :count]
+    return (-difference.square() / 8).exp()
+
+
+def svd_loss(student: list[Tensor], teacher: list[Tensor], vectors: int) -> Tensor:
+    """Sum over consecutive stages of the squared difference of correlations, mean over samples.
+
+    Takes B C1 C2 k numbers for each pair of consecutive stages, of C1 and C2 channels.
+    """
+    ours, theirs = [], []
+    for mine, other in zip(student, teacher, strict=True):
+        target, values = leading(other, vectors)
+        share = functional.normalize(values, dim=1).unsqueeze(1)
+        theirs.append(target * share)
+        ours.append(to_match(leading(mine, vectors + _SPARE)[0], target) * share)
+    steps = zip(pairwise(ours), pairwise(theirs), strict=True)
+    squares = [(correlations(*s) - correlations(*t)).square() for s, t in steps]
+    return sum_of([square.flatten(1).sum(1).mean() for square in squares])
+
+
+class Method(OneTerm[Config]):
+    """ce_weight * CE + weight * the loss between the singular vectors of paired stages.
+
+    Stages are paired in order, see `_pairs.py`. Widths must agree.
+    """
+
+    Config = Config
+
+    def __init__(self, config: Any, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self.pairs = stage_pairs("stage", setting)
+
+    @classmethod
+    def needs(cls, config: Any) -> Needs:
+        """Stages."""
+        return Needs(stages=True)
+
+    @classmethod
+    def unfit(cls, config: Any, setting: Setting) -> str | None:
+        """Other widths, or no two stages."""
+        return transitions_reason("singular vectors", setting)
+
+    def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        """The loss over all consecutive pairs."""
+        ours, theirs = student.stages, teacher.stages
+        mine = [ours[s] for _, s in self.pairs]
+        other = [theirs[t] for t, _ in self.pairs]
+        return svd_loss(mine, other, self.config.vectors)

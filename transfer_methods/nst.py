@@ -1,0 +1,52 @@
+"""Neuron selectivity transfer: channels are samples of where a network responds.
+
+Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017,
+equations 5 and 7: the maximum mean discrepancy with the polynomial kernel (x . y)^2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from transfer_methods._adapt import aligned
+from transfer_methods._common import View, sum_of
+from transfer_methods._contract import Batch
+from transfer_methods._paired import Paired, PairWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Config(PairWeights):
+    """The published settings: weight 50, all stages."""
+
+    weight: float = 50.0
+    """Of the sum over pairs."""
+
+
+def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared discrepancy between the channels of two stages, mean over samples.
+
+    Each channel is a vector over positions, divided by its norm. The kernels between channels
+    take B (C_s^2 + C_s C_t + C_t^2) numbers and their products H W times as many operations.
+    """
+    ours, theirs = (
+        functional.normalize(side.flatten(2), dim=2) for side in aligned(student, teacher)
+    )  # (B, C, H W)
+    return _kernel(ours, ours) + _kernel(theirs, theirs) - 2 * _kernel(ours, theirs)
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    return (a @ b.transpose(1, 2)).square().mean()
+
+
+class Method(Paired[Config]):
+    """ce_weight * CE + weight * sum over pairs of the squared discrepancy."""
+
+    Config = Config
+
+    def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        """The sum over pairs."""
+        ours, theirs = student.stages, teacher.stages
+        return sum_of([nst_loss(ours[s], theirs[t]) for t, s in self.pairs])

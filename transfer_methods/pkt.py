@@ -1,0 +1,56 @@
+"""Probabilistic transfer: the student keeps the teacher's distribution over neighbours.
+
+Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV 2018,
+equations 3 to 7, with the cosine kernel (K + 1) / 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from transfer_methods._common import OneTerm, View, Weights
+from transfer_methods._contract import Batch, Needs
+
+_TINY = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Config(Weights):
+    """The published setting: weight 30000, as the divergence is a mean over all B^2 pairs."""
+
+    weight: float = 30000.0
+    """Of the divergence."""
+
+
+def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over (i, j) of p log(p / q), p the teacher's, q the student's; embeddings (B, D).
+
+    p[i, j] is the share of sample j in the similarities of sample i, sample i itself included.
+    """
+    q, p = _shares(student), _shares(teacher)
+    return (p * ((p + _TINY) / (q + _TINY)).log()).mean()
+
+
+def _shares(embedding: Tensor) -> Tensor:
+    rows = functional.normalize(embedding, dim=1)
+    similarity = (rows @ rows.T + 1) / 2
+    return similarity / similarity.sum(1, keepdim=True).clamp(min=_TINY)
+
+
+class Method(OneTerm[Config]):
+    """ce_weight * CE + weight * the divergence of neighbourhoods, on embeddings."""
+
+    Config = Config
+
+    @classmethod
+    def needs(cls, config: Any) -> Needs:
+        """The embedding."""
+        return Needs(embedding=True)
+
+    def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        """The divergence."""
+        return pkt_loss(student.embedding, teacher.embedding)

@@ -1,0 +1,50 @@
+"""Similarity-preserving distillation: samples alike for the teacher are alike for the student.
+
+Tung, Mori: Similarity-Preserving Knowledge Distillation, ICCV 2019, equations 1 to 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from transfer_methods._common import View, mean_square, sum_of
+from transfer_methods._contract import Batch
+from transfer_methods._paired import Paired, PairWeights
+from transfer_methods._pairs import Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Config(PairWeights):
+    """The published settings: weight 3000, the last stage."""
+
+    weight: float = 3000.0
+    """Of the sum over pairs."""
+    pairs: Pairs = "last"
+    """Which teacher stage teaches which student stage; see `_pairs.py`."""
+
+
+def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the row-normalised Gram matrices (B, B) of flattened stages.
+
+    Neither width nor size need agree. Grows with B^2 and linearly with the stage.
+    """
+    return mean_square(_gram(student), _gram(teacher))
+
+
+def _gram(stage: Tensor) -> Tensor:
+    rows = stage.flatten(1)
+    return functional.normalize(rows @ rows.T, dim=1)
+
+
+class Method(Paired[Config]):
+    """ce_weight * CE + weight * sum over pairs of the similarity loss."""
+
+    Config = Config
+
+    def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
+        """The sum over pairs."""
+        ours, theirs = student.stages, teacher.stages
+        return sum_of([similarity_loss(ours[s], theirs[t]) for t, s in self.pairs])
