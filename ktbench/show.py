@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -81,12 +81,13 @@ def list_kind(kind: str, *, as_json: bool) -> None:
     """The catalogue of one kind."""
     if kind not in KINDS:
         raise catalogue.UnknownName("kind", kind, KINDS)
-    rows = {
+    listings: dict[str, Callable[[], list[dict[str, str]]]] = {
         "students": _students,
         "methods": _methods,
         "devices": _devices,
         "datasets": lambda: [{"name": k, "about": v} for k, v in DATASETS.items()],
-    }[kind]()
+    }
+    rows = listings[kind]()
     if as_json:
         print(json.dumps(rows, indent=1))
         return

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ktbench import catalogue
 from ktbench.data import Dataset
-from ktbench.export import Exporter, graph_key, impossible
+from ktbench.export import Exporter, graph_key, impossible, onnx_writer
 from ktbench.export import exporter as exporter_module
 from ktbench.export.parity import TOLERANCES
 from ktbench.export.template import Slot, match
@@ -531,3 +531,22 @@ def test_calibration_takes_images_from_all_of_the_training_set(exporter, dataset
     assert len(indices) == exporter_module.CALIBRATION
     assert indices[0] == 0 and indices[-1] > 0.99 * dataset.size("train") - 2
     assert len(set(indices.tolist())) == len(indices)
+
+
+def test_calibration_in_chunks_gives_the_int8_network_of_one_image_at_a_time(
+    exporter, dataset, monkeypatch
+):
+    torch.manual_seed(0)
+    student = catalogue.build_student("resnet8", {"width": 0.25}, num_classes=4, in_channels=3)
+    writer = exporter._writer("onnx")
+    spec = ExportSpec(format="onnx", precision="int8")
+    network = exporter._deployed(writer, exporter._prepare(student.eval(), cell(0, "chunked")))
+    plain = writer.convert(network, spec)
+    calibration = dataset.images("train")[:80].numpy()
+    chunked = writer.lower(plain, spec, calibration)
+    monkeypatch.setattr(onnx_writer, "_with_batch", lambda model, size: model)
+    monkeypatch.setattr(onnx_writer, "CHUNK", 1)
+    single = writer.lower(plain, spec, calibration)
+    raw = dataset.images("test").numpy()
+    assert np.array_equal(writer.run(chunked, raw), writer.run(single, raw))
+    assert onnxruntime.InferenceSession(chunked).get_inputs()[0].shape == [1, 3, 8, 8]

@@ -157,7 +157,7 @@ def test_the_default_matrix_is_as_large_as_promised() -> None:
     cells = planned.cells
     assert len({cell.student.label for cell in cells}) >= 3
     assert len({cell.method.name for cell in cells}) >= 6
-    assert len({cell.seed for cell in cells}) == 3
+    assert len({cell.seed for cell in cells}) >= 3
     assert {(export.format, export.precision) for export in planned.exports} == {
         (form, precision) for form in ("onnx", "tflite") for precision in ("fp32", "int8")
     }

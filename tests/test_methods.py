@@ -22,7 +22,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"distance": "half_squared", "kd_first": 4.0, "kd_last": 1.0, "pairs": "last"},
         {"pairs": [[0, "stage1"]], "second": "rest"},
     ],
-    "hint": [{"pairs": "similarity"}],
+    "hint": [{"pairs": "similarity", "rectify": False}],
     "intermediate_last": [
         {"adapt": "embedding"},
         {"adapt": "none"},

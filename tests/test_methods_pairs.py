@@ -180,3 +180,22 @@ def test_pooling_keeps_the_mean_where_windows_fit() -> None:
     x = torch.rand(2, 3, 8, 8)
     pooled = _adapt.pooled(x, (4, 2))
     assert pooled[0, 0, 1, 1].item() == pytest.approx(x[0, 0, 2:4, 4:8].mean().item())
+
+
+def test_attention_is_refused_where_every_pair_meets_at_one_position() -> None:
+    """A normalised map of one position is the constant 1: the method would be `none` unawares."""
+    from ktbench import catalogue
+    from transfer_methods._contract import Setting, Shapes
+
+    def reason(teacher: tuple[int, ...]) -> str | None:
+        ours = Shapes(10, ((8, 1, 1), (8, 1, 1)), ("a", "b"), 8)
+        theirs = Shapes(10, ((8, 4, 4), teacher), ("a", "b"), 8)
+        student = ours if teacher == (8, 1, 1) else theirs
+        setting = Setting(
+            student=student, teacher=theirs, num_classes=10, train_size=8, batch_size=4
+        )
+        kind = catalogue.method("attention")
+        return kind.incompatible(catalogue.method_config("attention", {}), setting)
+
+    assert "one position" in (reason((8, 1, 1)) or "")
+    assert reason((8, 2, 2)) is None

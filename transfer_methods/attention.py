@@ -12,15 +12,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from transfer_methods import _checks
-from transfer_methods._adapt import aligned, as_map
+from transfer_methods._adapt import aligned, as_map, common_size, size_of
 from transfer_methods._common import View, mean_square, sum_of
-from transfer_methods._contract import Batch
+from transfer_methods._contract import Batch, Setting
 from transfer_methods._paired import Paired, PairWeights
+from transfer_methods._pairs import stage_pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Config(PairWeights):
-    """The published settings: weight 1000, p = 2, all stages."""
+    """The published settings: weight 1000, p = 2, all stages.
+
+    The weight is for images of 32x32: a mean over positions of normalised maps shrinks as their
+    number grows, so that on 8x8 images a sixteenth of it does the same.
+    """
 
     weight: float = 1000.0
     """Of the sum over pairs; each pair's squared difference is a mean over positions."""
@@ -56,6 +61,21 @@ class Method(Paired[Config]):
 
     Config = Config
     term = "attention"
+
+    @classmethod
+    def unfit(cls, config: Config, setting: Setting) -> str | None:
+        """A stage that is not there, or pairs that meet at a single position only."""
+        if reason := super().unfit(config, setting):
+            return reason
+        teacher, student = setting.teacher, setting.student
+        assert teacher is not None
+        meeting = {
+            common_size(size_of(teacher.stages[t]), size_of(student.stages[s]))
+            for t, s in stage_pairs(config.pairs, setting)
+        }
+        if meeting == {(1, 1)}:
+            return "every pair of stages meets at one position, whose attention map is constant"
+        return None
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""

@@ -1,7 +1,8 @@
 """FitNets' hint throughout the training, beside the task: the usual form of later comparisons.
 
 Romero et al.: FitNets, ICLR 2015, equation 3, as Tian et al., ICLR 2020, compare it: one phase,
-CE + 100 MSE. Their regressor also normalises and rectifies; here it is the convolution alone.
+CE + 100 MSE, with a regressor that normalises and rectifies, without which that weight is too much
+for their learning rate.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from transfer_methods._adapt import Regressor
+from transfer_methods import _checks
+from transfer_methods._adapt import aligned, conv_norm, width_of
 from transfer_methods._common import View, mean_square, sum_of
 from transfer_methods._contract import Batch, Setting
 from transfer_methods._paired import Paired, PairWeights
@@ -26,6 +28,13 @@ class Config(PairWeights):
     """Of the mean squared difference, summed over pairs."""
     pairs: Pairs = "middle"
     """Which teacher stage teaches which student stage; see `_pairs.py`."""
+    rectify: bool = True
+    """Whether the regressor ends in a ReLU: not where the teacher's stage may be negative, as
+    tokens are."""
+
+    def __post_init__(self) -> None:
+        PairWeights.__post_init__(self)
+        _checks.flag(self, "rectify")
 
 
 class Method(Paired[Config]):
@@ -38,10 +47,17 @@ class Method(Paired[Config]):
         super().__init__(config, setting)
         assert setting.teacher is not None
         theirs, ours = setting.teacher.stages, setting.student.stages
-        self.regressors = nn.ModuleList(Regressor(ours[s], theirs[t]) for t, s in self.pairs)
+        self.regressors = nn.ModuleList(self._regressor(ours[s], theirs[t]) for t, s in self.pairs)
+
+    def _regressor(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
+        layers = conv_norm(width_of(student), width_of(teacher))
+        return nn.Sequential(layers, nn.ReLU()) if self.config.rectify else layers
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""
         ours, theirs = student.stages, teacher.stages
-        pairs = zip(self.pairs, self.regressors, strict=True)
-        return sum_of([mean_square(*regressor(ours[s], theirs[t])) for (t, s), regressor in pairs])
+        losses = []
+        for (t, s), regressor in zip(self.pairs, self.regressors, strict=True):
+            mine, other = aligned(ours[s], theirs[t])
+            losses.append(mean_square(regressor(mine), other))
+        return sum_of(losses)

@@ -163,14 +163,14 @@ def verdict_table(analysis: Analysis) -> Table:
     columns = [
         Column("student", number=False),
         Column("best method", number=False, hint="highest mean validation accuracy"),
-        Column("test accuracy"),
         Column("gain over no transfer, points"),
         Column("n"),
+        Column("test accuracy"),
     ]
     if origins:
         columns += [Column("device", number=False), Column("export", number=False)]
-        columns += [Column("accuracy as exported"), Column("size")]
-        columns += [Column(f"median latency, ms ({origin})") for origin in origins]
+        columns += [Column(f"p50, ms ({origin})") for origin in origins]
+        columns += [Column("size"), Column("accuracy as exported")]
     return Table(
         "verdict",
         "The best method per student, and the export to take on each device: the fastest whose "
@@ -205,9 +205,9 @@ def _verdict_row(row: _Row, origins: list[str]) -> list[Box]:
     boxes = [
         Box(str(row["student"])),
         Box(row["label"]),
-        Box(text.percent(row["test_accuracy"])),
         gain_box(row),
         Box(str(row["n"])),
+        Box(text.percent(row["test_accuracy"])),
     ]
     if not origins:
         return boxes
@@ -215,8 +215,7 @@ def _verdict_row(row: _Row, origins: list[str]) -> list[Box]:
         return [*boxes, *(Box(text.NOTHING, "muted") for _ in range(4 + len(origins)))]
     threads = f", {int(row['threads'])} threads" if row["threads"] != 1 else ""
     boxes += [Box(row["device"]), Box(f"{row['export']}{threads}", hint=row["runtime"])]
-    boxes += [Box(text.percent(row["accuracy"])), Box(text.size(row["bytes"]))]
     for origin in origins:
         own = row["origin"] == origin
         boxes.append(Box(text.milliseconds(row["p50_ms"]) if own else "", "" if own else "muted"))
-    return boxes
+    return [*boxes, Box(text.size(row["bytes"])), Box(text.percent(row["accuracy"]))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import textwrap
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -81,13 +81,20 @@ def rendered(figure: Drawing, *, name: str, caption: str, alternative: str) -> F
 
 
 def wrapped(label: str, width: int = 16, lines: int = 3) -> str:
-    """A label on a few short lines; its end is left out when it does not fit."""
-    broken = label.replace("(", " (").replace("_", "_\u200b")
-    found = textwrap.wrap(broken.replace("\u200b", " "), width) or [""]
-    found = [line.replace("_ ", "_").replace(" (", "(") for line in found]
+    """A label on a few short lines, broken after `_` and before `(`; cut when it does not fit."""
+    pieces = re.findall(r"[^_(\s]+_*\s*|\([^\s]*\s*|_+", label) or [label]
+    found = [""]
+    for piece in pieces:
+        if found[-1] and len(found[-1]) + len(piece.rstrip()) > width:
+            found.append("")
+        found[-1] += piece
     if len(found) > lines:
-        found = [*found[: lines - 1], found[lines - 1][: width - 1] + "…"]
-    return "\n".join(found)
+        found = [*found[: lines - 1], "".join(found[lines - 1 :])]
+    return "\n".join(_cut(line.rstrip(), 2 * width) for line in found)
+
+
+def _cut(line: str, longest: int) -> str:
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def percent_axis(axes: Axes, which: str = "y") -> None:

@@ -42,7 +42,7 @@ def convergence_figure(
     shown = list(students)[:STUDENTS_SHOWN]
     columns = min(3, max(1, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
-    with drawing(0.4 + 3.5 * columns, 0.9 + 2.6 * rows) as figure:
+    with drawing(0.4 + 3.55 * columns, 0.9 + 2.6 * rows) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         panels = list(grid.flat)
         for axes, student in zip(panels, shown, strict=False):

@@ -52,7 +52,7 @@ def gain_figure(
     bases = {g["student"]: g for g in groups if g["is_baseline"] and not g["budget"]}
     limit = max(0.01, float(np.nanmax(np.abs(np.r_[gains["gain"].to_numpy(dtype=float), 0.0]))))
     width = 1.7 + 1.4 * (len(columns) + 1)
-    with drawing(width, 1.2 + 0.7 * len(rows)) as figure:
+    with drawing(width, 1.2 + 0.78 * len(rows)) as figure:
         axes = figure.subplots()
         _frame(axes, rows, columns)
         for y, student in enumerate(rows):
@@ -74,7 +74,7 @@ def _frame(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     heads = ["no transfer\n(accuracy)", *(wrapped(m, 17) for m in columns)]
     axes.set_xticks(range(len(heads)), heads, fontsize=9)
-    axes.set_yticks(range(len(rows)), [wrapped(r, 18, 2) for r in rows], fontsize=9)
+    axes.set_yticks(range(len(rows)), [wrapped(r, 20, 3) for r in rows], fontsize=9)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.grid(False)
@@ -90,22 +90,24 @@ def _rectangle(axes: Axes, x: int, y: int, **look: object) -> None:
 
 
 def _write(
-    axes: Axes, x: int, y: int, lines: tuple[str, str], color: str, *, bold: bool = False
+    axes: Axes, x: int, y: int, lines: tuple[str, ...], color: str, *, bold: bool = False
 ) -> None:
-    main, small = lines
+    """A figure with up to two small lines below it."""
+    main, *small = (line for line in lines if line)
     weight = "bold" if bold else "normal"
-    up = 0.12 if small else 0.0
+    up = 0.11 * len(small)
     # Text inside the boxes cannot change the layout, and measuring it takes most of the time.
     middle = {"ha": "center", "va": "center", "color": color, "in_layout": False}
     axes.text(x, y - up, main, fontsize=12, weight=weight, **middle)  # type: ignore[arg-type]
-    if small:
-        axes.text(x, y + 0.22, small, fontsize=7.6, **middle)  # type: ignore[arg-type]
+    for number, line in enumerate(small):
+        below = y - up + 0.26 + 0.2 * number
+        axes.text(x, below, line, fontsize=7.8, **middle)  # type: ignore[arg-type]
 
 
 def _baseline_box(axes: Axes, y: int, base: Group | None) -> None:
     _rectangle(axes, 0, y, facecolor="#ffffff", edgecolor="#d5dae0", linewidth=0.8)
     if base is None:
-        _write(axes, 0, y, (text.NOTHING, ""), MUTED)
+        _write(axes, 0, y, (text.NOTHING,), MUTED)
         return
     n = f"n = {base['trained']}"
     _write(axes, 0, y, (text.percent(base["accuracy"]), n), INK)
@@ -113,25 +115,25 @@ def _baseline_box(axes: Axes, y: int, base: Group | None) -> None:
 
 def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
     if group is None:
-        _write(axes, x, y, (text.NOTHING, ""), MUTED)
+        _write(axes, x, y, (text.NOTHING,), MUTED)
         return
     if group["n"] == 0:
         _missing(axes, x, y, group)
         return
     gain, sign = float(group["gain"]), group["sign"]
     bounds = text.point_interval(group["gain_low"], group["gain_high"])
-    small = f"{bounds}  n = {group['n']}".strip()
+    n = f"n = {group['n']}"
     if group["failed"]:
-        small += f", {group['failed']} failed"
+        n += f" · {group['failed']} failed"
     if sign in ("positive", "negative"):
         fill = _SCALE(0.5 + 0.5 * gain / limit)
         color = "#ffffff" if _luminance((fill[0], fill[1], fill[2])) < 0.42 else INK
         edge = GAIN if sign == "positive" else LOSS
         _rectangle(axes, x, y, facecolor=fill, edgecolor=edge, linewidth=1.4)
-        _write(axes, x, y, (text.points(gain), small), color, bold=True)
+        _write(axes, x, y, (text.points(gain), bounds, n), color, bold=True)
     else:
         _rectangle(axes, x, y, facecolor=NEUTRAL, edgecolor="none")
-        _write(axes, x, y, (text.points(gain), small), "#4d5864")
+        _write(axes, x, y, (text.points(gain), bounds, n), "#4d5864")
 
 
 def _missing(axes: Axes, x: int, y: int, group: Group) -> None:

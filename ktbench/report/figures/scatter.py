@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ktbench.report.figures.canvas import (
     INK,
@@ -56,7 +56,7 @@ def front_figure(
     Colour is the export, shape the student; the front's points carry their numbers.
     """
     shown = pd.concat([found[found["front"] > 0], found[found["front"] == 0]]).head(POINTS_SHOWN)
-    with drawing(8.4, 4.3) as figure:
+    with drawing(10.6, 4.6) as figure:
         axes = figure.subplots()
         shape = shown["student"].map(dict(zip(students, itertools.cycle(MARKERS), strict=False)))
         for (marker, export), points in shown.groupby([shape, shown["export"]], sort=False):
@@ -134,12 +134,13 @@ def _axes(axes: Axes, axis: Axis) -> None:
     axes.margins(x=0.08, y=0.12)
     low, high = axes.get_xlim()
     decades = np.log10(high / low)
-    subs: tuple[float, ...] = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
     if decades < 0.7:
-        subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+    else:
+        subs = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(f"{axis.title} (log scale)")
     axes.set_ylabel("test accuracy")
     percent_axis(axes)
@@ -147,7 +148,7 @@ def _axes(axes: Axes, axis: Axis) -> None:
 
 def _legend(axes: Axes, students: Sequence[str], exports: Sequence[str]) -> None:
     def dot(marker: str, color: str, label: str) -> Line2D:
-        look = {"marker": marker, "color": color, "label": wrapped(label, 22, 1)}
+        look = {"marker": marker, "color": color, "label": wrapped(label, 26, 2)}
         return Line2D([], [], linestyle="none", markersize=6, **look)  # type: ignore[arg-type]
 
     handles = [dot("o", _colour(exports, e), e) for e in list(exports)[:8]]

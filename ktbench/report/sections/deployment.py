@@ -62,7 +62,7 @@ def accuracy_and_cost(analysis: Analysis) -> Section:
         parts += _front(analysis, analysis.exported, SIZE, "size", "", "")
     else:
         parts.append(Note("Nothing has been exported.", "muted"))
-    return Section("deployment", "Accuracy against latency and size", lead, parts)
+    return Section("deployment", "Accuracy, latency and size", lead, parts)
 
 
 def _nothing_measured(analysis: Analysis) -> str:
@@ -281,7 +281,10 @@ def _latency_table(analysis: Analysis) -> Table:
     measured = analysis.results.measurements
     owners = analysis.cells.set_index("key")["student"]
     measured = measured.assign(student=measured["cell_key"].map(owners).fillna(text.NOTHING))
-    measured = measured.sort_values(["device", "student", "export", "threads"], kind="stable")
+    place = {student: number for number, student in enumerate(analysis.students)}
+    measured = measured.assign(place=measured["student"].map(place))
+    measured = measured.sort_values(["device", "place", "export", "threads"], kind="stable")
+    measured = measured.drop(columns="place")
     origins = list(dict.fromkeys(measured["origin"]))
     columns = [
         Column("device", number=False),

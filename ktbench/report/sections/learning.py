@@ -34,7 +34,7 @@ def gains(analysis: Analysis) -> Section:
     frame = analysis.gains
     if not analysis.methods:
         words = "The matrix has no method beside no transfer, so there is nothing to compare."
-        return Section("gains", "Gain over no transfer", "", [Note(words)])
+        return Section("gains", "Gains over no transfer", "", [Note(words)])
     parts: list[Part] = []
     teachers = analysis.teachers or [""]
     for number, teacher in enumerate(teachers[:_TEACHERS_SHOWN]):
@@ -50,7 +50,7 @@ def gains(analysis: Analysis) -> Section:
         "with the same initial weights and data order; mean over n seeds with Student's t interval "
         f"at {100 * stats.LEVEL:.0f} %. Full colour marks intervals that exclude zero."
     )
-    return Section("gains", "Gain over no transfer", lead, parts)
+    return Section("gains", "Gains over no transfer", lead, parts)
 
 
 def _map(
@@ -310,7 +310,7 @@ def costs(analysis: Analysis) -> Section:
     parts: list[Part] = [table]
     if len(analysis.results.teachers):
         parts += [_teacher_table(analysis), *_teacher_note(analysis)]
-    return Section("costs", "What training costs", lead, parts)
+    return Section("costs", "Training costs", lead, parts)
 
 
 def _teacher_note(analysis: Analysis) -> list[Note]:
