@@ -271,7 +271,7 @@ def test_include_gives_matching_cells_another_training_and_leaves_the_others() -
 def test_an_impossible_pair_is_a_skip_with_its_reason_and_the_others_stay() -> None:
     planned = _planned(
         students=["resnet8", "vgg8"],
-        methods=["none", "kd", {"attention": {"pairs": [[0, 4]]}}],
+        methods=["none", "kd", {"intermediate_last": {"pairs": [[0, 4]]}}],
         seeds=2,
     )
     assert {skip.cell.student.name for skip in planned.skips} == {"resnet8"}
