@@ -53,12 +53,16 @@ def write_matrix(path: Path, **changes: Any) -> Path:
 
 
 class Commands:
-    """`ktbench ...` in this process; the teacher store and the working folder are the test's."""
+    """`ktbench ...` in this process; the teacher store and the working folder are the test's.
+
+    Runs end without their report, which takes longer than a small matrix, unless `report` is set.
+    """
 
     def __init__(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
+        self.report = False
         monkeypatch.chdir(folder)
         monkeypatch.setenv("KTBENCH_CACHE", str(folder / "cache"))
 
@@ -68,7 +72,10 @@ class Commands:
         self._monkeypatch.setattr(sys, "argv", ["ktbench", *map(str, arguments)])
         code = 0
         try:
-            cli.main()
+            with self._monkeypatch.context() as patch:
+                if not self.report:
+                    patch.setattr(cli, "_write_report", lambda folder: folder)
+                cli.main()
         except SystemExit as end:
             assert end.code is None or isinstance(end.code, int)
             code = end.code or 0

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-import ktbench.runner.jobs
-import ktbench.runner.run
-import ktbench.runner.teachers
 from ktbench.export.exporter import Exporter
-from ktbench.records import Cell
+from ktbench.records import Cell, Result
 from ktbench.results import ResultsFolder, load_results
+from ktbench.runner import jobs, teachers
 from tests.running import Commands, digests, results, write_matrix
 
 pytest_plugins = ("tests.running_fixtures",)
@@ -38,14 +36,14 @@ class Fragile(Method):
 def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Labels of every cell that is given to the training loop, teachers included, in order."""
     labels: list[str] = []
-    real = ktbench.runner.jobs.train_cohort
+    real = jobs.train_cohort
 
     def spy(cells: list[Cell], **options: Any) -> Any:
         labels.extend(cell.label for cell in cells)
         return real(cells, **options)
 
-    monkeypatch.setattr(ktbench.runner.jobs, "train_cohort", spy)
-    monkeypatch.setattr(ktbench.runner.teachers, "train_cohort", spy)
+    monkeypatch.setattr(jobs, "train_cohort", spy)
+    monkeypatch.setattr(teachers, "train_cohort", spy)
     yield labels
 
 
@@ -112,8 +110,8 @@ def test_a_damaged_stored_teacher_is_noted_and_trained_again(
 def test_no_transfer_is_trained_once_for_all_teachers(
     ktbench: Commands, trained: list[str], tmp_path: Path
 ) -> None:
-    teachers = [{"student": "resnet8", "name": "T"}, {"student": "resnet8", "name": "U", "seed": 1}]
-    matrix = write_matrix(tmp_path / "m.yaml", teachers=teachers, seeds=2)
+    both = [{"student": "resnet8", "name": "T"}, {"student": "resnet8", "name": "U", "seed": 1}]
+    matrix = write_matrix(tmp_path / "m.yaml", teachers=both, seeds=2)
     assert ktbench("run", matrix, "--results", "r").code == 0
     assert [trained.count(_student("none", seed)) for seed in (0, 1)] == [1, 1]
     assert [trained.count(_student("kd", seed)) for seed in (0, 1)] == [1, 1]
@@ -213,11 +211,12 @@ def test_exports_of_a_run_that_was_stopped_before_its_result_are_not_made_again(
     path = write_matrix(tmp_path / "m.yaml", methods=["none"], teachers=[], exports=ONNX)
     with monkeypatch.context() as patch:
 
-        def stop(*_: object, **__: object) -> None:
+        def stop(_: ResultsFolder, result: Result) -> None:
             raise OSError(5, "Input/output error")
 
-        patch.setattr(ktbench.runner.run, "_keep", stop)
-        assert ktbench("run", path, "--results", "r").error.endswith("Input/output error")
+        patch.setattr(ResultsFolder, "write_result", stop)
+        answer = ktbench("run", path, "--results", "r", "--quiet")
+        assert (answer.code, answer.error) == (2, "ktbench: Input/output error")
     exported: list[str] = []
     real = Exporter.export
 
@@ -276,11 +275,11 @@ def test_a_teacher_that_fails_fails_its_cells_with_its_reason_and_no_others(
     ktbench: Commands, tmp_path: Path
 ) -> None:
     (tmp_path / "own.pt").write_bytes(b"no weights at all")
-    teachers = [
+    both = [
         {"student": "resnet8", "name": "T"},
         {"student": "resnet8", "name": "broken", "checkpoint": "own.pt"},
     ]
-    path = write_matrix(tmp_path / "m.yaml", teachers=teachers)
+    path = write_matrix(tmp_path / "m.yaml", teachers=both)
     answer = ktbench("run", path, "--results", "r")
     assert answer.code == 1
     found = results(tmp_path / "r")
@@ -312,11 +311,11 @@ def test_quiet_prints_nothing_but_failures(ktbench: Commands, tmp_path: Path) ->
 def test_a_pair_that_cannot_be_is_in_the_results_with_its_reason(
     ktbench: Commands, tmp_path: Path
 ) -> None:
-    path = write_matrix(tmp_path / "m.yaml", methods=["none", "kd", "intermediate_embedding"])
+    path = write_matrix(tmp_path / "m.yaml", methods=["none", "kd", "fsp"])
     answer = ktbench("run", path, "--results", "r")
     assert answer.code == 0, answer.err
     skipped = [r for r in results(tmp_path / "r").values() if r.status == "skipped"]
-    assert [r.cell.method.name for r in skipped] == ["intermediate_embedding"]
+    assert [r.cell.method.name for r in skipped] == ["fsp"]
     assert skipped[0].reason and "skipped" in answer.err
 
 
@@ -326,6 +325,7 @@ def test_each_distinct_graph_is_measured_once_and_its_cells_share_it(
     path = write_matrix(
         tmp_path / "m.yaml", exports=ONNX, devices=[{"local": {"repeats": 1}}], seeds=2
     )
+    ktbench.report = True
     answer = ktbench("run", path, "--results", "r")
     assert answer.code == 0, answer.err
     folder = tmp_path / "r"
@@ -337,5 +337,5 @@ def test_each_distinct_graph_is_measured_once_and_its_cells_share_it(
     frames = load_results(folder)
     assert len(frames.deployed) == 4 and frames.deployed["p50_ms"].nunique() == 1
     for file in folder.rglob("*.json"):
-        json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{file}: {name}"))
+        json.loads(file.read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
     assert (folder / "report" / "index.html").is_file()

@@ -281,6 +281,18 @@ def test_an_impossible_method_is_a_failure_with_its_reason(tmp_path: Path) -> No
     assert "temperature" in failure.reason
 
 
+def test_pairs_may_name_the_stages_of_the_teachers_own_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(teacher(tmp_path)._network, "stage_names", ("early", "middle", "late"))
+    named = cell("attention", settings={"pairs": [["late", "stage3"]]})
+    [made] = train([named], tmp_path)
+    assert isinstance(made, Checkpoint), made
+    [failure] = train([cell("attention", settings={"pairs": [["stage3", "stage3"]]})], tmp_path)
+    assert isinstance(failure, Failure)
+    assert "stage3" in failure.reason
+
+
 def test_damaged_saved_work_is_trained_anew(alone: dict[str, Checkpoint], tmp_path: Path) -> None:
     work = places_in(tmp_path)(cell("kd")).work
     work.write_bytes(b"torn")

@@ -308,7 +308,9 @@ def _decode(data: bytes, where: str, size: int | None) -> Pixels:
             image.load()
             grey = image.mode in ("1", "L", "I;16", "I", "F")
             plain = image.convert("L" if grey else "RGB")
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except UnidentifiedImageError as error:  # whose text names an object in memory
+        raise KtbenchError(f"data: {where}: not a readable image") from error
+    except (OSError, ValueError) as error:
         raise KtbenchError(f"data: {where}: not a readable image ({_line(error)})") from error
     return _resized(plain, size)
 

@@ -29,9 +29,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     handle = _acquire(path)
     try:
         _refuse_other_machine(path, os.pread(handle, 65536, 0))
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(_myself()).encode(), 0)
-        os.fsync(handle)
+        _sign(path, handle)
     except BaseException:
         os.close(handle)
         raise
@@ -40,6 +38,17 @@ def run_lock(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # Before the lock is freed: nobody else can hold it yet.
         os.close(handle)
+
+
+def _sign(path: Path, handle: int) -> None:
+    """Write who holds the folder; where that fails, on a full disk, nobody does."""
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(_myself()).encode(), 0)
+        os.fsync(handle)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _acquire(path: Path) -> int:

@@ -31,6 +31,7 @@ from ktbench.runner.jobs import (
 from ktbench.runner.measuring import measure_all
 from ktbench.runner.teachers import TeacherJob, TrainedTeacher, dataset, make_teacher
 from ktbench.runner.watch import Watcher
+from ktbench.train import checkpoint_interval
 
 COHORT = 8
 """Most students that share a batch; more would only hold more memory at once."""
@@ -96,6 +97,7 @@ def run(
     """
     began = time.perf_counter()
     summary = Summary(folder)
+    checkpoint_interval()  # A wrong setting is told now, not once per cell.
     with _clocked(summary, "data"):
         provenance, tested_on = _provenance(plan)
     results = ResultsFolder(folder)

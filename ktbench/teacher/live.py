@@ -30,6 +30,11 @@ class Live:
         """Of the weights and buffers as they are now."""
         return weights_digest(self._network.state_dict())
 
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The network's own."""
+        return self._network.stage_names
+
     def outputs(self, batch: Batch, needs: Needs) -> Features:
         """All features of one pass; pre-activations when they are needed."""
         inputs = batch.inputs

@@ -15,6 +15,10 @@ class TeacherSource(Protocol):
     def digest(self) -> str:
         """Names the teacher's weights; equal before and after a training (invariant 5)."""
 
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Of the teacher's stages, as methods may name them."""
+
     def outputs(self, batch: Batch, needs: Needs) -> Features:
         """The features that `needs` asks for; others may be missing."""
 

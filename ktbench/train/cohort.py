@@ -235,12 +235,11 @@ def _open(
     """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""
 
     def fresh() -> Lane:
-        features = None
-        if teacher is not None:
-            features = teacher.outputs(
-                probe, Needs(logits=True, stages=True, embedding=True, stem=True)
-            )
-        return Lane(cell, dataset, base, probe, features)
+        if teacher is None:
+            return Lane(cell, dataset, base, probe, None)
+        everything = Needs(logits=True, stages=True, embedding=True, stem=True)
+        features = teacher.outputs(probe, everything)
+        return Lane(cell, dataset, base, probe, features, teacher.stage_names)
 
     try:
         lane = fresh()

@@ -47,6 +47,8 @@ class Lane:
     """A few training images, to find shapes and dependencies."""
     teacher_features: Features | None
     """The teacher's features of the probe."""
+    teacher_names: tuple[str, ...] = ()
+    """Of the teacher's stages."""
     epoch: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     failure: Failure | None = None
@@ -93,7 +95,7 @@ class Lane:
         comparable = teacher is not None and teacher.stages and own.stages and reads
         return Setting(
             student=shapes_of(own, self.student.stage_names),
-            teacher=shapes_of(teacher) if teacher is not None else None,
+            teacher=shapes_of(teacher, self.teacher_names) if teacher is not None else None,
             num_classes=len(self.dataset.classes),
             train_size=self.dataset.size("train"),
             batch_size=self.cell.train.batch_size,
