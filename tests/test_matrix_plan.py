@@ -403,3 +403,14 @@ def test_planning_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(4)
     _planned(students=["vgg_thin", "vit_tiny"], methods=["kd"])
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_users_network_is_another_cell_when_its_code_changes(tmp_path: Path) -> None:
+    """Else a later run would show the old code's results as the new one's."""
+    keys = []
+    for folder, code in (("a", BROKEN), ("b", BROKEN), ("c", BROKEN + "\n# changed\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "nets.py").write_text(code.replace("3 * 32 * 32", "64"))
+        planned = _planned(str(tmp_path / folder), students=["nets.py:net"], methods=["none"])
+        keys.append([cell.key for cell in planned.cells])
+    assert keys[0] == keys[1] != keys[2]
