@@ -375,10 +375,17 @@ def test_keys_are_unique_repeatable_and_independent_of_the_order_of_the_axes(
     assert {cell.label for cell in _planned(**shuffled).cells} == set(_labels(first))
 
 
+def _said(value: Any) -> Any:
+    """A dumped record without the code digest that the catalogue's own items do not have."""
+    if isinstance(value, dict):
+        return {k: _said(v) for k, v in value.items() if (k, v) != ("code", None)}
+    return value
+
+
 def test_a_key_is_a_digest_of_all_that_a_cell_says() -> None:
     planned = _planned(teachers=[{"student": "resnet14", "train": {"epochs": 3}}])
     for cell in planned.cells:
-        assert cell.key == digest_of(cell.model_dump(mode="json"))
+        assert cell.key == digest_of(_said(cell.model_dump(mode="json")))
         assert Cell.model_validate_json(cell.model_dump_json()).key == cell.key
 
 
