@@ -90,7 +90,7 @@ def wrapped(label: str, width: int = 16, lines: int = 3) -> str:
         found[-1] += piece
     if len(found) > lines:
         found = [*found[: lines - 1], "".join(found[lines - 1 :])]
-    return "\n".join(_cut(line.rstrip(), 2 * width) for line in found)
+    return "\n".join(_cut(line.rstrip(), width + width // 2) for line in found)
 
 
 def _cut(line: str, longest: int) -> str:

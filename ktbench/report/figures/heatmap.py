@@ -51,7 +51,8 @@ def gain_figure(
     found = {(g["student"], g["method"]): g for g in groups}
     bases = {g["student"]: g for g in groups if g["is_baseline"] and not g["budget"]}
     limit = max(0.01, float(np.nanmax(np.abs(np.r_[gains["gain"].to_numpy(dtype=float), 0.0]))))
-    width = 1.7 + 1.4 * (len(columns) + 1)
+    longest = max((len(line) for row in rows for line in _row_label(row).split("\n")), default=0)
+    width = 0.3 + max(1.4, 0.085 * longest) + 1.4 * (len(columns) + 1)
     with drawing(width, 1.2 + 0.78 * len(rows)) as figure:
         axes = figure.subplots()
         _frame(axes, rows, columns)
@@ -74,12 +75,16 @@ def _frame(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     heads = ["no transfer\n(accuracy)", *(wrapped(m, 17) for m in columns)]
     axes.set_xticks(range(len(heads)), heads, fontsize=9)
-    axes.set_yticks(range(len(rows)), [wrapped(r, 20, 3) for r in rows], fontsize=9)
+    axes.set_yticks(range(len(rows)), [_row_label(r) for r in rows], fontsize=9)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _row_label(student: str) -> str:
+    return wrapped(student, 20, 3)
 
 
 def _rectangle(axes: Axes, x: int, y: int, **look: object) -> None:

@@ -179,7 +179,7 @@ def convergence(analysis: Analysis) -> Section:
         "ends (dotted), seed by seed; costs count up to the end of the first epoch that reaches "
         "it, without interpolation, and no transfer is measured by the same rule."
     )
-    curves = analysis.results.curves
+    curves = analysis.curves
     if curves.empty:
         return Section("convergence", "Convergence", lead, [Note("No cell has been trained yet.")])
     cells = analysis.cells.loc[
