@@ -36,7 +36,7 @@ def _print_table(
     )
     for i, column in enumerate(columns):
         side: Literal["left", "right"] = "right" if numbers and i else "left"
-        table.add_column(column, header_style="bold", overflow="fold", justify=side)
+        table.add_column(column, header_style="bold", overflow="fold", justify=side, no_wrap=not i)
     for row in rows:
         table.add_row(*row)
     Console().print(table, highlight=False, markup=False)
