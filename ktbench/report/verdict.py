@@ -126,16 +126,18 @@ def _speed_sentence(analysis: Analysis) -> list[str]:
     if whole.empty:
         return []
     top = _first(whole.sort_values("x_flops_all", ascending=False, kind="stable"))
-    with_teacher = float(top["x_flops_all"])
-    words = (
-        f"{text.ratio(with_teacher)} fewer FLOPs"
-        if with_teacher > 1
-        else f"{text.ratio(1 / with_teacher)} the FLOPs"
-    )
+    where = f"{_bold(top['label'])} on {top['student']}"
+    if top["x_flops_all"] <= 1:
+        return [
+            "No method saves FLOPs on the way to the accuracy at which no transfer ends, once the "
+            f"teacher's forward passes are counted: the nearest, {where}, takes "
+            f"{text.ratio(1 / top['x_flops_all'])} the FLOPs."
+        ]
     return [
-        f"To reach the accuracy at which no transfer ends, {_bold(top['label'])} on "
-        f"{top['student']} takes {text.ratio(top['x_epoch'])} fewer epochs and, with the teacher's "
-        f"forward passes counted, {words}; the teacher's own training is not in it."
+        f"To reach the accuracy at which no transfer ends, {where} takes "
+        f"{text.ratio(top['x_epoch'])} fewer epochs and, with the teacher's forward passes "
+        f"counted, {text.ratio(top['x_flops_all'])} fewer FLOPs; the teacher's own training is "
+        "not in it."
     ]
 
 

@@ -41,7 +41,9 @@ def gains(analysis: Analysis) -> Section:
         parts.append(Note(_first_of(_TEACHERS_SHOWN, len(teachers), "teachers", "gains"), "muted"))
     compared = frame[~frame["is_baseline"]]
     judged = int((compared["sign"] != "unknown").sum())
-    parts += [_sign_table(analysis, compared), _chance_note(judged), _gain_table(compared)]
+    parts.append(_sign_table(analysis, compared))
+    parts += [_chance_note(judged)] if judged else []
+    parts.append(_gain_table(compared))
     lead = (
         "Test accuracy of each method minus that of no transfer with the same student and seed, so "
         "with the same initial weights and data order; mean over n seeds with Student's t interval "
