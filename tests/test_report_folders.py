@@ -152,3 +152,15 @@ def test_settings_tell_two_methods_apart(tmp_path: Path) -> None:
 def test_a_report_of_no_results_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(KtbenchError, match="no results folder"):
         write_report(tmp_path)
+
+
+def test_a_few_bytes_of_weights_buy_no_place_on_the_front() -> None:
+    """25,101 and 25,135 bytes are both shown as 25.1 kB: the better of the two is on the front."""
+    from ktbench import stats
+    from ktbench.report.sections.deployment import _as_shown
+
+    sizes = _as_shown(pd.Series([25_101, 25_135, 62_500]))
+    assert stats.pareto_front(sizes, [0.12, 0.81, 0.82]).tolist() == [False, True, True]
+    assert _as_shown(pd.Series([0.0, 1.0, 0.0048349])).tolist() == pytest.approx(
+        [0.0, 1.0, 0.00483]
+    )

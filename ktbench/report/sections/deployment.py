@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ktbench import stats
 from ktbench.report import text
@@ -64,7 +65,7 @@ def _front(
     analysis: Analysis, rows: pd.DataFrame, axis: Axis, name: str, where: str, origin: str
 ) -> list[Part]:
     found = rows.copy()
-    on_front = stats.pareto_front(found[axis.column], found["accuracy"])
+    on_front = stats.pareto_front(_as_shown(found[axis.column]), found["accuracy"])
     order = found[on_front].sort_values([axis.column, *GROUP, "export"], kind="stable").index
     found["front"] = 0
     found.loc[order, "front"] = np.arange(1, len(order) + 1)
@@ -79,6 +80,17 @@ def _front(
         exports=exports,
     )
     return [figure, _front_table(found, axis, name, where, origin)]
+
+
+def _as_shown(cost: pd.Series) -> NDArray[np.float64]:
+    """Three significant digits, as the tables have them.
+
+    Files of one graph differ by a few bytes with their weights: that buys no place on the front.
+    """
+    values = cost.to_numpy(dtype=float)
+    known = values > 0
+    scale = 10.0 ** (2 - np.floor(np.log10(np.where(known, values, 1.0))))
+    return np.where(known, np.round(values * scale) / scale, values)
 
 
 def _points(total: int) -> str:
