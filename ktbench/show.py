@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ktbench import catalogue
@@ -25,13 +27,25 @@ DATASETS = {
 }
 
 
-def _print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, header_style="bold", overflow="fold")
+def _print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False
+) -> None:
+    """`numbers`: every column but the first holds figures, and stands right."""
+    table = Table(
+        title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
+    for i, column in enumerate(columns):
+        side: Literal["left", "right"] = "right" if numbers and i else "left"
+        table.add_column(column, header_style="bold", overflow="fold", justify=side, no_wrap=not i)
     for row in rows:
         table.add_row(*row)
     Console().print(table, highlight=False, markup=False)
+
+
+def _print_line(text: str) -> None:
+    """A line that a terminal breaks between words, and nothing else breaks."""
+    console = Console()
+    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 # ---------------------------------------------------------------- plan
@@ -56,7 +70,7 @@ def plan_as_text(plan: Plan) -> None:
     students = list(dict.fromkeys(c.student.label for c in plan.cells))
     methods = list(dict.fromkeys(c.method.label for c in plan.cells))
     rows = [[m, *(str(counts[s, m] or "–") for s in students)] for m in methods]
-    _print_table(f"{plan.name}: {len(plan.cells)} cells", ["method", *students], rows)
+    _print_table(f"{plan.name}: {len(plan.cells)} cells", ["method", *students], rows, numbers=True)
     reasons = Counter((s.cell.student.label, s.cell.method.label, s.reason) for s in plan.skips)
     if reasons:
         print()
@@ -71,7 +85,7 @@ def plan_as_text(plan: Plan) -> None:
     print(f"teachers: {', '.join(t.name for t in plan.teachers) or 'none'}")
     print(f"exports:  {exports}")
     print(f"devices:  {devices}")
-    print(estimate(plan).text)
+    _print_line(estimate(plan).text)
 
 
 # ---------------------------------------------------------------- list
@@ -118,8 +132,9 @@ def _methods() -> list[dict[str, str]]:
             default = field.default
             if field.default_factory is not MISSING:
                 default = field.default_factory()
-            settings.append(f"{field.name}={default}" if default is not MISSING else field.name)
-        about = (kind.__doc__ or "").partition("\n")[0].rstrip(".")
+            shown = f"{default:g}" if isinstance(default, float) else str(default)
+            settings.append(f"{field.name}={shown}" if default is not MISSING else field.name)
+        about = (sys.modules[kind.__module__].__doc__ or "").partition("\n")[0].rstrip(".")
         rows.append({"method": name, "about": about, "settings": ", ".join(settings)})
     return rows
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as _scipy
+from scipy import special
 
 LEVEL = 0.95
 """Confidence level of every interval of the report."""
@@ -84,7 +84,7 @@ def intervals(values: ArrayLike, groups: ArrayLike, count: int, level: float = L
         mean = np.bincount(group, found, count) / n
         squares = np.bincount(group, (found - mean[group]) ** 2, count)
         deviation = np.sqrt(squares / (n - 1))
-        half = _scipy.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * deviation / np.sqrt(n)
+        half = special.stdtrit(np.maximum(n - 1, 1), (1 + level) / 2) * deviation / np.sqrt(n)
     half = np.where((n >= 2) & (deviation > _NO_SPREAD), half, np.nan)
     return Intervals(mean, mean - half, mean + half, n.astype(np.int64))
 

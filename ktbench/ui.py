@@ -19,6 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 if TYPE_CHECKING:
     from ktbench.records import Failure, Plan
@@ -30,15 +31,20 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress(
+        self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<11}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=28 if console.width >= 100 else 14),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[what]}", table_column=None),
+            # What is left of the line, however long the label: the figures keep their room.
+            TextColumn(
+                "[dim]{task.fields[what]}",
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
+            expand=True,
             console=console,
             refresh_per_second=4,
         )
@@ -46,32 +52,32 @@ class Bars:
 
     def __enter__(self) -> Bars:
         """Start drawing."""
-        self._progress.start()
+        self.progress.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         """Leave the terminal as it was."""
-        self._progress.stop()
+        self.progress.stop()
 
     def begin(self, wave: str, total: int) -> None:
         """See `Watcher`."""
-        self._task = self._progress.add_task(wave, total=total, what="")
+        self._task = self.progress.add_task(wave, total=total, what="")
 
     def advance(self, done: float, what: str = "") -> None:
         """See `Watcher`."""
         if self._task is not None:
-            self._progress.update(self._task, completed=done, what=escape(what))
+            self.progress.update(self._task, completed=done, what=escape(what))
 
     def end(self) -> None:
         """See `Watcher`."""
         if self._task is not None:
-            total = self._progress.tasks[self._task].total
-            self._progress.update(self._task, completed=total, what="")
+            total = self.progress.tasks[self._task].total
+            self.progress.update(self._task, completed=total, what="")
         self._task = None
 
     def note(self, text: str) -> None:
         """See `Watcher`."""
-        self._progress.console.print(text, highlight=False, markup=False)
+        self.progress.console.print(text, highlight=False, markup=False)
 
 
 class Lines:

@@ -75,6 +75,11 @@ class Analysis:
         return cells
 
     @cached_property
+    def curves(self) -> pd.DataFrame:
+        """`Results.curves` with the columns that the report needs."""
+        return self.results.read_curves(["validation_accuracy", *_COSTS])
+
+    @cached_property
     def students(self) -> list[str]:
         """Labels in the matrix's order."""
         return list(dict.fromkeys(self.cells["student"]))
@@ -125,7 +130,7 @@ class Analysis:
         The target is the validation accuracy after the last epoch of the baseline with the same
         seed. Costs are cumulative at the end of the first epoch that reaches it, NaN if none does.
         """
-        curves = self.results.curves
+        curves = self.curves
         columns = ["key", *GROUP, "seed", "baseline", "is_baseline"]
         cells = self.cells.loc[self.cells["accuracy"].notna(), columns].set_index("key")
         if curves.empty or cells.empty:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv
 
 from ktbench.files import write_atomically
 from ktbench.report import sections, text
@@ -73,7 +78,8 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
     ):
         if counts.get(status, 0):
             tiles.append((f"{counts[status]:,}", words, kind))
-    signs = analysis.gains.loc[~analysis.gains["is_baseline"], "sign"].value_counts()
+    compared = ~analysis.gains["is_baseline"] & (analysis.gains["n"] > 0)
+    signs = analysis.gains.loc[compared, "sign"].value_counts()
     for sign, words, kind in (
         ("positive", "clear gains", "gain"),
         ("none", "no clear difference", ""),
@@ -99,13 +105,20 @@ def _write(page: Page, analysis: Analysis, place: Path) -> Path:
     frames |= {"cells": analysis.results.cells, "deployed": by_origin(analysis.results.deployed)}
     for name, frame in frames.items():
         path = place / "tables" / f"{name}.csv"
-        write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
+        write_atomically(path, _csv(frame))
         written.add(path)
     _remove_earlier(place, written)
     write_atomically(place / "report.md", markdown(page))
     index = place / "index.html"
     write_atomically(index, html(page))
     return index
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    """Written by Arrow: several times as quick as pandas for tens of thousands of rows."""
+    buffer = io.BytesIO()
+    csv.write_csv(pa.Table.from_pandas(frame, preserve_index=False), buffer)
+    return buffer.getvalue()
 
 
 def _remove_earlier(place: Path, written: set[Path]) -> None:

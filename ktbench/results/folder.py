@@ -8,7 +8,7 @@ weights/            KEY.pt
 artifacts/KEY/      exported students and their sidecars
 measurements/       ID.json (a `Measurement`) and ID.samples.parquet
 failures.json       what the last run could not do that belongs to no cell
-work/KEY/           checkpoints of trainings that are not finished
+work/KEY/           what a cell without a result yet has: its training's checkpoint, its exports
 report/             the report
 """
 
