@@ -253,14 +253,14 @@ def test_reviewkd_reviews_from_the_embedding_down_to_the_first_stage() -> None:
                     for column in range(x.shape[3]):
                         own = x[b, :, row, column]
                         far = deeper[b, :, row // step, column // step]
-                        both = flat(torch.cat((own, far)))
+                        both = torch.cat((own, far))
                         shares = [
                             1
                             / (
                                 1
                                 + math.exp(-sum(w * v for w, v in zip(line, both, strict=True)) - c)
                             )
-                            for line, c in zip(gate.tolist(), bias.tolist(), strict=True)
+                            for line, c in zip(gate, bias.tolist(), strict=True)
                         ]
                         mixed[b, :, row, column] = shares[0] * own + shares[1] * far
             x = mixed
