@@ -47,29 +47,32 @@ def leading(stage: Tensor, count: int) -> tuple[Tensor, Tensor]:
     The largest entry of each vector is positive. A dead stage has zero vectors.
     """
     rows = as_map(stage).flatten(2)  # (B, C, H W)
-    gram = rows @ rows.transpose(1, 2)  # (B, C, C)
+    channels, positions = rows.shape[1:]
+    wide = channels > positions  # then the positions' Gram matrix is the smaller one
+    gram = rows.transpose(1, 2) @ rows if wide else rows @ rows.transpose(1, 2)
+    count = min(count, channels, positions)
     with torch.no_grad():
         # A diverged student is found by its loss: the decomposition itself would raise.
-        squares, right = torch.linalg.eigh(gram.double().nan_to_num(0.0, 0.0, 0.0))
-        squares, right = squares.flip(1), right.flip(2).to(gram.dtype)  # largest first
-    found = []
-    for i in range(min(count, rows.shape[1], rows.shape[2])):
-        vector = right[:, :, i : i + 1]  # (B, C, 1)
-        largest = vector.gather(1, vector.abs().argmax(1, keepdim=True))
-        vector = vector * largest.sign()
+        squares, found = torch.linalg.eigh(gram.double().nan_to_num(0.0, 0.0, 0.0))
+        squares, found = (side.flip(-1)[..., :count].to(gram.dtype) for side in (squares, found))
+        exact = functional.normalize(rows @ found, dim=1) if wide else found  # largest first
+        largest = exact.gather(1, exact.abs().argmax(1, keepdim=True))
+        exact = exact * largest.sign()
+    vectors = list[Tensor]()
+    for i in range(count):
+        before = torch.cat(vectors, 2).detach() if vectors else exact[:, :, :0]
+        vector = exact[:, :, i : i + 1]  # (B, C, 1)
         for _ in range(_STEPS):
-            vector = functional.normalize(gram @ vector, dim=1)
-        found.append(vector)
-        gram = _without(gram, vector.detach())
-    values = squares[:, : len(found)].clamp(min=0).sqrt().to(gram.dtype)
-    return torch.cat(found, 2), values
+            vector = _without(vector, before)
+            vector = rows @ (rows.transpose(1, 2) @ vector) if wide else gram @ vector
+            vector = functional.normalize(_without(vector, before), dim=1)
+        vectors.append(vector)
+    return torch.cat(vectors, 2), squares.clamp(min=0).sqrt()
 
 
-def _without(gram: Tensor, vector: Tensor) -> Tensor:
-    """(B, C, C): the matrix on what is orthogonal to a unit vector (B, C, 1)."""
-    seen = gram @ vector
-    within = vector @ (vector.transpose(1, 2) @ seen) @ vector.transpose(1, 2)
-    return gram - seen @ vector.transpose(1, 2) - vector @ seen.transpose(1, 2) + within
+def _without(vector: Tensor, others: Tensor) -> Tensor:
+    """(B, C, 1): what of a vector is orthogonal to unit vectors (B, C, k)."""
+    return vector - others @ (others.transpose(1, 2) @ vector) if others.shape[2] else vector
 
 
 def to_match(student: Tensor, teacher: Tensor) -> Tensor:

@@ -48,8 +48,14 @@ class Fusion(nn.Module):
         """(what the teacher's stage is compared with, what goes on to the earlier stage)."""
         x: Tensor = self.enter(stage)
         if self.attention is not None and deeper is not None:
-            deeper = functional.interpolate(deeper, x.shape[2:], mode="nearest")
-            share = self.attention(torch.cat((x, deeper), 1)).sigmoid()  # (B, 2, H, W)
+            size = x.shape[2:]
+            # A 1x1 convolution of both side by side is the sum of one of each, and the deeper
+            # one's may be taken before its positions are repeated.
+            mine, other = self.attention.weight.chunk(2, 1)
+            far = functional.interpolate(functional.conv2d(deeper, other), size, mode="nearest")
+            gates = functional.conv2d(x, mine, self.attention.bias) + far
+            share = gates.sigmoid()  # (B, 2, H, W)
+            deeper = functional.interpolate(deeper, size, mode="nearest")
             x = x * share[:, :1] + deeper * share[:, 1:]
         return self.leave(x), x
 
