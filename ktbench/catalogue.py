@@ -8,6 +8,7 @@ named `path/to/file.py:Name` or `package.module:Name`.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -256,17 +257,34 @@ def is_own(name: str) -> bool:
 def own_object(name: str, base: str) -> Any:
     """What a user's `file.py:Name` or `package.module:Name` names."""
     place, _, attribute = name.rpartition(":")
+    module = _own_module(name, base)
     try:
-        module = _own_file(place, base) if place.endswith(".py") else importlib.import_module(place)
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise KtbenchError(f"{name}: {place} defines no {attribute}") from error
+
+
+def _own_module(name: str, base: str) -> ModuleType:
+    place = name.rpartition(":")[0]
+    try:
+        return _own_file(place, base) if place.endswith(".py") else importlib.import_module(place)
     except FileNotFoundError as error:
         raise KtbenchError(f"{name}: no file {Path(base, place)}") from error
     except Exception as error:  # whatever a user's file does when it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise KtbenchError(f"{name}: cannot import {place}: {reason}") from error
-    try:
-        return getattr(module, attribute)
-    except AttributeError as error:
-        raise KtbenchError(f"{name}: {place} defines no {attribute}") from error
+
+
+def code_digest(name: str, base: str) -> str | None:
+    """16 digits over the file that a user's own item comes from; None for the catalogue's.
+
+    What that file imports is not in it.
+    """
+    if not is_own(name):
+        return None
+    module = _own_module(name, base)
+    path = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else None
 
 
 def _own_file(place: str, base: str) -> ModuleType:

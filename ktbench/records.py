@@ -89,6 +89,15 @@ class Item(Record):
     """The item's name in the catalogue, or `path/to/file.py:Class` or `package.module:Class`."""
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     """Settings of the item, as its own `Config` (method) or `build` (student) names them."""
+    code: str | None = None
+    """SHA-256 (16 digits) of the file of a user's own network or method: other code is another
+    cell. None for the catalogue's own."""
+
+    @cached_property
+    def canonical(self) -> str:
+        """See `Record`; the catalogue's items are their name and settings alone."""
+        parts = {"name": self.name, "settings": self.settings}
+        return canonical_json(parts if self.code is None else {**parts, "code": self.code})
 
     @property
     def label(self) -> str:

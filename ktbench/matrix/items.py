@@ -77,7 +77,7 @@ def variants(kind: Kind, entry: ItemEntry, base: str) -> tuple[list[Item], list[
         picked = dict(zip(choices, chosen, strict=True))
         found = _objections(kind, entry.name, picked, base)
         problems += [problem for problem in found if problem not in problems]
-        items.append(_item(entry.name, picked, known))
+        items.append(_item(entry.name, picked, known, base))
     return ([], problems) if problems else (items, [])
 
 
@@ -107,7 +107,9 @@ def _choice(info: SettingInfo, value: JsonValue, path: KeyPath) -> _Choice:
     return _Choice(plain, path)
 
 
-def _item(name: str, picked: Mapping[str, _Choice], known: Mapping[str, SettingInfo]) -> Item:
+def _item(
+    name: str, picked: Mapping[str, _Choice], known: Mapping[str, SettingInfo], base: str
+) -> Item:
     """Settings that are the item's own defaults are left out: one item, one key."""
     settings = {
         setting: choice.value
@@ -115,7 +117,7 @@ def _item(name: str, picked: Mapping[str, _Choice], known: Mapping[str, SettingI
         if choice.value != to_jsonable_python(known[setting].default, fallback=repr)
         or isinstance(choice.value, bool) != isinstance(known[setting].default, bool)
     }
-    return Item(name=name, settings=settings)
+    return Item(name=name, settings=settings, code=catalogue.code_digest(name, base))
 
 
 def _objections(kind: Kind, name: str, picked: Mapping[str, _Choice], base: str) -> list[Problem]:

@@ -16,7 +16,7 @@ def markdown(page: Page) -> str:
 
 
 def _section(section: Section) -> list[str]:
-    lines = [f"## {section.title}", ""]
+    lines = [f"## {section.title}", ""] if section.anchor != "verdict" else []
     lines += [section.lead, ""] if section.lead else []
     for part in section.parts:
         lines += [*_part(part), ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -126,6 +127,11 @@ class Page:
         return [p for s in self.sections for p in s.parts if isinstance(p, Figure)]
 
 
-def text(value: str, kind: str = "", hint: str = "") -> Box:
-    """A box of words."""
-    return Box(value, kind, hint)
+Row = dict[str, Any]
+"""A row of a frame, by column."""
+
+
+def rows_of(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a frame, in order."""
+    found: list[Row] = frame.to_dict("records")  # type: ignore[assignment]
+    return found

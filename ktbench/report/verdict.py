@@ -5,18 +5,14 @@ What is best is chosen on validation accuracy; the test accuracy and its gain ar
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from ktbench.report import text
 from ktbench.report.analysis import GROUP, Analysis, by_origin
-from ktbench.report.parts import Box, Column, Table
+from ktbench.report.parts import Box, Column, Row, Table, rows_of
 
 WITHIN = 0.01
 """An export may be this much less accurate on validation than the best one, if it is faster."""
-
-_Row = dict[str, Any]
 
 
 def best_methods(analysis: Analysis) -> pd.DataFrame:
@@ -76,14 +72,13 @@ def _loss_sentence(methods: pd.DataFrame) -> list[str]:
     ]
 
 
-def _top(rows: pd.DataFrame, *, worst: bool = False) -> _Row:
+def _top(rows: pd.DataFrame, *, worst: bool = False) -> Row:
     """The row with the largest difference on validation."""
     order = rows.sort_values("validation_gain", ascending=worst, kind="stable")
-    first: list[_Row] = order.head(1).to_dict("records")  # type: ignore[assignment]
-    return first[0]
+    return rows_of(order.head(1))[0]
 
 
-def _gain(row: _Row) -> str:
+def _gain(row: Row) -> str:
     bounds = text.point_interval(row["gain_low"], row["gain_high"])
     return f"{text.points(row['gain'])} points {bounds} (n = {row['n']})".replace("  ", " ")
 
@@ -114,14 +109,13 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
     return found
 
 
-def _deployment(row: _Row) -> str:
+def _deployment(row: Row) -> str:
     threads = f", {row['threads']} threads" if row["threads"] != 1 else ""
     return f"{row['student']} with {row['label']} as {row['export']}{threads}"
 
 
-def _first(rows: pd.DataFrame) -> _Row:
-    found: list[_Row] = rows.head(1).to_dict("records")  # type: ignore[assignment]
-    return found[0]
+def _first(rows: pd.DataFrame) -> Row:
+    return rows_of(rows.head(1))[0]
 
 
 def _speed_sentence(analysis: Analysis) -> list[str]:
@@ -132,16 +126,18 @@ def _speed_sentence(analysis: Analysis) -> list[str]:
     if whole.empty:
         return []
     top = _first(whole.sort_values("x_flops_all", ascending=False, kind="stable"))
-    with_teacher = float(top["x_flops_all"])
-    words = (
-        f"{text.ratio(with_teacher)} fewer FLOPs"
-        if with_teacher > 1
-        else f"{text.ratio(1 / with_teacher)} the FLOPs"
-    )
+    where = f"{_bold(top['label'])} on {top['student']}"
+    if top["x_flops_all"] <= 1:
+        return [
+            "No method saves FLOPs on the way to the accuracy at which no transfer ends, once the "
+            f"teacher's forward passes are counted: the nearest, {where}, takes "
+            f"{text.ratio(1 / top['x_flops_all'])} the FLOPs."
+        ]
     return [
-        f"To reach the accuracy at which no transfer ends, {_bold(top['label'])} on "
-        f"{top['student']} takes {text.ratio(top['x_epoch'])} fewer epochs and, with the teacher's "
-        f"forward passes counted, {words}; the teacher's own training is not in it."
+        f"To reach the accuracy at which no transfer ends, {where} takes "
+        f"{text.ratio(top['x_epoch'])} fewer epochs and, with the teacher's forward passes "
+        f"counted, {text.ratio(top['x_flops_all'])} fewer FLOPs; the teacher's own training is "
+        "not in it."
     ]
 
 
@@ -159,7 +155,7 @@ def verdict_table(analysis: Analysis) -> Table:
     if len(picked):
         frame = frame.merge(picked.rename(columns={"n": "measured_cells"}), on=GROUP, how="left")
         frame = frame.drop(columns=["valid", "reasons"])
-    rows = [_verdict_row(row, origins) for row in frame.to_dict("records")]  # type: ignore[arg-type]
+    rows = [_verdict_row(row, origins) for row in rows_of(frame)]
     columns = [
         Column("student", number=False),
         Column("best method", number=False, hint="highest mean validation accuracy"),
@@ -193,7 +189,7 @@ def _picked(deployed: pd.DataFrame) -> pd.DataFrame:
 _KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": "none"}
 
 
-def gain_box(row: _Row) -> Box:
+def gain_box(row: Row) -> Box:
     """`+2.1 [+1.0, +3.2]`, styled by its sign."""
     if row.get("is_baseline"):
         return Box(text.NOTHING, "muted", "the comparison itself")
@@ -201,7 +197,7 @@ def gain_box(row: _Row) -> Box:
     return Box(f"{text.points(row['gain'])} {bounds}".strip(), _KINDS[str(row["sign"])])
 
 
-def _verdict_row(row: _Row, origins: list[str]) -> list[Box]:
+def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
     boxes = [
         Box(str(row["student"])),
         Box(row["label"]),

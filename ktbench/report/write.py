@@ -78,7 +78,8 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
     ):
         if counts.get(status, 0):
             tiles.append((f"{counts[status]:,}", words, kind))
-    signs = analysis.gains.loc[~analysis.gains["is_baseline"], "sign"].value_counts()
+    compared = ~analysis.gains["is_baseline"] & (analysis.gains["n"] > 0)
+    signs = analysis.gains.loc[compared, "sign"].value_counts()
     for sign, words, kind in (
         ("positive", "clear gains", "gain"),
         ("none", "no clear difference", ""),

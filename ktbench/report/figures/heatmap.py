@@ -60,7 +60,7 @@ def gain_figure(
             _baseline_box(axes, y, bases.get(student))
             for x, method in enumerate(columns, start=1):
                 _box(axes, x, y, found.get((student, method)), limit)
-        _legend(axes, limit)
+        _legend(axes, limit, columns=5 if len(columns) > 3 else 3)
         return rendered(
             figure,
             name=name,
@@ -158,7 +158,7 @@ def _luminance(colour: tuple[float, float, float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _legend(axes: Axes, limit: float) -> None:
+def _legend(axes: Axes, limit: float, *, columns: int) -> None:
     handles = [
         Patch(facecolor=_SCALE(0.9), edgecolor=GAIN, linewidth=1.2, label="clear gain"),
         Patch(facecolor=NEUTRAL, edgecolor="#d5dae0", label="no clear difference"),
@@ -170,7 +170,7 @@ def _legend(axes: Axes, limit: float) -> None:
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(0, -0.01),
-        ncols=5,
+        ncols=columns,
         frameon=False,
         fontsize=8,
         handlelength=1.3,

@@ -92,7 +92,7 @@ def _marker(students: Sequence[str], student: str) -> str:
 
 
 def _front(axes: Axes, front: pd.DataFrame, axis: Axis) -> None:
-    front = front.sort_values(axis.column)
+    front = front.sort_values("front")
     x = (front[axis.column] / axis.unit).to_numpy(dtype=float)
     y = front["accuracy"].to_numpy(dtype=float)
     axes.step(x, y, where="post", color=INK, linewidth=1.0, zorder=2)

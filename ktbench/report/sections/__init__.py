@@ -1,7 +1,9 @@
 """The sections of the report, each a function from an `Analysis` to a `Section`."""
 
-from ktbench.report.sections.deployment import accuracy_and_cost, devices, integrity
-from ktbench.report.sections.learning import convergence, costs, gains
+from ktbench.report.sections.deployment import accuracy_and_cost, integrity
+from ktbench.report.sections.devices import devices
+from ktbench.report.sections.gains import gains
+from ktbench.report.sections.learning import convergence, costs
 from ktbench.report.sections.run import fairness, troubles
 
 __all__ = [

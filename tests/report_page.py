@@ -1,0 +1,44 @@
+"""Reads a report's page as a browser would: its words, addresses and anchors."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+
+def page(folder: Path) -> str:
+    return (folder / "report" / "index.html").read_text(encoding="utf-8")
+
+
+class Outline(HTMLParser):
+    """Checks that tags close, and collects text and addresses."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.anchors: set[str] = set()
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.addresses += [v for k, v in found.items() if k in ("src", "href") and v]
+        self.anchors |= {found["id"] or ""} if "id" in found else set()
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+
+def outline(folder: Path) -> Outline:
+    parser = Outline()
+    parser.feed(page(folder))
+    assert parser.open == []
+    return parser

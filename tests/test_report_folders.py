@@ -1,0 +1,154 @@
+"""The report of folders of every kind: unfinished, many devices, many methods, odd names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks._synthetic import (
+    EXPORTS,
+    LOCAL,
+    PROVENANCE,
+    Shape,
+    measurement_of,
+    plan_of,
+    result_of,
+    write_folder,
+)
+from ktbench.records import DeviceSpec, Failure, Item, KtbenchError, Validity
+from ktbench.report import write_report
+from ktbench.report.analysis import Analysis
+from ktbench.report.parts import ROWS_SHOWN
+from ktbench.report.verdict import sentences
+from ktbench.results import ResultsFolder, load_results
+from tests.report_page import outline, page
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (Shape(missing=lambda c: True, seeds=1), "No cell has been trained yet"),
+        (Shape(missing=lambda c: c.seed > 0, seeds=3, epochs=3), "cells not run yet"),
+        (Shape(missing=lambda c: c.method.name == "none", epochs=3), "no pair of cells"),
+        (Shape(devices=(), epochs=3), "The matrix names no device"),
+        (Shape(devices=(), exports=(), epochs=3), "Nothing has been exported"),
+        (Shape(gains={}, teachers=(), epochs=3), "no pair of cells"),
+        (Shape(epochs=1, seeds=2), "Fair comparison"),
+        (
+            Shape(failed=lambda c: Failure(stage="train", reason="out of luck"), seeds=2),
+            "out of luck",
+        ),
+    ],
+    ids=[
+        "nothing",
+        "killed",
+        "no-baseline",
+        "no-device",
+        "no-export",
+        "only-none",
+        "one-epoch",
+        "all-failed",
+    ],
+)
+def test_an_unfinished_folder_gives_a_report_that_says_so(
+    tmp_path: Path, shape: Shape, words: str
+) -> None:
+    path = write_folder(tmp_path / "run", shape).path
+    assert write_report(path) == path / "report" / "index.html"
+    assert words in " ".join(outline(path).words)
+
+
+def test_every_teacher_has_a_map_of_its_own(tmp_path: Path) -> None:
+    shape = Shape(students=("resnet8",), gains={"kd": 0.03}, teachers=("big", "small"), epochs=3)
+    path = write_folder(tmp_path / "run", shape).path
+    write_report(path)
+    assert {p.name for p in path.glob("report/figures/gains*.svg")} == {
+        "gains-1.svg",
+        "gains-2.svg",
+    }
+    assert "kd ← small" in page(path)
+
+
+def test_measured_and_emulated_figures_never_share_a_column(tmp_path: Path) -> None:
+    board = DeviceSpec(profile="ssh", name="board", host="board.local")
+    shape = Shape(students=("resnet8",), gains={"kd": 0.03}, epochs=3, devices=(LOCAL, board))
+    folder = write_folder(tmp_path / "run", Shape(**{**vars(shape), "devices": (LOCAL,)}))
+    plan = plan_of(shape)
+    emulated = measurement_of(plan.cells[0], EXPORTS[0], board, origin="emulated")
+    with folder.open(plan, "", PROVENANCE, data_digest="d" * 16):
+        folder.write_measurement(emulated)
+    write_report(folder.path)
+    shown = page(folder.path)
+    assert "p50, ms (measured)" in shown and "p50, ms (emulated)" in shown
+    for path in (folder.path / "report" / "tables").glob("*.csv"):
+        frame = pd.read_csv(path)
+        latencies = [c for c in frame.columns if "_ms" in c]
+        assert all(c.endswith(("_measured", "_emulated")) for c in latencies), path
+        for column in latencies:
+            origins = set(frame.loc[frame[column].notna(), "origin"])
+            assert origins <= {column.rsplit("_", 1)[1]}
+
+
+def test_an_invalid_measurement_is_shown_with_its_reason_and_decides_nothing(
+    tmp_path: Path,
+) -> None:
+    shape = Shape(students=("resnet8",), gains={"kd": 0.03}, epochs=3, devices=())
+    folder = write_folder(tmp_path / "run", shape)
+    plan = plan_of(shape).model_copy(update={"devices": (LOCAL,)})
+    bad = Validity(reasons=("the governor changed",))
+    with folder.open(plan, "", PROVENANCE, data_digest="d" * 16):
+        folder.write_measurement(measurement_of(plan.cells[0], EXPORTS[0], LOCAL, validity=bad))
+        folder.write_failures([Failure(stage="measure", what="pi", reason="no route to host")])
+    write_report(folder.path)
+    words = " ".join(outline(folder.path).words)
+    assert "invalid: the governor changed" in words and "0 of 1 measurement valid" in words
+    assert "No valid measurement yet" in words and "no route to host" in words
+    assert not any("On **" in s for s in sentences(Analysis(load_results(folder.path))))
+
+
+def test_files_that_differ_in_weights_alone_are_a_noise_check(tmp_path: Path) -> None:
+    shape = Shape(students=("resnet8",), gains={"kd": 0.03}, epochs=3, devices=())
+    folder = write_folder(tmp_path / "run", shape)
+    plan = plan_of(shape).model_copy(update={"devices": (LOCAL,)})
+    with folder.open(plan, "", PROVENANCE, data_digest="d" * 16):
+        for number, cell in enumerate(plan.cells[:3]):
+            found = measurement_of(cell, EXPORTS[0], LOCAL)
+            p50 = found.p50_ms.model_copy(update={"value": 0.10 + 0.01 * number})
+            folder.write_measurement(found.model_copy(update={"p50_ms": p50}))
+    noise = Analysis(load_results(folder.path)).noise
+    assert noise["n"].tolist() == [3] and noise["spread"][0] == pytest.approx(0.2)
+    write_report(folder.path)
+    assert "Noise check: files that differ" in page(folder.path)
+
+
+def test_a_long_table_shows_its_first_rows_and_says_where_the_rest_is(tmp_path: Path) -> None:
+    methods = {f"method{i:02d}": 0.001 * i for i in range(25)}
+    shape = Shape(students=("a", "b"), gains=methods, seeds=2, epochs=2, devices=())
+    path = write_folder(tmp_path / "run", shape).path
+    write_report(path)
+    assert f"First {ROWS_SHOWN} of 50 rows; all in tables/gains.csv." in page(path)
+    assert "First 10 of 25 methods; all in tables/gains.csv." in page(path)
+    assert len(pd.read_csv(path / "report" / "tables" / "gains.csv")) == 50
+
+
+def test_settings_tell_two_methods_apart(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run")
+    shape = Shape(students=("resnet8",), gains={"kd": 0.03}, epochs=3, devices=())
+    plan = plan_of(shape)
+    hot = [
+        c.model_copy(update={"method": Item(name="kd", settings={"temperature": 8})})
+        for c in plan.cells
+        if c.method.name == "kd"
+    ]
+    plan = plan.model_copy(update={"cells": (*plan.cells, *hot)})
+    with folder.open(plan, "", PROVENANCE):
+        for cell in plan.cells:
+            folder.write_result(result_of(folder, cell, shape))
+    assert Analysis(load_results(folder.path)).methods == ["kd", "kd(temperature=8)"]
+
+
+def test_a_report_of_no_results_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(KtbenchError, match="no results folder"):
+        write_report(tmp_path)
