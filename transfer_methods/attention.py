@@ -7,6 +7,7 @@ activation-based map F_sum^p of section 3.1 (mean in place of sum, as maps are n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
@@ -63,7 +64,7 @@ class Method(Paired[Config]):
     term = "attention"
 
     @classmethod
-    def unfit(cls, config: Config, setting: Setting) -> str | None:
+    def unfit(cls, config: Any, setting: Setting) -> str | None:
         """A stage that is not there, or pairs that meet at a single position only."""
         if reason := super().unfit(config, setting):
             return reason
