@@ -166,12 +166,9 @@ def _built_student(
     name: str, settings: dict[str, Any], num_classes: int, in_channels: int, base: str
 ) -> Student:
     if is_own(name):
-        import torch
-
         from students._own import wrap
 
-        with torch.random.fork_rng(devices=[]):  # an import may draw numbers, but only once
-            own = own_object(name, base)
+        own = own_object(name, base)
         return wrap(own, num_classes=num_classes, in_channels=in_channels, **settings)
     module = _module("students", "student", _family(name))
     student: Student = module.build(
@@ -265,7 +262,14 @@ def own_object(name: str, base: str) -> Any:
 
 
 def _own_module(name: str, base: str) -> ModuleType:
+    import torch
+
     place = name.rpartition(":")[0]
+    with torch.random.fork_rng(devices=[]):  # an import may draw numbers, but only once
+        return _imported(name, place, base)
+
+
+def _imported(name: str, place: str, base: str) -> ModuleType:
     try:
         return _own_file(place, base) if place.endswith(".py") else importlib.import_module(place)
     except FileNotFoundError as error:

@@ -37,7 +37,8 @@ def outline(item: Item, num_classes: int, shape: tuple[int, int, int], base: str
     student = _built(item, num_classes, shape[0], base).eval()
     try:
         with torch.no_grad():
-            features = student.forward_features(torch.zeros(1, *shape))
+            images = torch.zeros(1, *shape)
+            features = student.forward_features(images, preacts=student.has_preacts)
     except Exception as error:  # whatever a network does with images that it was not made for
         size = "×".join(map(str, shape))
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -64,6 +64,7 @@ class OwnNetwork(Student):
         self.num_classes = num_classes
         self.stage_names = tuple(stages)
         self.preact_names = tuple(preacts)
+        self.has_preacts = bool(preacts)
         self._seen = _Seen()
         modules = dict(network.named_modules())
         for kind, names in (("stage", stages), ("preact", preacts)):

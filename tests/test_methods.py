@@ -45,7 +45,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "nst": [{"pairs": "last"}],
     "ab": [{"pairs": "similarity", "margin": 2.0}],
     "ofd": [{"pairs": "last"}],
-    "factor": [{"pairs": "middle", "rate": 0.25}],
+    "factor": [{"pairs": "middle", "rate": 0.25}, {"form": "vectors"}],
     "kdsvd": [{"vectors": 3}],
     "crd": [{"negatives": 8}],
     "reviewkd": [{"width": 6, "warmup": 0.0}],
@@ -64,7 +64,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
             "parts": [
                 {"method": "intermediate_last_per_layer", "end": 0.5},
                 {"method": "kd", "settings": {"start": 0.2, "end": 0.9}},
-                {"method": "factor"},
+                {"method": "factor", "settings": {"form": "vectors"}},
                 {"method": "ab"},
                 {"method": "self_distillation"},
             ]
@@ -72,13 +72,18 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "soft_logits": [{"standardise": True, "temperature": 5.0}],
     "last_layer": [{"standardise": True}],
+    "hard_logits": [{"standardise": True}],
 }
 CHOSEN = [(name, {}) for name in catalogue.methods()] + [
     (name, settings) for name, variants in VARIANTS.items() for settings in variants
 ]
 # Shapes beside which a method's own paper has nothing to compare.
 EQUAL_WIDTHS = {"wider", "deeper", "shallower", "larger maps", "smaller maps", "tokens"}
-REFUSED: dict[str, set[str]] = {"fsp": EQUAL_WIDTHS, "kdsvd": EQUAL_WIDTHS}
+REFUSED: dict[str, set[str]] = {
+    "fsp": EQUAL_WIDTHS,
+    "kdsvd": EQUAL_WIDTHS,
+    "factor": {"smaller maps"},  # one position, whose map is constant
+}
 
 
 def may_refuse(name: str, settings: dict[str, Any], teacher: str) -> bool:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from ktbench import catalogue
-from ktbench.records import Cell, Checkpoint, Item, TrainSpec
+from ktbench.data import Stream
+from ktbench.records import Cell, Checkpoint, Failure, Item, Teacher, TrainSpec
+from ktbench.teacher.live import Live
+from ktbench.train import train_cohort
+from ktbench.train.cohort import _open, _probe
 from ktbench.train.shapes import similarity
+from ktbench.weights import load_student
 from students._contract import Features
-from tests.training import cell, train
+from tests.training import DATA, HERE, cell, digits, places_in, teacher, teacher_cell, train
 
 BRIEF = TrainSpec(epochs=2, batch_size=40, lr=0.02)
 # What the teacher's own network is given as student: it needs equal widths.
@@ -106,3 +112,111 @@ def test_stages_before_activation_are_paired_by_a_similarity_that_was_measured(
     [made] = train([cell("ab", settings={"pairs": "similarity"}, train=BRIEF)], tmp_path)
     assert isinstance(made, Checkpoint)
     assert len(tables) == 1
+
+
+# ---------------------------------------------------------------- networks of other kinds
+
+CONVOLUTIONS = Item(name="resnet8", settings={"width": 0.5})
+TOKENS = Item(name="vit_tiny", settings={"width": 0.25, "patch": 4})
+FEW = DATA.model_copy(update={"train_size": 40, "validation_size": 20, "test_size": 20})
+ONE_STEP = TrainSpec(epochs=1, batch_size=40, lr=0.02)
+
+
+def live(item: Item) -> Live:
+    """An untrained teacher."""
+    network = catalogue.build_student(item.name, item.settings, num_classes=10, in_channels=1)
+    few = digits(FEW.model_dump_json())
+    return Live(network, trained_on=few, dataset=few)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(CONVOLUTIONS, TOKENS), (TOKENS, CONVOLUTIONS), (TOKENS, TOKENS)],
+    ids=["transformer teaches convolutions", "convolutions teach a transformer", "transformers"],
+)
+def test_every_method_trains_across_kinds_of_networks_or_says_why_not(
+    ours: Item, theirs: Item, tmp_path: Path
+) -> None:
+    taught = Teacher(name="t", cell=teacher_cell(student=theirs))
+    cells = [
+        cell(
+            name,
+            settings=SUM if name == "combined" else {},
+            data=FEW,
+            student=ours,
+            train=ONE_STEP,
+            teacher=taught
+            if catalogue.method(name).needs(catalogue.method_config(name, {}))
+            else None,
+        )
+        for name in catalogue.methods()
+    ]
+    source = live(theirs)
+    before = source.digest
+    few = digits(FEW.model_dump_json())
+    outcomes = train_cohort(
+        cells, dataset=few, teacher=source, places=places_in(tmp_path), base=HERE
+    )
+    assert source.digest == before
+    for asked, outcome in zip(cells, outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            assert asked.method.name in SAME_WIDTH, f"{asked.label}: {outcome.reason}"
+            assert ours != theirs
+            assert "need equal widths" in outcome.reason
+        else:
+            assert outcome.cost.flops > 0
+
+
+def test_building_a_method_leaves_the_teachers_statistics_alone(tmp_path: Path) -> None:
+    """Adaptors are sized from shapes; a dummy pass in train mode would move its BatchNorm."""
+    source = teacher(tmp_path)
+    before = source.digest
+    for name in catalogue.methods():
+        asked = brief(name)
+        probe = _probe(Stream(digits(), asked.seed, asked.train.batch_size))
+        place = places_in(tmp_path)(asked)
+        lane = _open(asked, digits(), source, place, HERE, probe, print)
+        assert not isinstance(lane, Failure), name
+        assert source.digest == before, name
+
+
+@pytest.mark.parametrize("name", ["ab", "ofd", "fsp", "none"])
+def test_a_wide_resnets_batchnorms_update_once_a_step_whatever_is_read(
+    name: str, tmp_path: Path
+) -> None:
+    wide = Item(name="wrn_16_1", settings={"width": 0.5})
+    asked = cell(name, student=wide, train=BRIEF)
+    source = live(wide)
+    [made] = train_cohort(
+        [asked], dataset=digits(), teacher=source, places=places_in(tmp_path), base=HERE
+    )
+    assert isinstance(made, Checkpoint), made
+    state = torch.load(tmp_path / made.path, weights_only=True)
+    counts = {int(v) for k, v in state.items() if k.endswith("num_batches_tracked")}
+    steps = BRIEF.epochs * (96 // BRIEF.batch_size)
+    assert counts == {steps}
+
+
+def test_an_assistant_that_was_taught_itself_teaches_on(tmp_path: Path) -> None:
+    """A chain: the assistant is the checkpoint of a cell with a teacher of its own."""
+    assistant = cell("kd", train=BRIEF)
+    [learnt] = train([assistant], tmp_path)
+    assert isinstance(learnt, Checkpoint)
+    student = Item(name="resnet8", settings={"width": 0.25})
+    last = cell(
+        "kd", student=student, train=BRIEF, teacher=Teacher(name="assistant", cell=assistant)
+    )
+    straight = cell("kd", student=student, train=BRIEF)
+    assert last.key != straight.key
+    network = load_student(
+        assistant, tmp_path / learnt.path, num_classes=10, in_channels=1, base=HERE
+    )
+    source = Live(network, trained_on=digits(), dataset=digits())
+    [made] = train_cohort(
+        [last], dataset=digits(), teacher=source, places=places_in(tmp_path), base=HERE
+    )
+    [other] = train([straight], tmp_path)
+    assert isinstance(made, Checkpoint)
+    assert isinstance(other, Checkpoint)
+    assert made.digest != other.digest
+    assert 0 < made.cost.teacher_flops < other.cost.teacher_flops

@@ -107,6 +107,11 @@ def _missing(teacher: Needs, student: Needs, setting: Setting) -> str | None:
     ):
         if (needs.stages or needs.preacts) and not shapes.stages:
             return f"the {side} names no stages, and the method compares stages"
+        if needs.preacts and not shapes.preacts:
+            return (
+                f"the {side} shows no pre-activations, and the method compares them: "
+                "an own network names their modules as `preacts`"
+            )
         if needs.embedding and shapes.embedding is None:
             return f"the {side} shows no embedding, and the method compares embeddings"
     if teacher.logits and setting.teacher.logits != setting.student.logits:

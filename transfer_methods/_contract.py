@@ -83,16 +83,22 @@ class Shapes:
     names: tuple[str, ...]
     embedding: int | None
     stem: tuple[int, ...] | None = None
+    preacts: bool = True
+    """Whether the network can show its stages before their activation."""
 
     @classmethod
     def of(cls, features: Features, names: Sequence[str]) -> Shapes:
-        """Shapes of a pass over a batch of any size; `names` are the stages'."""
+        """Shapes of a pass over a batch of any size that was asked for everything there is.
+
+        `names` are the stages'.
+        """
         return cls(
             logits=int(features.logits.shape[1]),
             stages=tuple(tuple(stage.shape[1:]) for stage in features.stages),
             names=tuple(names),
             embedding=None if features.embedding is None else int(features.embedding.shape[1]),
             stem=None if features.stem is None else tuple(features.stem.shape[1:]),
+            preacts=bool(features.preacts),
         )
 
 

@@ -3,7 +3,13 @@
 Kim et al.: Paraphrasing Complex Network: Network Compression via Factor Transfer, NeurIPS 2018,
 equations 1 and 2. In two phases: the paraphraser, an autoencoder of the teacher's stage, is
 trained first, while the student trains on the task alone (as published the student waits, with
-epochs of its own afterwards); then the student's factors follow the teacher's.
+epochs of its own afterwards); then the student's factors follow the teacher's. Two forms:
+
+`maps`     what the standard CIFAR-100 comparison (Tian et al., ICLR 2020) computes under this
+           name, and what its weight of 200 is for: the squared factors' mean over channels, a
+           map, divided by its norm.
+`vectors`  the paper's equation 2: all of a sample's factors divided by their norm; its authors
+           take a weight of 500.
 """
 
 from __future__ import annotations
@@ -11,14 +17,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from transfer_methods import _checks
-from transfer_methods._adapt import BatchNorm, aligned, as_map, width_of
+from transfer_methods._adapt import (
+    BatchNorm,
+    aligned,
+    as_map,
+    common_size,
+    size_of,
+    width_of,
+)
 from transfer_methods._common import (
     Distillation,
     Weights,
@@ -33,7 +46,7 @@ from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pair
 
 @dataclass(frozen=True, slots=True)
 class Config(Weights):
-    """The published settings: weight 200, rate 0.5, the last stage, 30 of 240 epochs."""
+    """The comparison's settings: weight 200, rate 0.5, the last stage, 30 of 240 epochs."""
 
     weight: float = 200.0
     """Of the mean absolute difference of the normalised factors."""
@@ -41,6 +54,8 @@ class Config(Weights):
     """Width of the factors as a share of the teacher's width."""
     initial: float = 30 / 240
     """Share of the training in which the paraphraser is trained."""
+    form: Literal["maps", "vectors"] = "maps"
+    """What of the factors is compared; see above."""
     pairs: Pairs = "last"
     """One pair of stages; see `_pairs.py`."""
 
@@ -49,6 +64,7 @@ class Config(Weights):
         _checks.number(self, "rate", "initial", above=0)
         if self.initial >= 1:
             raise ValueError(f"initial must be below 1, not {self.initial:g}")
+        _checks.choice(self, "form", ("maps", "vectors"))
         check_pairs(self.pairs)
         several = not isinstance(self.pairs, str) and len(self.pairs) > 1
         if self.pairs in ("stage", "similarity") or several:
@@ -82,6 +98,11 @@ def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.l1_loss(ours, theirs)
 
 
+def _energy(factors: Tensor) -> Tensor:
+    """(B, 1, H, W): the mean square over channels."""
+    return factors.square().mean(1, keepdim=True)
+
+
 class Method(Distillation[Config]):
     """Phase `paraphrase`: CE, and MSE of the rebuilt stage. Phase `transfer`: CE + factors."""
 
@@ -104,8 +125,15 @@ class Method(Distillation[Config]):
 
     @classmethod
     def unfit(cls, config: Any, setting: Setting) -> str | None:
-        """A stage that is not there."""
-        return pairs_reason(config.pairs, setting)
+        """A stage that is not there, or maps of a single position."""
+        if reason := pairs_reason(config.pairs, setting):
+            return reason
+        assert setting.teacher is not None
+        ((t, s),) = stage_pairs(config.pairs, setting)
+        sizes = size_of(setting.teacher.stages[t]), size_of(setting.student.stages[s])
+        if config.form == "maps" and common_size(*sizes) == (1, 1):
+            return "the stages meet at one position, whose map is constant: set form to vectors"
+        return None
 
     def phases(self) -> Sequence[Phase]:
         """The student learns its task throughout; the paraphraser, then the translator."""
@@ -128,5 +156,8 @@ class Method(Distillation[Config]):
         with torch.no_grad():
             factors = self.paraphraser.encoder(theirs)
         mine, other = aligned(ours.stages[self.learning], factors)
-        terms["transfer"] = c.weight * factor_loss(self.translator(mine), other)
+        said = self.translator(mine)
+        if c.form == "maps":
+            said, other = _energy(said), _energy(other)
+        terms["transfer"] = c.weight * factor_loss(said, other)
         return terms

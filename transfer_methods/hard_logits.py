@@ -15,6 +15,7 @@ from torch.nn import functional
 from transfer_methods import _checks
 from transfer_methods._common import Distillation, frozen, mean_square, seen
 from transfer_methods._contract import Batch, Features, Needs
+from transfer_methods._logits import prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,13 @@ class Config:
 
     weight: float = 1.0
     """Of the loss."""
+    standardise: bool = False
+    """Standardise the student's logits over the classes first (Sun et al., CVPR 2024); the
+    teacher's decision stays what it is."""
 
     def __post_init__(self) -> None:
         _checks.number(self, "weight", above=0)
+        _checks.flag(self, "standardise")
 
 
 def hard_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -49,5 +54,6 @@ class Method(Distillation[Config]):
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         """The terms: hard."""
-        hard = hard_loss(seen(student).logits, frozen(teacher).logits)
+        ours = prepared(seen(student).logits, self.config.standardise)
+        hard = hard_loss(ours, frozen(teacher).logits)
         return {"hard": self.config.weight * hard}
