@@ -46,7 +46,9 @@ def _stop(number: int, _: Any) -> None:
 
 def main() -> None:
     """Run a command; an error is one line on standard error and exit code 2."""
-    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    # What is ignored stays so: `nohup` lets a run outlive its terminal.
+    heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _stop) for number in heard}
     try:
         app()
     except Stopped as stopped:

@@ -178,7 +178,8 @@ class NumericSpec(Record):
     threads: Annotated[int, Field(ge=1)] = 1
     """Threads of every process that computes for a cell: they change the order of sums."""
     precision: Literal["fp32"] = "fp32"
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu"] = "cpu"
+    """Where cells are trained; a GPU is not offered yet."""
 
 
 class Cell(Composed):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from ktbench import catalogue
+from ktbench import catalogue, show
 from ktbench.ui import Bars, Lines
 from tests.boards import write_onnx
 from tests.running import ROOT, Commands, results, started, write_matrix
@@ -203,6 +205,22 @@ def test_bars_keep_their_figures_however_long_the_label_and_show_it_as_it_is() -
         assert len(line.rstrip()) <= width
         assert "60/240" in line and "left" in line and "resnet8(" in line
         assert width == 80 or "[bold]" in line
+
+
+def test_a_signal_ends_a_command_with_one_line_unless_it_is_ignored(
+    ktbench: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang_up(kind: str, *, as_json: bool) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr(show, "list_kind", hang_up)
+    answer = ktbench("list", "devices")
+    assert (answer.code, answer.error) == (128 + signal.SIGHUP, "ktbench: stopped")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        assert ktbench("list", "devices").code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_lines_tell_progress_with_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
