@@ -203,6 +203,13 @@ def _refused(spec: DataSpec) -> str:
     return str(caught.value)
 
 
+def test_grey_among_colour_images_is_told_as_that(tmp_path: Path) -> None:
+    images = [_png(v, mode="L" if v % 2 else "RGB") for v in range(20)]
+    _parquet(tmp_path, "train", images, [0, 1] * 10)
+    spec = DataSpec(source="parquet", path=str(tmp_path))
+    assert "grey and colour images are mixed" in _refused(spec)
+
+
 def test_images_of_mixed_sizes_are_refused_unless_a_size_is_set(tmp_path: Path) -> None:
     images = [_png(v, (8, 8) if v % 2 else (9, 8)) for v in range(20)]
     _parquet(tmp_path, "train", images, [0, 1] * 10)

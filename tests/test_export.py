@@ -20,7 +20,7 @@ from ktbench import catalogue
 from ktbench.data import Dataset
 from ktbench.export import Exporter, graph_key, impossible, onnx_writer
 from ktbench.export import exporter as exporter_module
-from ktbench.export.parity import TOLERANCES
+from ktbench.export.parity import TOLERANCES, Parity
 from ktbench.export.template import Slot, match
 from ktbench.records import (
     Artifact,
@@ -169,6 +169,26 @@ def test_an_artifact_gives_torchs_answers_on_raw_images(
     assert agreement >= TOLERANCES[precision].agreement
     assert np.abs(found - expected).mean() < {"fp32": 1e-5, "fp16": 0.02, "int8": 0.2}[precision]
     assert artifact.test_accuracy == (found.argmax(1) == dataset.labels("test").numpy()).mean()
+
+
+@pytest.mark.parametrize(
+    ("precision", "agreement", "difference", "says"),
+    [
+        ("fp32", 0.99, 0.0, "same class"),
+        ("fp32", 1.0, 0.002, "standard deviations"),
+        ("fp16", 0.96, 0.0, "same class"),
+        ("fp16", 1.0, 0.2, "standard deviations"),
+        ("int8", 0.59, 0.0, "same class"),
+        ("int8", 1.0, float("inf"), "not finite"),
+        ("fp32", 1.0, 0.0005, None),
+        ("int8", 0.61, 100.0, None),
+    ],
+)
+def test_what_is_beyond_its_tolerance_is_told_and_nothing_else(
+    precision, agreement, difference, says
+):
+    found = Parity(agreement, difference, difference, 0.5, 0.5).beyond(TOLERANCES[precision])
+    assert says in found if says else found is None
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -157,6 +158,28 @@ def test_measurements_that_cannot_be_compared_keep_rows_of_their_own(tmp_path: P
     deployed = ktbench.load_results(folder.path).deployed
     rows = deployed[(deployed["key"] == cell.key) & (deployed["export"] == EXPORTS[0].label)]
     assert len(rows) == 2 and rows["comparability"].nunique() == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": LOCAL.model_copy(update={"name": "other"})},
+        {"origin": "emulated"},
+        {"board": "another board"},
+        {"runtime": "other"},
+        {"runtime_version": "0.0.1"},
+        {"provider": "OtherProvider"},
+        {"threads": 7},
+        {"batch": "dynamic"},
+        {"state_before": {"governor": "powersave"}},
+        {"state_before": {"power_mode": "15W"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_measurements_made_otherwise_cannot_be_compared(change: dict[str, Any]) -> None:
+    found = measurement_of(plan_of(SMALL).cells[0], EXPORTS[0], LOCAL)
+    assert found.model_copy(update=change).comparability != found.comparability
+    assert found.model_copy(update={"p50_ms": found.p90_ms}).comparability == found.comparability
 
 
 def test_what_the_matrix_no_longer_has_is_left_out_but_kept(tmp_path: Path) -> None:

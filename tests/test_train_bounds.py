@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import get_num_threads as threads
 
 from ktbench.data import Dataset
-from ktbench.records import Checkpoint, Failure, Item
+from ktbench.records import Checkpoint, Failure, Item, NumericSpec
 from ktbench.train import train_cohort
 from ktbench.train.lane import Lane
 from tests.training import HERE, TRAIN, cell, digits, places_in, train
@@ -55,6 +56,14 @@ def test_the_test_set_is_read_after_the_last_epoch_alone(
     monkeypatch.setattr(Lane, "accuracy", noting)
     train([cell("none")], tmp_path)
     assert read == ["validation"] * TRAIN.epochs + ["test", "test"], "the last and the best weights"
+
+
+def test_a_training_runs_on_the_threads_that_its_key_names(tmp_path: Path) -> None:
+    used = []
+    numeric = NumericSpec(threads=2)
+    train([cell("none", numeric=numeric)], tmp_path, report=lambda _: used.append(threads()))
+    train([cell("none")], tmp_path, report=lambda _: used.append(threads()))
+    assert used == [2] * TRAIN.epochs + [1] * TRAIN.epochs
 
 
 # ---------------------------------------------------------------- a user's own code

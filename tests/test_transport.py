@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,14 @@ def test_the_command_line_holds_nothing_but_constants_and_the_host(host: str) ->
     arguments = command(host)
     assert arguments[-3:] == ["--", host, COMMAND]
     assert command("other")[:-2] == arguments[:-2]
+
+
+def test_nothing_is_forwarded_and_nothing_is_asked() -> None:
+    given = command("pi")
+    options = {value for flag, value in pairwise(given) if flag == "-o"}
+    wanted = {"ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes", "BatchMode=yes"}
+    assert wanted <= options
+    assert not any(option.startswith("StrictHostKeyChecking") for option in options)
 
 
 def test_a_board_answers_over_ssh(board: Any) -> None:

@@ -292,6 +292,10 @@ def _read_all(one: Callable[[np.int64], Pixels], rows: NDArray[np.int64], first:
 def _stack(images: list[Pixels], first: str = "data") -> Pixels:
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
+        if len({shape[1:] for shape in shapes}) == 1:
+            raise KtbenchError(
+                f"data: grey and colour images are mixed (first: {first}): convert them to one kind"
+            )
         sizes = ", ".join("×".join(map(str, s)) for s in sorted(shapes)[:3])
         raise KtbenchError(
             f"data: images of mixed sizes ({sizes} …; first: {first}): set data.image_size"
