@@ -183,12 +183,12 @@ def test_hard_logits_standardised_compares_the_students_standardised_probabiliti
 
 
 def test_crd_with_kd_is_the_sum_that_was_published() -> None:
-    """Cross-entropy, 0.9 T^2 KL and 0.8 CRD, each once."""
-    parts = ["kd", "crd"]
+    """Cross-entropy, T^2 KL and 0.8 CRD, each once (Tian et al.: r = 1, a = 1, b = 0.8)."""
+    parts = [{"method": "kd", "settings": {"weight": 1.0}}, "crd"]
     *_, terms = run("combined", {"parts": parts}, phase="segment0")
-    kd, crd = run("kd", {}, phase="transfer")[-1], run("crd", {})[-1]
-    assert terms["part0_0"] == pytest.approx(kd["kd"])
-    assert terms["part1_0"] == pytest.approx(crd["transfer"], rel=1e-4)
+    soft, contrast = run("kd", {}, phase="transfer")[-1], run("crd", {})[-1]
+    assert terms["part0_0"] == pytest.approx(soft["kd"] / 0.9)
+    assert terms["part1_0"] == pytest.approx(contrast["transfer"], rel=1e-4)
     assert terms["ce"] == pytest.approx(run("none", {})[-1]["ce"])
 
 
