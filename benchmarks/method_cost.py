@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._claim import Outcome
 from ktbench import catalogue, provenance
+from ktbench.train.shapes import scope_parameters
 from students._contract import Features, Student
-from transfer_methods._contract import Batch, Setting, Shapes, TransferMethod
+from transfer_methods._contract import Batch, Phase, Setting, Shapes, TransferMethod
 
 BAR = 1.0
 EXCEPTIONS = {"reviewkd": 2.0}
@@ -40,6 +42,8 @@ PLAIN = "none"
 
 Take = Callable[[], object]
 """Takes one whole step."""
+Moved = tuple[tuple[str, ...] | None, list[nn.Parameter], torch.optim.Optimizer]
+"""The terms of an update, the parameters that they move, and how."""
 
 
 @dataclass(frozen=True)
@@ -117,20 +121,45 @@ class Bench:
         return kind(config, self.setting)
 
     def steps(self, method: TransferMethod) -> list[Take]:
-        """A step of each phase: both networks' features are there, the teacher's from before."""
-        parameters = [*self.student.parameters(), *method.parameters()]
-        optimiser = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9)
+        """A step of each phase, as the training loop takes it; the teacher's features are there."""
         preacts = type(method).student_needs(method.config).preacts
+        return [
+            partial(self._step, method, preacts, *self._opened(p, method)) for p in method.phases()
+        ]
 
-        def step(batch: Batch) -> None:
-            features = self.student.forward_features(batch.inputs, preacts=preacts)
-            terms = method.loss(features, self.taught, batch)
-            torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    def _opened(self, phase: Phase, method: TransferMethod) -> tuple[Batch, list[Moved]]:
+        """A phase's batch, and what each of its updates moves with an optimiser of its own."""
+        moved: list[Moved] = []
+        for update in phase.updates:
+            parameters = scope_parameters(self.student, self.batch.inputs, update.student)
+            parameters += [
+                parameter
+                for name, parameter in method.named_parameters()
+                if update.adaptors is None or name.startswith(update.adaptors)
+            ]
+            optimiser = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9)
+            moved.append((update.terms, parameters, optimiser))
+        return self.batch.in_phase(phase.name), moved
+
+    def _step(
+        self, method: TransferMethod, preacts: bool, batch: Batch, moved: list[Moved]
+    ) -> None:
+        features = self.student.forward_features(batch.inputs, preacts=preacts)
+        terms = method.loss(features, self.taught, batch)
+        gradients = [
+            torch.autograd.grad(
+                torch.stack([terms[name] for name in names or terms]).sum(),
+                parameters,
+                allow_unused=True,
+                retain_graph=number + 1 < len(moved),
+            )
+            for number, (names, parameters, _) in enumerate(moved)
+        ]
+        for (_, parameters, optimiser), found in zip(moved, gradients, strict=True):
+            for parameter, gradient in zip(parameters, found, strict=True):
+                parameter.grad = gradient
             optimiser.step()
             optimiser.zero_grad()
-
-        batches = [self.batch.in_phase(phase.name) for phase in method.phases()]
-        return [partial(step, batch) for batch in batches]
 
 
 def seconds_of(take: Take) -> float:

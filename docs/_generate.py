@@ -12,6 +12,7 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ sys.path.insert(0, str(HERE.parent))
 from ktbench import catalogue  # noqa: E402
 from ktbench.networks import outline  # noqa: E402
 from ktbench.records import Item  # noqa: E402
-from transfer_methods._contract import Needs, Setting, TransferMethod  # noqa: E402
+from transfer_methods._contract import Needs, Setting, Shapes, TransferMethod  # noqa: E402
 
 PAGE, COSTS = HERE / "methods.md", HERE / "method_cost.json"
 WORDS = {
@@ -102,7 +103,8 @@ def _costs(costs: dict[str, Any]) -> str:
         "step without transfer: medians over rounds in which every method takes its turn. The "
         f"teacher's own pass, which all students of a cohort share, takes {costs['teacher']:.2f} "
         "of a plain step and is in no figure. Memory is the most that a step's tensors hold at "
-        "once. A method of several phases is charged its dearest one. Measured by "
+        "once. A method of several phases is charged its dearest one. Differences of a few "
+        "hundredths are the machine's, not the methods'. Measured by "
         f"`python -m benchmarks method_cost` on one thread of {costs['machine']}, torch "
         f"{costs['torch']}.",
         "",
@@ -128,8 +130,9 @@ def _growth(growth: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     yield ""
     small, large = growth["nst"]
     yield (
-        "`nst`'s kernels are between channels, B · (C_s² + C_s C_t + C_t²) numbers whatever the "
-        "size of the maps, and their products grow linearly with the number of positions, as the "
+        "`nst` takes the lesser of B · (C_s² + C_s C_t + C_t²) numbers (kernels between channels) "
+        "and 2 · B · (H W)² (moments between positions), so that neither wide stages nor large "
+        "maps make it explode; its products grow linearly with the number of positions, as the "
         f"network's own do: {_grown(small)} at {small['image']} × {small['image']}, "
         f"{_grown(large)} at {large['image']} × {large['image']} images."
     )
@@ -176,10 +179,15 @@ def _method(name: str) -> str:
 
 def _built(name: str, teacher: str, student: str) -> TransferMethod | str:
     """The method at its defaults for a pair, or why it does not fit."""
-    shapes = [outline(Item(name=item), 100, (3, 32, 32), ".").shapes for item in (teacher, student)]
-    at = Setting(shapes[1], shapes[0], num_classes=100, train_size=1000, batch_size=64)
+    ours, theirs = _shapes(student), _shapes(teacher)
+    at = Setting(ours, theirs, num_classes=100, train_size=1000, batch_size=64)
     kind, config = catalogue.method(name), catalogue.method_config(name, {})
     return kind.incompatible(config, at) or kind(config, at)
+
+
+@cache
+def _shapes(network: str) -> Shapes:
+    return outline(Item(name=network), 100, (3, 32, 32), ".").shapes
 
 
 def _phases(method: TransferMethod) -> str:

@@ -79,6 +79,8 @@ def test_flops_are_charged_to_the_methods_that_compute_more(
     for name in ("reviewkd", "factor", "vid", "nst", "crd"):
         assert costs[name].flops > 1.01, name
     assert costs["reviewkd"].memory > costs["kd"].memory
+    one, each = costs["intermediate_last"], costs["intermediate_last_per_layer"]
+    assert each.flops > 1.2 * one.flops, "an optimiser per layer takes a gradient per layer"
 
 
 def test_crd_holds_eight_bytes_per_sample_and_dimension(
