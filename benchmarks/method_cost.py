@@ -1,4 +1,4 @@
-"""No method's own loss costs more than 1.5 plain training steps, the teacher's pass apart.
+"""Every method's own loss costs less than a plain training step; ReviewKD's, less than two.
 
 Every method of the catalogue beside no transfer, on a pair of the standard comparison (wrn_40_2
 teaches wrn_16_2, batch 64, 32 x 32, one thread). Each round takes one step of every method and
@@ -31,7 +31,9 @@ from ktbench import catalogue, provenance
 from students._contract import Features, Student
 from transfer_methods._contract import Batch, Setting, Shapes, TransferMethod
 
-BAR = 1.5
+BAR = 1.0
+EXCEPTIONS = {"reviewkd": 2.0}
+"""It convolves maps of the student's deepest width at the size of its first stage."""
 PLACE = Path(__file__).parent.parent / "docs" / "method_cost.json"
 VARIABLE = "KTBENCH_METHOD_COST"
 PLAIN = "none"
@@ -147,6 +149,7 @@ def flops_of(take: Take) -> int:
 
 def memory_of(take: Take) -> int:
     """The most bytes that tensors held at once during a step, beyond what was there before."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else each profile prints two lines
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         take()
     held = most = 0
@@ -251,6 +254,11 @@ def run() -> Outcome:
             print(f"{name}: " + ", ".join(f"{key} {value:,}" for key, value in row.items()))
     if wish == "write":
         _write(pair, found, share, grown)
-    dearest = max(found, key=lambda name: found[name].seconds)
-    own = found[dearest].seconds - 1
-    return Outcome(f"{own:.2f} plain steps ({dearest})", f"<= {BAR} plain steps", own <= BAR)
+    own = {name: figures.seconds - 1 for name, figures in found.items()}
+    bars = {name: EXCEPTIONS.get(name, BAR) for name in own}
+    nearest = max(own, key=lambda name: own[name] / bars[name])
+    return Outcome(
+        f"{own[nearest]:.2f} plain steps ({nearest}, nearest to its bar)",
+        f"< {bars[nearest]:g} plain steps, the teacher's pass apart",
+        own[nearest] < bars[nearest],
+    )
