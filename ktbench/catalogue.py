@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -35,6 +36,8 @@ class UnknownName(KtbenchError):  # noqa: N818 - reads as what it says
         known = sorted(known)
         self.nearest = nearest(name, known)
         hint = f"did you mean {' or '.join(self.nearest)}?" if self.nearest else ""
+        if name.endswith(".py"):
+            hint = f"your own is named with what the file defines, {name}:Name"
         super().__init__(f"unknown {kind} {name!r}: {hint or 'known are ' + ', '.join(known)}")
 
 
@@ -57,7 +60,6 @@ class SettingInfo:
 def _attribute_docs(owner: type) -> dict[str, str]:
     """The docstrings below a class's attributes, one line each."""
     import ast
-    import inspect
     import textwrap
 
     try:
@@ -128,8 +130,6 @@ def student_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
 
 def _keyword_settings(build: Callable[..., Any]) -> dict[str, SettingInfo]:
     """A builder's keyword parameters other than what the data decides."""
-    import inspect
-
     kinds = _type_hints(build)
     return {
         name: SettingInfo(kinds.get(name, Any), parameter.default)
@@ -189,12 +189,28 @@ def method(name: str, base: str = ".") -> type[TransferMethod]:
     """A method's class; its `Config` is the dataclass of its settings."""
     if is_own(name):
         own: type[TransferMethod] = own_object(name, base)
-        if not is_dataclass(getattr(own, "Config", None)):
-            raise KtbenchError(f"{name}: not a transfer method: it has no dataclass Config")
+        if reason := _no_method(own):
+            raise KtbenchError(f"{name}: not a transfer method: {reason}")
         return own
     module = _module("transfer_methods", "method", name)
     found: type[TransferMethod] = module.Method
     return found
+
+
+def _no_method(own: Any) -> str | None:
+    """What a user's class lacks of a method, or None."""
+    from transfer_methods._contract import TransferMethod
+
+    if not is_dataclass(getattr(own, "Config", None)):
+        return "it has no dataclass Config"
+    if not (isinstance(own, type) and issubclass(own, TransferMethod)):
+        return "it is no class that derives from transfer_methods._contract.TransferMethod"
+    if own.loss is TransferMethod.loss:
+        return "it defines no loss(self, student, teacher, batch)"
+    needs = getattr(own.needs, "__func__", None)  # of a class method, and of nothing else
+    if needs in (None, getattr(TransferMethod.needs, "__func__", None)):
+        return "it defines no class method needs(cls, config)"
+    return None
 
 
 def method_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:

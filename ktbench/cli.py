@@ -23,6 +23,9 @@ devices_app = typer.Typer(no_args_is_help=True, help="Look at the devices of a m
 app.add_typer(devices_app, name="devices")
 
 MatrixFile = Annotated[Path, typer.Argument(metavar="MATRIX.yaml", show_default=False)]
+Python = Annotated[
+    str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -223,15 +226,16 @@ def devices_check(
     host: Annotated[
         str | None, typer.Option(metavar="HOST", help="Check a host of the SSH configuration.")
     ] = None,
+    python: Python = "python3",
     as_json: AsJson = False,
 ) -> None:
     """Say what a device is, what it can run and what it is missing; this machine by default."""
     from ktbench.show import check_devices
 
-    raise typer.Exit(check_devices(_devices(matrix, host), as_json=as_json))
+    raise typer.Exit(check_devices(_devices(matrix, host, python), as_json=as_json))
 
 
-def _devices(matrix: Path | None, host: str | None) -> list[Any]:
+def _devices(matrix: Path | None, host: str | None, python: str) -> list[Any]:
     from ktbench.matrix import load
     from ktbench.matrix import plan as make_plan
     from ktbench.records import DeviceSpec
@@ -239,7 +243,7 @@ def _devices(matrix: Path | None, host: str | None) -> list[Any]:
     if matrix is not None:
         return list(make_plan(load(matrix)).devices)
     if host is not None:
-        return [DeviceSpec(profile="ssh", name=host, host=host)]
+        return [DeviceSpec(profile="ssh", name=host, host=host, python=python)]
     return [DeviceSpec(profile="local", name="local")]
 
 
@@ -251,9 +255,7 @@ def measure(
     ] = "local",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     mode: Annotated[str, typer.Option(metavar="quick|full", help="How long to time.")] = "quick",
-    python: Annotated[
-        str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
-    ] = "python3",
+    python: Python = "python3",
     as_json: AsJson = False,
 ) -> None:
     """Measure any model file on a device: load, first inference and latency percentiles."""

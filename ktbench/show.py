@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from collections import Counter
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ktbench import catalogue
 from ktbench.records import DeviceSpec, KtbenchError, Measurement, Plan
@@ -31,15 +32,16 @@ def _print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False
 ) -> None:
     """`numbers`: every column but the first holds figures, and stands right."""
-    table = Table(
-        title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False
-    )
+    table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         side: Literal["left", "right"] = "right" if numbers and i else "left"
         table.add_column(column, header_style="bold", overflow="fold", justify=side, no_wrap=not i)
     for row in rows:
         table.add_row(*row)
-    Console().print(table, highlight=False, markup=False)
+    console = Console()
+    # Not the table's own title, which is broken to the table's width.
+    console.print(Text(title, style="bold"), soft_wrap=not console.is_terminal)
+    console.print(table, highlight=False, markup=False)
 
 
 def _print_line(text: str) -> None:
@@ -205,7 +207,12 @@ def measure_model(
 
 def _show_measurement(model: Path, found: Measurement) -> None:
     def interval(statistic: Any) -> list[str]:
-        return [f"{statistic.value:.3f}", f"{statistic.low:.3f} – {statistic.high:.3f}"]
+        # To three figures at least: a small graph takes microseconds.
+        value, low, high = (
+            f"{x:.{max(0, 2 - math.floor(math.log10(x)))}f}" if 0 < x < 100 else f"{x:.0f}"
+            for x in (statistic.value, statistic.low, statistic.high)
+        )
+        return [value, f"{low} – {high}"]
 
     rows = [
         ["load", *interval(found.load_ms)],
@@ -217,7 +224,8 @@ def _show_measurement(model: Path, found: Measurement) -> None:
         rows.append(["99th percentile", *interval(found.p99_ms)])
     title = (
         f"{model.name} on {found.device.name} ({found.origin}), {found.runtime} "
-        f"{found.runtime_version}, {found.provider}, {found.threads} threads, "
+        f"{found.runtime_version}, {found.provider}, "
+        f"{found.threads} thread{'s' if found.threads > 1 else ''}, "
         f"{found.runs} runs in {found.repeats} processes"
     )
     _print_table(title, ["", "ms", "interval"], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def read_torch(path: Path) -> Any:
     except FileNotFoundError as error:
         raise KtbenchError(f"{path}: no such checkpoint") from error
     except Exception as error:  # a damaged file makes the reader fail in any way
-        reason = " ".join(str(error).split())[:120]
+        # What torch says of a pickle of objects is a page of advice, partly to run its code.
+        objects = isinstance(error, pickle.UnpicklingError)
+        reason = "damaged, or not weights alone" if objects else " ".join(str(error).split())[:120]
         raise KtbenchError(
             f"{path}: not a readable checkpoint ({reason}): save one with "
             "torch.save(model.state_dict(), path)"

@@ -161,6 +161,26 @@ def test_measure_times_any_model_and_tells_what_it_cannot(
     assert ktbench("measure", model, "--mode", "slow").code == 2
 
 
+def test_a_measurement_of_microseconds_has_figures_and_its_title_is_one_line(
+    ktbench: Commands, tmp_path: Path
+) -> None:
+    told = ktbench("measure", write_onnx(tmp_path / "own.onnx")).out.splitlines()
+    assert told[0].startswith("own.onnx on local (measured), onnxruntime")
+    assert told[0].endswith("1 thread, 192 runs in 3 processes")
+    [median] = [line.split()[1] for line in told if line.startswith("median")]
+    assert len(median.replace(".", "").lstrip("0")) >= 3, "at least three figures"
+
+
+def test_a_run_of_nothing_but_impossible_cells_is_refused_with_the_first_reason(
+    ktbench: Commands, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text("import torch\ndef net(): return torch.nn.Linear(8, 3)\n")
+    answer = ktbench("run", write_matrix(tmp_path / "m.yaml", students=["nets.py:net"]), "--quiet")
+    assert answer.code == 2
+    assert "no cell can be trained: nets.py:net cannot take images of 1×8×8" in answer.error
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_report_is_written_again_for_a_finished_folder_and_refused_for_another(
     ktbench: Commands, tmp_path: Path
 ) -> None:

@@ -65,6 +65,11 @@ ONE_LINE = [
     ),
     ("students: []", "matrix.yaml:3: students: must not be empty"),
     (
+        "students: [nets.py]",
+        "matrix.yaml:3: students[0]: unknown student 'nets.py': your own is named with what the "
+        "file defines, nets.py:Name",
+    ),
+    (
         "methods: [{kd: {temperature: hot}}]",
         "matrix.yaml:4: methods[0].kd.temperature: temperature must be a number above 0, not 'hot'",
     ),
@@ -184,6 +189,12 @@ ONE_LINE = [
         "matrix.yaml:6: devices[0]: unknown device 'lcal': did you mean local?",
     ),
     (
+        "devices: [mars]",
+        "matrix.yaml:6: devices[0]: unknown device 'mars': known are emulated_aarch64, fake, "
+        "generic_aarch64, jetson_orin_nano, local, raspberry_pi_4, raspberry_pi_5, ssh; "
+        "a host of yours is `ssh: {host: mars}`",
+    ),
+    (
         "devices: [{local: {thread: 2}}]",
         "matrix.yaml:6: devices[0].local.thread: unknown key: did you mean threads?",
     ),
@@ -284,6 +295,11 @@ NOT_YAML = [
     ("? [x]\n: 1\n", "matrix.yaml:1: a key must be text"),
     (f"a: {'9' * 5000}\n", "matrix.yaml:1: a: is not a number that can be used"),
     ("a: 1e999\n", "matrix.yaml:1: a: must be a finite number"),
+    (
+        "data: {source: parquet, path: ${HERE}/x}\n",
+        "matrix.yaml:1: not valid YAML: expected ',' or '}', but got '{' while parsing a flow "
+        "mapping: text with { in it, such as ${NAME}, needs quotes here",
+    ),
     (GOOD + "train: {epochs: 3}\n", "matrix.yaml:5: train: stands twice, on lines 5 and 6"),
     (
         "students:\n  - resnet8:\n      width: 1\n      width: 2\n",
@@ -386,6 +402,60 @@ def test_a_class_that_is_no_method_is_told(tmp_path: Path) -> None:
     assert problem == (
         "matrix.yaml:4: methods[0]: nets.py:Tiny: not a transfer method: it has no dataclass Config"
     )
+
+
+NO_METHODS = """
+from dataclasses import dataclass
+from transfer_methods._contract import Needs, TransferMethod
+
+@dataclass(frozen=True)
+class Config:
+    weight: float = 1.0
+
+class Alone:
+    Config = Config
+
+class Lossless(TransferMethod):
+    Config = Config
+
+    @classmethod
+    def needs(cls, config):
+        return Needs(logits=True)
+
+class Needless(TransferMethod):
+    Config = Config
+
+    def loss(self, student, teacher, batch):
+        return {}
+
+class OfOne(Needless):
+    def needs(self, config):
+        return Needs(logits=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks"),
+    [
+        ("Alone", "it is no class that derives from transfer_methods._contract.TransferMethod"),
+        ("Lossless", "it defines no loss(self, student, teacher, batch)"),
+        ("Needless", "it defines no class method needs(cls, config)"),
+        ("OfOne", "it defines no class method needs(cls, config)"),
+    ],
+)
+def test_what_an_own_method_lacks_is_told_before_anything_is_trained(
+    tmp_path: Path, name: str, lacks: str
+) -> None:
+    (tmp_path / "mine.py").write_text(NO_METHODS)
+    [problem] = _problems(_with(f"methods: ['mine.py:{name}']"), str(tmp_path))
+    assert problem == f"matrix.yaml:4: methods[0]: mine.py:{name}: not a transfer method: {lacks}"
+
+
+def test_stages_that_are_no_list_are_told(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(OWN)
+    text = _with("students: [{'nets.py:Tiny': {stages: a}}]", "students: [resnet8]")
+    [problem] = _problems(text, str(tmp_path))
+    assert problem.endswith(".stages: must be a list, not 'a'")
 
 
 def test_own_weights_that_are_not_there_are_told(tmp_path: Path) -> None:

@@ -152,6 +152,20 @@ def test_the_examples_of_the_page_are_in_order(validator: Any) -> None:
         validator.validate(smallest | _values(block))
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/devices.md"])
+def test_the_examples_of_other_pages_are_in_order(page: str, validator: Any) -> None:
+    text = (ROOT / page).read_text()
+    blocks = [block.partition("```")[0] for block in text.split("```yaml\n")[1:]]
+    assert blocks
+    for block in blocks:
+        smallest = {"data": {"source": "digits"}, "students": ["resnet8"], "train": {"epochs": 1}}
+        values = smallest | {"exports": {"formats": "onnx"}} | _values(block)
+        validator.validate(values)
+        own = [name for name in values["students"] if ":" in name]
+        values["students"] = [name for name in values["students"] if name not in own]
+        loads(yaml.safe_dump(values))  # names, settings and devices are there
+
+
 def test_the_default_matrix_is_as_large_as_promised() -> None:
     planned = plan(load(ROOT / "matrix.yaml"))
     cells = planned.cells

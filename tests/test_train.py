@@ -16,7 +16,7 @@ from ktbench.records import Checkpoint, Failure, Item, KtbenchError, TrainSpec
 from ktbench.teacher.live import Live
 from ktbench.train.schedule import learning_rate
 from ktbench.train.shapes import scope_parameters, similarity
-from ktbench.weights import load_student, load_weights, weights_digest
+from ktbench.weights import load_student, load_weights, read_torch, weights_digest
 from students._contract import Features
 from tests.training import HERE, TRAIN, cell, digits, places_in, teacher, train
 from transfer_methods._contract import Scope
@@ -275,6 +275,49 @@ def test_a_diverging_cell_fails_with_its_step_and_the_others_go_on(
     assert "\n" not in failure.reason
 
 
+BAD_LOSSES = """
+from dataclasses import dataclass
+from torch.nn import functional
+from transfer_methods._contract import Needs, TransferMethod
+
+@dataclass(frozen=True)
+class Config:
+    kind: str = "tensor"
+
+class Bad(TransferMethod):
+    Config = Config
+
+    @classmethod
+    def needs(cls, config):
+        return Needs(logits=True)
+
+    def loss(self, student, teacher, batch):
+        ce = functional.cross_entropy(student.logits, batch.labels, reduction="none")
+        if self.config.kind == "raises":
+            raise RuntimeError("no such thing")
+        return {"tensor": ce.mean(), "vector": {"ce": ce}, "number": {"ce": 1.0}}[self.config.kind]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("tensor", "loss must return a dict of scalar tensors, not Tensor"),
+        ("vector", "loss must return a dict of scalar tensors, not a Tensor (32,) as 'ce'"),
+        ("number", "loss must return a dict of scalar tensors, not a float as 'ce'"),
+        ("raises", "RuntimeError: no such thing (bad.py:20)"),
+    ],
+)
+def test_what_is_wrong_with_an_own_methods_loss_is_told_with_its_place(
+    tmp_path: Path, kind: str, reason: str
+) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(BAD_LOSSES)
+    [failure] = train([cell(f"{path}:Bad", settings={"kind": kind})], tmp_path)
+    assert isinstance(failure, Failure) and failure.step == 0
+    assert failure.reason.endswith(reason)
+
+
 def test_an_impossible_method_is_a_failure_with_its_reason(tmp_path: Path) -> None:
     [failure] = train([cell("kd", settings={"temperature": -1.0})], tmp_path)
     assert isinstance(failure, Failure)
@@ -320,6 +363,16 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save(Evil(), tmp_path / "evil.pt")
     with pytest.raises(KtbenchError, match="not a readable checkpoint"):
         load_weights(nn.Linear(1, 1), tmp_path / "evil.pt")
+
+
+def test_what_torch_says_of_a_pickled_network_is_not_repeated(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
+    with pytest.raises(KtbenchError) as caught:
+        read_torch(tmp_path / "whole.pt")
+    assert str(caught.value) == (
+        f"{tmp_path / 'whole.pt'}: not a readable checkpoint (damaged, or not weights alone): "
+        "save one with torch.save(model.state_dict(), path)"
+    )
 
 
 def test_weights_of_another_network_are_refused_with_the_difference(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from ktbench.records import (
     DeviceSpec,
     ExportSpec,
     Item,
-    KtbenchError,
     Teacher,
     TrainSpec,
 )
@@ -133,8 +132,9 @@ def device_spec(entry: ItemEntry) -> tuple[DeviceSpec | None, list[Problem]]:
     name = entry.name
     try:
         profile = catalogue.device(name)
-    except KtbenchError as error:
-        return None, [Problem((name,), str(error))]
+    except catalogue.UnknownName as error:
+        hint = "" if error.nearest else f"; a host of yours is `ssh: {{host: {name}}}`"
+        return None, [Problem((name,), f"{error}{hint}")]
     settings = dict(entry.settings)
     if "threads" in settings and not isinstance(settings["threads"], list):
         settings["threads"] = [settings["threads"]]

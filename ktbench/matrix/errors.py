@@ -69,6 +69,8 @@ def phrase(found: Any) -> str:
         return str(found["ctx"]["error"])
     if kind == "too_short":
         return "must not be empty"
+    if kind == "sequence_str":
+        return f"must be a list, not {given}"
     for stem, wanted in _WANTED.items():
         if kind == stem or kind.startswith(f"{stem}_"):
             return f"must be {wanted}, not {given}"

@@ -177,6 +177,8 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
     problem, context = error.problem or "", error.context or ""
     if "'\\t'" in problem:
         return "a tab stands where only spaces may: indent with spaces"
+    if problem.endswith("but got '{'"):
+        return f"{problem} {context}: text with {{ in it, such as ${{NAME}}, needs quotes here"
     if context.startswith("while"):
         return f"{problem} {context}"
     return ", ".join(part for part in (context, problem) if part)

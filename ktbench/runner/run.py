@@ -95,6 +95,8 @@ def run(
     Raises KtbenchError when the run cannot begin or its folder cannot be written. A cell or a
     device that fails is a record in the folder and in the summary; the others go on.
     """
+    if plan.skips and not plan.cells:
+        raise KtbenchError(f"{plan.name}: no cell can be trained: {plan.skips[0].reason}")
     began = time.perf_counter()
     summary = Summary(folder)
     checkpoint_interval()  # A wrong setting is told now, not once per cell.

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -194,7 +195,18 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
     if isinstance(error, Diverged | KtbenchError):
         return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return said + _where(error)
+
+
+def _where(error: Exception) -> str:
+    """The innermost line that is not torch's, so that a user finds it in a file of theirs."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "torch" not in Path(frame.filename).parts
+    ]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 def _union(lanes: Sequence[Lane], progress: float) -> Needs:

@@ -125,6 +125,7 @@ class Lane:
     def _train_step(self, batch: Batch, teacher: Features | None, rate: float) -> None:
         features = self.student.forward_features(batch.inputs, preacts=self._preacts)
         terms = self.method.loss(features, teacher, batch)
+        self._check(terms)
         self._record(terms, batch)
         gradients = []
         for number, running in enumerate(self._running):
@@ -146,6 +147,22 @@ class Lane:
             running.optimiser.step()
             for parameter in running.parameters:
                 parameter.grad = None
+
+    def _check(self, terms: Any) -> None:
+        """Refuse what a method of a user's may return in place of its terms."""
+        if not isinstance(terms, dict):
+            found = type(terms).__name__
+        else:
+            wrong = [k for k, v in terms.items() if not isinstance(v, Tensor) or v.numel() != 1]
+            if not wrong:
+                return
+            value = terms[wrong[0]]
+            shape = f" {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+            found = f"a {type(value).__name__}{shape} as {wrong[0]!r}"
+        raise KtbenchError(
+            f"method {self.cell.method.name}: loss must return a dict of scalar tensors, "
+            f"not {found}"
+        )
 
     def _record(self, terms: dict[str, Tensor], batch: Batch) -> None:
         self._steps_in_epoch += 1
