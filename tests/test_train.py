@@ -275,49 +275,6 @@ def test_a_diverging_cell_fails_with_its_step_and_the_others_go_on(
     assert "\n" not in failure.reason
 
 
-BAD_LOSSES = """
-from dataclasses import dataclass
-from torch.nn import functional
-from transfer_methods._contract import Needs, TransferMethod
-
-@dataclass(frozen=True)
-class Config:
-    kind: str = "tensor"
-
-class Bad(TransferMethod):
-    Config = Config
-
-    @classmethod
-    def needs(cls, config):
-        return Needs(logits=True)
-
-    def loss(self, student, teacher, batch):
-        ce = functional.cross_entropy(student.logits, batch.labels, reduction="none")
-        if self.config.kind == "raises":
-            raise RuntimeError("no such thing")
-        return {"tensor": ce.mean(), "vector": {"ce": ce}, "number": {"ce": 1.0}}[self.config.kind]
-"""
-
-
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("tensor", "loss must return a dict of scalar tensors, not Tensor"),
-        ("vector", "loss must return a dict of scalar tensors, not a Tensor (32,) as 'ce'"),
-        ("number", "loss must return a dict of scalar tensors, not a float as 'ce'"),
-        ("raises", "RuntimeError: no such thing (bad.py:20)"),
-    ],
-)
-def test_what_is_wrong_with_an_own_methods_loss_is_told_with_its_place(
-    tmp_path: Path, kind: str, reason: str
-) -> None:
-    path = tmp_path / "bad.py"
-    path.write_text(BAD_LOSSES)
-    [failure] = train([cell(f"{path}:Bad", settings={"kind": kind})], tmp_path)
-    assert isinstance(failure, Failure) and failure.step == 0
-    assert failure.reason.endswith(reason)
-
-
 def test_an_impossible_method_is_a_failure_with_its_reason(tmp_path: Path) -> None:
     [failure] = train([cell("kd", settings={"temperature": -1.0})], tmp_path)
     assert isinstance(failure, Failure)
