@@ -1,4 +1,4 @@
-"""No method's own loss costs more than 1.5 plain training steps, the teacher's pass apart.
+"""Every method's own loss costs less than a plain training step; ReviewKD's, less than two.
 
 Every method of the catalogue beside no transfer, on a pair of the standard comparison (wrn_40_2
 teaches wrn_16_2, batch 64, 32 x 32, one thread). Each round takes one step of every method and
@@ -23,21 +23,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._claim import Outcome
 from ktbench import catalogue, provenance
+from ktbench.train.shapes import scope_parameters
 from students._contract import Features, Student
-from transfer_methods._contract import Batch, Setting, Shapes, TransferMethod
+from transfer_methods._contract import Batch, Phase, Setting, Shapes, TransferMethod
 
-BAR = 1.5
+BAR = 1.0
+EXCEPTIONS = {"reviewkd": 2.0}
+"""It convolves maps of the student's deepest width at the size of its first stage."""
 PLACE = Path(__file__).parent.parent / "docs" / "method_cost.json"
 VARIABLE = "KTBENCH_METHOD_COST"
 PLAIN = "none"
 
 Take = Callable[[], object]
 """Takes one whole step."""
+Moved = tuple[tuple[str, ...] | None, list[nn.Parameter], torch.optim.Optimizer]
+"""The terms of an update, the parameters that they move, and how."""
 
 
 @dataclass(frozen=True)
@@ -115,20 +121,45 @@ class Bench:
         return kind(config, self.setting)
 
     def steps(self, method: TransferMethod) -> list[Take]:
-        """A step of each phase: both networks' features are there, the teacher's from before."""
-        parameters = [*self.student.parameters(), *method.parameters()]
-        optimiser = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9)
+        """A step of each phase, as the training loop takes it; the teacher's features are there."""
         preacts = type(method).student_needs(method.config).preacts
+        return [
+            partial(self._step, method, preacts, *self._opened(p, method)) for p in method.phases()
+        ]
 
-        def step(batch: Batch) -> None:
-            features = self.student.forward_features(batch.inputs, preacts=preacts)
-            terms = method.loss(features, self.taught, batch)
-            torch.autograd.backward(torch.stack(list(terms.values())).sum())
+    def _opened(self, phase: Phase, method: TransferMethod) -> tuple[Batch, list[Moved]]:
+        """A phase's batch, and what each of its updates moves with an optimiser of its own."""
+        moved: list[Moved] = []
+        for update in phase.updates:
+            parameters = scope_parameters(self.student, self.batch.inputs, update.student)
+            parameters += [
+                parameter
+                for name, parameter in method.named_parameters()
+                if update.adaptors is None or name.startswith(update.adaptors)
+            ]
+            optimiser = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9)
+            moved.append((update.terms, parameters, optimiser))
+        return self.batch.in_phase(phase.name), moved
+
+    def _step(
+        self, method: TransferMethod, preacts: bool, batch: Batch, moved: list[Moved]
+    ) -> None:
+        features = self.student.forward_features(batch.inputs, preacts=preacts)
+        terms = method.loss(features, self.taught, batch)
+        gradients = [
+            torch.autograd.grad(
+                torch.stack([terms[name] for name in names or terms]).sum(),
+                parameters,
+                allow_unused=True,
+                retain_graph=number + 1 < len(moved),
+            )
+            for number, (names, parameters, _) in enumerate(moved)
+        ]
+        for (_, parameters, optimiser), found in zip(moved, gradients, strict=True):
+            for parameter, gradient in zip(parameters, found, strict=True):
+                parameter.grad = gradient
             optimiser.step()
             optimiser.zero_grad()
-
-        batches = [self.batch.in_phase(phase.name) for phase in method.phases()]
-        return [partial(step, batch) for batch in batches]
 
 
 def seconds_of(take: Take) -> float:
@@ -147,6 +178,7 @@ def flops_of(take: Take) -> int:
 
 def memory_of(take: Take) -> int:
     """The most bytes that tensors held at once during a step, beyond what was there before."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else each profile prints two lines
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         take()
     held = most = 0
@@ -251,6 +283,11 @@ def run() -> Outcome:
             print(f"{name}: " + ", ".join(f"{key} {value:,}" for key, value in row.items()))
     if wish == "write":
         _write(pair, found, share, grown)
-    dearest = max(found, key=lambda name: found[name].seconds)
-    own = found[dearest].seconds - 1
-    return Outcome(f"{own:.2f} plain steps ({dearest})", f"<= {BAR} plain steps", own <= BAR)
+    own = {name: figures.seconds - 1 for name, figures in found.items()}
+    bars = {name: EXCEPTIONS.get(name, BAR) for name in own}
+    nearest = max(own, key=lambda name: own[name] / bars[name])
+    return Outcome(
+        f"{own[nearest]:.2f} plain steps ({nearest}, nearest to its bar)",
+        f"< {bars[nearest]:g} plain steps, the teacher's pass apart",
+        own[nearest] < bars[nearest],
+    )

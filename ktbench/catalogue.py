@@ -216,7 +216,8 @@ def _no_method(own: Any) -> str | None:
 def method_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
     """The settings that a method takes; raises for an unknown name."""
     config = method(name, base).Config
-    kinds, docs = _type_hints(config), _attribute_docs(config)
+    kinds = _type_hints(config)
+    docs = {k: v for base in reversed(config.__mro__) for k, v in _attribute_docs(base).items()}
     found = {}
     for field in fields(config):
         factory = field.default_factory

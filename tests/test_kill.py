@@ -31,7 +31,7 @@ def _matrix(folder: Path) -> Path:
         teachers=[{"student": "resnet8", "name": "T", "train": {"epochs": 8}}],
         students=[{"resnet8": {"width": 0.5}}, {"resnet8": {"width": 0.25}}],
         methods=["none", "kd", "fitnet"],
-        train={"epochs": 8, "batch_size": 50, "lr": 0.05},
+        train={"epochs": 24, "batch_size": 50, "lr": 0.05},
         exports={"formats": "onnx", "precisions": "fp32"},
     )
 
@@ -51,6 +51,12 @@ def _working(process: subprocess.Popen[str], folder: Path) -> bool:
             pass
         time.sleep(0.01)
     return False
+
+
+def _saved_work(process: subprocess.Popen[str], folder: Path) -> None:
+    """Wait until a training has saved its work, or the process has ended."""
+    while process.poll() is None and not any(folder.glob("work/*/training.pt")):
+        time.sleep(0.01)
 
 
 def _assert_whole(*folders: Path) -> None:
@@ -88,7 +94,10 @@ def test_ten_kills_at_random_moments_leave_the_weights_of_a_run_never_killed(
         process = _run(matrix, killed)
         working = _working(process, killed)
         if kills < KILLS and working:
-            # The waits add up to less than the whole work: most runs end by the signal.
+            # The waits add up to less than the whole work: most runs end by the signal. Every
+            # other kill waits for saved work first, so that some surely fall into a training.
+            if kills % 2:
+                _saved_work(process, killed)
             wait = chance.uniform(0, 1.4) * work_s / KILLS
             time.sleep(wait)
             process.send_signal(signal.SIGKILL)
@@ -120,7 +129,7 @@ def _assert_complete(killed: Path, whole: Path) -> None:
     assert files == {p.relative_to(whole).as_posix() for p in whole.rglob("*") if p.is_file()}
     frames = load_results(killed)
     assert set(frames.cells["status"]) == {"done"}
-    assert frames.curves.groupby("key").size().eq(8).all()
+    assert frames.curves.groupby("key").size().eq(24).all()
     for label, result in results(whole).items():
         assert [a.digest for a in results(killed)[label].artifacts] == [
             a.digest for a in result.artifacts

@@ -18,7 +18,20 @@ from ktbench.matrix import loads, plan
 from tests import method_cases as cases
 from tests.method_cases import possible
 from tests.method_formulas import LABELS, flat, mse, run, softmax
-from transfer_methods import _common, ab, dist, dkd, factor, fsp, kdsvd, ofd, reviewkd, vid
+from transfer_methods import (
+    _common,
+    ab,
+    crd,
+    dist,
+    dkd,
+    factor,
+    fsp,
+    kdsvd,
+    nst,
+    ofd,
+    reviewkd,
+    vid,
+)
 from transfer_methods._contract import Needs
 
 # Of the CIFAR-100 comparison of Tian et al. (ICLR 2020), of 240 epochs, and of the papers' own.
@@ -170,13 +183,53 @@ def test_hard_logits_standardised_compares_the_students_standardised_probabiliti
 
 
 def test_crd_with_kd_is_the_sum_that_was_published() -> None:
-    """Cross-entropy, 0.9 T^2 KL and 0.8 CRD, each once."""
-    parts = ["kd", "crd"]
+    """Cross-entropy, T^2 KL and 0.8 CRD, each once (Tian et al.: r = 1, a = 1, b = 0.8)."""
+    parts = [{"method": "kd", "settings": {"weight": 1.0}}, "crd"]
     *_, terms = run("combined", {"parts": parts}, phase="segment0")
-    kd, crd = run("kd", {}, phase="transfer")[-1], run("crd", {})[-1]
-    assert terms["part0_0"] == pytest.approx(kd["kd"])
-    assert terms["part1_0"] == pytest.approx(crd["transfer"], rel=1e-4)
+    soft, contrast = run("kd", {}, phase="transfer")[-1], run("crd", {})[-1]
+    assert terms["part0_0"] == pytest.approx(soft["kd"] / 0.9)
+    assert terms["part1_0"] == pytest.approx(contrast["transfer"], rel=1e-4)
     assert terms["ce"] == pytest.approx(run("none", {})[-1]["ce"])
+
+
+@pytest.mark.parametrize("side", [1, 2, 8])
+def test_nst_is_the_same_whether_channels_or_positions_are_fewer(side: int) -> None:
+    ours, theirs = _stage(1)[:2, :, :side, :side], torch.rand(2, 7, side, side)
+    total = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        sides = []
+        for sample in (a, b):
+            channels = [flat(c) for c in sample]
+            norms = [math.sqrt(sum(v * v for v in c)) for c in channels]
+            sides.append([[v / n for v in c] for c, n in zip(channels, norms, strict=True)])
+        for one, other, sign in ((0, 0, 1), (1, 1, 1), (0, 1, -2)):
+            kernel = sum(
+                sum(p * q for p, q in zip(x, y, strict=True)) ** 2
+                for x in sides[one]
+                for y in sides[other]
+            )
+            total += sign * kernel / (len(sides[one]) * len(sides[other]))
+    assert nst.nst_loss(ours, theirs).item() == pytest.approx(total / 2, abs=1e-6)
+
+
+def test_crds_gradient_is_that_of_the_loss_over_the_memory_as_it_was() -> None:
+    """It is taken before the memory takes the batch in, in place."""
+    method, at = possible("crd", {"negatives": 30})
+    student, teacher = cases.features(at.student, seed=1), cases.features(at.student, seed=2)
+    batch = cases.batch()
+    memory, drawn = method.teacher_memory.clone(), method._negatives(batch)
+    method.loss(student, teacher, batch)["transfer"].backward()
+    assert not torch.equal(memory, method.teacher_memory)
+    leaf = student.embedding.detach().requires_grad_()
+    anchor = torch.nn.functional.normalize(method.student_embedding(leaf), dim=1)
+    scores = (anchor @ memory.T / 0.07).exp() / method.norms[0]
+    kept = drawn != batch.indices[:, None]
+    noise = 30 / cases.TRAIN_SIZE
+    loss = crd.contrast_loss(
+        scores.gather(1, batch.indices[:, None])[:, 0], scores.gather(1, drawn), kept, noise
+    )
+    (expected,) = torch.autograd.grad(0.8 * loss, leaf)
+    assert torch.allclose(student.embedding.grad, expected, rtol=1e-4, atol=1e-7)
 
 
 # ---------------------------------------------------------------- knowledge review, by loops

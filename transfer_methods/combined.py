@@ -3,7 +3,9 @@
 After Tian, Krishnan, Isola: Contrastive Representation Distillation, ICLR 2020, table 4, which
 adds distillation to other methods. Written in a matrix as
 
-    combined: {parts: [{method: kd, settings: {temperature: 4}}, {method: crd, weight: 1}]}
+    combined: {parts: [{method: kd, settings: {weight: 1}}, crd]}
+
+which is that table's CRD + KD.
 """
 
 from __future__ import annotations

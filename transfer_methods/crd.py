@@ -5,7 +5,8 @@ Wu et al., CVPR 2018, for the memory of embeddings and the noise-contrastive est
 
 The memory holds both networks' embeddings of the whole training set: 8 * train_size * dimension
 bytes (51 MB for 50,000 samples at 128, 1.3 GB for 1.28 million), which the checkpoint holds too. A
-step compares the batch with all of it: 4 * batch * train_size * dimension operations.
+step compares the batch with all of it: 8 * batch * train_size * dimension operations, gradients
+included, and 8 * batch * train_size bytes at a time.
 """
 
 from __future__ import annotations
@@ -55,6 +56,22 @@ def contrast_loss(positive: Tensor, negative: Tensor, kept: Tensor, noise: float
     own = (positive / (positive + noise + _TINY)).log()
     other = (noise / (negative + noise + _TINY)).log() * kept
     return -(own.sum() + other.sum()) / positive.shape[0]
+
+
+class _Known(torch.autograd.Function):
+    """A value whose gradient has been worked out before: what that took can be let go."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        """`value`, whose gradient by `source` is `gradient`."""
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outgoing: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient by `source` alone."""
+        (gradient,) = ctx.saved_tensors
+        return outgoing[0] * gradient, None, None
 
 
 class Method(OneTerm[Config]):
@@ -115,22 +132,26 @@ class Method(OneTerm[Config]):
     def _side(
         self, side: int, anchor: Tensor, memory: Tensor, own: Tensor, drawn: Tensor, kept: Tensor
     ) -> Tensor:
-        """One network's embeddings (B, D) among the other's remembered ones (N, D)."""
-        scores = (anchor @ memory.T / self.config.temperature).exp()  # (B, N)
-        if self.norms[side] == 0:
-            self.norms[side] = scores.detach().mean() * len(memory)
-        scores = scores / self.norms[side].clone()
-        positive = scores.gather(1, own[:, None]).squeeze(1)
-        noise = drawn.shape[1] / len(memory)
-        return contrast_loss(positive, scores.gather(1, drawn), kept, noise)
+        """One network's embeddings (B, D) among the other's remembered ones (N, D).
+
+        The gradient is taken at once, while the memory is as it was: so it may change in place.
+        """
+        with torch.enable_grad():
+            leaf = anchor.detach().requires_grad_()
+            scores = leaf @ memory.T / self.config.temperature  # (B, N)
+            if self.norms[side] == 0:
+                self.norms[side] = scores.detach().exp().mean() * len(memory)
+            chosen = torch.cat((own[:, None], drawn), 1)
+            shares = scores.gather(1, chosen).exp() / self.norms[side]
+            noise = drawn.shape[1] / len(memory)
+            loss = contrast_loss(shares[:, 0], shares[:, 1:], kept, noise)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        known: Tensor = _Known.apply(anchor, loss.detach(), gradient)  # type: ignore[no-untyped-call]
+        return known
 
     def _remember(self, ours: Tensor, theirs: Tensor, batch: Batch) -> None:
-        """New memories, not changed ones: the backward pass still needs the old."""
         kept = self.config.momentum
-        for name, fresh in (("student_memory", ours), ("teacher_memory", theirs)):
-            memory: Tensor = getattr(self, name)
+        for memory, fresh in ((self.student_memory, ours), (self.teacher_memory, theirs)):
             mixed = kept * memory[batch.indices] + (1 - kept) * fresh
-            setattr(
-                self, name, memory.index_copy(0, batch.indices, functional.normalize(mixed, dim=1))
-            )
+            memory[batch.indices] = functional.normalize(mixed, dim=1)
         self.seen_labels[batch.indices] = batch.labels

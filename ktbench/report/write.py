@@ -43,6 +43,7 @@ def build_page(analysis: Analysis) -> Page:
         sections=(
             *([verdict] if trained else []),
             sections.gains(analysis),
+            *sections.published(analysis),
             sections.convergence(analysis),
             sections.accuracy_and_cost(analysis),
             sections.integrity(analysis),

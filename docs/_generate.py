@@ -1,0 +1,212 @@
+"""Writes docs/methods.md from the catalogue and from the costs that were measured.
+
+    python docs/_generate.py
+
+The costs are those of docs/method_cost.json, which `KTBENCH_METHOD_COST=write python -m benchmarks
+method_cost` writes; everything else is read from the methods' own files.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from ktbench import catalogue  # noqa: E402
+from ktbench.networks import outline  # noqa: E402
+from ktbench.records import Item  # noqa: E402
+from transfer_methods._contract import Needs, Setting, Shapes, TransferMethod  # noqa: E402
+
+PAGE, COSTS = HERE / "methods.md", HERE / "method_cost.json"
+WORDS = {
+    "logits": "logits",
+    "stages": "stages",
+    "embedding": "embedding",
+    "preacts": "pre-activations",
+    "stem": "stem",
+}
+# (teacher, student): kinds of pairs that a method may refuse, on 32 x 32 images.
+PAIRS = {
+    "the same widths": ("wrn_40_2", "wrn_16_2"),
+    "a wider teacher": ("resnet32x4", "resnet8"),
+    "a teacher of other depth": ("vgg13", "resnet8"),
+    "a transformer as teacher": ("vit_tiny", "resnet8"),
+    "a transformer as student": ("resnet56", "vit_tiny"),
+}
+HEAD = """\
+# Transfer methods
+
+Every method of the catalogue. This page is written by `python docs/_generate.py` from the methods'
+own files; `ktbench list methods` shows the same names and settings.
+
+A method is named in a matrix, with the settings that differ from its defaults
+([docs/matrix.md](matrix.md)). `combined` is a weighted sum of methods, each with its own schedule;
+a chain of teacher assistants (TAKD) is written under `teachers`; logit standardisation is the
+setting `standardise` of every method on logits; the squared difference of logits is `last_layer`.
+"""
+
+
+def page(costs: dict[str, Any]) -> str:
+    """The whole page."""
+    names = catalogue.methods()
+    parts = [HEAD, _overview(names, costs), _costs(costs)]
+    parts += [_method(name) for name in names]
+    return "\n".join(parts)
+
+
+def _doc(name: str) -> list[str]:
+    """The paragraphs of a method's file; the first is `Name: idea.`."""
+    text = inspect.getdoc(sys.modules[catalogue.method(name).__module__]) or ""
+    return text.split("\n\n")
+
+
+def _needs(needs: Needs) -> str:
+    words = [word for field, word in WORDS.items() if getattr(needs, field)]
+    return ", ".join(words) or "nothing"
+
+
+# ---------------------------------------------------------------- all at a glance
+
+
+def _overview(names: tuple[str, ...], costs: dict[str, Any]) -> str:
+    rows = ["| method | idea | reads of the teacher | step |", "|---|---|---|---|"]
+    for name in names:
+        kind, config = catalogue.method(name), catalogue.method_config(name, {})
+        figure = costs["methods"].get(name)
+        step = f"{figure['seconds']:.2f}×" if figure else "–"
+        idea = " ".join(_doc(name)[0].split())
+        rows.append(f"| [`{name}`](#{name}) | {idea} | {_needs(kind.needs(config))} | {step} |")
+    what = (
+        "`step`: processor time of a training step by that of one without transfer, the teacher's "
+        "pass apart; see below.\n"
+    )
+    return "\n".join([*rows, "", what])
+
+
+# ---------------------------------------------------------------- costs
+
+
+def _costs(costs: dict[str, Any]) -> str:
+    pair = costs["pair"]
+    lines = [
+        "## What they cost",
+        "",
+        f"A step of {pair['student']} taught by {pair['teacher']}, batch {pair['batch']}, "
+        f"{pair['image']} × {pair['image']} images, {pair['train_size']:,} training images, by a "
+        "step without transfer: medians over rounds in which every method takes its turn. The "
+        f"teacher's own pass, which all students of a cohort share, takes {costs['teacher']:.2f} "
+        "of a plain step and is in no figure. Memory is the most that a step's tensors hold at "
+        "once. A method of several phases is charged its dearest one. Differences of a few "
+        "hundredths are the machine's, not the methods'. Measured by "
+        f"`python -m benchmarks method_cost` on one thread of {costs['machine']}, torch "
+        f"{costs['torch']}.",
+        "",
+        "| method | seconds | FLOPs | peak memory | adaptors' parameters | held between steps |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, figure in sorted(costs["methods"].items(), key=lambda item: item[1]["seconds"]):
+        lines.append(
+            f"| `{name}` | {figure['seconds']:.2f}× | {figure['flops']:.2f}× | "
+            f"{figure['memory']:.2f}× | {figure['parameters']:,} | {_bytes(figure['state'])} |"
+        )
+    return "\n".join([*lines, "", *_growth(costs["growth"]), ""])
+
+
+def _growth(growth: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    few, many = growth["crd"]
+    yield (
+        "`crd` remembers both networks' embeddings of the whole training set, 8 · N · 128 bytes, "
+        "and a step compares the batch with all of them, so that memory and time grow linearly "
+        f"with N: {_grown(few)} at N = {few['train_size']:,}, {_grown(many)} at "
+        f"N = {many['train_size']:,}."
+    )
+    yield ""
+    small, large = growth["nst"]
+    yield (
+        "`nst` takes the lesser of B · (C_s² + C_s C_t + C_t²) numbers (kernels between channels) "
+        "and 2 · B · (H W)² (moments between positions), so that neither wide stages nor large "
+        "maps make it explode; its products grow linearly with the number of positions, as the "
+        f"network's own do: {_grown(small)} at {small['image']} × {small['image']}, "
+        f"{_grown(large)} at {large['image']} × {large['image']} images."
+    )
+
+
+def _grown(row: dict[str, Any]) -> str:
+    held = f", {_bytes(row['state'])} held" if row["state"] else ""
+    return f"{row['seconds']:.2f}× the time and {row['memory']:.2f}× the peak memory{held}"
+
+
+def _bytes(number: int) -> str:
+    if number < 1000:
+        return f"{number} B" if number else "–"
+    return f"{number / 1e6:.1f} MB" if number >= 1e5 else f"{number / 1e3:.1f} kB"
+
+
+# ---------------------------------------------------------------- one method
+
+
+def _method(name: str) -> str:
+    kind, config = catalogue.method(name), catalogue.method_config(name, {})
+    idea, *rest = _doc(name)
+    formula = (inspect.getdoc(kind) or "").split("\n\n")[0]
+    lines = [f"## {name}", "", idea, ""]
+    for paragraph in rest:
+        lines += [paragraph, ""]
+    lines += [f"Loss: {' '.join(formula.split())}", ""]
+    lines.append(f"- Reads of the teacher: {_needs(kind.needs(config))}.")
+    if kind.student_needs(config) != kind.needs(config):
+        lines.append(f"- Reads of the student: {_needs(kind.student_needs(config))}.")
+    built = _built(name, *PAIRS["the same widths"])
+    assert isinstance(built, TransferMethod), built
+    lines.append(f"- Phases at its defaults: {_phases(built)}.")
+    refused = [_refusal(name, what) for what in PAIRS]
+    lines += [f"- Not for {reason}" for reason in refused if reason]
+    settings = catalogue.method_settings(name)
+    if settings:
+        lines += ["", "| setting | default | what it says |", "|---|---|---|"]
+        for setting, info in settings.items():
+            default = json.dumps(info.default, default=str).replace("|", "\\|")
+            lines.append(f"| `{setting}` | `{default}` | {info.doc.replace('|', chr(92) + '|')} |")
+    return "\n".join([*lines, ""])
+
+
+def _built(name: str, teacher: str, student: str) -> TransferMethod | str:
+    """The method at its defaults for a pair, or why it does not fit."""
+    ours, theirs = _shapes(student), _shapes(teacher)
+    at = Setting(ours, theirs, num_classes=100, train_size=1000, batch_size=64)
+    kind, config = catalogue.method(name), catalogue.method_config(name, {})
+    return kind.incompatible(config, at) or kind(config, at)
+
+
+@cache
+def _shapes(network: str) -> Shapes:
+    return outline(Item(name=network), 100, (3, 32, 32), ".").shapes
+
+
+def _phases(method: TransferMethod) -> str:
+    phases = method.phases()
+    if len(phases) == 1:
+        return (
+            "one" if phases[0].teacher and type(method).needs(method.config) else "one, no teacher"
+        )
+    told = [f"`{p.name}` until {p.until:.3g}" for p in phases[:-1]]
+    told.append(f"then `{phases[-1].name}`")
+    quiet = [f"`{p.name}`" for p in phases if not p.teacher]
+    return ", ".join(told) + (f"; no teacher is run in {' and '.join(quiet)}" if quiet else "")
+
+
+def _refusal(name: str, what: str) -> str | None:
+    teacher, student = PAIRS[what]
+    built = _built(name, teacher, student)
+    return f"{what}, as {teacher} → {student}: {built}." if isinstance(built, str) else None
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(json.loads(COSTS.read_text(encoding="utf-8"))), encoding="utf-8")

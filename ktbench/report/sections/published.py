@@ -1,0 +1,117 @@
+"""Published accuracies beside measured ones, where a matrix has a pair that was published."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+
+from ktbench import stats
+from ktbench.records import Cell
+from ktbench.report import text
+from ktbench.report.analysis import GROUP, Analysis
+from ktbench.report.parts import ROWS_SHOWN, Box, Column, Row, Section, Table, rows_of
+
+_KEYS = ["data", "teacher_network", "student_network", "method_name"]
+
+
+def published(analysis: Analysis) -> tuple[Section, ...]:
+    """The section, or nothing where no trained cell has a published counterpart."""
+    frame = beside(analysis)
+    if frame.empty:
+        return ()
+    lead = (
+        "Accuracy as others published it for the same data set, networks and method, beside what "
+        "this matrix measured: mean over seeds, with Student's t interval. Budgets differ unless "
+        "they say the same, and a published figure of the best epoch was chosen on the test set."
+    )
+    columns = [
+        Column("student", number=False),
+        Column("teacher's network", number=False),
+        Column("method", number=False),
+        Column("published", hint="top-1 on the test set"),
+        Column("with", number=False, hint="settings that differ from the method's defaults"),
+        Column("measured"),
+        Column("interval"),
+        Column("seeds"),
+        Column("difference", hint="measured minus published, in points"),
+        Column("budget here", number=False),
+        Column("source", number=False),
+    ]
+    rows = [_row(row) for row in rows_of(frame)[:ROWS_SHOWN]]
+    caption = (
+        "Published: 240 epochs on all 50,000 training images, batch 64, SGD at 0.05 (0.01 for "
+        "MobileNetV2 and ShuffleNets), a tenth of it after 150, 180 and 210 epochs."
+    )
+    table = Table("published", caption, columns, rows, frame, total=len(frame))
+    return (Section("published", "Published beside measured", lead, [table]),)
+
+
+def _row(row: Row) -> list[Box]:
+    bounds = text.known(row["low"]) and text.known(row["high"])
+    interval = f"[{text.percent(row['low'])}, {text.percent(row['high'])}]" if bounds else ""
+    return [
+        Box(row["student"]),
+        Box(row["teacher_network"] or text.NOTHING),
+        Box(row["label"]),
+        Box(text.percent(row["published"])),
+        Box(row["settings"]),
+        Box(text.percent(row["measured"])),
+        Box(interval),
+        Box(str(row["seeds"])),
+        Box(text.points(row["measured"] - row["published"])),
+        Box(row["budget"]),
+        Box(f"{row['source']}, {row['epoch']} epoch"),
+    ]
+
+
+def beside(analysis: Analysis) -> pd.DataFrame:
+    """One row per trained group with a published figure; accuracies as shares."""
+    cells = analysis.cells
+    trained = cells[cells["accuracy"].notna()]
+    number = trained.groupby(GROUP, sort=False).ngroup()
+    groups = trained[[*GROUP, "key"]].groupby(number).first()
+    found = stats.intervals(trained["accuracy"].to_numpy(), number.to_numpy(), len(groups))
+    groups["measured"], groups["low"], groups["high"] = found.mean, found.low, found.high
+    groups["seeds"] = found.n
+    asked = {cell.key: cell for cell in analysis.results.lock.plan.cells}
+    rows = [_asked(asked[key]) for key in groups["key"]]
+    names = pd.DataFrame(rows, columns=[*_KEYS, "budget"], index=groups.index)
+    merged = groups.join(names).merge(reference(), on=_KEYS, how="inner", suffixes=("", "_there"))
+    kept = ["student", "teacher", "label", *_KEYS, "published", "settings", "measured"]
+    return merged[[*kept, "low", "high", "seeds", "budget", "source", "epoch"]]
+
+
+@cache
+def reference() -> pd.DataFrame:
+    """The published figures, named as the catalogue names things; accuracies as shares."""
+    path = files("ktbench.report") / "reference" / "cifar100_published.csv"
+    with path.open(encoding="utf-8") as stream:
+        frame = pd.read_csv(stream, comment="#", keep_default_na=False)
+    names = dict(zip(("data", "teacher", "student", "method"), _KEYS, strict=True))
+    frame["published"] = frame.pop("accuracy").astype(np.float64) / 100
+    return frame.rename(columns=names)
+
+
+def _asked(cell: Cell) -> list[str]:
+    """What of a cell a published figure must have in common, and the budget in words.
+
+    A network or a teacher's training with settings of its own was not published: it is given the
+    name of nothing.
+    """
+    path = "".join(letter for letter in (cell.data.path or "").lower() if letter.isalnum())
+    known = sorted({name for name in reference()["data"] if name in path})
+    teacher = cell.teacher.cell if cell.teacher else None
+    plain = not cell.student.settings and not (teacher and teacher.student.settings)
+    plain &= teacher is None or teacher.teacher is None
+    size = f"{cell.data.train_size:,}" if cell.data.train_size else "all"
+    budget = f"{cell.train.epochs} epochs of {size} images, {cell.train.optimiser}"
+    return [
+        known[0] if known and plain else "?",
+        teacher.student.name if teacher else "",
+        cell.student.name,
+        cell.method.name,
+        budget,
+    ]
