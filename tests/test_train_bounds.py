@@ -141,3 +141,14 @@ def test_what_is_wrong_with_an_own_methods_loss_is_told_with_its_place(
     [failure] = train([cell(f"{path}:Bad", settings={"kind": kind})], tmp_path)
     assert isinstance(failure, Failure) and failure.step == 0
     assert failure.reason.endswith(reason)
+
+
+def test_the_whole_method_of_the_contributing_page_trains(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    [code] = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
+    (tmp_path / "my_method.py").write_text(code)
+    name = f"{tmp_path / 'my_method.py'}:Method"
+    [made] = train([cell(name)], tmp_path)
+    assert isinstance(made, Checkpoint), made
+    columns = set(pq.read_table(tmp_path / made.curves).column_names)
+    assert {"loss_ce", "loss_sharp"} <= columns
