@@ -270,7 +270,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True
     )
     if mounted.returncode:
-        lacking(f"this test needs to mount a small disk: {mounted.stderr.strip()}")
+        # Nothing that CI could install: a container may be root and still not allowed to mount.
+        pytest.skip(f"this test needs to mount a small disk: {mounted.stderr.strip()}")
     try:
         yield disk
     finally:
