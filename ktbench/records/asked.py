@@ -1,0 +1,265 @@
+"""What a matrix asks for: items, data, budgets, numeric settings, cells and the plan."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from ktbench.records.base import Composed, Record, canonical_json
+
+Format = Literal["onnx", "tflite"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class Item(Record):
+    """A catalogue item (student or method) with the settings that differ from its defaults."""
+
+    added_later: ClassVar = frozenset({"code"})
+
+    name: str
+    """The item's name in the catalogue, or `path/to/file.py:Class` or `package.module:Class`."""
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    """Settings of the item, as its own `Config` (method) or `build` (student) names them."""
+    code: str | None = None
+    """SHA-256 (16 digits) of the file of a user's own network or method: other code is another
+    cell. None for the catalogue's own."""
+
+    @property
+    def label(self) -> str:
+        """`name(setting=value, ...)`: unique within a matrix, short enough for a table."""
+        if not self.settings:
+            return self.name
+        inner = ", ".join(f"{k}={_short(v)}" for k, v in sorted(self.settings.items()))
+        return f"{self.name}({inner})"
+
+
+def _short(value: JsonValue) -> str:
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return canonical_json(value).strip('"')
+
+
+BASELINE = Item(name="none")
+"""Training without transfer: what every method is compared with."""
+
+
+class Augmentation(Record):
+    """Random changes to a training image, drawn per (seed, epoch, sample)."""
+
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    """Pixels of zero padding before a random crop back to the image's size."""
+    flip: bool = False
+    """Mirror left and right with probability one half."""
+
+
+class DataSpec(Record):
+    """A data set, its splits and its augmentation."""
+
+    source: Literal["digits", "hub", "parquet", "folder"]
+    """`digits` (ships with scikit-learn), a Hugging Face `hub` name, local `parquet` files in hub
+    layout, or an image `folder` with one sub-folder per class."""
+    path: str | None = None
+    """Hub name, or folder (relative to the matrix file; `${NAME}` takes the environment's)."""
+    image_column: str | None = None
+    """Column of the images; found by type when not given."""
+    label_column: str | None = None
+    """Column of the labels; found by type when not given."""
+    image_size: Annotated[int, Field(ge=4)] | None = None
+    """Resize every image to this many pixels a side."""
+    train_size: Annotated[int, Field(ge=1)] | None = None
+    """Training images used, drawn class by class; all that remain when not given."""
+    validation_size: Annotated[int, Field(ge=1)] | None = None
+    """Images held out to choose by; a tenth of the training images when not given."""
+    test_size: Annotated[int, Field(ge=1)] | None = None
+    """Test images: a fifth of the data where the source has no test split, else all of it."""
+    split_seed: int = 0
+    """Seed of the splits; the same for every cell of a matrix."""
+    augment: Augmentation = Augmentation()
+
+
+class TrainSpec(Record):
+    """Training budget and optimiser, the same for every method of a matrix."""
+
+    added_later: ClassVar = frozenset({"views"})
+
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD; the Adam family keeps its own betas."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["constant", "cosine", "step", "exponential"] = "cosine"
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.625, 0.75, 0.875)
+    """Of `step`: fractions of the training after which the rate is multiplied by `gamma`."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of `step` (per milestone) and `exponential` (per epoch)."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights go on to export: the last, or the best on the validation set."""
+    views: Annotated[int, Field(ge=1)] | None = None
+    """Augmentations kept per image, equal for all seeds, that epochs take turns with, so that a
+    teacher's outputs can be used again; None draws new ones in every epoch."""
+
+
+class TeacherOutputs(Record):
+    """How a teacher's outputs are made smaller before any student sees them."""
+
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """What they are rounded to."""
+    sampled: Annotated[int, Field(ge=1)] | None = None
+    """Draws from softmax(logits / temperature), with replacement, whose counts stand for it: an
+    unbiased estimate (random sampling distillation, Anshumann et al., 2025); None keeps all."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Of the draws; a method must soften with the same."""
+
+
+class NumericSpec(Record):
+    """What decides the bits of a result beside the maths; part of every cell's key."""
+
+    added_later: ClassVar = frozenset({"compile", "outputs"})
+
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Threads of every process that computes for a cell: they change the order of sums."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: forward passes under autocast to bfloat16; weights and sums stay fp32."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where cells are trained."""
+    compile: bool = False
+    """Run students and teachers through `torch.compile`: slow to start, then quicker per step."""
+    outputs: TeacherOutputs | None = None
+    """None: the teacher's outputs as they are. Of no account for cells without a teacher."""
+
+
+class Cell(Composed):
+    """One training: a student, a method, a teacher (or none), data, a budget and a seed.
+
+    A cell's weights are a function of `key` alone (on one kind of machine and one version of
+    torch); what it is exported to and measured on is not part of it.
+    """
+
+    data: DataSpec
+    student: Item
+    method: Item
+    teacher: Teacher | None = None
+    """None for methods that read nothing of a teacher, so that they are trained once."""
+    seed: int
+    train: TrainSpec
+    numeric: NumericSpec = NumericSpec()
+
+    @cached_property
+    def key(self) -> str:
+        """16 hexadecimal digits that name this cell everywhere."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """`student / method / teacher / seed` for people."""
+        teacher = f" ← {self.teacher.name}" if self.teacher else ""
+        return f"{self.student.label} / {self.method.label}{teacher} / seed {self.seed}"
+
+
+class Teacher(Composed):
+    """A trained cell that others learn from: by rule its method is `none`, or a chain of them."""
+
+    name: str
+    """Short name within the matrix; part of the key, as it names a row of the report."""
+    cell: Cell
+    checkpoint: str | None = None
+    """A user's own weights for `cell.student`; then nothing is trained."""
+    checkpoint_digest: str | None = None
+    """SHA-256 (16 digits) of that file, so that other weights of the same name are another key."""
+
+
+class ExportSpec(Record):
+    """One way to write a student down for a runtime."""
+
+    format: Format
+    precision: Precision = "fp32"
+    batch: Literal["1", "dynamic"] = "1"
+    opset: Annotated[int, Field(ge=13, le=23)] = 18
+    """Of ONNX only: 18 by default, 13 to 15 for old boards."""
+
+    @property
+    def label(self) -> str:
+        """Names the artifact's file: `onnx-int8`, `tflite-fp32-dynamic`, `onnx-fp32-opset13`."""
+        parts: list[str] = [self.format, self.precision]
+        parts += ["dynamic"] if self.batch == "dynamic" else []
+        parts += [f"opset{self.opset}"] if self.format == "onnx" and self.opset != 18 else []
+        return "-".join(parts)
+
+
+class DeviceSpec(Record):
+    """A device of the matrix: a profile of the catalogue, where it is, how it is measured."""
+
+    profile: str
+    """A file of `devices/`: `local`, `ssh`, ..."""
+    name: str
+    """What the report calls it; unique within the matrix."""
+    host: str | None = None
+    """A host name or an alias of the user's SSH configuration; None for `local`."""
+    python: str = "python3"
+    """The interpreter on the device that has numpy and a runtime; None of it is built into a
+    shell string."""
+    threads: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    """Runtime threads; each value is measured on its own."""
+    mode: Literal["quick", "full"] = "quick"
+    """`quick`: 64 timed runs a repeat; `full`: at least 662 and 10 s (MLPerf LoadGen)."""
+    repeats: Annotated[int, Field(ge=1)] = 3
+    """Fresh processes per graph, interleaved over the graphs."""
+    noise_check: bool = False
+    """Measure every cell's own artifact instead of one per distinct graph."""
+
+
+class SourceSpec(Record):
+    """How a teacher's outputs reach the students; no weight depends on it, so it is in no key."""
+
+    source: Literal["live", "cached"] = "live"
+    """`live`: the teacher runs for every batch; `cached`: what it said is kept on disk, and read
+    when a batch comes again."""
+    keep: tuple[Literal["logits", "embedding", "stages"], ...] = ("logits",)
+    """What a cache keeps; methods that read more are served live."""
+    cap_gb: Annotated[float, Field(gt=0)] = 20.0
+    """Most that all caches of this user may take on disk, in 10⁹ bytes; the least recently used
+    make room."""
+
+
+class Skip(Record):
+    """A cell that cannot exist, and why; it is shown, not dropped."""
+
+    cell: Cell
+    reason: str
+
+
+class Plan(Record):
+    """The matrix, worked out: every cell once, every impossible pair with its reason."""
+
+    name: str
+    base: str
+    """Absolute folder that relative paths of the matrix start from; in no key."""
+    cells: tuple[Cell, ...]
+    skips: tuple[Skip, ...] = ()
+    exports: tuple[ExportSpec, ...] = ()
+    devices: tuple[DeviceSpec, ...] = ()
+    source: SourceSpec = SourceSpec()
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """The distinct teachers, each after those that it was itself taught by."""
+        found: dict[str, Teacher] = {}
+
+        def visit(teacher: Teacher) -> None:
+            if teacher.cell.teacher is not None:
+                visit(teacher.cell.teacher)
+            found.setdefault(teacher.canonical, teacher)
+
+        for teacher in {id(c.teacher): c.teacher for c in self.cells if c.teacher}.values():
+            visit(teacher)
+        return tuple(found.values())
+
+
+for _model in (Cell, Teacher, Plan, Skip):
+    _model.model_rebuild()

@@ -1,0 +1,77 @@
+"""What every record is made of: canonical JSON, digests, and the two errors of the program."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+SCHEMA = 1
+"""Of what is written to a results folder; its history stands in the package's docstring."""
+
+
+class KtbenchError(Exception):
+    """What went wrong, where, and what to do, in one line for the user."""
+
+
+class StorageError(KtbenchError):
+    """A file could not be written: the run stops, since going on would lose what comes next."""
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, no NaN."""
+    return _ENCODER.encode(value)
+
+
+def digest_of(value: Any) -> str:
+    """A 16-digit hexadecimal name for a JSON value, equal on every machine."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+class Record(BaseModel):
+    """Base of every record: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after the first version: left out of `canonical` at their default, so that
+    what was named before keeps its name."""
+
+    @cached_property
+    def canonical(self) -> str:
+        """`canonical_json` of the record."""
+        return canonical_json(self.model_dump(mode="json", exclude=self._silent()))
+
+    def _silent(self) -> set[str]:
+        fields = type(self).model_fields
+        return {name for name in self.added_later if getattr(self, name) == fields[name].default}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, without what was worked out from the old values (a cell's key)."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in set(copied.__dict__) - set(type(self).model_fields):
+            del copied.__dict__[name]
+        return copied
+
+
+class Composed(Record):
+    """A record of records that others share: each part is written as text once."""
+
+    @cached_property
+    def canonical(self) -> str:
+        """`canonical_json` of the record."""
+        names = sorted(set(type(self).model_fields) - self._silent())
+        values = ((name, getattr(self, name)) for name in names)
+        parts = (f'"{name}":{_canonical(value)}' for name, value in values)
+        return "{" + ",".join(parts) + "}"
+
+
+def _canonical(value: Record | JsonValue) -> str:
+    return value.canonical if isinstance(value, Record) else canonical_json(value)

@@ -1,0 +1,216 @@
+"""What came of it: checkpoints, artifacts, measurements, results, and what went wrong."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import JsonValue
+
+from ktbench.records.asked import Cell, DeviceSpec, ExportSpec
+from ktbench.records.base import SCHEMA, Record, digest_of
+
+Stage = Literal["plan", "data", "teacher", "train", "export", "measure"]
+Origin = Literal["measured", "emulated", "estimated"]
+
+
+class Failure(Record):
+    """Something that was tried and did not work, and why."""
+
+    stage: Stage
+    reason: str
+    what: str = ""
+    """The part concerned: an export's label, a device's name; empty for the whole cell."""
+    step: int | None = None
+    """Training step at which it happened."""
+
+
+class Cost(Record):
+    """What a training took, split so that shared work is not counted as saved.
+
+    `seconds` and `flops` are what the cell would take alone without the teacher's part; the
+    teacher's forward is `teacher_*`; `shared_seconds` is the share of the clock that really
+    passed (a cohort divides its teacher pass and its data work among its students).
+    """
+
+    seconds: float
+    teacher_seconds: float
+    shared_seconds: float
+    flops: int
+    teacher_flops: int
+
+
+class Accuracies(Record):
+    """Top-1 accuracies in [0, 1]; `best` is chosen on validation, test is read once, at the end."""
+
+    validation_last: float
+    validation_best: float
+    best_epoch: int
+    test_last: float
+    test_best: float
+
+
+class Checkpoint(Record):
+    """A trained student: where its weights are and how it got there."""
+
+    cell_key: str
+    path: str
+    """Weights (`torch.load(..., weights_only=True)`), relative to the results folder."""
+    digest: str
+    """SHA-256 (16 digits) of the weights' names, shapes and bytes: the bit-for-bit invariant."""
+    curves: str
+    """Parquet of the per-epoch curves, relative to the results folder."""
+    parameters: int
+    epochs: int
+    accuracy: Accuracies
+    cost: Cost
+
+
+class Tolerance(Record):
+    """How far an artifact may be from torch before it is a failure."""
+
+    agreement: float
+    """Least share of validation images with the same top-1 class."""
+    difference: float | None
+    """Largest allowed absolute difference of logits, relative to the logits' standard deviation;
+    None where only agreement is judged."""
+
+
+class Artifact(Record):
+    """An exported student, and the proof that it is the same network."""
+
+    cell_key: str
+    export: ExportSpec
+    graph_key: str
+    """Equal for artifacts that differ only in their weights."""
+    path: str
+    """Relative to the results folder; its sidecar lies beside it with `.json` added."""
+    digest: str
+    bytes: int
+    input_shape: tuple[int, ...]
+    """Of one raw image as the artifact takes it: (C, H, W) for ONNX, (H, W, C) for TFLite."""
+    agreement: float
+    """Share of the validation set on which artifact and torch name the same class."""
+    max_difference: float
+    """Largest absolute difference of logits over the validation set."""
+    tolerance: Tolerance
+    validation_accuracy: float
+    test_accuracy: float
+    runtime: str
+    """Runtime and version that the check ran in."""
+    seconds: float
+    """What exporting and checking took."""
+
+
+class Statistic(Record):
+    """One figure with the bounds of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Validity(Record):
+    """Whether a measurement can be trusted: any reason makes it invalid."""
+
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """True when nothing speaks against the figure."""
+        return not self.reasons
+
+
+class Measurement(Record):
+    """One graph on one device with one thread count: every figure comes from kept samples."""
+
+    device: DeviceSpec
+    origin: Origin
+    graph_key: str
+    cell_key: str
+    """The cell whose artifact was run; latency belongs to the graph, so others share it."""
+    export: ExportSpec
+    artifact_digest: str
+    threads: int
+    batch: int
+    runtime: str
+    runtime_version: str
+    provider: str
+    """The execution provider or delegate that really ran, read back from the session."""
+    board: dict[str, JsonValue]
+    """Facts of the device as its agent found them; an absent sensor is absent here too."""
+    state_before: dict[str, JsonValue]
+    state_after: dict[str, JsonValue]
+    samples: str
+    """Parquet of raw samples (repeat, index, seconds), relative to the results folder."""
+    runs: int
+    repeats: int
+    load_ms: Statistic
+    first_ms: Statistic
+    p50_ms: Statistic
+    p90_ms: Statistic
+    p99_ms: Statistic | None
+    """None where too few runs were timed to bound it."""
+    mean_ms: float
+    stdev_ms: float
+    peak_memory_bytes: int | None
+    agreement: float | None = None
+    """Share of the checked inputs on which the device and the reference name the same class; None
+    where there was no reference."""
+    checked_inputs: int = 0
+    """Inputs whose outputs on the device were compared with the reference."""
+    validity: Validity
+    agent_digest: str
+    started: str
+    """UTC, ISO 8601."""
+
+    @property
+    def comparability(self) -> str:
+        """Measurements with different values here are never pooled."""
+        return digest_of(
+            {
+                "device": self.device.name,
+                "origin": self.origin,
+                "board": self.board,
+                "runtime": [self.runtime, self.runtime_version, self.provider],
+                "threads": self.threads,
+                "batch": self.batch,
+                "governor": self.state_before.get("governor"),
+                "power_mode": self.state_before.get("power_mode"),
+            }
+        )
+
+
+class Provenance(Record):
+    """Where and with what a record was made."""
+
+    ktbench: str
+    commit: str | None
+    python: str
+    machine: str
+    processor: str
+    cores: int
+    system: str
+    versions: dict[str, str]
+    data_digest: str | None = None
+    created: str
+
+
+class Result(Record):
+    """Everything about one cell, written once: `cells/<key>.json` of a results folder."""
+
+    schema_version: int = SCHEMA
+    cell: Cell
+    status: Literal["done", "failed", "skipped"]
+    """`done`: trained, and every export that was asked for stands; `failed`: see `failures`."""
+    reason: str | None = None
+    """Of a skip."""
+    checkpoint: Checkpoint | None = None
+    teacher: Checkpoint | None = None
+    """The teacher's checkpoint as it was when this cell learnt from it."""
+    artifacts: tuple[Artifact, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    provenance: Provenance
+
+
+Result.model_rebuild()
