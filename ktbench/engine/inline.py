@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from ktbench.engine.contract import Job, Outcome, Report
+from ktbench.records import Plan
 
 
 class Inline:
     """The engine without machinery; its order of results is the order of the jobs."""
+
+    def at(self, plan: Plan, folder: Path) -> AbstractContextManager[None]:
+        """Nothing to start, nothing to end."""
+        return nullcontext()
 
     def run(
         self,
