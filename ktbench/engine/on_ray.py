@@ -16,6 +16,7 @@ from typing import Any
 from ktbench.engine.contract import Job, Lost, Outcome, Report
 from ktbench.engine.nodes import refuse_here
 from ktbench.engine.session import RETRIES, Session, first_line
+from ktbench.engine.signals import deferred
 from ktbench.records import KtbenchError, NumericSpec, Plan
 
 POLL_S = 0.5
@@ -82,13 +83,17 @@ class OnRay:
             while waiting and len(mine) < limit:
                 job = waiting.pop()
                 mine[self._submit(session, function, job)] = job
-            finished, _ = session.ray.wait(list(self._running), timeout=POLL_S)
-            for number, share in self._heard(session).items():
+            with deferred():
+                finished, _ = session.ray.wait(list(self._running), timeout=POLL_S)
+                heard = self._heard(session)
+            for number, share in heard.items():
                 if number in mine:
                     report(mine[number], share)
             for reference in finished:
                 number = self._running.pop(reference)
-                yield mine.pop(number), _outcome(session.ray, reference)
+                with deferred():
+                    outcome = _outcome(session.ray, reference)
+                yield mine.pop(number), outcome
 
     def _started(self, numeric: NumericSpec) -> Session:
         """The session, opened by the first job of a block."""

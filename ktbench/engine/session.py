@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import socket
 import sys
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ktbench.engine.nodes import Likeness, likeness, why_not_here
+from ktbench.engine.signals import deferred
 from ktbench.files import PREFIX, write_atomically
 from ktbench.provenance import cores
 from ktbench.records import KtbenchError, NumericSpec, Plan
@@ -55,7 +55,7 @@ class Session:
         self._temporary: Path | None = None
         self.ray = _imported()
         try:
-            with _own_handlers():
+            with deferred():
                 self._connect(workers, address)
             write_atomically(self._token, os.urandom(16).hex())
             wanted = likeness(plan, self._token)
@@ -79,16 +79,17 @@ class Session:
     def close(self, running: Iterable[Any]) -> None:
         """End the tasks that still run, then the connection, then the cluster if it is ours."""
         left = list(running)
-        with suppress(Exception):  # whatever state Ray is in, the rest must be tidied up
-            for task in left:
-                self.ray.cancel(task, force=True)
-            if left:
-                self.ray.wait(left, num_returns=len(left), timeout=_END_S)
-        self.ray.shutdown()
-        with suppress(OSError):
-            self._token.unlink(missing_ok=True)
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        with deferred():
+            if self._temporary is None and left:
+                with suppress(Exception):  # whatever state Ray is in, the rest must be tidied up
+                    for task in left:
+                        self.ray.cancel(task, force=True)
+                    self.ray.wait(left, num_returns=len(left), timeout=_END_S)
+            self.ray.shutdown()
+            with suppress(OSError):
+                self._token.unlink(missing_ok=True)
+            if self._temporary is not None:
+                shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _connect(self, workers: int | None, address: str | None) -> None:
         plain: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -131,14 +132,21 @@ class Session:
             ).remote(wanted)
             for node in able
         ]
+        until = time.monotonic() + ANSWER_S
+        waiting = asked
+        while waiting and time.monotonic() < until:
+            with deferred():
+                _, waiting = self.ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
         for node, answer in zip(able, asked, strict=True):
-            if reason := self._answer(answer):
+            with deferred():
+                reason = self._answer(answer)
+            if reason:
                 name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
                 raise KtbenchError(f"node {name} {reason}")
 
     def _answer(self, answer: Any) -> str | None:
         try:
-            reason: str | None = self.ray.get(answer, timeout=ANSWER_S)
+            reason: str | None = self.ray.get(answer, timeout=0.1)
         except self.ray.exceptions.GetTimeoutError:
             return f"did not answer within {ANSWER_S:.0f} s"
         except self.ray.exceptions.RayTaskError as error:
@@ -174,20 +182,6 @@ def _imported() -> Any:
     import ray
 
     return ray
-
-
-@contextmanager
-def _own_handlers() -> Iterator[None]:
-    """Signals keep the meaning that they had: Ray takes SIGTERM for itself when it starts."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _reachable(address: str) -> str:
