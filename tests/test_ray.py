@@ -287,7 +287,8 @@ def test_a_node_must_see_the_results_folder_and_the_users_own_files(tmp_path: Pa
     assert why_not_here(wanted) == f"sees other content in {token}: give every node the same"
     token.unlink()
     reason = why_not_here(wanted)
-    assert reason is not None and reason.startswith(f"does not see {token}: share its folder")
+    assert reason is not None
+    assert reason.startswith(f"does not see {tmp_path} as this machine does: share that folder")
 
 
 @pytest.mark.parametrize("fact", ["torch", "processor", "ktbench's code (digest)", "onnx"])

@@ -15,7 +15,7 @@ from typing import Any
 
 from ktbench.engine.contract import Job, Lost, Outcome, Report
 from ktbench.engine.nodes import refuse_here
-from ktbench.engine.session import RETRIES, Session, first_line
+from ktbench.engine.session import RETRIES, Session, one_line
 from ktbench.engine.signals import deferred
 from ktbench.records import KtbenchError, NumericSpec, Plan
 
@@ -198,5 +198,5 @@ def _outcome(ray: Any, reference: Any) -> Any:
         why = "its worker was killed, crashed or lost its node"
         advice = "run again to go on from its saved work"
     except problems.RayError as error:
-        raise KtbenchError(f"Ray: {first_line(error)}") from error
+        raise KtbenchError(f"Ray: {one_line(error)}") from error
     return Lost(f"{why}, {RETRIES + 1} times: {advice}")

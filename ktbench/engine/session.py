@@ -107,9 +107,9 @@ class Session:
                 _temp_dir=str(self._temporary),
                 **plain,
             )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (self.ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
             where = f"--address {address}" if address else "--engine ray"
-            raise KtbenchError(f"{where}: {first_line(error)}") from error
+            raise KtbenchError(f"{where}: {one_line(error)}") from error
 
     def _refuse_other_nodes(self, wanted: Likeness) -> None:
         """Ask every node that could run a job whether it may."""
@@ -152,7 +152,7 @@ class Session:
         except self.ray.exceptions.RayTaskError as error:
             return f"cannot run ktbench ({last_line(error)}): install the same ktbench there"
         except self.ray.exceptions.RayError as error:
-            return f"cannot be used: {first_line(error)}"
+            return f"cannot be used: {one_line(error)}"
         return reason
 
 
@@ -210,10 +210,9 @@ def _short_folder() -> str | None:
     return own or ("/tmp" if sys.platform != "win32" else None)
 
 
-def first_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, without its second page."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def last_line(error: BaseException) -> str:
