@@ -244,7 +244,7 @@ def _machine_card(analysis: Analysis) -> Card:
         ("system", f"{p.system}, Python {p.python}"),
         ("ktbench", p.ktbench + (f", commit {_short(p.commit)}" if p.commit else "")),
         ("versions", ", ".join(versions) or text.NOTHING),
-        ("last run", p.created),
+        ("last run", p.created[:16].replace("T", " ") + " UTC"),
     ]
     return Card("Machine", facts)
 
