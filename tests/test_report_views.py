@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks._synthetic import PROVENANCE, Shape, plan_of, result_of, write_folder
+from benchmarks._synthetic import DATA, PROVENANCE, Shape, plan_of, result_of, write_folder
 from ktbench import stats
 from ktbench.records import (
     Augmentation,
@@ -151,11 +151,15 @@ def test_the_section_and_the_verdict_say_what_views_cost_and_spare(both: Path) -
     assert shown.replace("-", "−") in words
 
 
-@pytest.mark.parametrize("views", [(None,), (4,), (2, 4)])
+@pytest.mark.parametrize(
+    ("views", "data"),
+    [((None,), AUGMENTED), ((4,), AUGMENTED), ((2, 4), AUGMENTED), ((None, 4), DATA)],
+    ids=["fresh", "views", "two-of-views", "nothing-augmented"],
+)
 def test_without_both_kinds_there_is_no_such_section(
-    tmp_path: Path, views: tuple[int | None, ...]
+    tmp_path: Path, views: tuple[int | None, ...], data: DataSpec
 ) -> None:
-    shape = replace(BOTH, students=("resnet8",), seeds=2, epochs=3, views=views)
+    shape = replace(BOTH, students=("resnet8",), seeds=2, epochs=3, views=views, data=data)
     path = write_folder(tmp_path / "run", shape).path
     write_report(path)
     assert "Reused augmentations" not in " ".join(outline(path).words)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ktbench import stats
-from ktbench.records import BASELINE
+from ktbench.records import BASELINE, Augmentation
 from ktbench.report import reuse
 from ktbench.results import Results
 from ktbench.results.settings import told
@@ -88,11 +88,16 @@ class Analysis:
 
     @cached_property
     def reused(self) -> pd.DataFrame:
-        """`reuse.paired` of the cells: empty unless the matrix has views and fresh ones."""
+        """`reuse.paired` of the cells whose images are augmented at all.
+
+        Empty unless the matrix has views and fresh augmentations.
+        """
         likewise = [self._budget_without("views", key) for key in self.cells["key"]]
         cells = self.cells.assign(likewise=likewise)
         cells["method"], cells["label"] = _names(cells, cells["likewise"])
-        return reuse.paired(cells, self.curves)
+        plan = self.results.lock.plan
+        same = {cell.key for cell in plan.cells if cell.data.augment == Augmentation()}
+        return reuse.paired(cells[~cells["key"].isin(same)], self.curves)
 
     @cached_property
     def curves(self) -> pd.DataFrame:
