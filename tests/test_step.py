@@ -250,6 +250,7 @@ def test_a_transformer_trains_in_bf16(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- compiled
 
 COMPILED = NumericSpec(compile=True)
+COMPILED_TRAIN = TRAIN.model_copy(update={"batch_size": 16})  # as many as the probe: one shape
 OLD_TORCH = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning:torch.*")
 """The compiler's own modules, as they are imported."""
 LAYERS = """
@@ -285,7 +286,7 @@ def _compiled_outcomes(
     torch.manual_seed(0)
     network = catalogue.build_student(own.name, own.settings, num_classes=10, in_channels=1)
     made = train_cohort(
-        [cell(method, student=own, numeric=COMPILED) for method in methods],
+        [cell(method, student=own, numeric=COMPILED, train=COMPILED_TRAIN) for method in methods],
         dataset=digits(),
         teacher=Live(network, trained_on=digits(), dataset=digits(), numeric=COMPILED),
         places=places_in(root / folder),
