@@ -22,6 +22,7 @@ from ktbench.records import (
     DeviceSpec,
     NumericSpec,
     Plan,
+    SourceSpec,
     TeacherOutputs,
     TrainSpec,
 )
@@ -141,7 +142,7 @@ def test_the_schema_explains_every_key_and_every_setting_that_its_file_explains(
     "model",
     [
         Matrix, DataSpec, Augmentation, TeacherEntry, TrainSpec, NumericSpec, ExportGrid,
-        TeacherOutputs, DeviceSpec, Rule, Include,
+        TeacherOutputs, SourceSpec, DeviceSpec, Rule, Include,
     ],
 )  # fmt: skip
 def test_the_page_on_the_matrix_explains_every_key(model: type[BaseModel]) -> None:
