@@ -150,6 +150,20 @@ def test_a_method_that_reads_more_than_is_kept_is_served_live(tmp_path: Path) ->
     assert not files(tmp_path)
 
 
+def test_a_batch_of_another_size_is_neither_read_nor_stored(tmp_path: Path) -> None:
+    """A batch's size decides how it is computed."""
+    of = cell(train=VIEWS)
+    trial(of, tmp_path)
+    before = [file.read_bytes() for file in files(tmp_path)]
+    cached, batch, needs = source(of, tmp_path), _batch(of), Needs(logits=True)
+    cached.outputs(batch, needs)
+    half = replace(batch, inputs=batch.inputs[:20], indices=batch.indices[:20])
+    odd = cached.outputs(half, needs)
+    assert cached.account.read == 0
+    assert torch.equal(odd.logits, teacher(tmp_path).outputs(half, needs).logits)
+    assert [file.read_bytes() for file in files(tmp_path)] == before
+
+
 class _Mixing:
     """A teacher whose answers depend on the batch: its logits are shifted by the first's."""
 
