@@ -108,7 +108,7 @@ class Method(OneTerm[Config]):
         self.register_buffer("norms", torch.zeros(2))
         self.register_buffer("seen_labels", torch.full((size,), -1))
         self._normed = [False, False]
-        self.register_load_state_dict_post_hook(_ask_again)
+        self.register_load_state_dict_post_hook(_ask_again)  # type: ignore[no-untyped-call]
 
     @classmethod
     def needs(cls, config: Any) -> Needs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext
 
 import torch
@@ -16,7 +17,7 @@ from students._contract import Features, Student
 from transfer_methods._contract import Batch, Needs
 
 TIMED_PASSES = 16
-"""On a GPU."""
+"""Of one batch shape on a GPU."""
 
 
 class Live:
@@ -40,7 +41,9 @@ class Live:
         self._affine = _between(dataset, trained_on)
         self._flops: dict[tuple[int, ...], int] = {}
         self._last: tuple[int, ...] = ()
-        self._clock, self._seconds, self._passes = Clock(self._run.device), 0.0, 0
+        self._clock = Clock(self._run.device)
+        self._passes: Counter[tuple[int, ...]] = Counter()
+        self._seconds: dict[tuple[int, ...], float] = {}
 
     @property
     def digest(self) -> str:
@@ -66,13 +69,13 @@ class Live:
             return self._timed(inputs, needs)
 
     def _timed(self, inputs: Tensor, needs: Needs) -> Features:
-        self._passes += 1
+        self._passes[self._last] += 1
         # Reading a GPU's clock waits for it, so the first passes there stand for the others.
-        timed = self._run.device.type == "cpu" or self._passes <= TIMED_PASSES
+        timed = self._run.device.type == "cpu" or self._passes[self._last] <= TIMED_PASSES
         with self._clock if timed else nullcontext():
             features = self._run(inputs, needs)
         if timed:
-            self._seconds = self._clock.read()
+            self._seconds[self._last] = self._clock.read()
         return features
 
     def flops(self) -> int:
@@ -80,8 +83,8 @@ class Live:
         return self._flops[self._last]
 
     def seconds(self) -> float:
-        """Of the last forward pass; on a GPU, of the last that was timed."""
-        return self._seconds
+        """Of the last forward pass; on a GPU, of the last of its shape that was timed."""
+        return self._seconds[self._last]
 
     def _count(self, inputs: Tensor) -> int:
         with FlopCounterMode(display=False) as counter:
