@@ -53,6 +53,10 @@ class CohortJob:
     exports: tuple[ExportSpec, ...]
     base: Path
     root: Path
+    memory: int | None = None
+    """Most bytes that the process may hold; None: half of what is free where it runs."""
+    workers: int = 1
+    """Processes that share what is free."""
 
     @property
     def units(self) -> int:
@@ -142,6 +146,8 @@ def _train(
             base=job.base,
             report=tell,
             note=note,
+            memory=job.memory,
+            workers=job.workers,
         )
         if cells
         else ()

@@ -6,7 +6,6 @@ import io
 import math
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,29 +24,17 @@ from ktbench.records import (
     KtbenchError,
 )
 from ktbench.teacher.source import TeacherSource
+from ktbench.train.budget import Budget
 from ktbench.train.curves import write_curves
-from ktbench.train.lane import Diverged, Lane
-from ktbench.weights import load_weights, read_torch, weights_digest
+from ktbench.train.lane import Lane
+from ktbench.train.opening import Note, Opening, Places, cohorts, one_line
+from ktbench.weights import load_weights, weights_digest
 from transfer_methods._contract import Batch, Needs
 
 PROBE_IMAGES = 16
 INTERVAL_VARIABLE = "KTBENCH_CHECKPOINT_SECONDS"
 INTERVAL_S = 20.0
 """Time between two checkpoints of an unfinished training, where the variable says nothing else."""
-
-Note = Callable[[str], None]
-"""Takes one line that the user should see."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a cell's files go; `root` is what the record's paths are relative to."""
-
-    root: Path
-    weights: Path
-    curves: Path
-    work: Path
-    """The checkpoint of an unfinished training."""
 
 
 @dataclass(frozen=True)
@@ -68,23 +55,50 @@ def train_cohort(
     report: Callable[[Progress], None] = lambda _: None,
     note: Note = lambda _: None,
     checkpoint_seconds: float | None = None,
+    memory: int | None = None,
+    workers: int = 1,
 ) -> list[Checkpoint | Failure]:
     """Train cells that share teacher, data, seed and budget; one result per cell, in order.
 
     A cell's weights do not depend on the others. One that diverges, or whose method fails, leaves
     with a Failure; the others go on. A killed training goes on from its last checkpoint, which is
-    written every `checkpoint_seconds` (`checkpoint_interval` when not given).
+    written every `checkpoint_seconds` (`checkpoint_interval` when not given). The cells are
+    trained together as far as this process stays under `memory` bytes; when not given, it takes
+    half of what is free here, divided by the number of `workers` that train at once.
     """
     interval = checkpoint_interval() if checkpoint_seconds is None else checkpoint_seconds
     first = cells[0]
     torch.set_num_threads(first.numeric.threads)
     torch.use_deterministic_algorithms(True)
     stream = Stream(dataset, first.seed, first.train.batch_size)
-    probe = _probe(stream)
+    budget = Budget.here(memory, device=first.numeric.device, workers=workers)
+    opening = Opening(dataset, teacher, places, base, _probe(stream), note)
+    outcomes: list[Checkpoint | Failure] = []
+    done = 0
+    for lanes in cohorts(cells, opening, stream, budget):
+        failed = sum(isinstance(lane, Failure) for lane in lanes)
+        before = (done + failed) * first.train.epochs
+
+        def tell(progress: Progress, before: int = before) -> None:
+            report(Progress(before + progress.done, len(cells) * first.train.epochs))
+
+        outcomes += _train_together(lanes, stream, teacher, places, tell, note, interval)
+        done += len(lanes)
+        del lanes  # before the next cohort is opened
+    return outcomes
+
+
+def _train_together(
+    lanes: Sequence[Lane | Failure],
+    stream: Stream,
+    teacher: TeacherSource | None,
+    places: Callable[[Cell], Places],
+    report: Callable[[Progress], None],
+    note: Note,
+    interval: float,
+) -> list[Checkpoint | Failure]:
+    """Train the lanes that could be opened; the outcomes of all, in order."""
     before = teacher.digest if teacher is not None else None
-    lanes: list[Lane | Failure] = [
-        _open(cell, dataset, teacher, places(cell), base, probe, note) for cell in cells
-    ]
     running = [lane for lane in lanes if isinstance(lane, Lane)]
     _tell_resumed(running, note)
     _train(running, stream, teacher, places, report, interval)
@@ -187,26 +201,7 @@ def _failing_alone(lane: Lane, step: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lane.failure = Failure(stage="train", reason=_one_line(error), step=step)
-
-
-def _one_line(error: Exception) -> str:
-    """An error for people: what ktbench raises says it all, anything else needs its kind."""
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, Diverged | KtbenchError):
-        return text
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return said + _where(error)
-
-
-def _where(error: Exception) -> str:
-    """The innermost line that is not torch's, so that a user finds it in a file of theirs."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "torch" not in Path(frame.filename).parts
-    ]
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        lane.failure = Failure(stage="train", reason=one_line(error), step=step)
 
 
 def _union(lanes: Sequence[Lane], progress: float) -> Needs:
@@ -232,39 +227,7 @@ def _probe(stream: Stream) -> Batch:
     )
 
 
-# ---------------------------------------------------------------- opening and closing a lane
-
-
-def _open(
-    cell: Cell,
-    dataset: Dataset,
-    teacher: TeacherSource | None,
-    places: Places,
-    base: Path,
-    probe: Batch,
-    note: Note,
-) -> Lane | Failure:
-    """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""
-
-    def fresh() -> Lane:
-        if teacher is None:
-            return Lane(cell, dataset, base, probe, None)
-        everything = Needs(logits=True, stages=True, embedding=True, stem=True)
-        features = teacher.outputs(probe, everything)
-        return Lane(cell, dataset, base, probe, features, teacher.stage_names)
-
-    try:
-        lane = fresh()
-        if places.work.exists():
-            try:
-                lane.restore(read_torch(places.work))
-            except Exception as error:  # It is only saved work: training anew gives the same.
-                reason = f"its saved work does not fit ({_one_line(error)})"
-                note(f"trains from the start: {cell.label}: {reason}")
-                lane = fresh()
-    except Exception as error:  # a user's own network or method may raise anything
-        return Failure(stage="train", reason=_one_line(error), step=0)
-    return lane
+# ---------------------------------------------------------------- closing a lane
 
 
 def _save(lane: Lane, path: Path) -> None:
