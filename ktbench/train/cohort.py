@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
 from ktbench.train.curves import write_curves
 from ktbench.train.lane import Lane
-from ktbench.train.opening import Note, Opening, Places, cohorts, one_line
+from ktbench.train.opening import Cohort, Note, Opening, Places, cohorts, one_line
 from ktbench.weights import load_weights, weights_digest
 from transfer_methods._contract import Batch, Needs
 
@@ -71,25 +72,25 @@ def train_cohort(
     torch.set_num_threads(first.numeric.threads)
     torch.use_deterministic_algorithms(True)
     stream = Stream(dataset, first.seed, first.train.batch_size)
-    budget = Budget.here(memory, device=first.numeric.device, workers=workers)
+    budget = partial(Budget.here, memory, device=first.numeric.device, workers=workers)
     opening = Opening(dataset, teacher, places, base, _probe(stream), note)
     outcomes: list[Checkpoint | Failure] = []
     done = 0
-    for lanes in cohorts(cells, opening, stream, budget):
-        failed = sum(isinstance(lane, Failure) for lane in lanes)
+    for cohort in cohorts(cells, opening, stream, budget):
+        failed = sum(isinstance(lane, Failure) for lane in cohort.lanes)
         before = (done + failed) * first.train.epochs
 
         def tell(progress: Progress, before: int = before) -> None:
             report(Progress(before + progress.done, len(cells) * first.train.epochs))
 
-        outcomes += _train_together(lanes, stream, teacher, places, tell, note, interval)
-        done += len(lanes)
-        del lanes  # before the next cohort is opened
+        outcomes += _train_together(cohort, stream, teacher, places, tell, note, interval)
+        done += len(cohort.lanes)
+        del cohort  # before the next one is opened
     return outcomes
 
 
 def _train_together(
-    lanes: Sequence[Lane | Failure],
+    cohort: Cohort,
     stream: Stream,
     teacher: TeacherSource | None,
     places: Callable[[Cell], Places],
@@ -99,12 +100,12 @@ def _train_together(
 ) -> list[Checkpoint | Failure]:
     """Train the lanes that could be opened; the outcomes of all, in order."""
     before = teacher.digest if teacher is not None else None
-    running = [lane for lane in lanes if isinstance(lane, Lane)]
+    running = [lane for lane in cohort.lanes if isinstance(lane, Lane)]
     _tell_resumed(running, note)
-    _train(running, stream, teacher, places, report, interval)
+    _train(running, stream, teacher, places, report, interval, cohort.tidy)
     if teacher is not None and teacher.digest != before:
         raise KtbenchError("the teacher's weights or buffers changed while its students learnt")
-    return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in lanes]
+    return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in cohort.lanes]
 
 
 def checkpoint_interval() -> float:
@@ -136,12 +137,13 @@ def _train(
     places: Callable[[Cell], Places],
     report: Callable[[Progress], None],
     checkpoint_seconds: float,
+    tidy: Callable[[], None],
 ) -> None:
     epochs = lanes[0].cell.train.epochs if lanes else 0
     saved = time.monotonic()
     for epoch in range(min((lane.epoch for lane in lanes), default=0), epochs):
         active = [lane for lane in lanes if lane.failure is None and lane.epoch == epoch]
-        _epoch(active, stream, teacher, epoch, epochs)
+        _epoch(active, stream, teacher, epoch, epochs, tidy)
         report(Progress(sum(epochs if x.failure else x.epoch for x in lanes), epochs * len(lanes)))
         if time.monotonic() - saved >= checkpoint_seconds and epoch + 1 < epochs:
             for lane in active:
@@ -151,7 +153,12 @@ def _train(
 
 
 def _epoch(
-    active: list[Lane], stream: Stream, teacher: TeacherSource | None, epoch: int, epochs: int
+    active: list[Lane],
+    stream: Stream,
+    teacher: TeacherSource | None,
+    epoch: int,
+    epochs: int,
+    tidy: Callable[[], None],
 ) -> None:
     """One pass over the training set for the lanes that stand at this epoch."""
     steps = stream.steps_per_epoch
@@ -175,6 +182,7 @@ def _epoch(
         needs = _union(active, batch.progress)
         features = None
         if teacher is not None and needs:
+            tidy()
             clock = time.perf_counter()
             features = teacher.outputs(batch, needs)
             teacher_seconds = time.perf_counter() - clock
@@ -184,6 +192,7 @@ def _epoch(
             if features is not None and teacher is not None and reads:
                 lane.teacher_seconds += teacher_seconds
                 lane.teacher_flops += teacher.flops()
+            tidy()
             with _failing_alone(lane, step):
                 lane.step(batch, features if reads else None)
     for lane in active:

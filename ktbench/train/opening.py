@@ -13,7 +13,7 @@ from ktbench.records import Cell, Failure, KtbenchError
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
 from ktbench.train.lane import Diverged, Lane
-from ktbench.train.memory import ROOMY, Bound, measure, notes, split
+from ktbench.train.memory import ROOMY, Bound, measure, notes, split, tidier
 from ktbench.weights import read_torch
 from students._contract import Features
 from transfer_methods._contract import Batch, Needs
@@ -74,36 +74,46 @@ class Opening:
         return lane
 
 
+@dataclass(frozen=True)
+class Cohort:
+    """Lanes that share every batch, and what to call before each pass and step."""
+
+    lanes: list[Lane | Failure]
+    tidy: Callable[[], None] = lambda: None
+
+
 def cohorts(
-    cells: Sequence[Cell], opening: Opening, stream: Stream, budget: Budget
-) -> Iterator[list[Lane | Failure]]:
+    cells: Sequence[Cell], opening: Opening, stream: Stream, budget: Callable[[], Budget]
+) -> Iterator[Cohort]:
     """The cells' lanes in cohorts that fit into the budget, each opened when its turn comes."""
     if len(cells) == 1:
-        yield [opening.open(cells[0], opening.note)]
+        yield Cohort([opening.open(cells[0], opening.note)])
         return
     lanes = _if_roomy(cells, opening, stream, budget)
     if lanes is not None:
-        yield lanes
+        yield Cohort(lanes)
         return
     shared, needs = measure(cells, opening.build, stream, opening.teacher)
-    groups = split(shared, needs, budget.room)
-    for line in notes(cells, shared, needs, groups, budget):
+    now = budget()  # with what the first steps of a process load for good
+    groups = split(shared, needs, now.room)
+    for line in notes(cells, shared, needs, groups, now):
         opening.note(line)
+    tidy = tidier(shared, needs, now, cells[0].numeric.device)
     for group in groups:
-        yield [opening.open(cells[number], opening.note) for number in group]
+        yield Cohort([opening.open(cells[number], opening.note) for number in group], tidy)
 
 
 def _if_roomy(
-    cells: Sequence[Cell], opening: Opening, stream: Stream, budget: Budget
+    cells: Sequence[Cell], opening: Opening, stream: Stream, budget: Callable[[], Budget]
 ) -> list[Lane | Failure] | None:
     """All lanes, unless a crude bound comes anywhere near the budget while they are opened."""
     lanes: list[Lane | Failure] = []
     said: list[str] = []
-    bound = Bound(stream)
+    bound, room = Bound(stream), budget().room
     for cell in cells:
         lane = opening.open(cell, said.append)
         lanes.append(lane)
-        if isinstance(lane, Lane) and ROOMY * bound.add(lane) > budget.room:
+        if isinstance(lane, Lane) and ROOMY * bound.add(lane) > room:
             return None
     for line in said:
         opening.note(line)
