@@ -36,10 +36,10 @@ def images(steps: int) -> Dataset:
     return Dataset(spec, tuple("0123456789"), splits)
 
 
-def teacher(data: Dataset) -> Live:
+def teacher(data: Dataset, name: str = TEACHER) -> Live:
     """An untrained teacher: what it says is of no account here."""
     torch.manual_seed(0)
-    network = catalogue.build_student(TEACHER, {}, num_classes=10, in_channels=3)
+    network = catalogue.build_student(name, {}, num_classes=10, in_channels=3)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Live(network, trained_on=data, dataset=data)
 
