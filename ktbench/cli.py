@@ -104,6 +104,14 @@ def run(
             "--fresh/--resume", help="Delete the folder's earlier results, or go on from them."
         ),
     ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Most that a process that trains may hold, such as 4GB: it decides how many "
+            "students are trained together  [default: half of what is free]",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
 ) -> None:
     """Train, export, measure and report everything that a matrix asks for.
@@ -115,10 +123,11 @@ def run(
 
     from ktbench.engine.inline import Inline
     from ktbench.matrix import load, plan
-    from ktbench.runner import Silent
+    from ktbench.runner import Silent, memory_bytes
     from ktbench.runner import run as run_plan
     from ktbench.ui import Bars, Lines, announce, summarise
 
+    limit = None if memory is None else memory_bytes(memory)
     loaded = load(matrix)
     planned = plan(loaded)
     folder = results or Path("results", planned.name)
@@ -136,6 +145,7 @@ def run(
                 watcher=watcher,
                 write_report=_write_report,
                 fresh=fresh,
+                memory=limit,
             )
     except Stopped as stopped:
         stopped.advice = "; run the same command again to go on"

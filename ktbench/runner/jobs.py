@@ -55,6 +55,10 @@ class CohortJob:
     base: Path
     root: Path
     source: SourceSpec = field(default_factory=SourceSpec)
+    memory: int | None = None
+    """Most bytes that the process may hold; None: half of what is free where it runs."""
+    workers: int = 1
+    """Processes that share what is free."""
 
     @property
     def units(self) -> int:
@@ -153,6 +157,8 @@ def _train(
             base=job.base,
             report=tell,
             note=note,
+            memory=job.memory,
+            workers=job.workers,
         )
         if cells
         else ()

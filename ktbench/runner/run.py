@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from ktbench.engine.contract import Engine
@@ -34,8 +36,11 @@ from ktbench.runner.teachers import TeacherJob, TrainedTeacher, dataset, make_te
 from ktbench.runner.watch import Watcher
 from ktbench.train import checkpoint_interval
 
-COHORT = 8
-"""Most students that share a batch; more would only hold more memory at once."""
+COHORT = 32
+"""Most cells of one job. How many of them share a batch is for the memory to say, where they are
+trained; a job's results come when all of it is done."""
+PER_WORKER = 2
+"""Least jobs per worker, where there are cells enough: so that all end at about the same time."""
 
 
 @dataclass
@@ -70,6 +75,8 @@ class _Run:
     engine: Engine
     watcher: Watcher
     summary: Summary
+    memory: int | None = None
+    workers: int = 1
 
     @property
     def base(self) -> Path:
@@ -90,9 +97,13 @@ def run(
     watcher: Watcher,
     write_report: Callable[[Path], Path] | None,
     fresh: bool = False,
+    memory: int | None = None,
+    workers: int = 1,
 ) -> Summary:
     """Carry out a plan into a results folder; what is already there is not done again.
 
+    A process that trains holds `memory` bytes at most; when not given, half of what is free where
+    it runs, divided by the number of `workers`, which is that of the engine's processes.
     Raises KtbenchError when the run cannot begin or its folder cannot be written. A cell or a
     device that fails is a record in the folder and in the summary; the others go on.
     """
@@ -108,7 +119,7 @@ def run(
     results = ResultsFolder(folder)
     ours = collect(tested_on)
     with results.open(plan, matrix_text, ours, fresh=fresh, data_digest=tested_on):
-        this = _Run(plan, results, provenance, engine, watcher, summary)
+        this = _Run(plan, results, provenance, engine, watcher, summary, memory, workers)
         for skip in plan.skips:
             results.write_result(
                 Result(cell=skip.cell, status="skipped", reason=skip.reason, provenance=ours)
@@ -240,7 +251,7 @@ def _ready_teacher(this: _Run, teacher: Teacher, ready: _Teachers, before: float
 
 def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> None:
     jobs = []
-    for group in _cohorts(tasks):
+    for group in _cohorts(tasks, this.workers):
         first = group[0]
         teacher = None
         if first.cell.teacher is not None and first.trained is None:
@@ -250,8 +261,9 @@ def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> 
                 _keep(this, CellOutcome(task.cell, None, failures=(teacher,)), None, tell=False)
         else:
             exports = this.plan.exports
-            source, folder = this.plan.source, this.results.path
-            jobs.append(CohortJob(tuple(group), teacher, exports, this.base, folder, source))
+            source, where = this.plan.source, (this.base, this.results.path)
+            share = (this.memory, this.workers)
+            jobs.append(CohortJob(tuple(group), teacher, exports, *where, source, *share))
     if not jobs:
         return
     this.watcher.begin("students", sum(job.units for job in jobs))
@@ -271,10 +283,12 @@ def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> 
     this.watcher.end()
 
 
-def _cohorts(tasks: Sequence[CellTask]) -> list[list[CellTask]]:
-    """Tasks that share teacher, data order, budget and numeric settings, at most COHORT each.
+def _cohorts(tasks: Sequence[CellTask], workers: int = 1) -> list[list[CellTask]]:
+    """Tasks that share teacher, data order, budget and numeric settings, in parts of like size.
 
-    Cells that are only to be exported again stay by themselves: they need no teacher.
+    A part has COHORT tasks at most, and so few that each worker gets PER_WORKER of them where
+    there are enough. Cells that are only to be exported again stay by themselves: they need no
+    teacher.
     """
     groups: dict[tuple[object, ...], list[CellTask]] = {}
     for task in tasks:
@@ -282,7 +296,15 @@ def _cohorts(tasks: Sequence[CellTask]) -> list[list[CellTask]]:
         teacher = cell.teacher.canonical if cell.teacher is not None else ""
         parts = (cell.data.canonical, teacher, cell.train.canonical, cell.numeric.canonical)
         groups.setdefault((*parts, cell.seed, task.trained is None), []).append(task)
-    return [g[i : i + COHORT] for g in groups.values() for i in range(0, len(g), COHORT)]
+    most = COHORT if workers == 1 else min(COHORT, len(tasks) // (PER_WORKER * workers) or 1)
+    return [part for group in groups.values() for part in _parts(group, most)]
+
+
+def _parts(group: list[CellTask], most: int) -> list[list[CellTask]]:
+    """The group in as few parts as may be, whose sizes differ by one at most."""
+    count = math.ceil(len(group) / most)
+    bounds = [len(group) * i // count for i in range(count + 1)]
+    return [group[a:b] for a, b in pairwise(bounds)]
 
 
 def _keep(
