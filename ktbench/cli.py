@@ -107,6 +107,14 @@ def run(
             "--fresh/--resume", help="Delete the folder's earlier results, or go on from them."
         ),
     ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Most that a process that trains may hold, such as 4GB: it decides how many "
+            "students are trained together  [default: half of what is free]",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     engine: Annotated[
         str, typer.Option(metavar="inline|ray", help="Where work runs: in this process, or on Ray.")
@@ -139,11 +147,12 @@ def run(
     from rich.console import Console
 
     from ktbench.matrix import load, plan
-    from ktbench.runner import Silent
+    from ktbench.runner import Silent, memory_bytes
     from ktbench.runner import run as run_plan
     from ktbench.ui import Bars, Lines, announce, summarise
 
     where = _engine(engine, workers, address, gpus_per_worker)
+    limit = None if memory is None else memory_bytes(memory)
     loaded = load(matrix)
     planned = plan(loaded)
     folder = results or Path("results", planned.name)
@@ -161,6 +170,7 @@ def run(
                 watcher=watcher,
                 write_report=_write_report,
                 fresh=fresh,
+                memory=limit,
             )
     except Stopped as stopped:
         stopped.advice = "; run the same command again to go on"

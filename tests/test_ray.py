@@ -237,10 +237,13 @@ def test_workers_bounds_what_runs_at_once_and_shares_reach_the_driver(
     from ktbench.engine.on_ray import OnRay
 
     plan = Plan(name="p", base=str(tmp_path), cells=())
+    with OnRay(address=cluster.address).at(plan, tmp_path) as workers:
+        assert (workers.all, workers.per_machine) == (2, 1)
     jobs = [Nap(tmp_path / name, 1.5) for name in "ab"]
     told: list[tuple[Nap, float]] = []
     engine = OnRay(workers=1, address=cluster.address)
-    with engine.at(plan, tmp_path):
+    with engine.at(plan, tmp_path) as workers:
+        assert (workers.all, workers.per_machine) == (1, 1)
         ran = dict(engine.run(nap, jobs, lambda job, share: told.append((job, share))))
         spans = sorted(v for v in ran.values() if isinstance(v, tuple))
         assert len(spans) == 2 and spans[0][1] <= spans[1][0]

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ktbench.engine.contract import Job, Outcome, Report
+from ktbench.engine.contract import Job, Outcome, Report, Workers
 from ktbench.records import Plan
 
 
 class Inline:
     """The engine without machinery; its order of results is the order of the jobs."""
 
-    def at(self, plan: Plan, folder: Path) -> AbstractContextManager[None]:
+    def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
         """Nothing to start, nothing to end."""
-        return nullcontext()
+        return nullcontext(Workers())
 
     def run(
         self,

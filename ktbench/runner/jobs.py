@@ -27,10 +27,11 @@ from ktbench.records import (
     KtbenchError,
     NumericSpec,
     Provenance,
+    SourceSpec,
     StorageError,
 )
 from ktbench.results import ResultsFolder
-from ktbench.runner.teachers import TrainedTeacher, dataset, same_dataset, source_of
+from ktbench.runner.teachers import TrainedTeacher, account_of, dataset, same_dataset, source_of
 from ktbench.teacher.source import TeacherSource
 from ktbench.train import Places, Progress, train_cohort
 from ktbench.weights import load_student, weights_digest
@@ -58,6 +59,11 @@ class CohortJob:
     exports: tuple[ExportSpec, ...]
     base: Path
     root: Path
+    source: SourceSpec = field(default_factory=SourceSpec)
+    memory: int | None = None
+    """Most bytes that the process may hold; None: half of what is free where it runs."""
+    workers: int = 1
+    """Processes that share what is free."""
     data_digest: str | None = None
     """What the run found its data to be: another, on another node, is refused."""
 
@@ -112,9 +118,18 @@ def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
     try:
         torch.set_num_threads(job.numeric.threads)  # exports too: it changes the order of sums
         data = same_dataset(job.tasks[0].cell.data, job.base, job.data_digest)
-        source = source_of(job.taught_by, data, job.base)
+        source = source_of(
+            job.taught_by,
+            job.tasks[0].cell,
+            base=job.base,
+            wanted=job.source,
+            note=notes.append,
+        )
         seconds["data"], clock = time.perf_counter() - clock, time.perf_counter()
-        trained = _train(job, data, source, report, notes.append)
+        try:
+            trained = _train(job, data, source, report, notes.append)
+        finally:
+            notes += [f"{account}: {job.label}" for account in account_of(source)]
     except (StorageError, OSError):
         raise
     except Exception as error:  # a user's own network may raise anything
@@ -157,6 +172,8 @@ def _train(
             base=job.base,
             report=tell,
             note=note,
+            memory=job.memory,
+            workers=job.workers,
         )
         if cells
         else ()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
-from ktbench.engine.contract import Engine, Lost
+from ktbench.engine.contract import Engine, Lost, Workers
+from ktbench.numeric import check as check_numeric
 from ktbench.provenance import collect
 from ktbench.records import (
     Cell,
@@ -33,8 +36,11 @@ from ktbench.runner.teachers import TeacherJob, TrainedTeacher, dataset, make_te
 from ktbench.runner.watch import Shares, Watcher
 from ktbench.train import checkpoint_interval
 
-COHORT = 8
-"""Most students that share a batch; more would only hold more memory at once."""
+COHORT = 32
+"""Most cells of one job. How many of them share a batch is for the memory to say, where they are
+trained; a job's results come when all of it is done."""
+PER_WORKER = 2
+"""Least jobs per worker, where there are cells enough: so that all end at about the same time."""
 
 
 @dataclass
@@ -69,6 +75,7 @@ class _Run:
     engine: Engine
     watcher: Watcher
     summary: Summary
+    memory: int | None = None
 
     @property
     def base(self) -> Path:
@@ -94,9 +101,12 @@ def run(
     watcher: Watcher,
     write_report: Callable[[Path], Path] | None,
     fresh: bool = False,
+    memory: int | None = None,
 ) -> Summary:
     """Carry out a plan into a results folder; what is already there is not done again.
 
+    A process that trains holds `memory` bytes at most; when not given, half of what is free where
+    it runs, divided by the number of the engine's processes there.
     Raises KtbenchError when the run cannot begin or its folder cannot be written. A cell or a
     device that fails is a record in the folder and in the summary; the others go on.
     """
@@ -105,21 +115,25 @@ def run(
     began = time.perf_counter()
     summary = Summary(folder)
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
+    for spec in {cell.numeric.canonical: cell.numeric for cell in plan.cells}.values():
+        check_numeric(spec)
     with _clocked(summary, "data"):
         provenance, tested_on = _provenance(plan)
     results = ResultsFolder(folder)
     ours = collect(tested_on)
     with results.open(plan, matrix_text, ours, fresh=fresh, data_digest=tested_on):
-        this = _Run(plan, results, provenance, engine, watcher, summary)
+        this = _Run(plan, results, provenance, engine, watcher, summary, memory)
         for skip in plan.skips:
             results.write_result(
                 Result(cell=skip.cell, status="skipped", reason=skip.reason, provenance=ours)
             )
         summary.skipped = len(plan.skips)
         tasks = _open_tasks(this)
-        with engine.at(plan, folder):
-            teachers = _teacher_wave(this, tasks)
-            _cohort_wave(this, tasks, teachers)
+        teachers: _Teachers = {}
+        if tasks:
+            with engine.at(plan, folder) as workers:
+                teachers = _teacher_wave(this, tasks)
+                _cohort_wave(this, tasks, teachers, workers)
         _measuring_wave(this)  # once the engine is gone: a measurement wants a quiet machine
         results.write_failures(
             [f for f in teachers.values() if isinstance(f, Failure)] + summary.unmeasured
@@ -253,9 +267,11 @@ def _ready_teachers(
 # ---------------------------------------------------------------- second wave: cohorts
 
 
-def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> None:
+def _cohort_wave(
+    this: _Run, tasks: Sequence[CellTask], teachers: _Teachers, workers: Workers
+) -> None:
     jobs = []
-    for group in _cohorts(tasks):
+    for group in _cohorts(tasks, workers.all):
         first = group[0]
         teacher = None
         if first.cell.teacher is not None and first.trained is None:
@@ -266,7 +282,9 @@ def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> 
         else:
             digest = this.provenance_of(first.cell).data_digest
             exports = this.plan.exports
-            jobs.append(CohortJob(tuple(group), teacher, exports, this.base, this.root, digest))
+            source, where = this.plan.source, (this.base, this.root)
+            share = (this.memory, workers.per_machine)
+            jobs.append(CohortJob(tuple(group), teacher, exports, *where, source, *share, digest))
     if not jobs:
         return
     this.watcher.begin("students", sum(job.units for job in jobs))
@@ -297,10 +315,12 @@ def _keep_lost(this: _Run, job: CohortJob, lost: Lost) -> None:
         _keep(this, outcome, job.taught_by, drop=False)
 
 
-def _cohorts(tasks: Sequence[CellTask]) -> list[list[CellTask]]:
-    """Tasks that share teacher, data order, budget and numeric settings, at most COHORT each.
+def _cohorts(tasks: Sequence[CellTask], workers: int = 1) -> list[list[CellTask]]:
+    """Tasks that share teacher, data order, budget and numeric settings, in parts of like size.
 
-    Cells that are only to be exported again stay by themselves: they need no teacher.
+    A part has COHORT tasks at most, and so few that each worker gets PER_WORKER of them where
+    there are enough. Cells that are only to be exported again stay by themselves: they need no
+    teacher.
     """
     groups: dict[tuple[object, ...], list[CellTask]] = {}
     for task in tasks:
@@ -308,7 +328,15 @@ def _cohorts(tasks: Sequence[CellTask]) -> list[list[CellTask]]:
         teacher = cell.teacher.canonical if cell.teacher is not None else ""
         parts = (cell.data.canonical, teacher, cell.train.canonical, cell.numeric.canonical)
         groups.setdefault((*parts, cell.seed, task.trained is None), []).append(task)
-    return [g[i : i + COHORT] for g in groups.values() for i in range(0, len(g), COHORT)]
+    most = COHORT if workers == 1 else min(COHORT, len(tasks) // (PER_WORKER * workers) or 1)
+    return [part for group in groups.values() for part in _parts(group, most)]
+
+
+def _parts(group: list[CellTask], most: int) -> list[list[CellTask]]:
+    """The group in as few parts as may be, whose sizes differ by one at most."""
+    count = math.ceil(len(group) / most)
+    bounds = [len(group) * i // count for i in range(count + 1)]
+    return [group[a:b] for a, b in pairwise(bounds)]
 
 
 def _keep(

@@ -6,16 +6,17 @@ import io
 import math
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ktbench.data import Dataset, Stream
 from ktbench.files import write_atomically
+from ktbench.numeric import prepare
 from ktbench.records import (
     Accuracies,
     Cell,
@@ -25,29 +26,20 @@ from ktbench.records import (
     KtbenchError,
 )
 from ktbench.teacher.source import TeacherSource
+from ktbench.train.budget import Budget
 from ktbench.train.curves import write_curves
-from ktbench.train.lane import Diverged, Lane
-from ktbench.weights import load_weights, read_torch, weights_digest
+from ktbench.train.lane import Lane
+from ktbench.train.opening import Cohort, Note, Opening, Places, cohorts, one_line
+from ktbench.train.placing import make_batch, make_probe, placed
+from ktbench.train.terms import Diverged
+from ktbench.weights import load_weights, weights_digest
 from transfer_methods._contract import Batch, Needs
 
 PROBE_IMAGES = 16
+CPU = torch.device("cpu")
 INTERVAL_VARIABLE = "KTBENCH_CHECKPOINT_SECONDS"
 INTERVAL_S = 20.0
 """Time between two checkpoints of an unfinished training, where the variable says nothing else."""
-
-Note = Callable[[str], None]
-"""Takes one line that the user should see."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a cell's files go; `root` is what the record's paths are relative to."""
-
-    root: Path
-    weights: Path
-    curves: Path
-    work: Path
-    """The checkpoint of an unfinished training."""
 
 
 @dataclass(frozen=True)
@@ -68,29 +60,56 @@ def train_cohort(
     report: Callable[[Progress], None] = lambda _: None,
     note: Note = lambda _: None,
     checkpoint_seconds: float | None = None,
+    memory: int | None = None,
+    workers: int = 1,
 ) -> list[Checkpoint | Failure]:
     """Train cells that share teacher, data, seed and budget; one result per cell, in order.
 
     A cell's weights do not depend on the others. One that diverges, or whose method fails, leaves
     with a Failure; the others go on. A killed training goes on from its last checkpoint, which is
-    written every `checkpoint_seconds` (`checkpoint_interval` when not given).
+    written every `checkpoint_seconds` (`checkpoint_interval` when not given). The cells are
+    trained together as far as this process stays under `memory` bytes; when not given, it takes
+    half of what is free here, divided by the number of `workers` that train at once.
     """
     interval = checkpoint_interval() if checkpoint_seconds is None else checkpoint_seconds
     first = cells[0]
-    torch.set_num_threads(first.numeric.threads)
-    torch.use_deterministic_algorithms(True)
-    stream = Stream(dataset, first.seed, first.train.batch_size)
-    probe = _probe(stream)
+    device = prepare(first.numeric)
+    dataset = placed(dataset, device)
+    stream = Stream(dataset, first.seed, first.train.batch_size, first.train.views)
+    budget = partial(Budget.here, memory, device=first.numeric.device, workers=workers)
+    opening = Opening(dataset, teacher, places, base, _probe(stream, device), note)
+    outcomes: list[Checkpoint | Failure] = []
+    done = 0
+    for cohort in cohorts(cells, opening, stream, budget):
+        failed = sum(isinstance(lane, Failure) for lane in cohort.lanes)
+        before = (done + failed) * first.train.epochs
+
+        def tell(progress: Progress, before: int = before) -> None:
+            report(Progress(before + progress.done, len(cells) * first.train.epochs))
+
+        outcomes += _train_together(cohort, stream, teacher, places, tell, note, interval)
+        done += len(cohort.lanes)
+        del cohort  # before the next one is opened
+    return outcomes
+
+
+def _train_together(
+    cohort: Cohort,
+    stream: Stream,
+    teacher: TeacherSource | None,
+    places: Callable[[Cell], Places],
+    report: Callable[[Progress], None],
+    note: Note,
+    interval: float,
+) -> list[Checkpoint | Failure]:
+    """Train the lanes that could be opened; the outcomes of all, in order."""
     before = teacher.digest if teacher is not None else None
-    lanes: list[Lane | Failure] = [
-        _open(cell, dataset, teacher, places(cell), base, probe, note) for cell in cells
-    ]
-    running = [lane for lane in lanes if isinstance(lane, Lane)]
+    running = [lane for lane in cohort.lanes if isinstance(lane, Lane)]
     _tell_resumed(running, note)
-    _train(running, stream, teacher, places, report, interval)
+    _train(running, stream, teacher, places, report, interval, cohort.tidy)
     if teacher is not None and teacher.digest != before:
         raise KtbenchError("the teacher's weights or buffers changed while its students learnt")
-    return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in lanes]
+    return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in cohort.lanes]
 
 
 def checkpoint_interval() -> float:
@@ -122,12 +141,13 @@ def _train(
     places: Callable[[Cell], Places],
     report: Callable[[Progress], None],
     checkpoint_seconds: float,
+    tidy: Callable[[], None],
 ) -> None:
     epochs = lanes[0].cell.train.epochs if lanes else 0
     saved = time.monotonic()
     for epoch in range(min((lane.epoch for lane in lanes), default=0), epochs):
         active = [lane for lane in lanes if lane.failure is None and lane.epoch == epoch]
-        _epoch(active, stream, teacher, epoch, epochs)
+        _epoch(active, stream, teacher, epoch, epochs, tidy)
         report(Progress(sum(epochs if x.failure else x.epoch for x in lanes), epochs * len(lanes)))
         if time.monotonic() - saved >= checkpoint_seconds and epoch + 1 < epochs:
             for lane in active:
@@ -137,7 +157,12 @@ def _train(
 
 
 def _epoch(
-    active: list[Lane], stream: Stream, teacher: TeacherSource | None, epoch: int, epochs: int
+    active: list[Lane],
+    stream: Stream,
+    teacher: TeacherSource | None,
+    epoch: int,
+    epochs: int,
+    tidy: Callable[[], None],
 ) -> None:
     """One pass over the training set for the lanes that stand at this epoch."""
     steps = stream.steps_per_epoch
@@ -148,28 +173,27 @@ def _epoch(
             return
         step = epoch * steps + number
         clock = time.perf_counter()
-        batch = Batch(
-            inputs=stream.inputs(indices, epoch),
-            labels=stream.labels(indices),
-            indices=indices,
+        batch = make_batch(
+            stream,
+            indices,
             epoch=epoch,
             step=step,
-            progress=step / (epochs * steps),
-            seed=stream.step_seed(step),
+            steps=epochs * steps,
+            device=active[0].device,
         )
         data_seconds = time.perf_counter() - clock
         needs = _union(active, batch.progress)
         features = None
         if teacher is not None and needs:
-            clock = time.perf_counter()
+            tidy()
             features = teacher.outputs(batch, needs)
-            teacher_seconds = time.perf_counter() - clock
         for lane in active:
             lane.seconds += data_seconds
             reads = bool(lane.needs(batch.progress))
             if features is not None and teacher is not None and reads:
-                lane.teacher_seconds += teacher_seconds
+                lane.teacher_seconds += teacher.seconds()
                 lane.teacher_flops += teacher.flops()
+            tidy()
             with _failing_alone(lane, step):
                 lane.step(batch, features if reads else None)
     for lane in active:
@@ -187,26 +211,8 @@ def _failing_alone(lane: Lane, step: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lane.failure = Failure(stage="train", reason=_one_line(error), step=step)
-
-
-def _one_line(error: Exception) -> str:
-    """An error for people: what ktbench raises says it all, anything else needs its kind."""
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, Diverged | KtbenchError):
-        return text
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return said + _where(error)
-
-
-def _where(error: Exception) -> str:
-    """The innermost line that is not torch's, so that a user finds it in a file of theirs."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "torch" not in Path(frame.filename).parts
-    ]
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        at = error.step if isinstance(error, Diverged) else step
+        lane.failure = Failure(stage="train", reason=one_line(error), step=at)
 
 
 def _union(lanes: Sequence[Lane], progress: float) -> Needs:
@@ -216,55 +222,12 @@ def _union(lanes: Sequence[Lane], progress: float) -> Needs:
     return needs
 
 
-def _probe(stream: Stream) -> Batch:
+def _probe(stream: Stream, device: torch.device = CPU) -> Batch:
     """The first training images as they are, to find shapes and similarities."""
-    count = min(PROBE_IMAGES, stream.dataset.size("train"))
-    indices = torch.arange(count)
-    images = stream.dataset.images("train")[:count]
-    return Batch(
-        inputs=stream.dataset.normalise(images).contiguous(memory_format=torch.channels_last),
-        labels=stream.dataset.labels("train")[:count],
-        indices=indices,
-        epoch=0,
-        step=0,
-        progress=0.0,
-        seed=stream.step_seed(0),
-    )
+    return make_probe(stream, PROBE_IMAGES, device)
 
 
-# ---------------------------------------------------------------- opening and closing a lane
-
-
-def _open(
-    cell: Cell,
-    dataset: Dataset,
-    teacher: TeacherSource | None,
-    places: Places,
-    base: Path,
-    probe: Batch,
-    note: Note,
-) -> Lane | Failure:
-    """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""
-
-    def fresh() -> Lane:
-        if teacher is None:
-            return Lane(cell, dataset, base, probe, None)
-        everything = Needs(logits=True, stages=True, embedding=True, stem=True)
-        features = teacher.outputs(probe, everything)
-        return Lane(cell, dataset, base, probe, features, teacher.stage_names)
-
-    try:
-        lane = fresh()
-        if places.work.exists():
-            try:
-                lane.restore(read_torch(places.work))
-            except Exception as error:  # It is only saved work: training anew gives the same.
-                reason = f"its saved work does not fit ({_one_line(error)})"
-                note(f"trains from the start: {cell.label}: {reason}")
-                lane = fresh()
-    except Exception as error:  # a user's own network or method may raise anything
-        return Failure(stage="train", reason=_one_line(error), step=0)
-    return lane
+# ---------------------------------------------------------------- closing a lane
 
 
 def _save(lane: Lane, path: Path) -> None:
@@ -293,7 +256,7 @@ def _finish(lane: Lane, places: Callable[[Cell], Places]) -> Checkpoint | Failur
     lane.student.load_state_dict(lane.best_state)
     test_best = lane.accuracy("test")
     kept = last if lane.cell.train.keep == "last" else lane.best_state
-    kept = {name: value.contiguous() for name, value in kept.items()}
+    kept = {name: value.cpu().contiguous() for name, value in kept.items()}
     buffer = io.BytesIO()
     torch.save(kept, buffer)
     write_atomically(place.weights, buffer.getvalue())
@@ -329,7 +292,9 @@ def adopt(
 
     Raises KtbenchError when the file does not hold weights of the cell's network.
     """
-    probe = _probe(Stream(dataset, cell.seed, cell.train.batch_size))
+    device = prepare(cell.numeric)
+    dataset = placed(dataset, device)
+    probe = _probe(Stream(dataset, cell.seed, cell.train.batch_size), device)
     lane = Lane(cell, dataset, base, probe, None)
     load_weights(lane.student, checkpoint)
     lane.end_without_training()
