@@ -16,7 +16,16 @@ from ktbench.estimate import estimate
 from ktbench.matrix import Matrix, MatrixError, json_schema, load, loads, plan, starter
 from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry
 from ktbench.matrix.source import Origin, parse
-from ktbench.records import Augmentation, DataSpec, DeviceSpec, NumericSpec, Plan, TrainSpec
+from ktbench.records import (
+    Augmentation,
+    DataSpec,
+    DeviceSpec,
+    NumericSpec,
+    Plan,
+    SourceSpec,
+    TeacherOutputs,
+    TrainSpec,
+)
 from tests.test_matrix_file import GOOD, ONE_LINE
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +142,7 @@ def test_the_schema_explains_every_key_and_every_setting_that_its_file_explains(
     "model",
     [
         Matrix, DataSpec, Augmentation, TeacherEntry, TrainSpec, NumericSpec, ExportGrid,
-        DeviceSpec, Rule, Include,
+        TeacherOutputs, SourceSpec, DeviceSpec, Rule, Include,
     ],
 )  # fmt: skip
 def test_the_page_on_the_matrix_explains_every_key(model: type[BaseModel]) -> None:
@@ -152,7 +161,7 @@ def test_the_examples_of_the_page_are_in_order(validator: Any) -> None:
         validator.validate(smallest | _values(block))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/devices.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/devices.md", "docs/cache.md"])
 def test_the_examples_of_other_pages_are_in_order(page: str, validator: Any) -> None:
     text = (ROOT / page).read_text()
     blocks = [block.partition("```")[0] for block in text.split("```yaml\n")[1:]]

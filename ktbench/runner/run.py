@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ktbench.engine.contract import Engine
+from ktbench.numeric import check as check_numeric
 from ktbench.provenance import collect
 from ktbench.records import (
     Cell,
@@ -111,6 +112,8 @@ def run(
     began = time.perf_counter()
     summary = Summary(folder)
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
+    for spec in {cell.numeric.canonical: cell.numeric for cell in plan.cells}.values():
+        check_numeric(spec)
     with _clocked(summary, "data"):
         provenance, tested_on = _provenance(plan)
     results = ResultsFolder(folder)
@@ -258,9 +261,9 @@ def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> 
                 _keep(this, CellOutcome(task.cell, None, failures=(teacher,)), None, tell=False)
         else:
             exports = this.plan.exports
-            where = (this.base, this.results.path)
+            source, where = this.plan.source, (this.base, this.results.path)
             share = (this.memory, this.workers)
-            jobs.append(CohortJob(tuple(group), teacher, exports, *where, *share))
+            jobs.append(CohortJob(tuple(group), teacher, exports, *where, source, *share))
     if not jobs:
         return
     this.watcher.begin("students", sum(job.units for job in jobs))

@@ -10,6 +10,7 @@ a crude bound is far within the limit, nothing is measured.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ from ktbench.records import Cell
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget, give_back, resident
 from ktbench.train.lane import Lane
+from ktbench.train.placing import make_batch
 from students._contract import Features
 from transfer_methods._contract import Batch
 
@@ -134,7 +136,7 @@ def measure(
     same way when it is trained: it takes nothing.
     """
     device = cells[0].numeric.device
-    _, data = _taken(partial(_batch, stream, cells[0], 0.0), device)
+    _, data = _taken(partial(_batch, stream, cells[0], 0), device)
     once = [Need(2 * data.stays, data.step)]  # The last batch goes when the next one is there.
     found: dict[str, Need] = {}
     with torch.random.fork_rng(devices=[]):
@@ -165,8 +167,9 @@ def _dry(
     plain = cell.numeric.model_copy(update={"compile": False})
     lane, built = _taken(lambda: build(cell.model_copy(update={"numeric": plain})), device)
     taken, taught = [built], [Need(0, 0)]
-    for progress in _moments(lane):
-        batch, needs = _batch(stream, cell, progress), lane.needs(progress)
+    for step in _moments(lane, stream.steps_per_epoch * cell.train.epochs):
+        batch = _batch(stream, cell, step)
+        needs = lane.needs(batch.progress)
         features = None
         if teacher is not None and needs:
             features, ran = _taken(partial(teacher.outputs, batch, needs), device)
@@ -182,25 +185,23 @@ def _most(needs: Sequence[Need]) -> Need:
     return Need(max(n.stays for n in needs), max(n.step for n in needs))
 
 
-def _moments(lane: Lane) -> list[float]:
-    """Progress at the first and the last step of each phase, nearly."""
-    ends = [0.0, *(min(phase.until, 1.0) for phase in lane.phases)]
-    ends[-1] = 1.0
-    return [p for a, b in pairwise(ends) if a < b for p in (a, a + 0.999 * (b - a))]
+def _moments(lane: Lane, steps: int) -> list[int]:
+    """The first and the last step of each phase, of so many in all."""
+    ends = [0, *(math.ceil(min(phase.until, 1.0) * steps) for phase in lane.phases)]
+    ends[-1] = steps
+    return sorted({step for a, b in pairwise(ends) if a < b for step in (a, b - 1)})
 
 
-def _batch(stream: Stream, cell: Cell, progress: float) -> Batch:
-    """The first batch of the training, told that it stands elsewhere."""
-    indices = stream.order(0)[0]
-    steps = stream.steps_per_epoch * cell.train.epochs
-    return Batch(
-        inputs=stream.inputs(indices, 0),
-        labels=stream.labels(indices),
-        indices=indices,
-        epoch=int(progress * cell.train.epochs),
-        step=int(progress * steps),
-        progress=progress,
-        seed=stream.step_seed(0),
+def _batch(stream: Stream, cell: Cell, step: int) -> Batch:
+    """The very batch of that step: what a teacher says of it may be kept for later."""
+    epoch, number = divmod(step, stream.steps_per_epoch)
+    return make_batch(
+        stream,
+        stream.order(epoch)[number],
+        epoch=epoch,
+        step=step,
+        steps=stream.steps_per_epoch * cell.train.epochs,
+        device=torch.device(cell.numeric.device),
     )
 
 

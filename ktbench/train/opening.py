@@ -9,14 +9,16 @@ from functools import cached_property
 from pathlib import Path
 
 from ktbench.data import Dataset, Stream
+from ktbench.numeric import EVERYTHING
 from ktbench.records import Cell, Failure, KtbenchError
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
-from ktbench.train.lane import Diverged, Lane
+from ktbench.train.lane import Lane
 from ktbench.train.memory import ROOMY, Bound, measure, notes, split, tidier
+from ktbench.train.terms import Diverged
 from ktbench.weights import read_torch
 from students._contract import Features
-from transfer_methods._contract import Batch, Needs
+from transfer_methods._contract import Batch
 
 Note = Callable[[str], None]
 """Takes one line that the user should see."""
@@ -47,8 +49,7 @@ class Opening:
     @cached_property
     def taught(self) -> Features | None:
         """The teacher's features of the probe: one copy for all lanes."""
-        everything = Needs(logits=True, stages=True, embedding=True, stem=True)
-        return None if self.teacher is None else self.teacher.outputs(self.probe, everything)
+        return None if self.teacher is None else self.teacher.outputs(self.probe, EVERYTHING)
 
     def build(self, cell: Cell) -> Lane:
         """A lane at its start."""
