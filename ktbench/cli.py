@@ -151,8 +151,8 @@ def run(
     from ktbench.runner import run as run_plan
     from ktbench.ui import Bars, Lines, announce, summarise
 
-    limit = None if memory is None else memory_bytes(memory)
     where = _engine(engine, workers, address, gpus_per_worker)
+    limit = None if memory is None else memory_bytes(memory)
     loaded = load(matrix)
     planned = plan(loaded)
     folder = results or Path("results", planned.name)

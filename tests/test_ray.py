@@ -237,10 +237,13 @@ def test_workers_bounds_what_runs_at_once_and_shares_reach_the_driver(
     from ktbench.engine.on_ray import OnRay
 
     plan = Plan(name="p", base=str(tmp_path), cells=())
+    with OnRay(address=cluster.address).at(plan, tmp_path) as workers:
+        assert (workers.all, workers.per_machine) == (2, 1)
     jobs = [Nap(tmp_path / name, 1.5) for name in "ab"]
     told: list[tuple[Nap, float]] = []
     engine = OnRay(workers=1, address=cluster.address)
-    with engine.at(plan, tmp_path):
+    with engine.at(plan, tmp_path) as workers:
+        assert (workers.all, workers.per_machine) == (1, 1)
         ran = dict(engine.run(nap, jobs, lambda job, share: told.append((job, share))))
         spans = sorted(v for v in ran.values() if isinstance(v, tuple))
         assert len(spans) == 2 and spans[0][1] <= spans[1][0]
@@ -287,7 +290,8 @@ def test_a_node_must_see_the_results_folder_and_the_users_own_files(tmp_path: Pa
     assert why_not_here(wanted) == f"sees other content in {token}: give every node the same"
     token.unlink()
     reason = why_not_here(wanted)
-    assert reason is not None and reason.startswith(f"does not see {token}: share its folder")
+    assert reason is not None
+    assert reason.startswith(f"does not see {tmp_path} as this machine does: share that folder")
 
 
 @pytest.mark.parametrize("fact", ["torch", "processor", "ktbench's code (digest)", "onnx"])

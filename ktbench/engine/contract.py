@@ -32,19 +32,23 @@ class Lost:
     reason: str
 
 
+@dataclass(frozen=True)
+class Workers:
+    """How many jobs run at the same time."""
+
+    all: int = 1
+    per_machine: int = 1
+    """At most; they share its memory."""
+
+
 class Engine(Protocol):
     """Where work runs. Jobs and outcomes can be pickled; the function is a module's own."""
 
-    @property
-    def workers(self) -> int:
-        """Jobs at a time, as far as is known before the first: a machine's memory is theirs."""
-
-    def at(self, plan: Plan, folder: Path) -> AbstractContextManager[None]:
+    def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
         """Jobs of this plan may be run inside the block; they write below `folder`.
 
         When the block is left, however that happens, no job runs any more and what was started
-        for them is gone: the machine is as quiet as before. Raises KtbenchError where nothing can
-        compute as the plan asks.
+        for them is gone: the machine is as quiet as before.
         """
 
     def run(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ktbench.engine.contract import Job, Outcome, Report
+from ktbench.engine.contract import Job, Outcome, Report, Workers
 from ktbench.numeric import check
 from ktbench.records import Plan
 
@@ -14,16 +14,11 @@ from ktbench.records import Plan
 class Inline:
     """The engine without machinery; its order of results is the order of the jobs."""
 
-    @property
-    def workers(self) -> int:
-        """See `Engine`."""
-        return 1
-
-    def at(self, plan: Plan, folder: Path) -> AbstractContextManager[None]:
+    def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
         """Nothing to start, nothing to end; but this process must be able to do it."""
         for spec in {cell.numeric.canonical: cell.numeric for cell in plan.cells}.values():
             check(spec)
-        return nullcontext()
+        return nullcontext(Workers())
 
     def run(
         self,

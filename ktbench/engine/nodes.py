@@ -84,7 +84,8 @@ def why_not_here(wanted: Likeness) -> str | None:
     for path, digest in wanted.files.items():
         seen = _digest(Path(path))
         if seen is None:
-            return f"does not see {path}: share its folder with every node, under the same path"
+            where = Path(path).parent
+            return f"does not see {where} as this machine does: share that folder with every node"
         if seen != digest:
             return f"sees other content in {path}: give every node the same"
     here = facts()

@@ -13,11 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ktbench.engine.contract import Job, Lost, Outcome, Report
+from ktbench.engine.contract import Job, Lost, Outcome, Report, Workers
 from ktbench.engine.nodes import refuse_here
-from ktbench.engine.session import RETRIES, Session, first_line
+from ktbench.engine.session import RETRIES, Session, one_line
 from ktbench.engine.signals import deferred
-from ktbench.provenance import cores
 from ktbench.records import KtbenchError, NumericSpec, Plan
 
 POLL_S = 0.5
@@ -45,26 +44,34 @@ class OnRay:
         if find_spec("ray") is None:
             raise KtbenchError("--engine ray needs Ray: pip install 'ktbench[ray]'")
         self._workers, self._address, self._gpus_per_worker = workers, address, gpus_per_worker
-        self._place: tuple[Plan, Path] | None = None
         self._session: Session | None = None
         self._ear: Any = None
         self._running: dict[Any, int] = {}
         self._submitted = 0
 
-    @property
-    def workers(self) -> int:
-        """See `Engine`; for a cluster, as many as this node of it could run."""
-        return self._workers or cores()
-
     @contextmanager
-    def at(self, plan: Plan, folder: Path) -> Iterator[None]:
-        """See `Engine`. Ray is started when there is a first job."""
-        self._place = (plan, folder)
+    def at(self, plan: Plan, folder: Path) -> Iterator[Workers]:
+        """See `Engine`.
+
+        Raises KtbenchError when Ray cannot be started or reached, and for a node that differs
+        from this machine.
+        """
+        numeric = plan.cells[0].numeric if plan.cells else NumericSpec()  # a matrix has but one
+        session = Session(
+            plan,
+            folder,
+            numeric,
+            workers=self._workers,
+            address=self._address,
+            gpus=self._gpus(numeric),
+        )
         try:
-            yield
+            with deferred():
+                self._ear = self._listener(session)
+            self._session = session
+            yield session.workers
         finally:
-            if self._session is not None:
-                self._session.close(self._running)
+            session.close(self._running)
             self._session = self._ear = None
             self._running = {}
 
@@ -74,15 +81,10 @@ class OnRay:
         jobs: Iterable[Job],
         report: Callable[[Job, float], None],
     ) -> Iterator[tuple[Job, Outcome | Lost]]:
-        """See `Engine`.
-
-        A job whose worker died `RETRIES` + 1 times is `Lost`. Raises KtbenchError when Ray cannot
-        be started or reached, and for a node that differs from this machine.
-        """
+        """See `Engine`. A job whose worker died `RETRIES` + 1 times is `Lost`."""
+        session = self._session
+        assert session is not None, "jobs are run inside `at`"
         waiting = list(jobs)[::-1]
-        if not waiting:
-            return
-        session = self._started(waiting[-1].numeric)
         limit = self._workers or len(waiting)
         mine: dict[int, Job] = {}
         while waiting or mine:
@@ -101,27 +103,16 @@ class OnRay:
                     outcome = _outcome(session.ray, reference)
                 yield mine.pop(number), outcome
 
-    def _started(self, numeric: NumericSpec) -> Session:
-        """The session, opened by the first job of a block."""
-        if self._session is None:
-            assert self._place is not None, "jobs are run inside `at`"
-            session = Session(
-                *self._place,
-                numeric,
-                workers=self._workers,
-                address=self._address,
-                gpus=self._gpus(numeric),
-            )
-            self._session = session
-            here = session.ray.get_runtime_context().get_node_id()
-            listener = session.ray.remote(Ear).options(
-                num_cpus=0,
-                max_restarts=-1,
-                scheduling_strategy=session.on(here),
-                runtime_env=session.environment(1),
-            )
-            self._ear = listener.remote()
-        return self._session
+    def _listener(self, session: Session) -> Any:
+        """The actor that keeps what jobs tell, on this node: it is there as long as we are."""
+        here = session.ray.get_runtime_context().get_node_id()
+        listener = session.ray.remote(Ear).options(
+            num_cpus=0,
+            max_restarts=-1,
+            scheduling_strategy=session.on(here),
+            runtime_env=session.environment(1),
+        )
+        return listener.remote()
 
     def _submit(
         self, session: Session, function: Callable[[Job, Report], Outcome], job: Job
@@ -204,5 +195,5 @@ def _outcome(ray: Any, reference: Any) -> Any:
         why = "its worker was killed, crashed or lost its node"
         advice = "run again to go on from its saved work"
     except problems.RayError as error:
-        raise KtbenchError(f"Ray: {first_line(error)}") from error
+        raise KtbenchError(f"Ray: {one_line(error)}") from error
     return Lost(f"{why}, {RETRIES + 1} times: {advice}")

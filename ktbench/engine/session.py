@@ -9,12 +9,13 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ktbench.engine.contract import Workers
 from ktbench.engine.nodes import Likeness, likeness, why_not_here
 from ktbench.engine.signals import deferred
 from ktbench.files import PREFIX, write_atomically
@@ -51,6 +52,7 @@ class Session:
         gpus: float,
     ) -> None:
         self._plan, self._numeric, self._gpus = plan, numeric, gpus
+        self.workers = Workers()
         self._token = folder.absolute() / f"{PREFIX}shared-{os.urandom(4).hex()}"
         self._temporary: Path | None = None
         self.ray = _imported()
@@ -59,7 +61,9 @@ class Session:
                 self._connect(workers, address)
             write_atomically(self._token, os.urandom(16).hex())
             wanted = likeness(plan, self._token)
-            self._refuse_other_nodes(wanted)
+            able = self._able()
+            self._refuse_other_nodes(able, wanted)
+            self.workers = self._count(able, workers)
         except BaseException:
             self.close(())
             raise
@@ -107,28 +111,40 @@ class Session:
                 _temp_dir=str(self._temporary),
                 **plain,
             )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (self.ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
             where = f"--address {address}" if address else "--engine ray"
-            raise KtbenchError(f"{where}: {first_line(error)}") from error
+            raise KtbenchError(f"{where}: {one_line(error)}") from error
 
-    def _refuse_other_nodes(self, wanted: Likeness) -> None:
-        """Ask every node that could run a job whether it may."""
-        threads = self._numeric.threads
-        needs = {"CPU": float(threads), "GPU": self._gpus}
-        able = [
-            node
-            for node in self.ray.nodes()
-            if node["Alive"] and all(node["Resources"].get(k, 0) >= v for k, v in needs.items())
-        ]
+    def _able(self) -> list[dict[str, Any]]:
+        """The nodes that could run a job."""
+        with deferred():
+            alive = [node for node in self.ray.nodes() if node["Alive"]]
+        able = [node for node in alive if self._room(node)]
         if not able:
             gpu = " and a GPU" if self._gpus else ""
-            raise KtbenchError(f"no node of the cluster has {threads} core(s){gpu} for a job")
+            raise KtbenchError(
+                f"no node of the cluster has {self._numeric.threads} core(s){gpu} for a job"
+            )
+        return able
+
+    def _room(self, node: dict[str, Any]) -> int:
+        """Jobs that fit onto a node at once."""
+        needs = {"CPU": float(self._numeric.threads), "GPU": self._gpus}
+        return min(int(node["Resources"].get(k, 0) / v) for k, v in needs.items() if v)
+
+    def _count(self, able: Sequence[dict[str, Any]], workers: int | None) -> Workers:
+        rooms = [self._room(node) for node in able]
+        most = workers or sum(rooms)
+        return Workers(all=min(most, sum(rooms)), per_machine=min(most, max(rooms)))
+
+    def _refuse_other_nodes(self, able: Sequence[dict[str, Any]], wanted: Likeness) -> None:
+        """Ask every node that could run a job whether it may."""
         task = self.ray.remote(why_not_here)
         asked = [
             task.options(
                 num_cpus=0,
                 scheduling_strategy=self.on(node["NodeID"]),
-                runtime_env=self.environment(threads),
+                runtime_env=self.environment(self._numeric.threads),
             ).remote(wanted)
             for node in able
         ]
@@ -152,7 +168,7 @@ class Session:
         except self.ray.exceptions.RayTaskError as error:
             return f"cannot run ktbench ({last_line(error)}): install the same ktbench there"
         except self.ray.exceptions.RayError as error:
-            return f"cannot be used: {first_line(error)}"
+            return f"cannot be used: {one_line(error)}"
         return reason
 
 
@@ -210,10 +226,9 @@ def _short_folder() -> str | None:
     return own or ("/tmp" if sys.platform != "win32" else None)
 
 
-def first_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, without its second page."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def last_line(error: BaseException) -> str:

@@ -31,13 +31,7 @@ from ktbench.records import (
     StorageError,
 )
 from ktbench.results import ResultsFolder
-from ktbench.runner.teachers import (
-    TrainedTeacher,
-    account_of,
-    dataset,
-    same_dataset,
-    source_of,
-)
+from ktbench.runner.teachers import TrainedTeacher, account_of, dataset, same_dataset, source_of
 from ktbench.teacher.source import TeacherSource
 from ktbench.train import Places, Progress, train_cohort
 from ktbench.weights import load_student, weights_digest
@@ -65,13 +59,13 @@ class CohortJob:
     exports: tuple[ExportSpec, ...]
     base: Path
     root: Path
-    data_digest: str | None = None
-    """What the run found its data to be: another, on another node, is refused."""
     source: SourceSpec = field(default_factory=SourceSpec)
     memory: int | None = None
     """Most bytes that the process may hold; None: half of what is free where it runs."""
     workers: int = 1
     """Processes that share what is free."""
+    data_digest: str | None = None
+    """What the run found its data to be: another, on another node, is refused."""
 
     @property
     def numeric(self) -> NumericSpec:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from ktbench.engine.contract import Engine, Lost
+from ktbench.engine.contract import Engine, Lost, Workers
 from ktbench.provenance import collect
 from ktbench.records import (
     Cell,
@@ -105,7 +105,7 @@ def run(
     """Carry out a plan into a results folder; what is already there is not done again.
 
     A process that trains holds `memory` bytes at most; when not given, half of what is free where
-    it runs, divided by the number of the engine's workers.
+    it runs, divided by the number of the engine's processes there.
     Raises KtbenchError when the run cannot begin or its folder cannot be written. A cell or a
     device that fails is a record in the folder and in the summary; the others go on.
     """
@@ -126,9 +126,11 @@ def run(
             )
         summary.skipped = len(plan.skips)
         tasks = _open_tasks(this)
-        with engine.at(plan, folder):
-            teachers = _teacher_wave(this, tasks)
-            _cohort_wave(this, tasks, teachers)
+        teachers: _Teachers = {}
+        if tasks:
+            with engine.at(plan, folder) as workers:
+                teachers = _teacher_wave(this, tasks)
+                _cohort_wave(this, tasks, teachers, workers)
         _measuring_wave(this)  # once the engine is gone: a measurement wants a quiet machine
         results.write_failures(
             [f for f in teachers.values() if isinstance(f, Failure)] + summary.unmeasured
@@ -262,9 +264,11 @@ def _ready_teachers(
 # ---------------------------------------------------------------- second wave: cohorts
 
 
-def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> None:
+def _cohort_wave(
+    this: _Run, tasks: Sequence[CellTask], teachers: _Teachers, workers: Workers
+) -> None:
     jobs = []
-    for group in _cohorts(tasks, this.engine.workers):
+    for group in _cohorts(tasks, workers.all):
         first = group[0]
         teacher = None
         if first.cell.teacher is not None and first.trained is None:
@@ -274,19 +278,10 @@ def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> 
                 _keep(this, CellOutcome(task.cell, None, failures=(teacher,)), None, tell=False)
         else:
             digest = this.provenance_of(first.cell).data_digest
-            jobs.append(
-                CohortJob(
-                    tuple(group),
-                    teacher,
-                    exports=this.plan.exports,
-                    base=this.base,
-                    root=this.root,
-                    data_digest=digest,
-                    source=this.plan.source,
-                    memory=this.memory,
-                    workers=this.engine.workers,
-                )
-            )
+            exports = this.plan.exports
+            source, where = this.plan.source, (this.base, this.root)
+            share = (this.memory, workers.per_machine)
+            jobs.append(CohortJob(tuple(group), teacher, exports, *where, source, *share, digest))
     if not jobs:
         return
     this.watcher.begin("students", sum(job.units for job in jobs))

@@ -21,6 +21,7 @@ from ktbench.records import (
     SourceSpec,
     StorageError,
     Teacher,
+    digest_of,
 )
 from ktbench.teacher.cached import Cached
 from ktbench.teacher.live import Live
@@ -101,7 +102,7 @@ def _adopted(job: TeacherJob, data: Dataset) -> TrainedTeacher:
     """A user's own weights; their accuracy is worked out, nothing is trained."""
     assert job.teacher.checkpoint is not None
     cell = job.teacher.cell
-    folder = job.root / "work" / f"teacher-{cell.key}"
+    folder = job.root / "work" / f"teacher-{digest_of(job.teacher.canonical)}"
     own = Path(job.base, job.teacher.checkpoint).expanduser()
     try:
         found = adopt(cell, own, dataset=data, places=_places(folder), base=job.base)
