@@ -32,14 +32,13 @@ class Sizing:
     ) -> list[Action]:
         """Call, park or ask, if what the students have ready has said so for long enough."""
         rules = self._rules
-        starving = any(
+        low = any(
             s.buffered() <= rules.low and len(s.open) > len(s.ready) for s in students.values()
         )
-        content = bool(students) and all(
-            s.buffered() >= rules.high * window(s.name) and not s.waiting for s in students.values()
-        )
-        self._starving = _since(self._starving, starving, now)
-        self._content = _since(self._content, content, now)
+        high = all(s.buffered() >= rules.high * window(s.name) for s in students.values())
+        # Between the marks, what was the case goes on: answers come in bursts.
+        self._starving = _since(self._starving, begins=low, ends=high, now=now)
+        self._content = _since(self._content, begins=high and bool(students), ends=low, now=now)
         if self._starving is not None and now - self._starving >= rules.grow_after:
             return self._grow(workers, now)
         if self._content is not None and now - self._content >= rules.shrink_after:
@@ -81,8 +80,8 @@ class Sizing:
             slowest.active, slowest.parked = False, now
 
 
-def _since(before: float | None, holds: bool, now: float) -> float | None:
+def _since(before: float | None, *, begins: bool, ends: bool, now: float) -> float | None:
     """When a condition began to hold, or None."""
-    if not holds:
+    if ends:
         return None
-    return now if before is None else before
+    return now if begins and before is None else before
