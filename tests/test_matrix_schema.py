@@ -16,7 +16,16 @@ from ktbench.estimate import estimate
 from ktbench.matrix import Matrix, MatrixError, json_schema, load, loads, plan, starter
 from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry
 from ktbench.matrix.source import Origin, parse
-from ktbench.records import Augmentation, DataSpec, DeviceSpec, NumericSpec, Plan, TrainSpec
+from ktbench.records import (
+    Augmentation,
+    DataSpec,
+    DeviceSpec,
+    NumericSpec,
+    Plan,
+    SourceSpec,
+    TeacherOutputs,
+    TrainSpec,
+)
 from tests.test_matrix_file import GOOD, ONE_LINE
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +142,7 @@ def test_the_schema_explains_every_key_and_every_setting_that_its_file_explains(
     "model",
     [
         Matrix, DataSpec, Augmentation, TeacherEntry, TrainSpec, NumericSpec, ExportGrid,
-        DeviceSpec, Rule, Include,
+        TeacherOutputs, SourceSpec, DeviceSpec, Rule, Include,
     ],
 )  # fmt: skip
 def test_the_page_on_the_matrix_explains_every_key(model: type[BaseModel]) -> None:

@@ -231,6 +231,15 @@ class TransferMethod(nn.Module):
         """Why this pair cannot be trained with this method, in one sentence, or None."""
         return None
 
+    @classmethod
+    def soft_targets(cls, config: Any) -> float | None:
+        """The temperature T, where the teacher is read as softmax(logits / T) alone and the loss's
+        gradient is linear in it, so that an unbiased estimate of it may stand for it; else None.
+
+        Such a method's terms and gradients are finite where logits of the teacher are -inf.
+        """
+        return None
+
     def phases(self) -> Sequence[Phase]:
         """What is trained when; the last phase ends at 1."""
         return (Phase("train"),)

@@ -29,11 +29,12 @@ def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Ten
     """T^2 KL(teacher || student) of logits (B, K) softened by T, summed over classes, mean over B.
 
     Hinton et al., Distilling the Knowledge in a Neural Network, 2015: T^2 keeps the gradient's
-    size independent of T (section 2).
+    size independent of T (section 2). Classes at -inf in the teacher count nothing.
     """
+    target = functional.log_softmax(teacher / temperature, dim=1)
     divergence = functional.kl_div(
         functional.log_softmax(student / temperature, dim=1),
-        functional.log_softmax(teacher / temperature, dim=1),
+        target.clamp(min=torch.finfo(target.dtype).min),  # 0 * -inf would be NaN
         reduction="batchmean",
         log_target=True,
     )

@@ -98,6 +98,13 @@ class Method(TransferMethod):
         return needs
 
     @classmethod
+    def soft_targets(cls, config: Any) -> float | None:
+        """That of every part that reads the teacher, where all have the same."""
+        reading = [part for part in config.parts if part.kind.needs(part.config)]
+        found = {part.kind.soft_targets(part.config) for part in reading}
+        return found.pop() if len(found) == 1 else None
+
+    @classmethod
     def student_needs(cls, config: Any) -> Needs:
         """What any part needs of the student."""
         needs = Needs(logits=True)

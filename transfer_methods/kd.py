@@ -56,6 +56,11 @@ class Method(Distillation[Config]):
         """Logits."""
         return Needs(logits=True)
 
+    @classmethod
+    def soft_targets(cls, config: Any) -> float | None:
+        """T, unless the logits are standardised first."""
+        return None if config.standardise else float(config.temperature)
+
     def phases(self) -> Sequence[Phase]:
         """The teacher's time, with plain training before and after it."""
         c = self.config

@@ -55,6 +55,11 @@ class Method(Distillation[Config]):
         """Logits."""
         return Needs(logits=True)
 
+    @classmethod
+    def soft_targets(cls, config: Any) -> float | None:
+        """T, unless the logits are standardised first."""
+        return None if config.standardise else float(config.temperature)
+
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         """The terms: ce, soft."""
         c, logits = self.config, seen(student).logits

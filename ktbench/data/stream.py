@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ktbench.data.counter import counter_hash
-from ktbench.records import Augmentation
+from ktbench.records import Augmentation, canonical_json
 
 if TYPE_CHECKING:
     from ktbench.data.dataset import Dataset
@@ -27,11 +27,15 @@ class Stream:
 
     Every batch is full: the last images of an epoch's order that do not fill one wait for the
     next epoch's order. A training set smaller than a batch is one batch.
+
+    With `views`, epochs take turns with so many augmentations of each image, which are drawn from
+    the data's own seed and so are the same under every seed; the order stays the seed's.
     """
 
     dataset: Dataset
     seed: int
     batch_size: int
+    views: int | None = None
 
     @cached_property
     def _raw(self) -> tuple[Tensor, Tensor]:
@@ -45,6 +49,32 @@ class Stream:
     def augment(self) -> Augmentation:
         """The data set's own."""
         return self.dataset.spec.augment
+
+    @property
+    def augments(self) -> bool:
+        """Whether images differ from view to view at all."""
+        return bool(self.augment.crop_padding or self.augment.flip)
+
+    def view(self, epoch: int) -> int:
+        """The number of the augmentation that an epoch sees: equal numbers are equal images."""
+        if not self.augments:
+            return 0
+        return epoch if self.views is None else epoch % self.views
+
+    @property
+    def described(self) -> str:
+        """Canonical text of what an input is a function of, beside its index and its view."""
+        drawn: list[str | int] = []
+        if self.augments:
+            drawn = [self.augment.canonical, *self._drawn_from]
+        return canonical_json([self.dataset.digest, *drawn])
+
+    @property
+    def _drawn_from(self) -> tuple[str, int]:
+        """What the views are drawn from; how many there are does not change any of them."""
+        if self.views is None:
+            return "seed", self.seed
+        return "split seed", self.dataset.spec.split_seed
 
     @property
     def steps_per_epoch(self) -> int:
@@ -74,10 +104,10 @@ class Stream:
     def augmented(self, indices: Tensor, epoch: int) -> Tensor:
         """Raw images (B, H, W, C), uint8, after crop and flip."""
         padded, _ = self._raw
-        if not self.augment.crop_padding and not self.augment.flip:
+        if not self.augments:
             return padded[indices]
         _, height, width = self.dataset.shape
-        rows, columns = self._windows(indices.numpy(), epoch, height, width)
+        rows, columns = self._windows(indices.numpy(), self.view(epoch), height, width)
         return padded[indices.view(-1, 1, 1), rows[:, :, None], columns[:, None, :]]
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -86,20 +116,21 @@ class Stream:
         return floats.permute(0, 3, 1, 2)
 
     def _windows(
-        self, indices: NDArray[np.int64], epoch: int, height: int, width: int
+        self, indices: NDArray[np.int64], view: int, height: int, width: int
     ) -> tuple[Tensor, Tensor]:
         """Rows (B, H) and columns (B, W) of the padded image that each sample keeps."""
-        count = np.uint64(2 * self.augment.crop_padding + 1)
-        top = counter_hash(self.seed, _stream(_CROP_Y, epoch), indices) % count
-        left = counter_hash(self.seed, _stream(_CROP_X, epoch), indices) % count
+        seed, count = self._drawn_from[1], np.uint64(2 * self.augment.crop_padding + 1)
+        top = counter_hash(seed, _stream(_CROP_Y, view), indices) % count
+        left = counter_hash(seed, _stream(_CROP_X, view), indices) % count
         rows = torch.from_numpy(top.astype(np.int64))[:, None] + torch.arange(height)
         columns = torch.from_numpy(left.astype(np.int64))[:, None] + torch.arange(width)
         if self.augment.flip:
-            words = counter_hash(self.seed, _stream(_FLIP, epoch), indices)
+            words = counter_hash(seed, _stream(_FLIP, view), indices)
             mirrored = torch.from_numpy((words >> np.uint64(63)).astype(bool))
             columns = torch.where(mirrored[:, None], columns.flip(1), columns)
         return rows, columns
 
 
-def _stream(kind: int, epoch: int) -> int:
-    return epoch * 16 + kind
+def _stream(kind: int, turn: int) -> int:
+    """Of a purpose in an epoch or a view."""
+    return turn * 16 + kind

@@ -23,7 +23,9 @@ from ktbench.records import (
     DeviceSpec,
     ExportSpec,
     Item,
+    NumericSpec,
     Teacher,
+    TeacherOutputs,
     TrainSpec,
 )
 
@@ -37,6 +39,8 @@ class Axes:
     teachers: tuple[Teacher, ...]
     exports: tuple[ExportSpec, ...]
     devices: tuple[DeviceSpec, ...]
+    views: tuple[int | None, ...] = (None,)
+    """None stands for the views that a cell's own training asks for."""
 
 
 @dataclass
@@ -62,11 +66,12 @@ class Finder:
         for number, seed in enumerate(matrix.seeds):
             if seed in matrix.seeds[:number]:
                 self.say(("seeds", number), f"{seed} stands twice")
+        views = self._views()
         exports = self._exports()
         devices = self._devices()
         if devices and not exports:
             self.say(("devices",), "there is nothing to measure: say what to export in exports")
-        return Axes(tuple(students), tuple(methods), teachers, exports, devices)
+        return Axes(tuple(students), tuple(methods), teachers, exports, devices, views)
 
     def say(self, path: KeyPath, message: str) -> None:
         """Note a problem."""
@@ -90,9 +95,32 @@ class Finder:
         self.problems += [problem.under(*path) for problem in problems]
         return items
 
+    def _views(self) -> tuple[int | None, ...]:
+        """The axis of views; one member that changes nothing where there is none."""
+        matrix = self.matrix
+        for number, views in enumerate(matrix.views):
+            if views in matrix.views[:number]:
+                self.say(("views", number), f"{views} stands twice")
+        changes: list[tuple[KeyPath, object]] = [(("train", "views"), matrix.train.views)]
+        changes += [
+            (("include", i, "train", "views"), rule.train.get("views"))
+            for i, rule in enumerate(matrix.include)
+        ]
+        for path, given in changes if matrix.views else ():
+            if given is not None:
+                self.say(path, "views is an axis of this matrix already: give one of the two")
+        return tuple(None if views == "fresh" else views for views in matrix.views) or (None,)
+
     def train(self, changes: dict[str, Any], path: KeyPath) -> TrainSpec:
         """The matrix's training with some settings changed."""
-        before = self.matrix.train
+        return self._changed(self.matrix.train, changes, path)
+
+    def teacher_train(self, changes: dict[str, Any], path: KeyPath) -> TrainSpec:
+        """A teacher's: the students' views are not its own."""
+        before = self.matrix.train.model_copy(update={"views": None})
+        return self._changed(before, changes, path)
+
+    def _changed(self, before: TrainSpec, changes: dict[str, Any], path: KeyPath) -> TrainSpec:
         try:
             return TrainSpec.model_validate({**before.model_dump(), **changes})
         except ValidationError as error:
@@ -201,7 +229,7 @@ class _Teachers:
         self.open.append(name)
         above = self._above(entry, method, path)
         self.open.pop()
-        train = self.finder.train(entry.train, (*path, "train"))
+        train = self.finder.teacher_train(entry.train, (*path, "train"))
         data = self.finder.matrix.data
         if "train_size" in entry.model_fields_set:
             values = {**data.model_dump(), "train_size": entry.train_size}
@@ -213,7 +241,7 @@ class _Teachers:
             teacher=above,
             seed=entry.seed,
             train=train,
-            numeric=self.finder.matrix.numeric,
+            numeric=numeric_of(self.finder.matrix.numeric, above),
         )
         digest = self._digest(entry, path)
         self.done[name] = Teacher(
@@ -261,3 +289,15 @@ def reads_teacher(item: Item, base: str) -> bool:
     """Whether a method reads anything of a teacher."""
     kind = catalogue.method(item.name, base)
     return bool(kind.needs(catalogue.method_config(item.name, item.settings, base)))
+
+
+def numeric_of(numeric: NumericSpec, teacher: Teacher | None) -> NumericSpec:
+    """A cell's numeric settings: what changes nothing for it is not in its key."""
+    outputs = numeric.outputs
+    if outputs is None:
+        return numeric
+    if teacher is None or (outputs.sampled is None and outputs.precision == "fp32"):
+        return numeric.model_copy(update={"outputs": None})
+    if outputs.sampled is None:
+        return numeric.model_copy(update={"outputs": TeacherOutputs(precision=outputs.precision)})
+    return numeric.model_copy(update={"outputs": outputs.model_copy(update={"precision": "fp32"})})

@@ -16,7 +16,15 @@ from pydantic import (
 from pydantic import field_validator as validator
 
 from ktbench.matrix.source import Origin
-from ktbench.records import DataSpec, Format, NumericSpec, Precision, TrainSpec
+from ktbench.records import (
+    DataSpec,
+    Format,
+    Kept,
+    NumericSpec,
+    Precision,
+    SourceSpec,
+    TrainSpec,
+)
 
 MOST_SEEDS = 10_000
 
@@ -36,6 +44,7 @@ OneOrMore = BeforeValidator(_as_list)
 Texts = Annotated[tuple[str, ...], OneOrMore]
 Seed = Annotated[int, Field(ge=0)]
 Seeds = Annotated[tuple[Seed, ...], OneOrMore]
+Views = Literal["fresh"] | Annotated[int, Field(ge=1)]
 
 
 class ItemEntry(Section):
@@ -123,6 +132,19 @@ class ExportGrid(Section):
         return [str(v) if type(v) is int else v for v in _as_list(value) or ()]
 
 
+class TeacherSection(SourceSpec):
+    """Where a teacher's outputs come from while its students learn."""
+
+    keep: Annotated[Annotated[tuple[Kept, ...], Field(min_length=1)], OneOrMore] = ("logits",)
+    """What a cache keeps: `logits`, `embedding`, `stages`; methods that read more are served
+    live."""
+
+    @property
+    def spec(self) -> SourceSpec:
+        """As a plan has it."""
+        return SourceSpec.model_validate(self.model_dump())
+
+
 class Rule(Section):
     """Cells that are left out: those that match every key given here.
 
@@ -174,8 +196,13 @@ class Matrix(Section):
     always one of them."""
     seeds: Annotated[Seeds, Field(min_length=1)] = (0, 1, 2)
     """A list of seeds, or how many."""
+    views: Annotated[tuple[Views, ...], OneOrMore] = ()
+    """Numbers of augmentations per image that epochs take turns with, and `fresh` for new ones in
+    every epoch: each is tried, by every method. `train.views` when not given."""
     train: TrainSpec
     """Training budget and optimiser, the same for every cell."""
+    teacher: TeacherSection = TeacherSection()
+    """How a teacher's outputs reach the students; no weight depends on it."""
     numeric: NumericSpec = NumericSpec()
     """What decides the bits of a result beside the maths."""
     exports: Annotated[tuple[ExportGrid, ...], OneOrMore] = ()

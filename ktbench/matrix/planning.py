@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
-from ktbench.matrix.axes import Axes, Finder
+from ktbench.matrix.axes import Axes, Finder, numeric_of
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.rules import Draft, Rules
 from ktbench.matrix.source import KeyPath, Problem
@@ -22,7 +22,7 @@ from ktbench.records import (
     Skip,
     Teacher,
 )
-from transfer_methods._contract import Setting
+from transfer_methods._contract import Setting, TransferMethod
 
 
 def checked(matrix: Matrix) -> list[Problem]:
@@ -58,7 +58,7 @@ def plan(matrix: Matrix) -> Plan:
             teacher=draft.teacher,
             seed=draft.seed,
             train=draft.train,
-            numeric=matrix.numeric,
+            numeric=numeric_of(matrix.numeric, draft.teacher),
         )
         reason = judge.reason(cell)
         if reason is None:
@@ -72,6 +72,7 @@ def plan(matrix: Matrix) -> Plan:
         skips=tuple(skips),
         exports=axes.exports,
         devices=axes.devices,
+        source=matrix.teacher.spec,
     )
 
 
@@ -133,7 +134,7 @@ class _Judge:
             train_size=self._info(cell.data).train_size,
             batch_size=cell.train.batch_size,
         )
-        return kind.incompatible(config, setting)
+        return kind.incompatible(config, setting) or _unsampled(cell, kind, config)
 
     def _teacher(self, teacher: Teacher) -> str | None:
         """Why a teacher cannot be had, its own training included."""
@@ -156,3 +157,24 @@ class _Judge:
         if data.canonical not in self._infos:
             self._infos[data.canonical] = describe(data, Path(self.base))
         return self._infos[data.canonical]
+
+
+def _unsampled(cell: Cell, kind: type[TransferMethod], config: object) -> str | None:
+    """Why a method cannot learn from a sample of the teacher's softened logits, or None."""
+    outputs = cell.numeric.outputs
+    if outputs is None or outputs.sampled is None:
+        return None
+    if not kind.needs(config).only_logits:
+        return "numeric.outputs.sampled leaves logits alone, and the method reads more"
+    softened = kind.soft_targets(config)
+    if softened is None:
+        return (
+            "numeric.outputs.sampled is unbiased only for methods that are linear in the teacher's "
+            "softened probabilities, and this one is not"
+        )
+    if softened != outputs.temperature:
+        return (
+            f"the teacher is sampled at temperature {outputs.temperature:g} (numeric.outputs), and "
+            f"the method softens with {softened:g}"
+        )
+    return None

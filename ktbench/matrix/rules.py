@@ -19,12 +19,13 @@ MOST_CELLS = 1_000_000
 
 
 class Place(NamedTuple):
-    """A cell's coordinates: labels, the teacher's name, the seed."""
+    """A cell's coordinates: labels, the teacher's name, the seed, the views where they vary."""
 
     student: str
     method: str
     teacher: str | None
     seed: int
+    views: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Draft:
     teacher: Teacher | None
     seed: int
     train: TrainSpec
+    views: int | None = None
+    """Its place on the axis of views."""
 
     @property
     def place(self) -> Place:
         """Where it stands in the matrix."""
         name = self.teacher.name if self.teacher else None
-        return Place(self.student.label, self.method.label, name, self.seed)
+        return Place(self.student.label, self.method.label, name, self.seed, self.views)
 
 
 class Rules:
@@ -55,9 +58,9 @@ class Rules:
         self._needed: set[str] = set()
 
     def drafts(self) -> list[Draft]:
-        """The cells in the order of the file: by student, method, teacher and seed."""
+        """The cells in the order of the file: by student, method, teacher, views and seed."""
         axes, matrix = self.axes, self.matrix
-        size = len(axes.students) * len(axes.methods) * len(matrix.seeds)
+        size = len(axes.students) * len(axes.methods) * len(matrix.seeds) * len(axes.views)
         if size * max(1, len(axes.teachers)) > MOST_CELLS:
             self.finder.say((), f"the matrix has more than {MOST_CELLS:,} cells")
             return []
@@ -94,8 +97,9 @@ class Rules:
                 self._needed.add(method.label)
             else:
                 choices = (None,)
-            for teacher, seed in product(choices, seeds):
-                yield Draft(student, method, teacher, seed, train)
+            for teacher, views, seed in product(choices, self.axes.views, seeds):
+                own = train if views is None else train.model_copy(update={"views": views})
+                yield Draft(student, method, teacher, seed, own, views)
 
     def _reads_teacher(self, method: Item) -> bool:
         if method.label not in self._reads:
@@ -117,6 +121,7 @@ class Rules:
             self._labels(rule.method, list(methods.values()), (*path, "method")),
             self._names(rule.teacher, (*path, "teacher")),
             set(rule.seed) if rule.seed else None,
+            None,  # an exclusion holds for all views
         )
         gone = {
             place
@@ -183,8 +188,8 @@ class Rules:
             if old is None:
                 drafts[draft.place] = draft
                 changed = True
-            elif rule.train and old.train != train:
-                drafts[draft.place] = replace(old, train=train)
+            elif rule.train and old.train != draft.train:
+                drafts[draft.place] = replace(old, train=draft.train)
                 changed = True
         if not changed:
             self.finder.say(path, "changes nothing: its cells are in the matrix as they are")

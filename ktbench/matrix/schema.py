@@ -9,7 +9,15 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from ktbench import catalogue
 from ktbench.catalogue import SettingInfo
-from ktbench.matrix.models import MOST_SEEDS, ExportGrid, Include, Matrix, Rule, TeacherEntry
+from ktbench.matrix.models import (
+    MOST_SEEDS,
+    ExportGrid,
+    Include,
+    Matrix,
+    Rule,
+    TeacherEntry,
+    TeacherSection,
+)
 from ktbench.records import DeviceSpec, TrainSpec
 
 Schema = dict[str, Any]
@@ -21,7 +29,7 @@ def json_schema() -> Schema:
     schema: Schema = Matrix.model_json_schema()
     definitions = schema["$defs"]
     sections: dict[str, Schema] = {"": schema}
-    for model in (TeacherEntry, ExportGrid, Include, Rule):
+    for model in (TeacherEntry, TeacherSection, ExportGrid, Include, Rule):
         sections[model.__name__] = definitions[model.__name__]
     for section in sections.values():
         for key, value in section["properties"].items():

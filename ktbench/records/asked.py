@@ -12,6 +12,7 @@ from ktbench.records.base import Composed, Record, canonical_json
 
 Format = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
+Kept = Literal["logits", "embedding", "stages"]
 
 
 class Item(Record):
@@ -110,7 +111,7 @@ class TeacherOutputs(Record):
 
     precision: Literal["fp32", "fp16"] = "fp32"
     """What they are rounded to."""
-    sampled: Annotated[int, Field(ge=1)] | None = None
+    sampled: Annotated[int, Field(ge=1, le=32767)] | None = None
     """Draws from softmax(logits / temperature), with replacement, whose counts stand for it: an
     unbiased estimate (random sampling distillation, Anshumann et al., 2025); None keeps all."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
@@ -157,9 +158,10 @@ class Cell(Composed):
 
     @property
     def label(self) -> str:
-        """`student / method / teacher / seed` for people."""
+        """`student / method / teacher / seed` for people, with the views where they are counted."""
         teacher = f" ← {self.teacher.name}" if self.teacher else ""
-        return f"{self.student.label} / {self.method.label}{teacher} / seed {self.seed}"
+        views = f" / views {self.train.views}" if self.train.views is not None else ""
+        return f"{self.student.label} / {self.method.label}{teacher} / seed {self.seed}{views}"
 
 
 class Teacher(Composed):
@@ -220,7 +222,7 @@ class SourceSpec(Record):
     source: Literal["live", "cached"] = "live"
     """`live`: the teacher runs for every batch; `cached`: what it said is kept on disk, and read
     when a batch comes again."""
-    keep: tuple[Literal["logits", "embedding", "stages"], ...] = ("logits",)
+    keep: Annotated[tuple[Kept, ...], Field(min_length=1)] = ("logits",)
     """What a cache keeps; methods that read more are served live."""
     cap_gb: Annotated[float, Field(gt=0)] = 20.0
     """Most that all caches of this user may take on disk, in 10⁹ bytes; the least recently used

@@ -23,6 +23,7 @@ from ktbench.records import (
     Provenance,
     Record,
     Skip,
+    SourceSpec,
     Teacher,
     TrainSpec,
 )
@@ -69,6 +70,8 @@ class PackedPlan(Record):
     skips: tuple[PackedSkip, ...]
     exports: tuple[ExportSpec, ...]
     devices: tuple[DeviceSpec, ...]
+    source: SourceSpec = SourceSpec()
+    """Not in the locks of the first version."""
 
 
 class LockFile(Record):
@@ -126,6 +129,7 @@ def _pack(plan: Plan) -> PackedPlan:
         skips=skips,
         exports=plan.exports,
         devices=plan.devices,
+        source=plan.source,
     )
 
 
@@ -143,6 +147,7 @@ def _unpack(packed: PackedPlan) -> Plan:
         skips=tuple(Skip(cell=unpack(s.cell), reason=s.reason) for s in packed.skips),
         exports=packed.exports,
         devices=packed.devices,
+        source=packed.source,
     )
 
 

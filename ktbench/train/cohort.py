@@ -79,7 +79,7 @@ def train_cohort(
     first = cells[0]
     torch.set_num_threads(first.numeric.threads)
     torch.use_deterministic_algorithms(True)
-    stream = Stream(dataset, first.seed, first.train.batch_size)
+    stream = Stream(dataset, first.seed, first.train.batch_size, first.train.views)
     probe = _probe(stream)
     before = teacher.digest if teacher is not None else None
     lanes: list[Lane | Failure] = [
