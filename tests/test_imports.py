@@ -32,6 +32,7 @@ SHARED = {
     "ktbench.weights",
     "ktbench.estimate",
     "ktbench.networks",
+    "ktbench.numeric",
     "ktbench.teacher.source",
     "students._contract",
     "transfer_methods._contract",

@@ -101,6 +101,7 @@ class Method(OneTerm[Config]):
             self.register_buffer(f"{side}_memory", memory)
         self.register_buffer("norms", torch.zeros(2))
         self.register_buffer("seen_labels", torch.full((size,), -1))
+        self._normed = [False, False]
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
@@ -139,8 +140,10 @@ class Method(OneTerm[Config]):
         with torch.enable_grad():
             leaf = anchor.detach().requires_grad_()
             scores = leaf @ memory.T / self.config.temperature  # (B, N)
-            if self.norms[side] == 0:
-                self.norms[side] = scores.detach().exp().mean() * len(memory)
+            if not self._normed[side]:  # asked of the device once, as asking waits for it
+                if self.norms[side] == 0:
+                    self.norms[side] = scores.detach().exp().mean() * len(memory)
+                self._normed[side] = True
             chosen = torch.cat((own[:, None], drawn), 1)
             shares = scores.gather(1, chosen).exp() / self.norms[side]
             noise = drawn.shape[1] / len(memory)

@@ -153,4 +153,4 @@ def source_of(taught_by: TrainedTeacher | None, data: Dataset, base: Path) -> Te
         in_channels=trained_on.shape[0],
         base=base,
     )
-    return Live(network, trained_on=trained_on, dataset=data)
+    return Live(network, trained_on=trained_on, dataset=data, numeric=cell.numeric)

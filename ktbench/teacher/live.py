@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench.data import Dataset
+from ktbench.numeric import Runner
+from ktbench.records import NumericSpec
 from ktbench.weights import weights_digest
 from students._contract import Features, Student
 from transfer_methods._contract import Batch, Needs
@@ -19,8 +21,17 @@ class Live:
     answers: where their statistics differ, inputs are moved from one normalisation to the other.
     """
 
-    def __init__(self, network: Student, *, trained_on: Dataset, dataset: Dataset) -> None:
+    def __init__(
+        self,
+        network: Student,
+        *,
+        trained_on: Dataset,
+        dataset: Dataset,
+        numeric: NumericSpec | None = None,
+    ) -> None:
         self._network = network.eval().requires_grad_(False)
+        self._run = Runner(self._network, numeric or NumericSpec(), frozen=True)
+        self._network.to(self._run.device)
         self._affine = _between(dataset, trained_on)
         self._flops: dict[tuple[int, ...], int] = {}
         self._last: tuple[int, ...] = ()
@@ -36,16 +47,17 @@ class Live:
         return self._network.stage_names
 
     def outputs(self, batch: Batch, needs: Needs) -> Features:
-        """All features of one pass; pre-activations when they are needed."""
+        """The features of one pass; what is needed and the network cannot show is missing."""
         inputs = batch.inputs
         if self._affine is not None:
-            scale, shift = self._affine
+            scale, shift = (side.to(inputs.device) for side in self._affine)
             inputs = inputs * scale + shift
         self._last = tuple(inputs.shape)
+        # Not inference mode: a method may keep what it is given for its own backward pass.
         with torch.no_grad():
             if self._last not in self._flops:
                 self._flops[self._last] = self._count(inputs)
-            return self._network.forward_features(inputs, preacts=needs.preacts)
+            return self._run(inputs, needs)
 
     def flops(self) -> int:
         """Of one forward pass of the last batch's shape."""

@@ -16,6 +16,7 @@ import torch
 
 from ktbench.data import Dataset, Stream
 from ktbench.files import write_atomically
+from ktbench.numeric import EVERYTHING, prepare
 from ktbench.records import (
     Accuracies,
     Cell,
@@ -26,11 +27,14 @@ from ktbench.records import (
 )
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.curves import write_curves
-from ktbench.train.lane import Diverged, Lane
+from ktbench.train.lane import Lane
+from ktbench.train.placing import make_batch, make_probe, placed
+from ktbench.train.terms import Diverged
 from ktbench.weights import load_weights, read_torch, weights_digest
 from transfer_methods._contract import Batch, Needs
 
 PROBE_IMAGES = 16
+CPU = torch.device("cpu")
 INTERVAL_VARIABLE = "KTBENCH_CHECKPOINT_SECONDS"
 INTERVAL_S = 20.0
 """Time between two checkpoints of an unfinished training, where the variable says nothing else."""
@@ -77,10 +81,10 @@ def train_cohort(
     """
     interval = checkpoint_interval() if checkpoint_seconds is None else checkpoint_seconds
     first = cells[0]
-    torch.set_num_threads(first.numeric.threads)
-    torch.use_deterministic_algorithms(True)
+    device = prepare(first.numeric)
+    dataset = placed(dataset, device)
     stream = Stream(dataset, first.seed, first.train.batch_size, first.train.views)
-    probe = _probe(stream)
+    probe = _probe(stream, device)
     before = teacher.digest if teacher is not None else None
     lanes: list[Lane | Failure] = [
         _open(cell, dataset, teacher, places(cell), base, probe, note) for cell in cells
@@ -148,14 +152,13 @@ def _epoch(
             return
         step = epoch * steps + number
         clock = time.perf_counter()
-        batch = Batch(
-            inputs=stream.inputs(indices, epoch),
-            labels=stream.labels(indices),
-            indices=indices,
+        batch = make_batch(
+            stream,
+            indices,
             epoch=epoch,
             step=step,
-            progress=step / (epochs * steps),
-            seed=stream.step_seed(step),
+            steps=epochs * steps,
+            device=active[0].device,
         )
         data_seconds = time.perf_counter() - clock
         needs = _union(active, batch.progress)
@@ -187,7 +190,8 @@ def _failing_alone(lane: Lane, step: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lane.failure = Failure(stage="train", reason=_one_line(error), step=step)
+        at = error.step if isinstance(error, Diverged) else step
+        lane.failure = Failure(stage="train", reason=_one_line(error), step=at)
 
 
 def _one_line(error: Exception) -> str:
@@ -216,20 +220,9 @@ def _union(lanes: Sequence[Lane], progress: float) -> Needs:
     return needs
 
 
-def _probe(stream: Stream) -> Batch:
+def _probe(stream: Stream, device: torch.device = CPU) -> Batch:
     """The first training images as they are, to find shapes and similarities."""
-    count = min(PROBE_IMAGES, stream.dataset.size("train"))
-    indices = torch.arange(count)
-    images = stream.dataset.images("train")[:count]
-    return Batch(
-        inputs=stream.dataset.normalise(images).contiguous(memory_format=torch.channels_last),
-        labels=stream.dataset.labels("train")[:count],
-        indices=indices,
-        epoch=0,
-        step=0,
-        progress=0.0,
-        seed=stream.step_seed(0),
-    )
+    return make_probe(stream, PROBE_IMAGES, device)
 
 
 # ---------------------------------------------------------------- opening and closing a lane
@@ -249,8 +242,7 @@ def _open(
     def fresh() -> Lane:
         if teacher is None:
             return Lane(cell, dataset, base, probe, None)
-        everything = Needs(logits=True, stages=True, embedding=True, stem=True)
-        features = teacher.outputs(probe, everything)
+        features = teacher.outputs(probe, EVERYTHING)
         return Lane(cell, dataset, base, probe, features, teacher.stage_names)
 
     try:
@@ -293,7 +285,7 @@ def _finish(lane: Lane, places: Callable[[Cell], Places]) -> Checkpoint | Failur
     lane.student.load_state_dict(lane.best_state)
     test_best = lane.accuracy("test")
     kept = last if lane.cell.train.keep == "last" else lane.best_state
-    kept = {name: value.contiguous() for name, value in kept.items()}
+    kept = {name: value.cpu().contiguous() for name, value in kept.items()}
     buffer = io.BytesIO()
     torch.save(kept, buffer)
     write_atomically(place.weights, buffer.getvalue())
@@ -329,7 +321,9 @@ def adopt(
 
     Raises KtbenchError when the file does not hold weights of the cell's network.
     """
-    probe = _probe(Stream(dataset, cell.seed, cell.train.batch_size))
+    device = prepare(cell.numeric)
+    dataset = placed(dataset, device)
+    probe = _probe(Stream(dataset, cell.seed, cell.train.batch_size), device)
     lane = Lane(cell, dataset, base, probe, None)
     load_weights(lane.student, checkpoint)
     lane.end_without_training()

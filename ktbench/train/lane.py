@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench import catalogue
 from ktbench.data import Dataset, Split, counter_hash
+from ktbench.numeric import EVERYTHING, Clock, Runner
 from ktbench.records import Cell, Failure, KtbenchError
 from ktbench.train.schedule import learning_rate, make_optimiser
-from ktbench.train.shapes import scope_parameters, shapes_of, similarity
+from ktbench.train.shapes import scope_parameters, similarity
+from ktbench.train.terms import Terms
 from students._contract import Features
-from transfer_methods._contract import Batch, Needs, Phase, Setting, Update
+from transfer_methods._contract import Batch, Needs, Phase, Setting, Shapes, Update
 
 _INIT, _ADAPTORS, _DROPOUT = 101, 102, 103
-
-
-class Diverged(Exception):  # noqa: N818 - an event, not a program error
-    """A loss that is no longer a number."""
 
 
 @dataclass
@@ -64,19 +61,22 @@ class Lane:
             in_channels=data.shape[0],
             base=str(self.base),
         )
-        self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Drawn on the CPU, so that a seed's weights at the start are the same on every device.
+        self.device = torch.device(cell.numeric.device)
+        self.student.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._run = Runner(self.student, cell.numeric, architecture=_architecture(cell, data))
         self.student.eval()
         with torch.no_grad():
-            own = self.student.forward_features(self.probe.inputs)
+            own = self._run(self.probe.inputs, EVERYTHING, eager=True)
         kind = catalogue.method(cell.method.name, str(self.base))
         config = catalogue.method_config(cell.method.name, cell.method.settings, str(self.base))
         self._needs: Needs = kind.needs(config)
-        self._preacts = kind.student_needs(config).preacts
+        self._student_needs: Needs = kind.student_needs(config)
         setting = self._setting(own)
         if reason := kind.incompatible(config, setting):
             raise KtbenchError(f"{cell.label}: {reason}")
         torch.manual_seed(derived_seed(cell.seed, _ADAPTORS))
-        self.method = kind(config, setting)
+        self.method = kind(config, setting).to(self.device)
         self.phases: Sequence[Phase] = self.method.phases()
         self._phase = -1
         self._running: list[Running] = []
@@ -85,8 +85,7 @@ class Lane:
         self.flops = self.teacher_flops = 0
         self.best_validation, self.best_epoch = -1.0, 0
         self.best_state: dict[str, Tensor] = {}
-        self._sums: dict[str, float] = {}
-        self._steps_in_epoch = 0
+        self._terms, self._clock = Terms(), Clock(self.device)
         self.student.train()
 
     def _setting(self, own: Features) -> Setting:
@@ -94,8 +93,8 @@ class Lane:
         reads = self._needs.stages or self._needs.preacts
         comparable = teacher is not None and teacher.stages and own.stages and reads
         return Setting(
-            student=shapes_of(own, self.student.stage_names),
-            teacher=shapes_of(teacher, self.teacher_names) if teacher is not None else None,
+            student=Shapes.of(own, self.student.stage_names),
+            teacher=Shapes.of(teacher, self.teacher_names) if teacher is not None else None,
             num_classes=len(self.dataset.classes),
             train_size=self.dataset.size("train"),
             batch_size=self.cell.train.batch_size,
@@ -105,8 +104,17 @@ class Lane:
     # ------------------------------------------------------------ one step
 
     def step(self, batch: Batch, teacher: Features | None) -> None:
-        """Train on a batch; raises Diverged when a term is not finite."""
-        start = time.perf_counter()
+        """Train on a batch; raises Diverged when a term was not finite, some steps later too."""
+        with self._clock:
+            try:
+                self._step(batch, teacher)
+            except Exception:
+                self._terms.check()  # what fails after a term was not finite fails because of it
+                raise
+        if self._terms.due:
+            self._terms.check()
+
+    def _step(self, batch: Batch, teacher: Features | None) -> None:
         phase = self._enter_phase(batch.progress)
         batch = batch.in_phase(phase.name)
         rate = learning_rate(self.cell.train, epoch=batch.epoch, progress=batch.progress)
@@ -115,18 +123,19 @@ class Lane:
         torch.manual_seed(derived_seed(batch.seed, _DROPOUT))
         if phase.name in self._step_flops:
             self._train_step(batch, teacher, rate)
-        else:
+        else:  # A phase's first step is counted, by operations that a compiler would hide.
             with FlopCounterMode(display=False) as counter:
-                self._train_step(batch, teacher, rate)
+                self._train_step(batch, teacher, rate, eager=True)
             self._step_flops[phase.name] = int(counter.get_total_flops())
         self.flops += self._step_flops[phase.name]
-        self.seconds += time.perf_counter() - start
 
-    def _train_step(self, batch: Batch, teacher: Features | None, rate: float) -> None:
-        features = self.student.forward_features(batch.inputs, preacts=self._preacts)
+    def _train_step(
+        self, batch: Batch, teacher: Features | None, rate: float, *, eager: bool = False
+    ) -> None:
+        features = self._run(batch.inputs, self._student_needs, eager=eager)
         terms = self.method.loss(features, teacher, batch)
         self._check(terms)
-        self._record(terms, batch)
+        self._terms.add(terms, step=batch.step, epoch=batch.epoch)
         gradients = []
         for number, running in enumerate(self._running):
             total = self._total(terms, running.update, batch.phase)
@@ -163,17 +172,6 @@ class Lane:
             f"method {self.cell.method.name}: loss must return a dict of scalar tensors, "
             f"not {found}"
         )
-
-    def _record(self, terms: dict[str, Tensor], batch: Batch) -> None:
-        self._steps_in_epoch += 1
-        for name, term in terms.items():
-            value = float(term.detach())
-            if value != value or value in (float("inf"), float("-inf")):
-                raise Diverged(
-                    f"loss term {name!r} became {value} at step {batch.step} "
-                    f"(epoch {batch.epoch + 1}): lower the learning rate or the term's weight"
-                )
-            self._sums[name] = self._sums.get(name, 0.0) + value
 
     def _total(self, terms: dict[str, Tensor], update: Update, phase: str) -> Tensor:
         names = list(terms) if update.terms is None else list(update.terms)
@@ -231,7 +229,12 @@ class Lane:
     # ------------------------------------------------------------ epochs
 
     def end_epoch(self, *, step: int, progress: float) -> None:
-        """Close an epoch: validate, remember the best, write the curve's row."""
+        """Close an epoch: validate, remember the best, write the curve's row.
+
+        Raises Diverged when a term of the epoch was not finite.
+        """
+        means = self._terms.means()
+        self.seconds += self._clock.read()
         accuracy = self.accuracy("validation")
         if accuracy > self.best_validation:
             self.best_validation, self.best_epoch = accuracy, self.epoch + 1
@@ -247,15 +250,13 @@ class Lane:
             "teacher_flops": self.teacher_flops,
             "lr": learning_rate(self.cell.train, epoch=self.epoch, progress=progress),
         }
-        row |= {f"loss_{k}": v / self._steps_in_epoch for k, v in self._sums.items()}
+        row |= {f"loss_{name}": mean for name, mean in means.items()}
         self.rows.append(row)
-        self._sums, self._steps_in_epoch = {}, 0
         self.epoch += 1
 
     def end_without_training(self) -> None:
         """Stand where a training would have ended, at no cost: for weights that were brought."""
         self._phase = len(self.phases) - 1
-        self._steps_in_epoch = 1
         self.end_epoch(step=0, progress=1.0)
 
     def unfit(self) -> str | None:
@@ -271,17 +272,22 @@ class Lane:
         return None if finite else "the trained network's logits are not finite: lower the rate"
 
     def accuracy(self, split: Split) -> float:
-        """Top-1 on a split, in eval mode; the student is back in train mode afterwards."""
-        images, labels = self.dataset.images(split), self.dataset.labels(split)
+        """Top-1 on a split, in eval mode; the student is back in train mode afterwards.
+
+        Always single precision and not compiled: this is the network that is exported.
+        """
+        images, labels = self.dataset.images(split), self.dataset.labels(split).to(self.device)
         self.student.eval()
-        right = 0
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
         with torch.inference_mode():
             for start in range(0, len(labels), 256):
                 chunk, truth = images[start : start + 256], labels[start : start + 256]
-                inputs = self.dataset.normalise(chunk).contiguous(memory_format=torch.channels_last)
-                right += int((self.student(inputs).argmax(1) == truth).sum())
+                inputs = self.dataset.normalise(chunk).to(
+                    self.device, memory_format=torch.channels_last
+                )
+                right += (self.student(inputs).argmax(1) == truth).sum()
         self.student.train()
-        return right / len(labels)
+        return int(right) / len(labels)
 
     # ------------------------------------------------------------ state
 
@@ -319,6 +325,11 @@ class Lane:
         self.flops, self.teacher_flops = state["flops"]
         self.best_validation, self.best_epoch = state["best"]
         self.best_state = state["best_state"]
+
+
+def _architecture(cell: Cell, data: Dataset) -> str:
+    """Equal where networks are built alike, so that one compiled form serves them all."""
+    return f"{cell.student.canonical} {len(data.classes)} {data.shape}"
 
 
 def derived_seed(seed: int, purpose: int) -> int:

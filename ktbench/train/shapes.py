@@ -7,19 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from students._contract import Features, Student
-from transfer_methods._contract import Scope, Shapes
-
-
-def shapes_of(features: Features, names: tuple[str, ...] = ()) -> Shapes:
-    """Per-sample shapes of a pass."""
-    stages = tuple(tuple(stage.shape[1:]) for stage in features.stages)
-    return Shapes(
-        logits=int(features.logits.shape[1]),
-        stages=stages,
-        names=names or tuple(f"stage{i + 1}" for i in range(len(stages))),
-        embedding=None if features.embedding is None else int(features.embedding.shape[1]),
-        stem=None if features.stem is None else tuple(features.stem.shape[1:]),
-    )
+from transfer_methods._contract import Scope
 
 
 def similarity(teacher: Features, student: Features) -> tuple[tuple[float, ...], ...]:

@@ -1,0 +1,197 @@
+"""How networks are run under a matrix's numeric settings: threads, precision, device, compiler."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import count
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ktbench.records import KtbenchError, NumericSpec
+from students._contract import Features, Student
+from transfer_methods._contract import Needs
+
+EVERYTHING = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=True)
+"""Asks a network for all that it can show."""
+_Pass = Callable[[Student, Tensor], tuple[Any, ...]]
+_numbers = count()
+
+
+def check(spec: NumericSpec) -> None:
+    """Raise KtbenchError, with one line, when this machine cannot do what a matrix asks for."""
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        built = "has no CUDA build" if torch.version.cuda is None else "finds no driver or device"
+        raise KtbenchError(
+            "numeric.device: cuda, but torch sees no GPU here "
+            f"(torch {torch.__version__} {built}): train on a machine with one, or set it to cpu"
+        )
+    if spec.compile:
+        _check_compiler()
+
+
+@lru_cache(maxsize=1)
+def _check_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler  # slow to import
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        raise KtbenchError(
+            "numeric.compile needs a C++ compiler, and none was found: install g++ "
+            "(apt-get install g++), or leave numeric.compile out"
+        ) from error
+
+
+def prepare(spec: NumericSpec) -> torch.device:
+    """Set this process up for the settings and return the device; raises as `check` does."""
+    check(spec)
+    torch.set_num_threads(spec.threads)
+    on_gpu = spec.device == "cuda"
+    if on_gpu:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's start
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        # Some gradients have no repeatable kernel there; equal bits are promised on CPUs alone.
+        warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
+    torch.use_deterministic_algorithms(True, warn_only=on_gpu)
+    return torch.device(spec.device)
+
+
+class Runner:
+    """Runs one network's `forward_features` under numeric settings.
+
+    What comes out is single precision. Under bf16 or when compiled only what was asked for is
+    there; the plain pass shows everything that it has anyway. `frozen` is for a network whose
+    weights stay: its compiled form holds them as constants (folded into convolutions, laid out
+    for the kernels). Networks of one `architecture` share their compiled code otherwise.
+    """
+
+    def __init__(
+        self, network: Student, spec: NumericSpec, *, architecture: str = "", frozen: bool = False
+    ) -> None:
+        self.network = network
+        self.device = torch.device(spec.device)
+        self._bf16, self._compile, self._frozen = spec.precision == "bf16", spec.compile, frozen
+        self._architecture = f"{next(_numbers)}" if frozen else architecture
+
+    def __call__(self, inputs: Tensor, needs: Needs, *, eager: bool = False) -> Features:
+        """One pass; what the network cannot show of `needs` is missing. `eager`: not compiled."""
+        needs = needs if self.network.has_preacts else _without_preacts(needs)
+        compiled = self._compile and not eager
+        if not compiled and not self._bf16:
+            return self.network.forward_features(inputs, preacts=needs.preacts)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            if compiled:
+                with _compiling(frozen=self._frozen):
+                    shown = _compiled(self._architecture, needs)(self.network, inputs)
+            else:
+                shown = _shown(self.network.forward_features(inputs, preacts=needs.preacts), needs)
+        logits, stages, embedding, preacts, stem = shown
+        return Features(
+            _single(logits),
+            tuple(map(_single, stages)),
+            None if embedding is None else _single(embedding),
+            tuple(map(_single, preacts)),
+            None if stem is None else _single(stem),
+        )
+
+
+def _without_preacts(needs: Needs) -> Needs:
+    return Needs(needs.logits, needs.stages, needs.embedding, False, needs.stem)
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float()  # keeps its layout, and is itself where it is single precision already
+
+
+def _shown(features: Features, needs: Needs) -> tuple[Any, ...]:
+    """What is needed of a pass: what nobody reads need not be kept, nor written when compiled."""
+    return (
+        features.logits,
+        features.stages if needs.stages else (),
+        features.embedding if needs.embedding else None,
+        features.preacts if needs.preacts else (),
+        features.stem if needs.stem else None,
+    )
+
+
+# ---------------------------------------------------------------- the compiler
+
+
+@lru_cache(maxsize=256)
+def _compiled(architecture: str, needs: Needs) -> _Pass:
+    """A compiled pass for all networks of an architecture.
+
+    The compiler counts recompilations per code object and gives up after a few, so each
+    architecture gets a code object of its own: a cohort of many is not run uncompiled.
+    """
+
+    def shown(network: Student, inputs: Tensor) -> tuple[Any, ...]:
+        return _shown(network.forward_features(inputs, preacts=needs.preacts), needs)
+
+    code = shown.__code__.replace(co_name=f"shown_{next(_numbers)}")
+    own = FunctionType(code, globals(), code.co_name, None, shown.__closure__)
+    compiled: _Pass = torch.compile(own, dynamic=False)
+    return compiled
+
+
+@contextmanager
+def _compiling(*, frozen: bool) -> Iterator[None]:
+    """The compiler's settings, for as long as one of our passes runs."""
+    import torch._dynamo.config as dynamo
+    import torch._functorch.config as functorch
+    import torch._inductor.config as inductor
+
+    with (
+        dynamo.patch(fail_on_recompile_limit_hit=True),
+        # A phase with several updates goes through the backward pass once for each.
+        functorch.patch(donated_buffer=False),
+        inductor.patch(freezing=frozen),
+    ):
+        yield
+
+
+# ---------------------------------------------------------------- time
+
+
+class Clock:
+    """Adds up the seconds of blocks of work; on a GPU the device's own, without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._seconds = 0.0
+        self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def __enter__(self) -> None:
+        """A block begins."""
+        if self._on_gpu:
+            first = torch.cuda.Event(enable_timing=True)
+            last = torch.cuda.Event(enable_timing=True)
+            first.record()
+            self._marks.append((first, last))
+        else:
+            self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        """The block ends, by an error too."""
+        if self._on_gpu:
+            self._marks[-1][1].record()
+        else:
+            self._seconds += time.perf_counter() - self._began
+
+    def read(self) -> float:
+        """Seconds since the last reading; on a GPU this waits for the last block's end."""
+        for first, last in self._marks:
+            last.synchronize()
+            self._seconds += first.elapsed_time(last) / 1e3
+        found, self._seconds, self._marks = self._seconds, 0.0, []
+        return found

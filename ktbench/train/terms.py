@@ -1,0 +1,85 @@
+"""An epoch's loss terms, summed where they are computed and read once in many steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+READ_EVERY = 32
+"""Steps between two readings: how long a diverged student may go on."""
+
+
+class Diverged(Exception):  # noqa: N818 - an event, not a program error
+    """A loss that is no longer a number; `step` is the first where it was not."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class Terms:
+    """Sums of named scalars, and the first step at which one was not finite.
+
+    Reading a scalar waits for the device to compute it, so adding reads nothing.
+    """
+
+    def __init__(self) -> None:
+        self._start_epoch()
+
+    def _start_epoch(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._names: tuple[str, ...] = ()
+        self._total = self._wrong_step = self._wrong_value = torch.zeros(0)
+        self._steps = self._unread = self._epoch = 0
+
+    @property
+    def due(self) -> bool:
+        """True when enough steps have gone by since the last check."""
+        return self._unread >= READ_EVERY
+
+    def add(self, terms: dict[str, Tensor], *, step: int, epoch: int) -> None:
+        """A step's terms, each of one element; their names may change from phase to phase."""
+        if not terms:
+            return
+        values = torch.stack([term.detach().reshape(()).double() for term in terms.values()])
+        if tuple(terms) != self._names:
+            self.check()
+            self._keep()
+            self._names = tuple(terms)
+            nothing = values.new_zeros(())
+            self._total = torch.stack([self._sums.get(name, nothing) for name in terms])
+            self._wrong_step = torch.full_like(values, -1.0)
+            self._wrong_value = torch.zeros_like(values)
+        fresh = values.isfinite().logical_or_(self._wrong_step >= 0).logical_not_()
+        self._wrong_step.masked_fill_(fresh, step)
+        self._wrong_value = torch.where(fresh, values, self._wrong_value)
+        self._total += values
+        self._steps += 1
+        self._unread += 1
+        self._epoch = epoch
+
+    def check(self) -> None:
+        """Wait for what was added; raises Diverged with the first term that was not finite."""
+        self._unread = 0
+        steps = [int(step) for step in self._wrong_step.tolist()]
+        wrong = [(step, i) for i, step in enumerate(steps) if step >= 0]
+        if not wrong:
+            return
+        step, i = min(wrong)
+        raise Diverged(
+            f"loss term {self._names[i]!r} became {float(self._wrong_value[i])} at step {step} "
+            f"(epoch {self._epoch + 1}): lower the learning rate or the term's weight",
+            step,
+        )
+
+    def means(self) -> dict[str, float]:
+        """By name, over the steps since the last call; raises as `check` does."""
+        self.check()
+        self._keep()
+        found = {name: float(value) / self._steps for name, value in self._sums.items()}
+        self._start_epoch()
+        return found
+
+    def _keep(self) -> None:
+        self._sums |= dict(zip(self._names, self._total, strict=True))
+        self._names = ()
