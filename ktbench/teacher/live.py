@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,6 +37,7 @@ class Live:
         self._affine = _between(dataset, trained_on)
         self._flops: dict[tuple[int, ...], int] = {}
         self._last: tuple[int, ...] = ()
+        self._seconds = 0.0
 
     @property
     def digest(self) -> str:
@@ -57,11 +60,18 @@ class Live:
         with torch.no_grad():
             if self._last not in self._flops:
                 self._flops[self._last] = self._count(inputs)
-            return self._run(inputs, needs)
+            started = time.perf_counter()
+            features = self._run(inputs, needs)
+            self._seconds = time.perf_counter() - started
+            return features
 
     def flops(self) -> int:
         """Of one forward pass of the last batch's shape."""
         return self._flops[self._last]
+
+    def seconds(self) -> float:
+        """Of the last forward pass."""
+        return self._seconds
 
     def _count(self, inputs: Tensor) -> int:
         with FlopCounterMode(display=False) as counter:

@@ -1,0 +1,89 @@
+"""Ray as the pool uses it: connect, and find or start the actor of a pool."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import ktbench
+from ktbench.records import KtbenchError
+from ktbench.teacher.pool.messages import PoolJob
+
+NAMESPACE = "ktbench"
+PREFIX = "pool-"
+_HEAD = "node:__internal_head__"
+
+
+def import_ray() -> Any:
+    """The package, or one line that says how to get it."""
+    try:
+        import ray
+    except ImportError as error:
+        raise KtbenchError("a pool of teachers needs Ray: pip install 'ktbench[ray]'") from error
+    return ray
+
+
+def connect(address: str | None, cpus: int = 1) -> None:
+    """Join the Ray cluster at `address` (`auto`: the one on this machine), once per process.
+
+    None starts one of `cpus` cores in this process, which ends with it.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        return
+    root = str(Path(ktbench.__file__).resolve().parents[1])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    options: dict[str, Any] = {"address": address or "local"}
+    if address is None:
+        options |= {"num_cpus": cpus, "include_dashboard": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own, about its later versions.
+            ray.init(
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+                **options,
+            )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        where = address or "a cluster of its own"
+        raise KtbenchError(f"cannot connect to Ray ({where}): {reason}") from error
+
+
+def pool(job: PoolJob, weights: bytes, **settings: Any) -> Any:
+    """The coordinator of a job's pool; started, on the cluster's head, where there is none."""
+    ray = import_ray()
+    from ktbench.teacher.pool.coordinator import Coordinator
+
+    head = {_HEAD: 0.001} if _HEAD in ray.cluster_resources() else {}
+    actor = ray.remote(Coordinator).options(
+        name=PREFIX + job.name,
+        namespace=NAMESPACE,
+        lifetime="detached",  # It outlives a training that is stopped; without any it ends itself.
+        get_if_exists=True,
+        num_cpus=0,
+        resources=head,
+        max_concurrency=1000,
+    )
+    found = actor.remote(job, weights, **settings)
+    ray.get(found.begin.remote())
+    return found
+
+
+def pools() -> dict[str, Any]:
+    """The coordinators of all pools of the cluster, by the name of their job."""
+    ray = import_ray()
+    found = {}
+    for each in ray.util.list_named_actors(all_namespaces=True):
+        if each["namespace"] == NAMESPACE and each["name"].startswith(PREFIX):
+            try:
+                actor = ray.get_actor(each["name"], namespace=NAMESPACE)
+            except ValueError:
+                continue  # It has ended meanwhile.
+            found[each["name"].removeprefix(PREFIX)] = actor
+    return found
