@@ -67,6 +67,8 @@ class Finder:
             if seed in matrix.seeds[:number]:
                 self.say(("seeds", number), f"{seed} stands twice")
         views = self._views()
+        if not matrix.teacher.keep:
+            self.say(("teacher", "keep"), "must not be empty")
         exports = self._exports()
         devices = self._devices()
         if devices and not exports:

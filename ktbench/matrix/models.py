@@ -135,7 +135,7 @@ class ExportGrid(Section):
 class TeacherSection(SourceSpec):
     """Where a teacher's outputs come from while its students learn."""
 
-    keep: Annotated[Annotated[tuple[Kept, ...], Field(min_length=1)], OneOrMore] = ("logits",)
+    keep: Annotated[tuple[Kept, ...], OneOrMore] = ("logits",)
     """What a cache keeps: `logits`, `embedding`, `stages`; methods that read more are served
     live."""
 

@@ -22,10 +22,11 @@ from ktbench.records import (
     ExportSpec,
     Failure,
     KtbenchError,
+    SourceSpec,
     StorageError,
 )
 from ktbench.results import ResultsFolder
-from ktbench.runner.teachers import TrainedTeacher, dataset, source_of
+from ktbench.runner.teachers import TrainedTeacher, account_of, dataset, source_of
 from ktbench.teacher.source import TeacherSource
 from ktbench.train import Places, Progress, train_cohort
 from ktbench.weights import load_student, weights_digest
@@ -53,6 +54,7 @@ class CohortJob:
     exports: tuple[ExportSpec, ...]
     base: Path
     root: Path
+    source: SourceSpec = field(default_factory=SourceSpec)
 
     @property
     def units(self) -> int:
@@ -97,9 +99,16 @@ def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
     notes: list[str] = []
     try:
         data = dataset(job.tasks[0].cell.data, job.base)
-        source = source_of(job.taught_by, data, job.base)
+        source = source_of(
+            job.taught_by,
+            job.tasks[0].cell,
+            base=job.base,
+            wanted=job.source,
+            note=notes.append,
+        )
         seconds["data"], clock = time.perf_counter() - clock, time.perf_counter()
         trained = _train(job, data, source, report, notes.append)
+        notes += account_of(source)
     except (StorageError, OSError):
         raise
     except Exception as error:  # a user's own network may raise anything

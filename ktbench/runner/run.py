@@ -247,7 +247,8 @@ def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> 
                 _keep(this, CellOutcome(task.cell, None, failures=(teacher,)), None, tell=False)
         else:
             exports = this.plan.exports
-            jobs.append(CohortJob(tuple(group), teacher, exports, this.base, this.results.path))
+            source, folder = this.plan.source, this.results.path
+            jobs.append(CohortJob(tuple(group), teacher, exports, this.base, folder, source))
     if not jobs:
         return
     this.watcher.begin("students", sum(job.units for job in jobs))

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ktbench.data import Dataset, load
+from ktbench.data import Dataset, Stream, load
 from ktbench.files import write_atomically
 from ktbench.records import (
+    Cell,
     Checkpoint,
     DataSpec,
     Failure,
     KtbenchError,
+    SourceSpec,
     StorageError,
     Teacher,
 )
+from ktbench.teacher.cached import Cached
 from ktbench.teacher.live import Live
+from ktbench.teacher.serve import served
 from ktbench.teacher.source import TeacherSource
 from ktbench.teacher.store import TeacherStore
 from ktbench.train import Places, adopt, train_cohort
@@ -97,7 +101,9 @@ def _stored(job: TeacherJob, data: Dataset, report: Report) -> TrainedTeacher | 
             [trained] = train_cohort(
                 [cell],
                 dataset=data,
-                teacher=source_of(job.taught_by, data, job.base),
+                teacher=source_of(
+                    job.taught_by, cell, base=job.base, wanted=SourceSpec(source="live")
+                ),
                 places=lambda _: places,
                 base=job.base,
                 report=lambda p: report(p.done / p.total),
@@ -140,11 +146,21 @@ def _copied(
     return TrainedTeacher(job.teacher, record, weights, notes)
 
 
-def source_of(taught_by: TrainedTeacher | None, data: Dataset, base: Path) -> TeacherSource | None:
-    """Where students that learn from `data` get this teacher's outputs; None without a teacher."""
+def source_of(
+    taught_by: TrainedTeacher | None,
+    taught: Cell,
+    *,
+    base: Path,
+    wanted: SourceSpec,
+    note: Callable[[str], None] = lambda _: None,
+) -> TeacherSource | None:
+    """Where `taught`, and what shares its data and budget, gets its teacher's outputs.
+
+    None without a teacher.
+    """
     if taught_by is None:
         return None
-    cell = taught_by.teacher.cell
+    cell, data = taught_by.teacher.cell, dataset(taught.data, base)
     trained_on = dataset(cell.data, base)
     network = load_student(
         cell,
@@ -153,4 +169,21 @@ def source_of(taught_by: TrainedTeacher | None, data: Dataset, base: Path) -> Te
         in_channels=trained_on.shape[0],
         base=base,
     )
-    return Live(network, trained_on=trained_on, dataset=data, numeric=cell.numeric)
+    live = Live(network, trained_on=trained_on, dataset=data, numeric=cell.numeric)
+    stream = Stream(data, taught.seed, taught.train.batch_size, taught.train.views)
+    return served(
+        live,
+        taught=taught,
+        stream=stream,
+        teacher=(cell.key, taught_by.checkpoint.digest, trained_on.digest),
+        wanted=wanted,
+        note=note,
+    )
+
+
+def account_of(source: TeacherSource | None) -> list[str]:
+    """What to tell the user of how a source answered; it lets go of its files."""
+    if not isinstance(source, Cached):
+        return []
+    source.close()
+    return [source.account.text] if source.account.text else []

@@ -24,3 +24,9 @@ class TeacherSource(Protocol):
 
     def flops(self) -> int:
         """Of one forward pass of the last batch's shape, whatever the source really ran."""
+
+    def seconds(self) -> float:
+        """Of one forward pass of the last batch's shape, whatever the source really did.
+
+        So a cell's cost is what it would take alone (invariant 6).
+        """

@@ -164,14 +164,12 @@ def _epoch(
         needs = _union(active, batch.progress)
         features = None
         if teacher is not None and needs:
-            clock = time.perf_counter()
             features = teacher.outputs(batch, needs)
-            teacher_seconds = time.perf_counter() - clock
         for lane in active:
             lane.seconds += data_seconds
             reads = bool(lane.needs(batch.progress))
             if features is not None and teacher is not None and reads:
-                lane.teacher_seconds += teacher_seconds
+                lane.teacher_seconds += teacher.seconds()
                 lane.teacher_flops += teacher.flops()
             with _failing_alone(lane, step):
                 lane.step(batch, features if reads else None)
