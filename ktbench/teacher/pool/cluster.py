@@ -26,6 +26,11 @@ def import_ray() -> Any:
     return ray
 
 
+def connected() -> bool:
+    """Whether this process has a cluster already: it may run in one."""
+    return bool(import_ray().is_initialized())
+
+
 def connect(address: str | None, cpus: int = 1) -> None:
     """Join the Ray cluster at `address` (`auto`: the one on this machine), once per process.
 
