@@ -98,7 +98,7 @@ class Started:
             expected=Expected(shapes),
             epochs=taught.train.epochs,
             note=self.notes.append,
-            **options,
+            **{"wait_seconds": 60.0, **options},
         )
 
     def join(
@@ -187,13 +187,13 @@ class Nan(Worker):
 
 
 class Hangs(Worker):
-    """Never answers after its third batch."""
+    """Never answers after its fifth batch."""
 
     turn = 0
 
     def _answer(self, key: StreamKey, ask: Ask) -> Packed:
         self.turn += 1
-        if self.turn > 3:
+        if self.turn > 5:
             time.sleep(3600)
         return super()._answer(key, ask)
 

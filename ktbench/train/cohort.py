@@ -24,6 +24,7 @@ from ktbench.records import (
     Cost,
     Failure,
     KtbenchError,
+    StorageError,
 )
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.curves import write_curves
@@ -252,6 +253,8 @@ def _open(
                 reason = f"its saved work does not fit ({_one_line(error)})"
                 note(f"trains from the start: {cell.label}: {reason}")
                 lane = fresh()
+    except (StorageError, OSError):
+        raise  # what the run stands on is gone: no fault of the cell
     except Exception as error:  # a user's own network or method may raise anything
         return Failure(stage="train", reason=_one_line(error), step=0)
     return lane

@@ -182,10 +182,9 @@ class Coordinator:
         self._do(self._dispatcher.join(name, time.monotonic()))
         self._present()
 
-    def _lost(self, name: str, life: int, reason: str) -> None:
+    def _lost(self, name: str, hand: _Hand, life: int, reason: str) -> None:
         """A worker's process is gone; Ray may start it again."""
-        hand = self._hands.get(name)
-        if hand is None or hand.life != life:
+        if self._hands.get(name) is not hand or hand.life != life:
             return
         hand.life += 1
         hand.restarts += 1
@@ -213,6 +212,7 @@ class Coordinator:
             return
         hand.dismissals += 1
         if hand.dismissals >= MOST_DISMISSALS:
+            self._refused = f"{name}: dismissed: {reason}"
             self._end(name, "dismissed", reason)
             return
         hand.life += 1
@@ -329,14 +329,14 @@ class Coordinator:
         student, ask = asked
         key = self._students[student].key
         receipt, answer = hand.handle.answer.options(num_returns=2).remote(key, ask)
-        self._spawn(self._wait(task, worker, hand.life, receipt, answer))
+        self._spawn(self._wait(task, worker, hand, receipt, answer))
 
-    async def _wait(self, task: int, worker: str, life: int, receipt: Any, answer: Any) -> None:
-        failed = ""
+    async def _wait(self, task: int, worker: str, hand: _Hand, receipt: Any, answer: Any) -> None:
+        failed, life = "", hand.life
         try:
             failed = (await receipt).failed
         except RayActorError as error:
-            self._lost(worker, life, _first_line(error))
+            self._lost(worker, hand, life, _first_line(error))
             return
         except RayError as error:
             failed = _first_line(error)
@@ -390,7 +390,7 @@ class Coordinator:
         try:
             await hand.handle.alive.remote()
         except RayError as error:
-            self._lost(name, life, _first_line(error))
+            self._lost(name, hand, life, _first_line(error))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
