@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -272,7 +271,7 @@ def test_a_training_whose_workers_never_come_back_ends_and_can_be_resumed(
             tmp_path,
             CELLS[0],
             report=end_after_an_epoch,
-            checkpoint_seconds=0.0,
+            safeguard=True,
         )
     pool.join("w1")
     notes: list[str] = []

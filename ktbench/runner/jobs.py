@@ -154,6 +154,7 @@ def _train(
             base=job.base,
             report=tell,
             note=note,
+            safeguard=job.source.source == "pool",
         )
         if cells
         else ()
