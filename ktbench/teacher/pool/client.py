@@ -309,11 +309,23 @@ class Pool:
 
     def _attach(self) -> None:
         """Make this training known, with all that it still waits for."""
-        self._pool = self._connect()
+        deadline = time.monotonic() + self._wait_seconds
+        while True:
+            try:
+                self._pool = self._connect()
+                known = self._pool.attach.remote(self._me, self._key, self._label)
+                ray.get(known, timeout=self._wait_seconds)
+                break
+            except (RayError, ValueError) as error:  # it ends just now, or cannot be placed
+                if time.monotonic() >= deadline:
+                    raise TeachersGone(
+                        f"teacher {self._job.teacher.name}: its pool cannot be reached "
+                        f"({type(error).__name__}): look at the Ray cluster, and run again to go on"
+                    ) from error
+                time.sleep(0.2)
         if self._finalizer is not None:
             self._finalizer.detach()
         self._finalizer = weakref.finalize(self, _detach, self._pool, self._me)
-        ray.get(self._pool.attach.remote(self._me, self._key, self._label))
         self._ready.clear()
         self._took.clear()
         if self._open:

@@ -107,7 +107,7 @@ def pool(job: PoolJob, weights: bytes, **settings: Any) -> Any:
         max_concurrency=1000,
     )
     found = actor.remote(job, weights, **settings)
-    ray.get(found.begin.remote())
+    found.begin.remote()
     return found
 
 
@@ -115,7 +115,13 @@ def pools() -> dict[str, Any]:
     """The coordinators of all pools of the cluster, by the name of their job."""
     ray = import_ray()
     found = {}
-    for each in ray.util.list_named_actors(all_namespaces=True):
+    try:
+        actors = ray.util.list_named_actors(all_namespaces=True)
+    except Exception as error:  # Ray has many, and a cluster can go in any way
+        raise KtbenchError(
+            f"the Ray cluster does not answer any more ({type(error).__name__})"
+        ) from error
+    for each in actors:
         if each["namespace"] == NAMESPACE and each["name"].startswith(PREFIX):
             try:
                 actor = ray.get_actor(each["name"], namespace=NAMESPACE)
