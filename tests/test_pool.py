@@ -422,12 +422,18 @@ def test_teacher_serve_lends_a_worker_that_status_shows(
     pool.wait_for(lambda: not pool.workers())
 
 
-def test_a_pool_that_nobody_could_join_is_refused_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"address": "127.0.0.1:1"}, "cannot connect to Ray (127.0.0.1:1): Connection refused"),
+        ({}, "neither workers of its own nor a cluster"),
+    ],
+)
+def test_a_pool_that_nobody_could_join_is_refused_with_its_reason(
+    tmp_path: Path, settings: dict[str, str], said: str
 ) -> None:
-    commands = Commands(tmp_path, monkeypatch, capsys)
-    matrix = write_matrix(tmp_path / "m.yaml", teacher={"source": "pool", "address": "1.2.3:4"})
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    answer = commands("run", matrix)
-    assert answer.code == 1
-    assert "cannot connect to Ray (1.2.3:4)" in answer.err
+    matrix = write_matrix(tmp_path / "m.yaml", teacher={"source": "pool", **settings})
+    process = started("run", matrix, "--results", tmp_path / "r", "-q", cache=tmp_path)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert said in errors and "Traceback" not in errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def connect(address: str | None, cpus: int = 1) -> None:
     root = str(Path(ktbench.__file__).resolve().parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     where = address or "a cluster of its own"
+    _refuse_unreachable(address)
     options: dict[str, Any] = {"address": address or "local"}
     if address is None:
         options |= {"num_cpus": cpus, "include_dashboard": False}
@@ -89,6 +91,20 @@ def connect(address: str | None, cpus: int = 1) -> None:
         reason = " ".join(str(error).split())[:200]
         raise KtbenchError(f"cannot connect to Ray ({where}): {reason}") from error
     _OURS.append(where)
+
+
+def _refuse_unreachable(address: str | None) -> None:
+    """Say at once when nobody listens there: Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or "://" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise KtbenchError(
+            f"cannot connect to Ray ({address}): {error.strerror or error}: start a cluster with "
+            "`ray start --head`"
+        ) from error
 
 
 def pool(job: PoolJob, weights: bytes, **settings: Any) -> Any:
