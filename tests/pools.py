@@ -29,7 +29,7 @@ from ktbench.teacher.pool.messages import (
 )
 from ktbench.teacher.pool.worker import Worker
 from ktbench.weights import weights_digest
-from tests.training import DATA, HERE, cell, digits, teacher
+from tests.training import DATA, HERE, NUMERIC, cell, digits, teacher
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -65,7 +65,7 @@ def job(root: Path, data: DataSpec = DATA) -> tuple[PoolJob, bytes]:
     buffer = io.BytesIO()
     torch.save(live._network.state_dict(), buffer)
     assert weights_digest(live._network.state_dict()) == live.digest
-    return PoolJob(taught_by, data, str(HERE.resolve()), identity), buffer.getvalue()
+    return PoolJob(taught_by, data, NUMERIC, str(HERE.resolve()), identity), buffer.getvalue()
 
 
 class Started:

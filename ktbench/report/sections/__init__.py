@@ -6,6 +6,7 @@ from ktbench.report.sections.gains import gains
 from ktbench.report.sections.learning import convergence, costs
 from ktbench.report.sections.published import published
 from ktbench.report.sections.run import fairness, troubles
+from ktbench.report.sections.views import views
 
 __all__ = [
     "accuracy_and_cost",
@@ -17,4 +18,5 @@ __all__ = [
     "integrity",
     "published",
     "troubles",
+    "views",
 ]
