@@ -20,7 +20,7 @@ pytest.importorskip("ray")
 import ray
 
 from ktbench.data import Stream
-from ktbench.records import Checkpoint, DataSpec, Failure, SourceSpec
+from ktbench.records import Augmentation, Checkpoint, DataSpec, Failure, SourceSpec
 from ktbench.teacher.pool.actions import Rules
 from ktbench.teacher.pool.client import TeachersGone
 from ktbench.teacher.pool.messages import Ask, StreamKey, pack, unpack
@@ -323,6 +323,25 @@ def test_any_batch_is_answered_as_a_live_teacher_does(
             for a, b in zip(here or (), there or (), strict=True):
                 assert torch.equal(a, b) and a.stride() == b.stride()
     source.close()
+
+
+def test_without_augmentation_the_first_batch_keeps_its_layout(root: Path) -> None:
+    plain = DATA.model_copy(update={"augment": Augmentation()})
+    pool = Started(root, workers=0, data=plain)
+    pool.join("w0")
+    taught = cell("kd", data=plain)
+    source = pool.source(taught)
+    data = digits(plain.model_dump_json())
+    stream = Stream(data, taught.seed, taught.train.batch_size)
+    needs = Needs(logits=True, stages=True)
+    for batch in (
+        make_probe(stream, 32, CPU),
+        make_batch(stream, stream.order(0)[0], epoch=0, step=0, steps=9, device=CPU),
+    ):
+        ours, theirs = pools.live_on(root, data).outputs(batch, needs), source.outputs(batch, needs)
+        for a, b in zip(ours.stages, theirs.stages, strict=True):
+            assert torch.equal(a, b) and a.stride() == b.stride()
+    pool.end()
 
 
 def test_a_question_is_less_than_a_hundredth_of_the_images() -> None:

@@ -164,9 +164,14 @@ class Pool:
         return self._epoch_order
 
     def _is_plain(self, batch: Batch) -> bool:
-        """Whether the images are as they are in the data set: a probe of shapes."""
+        """Whether the images are as they are in the data set, in their layout: a probe of shapes.
+
+        Without augmentation the first batch has the same values; but strides choose kernels, and
+        so bits.
+        """
         images = plain_inputs(self._stream.dataset, batch.indices.cpu())
-        return torch.equal(batch.inputs.cpu(), images.cpu())
+        same = batch.inputs.stride() == images.stride()
+        return same and torch.equal(batch.inputs.cpu(), images.cpu())
 
     def _ask_ahead(self, step: int, bits: int) -> None:
         """Ask for this step and those that come next; let go of what was asked in vain."""
