@@ -18,7 +18,6 @@ from ktbench.data import Stream
 from ktbench.files import write_atomically
 from ktbench.records import KtbenchError, StorageError, canonical_json
 from ktbench.teacher.pool.answers import Expected
-from ktbench.teacher.pool.coordinator import Collected, Ready
 from ktbench.teacher.pool.messages import (
     Ask,
     Packed,
@@ -27,6 +26,7 @@ from ktbench.teacher.pool.messages import (
     needs_bits,
     unpack,
 )
+from ktbench.teacher.pool.people import Collected, Ready
 from ktbench.teacher.pool.worker import plain_inputs
 from students._contract import Features
 from transfer_methods._contract import Batch, Needs
