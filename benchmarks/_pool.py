@@ -172,15 +172,16 @@ class OpenPool:
             str(Path.cwd()),
         ).shapes
 
-    def source(self, seed: int = 0, *, epochs: int | None = None, wait: float = 300.0) -> Pool:
+    def source(
+        self, seed: int = 0, *, epochs: int | None = None, coordinator: Any | None = None
+    ) -> Pool:
         """What a training reads."""
         return Pool(
-            lambda: self.coordinator,
+            lambda: coordinator or self.coordinator,
             self.job,
             stream=self.lesson.stream(seed),
             expected=Expected(self.shapes),
             epochs=epochs or self.lesson.train.epochs,
-            wait_seconds=wait,
         )
 
     def join(self, name: str, handle: Any | None = None) -> Any:
@@ -244,6 +245,10 @@ class Trouble:
         finally:
             self._over.set()
             thread.join()
+
+    def told(self) -> str:
+        """What has happened so far."""
+        return f"{self.joins} joins, {self.leaves} leaves, {self.kills} kills with -9"
 
     def join(self) -> None:
         """One more worker."""
