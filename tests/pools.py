@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ktbench.networks import outline
 from ktbench.records import Cell, DataSpec
@@ -60,10 +62,6 @@ def job(root: Path, data: DataSpec = DATA) -> tuple[PoolJob, bytes]:
         trained_on=digits(taught_by.cell.data.model_dump_json()).digest,
         code=code_digest(),
     )
-    import io
-
-    import torch
-
     buffer = io.BytesIO()
     torch.save(live._network.state_dict(), buffer)
     assert weights_digest(live._network.state_dict()) == live.digest
@@ -81,6 +79,7 @@ class Started:
         )
         self.settings = {"workers": workers, **settings}
         self.notes: list[str] = []
+        self.handles: list[Any] = []
         self.coordinator = self.connect()
 
     def connect(self) -> Any:
@@ -99,15 +98,28 @@ class Started:
             expected=Expected(shapes),
             epochs=taught.train.epochs,
             note=self.notes.append,
-            **options,
+            **{"wait_seconds": 60.0, **options},
         )
 
-    def join(self, name: str, kind: type[Worker] = Worker, job: PoolJob | None = None) -> Any:
+    def join(
+        self,
+        name: str,
+        kind: type[Worker] = Worker,
+        job: PoolJob | None = None,
+    ) -> Any:
         """Add a worker of any kind from outside."""
         actor = ray.remote(kind).options(num_cpus=0, max_restarts=-1)
-        handle = actor.remote(job or self.job, self.weights)
+        handle = actor.remote(job or self.job)
         ray.get(self.coordinator.join.remote(name, [handle]))
+        self.handles.append(handle)
         return handle
+
+    def clear(self) -> None:
+        """End every worker that came from outside."""
+        for handle in self.handles:
+            ray.kill(handle)
+        self.handles.clear()
+        self.wait_for(lambda: not self.status()["workers"])
 
     def status(self) -> dict[str, Any]:
         """As `ktbench teacher status` has it."""
@@ -128,6 +140,11 @@ class Started:
     def end(self) -> None:
         """Let the pool go with all its workers."""
         ray.kill(self.coordinator)
+
+
+def most_ahead(pool: Started) -> int:
+    """The window of a single worker and student."""
+    return 4
 
 
 class Slow(Worker):
@@ -170,13 +187,13 @@ class Nan(Worker):
 
 
 class Hangs(Worker):
-    """Never answers after its third batch."""
+    """Never answers after its fifth batch."""
 
     turn = 0
 
     def _answer(self, key: StreamKey, ask: Ask) -> Packed:
         self.turn += 1
-        if self.turn > 3:
+        if self.turn > 5:
             time.sleep(3600)
         return super()._answer(key, ask)
 
@@ -184,7 +201,19 @@ class Hangs(Worker):
 class Stranger(Worker):
     """Has the right teacher and other code."""
 
-    def _ready(self) -> Hello:
-        hello = super()._ready()
+    def _ready(self, weights: bytes) -> Hello:
+        hello = super()._ready(weights)
         assert hello.identity is not None
         return replace(hello, identity=replace(hello.identity, code="0" * 16))
+
+
+class Heretic(Worker):
+    """Has another teacher of the same shape."""
+
+    def _ready(self, weights: bytes) -> Hello:
+        state = torch.load(io.BytesIO(weights), weights_only=True)
+        name = next(iter(state))
+        state[name] = state[name] + 1e-3
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        return super()._ready(buffer.getvalue())

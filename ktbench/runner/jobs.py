@@ -6,7 +6,7 @@ import atexit
 import hashlib
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -99,16 +99,19 @@ def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
     notes: list[str] = []
     try:
         data = dataset(job.tasks[0].cell.data, job.base)
-        source = source_of(
-            job.taught_by,
-            job.tasks[0].cell,
-            base=job.base,
-            wanted=job.source,
-            note=notes.append,
-        )
-        seconds["data"], clock = time.perf_counter() - clock, time.perf_counter()
-        trained = _train(job, data, source, report, notes.append)
-        notes += account_of(source)
+        with ExitStack() as ending:
+            source = source_of(
+                job.taught_by,
+                job.tasks[0].cell,
+                base=job.base,
+                wanted=job.source,
+                note=notes.append,
+                history=job.root / "pool",
+                ending=ending,
+            )
+            seconds["data"], clock = time.perf_counter() - clock, time.perf_counter()
+            trained = _train(job, data, source, report, notes.append)
+            notes += account_of(source)
     except (StorageError, OSError):
         raise
     except Exception as error:  # a user's own network may raise anything
@@ -151,6 +154,7 @@ def _train(
             base=job.base,
             report=tell,
             note=note,
+            safeguard=job.source.source == "pool",
         )
         if cells
         else ()

@@ -114,6 +114,10 @@ def run(
         tasks = _open_tasks(this)
         teachers = _teacher_wave(this, tasks)
         _cohort_wave(this, tasks, teachers)
+        if plan.source.source == "pool":
+            from ktbench.runner.pooling import close  # Ray is large, and not everybody has it
+
+            close()  # before anything is measured here
         _measuring_wave(this)
         results.write_failures(
             [f for f in teachers.values() if isinstance(f, Failure)] + summary.unmeasured

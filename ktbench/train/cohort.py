@@ -24,6 +24,7 @@ from ktbench.records import (
     Cost,
     Failure,
     KtbenchError,
+    StorageError,
 )
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.curves import write_curves
@@ -72,12 +73,15 @@ def train_cohort(
     report: Callable[[Progress], None] = lambda _: None,
     note: Note = lambda _: None,
     checkpoint_seconds: float | None = None,
+    safeguard: bool = False,
 ) -> list[Checkpoint | Failure]:
     """Train cells that share teacher, data, seed and budget; one result per cell, in order.
 
     A cell's weights do not depend on the others. One that diverges, or whose method fails, leaves
     with a Failure; the others go on. A killed training goes on from its last checkpoint, which is
-    written every `checkpoint_seconds` (`checkpoint_interval` when not given).
+    written every `checkpoint_seconds` (`checkpoint_interval` when not given). With `safeguard` the
+    start of each epoch is held in memory, and written when a StorageError ends the training: a
+    source whose workers may all go needs it.
     """
     interval = checkpoint_interval() if checkpoint_seconds is None else checkpoint_seconds
     first = cells[0]
@@ -91,7 +95,7 @@ def train_cohort(
     ]
     running = [lane for lane in lanes if isinstance(lane, Lane)]
     _tell_resumed(running, note)
-    _train(running, stream, teacher, places, report, interval)
+    _train(running, stream, teacher, places, report, interval, safeguard)
     if teacher is not None and teacher.digest != before:
         raise KtbenchError("the teacher's weights or buffers changed while its students learnt")
     return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in lanes]
@@ -126,12 +130,19 @@ def _train(
     places: Callable[[Cell], Places],
     report: Callable[[Progress], None],
     checkpoint_seconds: float,
+    safeguard: bool,
 ) -> None:
     epochs = lanes[0].cell.train.epochs if lanes else 0
     saved = time.monotonic()
     for epoch in range(min((lane.epoch for lane in lanes), default=0), epochs):
         active = [lane for lane in lanes if lane.failure is None and lane.epoch == epoch]
-        _epoch(active, stream, teacher, epoch, epochs)
+        starts = [(places(lane.cell).work, _packed(lane)) for lane in active] if safeguard else []
+        try:
+            _epoch(active, stream, teacher, epoch, epochs)
+        except StorageError:
+            for path, start in starts:
+                write_atomically(path, start)
+            raise
         report(Progress(sum(epochs if x.failure else x.epoch for x in lanes), epochs * len(lanes)))
         if time.monotonic() - saved >= checkpoint_seconds and epoch + 1 < epochs:
             for lane in active:
@@ -252,15 +263,21 @@ def _open(
                 reason = f"its saved work does not fit ({_one_line(error)})"
                 note(f"trains from the start: {cell.label}: {reason}")
                 lane = fresh()
+    except (StorageError, OSError):
+        raise  # what the run stands on is gone: no fault of the cell
     except Exception as error:  # a user's own network or method may raise anything
         return Failure(stage="train", reason=_one_line(error), step=0)
     return lane
 
 
 def _save(lane: Lane, path: Path) -> None:
+    write_atomically(path, _packed(lane))
+
+
+def _packed(lane: Lane) -> bytes:
     buffer = io.BytesIO()
     torch.save(lane.state(), buffer)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _finish(lane: Lane, places: Callable[[Cell], Places]) -> Checkpoint | Failure:

@@ -36,6 +36,7 @@ POLL = 1.0
 PATIENCE = 10.0
 """How long nobody answers before the user is told."""
 HISTORY_EVERY = 20.0
+"""Seconds between two writings of the pool's history, in a folder beside the results."""
 MOST_BYTES = 512e6
 """Of answers that lie ready ahead of one training."""
 
@@ -72,12 +73,14 @@ class Pool:
         expected: Expected,
         epochs: int,
         wait_seconds: float = 300.0,
+        patience: float = PATIENCE,
         label: str = "",
         history: Path | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._connect, self._job, self._stream = connect, job, stream
-        self._expected, self._wait_seconds, self._note = expected, wait_seconds, note
+        self._expected, self._note = expected, note
+        self._wait_seconds, self._patience = wait_seconds, min(patience, wait_seconds / 2)
         self._last_step = epochs * stream.steps_per_epoch
         self._history, self._written = history, time.monotonic()
         self._me, self._label = uuid.uuid4().hex[:12], label
@@ -297,7 +300,7 @@ class Pool:
                 f"teacher {name}: {what}, for {self._wait_seconds:g} s: start workers with "
                 "`ktbench teacher serve`, and run again to go on"
             )
-        if now - self._troubled >= min(PATIENCE, self._wait_seconds / 2) and not self._told:
+        if now - self._troubled >= self._patience and not self._told:
             self._told = True
             self._note(
                 f"teacher {name}: {what}: waiting up to {self._wait_seconds:g} s for one to join "
@@ -327,7 +330,8 @@ class Pool:
             found = ray.get(self._pool.history.remote(), timeout=10)
         except RayError:
             return  # It is gone, and its history with it; what was written stays.
-        write_atomically(self._history, canonical_json(found) + "\n")
+        name = f"{self._job.name}-{int(found['started'])}.json"
+        write_atomically(self._history / name, canonical_json(found) + "\n")
 
 
 def _detach(pool: Any, student: str) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +18,47 @@ from ktbench.teacher.pool.messages import PoolJob
 
 NAMESPACE = "ktbench"
 PREFIX = "pool-"
+_OURS: list[str] = []
+"""The cluster that this process joined by `connect`."""
 _HEAD = "node:__internal_head__"
 
 
 def import_ray() -> Any:
     """The package, or one line that says how to get it."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # it tells deaths of workers twice
     try:
         import ray
     except ImportError as error:
         raise KtbenchError("a pool of teachers needs Ray: pip install 'ktbench[ray]'") from error
     return ray
+
+
+def connected() -> bool:
+    """Whether this process has a cluster already: it may run in one."""
+    return bool(import_ray().is_initialized())
+
+
+def disconnect() -> None:
+    """Leave the cluster that `connect` joined; one that it started ends with all its workers."""
+    if _OURS:
+        _OURS.clear()
+        import_ray().shutdown()
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Signals keep the meaning that they had: Ray takes SIGTERM for itself when it starts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def connect(address: str | None, cpus: int = 1) -> None:
@@ -36,11 +71,12 @@ def connect(address: str | None, cpus: int = 1) -> None:
         return
     root = str(Path(ktbench.__file__).resolve().parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    where = address or "a cluster of its own"
     options: dict[str, Any] = {"address": address or "local"}
     if address is None:
         options |= {"num_cpus": cpus, "include_dashboard": False}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _own_handlers():
             warnings.simplefilter("ignore")  # Ray's own, about its later versions.
             ray.init(
                 namespace=NAMESPACE,
@@ -51,8 +87,8 @@ def connect(address: str | None, cpus: int = 1) -> None:
             )
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        where = address or "a cluster of its own"
         raise KtbenchError(f"cannot connect to Ray ({where}): {reason}") from error
+    _OURS.append(where)
 
 
 def pool(job: PoolJob, weights: bytes, **settings: Any) -> Any:

@@ -36,6 +36,8 @@ from ktbench.teacher.pool.worker import Worker
 TICK = 0.1
 LINGER = 60.0
 """How long a pool without trainings waits for the next one."""
+LOOK_EVERY = 1.0
+"""How often a worker without work is asked whether it is there."""
 SILENT = 900.0
 """How long a training may say nothing before it is taken to be dead; it may come again."""
 MOST_DISMISSALS = 3
@@ -89,6 +91,8 @@ class _Hand:
     restarts: int = 0
     dismissals: int = 0
     hello: Hello | None = None
+    looked: float = 0.0
+    """When it was last asked whether it is alive."""
 
 
 class Coordinator:
@@ -104,8 +108,8 @@ class Coordinator:
         rules: Rules | None = None,
         linger: float = LINGER,
     ) -> None:
-        self._job, self._weights = job, weights
-        self._stored = ray.put(weights)
+        self._job = job
+        self._weights = ray.put(weights)
         self._wanted, self._most, self._linger = workers, max(workers, most_workers), linger
         self._dispatcher = Dispatcher(rules)
         self._history = History()
@@ -129,9 +133,9 @@ class Coordinator:
 
     # ------------------------------------------------------------ workers
 
-    async def kit(self) -> tuple[PoolJob, bytes]:
-        """What somebody needs who wants to start a worker for this pool."""
-        return self._job, self._weights
+    async def job(self) -> PoolJob:
+        """What a worker of this pool is made with; the weights it is given when it is let in."""
+        return self._job
 
     async def join(self, name: str, actor: Sequence[Any]) -> None:
         """Take in a worker that somebody has started; `actor` holds its handle."""
@@ -140,7 +144,7 @@ class Coordinator:
     def _start_worker(self) -> None:
         self._started += 1
         actor = ray.remote(Worker).options(num_cpus=self._job.threads, max_restarts=-1)
-        handle = actor.remote(self._job, self._stored)
+        handle = actor.remote(self._job)
         self._take_in(f"worker-{self._started}", _Hand(handle, own=True))
 
     def _take_in(self, name: str, hand: _Hand) -> None:
@@ -152,7 +156,7 @@ class Coordinator:
         tries = 0
         while self._hands.get(name) is hand:
             try:
-                hello: Hello = await hand.handle.hello.remote()
+                hello: Hello = await hand.handle.hello.remote(self._weights)
             except ActorUnavailableError:
                 await asyncio.sleep(TICK)  # Ray is starting it again.
             except RayError as error:
@@ -178,10 +182,9 @@ class Coordinator:
         self._do(self._dispatcher.join(name, time.monotonic()))
         self._present()
 
-    def _lost(self, name: str, life: int, reason: str) -> None:
+    def _lost(self, name: str, hand: _Hand, life: int, reason: str) -> None:
         """A worker's process is gone; Ray may start it again."""
-        hand = self._hands.get(name)
-        if hand is None or hand.life != life:
+        if self._hands.get(name) is not hand or hand.life != life:
             return
         hand.life += 1
         hand.restarts += 1
@@ -209,6 +212,7 @@ class Coordinator:
             return
         hand.dismissals += 1
         if hand.dismissals >= MOST_DISMISSALS:
+            self._refused = f"{name}: dismissed: {reason}"
             self._end(name, "dismissed", reason)
             return
         hand.life += 1
@@ -325,14 +329,14 @@ class Coordinator:
         student, ask = asked
         key = self._students[student].key
         receipt, answer = hand.handle.answer.options(num_returns=2).remote(key, ask)
-        self._spawn(self._wait(task, worker, hand.life, receipt, answer))
+        self._spawn(self._wait(task, worker, hand, receipt, answer))
 
-    async def _wait(self, task: int, worker: str, life: int, receipt: Any, answer: Any) -> None:
-        failed = ""
+    async def _wait(self, task: int, worker: str, hand: _Hand, receipt: Any, answer: Any) -> None:
+        failed, life = "", hand.life
         try:
             failed = (await receipt).failed
         except RayActorError as error:
-            self._lost(worker, life, _first_line(error))
+            self._lost(worker, hand, life, _first_line(error))
             return
         except RayError as error:
             failed = _first_line(error)
@@ -368,10 +372,25 @@ class Coordinator:
             await asyncio.sleep(TICK)
             now = time.monotonic()
             self._do(self._dispatcher.tick(now))
+            self._look_at_idle(now)
             for name in [n for n, s in self._students.items() if now - s.heard > SILENT]:
                 self._forget(name)
             if not self._students and now - self._heard > self._linger:
                 ray.kill(ray.get_runtime_context().current_actor)
+
+    def _look_at_idle(self, now: float) -> None:
+        """A worker that has nothing to do cannot fail at it: it is asked now and then."""
+        for name, state in self._dispatcher.workers.items():
+            hand = self._hands[name]
+            if not state.holds and now - hand.looked > LOOK_EVERY:
+                hand.looked = now
+                self._spawn(self._look(name, hand, hand.life))
+
+    async def _look(self, name: str, hand: _Hand, life: int) -> None:
+        try:
+            await hand.handle.alive.remote()
+        except RayError as error:
+            self._lost(name, hand, life, _first_line(error))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -36,24 +36,27 @@ from transfer_methods._contract import Batch
 class Worker:
     """Runs as a Ray actor: made anew from these arguments whenever its process is started again."""
 
-    def __init__(self, job: PoolJob, weights: bytes, base: str | None = None) -> None:
+    def __init__(self, job: PoolJob, base: str | None = None) -> None:
         self._job = job
-        self._weights = weights
         self._base = Path(base or job.base)
         self._hello: Hello | None = None
 
-    def hello(self) -> Hello:
-        """Get ready, and say who this is; trouble is told, not raised."""
+    def alive(self) -> bool:
+        """Answered by a process that is there and not stuck."""
+        return True
+
+    def hello(self, weights: bytes) -> Hello:
+        """Get ready with the teacher's file, and say who this is; trouble is told, not raised."""
         if self._hello is None:
             try:
-                self._hello = self._ready()
+                self._hello = self._ready(weights)
             except Exception as error:  # a user's own network or data may raise anything
                 text = " ".join(str(error).split())[:300]
                 kind = "" if isinstance(error, KtbenchError) else f"{type(error).__name__}: "
                 self._hello = Hello(None, platform.node(), os.getpid(), trouble=kind + text)
         return self._hello
 
-    def _ready(self) -> Hello:
+    def _ready(self, weights: bytes) -> Hello:
         cell = self._job.teacher.cell
         self._device = prepare(cell.numeric)
         self._data = load(self._job.data, self._base)
@@ -62,7 +65,7 @@ class Worker:
         own = catalogue.code_digest(cell.student.name, str(self._base))
         if own != cell.student.code:
             raise KtbenchError(f"{cell.student.name}: another file (digest {own}) than was trained")
-        self._live = self._teacher(trained_on)
+        self._live = self._teacher(weights, trained_on)
         identity = Identity(
             teacher=self._live.digest,
             data=self._data.digest,
@@ -75,10 +78,10 @@ class Worker:
         self._order = lru_cache(maxsize=16)(lambda key, epoch: self._stream(key).order(epoch))
         return Hello(identity, platform.node(), os.getpid(), self._live.stage_names)
 
-    def _teacher(self, trained_on: Dataset) -> Live:
+    def _teacher(self, weights: bytes, trained_on: Dataset) -> Live:
         cell = self._job.teacher.cell
         with tempfile.NamedTemporaryFile(suffix=".pt") as file:
-            file.write(self._weights)
+            file.write(weights)
             file.flush()
             network = load_student(
                 cell,
@@ -104,9 +107,6 @@ class Worker:
         return self._live.digest
 
     def _answer(self, key: StreamKey, ask: Ask) -> Packed:
-        hello = self.hello()
-        if hello.identity is None:
-            raise KtbenchError(hello.trouble)
         batch = self._batch(key, ask)
         needs = needs_of(ask.needs)
         features = self._live.outputs(batch, needs)
