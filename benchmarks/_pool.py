@@ -162,7 +162,6 @@ class OpenPool:
     ) -> None:
         self.lesson, self.job = lesson, lesson.job()
         actor = ray.remote(kind).options(num_cpus=0, max_concurrency=1000)
-        self._weights = ray.put(lesson.weights)  # which lets Ray start a worker again
         self.coordinator = actor.remote(self.job, lesson.weights, rules=rules)
         ray.get(self.coordinator.begin.remote())
         self.shapes = outline(
@@ -188,7 +187,7 @@ class OpenPool:
         """Take in a worker, a new real one when none is given; answers its handle."""
         if handle is None:
             actor = ray.remote(Worker).options(num_cpus=0, max_restarts=-1)
-            handle = actor.remote(self.job, self._weights)
+            handle = actor.remote(self.job)
         ray.get(self.coordinator.join.remote(name, [handle]))
         return handle
 

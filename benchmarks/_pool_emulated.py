@@ -24,7 +24,7 @@ import ray
 import torch
 
 from benchmarks._pool import Lesson, OpenPool
-from ktbench.numeric import EVERYTHING
+from ktbench import catalogue
 from ktbench.records import DataSpec, Item, TrainSpec
 from ktbench.teacher.pool.messages import Ask, Hello, Packed, PoolJob, Receipt, StreamKey
 from ktbench.train.placing import make_batch
@@ -99,15 +99,8 @@ def calibrated() -> Times:
 
 
 def _network(name: str) -> Any:
-    made = catalogue_build(name)
+    made: Any = catalogue.build_student(name, {}, num_classes=10, in_channels=3)
     return made.to(memory_format=torch.channels_last)
-
-
-def catalogue_build(name: str) -> Any:
-    """A network of the catalogue for small colour images."""
-    from ktbench import catalogue
-
-    return catalogue.build_student(name, {}, num_classes=10, in_channels=3)
 
 
 def _median_seconds(take: Callable[[], None], rounds: int = 7) -> float:
@@ -134,7 +127,7 @@ class Host:
         values = self._draws.standard_normal(rows * classes).astype(np.float32)
         self._packed = Packed({"logits": (values, (rows, classes), (classes, 1))}, 1, 1.0)
 
-    async def hello(self, lane: int) -> Hello:
+    async def hello(self, lane: int, weights: bytes) -> Hello:
         """As a real worker that is ready."""
         return Hello(self._job.identity, f"{platform.node()} (emulated)", os.getpid())
 
@@ -145,6 +138,10 @@ class Host:
         self._free[lane] = max(now, self._free[lane]) + service
         await asyncio.sleep(self._free[lane] - now)
         return Receipt(service), self._packed
+
+    async def alive(self, lane: int) -> bool:
+        """The process is."""
+        return True
 
     async def digest(self, lane: int) -> str:
         """Of the teacher."""
@@ -167,6 +164,11 @@ class Lane:
     def answer(self) -> Call:
         """Answer a batch."""
         return Call(self, "answer")
+
+    @property
+    def alive(self) -> Call:
+        """Whether it is there."""
+        return Call(self, "alive")
 
     @property
     def digest(self) -> Call:
@@ -303,5 +305,3 @@ def online(times: Times, *, seconds: float) -> float:
         steps += 1
     return steps / (time.monotonic() - start)
 
-
-__all__ = ["EVERYTHING", "Mix", "Times", "calibrated", "lesson", "online", "throughput"]

@@ -309,6 +309,7 @@ class Coordinator:
                     self._deliver(task, worker)
                 case Drop(task, worker):
                     self._answers.pop((task, worker), None)
+                    self._history.dropped += 1
                 case Poisoned(task, student, reason):
                     self._poisoned(task, student, reason)
                 case Dismiss(worker, reason):

@@ -30,6 +30,8 @@ class History:
     events: list[Event] = field(default_factory=list)
     answers: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     """Answers delivered in each second since the start."""
+    dropped: int = 0
+    """Answers that came when another had been first, or when nobody waited for them any more."""
     workers: dict[int, int] = field(default_factory=dict)
     """Workers that were there in a second, where that changed."""
 
@@ -57,5 +59,6 @@ class History:
             "seconds": round(self.now(), 3),
             "events": [asdict(event) for event in self.events],
             "answers": sorted(self.answers.items()),
+            "dropped": self.dropped,
             "workers": sorted(self.workers.items()),
         }
