@@ -37,6 +37,8 @@ from ktbench.train import Places, train_cohort
 from ktbench.weights import weights_digest
 
 NUMERIC = NumericSpec(threads=1)
+LINGER_S = 3600.0
+"""A benchmark ends its pool itself, and may not ask it anything for minutes."""
 
 
 @contextmanager
@@ -161,8 +163,9 @@ class OpenPool:
         rules: Rules | None = None,
     ) -> None:
         self.lesson, self.job = lesson, lesson.job()
-        actor = ray.remote(kind).options(num_cpus=0, max_concurrency=1000)
-        self.coordinator = actor.remote(self.job, lesson.weights, rules=rules)
+        actor: Any = ray.remote(kind)
+        actor = actor.options(num_cpus=0, max_concurrency=1000)
+        self.coordinator: Any = actor.remote(self.job, lesson.weights, rules=rules, linger=LINGER_S)
         ray.get(self.coordinator.begin.remote())
         self.shapes = outline(
             lesson.taught_by.cell.student,
@@ -186,7 +189,8 @@ class OpenPool:
     def join(self, name: str, handle: Any | None = None) -> Any:
         """Take in a worker, a new real one when none is given; answers its handle."""
         if handle is None:
-            actor = ray.remote(Worker).options(num_cpus=0, max_restarts=-1)
+            actor: Any = ray.remote(Worker)
+            actor = actor.options(num_cpus=0, max_restarts=-1)
             handle = actor.remote(self.job)
         ray.get(self.coordinator.join.remote(name, [handle]))
         return handle

@@ -270,8 +270,8 @@ def throughput(
     """Batches per second of each student on an emulated pool, once it has settled."""
     pool = make(lesson())
     services = mix.services(times, seed)
-    host = ray.remote(Host).options(num_cpus=0, max_concurrency=1000)
-    handle = host.remote(pool.job, services, 64, 10)
+    host: Any = ray.remote(Host)
+    handle: Any = host.options(num_cpus=0, max_concurrency=1000).remote(pool.job, services, 64, 10)
     for number in range(mix.count):
         pool.join(f"w{number}", Lane(handle, number))
     pool.wait_for(lambda: len(pool.workers()) == mix.count)
@@ -304,4 +304,3 @@ def online(times: Times, *, seconds: float) -> float:
         time.sleep(times.t_student)
         steps += 1
     return steps / (time.monotonic() - start)
-

@@ -28,7 +28,6 @@ from benchmarks._claim import Outcome
 from benchmarks._pool import Lesson, OpenPool, cluster_of, random_images
 from ktbench.records import Item, TrainSpec
 from ktbench.teacher.pool.coordinator import Coordinator
-from ktbench.teacher.pool.messages import Ask
 from ktbench.train.placing import make_batch
 from transfer_methods._contract import Needs
 
@@ -93,10 +92,10 @@ def flows(processes: set[int]) -> Flows:
         elif peers is not None and (count := _SENT.search(line)):
             sent[peers] = int(count[1])
     total = Flows()
-    for (here, there), count in sent.items():
+    for (here, there), carried in sent.items():
         ours, theirs = owner[here], owner.get(there, 0)
         if ours in processes:
-            total[ours, theirs if theirs in processes else 0] += count
+            total[ours, theirs if theirs in processes else 0] += carried
     return total
 
 

@@ -83,8 +83,8 @@ class StudyRule(Dispatcher):
 class StudyCoordinator(Coordinator):
     """The pool's messages under the study's rule."""
 
-    def __init__(self, *arguments: Any, rules: Rules | None = None) -> None:
-        super().__init__(*arguments, rules=rules)
+    def __init__(self, *arguments: Any, rules: Rules | None = None, linger: float) -> None:
+        super().__init__(*arguments, rules=rules, linger=linger)
         self._dispatcher = StudyRule(rules)
 
 

@@ -1,4 +1,4 @@
-"""A training on a pool in a process of its own: `python -m tests.apart FOLDER ADDRESS NAME WORKERS`.
+"""A training on a pool in a process of its own: `tests.apart FOLDER ADDRESS POOL WORKERS`.
 
 It prints a line per epoch, and at its end the digest of the student's weights.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -182,12 +183,21 @@ def test_a_batch_that_is_answered_twice_is_used_once(
 # ---------------------------------------------------------------- a training that dies
 
 
-def apart(folder: Path, name: str, workers: int, *, inside: list[str] | None = None) -> Any:
-    """The training of `tests.apart` in a process of its own."""
-    address = "10.213.7.1:6399" if inside else ray.get_runtime_context().gcs_address
+def apart(
+    folder: Path,
+    name: str,
+    workers: int,
+    *,
+    inside: tuple[str, str] | None = None,
+    environment: dict[str, str] | None = None,
+) -> Any:
+    """The training of `tests.apart` in a process of its own, in a namespace where one is named."""
+    address = f"{inside[1]}:6399" if inside else ray.get_runtime_context().gcs_address
+    where = ["ip", "netns", "exec", inside[0]] if inside else []
     return subprocess.Popen(
-        [*(inside or []), sys.executable, "-m", "tests.apart", folder, address, name, str(workers)],
+        [*where, sys.executable, "-m", "tests.apart", folder, address, name, str(workers)],
         cwd=ROOT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -254,44 +264,83 @@ def unplug() -> None:
         subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
-def node(host: tuple[str, str], folder: Path, *options: str) -> Any:
+def node(host: tuple[str, str], environment: dict[str, str], *options: str) -> Any:
     """A node of a cluster in a namespace, which ends with its process group."""
     name, address = host
     return subprocess.Popen(
         [
             *("ip", "netns", "exec", name, sys.executable, "-m", "ray.scripts.scripts", "start"),
             *(f"--node-ip-address={address}", "--block", "--disable-usage-stats", *options),
-            *("--object-store-memory=200000000", f"--temp-dir={folder}"),
+            "--object-store-memory=200000000",
         ],
-        env={**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONPATH": str(ROOT)},
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
 
 
+def listening(name: str) -> bool:
+    """Whether the head of the cluster can be reached."""
+    shown = subprocess.run(
+        ["ip", "netns", "exec", name, "ss", "-ltnH", "sport = :6399"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return bool(shown.stdout.strip())
+
+
+@contextmanager
+def cluster_apart() -> Iterator[dict[str, str]]:
+    """A head and a far node, each on a host of its own; yields what a driver needs to know."""
+    short = tempfile.mkdtemp(prefix="kt")  # Ray's sockets have a limit on their names
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "PYTHONPATH": str(ROOT),
+    }
+    nodes: list[Any] = []
+    try:
+        with two_hosts():
+            nodes.append(
+                node(
+                    HEAD, environment, "--head", "--port=6399", "--num-cpus=0",
+                    "--include-dashboard=false", f"--temp-dir={short}",
+                )
+            )  # fmt: skip
+            deadline = time.monotonic() + 60
+            while not listening(HEAD[0]) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            nodes.append(node(FAR, environment, f"--address={HEAD[1]}:6399", "--num-cpus=1"))
+            yield environment
+    finally:
+        end(*nodes)
+        shutil.rmtree(short, ignore_errors=True)
+
+
+def end(*processes: Any) -> None:
+    """End process groups that were started here."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
 def test_a_network_that_is_cut_for_some_seconds_delays_the_training_and_no_more(
     live: str, tmp_path: Path
 ) -> None:
-    short = Path(tempfile.mkdtemp(prefix="kt"))  # Ray's sockets have a limit on their names
-    started: list[Any] = []
-    try:
-        with two_hosts():
-            started += [
-                node(HEAD, short, "--head", "--port=6399", "--num-cpus=0",
-                     "--include-dashboard=false"),
-                node(FAR, short, "--address=10.213.7.1:6399", "--num-cpus=1"),
-            ]  # fmt: skip
-            training = apart(tmp_path, "cut", 1, inside=["ip", "netns", "exec", HEAD[0]])
-            started.append(training)
+    with cluster_apart() as environment:
+        training = apart(tmp_path, "cut", 1, inside=HEAD, environment=environment)
+        try:
             line(training, "epoch 3")
             ip("-n", HEAD[0], "link", "set", "kth", "down")
             time.sleep(CUT_S)
+            # It stands still but for what it had asked for ahead: less than two epochs.
+            os.set_blocking(training.stdout.fileno(), False)
+            said = training.stdout.read() or ""
+            os.set_blocking(training.stdout.fileno(), True)
+            assert said.count("epoch") <= 3 and "digest" not in said, said
             ip("-n", HEAD[0], "link", "set", "kth", "up")
             assert line(training, "digest") == f"digest {live}"
-    finally:
-        for process in started:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        shutil.rmtree(short, ignore_errors=True)
+        finally:
+            end(training)

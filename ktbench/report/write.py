@@ -49,6 +49,7 @@ def build_page(analysis: Analysis) -> Page:
             sections.integrity(analysis),
             sections.devices(analysis),
             sections.costs(analysis),
+            *sections.pools(analysis),
             sections.troubles(analysis),
             sections.fairness(analysis),
         ),
