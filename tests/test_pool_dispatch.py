@@ -320,3 +320,13 @@ def test_what_is_withdrawn_is_answered_to_nobody() -> None:
     world.act(world.dispatcher.submit(10, "s", world.now))
     world.run(5)
     assert world.accepted == Counter([10])
+
+
+def test_students_take_equally_often_though_their_tasks_go_to_workers_of_unequal_speed() -> None:
+    speeds = {f"fast{i}": 0.3 for i in range(2)} | {f"slow{i}": 3.75 for i in range(8)}
+    world = Taking(speeds)
+    took = [world.student(name, pace=0.1, count=400, start=1000 * i) for i, name in enumerate("ab")]
+    world.run(60.0)
+    for began in range(10, 50, 10):
+        counts = [sum(began <= t < began + 10 for t in times) for times in took]
+        assert min(counts) >= 0.6 * max(counts), (began, counts)

@@ -29,7 +29,7 @@ from ktbench.teacher.pool.actions import (
 from ktbench.teacher.pool.actions import Ask as AskForWorker
 from ktbench.teacher.pool.dispatch import Dispatcher
 from ktbench.teacher.pool.history import History
-from ktbench.teacher.pool.messages import Ask, Hello, PoolJob, StreamKey
+from ktbench.teacher.pool.messages import Ask, Hello, PoolJob, Receipt, StreamKey
 from ktbench.teacher.pool.people import (
     Collected,
     Hand,
@@ -266,6 +266,7 @@ class Coordinator:
                     self._deliver(task, worker)
                 case Drop(task, worker):
                     self._answers.pop((task, worker), None)
+                    self._history.dropped += 1
                 case Poisoned(task, student, reason):
                     self._poisoned(task, student, reason)
                 case Dismiss(worker, reason):
@@ -291,7 +292,8 @@ class Coordinator:
     async def _wait(self, task: int, worker: str, hand: Hand, receipt: Any, answer: Any) -> None:
         failed, life = "", hand.life
         try:
-            failed = (await receipt).failed
+            told: Receipt = await receipt
+            failed = told.failed
         except RayActorError as error:
             self._lost(worker, hand, life, first_line(error))
             return
@@ -302,6 +304,7 @@ class Coordinator:
             self._history.add("failed", worker, failed)
             self._do(self._dispatcher.failed(task, worker, failed, now))
         else:
+            self._history.worked(worker, told.seconds)
             self._answers[task, worker] = answer
             self._do(self._dispatcher.answered(task, worker, now))
 

@@ -6,7 +6,8 @@ to its student once, or is poisoned, or was withdrawn; it is never lost.
 Tasks are placed by list scheduling on measured speeds: in the order in which the students need
 them, each goes to where it is expected to be done first, what that worker already holds included.
 A slow worker so gets those that a fast one could not answer sooner, which are the later ones.
-Students share by start-time fair queueing over the workers' seconds.
+Students share by start-time fair queueing over tasks: what a task takes is its worker's doing, and
+a student whose tasks went to slow workers must not wait for it a second time.
 """
 
 from __future__ import annotations
@@ -223,7 +224,7 @@ class Dispatcher:
         heap = [(w.free_at(now, service[w.name]) + service[w.name], w.name) for w in active]
         heapq.heapify(heap)
         sends: list[tuple[_Task, WorkerState]] = []
-        for task in self._fair_order(usual):
+        for task in self._fair_order():
             if task.failed_on or task.copies:
                 other = self._best(task, now)
                 if other is not None:
@@ -243,8 +244,8 @@ class Dispatcher:
                 actions.append(self._send(task, worker, now))
         return actions
 
-    def _fair_order(self, usual: float) -> Iterator[_Task]:
-        """Waiting tasks: the student that has had the least of the workers' time comes first."""
+    def _fair_order(self) -> Iterator[_Task]:
+        """Waiting tasks: the student that has been sent the fewest comes first."""
         turns = [(s.served, s.name, 0) for s in self.students.values() if s.waiting]
         heapq.heapify(turns)
         queues = {name: list(self.students[name].waiting) for _, name, _ in turns}
@@ -252,7 +253,7 @@ class Dispatcher:
             served, name, position = heapq.heappop(turns)
             yield self._tasks[queues[name][position]]
             if position + 1 < len(queues[name]):
-                heapq.heappush(turns, (served + usual, name, position + 1))
+                heapq.heappush(turns, (served + 1, name, position + 1))
 
     def _best(self, task: _Task, now: float) -> WorkerState | None:
         """Where a task that has failed or is late is done first; workers that failed it come last.
@@ -282,7 +283,7 @@ class Dispatcher:
         student = self.students[task.student]
         if task.name in student.waiting:
             student.waiting.remove(task.name)
-        student.served += service
+        student.served += 1
         return Send(task.name, worker.name)
 
     # ------------------------------------------------------------ bookkeeping
@@ -290,7 +291,7 @@ class Dispatcher:
     def _student(self, name: str) -> StudentState:
         if name not in self.students:
             # A newcomer has had nothing, but may not starve the others to make up for it.
-            start = min((s.served for s in self.students.values()), default=0.0)
+            start = min((s.served for s in self.students.values()), default=0)
             self.students[name] = StudentState(name, start)
         return self.students[name]
 

@@ -30,6 +30,10 @@ class History:
     events: list[Event] = field(default_factory=list)
     answers: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     """Answers delivered in each second since the start."""
+    work: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Batches that each worker answered, and its seconds of work, over all of its lives."""
+    dropped: int = 0
+    """Answers that came when another had been first, or when nobody waited for them any more."""
     workers: dict[int, int] = field(default_factory=dict)
     """Workers that were there in a second, where that changed."""
 
@@ -41,6 +45,11 @@ class History:
         """Keep an event; after many thousands only counts go on."""
         if len(self.events) < MOST_EVENTS:
             self.events.append(Event(round(self.now(), 3), kind, worker, reason[:200]))
+
+    def worked(self, worker: str, seconds: float) -> None:
+        """A worker has answered a batch, in so many seconds of work."""
+        had = self.work.get(worker, (0, 0.0))
+        self.work[worker] = had[0] + 1, had[1] + seconds
 
     def delivered(self) -> None:
         """One more answer went to a training."""
@@ -57,5 +66,7 @@ class History:
             "seconds": round(self.now(), 3),
             "events": [asdict(event) for event in self.events],
             "answers": sorted(self.answers.items()),
+            "work": {name: [n, round(s, 3)] for name, (n, s) in sorted(self.work.items())},
+            "dropped": self.dropped,
             "workers": sorted(self.workers.items()),
         }

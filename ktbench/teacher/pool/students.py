@@ -13,8 +13,8 @@ class StudentState:
     """One training that asks for a teacher's outputs."""
 
     name: str
-    served: float = 0.0
-    """Seconds of workers that its tasks have had: who has had least comes next."""
+    served: int = 0
+    """Tasks that workers were sent for it: who has had the fewest comes next."""
     waiting: list[int] = field(default_factory=list)
     """Tasks that no worker holds, in the order of need."""
     open: set[int] = field(default_factory=set)
