@@ -104,7 +104,7 @@ class Lesson:
 
     def network(self) -> Any:
         """The teacher's network with its weights."""
-        made = catalogue.build_student(
+        made: Any = catalogue.build_student(
             self.teacher.name,
             self.teacher.settings,
             num_classes=len(self.dataset.classes),
@@ -125,7 +125,7 @@ class Lesson:
             trained_on=self.dataset.digest,
             code=code_digest(),
         )
-        return PoolJob(self.taught_by, self.data, str(Path.cwd()), identity)
+        return PoolJob(self.taught_by, self.data, NUMERIC, str(Path.cwd()), identity)
 
     def stream(self, seed: int = 0) -> Stream:
         """The batches of a student."""
