@@ -104,7 +104,7 @@ class Lesson:
 
     def network(self) -> Any:
         """The teacher's network with its weights."""
-        made = catalogue.build_student(
+        made: Any = catalogue.build_student(
             self.teacher.name,
             self.teacher.settings,
             num_classes=len(self.dataset.classes),

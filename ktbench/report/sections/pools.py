@@ -125,7 +125,7 @@ def _timeline(history: _History) -> Timeline:
 
 
 def _pool_table(found: dict[str, _History]) -> Table:
-    rows = [
+    rows: list[Row] = [
         {
             "pool": name,
             "teacher": history.teacher,
