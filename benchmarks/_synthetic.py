@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,11 @@ class Shape:
     devices: tuple[DeviceSpec, ...] = (LOCAL,)
     origin: Origin = "measured"
     noise: float = 0.006
+    data: DataSpec = DATA
+    views: tuple[int | None, ...] = (None,)
+    """Stored augmentations per image that epochs take turns with; None draws new ones."""
+    reuse_cost: float = 0.02
+    """Accuracy that one stored view costs; K cost a K-th of it."""
     skipped: Callable[[Cell], str | None] = lambda cell: None
     """Why a cell cannot exist, or None."""
     failed: Callable[[Cell], Failure | None] = lambda cell: None
@@ -88,12 +94,12 @@ class Shape:
 
 def plan_of(shape: Shape) -> Plan:
     """The plan of a synthetic matrix: `none` once, every other method per teacher."""
-    train = TrainSpec(epochs=shape.epochs)
     cells: list[Cell] = []
-    for seed in range(shape.seeds):
+    for seed, views in product(range(shape.seeds), shape.views):
+        train = TrainSpec(epochs=shape.epochs, views=views)
         for student in shape.students:
             item = Item(name=student)
-            rest = {"data": DATA, "student": item, "seed": seed, "train": train}
+            rest = {"data": shape.data, "student": item, "seed": seed, "train": train}
             cells.append(Cell.model_validate({**rest, "method": Item(name="none")}))
             for name in shape.teachers:
                 teacher = _teacher(name)
@@ -161,6 +167,7 @@ def _checkpoint(folder: ResultsFolder, cell: Cell, shape: Shape) -> Checkpoint:
     size = 5 + shape.students.index(cell.student.name)
     level = 0.95 - 0.5 / size + np.random.default_rng(cell.seed).normal(0, 0.01)
     final = level + shape.gains.get(cell.method.name, 0.0) + rng.normal(0, shape.noise)
+    final -= shape.reuse_cost / cell.train.views if cell.train.views else 0.0
     epochs = np.arange(1, shape.epochs + 1)
     speed = 2.0 if cell.method.name in ("kd", "attention") else 1.0
     curve = final * (1 - 0.8 * np.exp(-speed * epochs * 4 / shape.epochs))

@@ -1,9 +1,11 @@
-"""Writes docs/methods.md from the catalogue and from the costs that were measured.
+"""Writes docs/methods.md and docs/performance.md from the catalogue and from what was measured.
 
     python docs/_generate.py
 
 The costs are those of docs/method_cost.json, which `KTBENCH_METHOD_COST=write python -m benchmarks
-method_cost` writes; everything else is read from the methods' own files.
+method_cost` writes; everything else is read from the methods' own files. The figures of
+docs/performance.md are those of docs/performance.json, which `python -m benchmarks --record NAME
+...` writes.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from benchmarks import _performance as performance  # noqa: E402
 from ktbench import catalogue  # noqa: E402
 from ktbench.networks import outline  # noqa: E402
 from ktbench.records import Item  # noqa: E402
@@ -210,3 +213,4 @@ def _refusal(name: str, what: str) -> str | None:
 
 if __name__ == "__main__":
     PAGE.write_text(page(json.loads(COSTS.read_text(encoding="utf-8"))), encoding="utf-8")
+    performance.write_page()

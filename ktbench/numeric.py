@@ -91,36 +91,47 @@ class Runner:
             return self.network.forward_features(inputs, preacts=needs.preacts)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             if compiled:
-                with _compiling(frozen=self._frozen):
-                    shown = _compiled(self._architecture, needs)(self.network, inputs)
+                shown = self._compiled_pass(inputs, needs)
             else:
-                shown = _shown(self.network.forward_features(inputs, preacts=needs.preacts), needs)
-        logits, stages, embedding, preacts, stem = shown
-        return Features(
-            _single(logits),
-            tuple(map(_single, stages)),
-            None if embedding is None else _single(embedding),
-            tuple(map(_single, preacts)),
-            None if stem is None else _single(stem),
-        )
+                shown = self.network.forward_features(inputs, preacts=needs.preacts)
+        return _needed(shown, needs)
+
+    def _compiled_pass(self, inputs: Tensor, needs: Needs) -> Features:
+        """Compiled for one set of outputs, which decides what is fused and so the bits.
+
+        What a student shows is up to its method alone. Several methods read a frozen network: it
+        always shows everything, so that none of them changes what the others see.
+        """
+        if self._frozen:
+            needs = EVERYTHING if self.network.has_preacts else _without_preacts(EVERYTHING)
+        with _compiling(frozen=self._frozen):
+            return Features(*_compiled(self._architecture, needs)(self.network, inputs))
 
 
 def _without_preacts(needs: Needs) -> Needs:
     return Needs(needs.logits, needs.stages, needs.embedding, False, needs.stem)
 
 
-def _single(value: Tensor) -> Tensor:
-    return value.float()  # keeps its layout, and is itself where it is single precision already
+def _needed(shown: Features, needs: Needs) -> Features:
+    """What is needed of a pass, in single precision and as it lies in memory."""
+    logits, stages, embedding, preacts, stem = _chosen(shown, needs)
+    return Features(
+        logits.float(),
+        tuple(stage.float() for stage in stages),
+        None if embedding is None else embedding.float(),
+        tuple(stage.float() for stage in preacts),
+        None if stem is None else stem.float(),
+    )
 
 
-def _shown(features: Features, needs: Needs) -> tuple[Any, ...]:
-    """What is needed of a pass: what nobody reads need not be kept, nor written when compiled."""
+def _chosen(shown: Features, needs: Needs) -> tuple[Any, ...]:
+    """Logits, stages, embedding, pre-activations and stem, as far as they are needed."""
     return (
-        features.logits,
-        features.stages if needs.stages else (),
-        features.embedding if needs.embedding else None,
-        features.preacts if needs.preacts else (),
-        features.stem if needs.stem else None,
+        shown.logits,
+        shown.stages if needs.stages else (),
+        shown.embedding if needs.embedding else None,
+        shown.preacts if needs.preacts else (),
+        shown.stem if needs.stem else None,
     )
 
 
@@ -136,7 +147,7 @@ def _compiled(architecture: str, needs: Needs) -> _Pass:
     """
 
     def shown(network: Student, inputs: Tensor) -> tuple[Any, ...]:
-        return _shown(network.forward_features(inputs, preacts=needs.preacts), needs)
+        return _chosen(network.forward_features(inputs, preacts=needs.preacts), needs)
 
     code = shown.__code__.replace(co_name=f"shown_{next(_numbers)}")
     own = FunctionType(code, globals(), code.co_name, None, shown.__closure__)
@@ -163,6 +174,10 @@ def _compiling(*, frozen: bool) -> Iterator[None]:
 # ---------------------------------------------------------------- time
 
 
+def _timed_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
 class Clock:
     """Adds up the seconds of blocks of work; on a GPU the device's own, without waiting for it."""
 
@@ -174,8 +189,7 @@ class Clock:
     def __enter__(self) -> None:
         """A block begins."""
         if self._on_gpu:
-            first = torch.cuda.Event(enable_timing=True)
-            last = torch.cuda.Event(enable_timing=True)
+            first, last = (_timed_event() for _ in range(2))
             first.record()
             self._marks.append((first, last))
         else:

@@ -29,13 +29,14 @@ from ktbench.teacher.pool.messages import (
 )
 from ktbench.teacher.pool.worker import Worker
 from ktbench.weights import weights_digest
-from tests.training import DATA, HERE, cell, digits, teacher
+from tests.training import DATA, HERE, NUMERIC, cell, digits, teacher
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import ray
 
-from ktbench.data import Stream
+from ktbench.data import Dataset, Stream
+from ktbench.teacher.live import Live
 from ktbench.teacher.pool import cluster
 from ktbench.teacher.pool.answers import Expected
 from ktbench.teacher.pool.client import Pool
@@ -65,14 +66,24 @@ def job(root: Path, data: DataSpec = DATA) -> tuple[PoolJob, bytes]:
     buffer = io.BytesIO()
     torch.save(live._network.state_dict(), buffer)
     assert weights_digest(live._network.state_dict()) == live.digest
-    return PoolJob(taught_by, data, str(HERE.resolve()), identity), buffer.getvalue()
+    return PoolJob(taught_by, data, NUMERIC, str(HERE.resolve()), identity), buffer.getvalue()
+
+
+def live_on(root: Path, data: Dataset) -> Live:
+    """The shared teacher, live on another data set's batches."""
+    taught_by = cell().teacher
+    assert taught_by is not None
+    trained_on = digits(taught_by.cell.data.model_dump_json())
+    return Live(teacher(root)._network, trained_on=trained_on, dataset=data)
 
 
 class Started:
     """A pool of a test's own, under a name of its own, with what it was started with."""
 
-    def __init__(self, root: Path, workers: int = 1, **settings: Any) -> None:
-        made, self.weights = job(root)
+    def __init__(
+        self, root: Path, workers: int = 1, data: DataSpec = DATA, **settings: Any
+    ) -> None:
+        made, self.weights = job(root, data)
         # Another base is another name: no two tests share a pool.
         self.job = replace(
             made, teacher=made.teacher.model_copy(update={"name": f"t{os.urandom(4).hex()}"})
@@ -89,7 +100,8 @@ class Started:
 
     def source(self, taught: Cell, **options: Any) -> Pool:
         """What a training of `taught` reads."""
-        stream = Stream(digits(), taught.seed, taught.train.batch_size, taught.train.views)
+        data = digits(self.job.data.model_dump_json())
+        stream = Stream(data, taught.seed, taught.train.batch_size, taught.train.views)
         shapes = outline(self.job.teacher.cell.student, 10, (1, 8, 8), ".").shapes
         return Pool(
             self.connect,

@@ -161,7 +161,7 @@ def test_the_examples_of_the_page_are_in_order(validator: Any) -> None:
         validator.validate(smallest | _values(block))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/devices.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/devices.md", "docs/cache.md"])
 def test_the_examples_of_other_pages_are_in_order(page: str, validator: Any) -> None:
     text = (ROOT / page).read_text()
     blocks = [block.partition("```")[0] for block in text.split("```yaml\n")[1:]]

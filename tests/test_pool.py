@@ -20,7 +20,7 @@ pytest.importorskip("ray")
 import ray
 
 from ktbench.data import Stream
-from ktbench.records import Checkpoint, DataSpec, Failure, SourceSpec
+from ktbench.records import Augmentation, Checkpoint, DataSpec, Failure, SourceSpec
 from ktbench.teacher.pool.actions import Rules
 from ktbench.teacher.pool.client import TeachersGone
 from ktbench.teacher.pool.messages import Ask, StreamKey, pack, unpack
@@ -325,6 +325,25 @@ def test_any_batch_is_answered_as_a_live_teacher_does(
     source.close()
 
 
+def test_without_augmentation_the_first_batch_keeps_its_layout(root: Path) -> None:
+    plain = DATA.model_copy(update={"augment": Augmentation()})
+    pool = Started(root, workers=0, data=plain)
+    pool.join("w0")
+    taught = cell("kd", data=plain)
+    source = pool.source(taught)
+    data = digits(plain.model_dump_json())
+    stream = Stream(data, taught.seed, taught.train.batch_size)
+    needs = Needs(logits=True, stages=True)
+    for batch in (
+        make_probe(stream, 32, CPU),
+        make_batch(stream, stream.order(0)[0], epoch=0, step=0, steps=9, device=CPU),
+    ):
+        ours, theirs = pools.live_on(root, data).outputs(batch, needs), source.outputs(batch, needs)
+        for a, b in zip(ours.stages, theirs.stages, strict=True):
+            assert torch.equal(a, b) and a.stride() == b.stride()
+    pool.end()
+
+
 def test_a_question_is_less_than_a_hundredth_of_the_images() -> None:
     message = pickle.dumps((StreamKey(0, 64, None), Ask(10**6, 10**6, 31)))
     assert len(message) <= 0.01 * 64 * 3 * 32 * 32
@@ -422,12 +441,18 @@ def test_teacher_serve_lends_a_worker_that_status_shows(
     pool.wait_for(lambda: not pool.workers())
 
 
-def test_a_pool_that_nobody_could_join_is_refused_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"address": "127.0.0.1:1"}, "cannot connect to Ray (127.0.0.1:1): Connection refused"),
+        ({}, "neither workers of its own nor a cluster"),
+    ],
+)
+def test_a_pool_that_nobody_could_join_is_refused_with_its_reason(
+    tmp_path: Path, settings: dict[str, str], said: str
 ) -> None:
-    commands = Commands(tmp_path, monkeypatch, capsys)
-    matrix = write_matrix(tmp_path / "m.yaml", teacher={"source": "pool", "address": "1.2.3:4"})
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    answer = commands("run", matrix)
-    assert answer.code == 1
-    assert "cannot connect to Ray (1.2.3:4)" in answer.err
+    matrix = write_matrix(tmp_path / "m.yaml", teacher={"source": "pool", **settings})
+    process = started("run", matrix, "--results", tmp_path / "r", "-q", cache=tmp_path)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert said in errors and "Traceback" not in errors

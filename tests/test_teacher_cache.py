@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import cache
 from ktbench.records import Augmentation, Cell
 from ktbench.teacher.cached import Cached
 from ktbench.teacher.live import Live
@@ -110,11 +111,30 @@ def test_kept_parts_have_the_memory_layout_of_the_live_ones(tmp_path: Path) -> N
     assert torch.equal(read.embedding.flip(0), live.embedding)
 
 
+def test_outputs_in_bfloat16_come_back_as_they_were() -> None:
+    whole = torch.randn(4, 3, 2, 2).bfloat16().contiguous(memory_format=torch.channels_last)
+    layout = Layout.of({"logits": whole})
+    assert layout is not None
+    [slot] = layout.slots
+    again = slot.tensor(layout.rows({"logits": whole}))
+    assert torch.equal(again, whole) and again.stride() == whole.stride()
+
+
 def test_memory_with_gaps_has_no_layout() -> None:
     whole = torch.arange(48.0).view(2, 4, 6)
     assert Layout.of({"logits": whole.transpose(1, 2)}) is not None
     for part in (whole[:, :, :3], whole.transpose(0, 1), whole[:, :1].expand(2, 4, 6)):
         assert Layout.of({"logits": part}) is None
+
+
+def test_the_benchmark_compares_trainings_of_equal_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(cache.VARIABLE, "quick")
+    outcome = cache.run()
+    printed = capsys.readouterr().out
+    assert "weights equal" in printed and "teacher outputs" not in printed
+    assert "% of the ceiling" in outcome.figure
 
 
 # ---------------------------------------------------------------- what is not served
@@ -128,6 +148,20 @@ def test_a_method_that_reads_more_than_is_kept_is_served_live(tmp_path: Path) ->
     assert cached.source.account.beyond == ALL
     assert "reads more than teacher.keep" in (cached.source.account.text or "")
     assert not files(tmp_path)
+
+
+def test_a_batch_of_another_size_is_neither_read_nor_stored(tmp_path: Path) -> None:
+    """A batch's size decides how it is computed."""
+    of = cell(train=VIEWS)
+    trial(of, tmp_path)
+    before = [file.read_bytes() for file in files(tmp_path)]
+    cached, batch, needs = source(of, tmp_path), _batch(of), Needs(logits=True)
+    cached.outputs(batch, needs)
+    half = replace(batch, inputs=batch.inputs[:20], indices=batch.indices[:20])
+    odd = cached.outputs(half, needs)
+    assert cached.account.read == 0
+    assert torch.equal(odd.logits, teacher(tmp_path).outputs(half, needs).logits)
+    assert [file.read_bytes() for file in files(tmp_path)] == before
 
 
 class _Mixing:

@@ -247,6 +247,27 @@ def test_the_least_recently_used_make_room(tmp_path: Path) -> None:
     assert _total(tmp_path) <= cap * 1e9
 
 
+def _kept(room: Room, name: str, size: int) -> Path:
+    folder = room.root / name
+    assert room.admit(folder, size)
+    (folder / "x.rows").write_bytes(bytes(size))
+    os.utime(folder / "used", (0, 0))
+    return folder
+
+
+def test_a_folder_makes_no_room_for_itself(tmp_path: Path) -> None:
+    """Nor do others go for one that would pass the cap without them."""
+    room = Room(tmp_path, 1000)
+    own, other = _kept(room, "own", 600), _kept(room, "other", 300)
+    assert not room.admit(own, 500)
+    assert (own / "x.rows").exists() and (other / "x.rows").exists()
+    os.utime(own / "used", (0, 0))
+    assert room.admit(own, 300)
+    assert (own / "x.rows").exists() and not other.exists()
+    assert Room(tmp_path, 100).admit(own, 0)  # a lower cap: what is there is still read
+    assert (own / "x.rows").exists()
+
+
 def test_what_is_evicted_while_it_is_read_is_read_on(root: Path, live: str) -> None:
     own = source(OF, root)
     original, calls = own.outputs, 0

@@ -72,9 +72,10 @@ def test_half_precision_is_the_live_outputs_rounded(tmp_path: Path) -> None:
     assert not torch.equal(reduced.logits, whole.logits)
 
 
-def test_what_half_precision_cannot_hold_is_its_largest_number() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_half_precision_cannot_hold_is_its_largest_number(dtype: torch.dtype) -> None:
     reduction = Reduction(TeacherOutputs(precision="fp16"), seed=0, view=lambda epoch: 0)
-    features = Features(torch.tensor([[1e9, -1e9, 1.0]]))
+    features = Features(torch.tensor([[1e9, -1e9, 1.0]], dtype=dtype))
     packed = reduction.packed(features, None, Needs())  # type: ignore[arg-type]
     found = reduction.features(packed, torch.device("cpu")).logits
     assert found.tolist() == [[65504.0, -65504.0, 1.0]]

@@ -74,6 +74,12 @@ class _Known(torch.autograd.Function):
         return outgoing[0] * gradient, None, None
 
 
+def _ask_again(method: nn.Module, _: object) -> None:
+    """Other norms have been loaded: whether they are there is not known any more."""
+    assert isinstance(method, Method)
+    method._normed = [False, False]
+
+
 class Method(OneTerm[Config]):
     """ce_weight * CE + weight * (student among teachers + teacher among students).
 
@@ -102,6 +108,7 @@ class Method(OneTerm[Config]):
         self.register_buffer("norms", torch.zeros(2))
         self.register_buffer("seen_labels", torch.full((size,), -1))
         self._normed = [False, False]
+        self.register_load_state_dict_post_hook(_ask_again)  # type: ignore[no-untyped-call]
 
     @classmethod
     def needs(cls, config: Any) -> Needs:

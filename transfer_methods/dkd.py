@@ -53,22 +53,23 @@ def target_and_others(
     if student.shape[1] == 1:
         nothing = student.mul(0).sum()
         return nothing, nothing
-    target = functional.one_hot(labels, student.shape[1]).bool()
-    pair = [_binary(z / temperature, target) for z in (student, teacher)]
-    others = [_others(z / temperature, target).log_softmax(1) for z in (student, teacher)]
+    pair = [_binary(z / temperature, labels) for z in (student, teacher)]
+    others = [_others(z / temperature, labels).log_softmax(1) for z in (student, teacher)]
     tckd = functional.kl_div(pair[0], pair[1], reduction="batchmean", log_target=True)
     nckd = functional.kl_div(others[0], others[1], reduction="batchmean", log_target=True)
     return temperature**2 * tckd, temperature**2 * nckd
 
 
-def _others(logits: Tensor, target: Tensor) -> Tensor:
-    """(B, K - 1): the logits without the target's."""
-    return logits.masked_select(~target).view(logits.shape[0], -1)
+def _others(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, K - 1): the logits without the target's, picked by position: a mask's size is unknown
+    until the device has counted it."""
+    columns = torch.arange(logits.shape[1] - 1, device=logits.device)
+    return logits.gather(1, columns + (columns >= labels[:, None]))
 
 
-def _binary(logits: Tensor, target: Tensor) -> Tensor:
+def _binary(logits: Tensor, labels: Tensor) -> Tensor:
     """(B, 2): log-probabilities of the target and of all others together, without cancellation."""
-    both = (logits.masked_select(target), _others(logits, target).logsumexp(1))
+    both = (logits.gather(1, labels[:, None])[:, 0], _others(logits, labels).logsumexp(1))
     return torch.stack(both, 1).log_softmax(1)
 
 

@@ -108,12 +108,18 @@ class Stream:
             return padded[indices]
         _, height, width = self.dataset.shape
         rows, columns = self._windows(indices.numpy(), self.view(epoch), height, width)
-        return padded[indices.view(-1, 1, 1), rows[:, :, None], columns[:, None, :]]
+        _, tall, wide, channels = padded.shape
+        pixels = indices.view(-1, 1, 1) * (tall * wide) + rows[:, :, None] * wide
+        pixels = (pixels + columns[:, None, :]).flatten().to(padded.device)
+        chosen = padded.view(-1, channels).index_select(0, pixels)  # copies whole pixels
+        return chosen.view(len(indices), height, width, channels)
 
     def normalised(self, images: Tensor) -> Tensor:
         """(B, H, W, C) uint8 to (B, C, H, W) float32 with zero mean and unit variance."""
-        floats = images.to(torch.float32).sub_(self.dataset.mean).div_(self.dataset.std)
-        return floats.permute(0, 3, 1, 2)
+        width = images.shape[2]
+        rows = images.flatten(2).to(torch.float32)  # a row at a time: a pixel is too short a loop
+        rows.sub_(self.dataset.mean.repeat(width)).div_(self.dataset.std.repeat(width))
+        return rows.view(images.shape).permute(0, 3, 1, 2)
 
     def _windows(
         self, indices: NDArray[np.int64], view: int, height: int, width: int

@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from ktbench import stats
-from ktbench.records import BASELINE
+from ktbench.records import BASELINE, Augmentation
+from ktbench.report import reuse
 from ktbench.results import Results
+from ktbench.results.settings import told
 
 NO_TRANSFER = "no transfer"
 """Label of the baseline."""
@@ -23,6 +25,16 @@ GROUP = ["student", "method", "teacher", "label"]
 """Names of a group; `label` is the method, with its teacher where the matrix has several."""
 
 _COSTS = ("epoch", "seconds", "teacher_seconds", "flops", "teacher_flops")
+
+
+def _names(cells: pd.DataFrame, budget: pd.Series[str]) -> tuple[pd.Series[str], pd.Series[str]]:
+    """Names and labels of the cells' methods, with a budget that is not the usual one."""
+    odd = (" [" + budget + "]").where(budget != "", "")
+    taught = cells["teacher"] != ""
+    label = cells["plain_method"] + odd
+    if cells.loc[taught, "teacher"].nunique() > 1:
+        label += (" ← " + cells["teacher"]).where(taught, "")
+    return cells["plain_method"] + odd, label.where(~cells["is_baseline"], NO_TRANSFER + odd)
 
 
 def by_origin(frame: pd.DataFrame) -> pd.DataFrame:
@@ -46,33 +58,46 @@ class Analysis:
     def cells(self) -> pd.DataFrame:
         """`Results.cells` with the budget in the method's name, paired with the baseline.
 
-        Adds `baseline` (key of the no-transfer cell of the same student, seed and budget, or of
-        the usual budget where there is none), `gain` and `validation_gain`.
+        Adds `training` (the budget without how a teacher's outputs were reduced), `baseline` (key
+        of the no-transfer cell of the same student, seed and training, or of the usual one where
+        there is none), `gain` and `validation_gain`.
         """
         cells = self.results.cells.copy()
-        odd = cells["budget"] != ""
+        cells["training"] = [self._budget_without("outputs.", key) for key in cells["key"]]
         cells["is_baseline"] = cells["method"] == BASELINE.label
         cells["plain_method"] = cells["method"]
-        cells.loc[odd, "method"] += " [" + cells.loc[odd, "budget"] + "]"
-        cells["label"] = cells["method"]
-        taught = cells["teacher"] != ""
-        if cells.loc[taught, "teacher"].nunique() > 1:
-            cells.loc[taught, "label"] += " ← " + cells.loc[taught, "teacher"]
-        cells.loc[cells["is_baseline"] & ~odd, "label"] = NO_TRANSFER
-        columns = ["student", "seed", "budget", "key", "accuracy", "validation"]
+        cells["method"], cells["label"] = _names(cells, cells["budget"])
+        columns = ["student", "seed", "training", "key", "accuracy", "validation"]
         base = cells.loc[cells["is_baseline"], columns]
         renamed = {"key": "baseline", "accuracy": "base", "validation": "validation_base"}
         base = base.rename(columns=renamed)
-        same = cells.merge(base, on=["student", "seed", "budget"], how="left")
-        # `base` keeps the usual budget first, so that it is what the others fall back to.
-        usual = base.sort_values("budget", key=lambda b: b != "", kind="stable")
-        usual = usual.drop_duplicates(["student", "seed"]).drop(columns="budget")
+        same = cells.merge(base, on=["student", "seed", "training"], how="left")
+        # `base` keeps the usual training first, so that it is what the others fall back to.
+        usual = base.sort_values("training", key=lambda b: b != "", kind="stable")
+        usual = usual.drop_duplicates(["student", "seed"]).drop(columns="training")
         other = cells.merge(usual, on=["student", "seed"], how="left")
         for name in renamed.values():
             cells[name] = same[name].where(same["baseline"].notna(), other[name])
         cells["gain"] = cells["accuracy"] - cells["base"]
         cells["validation_gain"] = cells["validation"] - cells["validation_base"]
         return cells
+
+    def _budget_without(self, prefix: str, key: str) -> str:
+        odd = self.results.differences[key]
+        return told({n: v for n, v in odd.items() if not n.startswith(prefix)})
+
+    @cached_property
+    def reused(self) -> pd.DataFrame:
+        """`reuse.paired` of the cells whose images are augmented at all.
+
+        Empty unless the matrix has views and fresh augmentations.
+        """
+        likewise = [self._budget_without("views", key) for key in self.cells["key"]]
+        cells = self.cells.assign(likewise=likewise)
+        cells["method"], cells["label"] = _names(cells, cells["likewise"])
+        plan = self.results.lock.plan
+        same = {cell.key for cell in plan.cells if cell.data.augment == Augmentation()}
+        return reuse.paired(cells[~cells["key"].isin(same)], self.curves)
 
     @cached_property
     def curves(self) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ktbench.report import text
+from ktbench.report import reuse, text
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.parts import Box, Column, Row, Table, rows_of
 
@@ -34,6 +34,7 @@ def sentences(analysis: Analysis) -> list[str]:
     found += _loss_sentence(methods)
     found += _deploy_sentences(analysis)
     found += _speed_sentence(analysis)
+    found += _views_sentences(analysis)
     return found
 
 
@@ -138,6 +139,17 @@ def _speed_sentence(analysis: Analysis) -> list[str]:
         f"{text.ratio(top['x_epoch'])} fewer epochs and, with the teacher's forward passes "
         f"counted, {text.ratio(top['x_flops_all'])} fewer FLOPs; the teacher's own training is "
         "not in it."
+    ]
+
+
+def _views_sentences(analysis: Analysis) -> list[str]:
+    """What reusing augmentations changes, over everything that has a teacher."""
+    return [
+        f"Epochs that take turns with {_bold(text.count(row['views'], 'stored view'))} of each "
+        f"image instead of fresh augmentations change test accuracy by {_gain(row)} over "
+        f"{text.count(row['groups'], 'pair')} of student and method, and spare up to "
+        f"{text.percent(row['saved'])} of the teacher's passes."
+        for row in rows_of(reuse.overall(analysis.reused))[:2]
     ]
 
 

@@ -49,6 +49,7 @@ def build_page(analysis: Analysis) -> Page:
             sections.integrity(analysis),
             sections.devices(analysis),
             sections.costs(analysis),
+            *sections.views(analysis),
             *sections.pools(analysis),
             sections.troubles(analysis),
             sections.fairness(analysis),
@@ -60,13 +61,19 @@ def _subtitle(analysis: Analysis) -> str:
     cells = analysis.cells
     parts = [
         text.count(len(analysis.students), "student"),
-        text.count(len(analysis.methods), "method") + " and no transfer",
+        text.count(_methods(analysis), "method") + " and no transfer",
         text.count(len(analysis.teachers), "teacher"),
         text.count(cells["seed"].nunique(), "seed"),
         text.count(len(analysis.results.lock.plan.exports), "export"),
         text.count(len(analysis.results.lock.plan.devices), "device"),
     ]
     return " · ".join([*parts, analysis.results.lock.provenance.created[:10]])
+
+
+def _methods(analysis: Analysis) -> int:
+    """Distinct methods; one that was trained with several budgets counts once."""
+    cells = analysis.cells
+    return int(cells.loc[~cells["is_baseline"], "plain_method"].nunique())
 
 
 def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,12 +20,13 @@ from ktbench.records import (
     Failure,
     KtbenchError,
     Measurement,
-    Plan,
     Result,
     Statistic,
 )
+from ktbench.results import settings
 from ktbench.results.folder import ResultsFolder
 from ktbench.results.lock import Lock, many_objects
+from ktbench.results.settings import told
 
 _ACCURACIES = ("validation_last", "validation_best", "best_epoch", "test_last", "test_best")
 _COSTS = ("seconds", "teacher_seconds", "shared_seconds", "flops", "teacher_flops")
@@ -51,21 +51,32 @@ class Results:
         """One row per cell of the matrix, skipped, failed and not yet run ones included.
 
         `budget`: what this cell's data, training or numeric settings do differently from most
-        cells of the matrix, empty for most. `status`: done, failed, skipped or pending, with its
-        `reason`. `validation` and `accuracy`: of the weights that are exported, on the validation
+        cells of the matrix, empty for most. `views`: stored augmentations per image, NA where
+        every epoch draws its own. `status`: done, failed, skipped or pending, with its `reason`.
+        `validation` and `accuracy`: of the weights that are exported, on the validation
         and the test set; accuracies in [0, 1]. Costs as in `records.Cost`. Where there is no
         checkpoint, figures are NaN (floats) or NA (integers).
         """
         plan = self.lock.plan
-        budgets = _budgets(plan)
+        odd = self.differences
         reasons = {skip.cell.key: skip.reason for skip in plan.skips}
         cells = {cell.key: cell for cell in (*plan.cells, *(skip.cell for skip in plan.skips))}
         rows = [
-            {"budget": budgets[key]} | _cell_row(key, cell, self.by_key.get(key), reasons.get(key))
+            {"budget": told(odd[key])}
+            | _cell_row(key, cell, self.by_key.get(key), reasons.get(key))
             for key, cell in cells.items()
         ]
         frame = pd.DataFrame(rows, columns=list(_cell_columns()))
         return frame.astype(_cell_columns())
+
+    @cached_property
+    def differences(self) -> dict[str, dict[str, str]]:
+        """By key: the data, training and numeric settings in which a cell differs from most.
+
+        Names and values as a matrix writes them, a part of a part after a dot. How a teacher's
+        outputs are reduced counts only for cells that have one.
+        """
+        return settings.differences(self.lock.plan)
 
     @cached_property
     def artifacts(self) -> pd.DataFrame:
@@ -188,31 +199,13 @@ def _checkpoint_row(checkpoint: Checkpoint | None, cell: Cell) -> dict[str, Any]
     }
 
 
-def _budgets(plan: Plan) -> dict[str, str]:
-    """What a cell's data, training and numeric settings change, by key; "" for the usual ones."""
-    cells = [*plan.cells, *(skip.cell for skip in plan.skips)]
-    settings = [(c.data.canonical, c.train.canonical, c.numeric.canonical) for c in cells]
-    if not settings:
-        return {}
-    usual = cells[settings.index(Counter(settings).most_common(1)[0][0])]
-    texts = {found: _differences(usual, cell) for found, cell in zip(settings, cells, strict=True)}
-    return {cell.key: texts[found] for cell, found in zip(cells, settings, strict=True)}
-
-
-def _differences(usual: Cell, cell: Cell) -> str:
-    changed = []
-    for part in ("data", "train", "numeric"):
-        before, after = (getattr(c, part).model_dump(mode="json") for c in (usual, cell))
-        changed += [f"{name}={after[name]}" for name in after if after[name] != before[name]]
-    return ", ".join(changed)
-
-
 def _cell_columns() -> dict[str, Any]:
     names = ("key", "student", "method", "teacher")
     return {
         **dict.fromkeys(names, object),
         "seed": "int64",
         "budget": object,
+        "views": "Int64",
         "status": object,
         "reason": object,
         **_CHECKPOINT_TYPES,
@@ -227,6 +220,7 @@ def _cell_row(key: str, cell: Cell, result: Result | None, skip: str | None) -> 
         "method": cell.method.label,
         "teacher": cell.teacher.name if cell.teacher else "",
         "seed": cell.seed,
+        "views": cell.train.views,
         "status": "pending" if skip is None else "skipped",
         "reason": skip or "",
         "artifacts": 0,

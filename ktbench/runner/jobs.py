@@ -110,8 +110,10 @@ def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
                 ending=ending,
             )
             seconds["data"], clock = time.perf_counter() - clock, time.perf_counter()
-            trained = _train(job, data, source, report, notes.append)
-            notes += account_of(source)
+            try:
+                trained = _train(job, data, source, report, notes.append)
+            finally:
+                notes += [f"{account}: {job.label}" for account in account_of(source)]
     except (StorageError, OSError):
         raise
     except Exception as error:  # a user's own network may raise anything

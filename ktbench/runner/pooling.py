@@ -39,6 +39,7 @@ def pooled(
     job = PoolJob(
         teacher=teacher,
         data=stream.dataset.spec,
+        numeric=taught.numeric.model_copy(update={"outputs": None}),
         base=str(base.resolve()),
         identity=Identity(
             teacher=checkpoint.digest,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ktbench.engine.contract import Engine
+from ktbench.numeric import check as check_numeric
 from ktbench.provenance import collect
 from ktbench.records import (
     Cell,
@@ -100,6 +101,8 @@ def run(
     began = time.perf_counter()
     summary = Summary(folder)
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
+    for spec in {cell.numeric.canonical: cell.numeric for cell in plan.cells}.values():
+        check_numeric(spec)
     with _clocked(summary, "data"):
         provenance, tested_on = _provenance(plan)
     results = ResultsFolder(folder)

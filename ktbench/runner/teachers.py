@@ -192,7 +192,7 @@ def source_of(
             in_channels=trained_on.shape[0],
             base=base,
         )
-        source = Live(network, trained_on=trained_on, dataset=data, numeric=cell.numeric)
+        source = Live(network, trained_on=trained_on, dataset=data, numeric=taught.numeric)
     return served(
         source,
         taught=taught,

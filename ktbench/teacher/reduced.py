@@ -52,7 +52,7 @@ class Reduction:
             words = self._words(batch, self._outputs.sampled)
             return drawn(features.logits, self._outputs.temperature, words)
         parts = parts_of(features, needs).items()
-        return {name: part.clamp(-_LARGEST, _LARGEST).half() for name, part in parts}
+        return {name: part.float().clamp(-_LARGEST, _LARGEST).half() for name, part in parts}
 
     def features(self, packed: Parts, device: torch.device) -> Features:
         """What students see on their device, in single precision where it was reduced."""

@@ -7,6 +7,7 @@ from ktbench.report.sections.learning import convergence, costs
 from ktbench.report.sections.pools import pools
 from ktbench.report.sections.published import published
 from ktbench.report.sections.run import fairness, troubles
+from ktbench.report.sections.views import views
 
 __all__ = [
     "accuracy_and_cost",
@@ -19,4 +20,5 @@ __all__ = [
     "pools",
     "published",
     "troubles",
+    "views",
 ]

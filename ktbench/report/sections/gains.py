@@ -59,6 +59,8 @@ def _map(
     methods = [m for m in analysis.methods if (own["method"] == m).any()]
     caption = "Gain in test accuracy over no transfer, in points"
     caption += f", teacher {teacher}." if several else "."
+    if (own["budget"] != "").any():
+        caption += " [In brackets]: another training, compared with no transfer trained likewise."
     if len(methods) > METHODS_SHOWN:
         caption += " " + _first_of(METHODS_SHOWN, len(methods), "methods", "gains")
     if len(analysis.students) > STUDENTS_SHOWN:

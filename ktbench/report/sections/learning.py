@@ -75,6 +75,8 @@ def _arrival_table(analysis: Analysis) -> Table:
         "ratios are geometric means over those seeds, above 1 is better than no transfer. “With "
         "teacher” adds the teacher's forward passes, not its training."
     )
+    if (analysis.cells["budget"] != "").any():
+        caption += " [In brackets]: another training, with the target of no transfer likewise."
     return Table(
         "convergence", caption, columns, rows, frame.drop(columns="is_baseline"), total=len(frame)
     )
@@ -112,7 +114,7 @@ def costs(analysis: Analysis) -> Section:
     lead = (
         "“Alone” is what the cell's own work takes; the teacher's forward passes stand beside it. "
         "“Really” is the cell's share of the clock in this run, where students that share a batch "
-        "share the teacher's pass and the data."
+        "share the teacher's pass and the data, and a cache of its outputs may spare the pass."
     )
     frame = analysis.costs
     rows = [

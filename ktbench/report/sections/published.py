@@ -108,6 +108,7 @@ def _asked(cell: Cell) -> list[str]:
     plain &= teacher is None or teacher.teacher is None
     size = f"{cell.data.train_size:,}" if cell.data.train_size else "all"
     budget = f"{cell.train.epochs} epochs of {size} images, {cell.train.optimiser}"
+    budget += f", {text.count(cell.train.views, 'view')}" if cell.train.views else ""
     return [
         known[0] if known and plain else "?",
         teacher.student.name if teacher else "",

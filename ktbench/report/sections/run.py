@@ -7,7 +7,7 @@ from collections import Counter
 import pandas as pd
 
 from ktbench import stats
-from ktbench.records import Provenance, TrainSpec
+from ktbench.records import Plan, Provenance, TrainSpec
 from ktbench.report import text
 from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.parts import (
@@ -94,7 +94,7 @@ def _run_failures(analysis: Analysis) -> Table:
 
 def fairness(analysis: Analysis) -> Section:
     """Whether the comparison is fair, how figures were made, and with what."""
-    parts: list[Part] = [_fair_note(analysis), *_mixed_notes(analysis)]
+    parts: list[Part] = [*_fair_notes(analysis), *_mixed_notes(analysis)]
     parts += [Cards([_data_card(analysis), _training_card(analysis), _machine_card(analysis)])]
     return Section(
         "provenance",
@@ -105,15 +105,45 @@ def fairness(analysis: Analysis) -> Section:
     )
 
 
-def _fair_note(analysis: Analysis) -> Note:
+def _fair_notes(analysis: Analysis) -> list[Note]:
     cells = analysis.results.cells
     odd = cells[cells["budget"] != ""]
     if odd.empty:
-        return Note(
-            "Fair comparison: every cell has the same data, epochs, optimiser, learning-rate "
-            "schedule and numeric settings.",
-            "good",
-        )
+        return [
+            Note(
+                "Fair comparison: every cell has the same data, epochs, optimiser, learning-rate "
+                "schedule and numeric settings.",
+                "good",
+            )
+        ]
+    whole = _whole_budgets(cells)
+    notes = [_axis_note(whole)] if whole else []
+    odd = odd[~odd["budget"].isin(whole)]
+    return notes + ([_odd_note(odd)] if len(odd) else [])
+
+
+def _whole_budgets(cells: pd.DataFrame) -> list[str]:
+    """Budgets with which the whole matrix was asked for, as with the usual one."""
+    columns = ["student", "method", "teacher", "seed"]
+    asked = {
+        str(budget): frozenset(own[columns].itertuples(index=False, name=None))
+        for budget, own in cells.groupby("budget", sort=False)
+    }
+    usual = asked.pop("", frozenset())
+    return [budget for budget, own in asked.items() if own == usual]
+
+
+def _axis_note(budgets: list[str]) -> Note:
+    listed = ", ".join(f"[{budget}]" for budget in budgets)
+    return Note(
+        f"Fair comparison: the whole matrix was trained as usual and again with {listed}. What "
+        "was trained differently is never pooled, and a method is compared with no transfer "
+        "trained likewise.",
+        "good",
+    )
+
+
+def _odd_note(odd: pd.DataFrame) -> Note:
     kinds = Counter(zip(odd["method"], odd["budget"], strict=True))
     listed = [f"{m} [{b}] ({text.count(n, 'cell')})" for (m, b), n in kinds.most_common(8)]
     more = f" and {len(kinds) - 8} more" if len(kinds) > 8 else ""
@@ -152,9 +182,17 @@ def _data_card(analysis: Analysis) -> Card:
         ("validation images", str(data.validation_size or "a tenth of the training pool")),
         ("test images", str(data.test_size or "the source's test split, or a fifth")),
         ("augmentation", ", ".join(changes) or "none"),
+        *([("drawn", _drawn(analysis))] if changes else []),
         ("digest", analysis.results.lock.data_digest or text.NOTHING),
     ]
     return Card("Data", facts)
+
+
+def _drawn(analysis: Analysis) -> str:
+    """How often a new augmentation of an image is made."""
+    kinds = list(dict.fromkeys(c.train.views for c in analysis.results.lock.plan.cells))
+    words = [f"{text.count(k, 'stored view')} in turn" if k else "anew every epoch" for k in kinds]
+    return "; or ".join(words)
 
 
 def _training_card(analysis: Analysis) -> Card:
@@ -164,7 +202,7 @@ def _training_card(analysis: Analysis) -> Card:
     if plan.cells:
         usual = Counter(c.train.canonical for c in plan.cells).most_common(1)[0][0]
         train = next(c.train for c in plan.cells if c.train.canonical == usual)
-        facts += _training_facts(train)
+        facts += [*_training_facts(train), *_numeric_facts(plan)]
     facts.append(("intervals", f"Student's t over seeds, {100 * stats.LEVEL:.0f} %"))
     return Card("Training", facts)
 
@@ -182,6 +220,21 @@ def _training_facts(train: TrainSpec) -> list[tuple[str, str]]:
     ]
 
 
+def _numeric_facts(plan: Plan) -> list[tuple[str, str]]:
+    """Numeric settings of most cells; those of a teacher's outputs of most that have one."""
+    numeric = Counter(c.numeric for c in plan.cells).most_common(1)[0][0]
+    words = [numeric.precision, text.count(numeric.threads, "thread"), numeric.device]
+    facts = [("numeric settings", ", ".join([*words, *(["compiled"] if numeric.compile else [])]))]
+    outputs = Counter(c.numeric.outputs for c in plan.cells if c.teacher is not None)
+    reduced = outputs.most_common(1)[0][0] if outputs else None
+    if reduced is not None:
+        draws = (
+            f"{reduced.sampled:,} draws at T = {reduced.temperature:g}, " if reduced.sampled else ""
+        )
+        facts.append(("teacher's outputs", draws + reduced.precision))
+    return facts
+
+
 def _machine_card(analysis: Analysis) -> Card:
     p: Provenance = analysis.results.lock.provenance
     names = ("torch", "onnxruntime", "ai-edge-litert", "litert-torch", "numpy")
@@ -191,7 +244,7 @@ def _machine_card(analysis: Analysis) -> Card:
         ("system", f"{p.system}, Python {p.python}"),
         ("ktbench", p.ktbench + (f", commit {_short(p.commit)}" if p.commit else "")),
         ("versions", ", ".join(versions) or text.NOTHING),
-        ("last run", p.created),
+        ("last run", p.created[:16].replace("T", " ") + " UTC"),
     ]
     return Card("Machine", facts)
 

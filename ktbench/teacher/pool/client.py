@@ -18,7 +18,6 @@ from ktbench.data import Stream
 from ktbench.files import write_atomically
 from ktbench.records import KtbenchError, StorageError, canonical_json
 from ktbench.teacher.pool.answers import Expected
-from ktbench.teacher.pool.coordinator import Collected, Ready
 from ktbench.teacher.pool.messages import (
     Ask,
     Packed,
@@ -27,6 +26,7 @@ from ktbench.teacher.pool.messages import (
     needs_bits,
     unpack,
 )
+from ktbench.teacher.pool.people import Collected, Ready
 from ktbench.teacher.pool.worker import plain_inputs
 from students._contract import Features
 from transfer_methods._contract import Batch, Needs
@@ -164,9 +164,14 @@ class Pool:
         return self._epoch_order
 
     def _is_plain(self, batch: Batch) -> bool:
-        """Whether the images are as they are in the data set: a probe of shapes."""
+        """Whether the images are as they are in the data set, in their layout: a probe of shapes.
+
+        Without augmentation the first batch has the same values; but strides choose kernels, and
+        so bits.
+        """
         images = plain_inputs(self._stream.dataset, batch.indices.cpu())
-        return torch.equal(batch.inputs.cpu(), images.cpu())
+        same = batch.inputs.stride() == images.stride()
+        return same and torch.equal(batch.inputs.cpu(), images.cpu())
 
     def _ask_ahead(self, step: int, bits: int) -> None:
         """Ask for this step and those that come next; let go of what was asked in vain."""
@@ -309,11 +314,23 @@ class Pool:
 
     def _attach(self) -> None:
         """Make this training known, with all that it still waits for."""
-        self._pool = self._connect()
+        deadline = time.monotonic() + self._wait_seconds
+        while True:
+            try:
+                self._pool = self._connect()
+                known = self._pool.attach.remote(self._me, self._key, self._label)
+                ray.get(known, timeout=self._wait_seconds)
+                break
+            except (RayError, ValueError) as error:  # it ends just now, or cannot be placed
+                if time.monotonic() >= deadline:
+                    raise TeachersGone(
+                        f"teacher {self._job.teacher.name}: its pool cannot be reached "
+                        f"({type(error).__name__}): look at the Ray cluster, and run again to go on"
+                    ) from error
+                time.sleep(0.2)
         if self._finalizer is not None:
             self._finalizer.detach()
         self._finalizer = weakref.finalize(self, _detach, self._pool, self._me)
-        ray.get(self._pool.attach.remote(self._me, self._key, self._label))
         self._ready.clear()
         self._took.clear()
         if self._open:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def connect(address: str | None, cpus: int = 1) -> None:
     root = str(Path(ktbench.__file__).resolve().parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     where = address or "a cluster of its own"
+    _refuse_unreachable(address)
     options: dict[str, Any] = {"address": address or "local"}
     if address is None:
         options |= {"num_cpus": cpus, "include_dashboard": False}
@@ -91,6 +93,20 @@ def connect(address: str | None, cpus: int = 1) -> None:
     _OURS.append(where)
 
 
+def _refuse_unreachable(address: str | None) -> None:
+    """Say at once when nobody listens there: Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or "://" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise KtbenchError(
+            f"cannot connect to Ray ({address}): {error.strerror or error}: start a cluster with "
+            "`ray start --head`"
+        ) from error
+
+
 def pool(job: PoolJob, weights: bytes, **settings: Any) -> Any:
     """The coordinator of a job's pool; started, on the cluster's head, where there is none."""
     ray = import_ray()
@@ -107,7 +123,7 @@ def pool(job: PoolJob, weights: bytes, **settings: Any) -> Any:
         max_concurrency=1000,
     )
     found = actor.remote(job, weights, **settings)
-    ray.get(found.begin.remote())
+    found.begin.remote()
     return found
 
 
@@ -115,7 +131,13 @@ def pools() -> dict[str, Any]:
     """The coordinators of all pools of the cluster, by the name of their job."""
     ray = import_ray()
     found = {}
-    for each in ray.util.list_named_actors(all_namespaces=True):
+    try:
+        actors = ray.util.list_named_actors(all_namespaces=True)
+    except Exception as error:  # Ray has many, and a cluster can go in any way
+        raise KtbenchError(
+            f"the Ray cluster does not answer any more ({type(error).__name__})"
+        ) from error
+    for each in actors:
         if each["namespace"] == NAMESPACE and each["name"].startswith(PREFIX):
             try:
                 actor = ray.get_actor(each["name"], namespace=NAMESPACE)

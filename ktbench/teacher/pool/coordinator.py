@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -31,6 +30,15 @@ from ktbench.teacher.pool.actions import Ask as AskForWorker
 from ktbench.teacher.pool.dispatch import Dispatcher
 from ktbench.teacher.pool.history import History
 from ktbench.teacher.pool.messages import Ask, Hello, PoolJob, Receipt, StreamKey
+from ktbench.teacher.pool.people import (
+    Collected,
+    Hand,
+    Ready,
+    Training,
+    first_line,
+    training_status,
+    worker_status,
+)
 from ktbench.teacher.pool.worker import Worker
 
 TICK = 0.1
@@ -42,57 +50,6 @@ SILENT = 900.0
 """How long a training may say nothing before it is taken to be dead; it may come again."""
 MOST_DISMISSALS = 3
 """Of one worker, before it is ended for good."""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """An answer for a training: where it lies, and whose it is."""
-
-    number: int
-    worker: str
-    answer: list[Any]
-    """One ObjectRef, in a list so that Ray does not fetch it on the way."""
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What there is for a training, and how the pool stands."""
-
-    ready: list[Ready]
-    poisoned: list[tuple[int, str]]
-    workers: int
-    window: int
-    refused: str = ""
-    """Why the last worker that was refused was."""
-    known: bool = True
-    """False: the pool has been started anew and knows nothing of this training."""
-
-
-@dataclass
-class _Student:
-    key: StreamKey
-    label: str
-    heard: float
-    tasks: dict[int, int] = field(default_factory=dict)
-    """The dispatcher's task by the training's number."""
-    ready: list[Ready] = field(default_factory=list)
-    poisoned: list[tuple[int, str]] = field(default_factory=list)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass
-class _Hand:
-    """A worker's actor."""
-
-    handle: Any
-    own: bool
-    life: int = 0
-    """Rises with every start and end: what belongs to an earlier life is told by it."""
-    restarts: int = 0
-    dismissals: int = 0
-    hello: Hello | None = None
-    looked: float = 0.0
-    """When it was last asked whether it is alive."""
 
 
 class Coordinator:
@@ -113,8 +70,8 @@ class Coordinator:
         self._wanted, self._most, self._linger = workers, max(workers, most_workers), linger
         self._dispatcher = Dispatcher(rules)
         self._history = History()
-        self._hands: dict[str, _Hand] = {}
-        self._students: dict[str, _Student] = {}
+        self._hands: dict[str, Hand] = {}
+        self._students: dict[str, Training] = {}
         self._asks: dict[int, tuple[str, Ask]] = {}
         self._answers: dict[tuple[int, str], Any] = {}
         self._tasks = 0
@@ -139,19 +96,19 @@ class Coordinator:
 
     async def join(self, name: str, actor: Sequence[Any]) -> None:
         """Take in a worker that somebody has started; `actor` holds its handle."""
-        self._take_in(name, _Hand(actor[0], own=False))
+        self._take_in(name, Hand(actor[0], own=False))
 
     def _start_worker(self) -> None:
         self._started += 1
         actor = ray.remote(Worker).options(num_cpus=self._job.threads, max_restarts=-1)
         handle = actor.remote(self._job)
-        self._take_in(f"worker-{self._started}", _Hand(handle, own=True))
+        self._take_in(f"worker-{self._started}", Hand(handle, own=True))
 
-    def _take_in(self, name: str, hand: _Hand) -> None:
+    def _take_in(self, name: str, hand: Hand) -> None:
         self._hands[name] = hand
         self._spawn(self._admit(name, hand))
 
-    async def _admit(self, name: str, hand: _Hand) -> None:
+    async def _admit(self, name: str, hand: Hand) -> None:
         """Let a worker in once it is ready and the same in everything that decides bits."""
         tries = 0
         while self._hands.get(name) is hand:
@@ -162,13 +119,13 @@ class Coordinator:
             except RayError as error:
                 tries += 1
                 if tries == 3:
-                    self._end(name, "leave", _first_line(error))
+                    self._end(name, "leave", first_line(error))
                 await asyncio.sleep(TICK)
             else:
                 self._judge(name, hand, hello)
                 return
 
-    def _judge(self, name: str, hand: _Hand, hello: Hello) -> None:
+    def _judge(self, name: str, hand: Hand, hello: Hello) -> None:
         trouble = hello.trouble
         if not trouble and hello.identity is not None:
             trouble = self._job.identity.differs(hello.identity) or ""
@@ -182,7 +139,7 @@ class Coordinator:
         self._do(self._dispatcher.join(name, time.monotonic()))
         self._present()
 
-    def _lost(self, name: str, hand: _Hand, life: int, reason: str) -> None:
+    def _lost(self, name: str, hand: Hand, life: int, reason: str) -> None:
         """A worker's process is gone; Ray may start it again."""
         if self._hands.get(name) is not hand or hand.life != life:
             return
@@ -235,7 +192,7 @@ class Coordinator:
     async def attach(self, student: str, key: StreamKey, label: str) -> None:
         """A training begins to ask, or asks anew after the pool was started again."""
         self._heard = time.monotonic()
-        self._students[student] = _Student(key, label, self._heard)
+        self._students[student] = Training(key, label, self._heard)
 
     async def detach(self, student: str) -> None:
         """A training is over."""
@@ -332,16 +289,16 @@ class Coordinator:
         receipt, answer = hand.handle.answer.options(num_returns=2).remote(key, ask)
         self._spawn(self._wait(task, worker, hand, receipt, answer))
 
-    async def _wait(self, task: int, worker: str, hand: _Hand, receipt: Any, answer: Any) -> None:
+    async def _wait(self, task: int, worker: str, hand: Hand, receipt: Any, answer: Any) -> None:
         failed, life = "", hand.life
         try:
             told: Receipt = await receipt
             failed = told.failed
         except RayActorError as error:
-            self._lost(worker, hand, life, _first_line(error))
+            self._lost(worker, hand, life, first_line(error))
             return
         except RayError as error:
-            failed = _first_line(error)
+            failed = first_line(error)
         now = time.monotonic()
         if failed:
             self._history.add("failed", worker, failed)
@@ -389,11 +346,11 @@ class Coordinator:
                 hand.looked = now
                 self._spawn(self._look(name, hand, hand.life))
 
-    async def _look(self, name: str, hand: _Hand, life: int) -> None:
+    async def _look(self, name: str, hand: Hand, life: int) -> None:
         try:
             await hand.handle.alive.remote()
         except RayError as error:
-            self._lost(name, hand, life, _first_line(error))
+            self._lost(name, hand, life, first_line(error))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -416,38 +373,21 @@ class Coordinator:
 
     async def status(self) -> dict[str, Any]:
         """How the pool stands now, for people and programs."""
+        students = self._dispatcher.students
         return {
             "teacher": self._job.teacher.name,
             "pool": self._job.name,
             "seconds": round(self._history.now(), 1),
             "refused": self._refused,
-            "workers": [self._worker_status(name) for name in self._hands],
-            "students": [
-                {
-                    "label": known.label,
-                    "taken": state.taken,
-                    "per_second": round(state.rate(), 3),
-                    "open": len(state.open),
-                    "ready": len(state.ready),
-                }
-                for name, known in self._students.items()
-                if (state := self._dispatcher.students.get(name)) is not None
+            "workers": [
+                worker_status(name, hand, self._dispatcher.workers.get(name))
+                for name, hand in self._hands.items()
             ],
-        }
-
-    def _worker_status(self, name: str) -> dict[str, Any]:
-        hand, state = self._hands[name], self._dispatcher.workers.get(name)
-        where = hand.hello
-        rate = 1 / state.service(0.0) if state is not None and state.recent else 0.0
-        return {
-            "name": name,
-            "node": where.node if where is not None else "",
-            "process": where.process if where is not None else 0,
-            "state": "starting" if state is None else "at work" if state.active else "parked",
-            "answered": state.answered if state is not None else 0,
-            "per_second": round(rate, 3),
-            "holds": len(state.holds) if state is not None else 0,
-            "restarts": hand.restarts,
+            "students": [
+                training_status(known, students[name])
+                for name, known in self._students.items()
+                if name in students
+            ],
         }
 
 
@@ -460,8 +400,3 @@ def _kill(handle: Any, *, restart: bool) -> None:
         ray.kill(handle, no_restart=not restart)
     except Exception:  # It is gone already, or its node is: that is what was wanted.
         return
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import ktbench
-from ktbench.records import DataSpec, KtbenchError, Teacher, digest_of
+from ktbench.records import DataSpec, KtbenchError, NumericSpec, Teacher, digest_of
 from students._contract import Features
 from transfer_methods._contract import Needs
 
@@ -67,6 +67,8 @@ class PoolJob:
 
     teacher: Teacher
     data: DataSpec
+    numeric: NumericSpec
+    """The students': a live teacher runs with theirs too. Outputs are reduced by the training."""
     base: str
     """Folder that relative paths start from, on machines that have no other."""
     identity: Identity
@@ -74,13 +76,13 @@ class PoolJob:
     @property
     def threads(self) -> int:
         """Of a worker: as many as a live teacher has."""
-        return self.teacher.cell.numeric.threads
+        return self.numeric.threads
 
     @property
     def name(self) -> str:
         """16 digits: equal for all trainings that the same workers can serve."""
-        same = [self.teacher.canonical, self.data.canonical, vars(self.identity)]
-        return digest_of(same)
+        asked = [self.teacher.canonical, self.data.canonical, self.numeric.canonical]
+        return digest_of([asked, vars(self.identity)])
 
 
 @dataclass(frozen=True)

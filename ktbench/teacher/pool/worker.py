@@ -58,7 +58,7 @@ class Worker:
 
     def _ready(self, weights: bytes) -> Hello:
         cell = self._job.teacher.cell
-        self._device = prepare(cell.numeric)
+        self._device = prepare(self._job.numeric)
         self._data = load(self._job.data, self._base)
         same = cell.data.canonical == self._job.data.canonical
         trained_on = self._data if same else load(cell.data, self._base)
@@ -90,7 +90,7 @@ class Worker:
                 in_channels=trained_on.shape[0],
                 base=self._base,
             )
-        return Live(network, trained_on=trained_on, dataset=self._data, numeric=cell.numeric)
+        return Live(network, trained_on=trained_on, dataset=self._data, numeric=self._job.numeric)
 
     def answer(self, key: StreamKey, ask: Ask) -> tuple[Receipt, Packed | None]:
         """The teacher's outputs for a batch, or why there are none."""

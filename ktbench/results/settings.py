@@ -1,0 +1,80 @@
+"""In which settings the cells of a plan differ, and what such a difference is called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache
+
+from pydantic import JsonValue
+
+from ktbench.records import Cell, NumericSpec, Plan, Record, TeacherOutputs
+
+_NONE = {"views": "fresh", "outputs.sampled": "all", "train_size": "all"}
+"""What None means, where it has a better name than `default`."""
+
+Settings = tuple[str, str, str]
+"""Canonical texts of a cell's data, training and numeric settings, the last without `outputs`."""
+
+
+def told(differences: Mapping[str, str]) -> str:
+    """`epochs=9, views=4`; empty for none."""
+    return ", ".join(f"{name}={value}" for name, value in differences.items())
+
+
+def differences(plan: Plan) -> dict[str, dict[str, str]]:
+    """By key: the settings of a cell that are not those of most, and their values.
+
+    How a teacher's outputs are reduced is compared among the cells that have a teacher, as it is
+    of no account for the others.
+    """
+    cells = [*plan.cells, *(skip.cell for skip in plan.skips)]
+    if not cells:
+        return {}
+    plain = cache(_without_outputs)
+    settings = [(c.data.canonical, c.train.canonical, plain(c.numeric)) for c in cells]
+    usual = cells[settings.index(Counter(settings).most_common(1)[0][0])]
+    outputs = Counter(c.numeric.outputs for c in cells if c.teacher is not None)
+    most = outputs.most_common(1)[0][0] if outputs else None
+    before = dict(_settings(usual)) | dict(_outputs(most))
+
+    texts: dict[tuple[Settings, TeacherOutputs | None], dict[str, str]] = {}
+    found = {}
+    for cell, own in zip(cells, settings, strict=True):
+        reduced = cell.numeric.outputs if cell.teacher is not None else most
+        if (own, reduced) not in texts:
+            after = dict(_settings(cell)) | dict(_outputs(reduced))
+            texts[own, reduced] = {n: after[n] for n in after if after[n] != before[n]}
+        found[cell.key] = texts[own, reduced]
+    return found
+
+
+def _without_outputs(numeric: NumericSpec) -> str:
+    return numeric.model_copy(update={"outputs": None}).canonical
+
+
+def _settings(cell: Cell) -> Iterator[tuple[str, str]]:
+    """Every setting but the teacher's outputs, by name."""
+    for part in (cell.data, cell.train, cell.numeric):
+        yield from ((name, text) for name, text in _flat(part) if not name.startswith("outputs"))
+
+
+def _outputs(outputs: TeacherOutputs | None) -> Iterator[tuple[str, str]]:
+    return _flat(outputs or TeacherOutputs(), "outputs.")
+
+
+def _flat(part: Record, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, Record):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, _value(prefix + name, value)
+
+
+def _value(name: str, value: JsonValue) -> str:
+    if value is None:
+        return _NONE.get(name, "default")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(list(value) if isinstance(value, tuple) else value)
