@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktbench import __version__
+from ktbench import __version__, commands_teacher
 
 if TYPE_CHECKING:
     from ktbench.engine.contract import Engine
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 devices_app = typer.Typer(no_args_is_help=True, help="Look at the devices of a matrix.")
 app.add_typer(devices_app, name="devices")
+app.add_typer(commands_teacher.app, name="teacher")
 
 MatrixFile = Annotated[Path, typer.Argument(metavar="MATRIX.yaml", show_default=False)]
 Python = Annotated[

@@ -6,7 +6,7 @@ import atexit
 import hashlib
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -118,18 +118,21 @@ def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
     try:
         torch.set_num_threads(job.numeric.threads)  # exports too: it changes the order of sums
         data = same_dataset(job.tasks[0].cell.data, job.base, job.data_digest)
-        source = source_of(
-            job.taught_by,
-            job.tasks[0].cell,
-            base=job.base,
-            wanted=job.source,
-            note=notes.append,
-        )
-        seconds["data"], clock = time.perf_counter() - clock, time.perf_counter()
-        try:
-            trained = _train(job, data, source, report, notes.append)
-        finally:
-            notes += [f"{account}: {job.label}" for account in account_of(source)]
+        with ExitStack() as ending:
+            source = source_of(
+                job.taught_by,
+                job.tasks[0].cell,
+                base=job.base,
+                wanted=job.source,
+                note=notes.append,
+                history=job.root / "pool",
+                ending=ending,
+            )
+            seconds["data"], clock = time.perf_counter() - clock, time.perf_counter()
+            try:
+                trained = _train(job, data, source, report, notes.append)
+            finally:
+                notes += [f"{account}: {job.label}" for account in account_of(source)]
     except (StorageError, OSError):
         raise
     except Exception as error:  # a user's own network may raise anything
@@ -174,6 +177,7 @@ def _train(
             note=note,
             memory=job.memory,
             workers=job.workers,
+            safeguard=job.source.source == "pool",
         )
         if cells
         else ()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from ktbench.engine.contract import Engine, Lost, Workers
-from ktbench.numeric import check as check_numeric
 from ktbench.provenance import collect
 from ktbench.records import (
     Cell,
@@ -115,8 +115,6 @@ def run(
     began = time.perf_counter()
     summary = Summary(folder)
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
-    for spec in {cell.numeric.canonical: cell.numeric for cell in plan.cells}.values():
-        check_numeric(spec)
     with _clocked(summary, "data"):
         provenance, tested_on = _provenance(plan)
     results = ResultsFolder(folder)
@@ -131,7 +129,7 @@ def run(
         tasks = _open_tasks(this)
         teachers: _Teachers = {}
         if tasks:
-            with engine.at(plan, folder) as workers:
+            with engine.at(plan, folder) as workers, _pool_let_go(plan):
                 teachers = _teacher_wave(this, tasks)
                 _cohort_wave(this, tasks, teachers, workers)
         _measuring_wave(this)  # once the engine is gone: a measurement wants a quiet machine
@@ -143,6 +141,18 @@ def run(
                 summary.report = write_report(folder)
     summary.seconds["total"] = time.perf_counter() - began
     return summary
+
+
+@contextmanager
+def _pool_let_go(plan: Plan) -> Iterator[None]:
+    """What a pool of teachers holds in this process goes before anything is measured here."""
+    try:
+        yield
+    finally:
+        if plan.source.source == "pool":
+            from ktbench.runner.pooling import close  # Ray is large, and not everybody has it
+
+            close()
 
 
 class _clocked:  # noqa: N801 - used as a statement

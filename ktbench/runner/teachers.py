@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -174,26 +175,47 @@ def source_of(
     base: Path,
     wanted: SourceSpec,
     note: Callable[[str], None] = lambda _: None,
+    history: Path | None = None,
+    ending: ExitStack | None = None,
 ) -> TeacherSource | None:
     """Where `taught`, and what shares its data and budget, gets its teacher's outputs.
 
-    None without a teacher.
+    None without a teacher. A pool keeps its history in the folder `history`, and is let go of by
+    what is put on `ending`.
     """
     if taught_by is None:
         return None
     cell, data = taught_by.teacher.cell, dataset(taught.data, base)
     trained_on = dataset(cell.data, base)
-    network = load_student(
-        cell,
-        taught_by.weights,
-        num_classes=len(trained_on.classes),
-        in_channels=trained_on.shape[0],
-        base=base,
-    )
-    live = Live(network, trained_on=trained_on, dataset=data, numeric=taught.numeric)
     stream = Stream(data, taught.seed, taught.train.batch_size, taught.train.views)
+    source: TeacherSource
+    if wanted.source == "pool":
+        from ktbench.runner.pooling import pooled  # Ray is large, and not everybody has it
+
+        source = pool = pooled(
+            taught_by.teacher,
+            taught_by.checkpoint,
+            taught_by.weights.read_bytes(),
+            taught=taught,
+            stream=stream,
+            trained_on=trained_on,
+            base=base,
+            wanted=wanted,
+            history=history,
+        )
+        if ending is not None:
+            ending.callback(pool.close)
+    else:
+        network = load_student(
+            cell,
+            taught_by.weights,
+            num_classes=len(trained_on.classes),
+            in_channels=trained_on.shape[0],
+            base=base,
+        )
+        source = Live(network, trained_on=trained_on, dataset=data, numeric=taught.numeric)
     return served(
-        live,
+        source,
         taught=taught,
         stream=stream,
         teacher=(cell.key, taught_by.checkpoint.digest, trained_on.digest),

@@ -186,21 +186,21 @@ def _most(needs: Sequence[Need]) -> Need:
 
 
 def _moments(lane: Lane, steps: int) -> list[int]:
-    """The first and the last step of each phase, of so many in all."""
-    ends = [0, *(math.ceil(min(phase.until, 1.0) * steps) for phase in lane.phases)]
-    ends[-1] = steps
-    return sorted({step for a, b in pairwise(ends) if a < b for step in (a, b - 1)})
+    """The first and the last step of each phase of a training of so many steps."""
+    ends = [0, *(math.ceil(min(phase.until, 1.0) * steps) for phase in lane.phases[:-1]), steps]
+    return [step for a, b in pairwise(ends) if a < b for step in sorted({a, b - 1})]
 
 
 def _batch(stream: Stream, cell: Cell, step: int) -> Batch:
-    """The very batch of that step: what a teacher says of it may be kept for later."""
-    epoch, number = divmod(step, stream.steps_per_epoch)
+    """A step's very own batch: a teacher source may keep what is said of it."""
+    each = stream.steps_per_epoch
+    epoch, number = divmod(step, each)
     return make_batch(
         stream,
         stream.order(epoch)[number],
         epoch=epoch,
         step=step,
-        steps=stream.steps_per_epoch * cell.train.epochs,
+        steps=each * cell.train.epochs,
         device=torch.device(cell.numeric.device),
     )
 
