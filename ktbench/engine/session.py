@@ -112,10 +112,11 @@ class Session:
                 **plain,
             )
         except (self.ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
+            reason = one_line(error)
             if address is None:
-                raise KtbenchError(f"--engine ray: Ray does not start: {one_line(error)}") from error
+                raise KtbenchError(f"--engine ray: Ray does not start: {reason}") from error
             raise KtbenchError(
-                f"--address {address}: {one_line(error)} (it must be of the same Ray, have this "
+                f"--address {address}: {reason} (it must be of the same Ray, have this "
                 "machine as a node, and share its token: docs/cluster.md)"
             ) from error
 
