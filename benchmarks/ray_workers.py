@@ -25,7 +25,7 @@ teachers: [{student: resnet20, name: T, train: {epochs: 2}}]
 students: [{resnet20: {width: 0.5}}]
 methods: [kd, attention]
 seeds: 4
-train: {epochs: 6, batch_size: 64}
+train: {epochs: 16, batch_size: 64}
 numeric: {threads: 1}
 """
 
