@@ -175,7 +175,8 @@ def test_building_a_method_leaves_the_teachers_statistics_alone(tmp_path: Path) 
     for name in catalogue.methods():
         asked = brief(name)
         probe = _probe(Stream(digits(), asked.seed, asked.train.batch_size))
-        lane = Opening(digits(), source, places_in(tmp_path), HERE, probe, print).open(asked, print)
+        opening = Opening(digits(), source, places_in(tmp_path), HERE, probe, print)
+        lane = opening.open(asked, print)
         assert not isinstance(lane, Failure), name
         assert source.digest == before, name
 

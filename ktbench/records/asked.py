@@ -219,14 +219,30 @@ class DeviceSpec(Record):
 class SourceSpec(Record):
     """How a teacher's outputs reach the students; no weight depends on it, so it is in no key."""
 
-    source: Literal["live", "cached"] = "live"
+    source: Literal["live", "cached", "pool"] = "live"
     """`live`: the teacher runs for every batch; `cached`: what it said is kept on disk, and read
-    when a batch comes again."""
+    when a batch comes again; `pool`: workers on a Ray cluster run it."""
     keep: Annotated[tuple[Kept, ...], Field(min_length=1)] = ("logits",)
     """What a cache keeps; methods that read more are served live."""
     cap_gb: Annotated[float, Field(gt=0)] = 20.0
     """Most that all caches of this user may take on disk, in 10⁹ bytes; the least recently used
     make room."""
+    cache: bool = False
+    """Of a pool: what workers said is kept too, as `cached` does."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Of a pool: started for the run, beside those that join with `ktbench teacher serve`."""
+    most_workers: Annotated[int, Field(ge=0)] = 0
+    """Of a pool: started at most, where students wait for teachers; never less than `workers`."""
+    wait_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """Of a pool: how long a training waits while no worker is there."""
+    address: str | None = None
+    """Of a pool: the Ray cluster, `auto` or HOST:PORT; its own one in this process when not given
+    and `workers` are asked for."""
+
+    @property
+    def caches(self) -> bool:
+        """Whether outputs are kept on disk."""
+        return self.source == "cached" or self.cache
 
 
 class Skip(Record):

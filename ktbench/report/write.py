@@ -50,6 +50,7 @@ def build_page(analysis: Analysis) -> Page:
             sections.devices(analysis),
             sections.costs(analysis),
             *sections.views(analysis),
+            *sections.pools(analysis),
             sections.troubles(analysis),
             sections.fairness(analysis),
         ),

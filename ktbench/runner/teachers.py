@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from ktbench.data import Dataset, Stream, load
 from ktbench.files import write_atomically
+from ktbench.provenance import host
 from ktbench.records import (
     Cell,
     Checkpoint,
     DataSpec,
     Failure,
     KtbenchError,
+    NumericSpec,
     SourceSpec,
     StorageError,
     Teacher,
+    digest_of,
 )
 from ktbench.teacher.cached import Cached
 from ktbench.teacher.live import Live
@@ -41,6 +45,17 @@ def dataset(spec: DataSpec, base: Path) -> Dataset:
     return _dataset(spec.model_dump_json(), base)
 
 
+def same_dataset(spec: DataSpec, base: Path, digest: str | None) -> Dataset:
+    """`dataset`; raises KtbenchError where it is not the one that the run was started with."""
+    data = dataset(spec, base)
+    if digest is not None and data.digest != digest:
+        raise KtbenchError(
+            f"data: digest {data.digest} on {host()}, {digest} where the run was started: give "
+            "every node the same files"
+        )
+    return data
+
+
 @dataclass(frozen=True)
 class TrainedTeacher:
     """A teacher that is there: its record, and the file of its weights."""
@@ -61,12 +76,19 @@ class TeacherJob:
     base: Path
     root: Path
     """The results folder."""
+    data_digest: str | None = None
+    """What the run found its data to be: another, on another node, is refused."""
+
+    @property
+    def numeric(self) -> NumericSpec:
+        """What the training computes with."""
+        return self.teacher.cell.numeric
 
 
 def make_teacher(job: TeacherJob, report: Report) -> TrainedTeacher | Failure:
     """The teacher from the store, or trained into it; always copied beside the results."""
     try:
-        data = dataset(job.teacher.cell.data, job.base)
+        data = same_dataset(job.teacher.cell.data, job.base, job.data_digest)
         return _adopted(job, data) if job.teacher.checkpoint else _stored(job, data, report)
     except (StorageError, OSError):
         raise
@@ -81,7 +103,7 @@ def _adopted(job: TeacherJob, data: Dataset) -> TrainedTeacher:
     """A user's own weights; their accuracy is worked out, nothing is trained."""
     assert job.teacher.checkpoint is not None
     cell = job.teacher.cell
-    folder = job.root / "work" / f"teacher-{cell.key}"
+    folder = job.root / "work" / f"teacher-{digest_of(job.teacher.canonical)}"
     own = Path(job.base, job.teacher.checkpoint).expanduser()
     try:
         found = adopt(cell, own, dataset=data, places=_places(folder), base=job.base)
@@ -153,26 +175,47 @@ def source_of(
     base: Path,
     wanted: SourceSpec,
     note: Callable[[str], None] = lambda _: None,
+    history: Path | None = None,
+    ending: ExitStack | None = None,
 ) -> TeacherSource | None:
     """Where `taught`, and what shares its data and budget, gets its teacher's outputs.
 
-    None without a teacher.
+    None without a teacher. A pool keeps its history in the folder `history`, and is let go of by
+    what is put on `ending`.
     """
     if taught_by is None:
         return None
     cell, data = taught_by.teacher.cell, dataset(taught.data, base)
     trained_on = dataset(cell.data, base)
-    network = load_student(
-        cell,
-        taught_by.weights,
-        num_classes=len(trained_on.classes),
-        in_channels=trained_on.shape[0],
-        base=base,
-    )
-    live = Live(network, trained_on=trained_on, dataset=data, numeric=taught.numeric)
     stream = Stream(data, taught.seed, taught.train.batch_size, taught.train.views)
+    source: TeacherSource
+    if wanted.source == "pool":
+        from ktbench.runner.pooling import pooled  # Ray is large, and not everybody has it
+
+        source = pool = pooled(
+            taught_by.teacher,
+            taught_by.checkpoint,
+            taught_by.weights.read_bytes(),
+            taught=taught,
+            stream=stream,
+            trained_on=trained_on,
+            base=base,
+            wanted=wanted,
+            history=history,
+        )
+        if ending is not None:
+            ending.callback(pool.close)
+    else:
+        network = load_student(
+            cell,
+            taught_by.weights,
+            num_classes=len(trained_on.classes),
+            in_channels=trained_on.shape[0],
+            base=base,
+        )
+        source = Live(network, trained_on=trained_on, dataset=data, numeric=taught.numeric)
     return served(
-        live,
+        source,
         taught=taught,
         stream=stream,
         teacher=(cell.key, taught_by.checkpoint.digest, trained_on.digest),

@@ -38,7 +38,7 @@ def served(
     outputs = taught.numeric.outputs
     seed = int(digest_of(list(teacher)), 16)
     reduction = Reduction(outputs, seed=seed, view=stream.view)
-    if wanted.source == "live":
+    if not wanted.caches:
         return Reduced(live, reduction) if reduction.changes else live
     sampled = outputs is not None and outputs.sampled is not None
     needs = Needs() if sampled else Needs(**dict.fromkeys(wanted.keep, True))

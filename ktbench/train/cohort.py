@@ -24,6 +24,7 @@ from ktbench.records import (
     Cost,
     Failure,
     KtbenchError,
+    StorageError,
 )
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
@@ -62,6 +63,7 @@ def train_cohort(
     checkpoint_seconds: float | None = None,
     memory: int | None = None,
     workers: int = 1,
+    safeguard: bool = False,
 ) -> list[Checkpoint | Failure]:
     """Train cells that share teacher, data, seed and budget; one result per cell, in order.
 
@@ -69,7 +71,9 @@ def train_cohort(
     with a Failure; the others go on. A killed training goes on from its last checkpoint, which is
     written every `checkpoint_seconds` (`checkpoint_interval` when not given). The cells are
     trained together as far as this process stays under `memory` bytes; when not given, it takes
-    half of what is free here, divided by the number of `workers` that train at once.
+    half of what is free here, divided by the number of `workers` that train at once. With
+    `safeguard` the start of each epoch is held in memory, and written when a StorageError ends the
+    training: a source whose workers may all go needs it.
     """
     interval = checkpoint_interval() if checkpoint_seconds is None else checkpoint_seconds
     first = cells[0]
@@ -87,7 +91,9 @@ def train_cohort(
         def tell(progress: Progress, before: int = before) -> None:
             report(Progress(before + progress.done, len(cells) * first.train.epochs))
 
-        outcomes += _train_together(cohort, stream, teacher, places, tell, note, interval)
+        outcomes += _train_together(
+            cohort, stream, teacher, places, tell, note, interval, safeguard
+        )
         done += len(cohort.lanes)
         del cohort  # before the next one is opened
     return outcomes
@@ -101,12 +107,13 @@ def _train_together(
     report: Callable[[Progress], None],
     note: Note,
     interval: float,
+    safeguard: bool,
 ) -> list[Checkpoint | Failure]:
     """Train the lanes that could be opened; the outcomes of all, in order."""
     before = teacher.digest if teacher is not None else None
     running = [lane for lane in cohort.lanes if isinstance(lane, Lane)]
     _tell_resumed(running, note)
-    _train(running, stream, teacher, places, report, interval, cohort.tidy)
+    _train(running, stream, teacher, places, report, interval, safeguard, cohort.tidy)
     if teacher is not None and teacher.digest != before:
         raise KtbenchError("the teacher's weights or buffers changed while its students learnt")
     return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in cohort.lanes]
@@ -141,13 +148,20 @@ def _train(
     places: Callable[[Cell], Places],
     report: Callable[[Progress], None],
     checkpoint_seconds: float,
+    safeguard: bool,
     tidy: Callable[[], None],
 ) -> None:
     epochs = lanes[0].cell.train.epochs if lanes else 0
     saved = time.monotonic()
     for epoch in range(min((lane.epoch for lane in lanes), default=0), epochs):
         active = [lane for lane in lanes if lane.failure is None and lane.epoch == epoch]
-        _epoch(active, stream, teacher, epoch, epochs, tidy)
+        starts = [(places(lane.cell).work, _packed(lane)) for lane in active] if safeguard else []
+        try:
+            _epoch(active, stream, teacher, epoch, epochs, tidy)
+        except StorageError:
+            for path, start in starts:
+                write_atomically(path, start)
+            raise
         report(Progress(sum(epochs if x.failure else x.epoch for x in lanes), epochs * len(lanes)))
         if time.monotonic() - saved >= checkpoint_seconds and epoch + 1 < epochs:
             for lane in active:
@@ -231,9 +245,13 @@ def _probe(stream: Stream, device: torch.device = CPU) -> Batch:
 
 
 def _save(lane: Lane, path: Path) -> None:
+    write_atomically(path, _packed(lane))
+
+
+def _packed(lane: Lane) -> bytes:
     buffer = io.BytesIO()
     torch.save(lane.state(), buffer)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _finish(lane: Lane, places: Callable[[Cell], Places]) -> Checkpoint | Failure:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ktbench.data import Dataset, Stream
 from ktbench.numeric import EVERYTHING
-from ktbench.records import Cell, Failure, KtbenchError
+from ktbench.records import Cell, Failure, KtbenchError, StorageError
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
 from ktbench.train.lane import Lane
@@ -70,6 +70,8 @@ class Opening:
                     reason = f"its saved work does not fit ({one_line(error)})"
                     note(f"trains from the start: {cell.label}: {reason}")
                     lane = self.build(cell)
+        except (StorageError, OSError):
+            raise  # what the run stands on is gone: no fault of the cell
         except Exception as error:  # a user's own network or method may raise anything
             return Failure(stage="train", reason=one_line(error), step=0)
         return lane

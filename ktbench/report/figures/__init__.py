@@ -3,5 +3,6 @@
 from ktbench.report.figures.curves import convergence_figure
 from ktbench.report.figures.heatmap import gain_figure
 from ktbench.report.figures.scatter import front_figure
+from ktbench.report.figures.timeline import Timeline, timeline_figure
 
-__all__ = ["convergence_figure", "front_figure", "gain_figure"]
+__all__ = ["Timeline", "convergence_figure", "front_figure", "gain_figure", "timeline_figure"]

@@ -4,6 +4,7 @@ from ktbench.report.sections.deployment import accuracy_and_cost, integrity
 from ktbench.report.sections.devices import devices
 from ktbench.report.sections.gains import gains
 from ktbench.report.sections.learning import convergence, costs
+from ktbench.report.sections.pools import pools
 from ktbench.report.sections.published import published
 from ktbench.report.sections.run import fairness, troubles
 from ktbench.report.sections.views import views
@@ -16,6 +17,7 @@ __all__ = [
     "fairness",
     "gains",
     "integrity",
+    "pools",
     "published",
     "troubles",
     "views",

@@ -1,0 +1,105 @@
+"""`ktbench teacher ...`: workers that join a pool from anywhere, and a look at who is there."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Lend this machine to a pool of teachers, or look.")
+
+Address = Annotated[
+    str, typer.Option(metavar="auto|HOST:PORT", help="The Ray cluster, of which this is a node.")
+]
+TeacherName = Annotated[
+    str | None, typer.Option("--teacher", metavar="NAME", help="Serve this teacher only.")
+]
+Base = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where the matrix's relative paths start on this machine."),
+]
+
+
+@app.command()
+def serve(
+    address: Address = "auto",
+    teacher: TeacherName = None,
+    base: Base = None,
+    workers: Annotated[int, typer.Option(min=1, help="Workers on this machine.")] = 1,
+) -> None:
+    """Answer for the teachers of every pool that a run opens, until Ctrl-C.
+
+    It may be started before the run, while it trains, and on as many machines as there are.
+    Weights come from the pool; the data set must lie on this machine as the matrix names it.
+    """
+    from ktbench.teacher.pool import cluster
+    from ktbench.teacher.pool.serving import Server
+
+    cluster.connect(address)
+    server = Server(teacher=teacher, base=str(base.resolve()) if base else None, workers=workers)
+    print("waiting for pools; Ctrl-C ends", flush=True)
+    while True:
+        for line in server.look():
+            print(line, flush=True)
+        time.sleep(1)
+
+
+@app.command()
+def status(
+    address: Address = "auto",
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every second.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show every pool: its workers, how fast they are, what waits, and who is taught."""
+    import json
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from ktbench.teacher.pool import cluster
+    from ktbench.teacher.pool.serving import statuses
+
+    cluster.connect(address)
+    if as_json:
+        print(json.dumps(statuses(), indent=2))
+        return
+    console = Console()
+    if not watch:
+        console.print(_shown(statuses()))
+        return
+    with Live(_shown(statuses()), console=console, refresh_per_second=1) as live:
+        while True:
+            time.sleep(1)
+            live.update(_shown(statuses()))
+
+
+def _shown(pools: list[dict[str, Any]]) -> Any:
+    """Two tables per pool."""
+    from rich.console import Group
+    from rich.text import Text
+
+    if not pools:
+        return Text("no pool is open: a run with `teacher: {source: pool}` opens one")
+    return Group(*(part for pool in pools for part in _pool(pool)))
+
+
+def _pool(pool: dict[str, Any]) -> list[Any]:
+    from rich.table import Table
+    from rich.text import Text
+
+    workers = Table("worker", "node", "state", "answers", "per second", "holds", "restarts")
+    for w in pool["workers"]:
+        rate = f"{w['per_second']:.2f}"
+        cells = (w["name"], w["node"], w["state"], w["answered"], rate, w["holds"], w["restarts"])
+        workers.add_row(*map(str, cells))
+    students = Table("training", "batches taken", "per second", "asked for", "ready")
+    for s in pool["students"]:
+        rate = f"{s['per_second']:.2f}"
+        students.add_row(*map(str, (s["label"], s["taken"], rate, s["open"], s["ready"])))
+    head = f"teacher {pool['teacher']}, pool {pool['pool']}, open for {pool['seconds']:.0f} s"
+    parts: list[Any] = [Text(head), workers, students]
+    if pool["refused"]:
+        parts.append(Text(f"refused: {pool['refused']}"))
+    return parts

@@ -1,0 +1,138 @@
+"""A worker: one teacher beside one data set, which answers for batches that it is named."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ktbench import catalogue
+from ktbench.data import Dataset, Stream, load
+from ktbench.numeric import prepare
+from ktbench.records import KtbenchError
+from ktbench.teacher.live import Live
+from ktbench.teacher.pool.messages import (
+    Ask,
+    Hello,
+    Identity,
+    Packed,
+    PoolJob,
+    Receipt,
+    StreamKey,
+    code_digest,
+    needs_of,
+    pack,
+)
+from ktbench.weights import load_student
+from transfer_methods._contract import Batch
+
+
+class Worker:
+    """Runs as a Ray actor: made anew from these arguments whenever its process is started again."""
+
+    def __init__(self, job: PoolJob, base: str | None = None) -> None:
+        self._job = job
+        self._base = Path(base or job.base)
+        self._hello: Hello | None = None
+
+    def alive(self) -> bool:
+        """Answered by a process that is there and not stuck."""
+        return True
+
+    def hello(self, weights: bytes) -> Hello:
+        """Get ready with the teacher's file, and say who this is; trouble is told, not raised."""
+        if self._hello is None:
+            try:
+                self._hello = self._ready(weights)
+            except Exception as error:  # a user's own network or data may raise anything
+                text = " ".join(str(error).split())[:300]
+                kind = "" if isinstance(error, KtbenchError) else f"{type(error).__name__}: "
+                self._hello = Hello(None, platform.node(), os.getpid(), trouble=kind + text)
+        return self._hello
+
+    def _ready(self, weights: bytes) -> Hello:
+        cell = self._job.teacher.cell
+        self._device = prepare(self._job.numeric)
+        self._data = load(self._job.data, self._base)
+        same = cell.data.canonical == self._job.data.canonical
+        trained_on = self._data if same else load(cell.data, self._base)
+        own = catalogue.code_digest(cell.student.name, str(self._base))
+        if own != cell.student.code:
+            raise KtbenchError(f"{cell.student.name}: another file (digest {own}) than was trained")
+        self._live = self._teacher(weights, trained_on)
+        identity = Identity(
+            teacher=self._live.digest,
+            data=self._data.digest,
+            trained_on=trained_on.digest,
+            code=code_digest(),
+        )
+        self._stream = lru_cache(maxsize=8)(
+            lambda key: Stream(self._data, key.seed, key.batch_size, key.views)
+        )
+        self._order = lru_cache(maxsize=16)(lambda key, epoch: self._stream(key).order(epoch))
+        return Hello(identity, platform.node(), os.getpid(), self._live.stage_names)
+
+    def _teacher(self, weights: bytes, trained_on: Dataset) -> Live:
+        cell = self._job.teacher.cell
+        with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+            file.write(weights)
+            file.flush()
+            network = load_student(
+                cell,
+                Path(file.name),
+                num_classes=len(trained_on.classes),
+                in_channels=trained_on.shape[0],
+                base=self._base,
+            )
+        return Live(network, trained_on=trained_on, dataset=self._data, numeric=self._job.numeric)
+
+    def answer(self, key: StreamKey, ask: Ask) -> tuple[Receipt, Packed | None]:
+        """The teacher's outputs for a batch, or why there are none."""
+        try:
+            began = time.perf_counter()
+            packed = self._answer(key, ask)
+            return Receipt(time.perf_counter() - began), packed
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            return Receipt(failed=reason), None
+
+    def digest(self) -> str:
+        """Of the teacher's weights and buffers as they are now."""
+        return self._live.digest
+
+    def _answer(self, key: StreamKey, ask: Ask) -> Packed:
+        batch = self._batch(key, ask)
+        needs = needs_of(ask.needs)
+        features = self._live.outputs(batch, needs)
+        return pack(features, needs, flops=self._live.flops(), seconds=self._live.seconds())
+
+    def _batch(self, key: StreamKey, ask: Ask) -> Batch:
+        """The batch as the training has it, but for what a teacher never reads."""
+        stream = self._stream(key)
+        epoch, number = divmod(ask.step, stream.steps_per_epoch)
+        if ask.rows:
+            indices = torch.from_numpy(np.frombuffer(ask.rows, dtype=np.int32).astype(np.int64))
+        else:
+            indices = self._order(key, epoch)[number]
+        inputs = plain_inputs(self._data, indices) if ask.plain else stream.inputs(indices, epoch)
+        return Batch(
+            inputs=inputs.to(self._device),
+            labels=stream.labels(indices).to(self._device),
+            indices=indices.to(self._device),
+            epoch=epoch,
+            step=ask.step,
+            progress=0.0,
+            seed=stream.step_seed(ask.step),
+        )
+
+
+def plain_inputs(data: Dataset, indices: torch.Tensor) -> torch.Tensor:
+    """Training images (B, C, H, W) as they are, normalised, laid out channels-last."""
+    images = data.images("train")[indices]
+    return data.normalise(images).contiguous(memory_format=torch.channels_last)
