@@ -125,7 +125,7 @@ class Lesson:
             trained_on=self.dataset.digest,
             code=code_digest(),
         )
-        return PoolJob(self.taught_by, self.data, str(Path.cwd()), identity)
+        return PoolJob(self.taught_by, self.data, NUMERIC, str(Path.cwd()), identity)
 
     def stream(self, seed: int = 0) -> Stream:
         """The batches of a student."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ktbench import __version__, commands_teacher
+
+if TYPE_CHECKING:
+    from ktbench.engine.contract import Engine
 
 app = typer.Typer(
     name="ktbench",
@@ -105,7 +108,37 @@ def run(
             "--fresh/--resume", help="Delete the folder's earlier results, or go on from them."
         ),
     ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Most that a process that trains may hold, such as 4GB: it decides how many "
+            "students are trained together  [default: half of what is free]",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="inline|ray", help="Where work runs: in this process, or on Ray.")
+    ] = "inline",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Trainings at a time on Ray  [default: all that cores allow]"
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|HOST:PORT",
+            help="A running Ray cluster  [default: one is started on this machine]",
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, metavar="SHARE", help="Of a GPU, for each training on one  [default: 0.25]"
+        ),
+    ] = None,
 ) -> None:
     """Train, export, measure and report everything that a matrix asks for.
 
@@ -114,12 +147,13 @@ def run(
     """
     from rich.console import Console
 
-    from ktbench.engine.inline import Inline
     from ktbench.matrix import load, plan
-    from ktbench.runner import Silent
+    from ktbench.runner import Silent, memory_bytes
     from ktbench.runner import run as run_plan
     from ktbench.ui import Bars, Lines, announce, summarise
 
+    where = _engine(engine, workers, address, gpus_per_worker)
+    limit = None if memory is None else memory_bytes(memory)
     loaded = load(matrix)
     planned = plan(loaded)
     folder = results or Path("results", planned.name)
@@ -133,16 +167,44 @@ def run(
                 planned,
                 matrix_text=matrix.read_text(encoding="utf-8"),
                 folder=folder,
-                engine=Inline(),
+                engine=where,
                 watcher=watcher,
                 write_report=_write_report,
                 fresh=fresh,
+                memory=limit,
             )
     except Stopped as stopped:
         stopped.advice = "; run the same command again to go on"
         raise
     summarise(summary, console, failures_only=quiet)
     raise typer.Exit(0 if summary.ok else 1)
+
+
+def _engine(
+    name: str, workers: int | None, address: str | None, gpus_per_worker: float | None
+) -> Engine:
+    """The engine that the options ask for."""
+    from ktbench.records import KtbenchError
+
+    if name == "ray":
+        from ktbench.engine.on_ray import GPUS_PER_WORKER, OnRay
+
+        return OnRay(
+            workers=workers, address=address, gpus_per_worker=gpus_per_worker or GPUS_PER_WORKER
+        )
+    if name != "inline":
+        raise KtbenchError(f"--engine {name}: must be inline or ray")
+    options = {
+        "--workers": workers,
+        "--address": address,
+        "--gpus-per-worker": gpus_per_worker,
+    }
+    for option, value in options.items():
+        if value is not None:
+            raise KtbenchError(f"{option} needs --engine ray")
+    from ktbench.engine.inline import Inline
+
+    return Inline()
 
 
 def _write_report(folder: Path) -> Path:

@@ -50,7 +50,7 @@ def collect(data_digest: str | None = None) -> Provenance:
         python=platform.python_version(),
         machine=platform.machine(),
         processor=_processor(),
-        cores=_cores(),
+        cores=cores(),
         system=f"{platform.system()} {platform.release()}",
         versions=_versions(),
         data_digest=data_digest,
@@ -109,7 +109,7 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -12,7 +12,8 @@ from ktbench.data import Stream
 from ktbench.records import Cell, Checkpoint, Failure, Item, Teacher, TrainSpec
 from ktbench.teacher.live import Live
 from ktbench.train import train_cohort
-from ktbench.train.cohort import _open, _probe
+from ktbench.train.cohort import _probe
+from ktbench.train.opening import Opening
 from ktbench.train.shapes import similarity
 from ktbench.weights import load_student
 from students._contract import Features
@@ -174,8 +175,8 @@ def test_building_a_method_leaves_the_teachers_statistics_alone(tmp_path: Path) 
     for name in catalogue.methods():
         asked = brief(name)
         probe = _probe(Stream(digits(), asked.seed, asked.train.batch_size))
-        place = places_in(tmp_path)(asked)
-        lane = _open(asked, digits(), source, place, HERE, probe, print)
+        opening = Opening(digits(), source, places_in(tmp_path), HERE, probe, print)
+        lane = opening.open(asked, print)
         assert not isinstance(lane, Failure), name
         assert source.digest == before, name
 

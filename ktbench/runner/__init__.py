@@ -2,5 +2,6 @@
 
 from ktbench.runner.run import Summary, run
 from ktbench.runner.watch import Silent, Watcher
+from ktbench.train import memory_bytes
 
-__all__ = ["Silent", "Summary", "Watcher", "run"]
+__all__ = ["Silent", "Summary", "Watcher", "memory_bytes", "run"]

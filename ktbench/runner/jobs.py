@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from ktbench.data import Dataset
 from ktbench.export.exporter import Exporter
 from ktbench.files import write_atomically
+from ktbench.provenance import collect
 from ktbench.records import (
     Artifact,
     Cell,
@@ -22,11 +25,13 @@ from ktbench.records import (
     ExportSpec,
     Failure,
     KtbenchError,
+    NumericSpec,
+    Provenance,
     SourceSpec,
     StorageError,
 )
 from ktbench.results import ResultsFolder
-from ktbench.runner.teachers import TrainedTeacher, account_of, dataset, source_of
+from ktbench.runner.teachers import TrainedTeacher, account_of, dataset, same_dataset, source_of
 from ktbench.teacher.source import TeacherSource
 from ktbench.train import Places, Progress, train_cohort
 from ktbench.weights import load_student, weights_digest
@@ -55,6 +60,17 @@ class CohortJob:
     base: Path
     root: Path
     source: SourceSpec = field(default_factory=SourceSpec)
+    memory: int | None = None
+    """Most bytes that the process may hold; None: half of what is free where it runs."""
+    workers: int = 1
+    """Processes that share what is free."""
+    data_digest: str | None = None
+    """What the run found its data to be: another, on another node, is refused."""
+
+    @property
+    def numeric(self) -> NumericSpec:
+        """What the cells compute with: they share it."""
+        return self.tasks[0].cell.numeric
 
     @property
     def units(self) -> int:
@@ -87,6 +103,8 @@ class CohortOutcome:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """Lines that the user should see."""
+    provenance: Provenance | None = None
+    """Where the cells were made; None where it was not found out."""
 
 
 # ---------------------------------------------------------------- cohorts
@@ -98,7 +116,8 @@ def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
     seconds: dict[str, float] = {}
     notes: list[str] = []
     try:
-        data = dataset(job.tasks[0].cell.data, job.base)
+        torch.set_num_threads(job.numeric.threads)  # exports too: it changes the order of sums
+        data = same_dataset(job.tasks[0].cell.data, job.base, job.data_digest)
         with ExitStack() as ending:
             source = source_of(
                 job.taught_by,
@@ -131,7 +150,7 @@ def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
         done += len(job.exports) - len(task.exported)
         report(min(1.0, done / max(1, job.units)))
     seconds["export"] = time.perf_counter() - clock
-    return CohortOutcome(tuple(outcomes), seconds, tuple(notes))
+    return CohortOutcome(tuple(outcomes), seconds, tuple(notes), collect(data.digest))
 
 
 def _train(
@@ -156,6 +175,8 @@ def _train(
             base=job.base,
             report=tell,
             note=note,
+            memory=job.memory,
+            workers=job.workers,
             safeguard=job.source.source == "pool",
         )
         if cells

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
-from ktbench.engine.contract import Engine
-from ktbench.numeric import check as check_numeric
+from ktbench.engine.contract import Engine, Lost, Workers
 from ktbench.provenance import collect
 from ktbench.records import (
     Cell,
@@ -31,11 +33,14 @@ from ktbench.runner.jobs import (
 )
 from ktbench.runner.measuring import measure_all
 from ktbench.runner.teachers import TeacherJob, TrainedTeacher, dataset, make_teacher
-from ktbench.runner.watch import Watcher
+from ktbench.runner.watch import Shares, Watcher
 from ktbench.train import checkpoint_interval
 
-COHORT = 8
-"""Most students that share a batch; more would only hold more memory at once."""
+COHORT = 32
+"""Most cells of one job. How many of them share a batch is for the memory to say, where they are
+trained; a job's results come when all of it is done."""
+PER_WORKER = 2
+"""Least jobs per worker, where there are cells enough: so that all end at about the same time."""
 
 
 @dataclass
@@ -70,11 +75,17 @@ class _Run:
     engine: Engine
     watcher: Watcher
     summary: Summary
+    memory: int | None = None
 
     @property
     def base(self) -> Path:
         """The folder that relative paths of the matrix start from."""
         return Path(self.plan.base)
+
+    @property
+    def root(self) -> Path:
+        """The results folder, as a job that runs elsewhere can find it."""
+        return self.results.path.absolute()
 
     def provenance_of(self, cell: Cell) -> Provenance:
         """Where and with what this run makes a cell."""
@@ -90,9 +101,12 @@ def run(
     watcher: Watcher,
     write_report: Callable[[Path], Path] | None,
     fresh: bool = False,
+    memory: int | None = None,
 ) -> Summary:
     """Carry out a plan into a results folder; what is already there is not done again.
 
+    A process that trains holds `memory` bytes at most; when not given, half of what is free where
+    it runs, divided by the number of the engine's processes there.
     Raises KtbenchError when the run cannot begin or its folder cannot be written. A cell or a
     device that fails is a record in the folder and in the summary; the others go on.
     """
@@ -101,27 +115,24 @@ def run(
     began = time.perf_counter()
     summary = Summary(folder)
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
-    for spec in {cell.numeric.canonical: cell.numeric for cell in plan.cells}.values():
-        check_numeric(spec)
     with _clocked(summary, "data"):
         provenance, tested_on = _provenance(plan)
     results = ResultsFolder(folder)
     ours = collect(tested_on)
     with results.open(plan, matrix_text, ours, fresh=fresh, data_digest=tested_on):
-        this = _Run(plan, results, provenance, engine, watcher, summary)
+        this = _Run(plan, results, provenance, engine, watcher, summary, memory)
         for skip in plan.skips:
             results.write_result(
                 Result(cell=skip.cell, status="skipped", reason=skip.reason, provenance=ours)
             )
         summary.skipped = len(plan.skips)
         tasks = _open_tasks(this)
-        teachers = _teacher_wave(this, tasks)
-        _cohort_wave(this, tasks, teachers)
-        if plan.source.source == "pool":
-            from ktbench.runner.pooling import close  # Ray is large, and not everybody has it
-
-            close()  # before anything is measured here
-        _measuring_wave(this)
+        teachers: _Teachers = {}
+        if tasks:
+            with engine.at(plan, folder) as workers, _pool_let_go(plan):
+                teachers = _teacher_wave(this, tasks)
+                _cohort_wave(this, tasks, teachers, workers)
+        _measuring_wave(this)  # once the engine is gone: a measurement wants a quiet machine
         results.write_failures(
             [f for f in teachers.values() if isinstance(f, Failure)] + summary.unmeasured
         )
@@ -130,6 +141,18 @@ def run(
                 summary.report = write_report(folder)
     summary.seconds["total"] = time.perf_counter() - began
     return summary
+
+
+@contextmanager
+def _pool_let_go(plan: Plan) -> Iterator[None]:
+    """What a pool of teachers holds in this process goes before anything is measured here."""
+    try:
+        yield
+    finally:
+        if plan.source.source == "pool":
+            from ktbench.runner.pooling import close  # Ray is large, and not everybody has it
+
+            close()
 
 
 class _clocked:  # noqa: N801 - used as a statement
@@ -208,32 +231,44 @@ def _teacher_wave(this: _Run, tasks: Sequence[CellTask]) -> _Teachers:
     if not needed:
         return ready
     this.watcher.begin("teachers", sum(t.cell.train.epochs for t in needed))
-    done = 0.0
+    shares = Shares(this.watcher)
     with _clocked(this.summary, "teachers"):
-        for teacher in needed:
-            _ready_teacher(this, teacher, ready, done)
-            done += teacher.cell.train.epochs
+        for depth in sorted({_depth(t) for t in needed}):
+            _ready_teachers(this, [t for t in needed if _depth(t) == depth], ready, shares)
     this.watcher.end()
     return ready
 
 
-def _ready_teacher(this: _Run, teacher: Teacher, ready: _Teachers, before: float) -> None:
-    """Add one teacher, or why there is none: that of its own teacher, where that one failed."""
-    taught_by = teacher.cell.teacher
-    source = ready[taught_by.canonical] if taught_by is not None else None
-    if isinstance(source, Failure):
-        ready[teacher.canonical] = source
-        return
-    job = TeacherJob(teacher, source, this.base, this.results.path)
+def _depth(teacher: Teacher) -> int:
+    """How many teachers come before this one: those of one depth can be trained at once."""
+    before = teacher.cell.teacher
+    return 0 if before is None else 1 + _depth(before)
+
+
+def _ready_teachers(
+    this: _Run, teachers: Sequence[Teacher], ready: _Teachers, shares: Shares
+) -> None:
+    """Add some teachers, or why there are none: that of its own teacher, where that one failed."""
+    jobs = []
+    for teacher in teachers:
+        taught_by = teacher.cell.teacher
+        source = ready[taught_by.canonical] if taught_by is not None else None
+        if isinstance(source, Failure):
+            ready[teacher.canonical] = source
+        else:
+            digest = this.provenance_of(teacher.cell).data_digest
+            jobs.append(TeacherJob(teacher, source, this.base, this.root, digest))
 
     def tell(job: TeacherJob, share: float) -> None:
-        this.watcher.advance(before + share * job.teacher.cell.train.epochs, job.teacher.name)
+        shares.tell(job, job.teacher.cell.train.epochs, share, job.teacher.name)
 
-    tell(job, 0.0)
-    for _, outcome in this.engine.run(make_teacher, [job], tell):
-        ready[teacher.canonical] = outcome
+    for job, outcome in this.engine.run(make_teacher, jobs, tell):
+        shares.finish(job, job.teacher.cell.train.epochs)
+        if isinstance(outcome, Lost):
+            outcome = Failure(stage="teacher", reason=outcome.reason, what=job.teacher.name)
+        ready[job.teacher.canonical] = outcome
         if isinstance(outcome, Failure):
-            this.watcher.note(f"failed: teacher {teacher.name}: {outcome.reason}")
+            this.watcher.note(f"failed: teacher {job.teacher.name}: {outcome.reason}")
         else:
             for note in outcome.notes:
                 this.watcher.note(note)
@@ -242,9 +277,11 @@ def _ready_teacher(this: _Run, teacher: Teacher, ready: _Teachers, before: float
 # ---------------------------------------------------------------- second wave: cohorts
 
 
-def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> None:
+def _cohort_wave(
+    this: _Run, tasks: Sequence[CellTask], teachers: _Teachers, workers: Workers
+) -> None:
     jobs = []
-    for group in _cohorts(tasks):
+    for group in _cohorts(tasks, workers.all):
         first = group[0]
         teacher = None
         if first.cell.teacher is not None and first.trained is None:
@@ -253,32 +290,47 @@ def _cohort_wave(this: _Run, tasks: Sequence[CellTask], teachers: _Teachers) -> 
             for task in group:
                 _keep(this, CellOutcome(task.cell, None, failures=(teacher,)), None, tell=False)
         else:
+            digest = this.provenance_of(first.cell).data_digest
             exports = this.plan.exports
-            source, folder = this.plan.source, this.results.path
-            jobs.append(CohortJob(tuple(group), teacher, exports, this.base, folder, source))
+            source, where = this.plan.source, (this.base, this.root)
+            share = (this.memory, workers.per_machine)
+            jobs.append(CohortJob(tuple(group), teacher, exports, *where, source, *share, digest))
     if not jobs:
         return
     this.watcher.begin("students", sum(job.units for job in jobs))
-    finished = 0
+    shares = Shares(this.watcher)
 
     def tell(job: CohortJob, share: float) -> None:
-        this.watcher.advance(finished + share * job.units, job.label)
+        shares.tell(job, job.units, share, job.label)
 
     for job, cohort in this.engine.run(train_and_export, jobs, tell):
-        finished += job.units
+        shares.finish(job, job.units)
+        if isinstance(cohort, Lost):
+            _keep_lost(this, job, cohort)
+            continue
         for stage, seconds in cohort.seconds.items():
             this.summary.seconds[stage] += seconds
         for note in cohort.notes:
             this.watcher.note(note)
         for outcome in cohort.cells:
-            _keep(this, outcome, job.taught_by)
+            _keep(this, outcome, job.taught_by, provenance=cohort.provenance)
     this.watcher.end()
 
 
-def _cohorts(tasks: Sequence[CellTask]) -> list[list[CellTask]]:
-    """Tasks that share teacher, data order, budget and numeric settings, at most COHORT each.
+def _keep_lost(this: _Run, job: CohortJob, lost: Lost) -> None:
+    """Every cell of the job failed; its saved work stays, so that the next run goes on from it."""
+    failure = Failure(stage="train", reason=lost.reason)
+    for task in job.tasks:
+        outcome = CellOutcome(task.cell, task.trained, task.exported, (failure,))
+        _keep(this, outcome, job.taught_by, drop=False)
 
-    Cells that are only to be exported again stay by themselves: they need no teacher.
+
+def _cohorts(tasks: Sequence[CellTask], workers: int = 1) -> list[list[CellTask]]:
+    """Tasks that share teacher, data order, budget and numeric settings, in parts of like size.
+
+    A part has COHORT tasks at most, and so few that each worker gets PER_WORKER of them where
+    there are enough. Cells that are only to be exported again stay by themselves: they need no
+    teacher.
     """
     groups: dict[tuple[object, ...], list[CellTask]] = {}
     for task in tasks:
@@ -286,15 +338,30 @@ def _cohorts(tasks: Sequence[CellTask]) -> list[list[CellTask]]:
         teacher = cell.teacher.canonical if cell.teacher is not None else ""
         parts = (cell.data.canonical, teacher, cell.train.canonical, cell.numeric.canonical)
         groups.setdefault((*parts, cell.seed, task.trained is None), []).append(task)
-    return [g[i : i + COHORT] for g in groups.values() for i in range(0, len(g), COHORT)]
+    most = COHORT if workers == 1 else min(COHORT, len(tasks) // (PER_WORKER * workers) or 1)
+    return [part for group in groups.values() for part in _parts(group, most)]
+
+
+def _parts(group: list[CellTask], most: int) -> list[list[CellTask]]:
+    """The group in as few parts as may be, whose sizes differ by one at most."""
+    count = math.ceil(len(group) / most)
+    bounds = [len(group) * i // count for i in range(count + 1)]
+    return [group[a:b] for a, b in pairwise(bounds)]
 
 
 def _keep(
-    this: _Run, outcome: CellOutcome, taught_by: TrainedTeacher | None, *, tell: bool = True
+    this: _Run,
+    outcome: CellOutcome,
+    taught_by: TrainedTeacher | None,
+    *,
+    provenance: Provenance | None = None,
+    tell: bool = True,
+    drop: bool = True,
 ) -> None:
-    """Write a cell's result; only then does the saved work of its training go.
+    """Write a cell's result; only then does the saved work of its training go (`drop`).
 
-    `tell` is off for failures that the user has heard of already.
+    `provenance` is of where it was made: of this process, when not given. `tell` is off for
+    failures that the user has heard of already.
     """
     checkpoint = outcome.checkpoint
     teacher = taught_by.checkpoint if taught_by is not None else None
@@ -310,11 +377,12 @@ def _keep(
         teacher=teacher,
         artifacts=outcome.artifacts,
         failures=outcome.failures,
-        provenance=this.provenance_of(outcome.cell),
+        provenance=provenance or this.provenance_of(outcome.cell),
     )
     if earlier is None or earlier.status != "done" or checkpoint is not None:
         this.results.write_result(result)
-    this.results.drop_work(outcome.cell.key)
+    if drop:
+        this.results.drop_work(outcome.cell.key)
     if outcome.failures:
         this.summary.failed.append(result)
         first = outcome.failures[0]

@@ -11,15 +11,18 @@ from pathlib import Path
 
 from ktbench.data import Dataset, Stream, load
 from ktbench.files import write_atomically
+from ktbench.provenance import host
 from ktbench.records import (
     Cell,
     Checkpoint,
     DataSpec,
     Failure,
     KtbenchError,
+    NumericSpec,
     SourceSpec,
     StorageError,
     Teacher,
+    digest_of,
 )
 from ktbench.teacher.cached import Cached
 from ktbench.teacher.live import Live
@@ -42,6 +45,17 @@ def dataset(spec: DataSpec, base: Path) -> Dataset:
     return _dataset(spec.model_dump_json(), base)
 
 
+def same_dataset(spec: DataSpec, base: Path, digest: str | None) -> Dataset:
+    """`dataset`; raises KtbenchError where it is not the one that the run was started with."""
+    data = dataset(spec, base)
+    if digest is not None and data.digest != digest:
+        raise KtbenchError(
+            f"data: digest {data.digest} on {host()}, {digest} where the run was started: give "
+            "every node the same files"
+        )
+    return data
+
+
 @dataclass(frozen=True)
 class TrainedTeacher:
     """A teacher that is there: its record, and the file of its weights."""
@@ -62,12 +76,19 @@ class TeacherJob:
     base: Path
     root: Path
     """The results folder."""
+    data_digest: str | None = None
+    """What the run found its data to be: another, on another node, is refused."""
+
+    @property
+    def numeric(self) -> NumericSpec:
+        """What the training computes with."""
+        return self.teacher.cell.numeric
 
 
 def make_teacher(job: TeacherJob, report: Report) -> TrainedTeacher | Failure:
     """The teacher from the store, or trained into it; always copied beside the results."""
     try:
-        data = dataset(job.teacher.cell.data, job.base)
+        data = same_dataset(job.teacher.cell.data, job.base, job.data_digest)
         return _adopted(job, data) if job.teacher.checkpoint else _stored(job, data, report)
     except (StorageError, OSError):
         raise
@@ -82,7 +103,7 @@ def _adopted(job: TeacherJob, data: Dataset) -> TrainedTeacher:
     """A user's own weights; their accuracy is worked out, nothing is trained."""
     assert job.teacher.checkpoint is not None
     cell = job.teacher.cell
-    folder = job.root / "work" / f"teacher-{cell.key}"
+    folder = job.root / "work" / f"teacher-{digest_of(job.teacher.canonical)}"
     own = Path(job.base, job.teacher.checkpoint).expanduser()
     try:
         found = adopt(cell, own, dataset=data, places=_places(folder), base=job.base)

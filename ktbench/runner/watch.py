@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ktbench.engine.contract import Work
+
 
 class Watcher(Protocol):
     """Hears what happens; decides how to show it."""
@@ -42,3 +44,25 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Nothing."""
+
+
+class Shares:
+    """The progress of a wave whose jobs may run at the same time.
+
+    `units` is what a job counts for. A job that is run again tells smaller shares than before.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._running: dict[int, float] = {}
+        self._finished = 0.0
+
+    def tell(self, job: Work, units: float, share: float, label: str) -> None:
+        """A job has come so far."""
+        self._running[id(job)] = share * units
+        self._watcher.advance(self._finished + sum(self._running.values()), label)
+
+    def finish(self, job: Work, units: float) -> None:
+        """A job is over, however it ended."""
+        self._running.pop(id(job), None)
+        self._finished += units

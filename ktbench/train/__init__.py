@@ -1,5 +1,7 @@
 """The one training loop, for a cohort of students."""
 
-from ktbench.train.cohort import Places, Progress, adopt, checkpoint_interval, train_cohort
+from ktbench.train.budget import memory_bytes
+from ktbench.train.cohort import Progress, adopt, checkpoint_interval, train_cohort
+from ktbench.train.opening import Places
 
-__all__ = ["Places", "Progress", "adopt", "checkpoint_interval", "train_cohort"]
+__all__ = ["Places", "Progress", "adopt", "checkpoint_interval", "memory_bytes", "train_cohort"]

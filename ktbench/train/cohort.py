@@ -6,17 +6,17 @@ import io
 import math
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ktbench.data import Dataset, Stream
 from ktbench.files import write_atomically
-from ktbench.numeric import EVERYTHING, prepare
+from ktbench.numeric import prepare
 from ktbench.records import (
     Accuracies,
     Cell,
@@ -27,11 +27,13 @@ from ktbench.records import (
     StorageError,
 )
 from ktbench.teacher.source import TeacherSource
+from ktbench.train.budget import Budget
 from ktbench.train.curves import write_curves
 from ktbench.train.lane import Lane
+from ktbench.train.opening import Cohort, Note, Opening, Places, cohorts, one_line
 from ktbench.train.placing import make_batch, make_probe, placed
 from ktbench.train.terms import Diverged
-from ktbench.weights import load_weights, read_torch, weights_digest
+from ktbench.weights import load_weights, weights_digest
 from transfer_methods._contract import Batch, Needs
 
 PROBE_IMAGES = 16
@@ -39,20 +41,6 @@ CPU = torch.device("cpu")
 INTERVAL_VARIABLE = "KTBENCH_CHECKPOINT_SECONDS"
 INTERVAL_S = 20.0
 """Time between two checkpoints of an unfinished training, where the variable says nothing else."""
-
-Note = Callable[[str], None]
-"""Takes one line that the user should see."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a cell's files go; `root` is what the record's paths are relative to."""
-
-    root: Path
-    weights: Path
-    curves: Path
-    work: Path
-    """The checkpoint of an unfinished training."""
 
 
 @dataclass(frozen=True)
@@ -73,32 +61,62 @@ def train_cohort(
     report: Callable[[Progress], None] = lambda _: None,
     note: Note = lambda _: None,
     checkpoint_seconds: float | None = None,
+    memory: int | None = None,
+    workers: int = 1,
     safeguard: bool = False,
 ) -> list[Checkpoint | Failure]:
     """Train cells that share teacher, data, seed and budget; one result per cell, in order.
 
     A cell's weights do not depend on the others. One that diverges, or whose method fails, leaves
     with a Failure; the others go on. A killed training goes on from its last checkpoint, which is
-    written every `checkpoint_seconds` (`checkpoint_interval` when not given). With `safeguard` the
-    start of each epoch is held in memory, and written when a StorageError ends the training: a
-    source whose workers may all go needs it.
+    written every `checkpoint_seconds` (`checkpoint_interval` when not given). The cells are
+    trained together as far as this process stays under `memory` bytes; when not given, it takes
+    half of what is free here, divided by the number of `workers` that train at once. With
+    `safeguard` the start of each epoch is held in memory, and written when a StorageError ends the
+    training: a source whose workers may all go needs it.
     """
     interval = checkpoint_interval() if checkpoint_seconds is None else checkpoint_seconds
     first = cells[0]
     device = prepare(first.numeric)
     dataset = placed(dataset, device)
     stream = Stream(dataset, first.seed, first.train.batch_size, first.train.views)
-    probe = _probe(stream, device)
+    budget = partial(Budget.here, memory, device=first.numeric.device, workers=workers)
+    opening = Opening(dataset, teacher, places, base, _probe(stream, device), note)
+    outcomes: list[Checkpoint | Failure] = []
+    done = 0
+    for cohort in cohorts(cells, opening, stream, budget):
+        failed = sum(isinstance(lane, Failure) for lane in cohort.lanes)
+        before = (done + failed) * first.train.epochs
+
+        def tell(progress: Progress, before: int = before) -> None:
+            report(Progress(before + progress.done, len(cells) * first.train.epochs))
+
+        outcomes += _train_together(
+            cohort, stream, teacher, places, tell, note, interval, safeguard
+        )
+        done += len(cohort.lanes)
+        del cohort  # before the next one is opened
+    return outcomes
+
+
+def _train_together(
+    cohort: Cohort,
+    stream: Stream,
+    teacher: TeacherSource | None,
+    places: Callable[[Cell], Places],
+    report: Callable[[Progress], None],
+    note: Note,
+    interval: float,
+    safeguard: bool,
+) -> list[Checkpoint | Failure]:
+    """Train the lanes that could be opened; the outcomes of all, in order."""
     before = teacher.digest if teacher is not None else None
-    lanes: list[Lane | Failure] = [
-        _open(cell, dataset, teacher, places(cell), base, probe, note) for cell in cells
-    ]
-    running = [lane for lane in lanes if isinstance(lane, Lane)]
+    running = [lane for lane in cohort.lanes if isinstance(lane, Lane)]
     _tell_resumed(running, note)
-    _train(running, stream, teacher, places, report, interval, safeguard)
+    _train(running, stream, teacher, places, report, interval, safeguard, cohort.tidy)
     if teacher is not None and teacher.digest != before:
         raise KtbenchError("the teacher's weights or buffers changed while its students learnt")
-    return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in lanes]
+    return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in cohort.lanes]
 
 
 def checkpoint_interval() -> float:
@@ -131,6 +149,7 @@ def _train(
     report: Callable[[Progress], None],
     checkpoint_seconds: float,
     safeguard: bool,
+    tidy: Callable[[], None],
 ) -> None:
     epochs = lanes[0].cell.train.epochs if lanes else 0
     saved = time.monotonic()
@@ -138,7 +157,7 @@ def _train(
         active = [lane for lane in lanes if lane.failure is None and lane.epoch == epoch]
         starts = [(places(lane.cell).work, _packed(lane)) for lane in active] if safeguard else []
         try:
-            _epoch(active, stream, teacher, epoch, epochs)
+            _epoch(active, stream, teacher, epoch, epochs, tidy)
         except StorageError:
             for path, start in starts:
                 write_atomically(path, start)
@@ -152,7 +171,12 @@ def _train(
 
 
 def _epoch(
-    active: list[Lane], stream: Stream, teacher: TeacherSource | None, epoch: int, epochs: int
+    active: list[Lane],
+    stream: Stream,
+    teacher: TeacherSource | None,
+    epoch: int,
+    epochs: int,
+    tidy: Callable[[], None],
 ) -> None:
     """One pass over the training set for the lanes that stand at this epoch."""
     steps = stream.steps_per_epoch
@@ -175,6 +199,7 @@ def _epoch(
         needs = _union(active, batch.progress)
         features = None
         if teacher is not None and needs:
+            tidy()
             features = teacher.outputs(batch, needs)
         for lane in active:
             lane.seconds += data_seconds
@@ -182,6 +207,7 @@ def _epoch(
             if features is not None and teacher is not None and reads:
                 lane.teacher_seconds += teacher.seconds()
                 lane.teacher_flops += teacher.flops()
+            tidy()
             with _failing_alone(lane, step):
                 lane.step(batch, features if reads else None)
     for lane in active:
@@ -200,26 +226,7 @@ def _failing_alone(lane: Lane, step: int) -> Iterator[None]:
         yield
     except Exception as error:
         at = error.step if isinstance(error, Diverged) else step
-        lane.failure = Failure(stage="train", reason=_one_line(error), step=at)
-
-
-def _one_line(error: Exception) -> str:
-    """An error for people: what ktbench raises says it all, anything else needs its kind."""
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, Diverged | KtbenchError):
-        return text
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return said + _where(error)
-
-
-def _where(error: Exception) -> str:
-    """The innermost line that is not torch's, so that a user finds it in a file of theirs."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "torch" not in Path(frame.filename).parts
-    ]
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        lane.failure = Failure(stage="train", reason=one_line(error), step=at)
 
 
 def _union(lanes: Sequence[Lane], progress: float) -> Needs:
@@ -234,40 +241,7 @@ def _probe(stream: Stream, device: torch.device = CPU) -> Batch:
     return make_probe(stream, PROBE_IMAGES, device)
 
 
-# ---------------------------------------------------------------- opening and closing a lane
-
-
-def _open(
-    cell: Cell,
-    dataset: Dataset,
-    teacher: TeacherSource | None,
-    places: Places,
-    base: Path,
-    probe: Batch,
-    note: Note,
-) -> Lane | Failure:
-    """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""
-
-    def fresh() -> Lane:
-        if teacher is None:
-            return Lane(cell, dataset, base, probe, None)
-        features = teacher.outputs(probe, EVERYTHING)
-        return Lane(cell, dataset, base, probe, features, teacher.stage_names)
-
-    try:
-        lane = fresh()
-        if places.work.exists():
-            try:
-                lane.restore(read_torch(places.work))
-            except Exception as error:  # It is only saved work: training anew gives the same.
-                reason = f"its saved work does not fit ({_one_line(error)})"
-                note(f"trains from the start: {cell.label}: {reason}")
-                lane = fresh()
-    except (StorageError, OSError):
-        raise  # what the run stands on is gone: no fault of the cell
-    except Exception as error:  # a user's own network or method may raise anything
-        return Failure(stage="train", reason=_one_line(error), step=0)
-    return lane
+# ---------------------------------------------------------------- closing a lane
 
 
 def _save(lane: Lane, path: Path) -> None:

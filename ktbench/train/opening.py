@@ -1,0 +1,142 @@
+"""Lanes at their start or where they were stopped, as many together as the memory holds."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ktbench.data import Dataset, Stream
+from ktbench.numeric import EVERYTHING
+from ktbench.records import Cell, Failure, KtbenchError, StorageError
+from ktbench.teacher.source import TeacherSource
+from ktbench.train.budget import Budget
+from ktbench.train.lane import Lane
+from ktbench.train.memory import ROOMY, Bound, measure, notes, split, tidier
+from ktbench.train.terms import Diverged
+from ktbench.weights import read_torch
+from students._contract import Features
+from transfer_methods._contract import Batch
+
+Note = Callable[[str], None]
+"""Takes one line that the user should see."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a cell's files go; `root` is what the record's paths are relative to."""
+
+    root: Path
+    weights: Path
+    curves: Path
+    work: Path
+    """The checkpoint of an unfinished training."""
+
+
+@dataclass
+class Opening:
+    """What lanes are built from."""
+
+    dataset: Dataset
+    teacher: TeacherSource | None
+    places: Callable[[Cell], Places]
+    base: Path
+    probe: Batch
+    note: Note
+
+    @cached_property
+    def taught(self) -> Features | None:
+        """The teacher's features of the probe: one copy for all lanes."""
+        return None if self.teacher is None else self.teacher.outputs(self.probe, EVERYTHING)
+
+    def build(self, cell: Cell) -> Lane:
+        """A lane at its start."""
+        if self.teacher is None:
+            return Lane(cell, self.dataset, self.base, self.probe, None)
+        names = self.teacher.stage_names
+        return Lane(cell, self.dataset, self.base, self.probe, self.taught, names)
+
+    def open(self, cell: Cell, note: Note) -> Lane | Failure:
+        """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""
+        work = self.places(cell).work
+        try:
+            lane = self.build(cell)
+            if work.exists():
+                try:
+                    lane.restore(read_torch(work))
+                except Exception as error:  # It is only saved work: training anew gives the same.
+                    reason = f"its saved work does not fit ({one_line(error)})"
+                    note(f"trains from the start: {cell.label}: {reason}")
+                    lane = self.build(cell)
+        except (StorageError, OSError):
+            raise  # what the run stands on is gone: no fault of the cell
+        except Exception as error:  # a user's own network or method may raise anything
+            return Failure(stage="train", reason=one_line(error), step=0)
+        return lane
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Lanes that share every batch, and what to call before each pass and step."""
+
+    lanes: list[Lane | Failure]
+    tidy: Callable[[], None] = lambda: None
+
+
+def cohorts(
+    cells: Sequence[Cell], opening: Opening, stream: Stream, budget: Callable[[], Budget]
+) -> Iterator[Cohort]:
+    """The cells' lanes in cohorts that fit into the budget, each opened when its turn comes."""
+    if len(cells) == 1:
+        yield Cohort([opening.open(cells[0], opening.note)])
+        return
+    lanes = _if_roomy(cells, opening, stream, budget)
+    if lanes is not None:
+        yield Cohort(lanes)
+        return
+    shared, needs = measure(cells, opening.build, stream, opening.teacher)
+    now = budget()  # with what the first steps of a process load for good
+    groups = split(shared, needs, now.room)
+    for line in notes(cells, shared, needs, groups, now):
+        opening.note(line)
+    tidy = tidier(shared, needs, now, cells[0].numeric.device)
+    for group in groups:
+        yield Cohort([opening.open(cells[number], opening.note) for number in group], tidy)
+
+
+def _if_roomy(
+    cells: Sequence[Cell], opening: Opening, stream: Stream, budget: Callable[[], Budget]
+) -> list[Lane | Failure] | None:
+    """All lanes, unless a crude bound comes anywhere near the budget while they are opened."""
+    lanes: list[Lane | Failure] = []
+    said: list[str] = []
+    bound, room = Bound(stream), budget().room
+    for cell in cells:
+        lane = opening.open(cell, said.append)
+        lanes.append(lane)
+        if isinstance(lane, Lane) and ROOMY * bound.add(lane) > room:
+            return None
+    for line in said:
+        opening.note(line)
+    return lanes
+
+
+def one_line(error: Exception) -> str:
+    """An error for people: what ktbench raises says it all, anything else needs its kind."""
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, Diverged | KtbenchError):
+        return text
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return said + _where(error)
+
+
+def _where(error: Exception) -> str:
+    """The innermost line that is not torch's, so that a user finds it in a file of theirs."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "torch" not in Path(frame.filename).parts
+    ]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
