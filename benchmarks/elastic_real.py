@@ -23,7 +23,7 @@ from ktbench.teacher.source import TeacherSource
 
 BAR = 1.6
 ROUNDS = 3
-TEACHER, STUDENT = "wrn_16_2", "resnet14"
+TEACHER, STUDENT = "wrn_16_2", "wrn_16_1"
 
 
 def _timed(lesson: Lesson, source: TeacherSource, root: Path) -> tuple[float, str, float]:
