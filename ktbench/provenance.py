@@ -38,6 +38,7 @@ DISTRIBUTIONS = (
     "typer",
     "rich",
     "jinja2",
+    "psutil",
 )
 """Names of the packages that ktbench depends on, as installers know them."""
 
