@@ -14,6 +14,7 @@ from ktbench.data import Stream
 from ktbench.records import Cell, Checkpoint, Item
 from ktbench.runner.jobs import CellTask
 from ktbench.runner.run import COHORT, PER_WORKER, _cohorts
+from ktbench.teacher.live import Live
 from ktbench.train import memory_bytes
 from ktbench.train.budget import Budget, _free_in_groups
 from ktbench.train.cohort import _probe
@@ -22,6 +23,7 @@ from ktbench.train.memory import Bound, Need, measure, notes, split, together
 from ktbench.train.opening import Opening
 from tests.running import Commands, digests, write_matrix
 from tests.training import HERE, cell, digits, places_in, teacher, train
+from transfer_methods._contract import Batch
 
 METHODS = ("none", "kd", "fitnet", "crd")
 
@@ -183,6 +185,28 @@ def test_every_phase_is_measured_and_equal_pairs_once(
     assert shared.stays > 0
 
 
+def test_the_teacher_is_only_asked_about_batches_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source may keep what it says under (sample, view): another image would be a lie there."""
+    opening, stream = _opening(tmp_path)
+    assert opening.taught is not None
+    asked: list[Batch] = []
+    original = Live.outputs
+
+    def spy(self: Live, batch: Batch, needs: object) -> object:
+        asked.append(batch)
+        return original(self, batch, needs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Live, "outputs", spy)
+    measure([cell("fitnet"), cell("kd")], opening.build, stream, opening.teacher)
+    assert {batch.epoch for batch in asked} == {0, 2}
+    for batch in asked:
+        expected = stream.inputs(batch.indices, batch.epoch)
+        assert torch.equal(batch.inputs, expected)
+        assert torch.equal(batch.indices, stream.order(batch.epoch)[batch.step % 3])
+
+
 def test_what_a_lane_keeps_is_its_tensors_between_steps(tmp_path: Path) -> None:
     """Weights, momentum, the best weights; a bank that the method keeps is in it too."""
     opening, stream = _opening(tmp_path)
@@ -220,7 +244,7 @@ from ktbench.train.opening import Opening
 
 torch.set_num_threads(1)
 data, root, student = _pair.images(1), Path(sys.argv[1]), Item(name="vgg11")
-cells = [c.model_copy(update={"student": student}) for c in _pair.cells(data)[:3]]
+cells = [c.model_copy(update={"student": student}) for c in _pair.cells(data)[:2]]
 teacher, stream = _pair.teacher(data, "resnet20"), Stream(data, 0, _pair.BATCH)
 opening = Opening(data, teacher, _pair.Below(root), Path(), _probe(stream), print)
 estimate = together(*measure(cells, opening.build, stream, teacher))
@@ -237,7 +261,7 @@ print(estimate, int(status["VmHWM"].split()[0]) * 1024 - base)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_the_estimate_is_near_what_a_process_really_takes(tmp_path: Path) -> None:
-    """Three VGG-11: 115 MB each."""
+    """Two VGG-11: 115 MB each."""
     answer = subprocess.run(
         [sys.executable, "-c", _CHILD, str(tmp_path)], capture_output=True, text=True, check=True
     )

@@ -112,8 +112,13 @@ class Session:
                 **plain,
             )
         except (self.ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
-            where = f"--address {address}" if address else "--engine ray"
-            raise KtbenchError(f"{where}: {one_line(error)}") from error
+            reason = one_line(error)
+            if address is None:
+                raise KtbenchError(f"--engine ray: Ray does not start: {reason}") from error
+            raise KtbenchError(
+                f"--address {address}: {reason} (it must be of the same Ray, have this "
+                "machine as a node, and share its token: docs/cluster.md)"
+            ) from error
 
     def _able(self) -> list[dict[str, Any]]:
         """The nodes that could run a job."""
@@ -193,7 +198,7 @@ def _imported() -> Any:
     """Ray, told to keep its log out of the terminal and to give a job up that has no memory."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # it tells deaths of workers twice
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or every retry is a page of text
     os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # without: for ever
     import ray
 
