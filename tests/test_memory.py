@@ -12,8 +12,8 @@ import torch
 
 from ktbench.data import Stream
 from ktbench.records import Cell, Checkpoint, Item
+from ktbench.runner.cohorts import COHORT, PER_WORKER, cohorts
 from ktbench.runner.jobs import CellTask
-from ktbench.runner.run import COHORT, PER_WORKER, _cohorts
 from ktbench.teacher.live import Live
 from ktbench.train import memory_bytes
 from ktbench.train.budget import Budget, _free_in_groups
@@ -283,13 +283,13 @@ def _tasks(count: int, seeds: int = 1) -> list[CellTask]:
 
 
 def test_jobs_are_of_like_size_and_leave_no_worker_idle() -> None:
-    assert [len(job) for job in _cohorts(_tasks(COHORT + 1))] == [16, 17]
-    assert [len(job) for job in _cohorts(_tasks(8, seeds=2))] == [8, 8]
+    assert [len(job) for job in cohorts(_tasks(COHORT + 1))] == [16, 17]
+    assert [len(job) for job in cohorts(_tasks(8, seeds=2))] == [8, 8]
     for workers in (2, 3, 4):
-        jobs = _cohorts(_tasks(24), workers)
+        jobs = cohorts(_tasks(24), workers)
         assert len(jobs) >= PER_WORKER * workers
         assert sum(len(job) for job in jobs) == 24
-    assert [len(job) for job in _cohorts(_tasks(3), 4)] == [1, 1, 1]
+    assert [len(job) for job in cohorts(_tasks(3), 4)] == [1, 1, 1]
 
 
 def test_a_run_under_a_limit_says_so_and_trains_the_same_weights(

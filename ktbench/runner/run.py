@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 from ktbench.engine.contract import Engine, Lost, Workers
@@ -25,6 +23,7 @@ from ktbench.records import (
     digest_of,
 )
 from ktbench.results import ResultsFolder
+from ktbench.runner.cohorts import cohorts
 from ktbench.runner.jobs import (
     CellOutcome,
     CellTask,
@@ -35,12 +34,6 @@ from ktbench.runner.measuring import measure_all
 from ktbench.runner.teachers import TeacherJob, TrainedTeacher, dataset, make_teacher
 from ktbench.runner.watch import Shares, Watcher
 from ktbench.train import checkpoint_interval
-
-COHORT = 32
-"""Most cells of one job. How many of them share a batch is for the memory to say, where they are
-trained; a job's results come when all of it is done."""
-PER_WORKER = 2
-"""Least jobs per worker, where there are cells enough: so that all end at about the same time."""
 
 
 @dataclass
@@ -281,7 +274,7 @@ def _cohort_wave(
     this: _Run, tasks: Sequence[CellTask], teachers: _Teachers, workers: Workers
 ) -> None:
     jobs = []
-    for group in _cohorts(tasks, workers.all):
+    for group in cohorts(tasks, workers.all):
         first = group[0]
         teacher = None
         if first.cell.teacher is not None and first.trained is None:
@@ -323,30 +316,6 @@ def _keep_lost(this: _Run, job: CohortJob, lost: Lost) -> None:
     for task in job.tasks:
         outcome = CellOutcome(task.cell, task.trained, task.exported, (failure,))
         _keep(this, outcome, job.taught_by, drop=False)
-
-
-def _cohorts(tasks: Sequence[CellTask], workers: int = 1) -> list[list[CellTask]]:
-    """Tasks that share teacher, data order, budget and numeric settings, in parts of like size.
-
-    A part has COHORT tasks at most, and so few that each worker gets PER_WORKER of them where
-    there are enough. Cells that are only to be exported again stay by themselves: they need no
-    teacher.
-    """
-    groups: dict[tuple[object, ...], list[CellTask]] = {}
-    for task in tasks:
-        cell = task.cell
-        teacher = cell.teacher.canonical if cell.teacher is not None else ""
-        parts = (cell.data.canonical, teacher, cell.train.canonical, cell.numeric.canonical)
-        groups.setdefault((*parts, cell.seed, task.trained is None), []).append(task)
-    most = COHORT if workers == 1 else min(COHORT, len(tasks) // (PER_WORKER * workers) or 1)
-    return [part for group in groups.values() for part in _parts(group, most)]
-
-
-def _parts(group: list[CellTask], most: int) -> list[list[CellTask]]:
-    """The group in as few parts as may be, whose sizes differ by one at most."""
-    count = math.ceil(len(group) / most)
-    bounds = [len(group) * i // count for i in range(count + 1)]
-    return [group[a:b] for a, b in pairwise(bounds)]
 
 
 def _keep(
