@@ -100,7 +100,7 @@ def run(
     matrix: MatrixFile,
     results: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Results folder  [default: results/NAME of the matrix]"),
+        typer.Option(metavar="DIR", help="Results folder (default: results/NAME of the matrix)"),
     ] = None,
     fresh: Annotated[
         bool,
@@ -113,7 +113,7 @@ def run(
         typer.Option(
             metavar="SIZE",
             help="Most that a process that trains may hold, such as 4GB: it decides how many "
-            "students are trained together  [default: half of what is free]",
+            "students are trained together (default: half of what is free)",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
@@ -123,20 +123,20 @@ def run(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Trainings at a time on Ray  [default: all that cores allow]"
+            min=1, metavar="N", help="Trainings at a time on Ray (default: all that cores allow)"
         ),
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
             metavar="auto|HOST:PORT",
-            help="A running Ray cluster  [default: one is started on this machine]",
+            help="A running Ray cluster (default: one is started on this machine)",
         ),
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(
-            min=0.01, metavar="SHARE", help="Of a GPU, for each training on one  [default: 0.25]"
+            min=0.01, metavar="SHARE", help="Of a GPU, for each training on one (default: 0.25)"
         ),
     ] = None,
 ) -> None:

@@ -41,6 +41,13 @@ def test_help_and_version_import_nothing_heavy() -> None:
         assert _plain("-c", program.format(option)).stdout.splitlines()[-1] == "[]"
 
 
+def test_help_says_what_an_option_is_when_it_is_not_given() -> None:
+    told = _plain("-m", "ktbench", "run", "--help").stdout
+    shown = " ".join(told.replace("│", " ").split())
+    assert "Results folder (default: results/NAME of the matrix)" in shown
+    assert "(default: half of what is free)" in shown
+
+
 def test_help_names_every_command() -> None:
     told = _plain("-m", "ktbench", "--help").stdout
     for command in ("run", "plan", "report", "list", "init", "schema", "devices", "measure"):
