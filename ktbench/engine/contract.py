@@ -44,6 +44,9 @@ class Workers:
 class Engine(Protocol):
     """Where work runs. Jobs and outcomes can be pickled; the function is a module's own."""
 
+    def check(self, plan: Plan) -> None:
+        """Raise KtbenchError, before anything is written, where nothing can compute as asked."""
+
     def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
         """Jobs of this plan may be run inside the block; they write below `folder`.
 

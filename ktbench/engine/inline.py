@@ -14,10 +14,13 @@ from ktbench.records import Plan
 class Inline:
     """The engine without machinery; its order of results is the order of the jobs."""
 
-    def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
-        """Nothing to start, nothing to end; but this process must be able to do it."""
+    def check(self, plan: Plan) -> None:
+        """See `Engine`: this process must be able to do it."""
         for spec in {cell.numeric.canonical: cell.numeric for cell in plan.cells}.values():
             check(spec)
+
+    def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
+        """Nothing to start, nothing to end."""
         return nullcontext(Workers())
 
     def run(

@@ -49,6 +49,9 @@ class OnRay:
         self._running: dict[Any, int] = {}
         self._submitted = 0
 
+    def check(self, plan: Plan) -> None:
+        """See `Engine`. What the nodes can do is seen when they are there, in `at`."""
+
     @contextmanager
     def at(self, plan: Plan, folder: Path) -> Iterator[Workers]:
         """See `Engine`.

@@ -26,6 +26,9 @@ RETRIES = 3
 """How often Ray runs a job again whose worker died."""
 ANSWER_S = 120.0
 """A node that has not answered by then cannot be used."""
+
+GONE_S = 15.0
+"""For so long a node that is lost may still be listed."""
 _CONNECT_S = 5.0
 _END_S = 10.0
 _OBJECT_STORE = 80_000_000
@@ -160,12 +163,12 @@ class Session:
                 _, waiting = self.ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
         for node, answer in zip(able, asked, strict=True):
             with deferred():
-                reason = self._answer(answer)
+                reason = self._answer(answer, node["NodeID"])
             if reason:
                 name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
                 raise KtbenchError(f"node {name} {reason}")
 
-    def _answer(self, answer: Any) -> str | None:
+    def _answer(self, answer: Any, node: str) -> str | None:
         try:
             reason: str | None = self.ray.get(answer, timeout=0.1)
         except self.ray.exceptions.GetTimeoutError:
@@ -173,8 +176,17 @@ class Session:
         except self.ray.exceptions.RayTaskError as error:
             return f"cannot run ktbench ({last_line(error)}): install the same ktbench there"
         except self.ray.exceptions.RayError as error:
-            return f"cannot be used: {one_line(error)}"
+            return None if self._gone(node) else f"cannot be used: {one_line(error)}"
         return reason
+
+    def _gone(self, node: str) -> bool:
+        """Whether a node has left: the list of nodes is some seconds late, and it gets no job."""
+        until = time.monotonic() + GONE_S
+        while time.monotonic() < until:
+            if not any(n["Alive"] for n in self.ray.nodes() if n["NodeID"] == node):
+                return True
+            time.sleep(0.5)
+        return False
 
 
 def variables(plan: Plan) -> dict[str, str]:
