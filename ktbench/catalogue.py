@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from transfer_methods._contract import TransferMethod
 
 
+NETWORK = str | dict[str, dict[str, Any]]
+"""The type of a setting that takes a network: its name, or {name: {setting: value}}."""
+
+
 class UnknownName(KtbenchError):  # noqa: N818 - reads as what it says
     """No item of that name; `nearest` holds the closest names."""
 
@@ -131,11 +135,21 @@ def student_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
 def _keyword_settings(build: Callable[..., Any]) -> dict[str, SettingInfo]:
     """A builder's keyword parameters other than what the data decides."""
     kinds = _type_hints(build)
+    networks = _networks_of(build)
     return {
-        name: SettingInfo(kinds.get(name, Any), parameter.default)
+        name: SettingInfo(NETWORK if name in networks else kinds.get(name, Any), parameter.default)
         for name, parameter in inspect.signature(build).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name not in ("num_classes", "in_channels")
     }
+
+
+def _networks_of(build: Callable[..., Any]) -> list[str]:
+    """The parameters that take another network: a setting names it, and it is built first."""
+    from students._contract import Student
+
+    return [
+        name for name, kind in _type_hints(build).items() if kind is Student and name != "return"
+    ]
 
 
 def _family(name: str) -> str:
@@ -171,10 +185,22 @@ def _built_student(
         own = own_object(name, base)
         return wrap(own, num_classes=num_classes, in_channels=in_channels, **settings)
     module = _module("students", "student", _family(name))
-    student: Student = module.build(
-        name, num_classes=num_classes, in_channels=in_channels, **settings
-    )
+    built = dict(settings)
+    for setting in settings.keys() & set(_networks_of(module.build)):
+        inner, own = named(settings[setting])
+        built[setting] = build_student(
+            inner, own, num_classes=num_classes, in_channels=in_channels, base=base
+        )
+    student: Student = module.build(name, num_classes=num_classes, in_channels=in_channels, **built)
     return student
+
+
+def named(entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Name and settings of `name` or `{name: {setting: value}}`."""
+    if isinstance(entry, str):
+        return entry, {}
+    [(name, settings)] = entry.items()
+    return name, settings
 
 
 # ---------------------------------------------------------------- methods

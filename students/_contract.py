@@ -12,7 +12,7 @@ Nothing is registered: the folder is the catalogue.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -54,6 +54,12 @@ class Student(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """The logits (B, K): what is exported."""
         return self.forward_features(inputs).logits
+
+    def suit(self, state: Mapping[str, Tensor]) -> None:
+        """Take the structure that weights ask for, where a network's weights decide on it.
+
+        Called before they are loaded. Raises ValueError, in one line, where they ask for another.
+        """
 
 
 class StagedNetwork(Student):

@@ -135,12 +135,59 @@ class NumericSpec(Record):
     """None: the teacher's outputs as they are. Of no account for cells without a teacher."""
 
 
+class BlockTrain(Record):
+    """How the blocks of a teacher's replacements are trained, each alone, before they are one.
+
+    The defaults are those of the blockwise study (Blakeney et al., arXiv 2012.03096, and its code).
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 30
+    """Most passes over the training images, for every block."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    optimiser: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.96
+    """The rate's factor after every `decay_steps` steps."""
+    decay_steps: Annotated[int, Field(ge=1)] = 3000
+    splice_every: Annotated[int, Field(ge=1)] = 5
+    """Epochs between two tries of a block in the teacher's place, on the validation set; the best
+    is kept."""
+    patience: Annotated[int, Field(ge=1)] = 2
+    """Tries without a gain after which a block is done."""
+    keep_within: Annotated[float, Field(gt=0, le=1)] = 0.15
+    """A replacement is used where the teacher with it alone loses at most this much of its
+    validation accuracy; else the block stays the teacher's own."""
+
+
+class BlockRun(Record):
+    """How blocks are given to workers; no weight depends on it, so it is in no key."""
+
+    feed: Literal["relay", "prefix"] = "relay"
+    """`relay`: one pass of the teacher feeds every block of a worker; `prefix`: every block runs
+    the teacher up to itself again, as in the study."""
+    schedule: Literal["longest_first", "contiguous", "queue"] = "longest_first"
+    """`longest_first`: packed on the workers by measured times; `contiguous`: neighbours on one
+    worker, cut where the slowest takes least, each handing its boundary on to the next; `queue`:
+    whoever is free takes the next."""
+    watts: Annotated[float, Field(gt=0)] = 10.0
+    """Of one busy core, for an estimate where the processor does not count its energy."""
+
+
+class Start(Composed):
+    """Where a student's first weights come from, if not from its seed: a teacher's blocks."""
+
+    teacher: Teacher
+    train: BlockTrain
+
+
 class Cell(Composed):
     """One training: a student, a method, a teacher (or none), data, a budget and a seed.
 
     A cell's weights are a function of `key` alone (on one kind of machine and one version of
     torch); what it is exported to and measured on is not part of it.
     """
+
+    added_later: ClassVar = frozenset({"start"})
 
     data: DataSpec
     student: Item
@@ -150,6 +197,8 @@ class Cell(Composed):
     seed: int
     train: TrainSpec
     numeric: NumericSpec = NumericSpec()
+    start: Start | None = None
+    """None: fresh weights of the seed."""
 
     @cached_property
     def key(self) -> str:
@@ -263,6 +312,7 @@ class Plan(Record):
     exports: tuple[ExportSpec, ...] = ()
     devices: tuple[DeviceSpec, ...] = ()
     source: SourceSpec = SourceSpec()
+    blockwise: BlockRun = BlockRun()
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
@@ -274,10 +324,12 @@ class Plan(Record):
                 visit(teacher.cell.teacher)
             found.setdefault(teacher.canonical, teacher)
 
-        for teacher in {id(c.teacher): c.teacher for c in self.cells if c.teacher}.values():
+        starts = [cell.start.teacher for cell in self.cells if cell.start]
+        taught = [cell.teacher for cell in self.cells if cell.teacher]
+        for teacher in {id(teacher): teacher for teacher in starts + taught}.values():
             visit(teacher)
         return tuple(found.values())
 
 
-for _model in (Cell, Teacher, Plan, Skip):
+for _model in (Start, Cell, Teacher, Plan, Skip):
     _model.model_rebuild()

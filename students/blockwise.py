@@ -1,0 +1,134 @@
+"""A network with blocks of its own replaced by cheaper ones: the student of blockwise distillation.
+
+Blakeney et al. (arXiv 2012.03096): each block of a teacher is replaced by one that was trained
+alone to reproduce it; the rest of the teacher stays. `of` names that teacher in a matrix;
+`network`, its architecture, is then filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from students import resnet_cifar
+from students._blocks import Block, Where, find_blocks, parameters_of
+from students._contract import Features, Student
+
+VARIANTS = ("blockwise",)
+KEEP = "keep"
+"""In `choice`: the block stays the teacher's own."""
+Replacement = str | dict[str, dict[str, Any]]
+"""A file of `replacements/`, or {name: {setting: value}}."""
+
+
+def build(
+    variant: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    network: Student | None = None,
+    of: str = "teacher",
+    blocks: Where = "convolutions",
+    replace: Replacement = "separable",
+    choice: tuple[Replacement, ...] = (),
+) -> Student:
+    """`network` (a ResNet-20 where none is given) with its blocks replaced, freshly initialised.
+
+    `replace` goes to every block that it makes smaller. `choice` says it block by block instead,
+    `keep` where a block stays. Raises ValueError for a network without such blocks.
+    """
+    if network is None:
+        network = resnet_cifar.build("resnet20", num_classes=num_classes, in_channels=in_channels)
+    found = find_blocks(network, blocks)
+    if choice and len(choice) != len(found):
+        raise ValueError(f"choice names {len(choice)} replacements for {len(found)} blocks")
+    wanted = choice or tuple(replace for _ in found)
+    made = [_made(block, entry) for block, entry in zip(found, wanted, strict=True)]
+    if not choice:
+        pairs = zip(found, made, strict=True)
+        made = [_if_smaller(block.modules(network), module) for block, module in pairs]
+    parts = {block.name: m for block, m in zip(found, made, strict=True) if m is not None}
+    return Blockwise(network, found, parts)
+
+
+class Blockwise(Student):
+    """A network some of whose blocks are replaced; which ones is part of its weights.
+
+    `chosen` holds a one per replaced block: a block whose replacement does not reproduce it well
+    enough stays the teacher's, which is known only once it was trained.
+    """
+
+    chosen: Tensor
+
+    def __init__(
+        self, network: Student, blocks: tuple[Block, ...], replacements: Mapping[str, nn.Module]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.stage_names = network.stage_names
+        self.has_preacts = network.has_preacts
+        self.blocks = blocks
+        """All that were found, replaced or not."""
+        self._own = {b.name: b.modules(network) for b in blocks}
+        self._made = dict(replacements)
+        chosen = torch.zeros(len(blocks), dtype=torch.uint8)
+        self.register_buffer("chosen", chosen)
+        self._choose([block.name in self._made for block in blocks])
+
+    @property
+    def replacements(self) -> dict[str, nn.Module]:
+        """By block: what may stand for it, whether it is in use or not."""
+        return dict(self._made)
+
+    def suit(self, state: Mapping[str, Tensor]) -> None:
+        """Replace the very blocks that these weights replace; ValueError where one cannot be."""
+        chosen = state.get("chosen")
+        if chosen is None or chosen.shape != self.chosen.shape:
+            raise ValueError("these weights do not say which blocks are replaced")
+        self._choose([bool(value) for value in chosen.tolist()])
+
+    def forward_features(self, inputs: Tensor, *, preacts: bool = False) -> Features:
+        """See `Student.forward_features`."""
+        return self.network.forward_features(inputs, preacts=preacts)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """See `Student.forward`."""
+        logits: Tensor = self.network(inputs)
+        return logits
+
+    def _choose(self, replaced: list[bool]) -> None:
+        for number, (block, wanted) in enumerate(zip(self.blocks, replaced, strict=True)):
+            if wanted and block.name not in self._made:
+                raise ValueError(f"block {block.name} has no replacement")
+            if wanted and not self.chosen[number]:
+                block.put(self.network, self._like_us(self._made[block.name]))
+            elif self.chosen[number] and not wanted:
+                own = self._like_us(self._own[block.name])
+                for path, module in zip(block.paths, own.children(), strict=True):
+                    self.network.set_submodule(path, module)
+            self.chosen[number] = wanted
+
+    def _like_us(self, module: nn.Module) -> nn.Module:
+        """What was not in use did not hear of this network's mode and device."""
+        return module.to(self.chosen.device).train(self.training)
+
+
+def _made(block: Block, entry: Replacement) -> nn.Module | None:
+    if entry == KEEP:
+        return None
+    name, settings = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+    try:
+        module = import_module(f"students.replacements.{name}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"no replacement is called {name!r}") from error
+    made: nn.Module = module.build(block.geometry, **settings)
+    return made
+
+
+def _if_smaller(own: nn.Module, replacement: nn.Module | None) -> nn.Module | None:
+    smaller = replacement is not None and parameters_of(replacement) < parameters_of(own)
+    return replacement if smaller else None
