@@ -1,0 +1,1 @@
+"""Blockwise distillation: a teacher's blocks replaced, each trained alone, then put together."""
