@@ -301,6 +301,9 @@ class Result(Record):
     checkpoint: Checkpoint | None = None
     teacher: Checkpoint | None = None
     """The teacher's checkpoint as it was when this cell learnt from it."""
+    start: Assembly | None = None
+    """What this cell began from, where that was not fresh weights: its cost is not in the
+    checkpoint's."""
     artifacts: tuple[Artifact, ...] = ()
     failures: tuple[Failure, ...] = ()
     provenance: Provenance
