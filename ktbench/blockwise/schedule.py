@@ -19,6 +19,8 @@ from scipy.sparse import lil_matrix
 
 Pack = tuple[int, ...]
 Packs = tuple[Pack, ...]
+Schedule = Literal["longest_first", "contiguous", "queue"]
+Feed = Literal["relay", "prefix"]
 Way = Literal["relay", "prefix", "handed_on"]
 """What a worker runs of the teacher: up to its last block, once (`relay`); up to each of its
 blocks, once per block (`prefix`); only from the end of the worker before to its own last block,
@@ -75,6 +77,27 @@ def contiguous(times: Sequence[float], workers: int) -> Packs:
         return _between(cut_by_programme(times, count), len(times))
     every = (_between(c, len(times)) for c in combinations(range(1, len(times)), count - 1))
     return min(every, key=lambda packs: max(sum(times[i] for i in pack) for pack in packs))
+
+
+def contiguous_relay(loads: Sequence[Load], workers: int) -> Packs:
+    """`contiguous` where every worker runs the teacher from its input to its own last block."""
+    count = min(workers, len(loads))
+    if count < 2 or math.comb(len(loads) - 1, count - 1) > 1_000_000:
+        return contiguous([load.own for load in loads], workers)
+    every = (_between(c, len(loads)) for c in combinations(range(1, len(loads)), count - 1))
+    return min(every, key=lambda packs: makespan(packs, loads, "relay"))
+
+
+def arranged(loads: Sequence[Load], workers: int, schedule: Schedule, feed: Feed) -> Packs:
+    """Packs for the workers as a matrix asks for them; a queue's are what a replay would give."""
+    alone = [load.own + (load.prefix if feed == "prefix" else 0.0) for load in loads]
+    if schedule == "queue":
+        return queue([load.own + load.prefix for load in loads], workers)
+    if feed == "prefix":
+        return (longest_first if schedule == "longest_first" else contiguous)(alone, workers)
+    if schedule == "longest_first":
+        return longest_first_relay(loads, workers)
+    return contiguous_relay(loads, workers)
 
 
 def cut_by_programme(times: Sequence[float], workers: int) -> tuple[int, ...]:

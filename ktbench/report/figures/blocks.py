@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matplotlib.ticker import LogLocator, NullLocator
+
 from ktbench.report.figures.canvas import (
     LINES,
     MARKERS,
@@ -47,6 +49,9 @@ def block_figure(lines: Sequence[BlockLine], *, name: str, caption: str) -> Figu
             left.plot([], [], color=color, marker=marker, label=wrapped(line.student, 40, 2))
         left.axhline(1.0, color=MUTED, linewidth=0.9, linestyle=":")
         left.set_yscale("log")
+        left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+        left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        left.yaxis.set_minor_locator(NullLocator())
         left.set_ylabel("normalised loss (log scale)")
         right.axhline(0.0, color=MUTED, linewidth=0.9, linestyle=":")
         right.set_ylabel("validation accuracy lost")

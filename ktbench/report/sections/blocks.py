@@ -126,7 +126,7 @@ def _block_boxes(row: Row) -> list[Box]:
         Box(text.percent(row["spliced"])),
         Box(text.points(row["lost"])),
         used,
-        Box(text.significant(row["epochs"])),
+        Box(f"{row['epochs']:.3g}"),
         Box(text.seconds(row["seconds"])),
         Box(text.seconds(row["teacher_seconds"])),
     ]
@@ -183,7 +183,7 @@ def _finish_table(frame: pd.DataFrame) -> Table:
             Box(r["label"]),
             Box(str(r["n"])),
             Box(text.percent(r["share"])),
-            Box(f"{text.significant(r['used'])} of {text.significant(r['blocks'])}"),
+            Box(f"{r['used']:.3g} of {r['blocks']:.3g}"),
             Box(text.percent(r["teacher_accuracy"])),
             Box(text.percent(r["assembled"])),
             Box(text.percent(r["accuracy"])),
