@@ -8,9 +8,10 @@ BatchNorm behind it, or what a stage computes. A replacement is one file of `rep
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -20,6 +21,8 @@ from students._contract import StagedNetwork, Student
 Kind = Literal["convolutions", "stages"]
 Where = Kind | tuple[str, ...]
 """Every 3 × 3 convolution, every stage, or the modules of these names."""
+Replacement = str | dict[str, dict[str, Any]]
+"""A file of `replacements/`, or {name: {setting: value}}."""
 PROBE = 16
 """Pixels a side of the map that shows what a block does to sizes."""
 
@@ -76,6 +79,50 @@ class Block:
         network.set_submodule(self.name, replacement)
         for path in self.paths[1:]:
             network.set_submodule(path, nn.Identity())
+
+
+@runtime_checkable
+class Replacing(Protocol):
+    """A student that is a network with blocks of its own replaced."""
+
+    network: Student
+    blocks: tuple[Block, ...]
+    """All that were found, replaced or not."""
+    entries: Mapping[str, Replacement]
+    """By block that may be replaced: what by."""
+
+    @property
+    def replacements(self) -> dict[str, nn.Module]:
+        """By block: what may stand for it, whether it is in use or not."""
+
+
+def build_replacement(block: Block, entry: Replacement) -> nn.Module:
+    """What stands for a block, freshly initialised from torch's global generator.
+
+    Raises ValueError for a name that no file of `replacements/` has.
+    """
+    name, settings = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+    made: nn.Module = _replacement_file(name).build(block.geometry, **settings)
+    return made
+
+
+def adopt(block: Block, entry: Replacement, replacement: nn.Module, network: nn.Module) -> None:
+    """Start a replacement from the weights of what it replaces, where its file knows how to.
+
+    Such a file defines `adopt(replacement: nn.Module, block: nn.Sequential) -> None`.
+    """
+    name = entry if isinstance(entry, str) else next(iter(entry))
+    start = getattr(_replacement_file(name), "adopt", None)
+    if start is not None:
+        with torch.no_grad():
+            start(replacement, block.modules(network))
+
+
+def _replacement_file(name: str) -> Any:
+    try:
+        return import_module(f"students.replacements.{name}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"no replacement is called {name!r}") from error
 
 
 def find_blocks(network: Student, where: Where) -> tuple[Block, ...]:

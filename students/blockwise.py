@@ -8,21 +8,24 @@ alone to reproduce it; the rest of the teacher stays. `of` names that teacher in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from students import resnet_cifar
-from students._blocks import Block, Where, find_blocks, parameters_of
+from students._blocks import (
+    Block,
+    Replacement,
+    Where,
+    build_replacement,
+    find_blocks,
+    parameters_of,
+)
 from students._contract import Features, Student
 
 VARIANTS = ("blockwise",)
 KEEP = "keep"
 """In `choice`: the block stays the teacher's own."""
-Replacement = str | dict[str, dict[str, Any]]
-"""A file of `replacements/`, or {name: {setting: value}}."""
 
 
 def build(
@@ -52,7 +55,8 @@ def build(
         pairs = zip(found, made, strict=True)
         made = [_if_smaller(block.modules(network), module) for block, module in pairs]
     parts = {block.name: m for block, m in zip(found, made, strict=True) if m is not None}
-    return Blockwise(network, found, parts)
+    entries = {block.name: entry for block, entry in zip(found, wanted, strict=True)}
+    return Blockwise(network, found, parts, {name: entries[name] for name in parts})
 
 
 class Blockwise(Student):
@@ -65,7 +69,11 @@ class Blockwise(Student):
     chosen: Tensor
 
     def __init__(
-        self, network: Student, blocks: tuple[Block, ...], replacements: Mapping[str, nn.Module]
+        self,
+        network: Student,
+        blocks: tuple[Block, ...],
+        replacements: Mapping[str, nn.Module],
+        entries: Mapping[str, Replacement],
     ) -> None:
         super().__init__()
         self.network = network
@@ -73,6 +81,8 @@ class Blockwise(Student):
         self.has_preacts = network.has_preacts
         self.blocks = blocks
         """All that were found, replaced or not."""
+        self.entries = dict(entries)
+        """By block that may be replaced: what by."""
         self._own = {b.name: b.modules(network) for b in blocks}
         self._made = dict(replacements)
         chosen = torch.zeros(len(blocks), dtype=torch.uint8)
@@ -118,15 +128,7 @@ class Blockwise(Student):
 
 
 def _made(block: Block, entry: Replacement) -> nn.Module | None:
-    if entry == KEEP:
-        return None
-    name, settings = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-    try:
-        module = import_module(f"students.replacements.{name}")
-    except ModuleNotFoundError as error:
-        raise ValueError(f"no replacement is called {name!r}") from error
-    made: nn.Module = module.build(block.geometry, **settings)
-    return made
+    return None if entry == KEEP else build_replacement(block, entry)
 
 
 def _if_smaller(own: nn.Module, replacement: nn.Module | None) -> nn.Module | None:
