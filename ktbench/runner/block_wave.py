@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
 
-from ktbench.blockwise import BlockStore, BlockTask, assembly_key, tasks_of
+from ktbench.blockwise import BlockStore, BlockTask, Made, assembly_key, tasks_of
 from ktbench.blockwise.energy import Energy, Meter, estimated
 from ktbench.blockwise.schedule import Load, arranged
 from ktbench.engine.contract import Lost, Workers
@@ -220,9 +220,7 @@ def _loads(this: Run, job: BlocksJob) -> list[Load]:
 # ---------------------------------------------------------------- assembling
 
 
-def _gather(
-    this: Run, students: Sequence[_Student], trained: _Trained, workers: Workers
-) -> Starts:
+def _gather(this: Run, students: Sequence[_Student], trained: _Trained, workers: Workers) -> Starts:
     starts: Starts = {}
     jobs, keys = [], {}
     for student in students:
@@ -234,8 +232,8 @@ def _gather(
             _tell(this, cell, failure)
             continue
         results = tuple(trained.results[task.key] for task in student.tasks)
-        facts = _facts(this, student, trained, workers)
-        jobs.append(GatherJob(cell, results, student.taught_by, this.base, this.root, facts))
+        made = _made(this, student, trained, workers)
+        jobs.append(GatherJob(cell, results, student.taught_by, this.base, this.root, made))
         keys[cell.key] = [c.key for c in student.cells]
     for job, outcome in this.engine.run(put_together, jobs, lambda *_: None):
         if isinstance(outcome, Lost):
@@ -250,31 +248,25 @@ def _gather(
     return starts
 
 
-def _facts(
-    this: Run, student: _Student, trained: _Trained, workers: Workers
-) -> dict[str, object]:
+def _made(this: Run, student: _Student, trained: _Trained, workers: Workers) -> Made:
     """How a student's blocks were trained; time and energy only where all were trained now.
 
     Students that were trained together share the energy by what their blocks took; a block that
     several use counts for each.
     """
     how = this.plan.blockwise
-    facts: dict[str, object] = {
-        "feed": how.feed,
-        "schedule": how.schedule,
-        "workers": workers.all,
-    }
     spans = [trained.spans[t.key] for t in student.tasks if t.key in trained.spans]
     if len(spans) < len(student.tasks) or not spans or trained.energy is None:
-        return facts
+        return Made(how, workers.all)
     mine = sum(_took(trained.results[task.key]) for task in student.tasks)
     everybody = sum(_took(trained.results[key]) for key in trained.spans)
-    share = mine / everybody if everybody else 1.0
-    return facts | {
-        "elapsed_seconds": max(end for _, end in spans) - min(start for start, _ in spans),
-        "joules": trained.energy.joules * share,
-        "joules_origin": trained.energy.origin,
-    }
+    return Made(
+        how,
+        workers.all,
+        elapsed_seconds=max(end for _, end in spans) - min(begin for begin, _ in spans),
+        joules=trained.energy.joules * (mine / everybody if everybody else 1.0),
+        joules_origin=trained.energy.origin,
+    )
 
 
 def _took(result: BlockResult | Failure) -> float:
@@ -286,5 +278,3 @@ def _tell(this: Run, cell: Cell, failure: Failure) -> None:
     this.watcher.note(
         f"failed: blocks of {cell.student.label} / seed {cell.seed}: {what}{failure.reason}"
     )
-
-

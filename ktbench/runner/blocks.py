@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ktbench.blockwise import BlockStore, BlockTask, gather, measured_loads, train_blocks
+from ktbench.blockwise import BlockStore, BlockTask, Made, gather, measured_loads, train_blocks
 from ktbench.blockwise.schedule import Load
 from ktbench.data import Dataset
 from ktbench.records import (
@@ -25,6 +25,7 @@ from ktbench.records import (
 )
 from ktbench.runner.jobs import one_line
 from ktbench.runner.teachers import TrainedTeacher, dataset, same_dataset
+from ktbench.train import checkpoint_interval
 from ktbench.weights import load_student
 from students._contract import Student
 
@@ -86,8 +87,8 @@ class GatherJob:
     taught_by: TrainedTeacher
     base: Path
     root: Path
-    facts: dict[str, object]
-    """Fields of the `Assembly` that tell how its blocks were trained."""
+    made: Made
+    """How its blocks were trained."""
 
     @property
     def numeric(self) -> NumericSpec:
@@ -120,6 +121,7 @@ def train_some(job: BlocksJob, report: Report) -> BlocksOutcome:
             feed=job.how.feed,
             report=report,
             note=notes.append,
+            checkpoint_seconds=checkpoint_interval(),
         )
     except (StorageError, OSError):
         raise
@@ -162,7 +164,7 @@ def put_together(job: GatherJob, _: Report) -> Assembly | Failure:
             dataset=dataset(job.cell.data, job.base),
             store=BlockStore(job.root),
             base=job.base,
-            facts=job.facts,
+            made=job.made,
         )
     except (StorageError, OSError):
         raise

@@ -11,7 +11,6 @@ from ktbench.engine.contract import Engine, Lost, Workers
 from ktbench.provenance import collect
 from ktbench.records import (
     Assembly,
-    Cell,
     Failure,
     KtbenchError,
     Plan,
@@ -152,6 +151,7 @@ def _refuse_other_data(this: Run, earlier: Result) -> None:
 
 
 # ---------------------------------------------------------------- first wave: teachers
+
 
 def _teacher_wave(this: Run, tasks: Sequence[CellTask]) -> Teachers:
     """Every teacher that a training needs, each after those that taught it."""
