@@ -19,7 +19,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ktbench.records import KtbenchError, digest_of
 
@@ -148,7 +148,9 @@ def _networks_of(build: Callable[..., Any]) -> list[str]:
     from students._contract import Student
 
     return [
-        name for name, kind in _type_hints(build).items() if kind is Student and name != "return"
+        name
+        for name, kind in _type_hints(build).items()
+        if name != "return" and (kind is Student or Student in get_args(kind))
     ]
 
 

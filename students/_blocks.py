@@ -8,13 +8,14 @@ BatchNorm behind it, or what a stage computes. A replacement is one file of `rep
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from students._contract import StagedNetwork, Student
 
@@ -81,8 +82,7 @@ class Block:
             network.set_submodule(path, nn.Identity())
 
 
-@runtime_checkable
-class Replacing(Protocol):
+class Replacing(Student):
     """A student that is a network with blocks of its own replaced."""
 
     network: Student
@@ -90,8 +90,11 @@ class Replacing(Protocol):
     """All that were found, replaced or not."""
     entries: Mapping[str, Replacement]
     """By block that may be replaced: what by."""
+    chosen: Tensor
+    """(blocks,) uint8, a buffer: a one per block that is replaced; `suit` reads it of weights."""
 
     @property
+    @abstractmethod
     def replacements(self) -> dict[str, nn.Module]:
         """By block: what may stand for it, whether it is in use or not."""
 

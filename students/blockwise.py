@@ -16,6 +16,7 @@ from students import resnet_cifar
 from students._blocks import (
     Block,
     Replacement,
+    Replacing,
     Where,
     build_replacement,
     find_blocks,
@@ -59,14 +60,12 @@ def build(
     return Blockwise(network, found, parts, {name: entries[name] for name in parts})
 
 
-class Blockwise(Student):
+class Blockwise(Replacing):
     """A network some of whose blocks are replaced; which ones is part of its weights.
 
     `chosen` holds a one per replaced block: a block whose replacement does not reproduce it well
     enough stays the teacher's, which is known only once it was trained.
     """
-
-    chosen: Tensor
 
     def __init__(
         self,
@@ -80,9 +79,7 @@ class Blockwise(Student):
         self.stage_names = network.stage_names
         self.has_preacts = network.has_preacts
         self.blocks = blocks
-        """All that were found, replaced or not."""
         self.entries = dict(entries)
-        """By block that may be replaced: what by."""
         self._own = {b.name: b.modules(network) for b in blocks}
         self._made = dict(replacements)
         chosen = torch.zeros(len(blocks), dtype=torch.uint8)
@@ -91,7 +88,7 @@ class Blockwise(Student):
 
     @property
     def replacements(self) -> dict[str, nn.Module]:
-        """By block: what may stand for it, whether it is in use or not."""
+        """See `Replacing`."""
         return dict(self._made)
 
     def suit(self, state: Mapping[str, Tensor]) -> None:
