@@ -15,6 +15,7 @@ from ktbench.blockwise import BlockStore, assembly_key
 from ktbench.engine.contract import Engine, Job, Lost, Outcome, Report, Workers
 from ktbench.engine.inline import Inline
 from ktbench.records import (
+    BlockResult,
     BlockRun,
     BlockTrain,
     Cell,
@@ -132,6 +133,11 @@ def weights(folder: Path) -> dict[str, str]:
     return found
 
 
+def made_of(result: Result) -> tuple[BlockResult, ...]:
+    assert result.start is not None
+    return result.start.blocks
+
+
 def results(folder: Path) -> list[Result]:
     return list(ResultsFolder(folder).results())
 
@@ -188,10 +194,12 @@ def test_blocks_that_are_there_are_not_trained_again(plain: Path, tmp_path: Path
     shutil.copytree(plain, tmp_path / "run")
     engine = Several(1)
     first = cell("attention")
-    entry = ["separable"] * 5 + [{"separable": {}}]
-    mixed = cell(choice=[*entry[:5], "depthwise_separable"])
+    mixed = cell(choice=["keep", *["separable"] * 5, "depthwise_separable"])  # the stem stays
     assert go(tmp_path / "run", (*CELLS, first, mixed), engine).ok
-    assert [[t.name for t in job.tasks] for job in engine.jobs] == [["stages.2.0.conv2.0"]]
+    before = {block.key for result in results(plain) for block in made_of(result)}
+    [job] = engine.jobs
+    [new] = job.tasks
+    assert new.replacement == "depthwise_separable" and new.key not in before
     by_cell = {result.cell.key: result for result in results(tmp_path / "run")}
     start = by_cell[mixed.key].start
     assert start is not None and start.joules is None and start.elapsed_seconds is None
@@ -253,7 +261,6 @@ def test_times_by_which_blocks_are_divided_are_kept_and_decide_no_weight(
     assert all(load["own"] > 0 and load["prefix"] > 0 for load in measured.values())
     names = list(measured)
     other = tmp_path / "other"
-    assert go(other, (), Several(2)) if False else True
     shutil.copytree(folder, other)
     for path in [*(other / "blocks").iterdir(), *(other / "cells").iterdir()]:
         if not path.name.startswith("times-"):
