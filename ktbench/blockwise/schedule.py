@@ -25,6 +25,7 @@ Way = Literal["relay", "prefix", "handed_on"]
 """What a worker runs of the teacher: up to its last block, once (`relay`); up to each of its
 blocks, once per block (`prefix`); only from the end of the worker before to its own last block,
 as that one hands its activations on (`handed_on`)."""
+WAYS: tuple[Way, ...] = ("prefix", "relay", "handed_on")
 
 
 @dataclass(frozen=True, slots=True)
