@@ -11,7 +11,7 @@ from ktbench.records import BlockRun, Item
 
 BAR = 3.5
 ROUNDS = 2
-NETWORK = Item(name="vgg16", settings={"width": 0.5})
+NETWORK = Item(name="vgg19", settings={"width": 0.5})
 OURS = Side(2, BlockRun(feed="relay", schedule="longest_first"))
 STUDY = (
     Side(1, BlockRun(feed="prefix"), threads=1),
@@ -20,7 +20,7 @@ STUDY = (
 
 
 def run() -> Outcome:
-    """All blocks of a VGG-16: ours, against block after block with a pass of the teacher each.
+    """All blocks of a VGG-19: ours, against block after block with a pass of the teacher each.
 
     The study's way is that of its single machine: one worker. It has both cores through threads,
     or one core; the better of the two counts. Blocks are compared where the threads are equal.

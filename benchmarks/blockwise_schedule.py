@@ -14,7 +14,7 @@ from ktbench.records import Item
 BAR = 3.65
 BEST_BAR = 3.87
 WORKERS = range(2, 9)
-NETWORK = Item(name="vgg16", settings={"width": 0.5})
+NETWORK = Item(name="vgg19", settings={"width": 0.5})
 
 
 def run() -> Outcome:
