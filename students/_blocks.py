@@ -3,7 +3,11 @@
 A block is a module, or a run of modules in a plain `nn.Sequential`: a convolution with the
 BatchNorm behind it, or what a stage computes. A replacement is one file of `replacements/`:
 
-    def build(geometry: Geometry, **settings) -> nn.Module
+    def build(geometry: Geometry, *, setting=default, ...) -> nn.Module
+
+It may say how it begins from the weights of the block that it stands for:
+
+    def adopt(replacement: nn.Module, block: nn.Sequential) -> None
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import torch
 from torch import nn
 
 from students._contract import StagedNetwork, Student
+from students._own import INNER
 
 Kind = Literal["convolutions", "stages"]
 Where = Kind | tuple[str, ...]
@@ -144,14 +149,18 @@ def _stages(network: Student) -> Iterator[Block]:
 
 
 def _named(network: nn.Module, name: str) -> Block:
-    try:
-        module = network.get_submodule(name)
-    except AttributeError as error:
-        raise ValueError(f"no module {name!r} in the network to replace blocks of") from error
-    parent, _, child = name.rpartition(".")
+    """A user's own network knows its modules by the names without the wrapper's."""
+    modules = dict(network.named_modules())
+    path = name if name in modules or INNER + name not in modules else INNER + name
+    if path not in modules:
+        raise ValueError(f"no module {name!r} in the network to replace blocks of")
+    parent, _, child = path.rpartition(".")
     if not child:
         raise ValueError("a block is a part of a network, not all of it")
-    return Block(parent, child, child, _probed(module))
+    try:
+        return Block(parent, child, child, _probed(modules[path]))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _probed(module: nn.Module) -> Geometry:
