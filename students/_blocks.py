@@ -12,15 +12,18 @@ It may say how it begins from the weights of the block that it stands for:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from students._contract import StagedNetwork, Student
 from students._own import INNER
+from students._replacements import Replacement as Replacement
+from students._replacements import found
 
 Kind = Literal["convolutions", "stages"]
 Where = Kind | tuple[str, ...]
@@ -83,22 +86,60 @@ class Block:
             network.set_submodule(path, nn.Identity())
 
 
+class Replacing(Student):
+    """A student that is a network with blocks of its own replaced."""
+
+    network: Student
+    blocks: tuple[Block, ...]
+    """All that were found, replaced or not."""
+    entries: Mapping[str, Replacement]
+    """By block that may be replaced: what by."""
+    chosen: Tensor
+    """(blocks,) uint8, a buffer: a one per block that is replaced; `suit` reads it of weights."""
+
+    @property
+    @abstractmethod
+    def replacements(self) -> dict[str, nn.Module]:
+        """By block: what may stand for it, whether it is in use or not."""
+
+
+def build_replacement(block: Block, entry: Replacement) -> nn.Module:
+    """What stands for a block, freshly initialised from torch's global generator.
+
+    Raises ValueError, in one line, for a name, a setting or a value that cannot be.
+    """
+    file, settings = found(entry)
+    made: nn.Module = file.build(block.geometry, **settings)
+    return made
+
+
+def adopt(block: Block, entry: Replacement, replacement: nn.Module, network: nn.Module) -> None:
+    """Start a replacement from the weights of what it replaces, where its file knows how to.
+
+    The network's own modules stay as they are.
+    """
+    start = getattr(found(entry)[0], "adopt", None)
+    if start is not None:
+        with torch.no_grad():
+            start(replacement, block.modules(network))
+
+
 def find_blocks(network: Student, where: Where) -> tuple[Block, ...]:
     """The blocks of a network, in the order in which its modules are registered.
 
     Raises ValueError, in one line, where there are none or a name is not a module.
     """
     if where == "convolutions":
-        found = tuple(_convolutions(network))
+        blocks = tuple(_convolutions(network))
         missing = "it has no 3 × 3 convolution of one group"
     elif where == "stages":
-        found = tuple(_stages(network))
+        blocks = tuple(_stages(network))
         missing = "it has no list of stages"
     else:
         return tuple(_named(network, name) for name in where)
-    if not found:
+    if not blocks:
         raise ValueError(f"no blocks to replace: {missing}; name modules in `blocks`")
-    return found
+    return blocks
 
 
 def _convolutions(network: nn.Module) -> Iterator[Block]:

@@ -11,10 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
-
-from students._blocks import Geometry
-
 Replacement = str | dict[str, dict[str, Any]]
 """A file of `replacements/`, or {name: {setting: value}}."""
 
@@ -28,46 +24,28 @@ def names() -> tuple[str, ...]:
 
 def settings(name: str) -> dict[str, inspect.Parameter]:
     """The settings that a replacement takes; ValueError for a name that is not there."""
-    parameters = inspect.signature(_module(name).build, eval_str=True).parameters
+    parameters = inspect.signature(_file(name).build, eval_str=True).parameters
     return {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
-def make(entry: Replacement, geometry: Geometry) -> nn.Module:
-    """A freshly initialised replacement, from torch's generator.
+def found(entry: Replacement) -> tuple[ModuleType, Mapping[str, Any]]:
+    """The file that an entry names, and the settings that it gives.
 
-    Raises ValueError, in one line, for a name, a setting or a value that cannot be.
+    Raises ValueError, in one line, for a name or a setting that is not there.
     """
-    name, given = _named(entry)
+    if isinstance(entry, str):
+        return _file(entry), {}
+    if len(entry) != 1:
+        raise ValueError("a replacement is a name or {name: {setting: value}}")
+    [(name, given)] = entry.items()
     known = settings(name)
     for setting in given:
         if setting not in known:
             raise ValueError(_unknown(f"setting of replacement {name}", setting, known))
-    made: nn.Module = _module(name).build(geometry, **given)
-    return made
+    return _file(name), given
 
 
-def adopt(entry: Replacement, replacement: nn.Module, block: nn.Sequential) -> bool:
-    """Let a replacement start from the block that it stands for; False where its file cannot.
-
-    `block` is as `Block.modules` gives it, and stays as it is.
-    """
-    start = getattr(_module(_named(entry)[0]), "adopt", None)
-    if start is None:
-        return False
-    start(replacement, block)
-    return True
-
-
-def _named(entry: Replacement) -> tuple[str, Mapping[str, Any]]:
-    if isinstance(entry, str):
-        return entry, {}
-    if len(entry) != 1:
-        raise ValueError("a replacement is a name or {name: {setting: value}}")
-    [(name, given)] = entry.items()
-    return name, given
-
-
-def _module(name: str) -> ModuleType:
+def _file(name: str) -> ModuleType:
     if name not in names():
         raise ValueError(_unknown("replacement", name, names()))
     return import_module(f"students.replacements.{name}")

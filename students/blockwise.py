@@ -12,9 +12,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from students._blocks import Block, Where, find_blocks, parameters_of
+from students._blocks import (
+    Block,
+    Replacing,
+    Where,
+    build_replacement,
+    find_blocks,
+    parameters_of,
+)
 from students._contract import Features, Student, TeacherName
-from students._replacements import Replacement, make
+from students._replacements import Replacement
 
 VARIANTS = ("blockwise",)
 KEEP = "keep"
@@ -44,34 +51,37 @@ def build(
         raise ValueError(f"choice names {len(choice)} replacements for {len(found)} blocks")
     wanted = choice or tuple(replace for _ in found)
     made = [
-        None if entry == KEEP else make(entry, block.geometry)
+        None if entry == KEEP else build_replacement(block, entry)
         for block, entry in zip(found, wanted, strict=True)
     ]
     if not choice:
         pairs = zip(found, made, strict=True)
         made = [_if_smaller(block.modules(network), module) for block, module in pairs]
     parts = {block.name: m for block, m in zip(found, made, strict=True) if m is not None}
-    return Blockwise(network, found, parts)
+    entries = {block.name: entry for block, entry in zip(found, wanted, strict=True)}
+    return Blockwise(network, found, parts, {name: entries[name] for name in parts})
 
 
-class Blockwise(Student):
+class Blockwise(Replacing):
     """A network some of whose blocks are replaced; which ones is part of its weights.
 
     `chosen` holds a one per replaced block: a block whose replacement does not reproduce it well
     enough stays the teacher's, which is known only once it was trained.
     """
 
-    chosen: Tensor
-
     def __init__(
-        self, network: Student, blocks: tuple[Block, ...], replacements: Mapping[str, nn.Module]
+        self,
+        network: Student,
+        blocks: tuple[Block, ...],
+        replacements: Mapping[str, nn.Module],
+        entries: Mapping[str, Replacement],
     ) -> None:
         super().__init__()
         self.network = network
         self.stage_names = network.stage_names
         self.has_preacts = network.has_preacts
         self.blocks = blocks
-        """All that were found, replaced or not."""
+        self.entries = dict(entries)
         self._own = {b.name: b.modules(network) for b in blocks}
         self._made = dict(replacements)
         self._replaced = [False] * len(blocks)
@@ -80,7 +90,7 @@ class Blockwise(Student):
 
     @property
     def replacements(self) -> dict[str, nn.Module]:
-        """By block: what may stand for it, whether it is in use or not."""
+        """See `Replacing`."""
         return dict(self._made)
 
     @property

@@ -41,6 +41,8 @@ from ktbench.records.base import (
 from ktbench.records.came import (
     Accuracies,
     Artifact,
+    Assembly,
+    BlockResult,
     Checkpoint,
     Cost,
     Failure,
@@ -51,6 +53,7 @@ from ktbench.records.came import (
     Stage,
     Statistic,
     Tolerance,
+    Try,
     Validity,
 )
 
@@ -59,7 +62,9 @@ __all__ = [
     "SCHEMA",
     "Accuracies",
     "Artifact",
+    "Assembly",
     "Augmentation",
+    "BlockResult",
     "BlockRun",
     "BlockTrain",
     "Cell",
@@ -92,6 +97,7 @@ __all__ = [
     "TeacherOutputs",
     "Tolerance",
     "TrainSpec",
+    "Try",
     "Validity",
     "canonical_json",
     "digest_of",
