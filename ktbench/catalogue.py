@@ -161,14 +161,15 @@ def network_settings(name: str) -> list[str]:
     )
 
 
+@cache
 def teacher_setting(name: str) -> str | None:
     """The setting of a student that names the teacher that it is made of; None where none does."""
     from students._contract import TeacherName
 
     if is_own(name) or name not in students():
         return None
-    settings = student_settings(name)
-    return next((s for s, info in settings.items() if info.kind is TeacherName), None)
+    settings = student_settings(name).items()
+    return next((setting for setting, info in settings if info.kind is TeacherName), None)
 
 
 def _family(name: str) -> str:
