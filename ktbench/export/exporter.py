@@ -47,15 +47,24 @@ _WRITERS: dict[Format, tuple[str, str]] = {
 
 
 def graph_key(
-    student: Item, num_classes: int, shape: tuple[int, int, int], spec: ExportSpec
+    student: Item,
+    num_classes: int,
+    shape: tuple[int, int, int],
+    spec: ExportSpec,
+    structure: str = "",
 ) -> str:
-    """Equal for artifacts that differ only in their weights; `shape` (C, H, W) is of an image."""
+    """Equal for artifacts that differ only in their weights; `shape` (C, H, W) is of an image.
+
+    `structure` is the network's (`Student.structure`): what its weights decided.
+    """
+    said = student.model_dump(mode="json", exclude={"implied"})
     return digest_of(
         {
-            "student": student.model_dump(mode="json"),
+            "student": said,
             "num_classes": num_classes,
             "shape": list(shape),
             "export": spec.model_dump(mode="json"),
+            **({"structure": structure} if structure else {}),
         }
     )
 
@@ -75,6 +84,7 @@ class _Subject:
 
     name: str
     architecture: str
+    structure: str
     network: nn.Module
     reference: Floats
     deployed: dict[str, Deployed] = field(default_factory=dict)
@@ -133,9 +143,9 @@ class Exporter:
         name = f"{cell.key} {weights_digest(student.state_dict())}"
         if self._subject is None or self._subject.name != name:
             network = copy.deepcopy(student).eval()
-            architecture = _architecture(cell.student, network)
+            architecture = _architecture(cell.student, student.structure, network)
             reference = reference_logits(network, self.dataset)
-            self._subject = _Subject(name, architecture, network, reference)
+            self._subject = _Subject(name, architecture, student.structure, network, reference)
         return self._subject
 
     def _model(self, writer: Writer, subject: _Subject, spec: ExportSpec) -> bytes:
@@ -242,10 +252,11 @@ def export_student(
         return exporter.export(student, cell, spec)
 
 
-def _architecture(student: Item, network: nn.Module) -> str:
-    """Names an architecture: the item, and the names and sizes of its tensors."""
+def _architecture(student: Item, structure: str, network: nn.Module) -> str:
+    """Names an architecture: the item, what weights decided of it, its tensors' names and sizes."""
     tensors = [[name, list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()]
-    return digest_of({"student": student.model_dump(mode="json"), "tensors": tensors})
+    said = {"student": student.model_dump(mode="json"), "structure": structure}
+    return digest_of({**said, "tensors": tensors})
 
 
 def _one_line(error: Exception) -> str:
