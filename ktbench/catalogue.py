@@ -154,6 +154,23 @@ def _networks_of(build: Callable[..., Any]) -> list[str]:
     ]
 
 
+def network_settings(name: str) -> list[str]:
+    """The settings of a student that take another network; raises for an unknown name."""
+    return (
+        [] if is_own(name) else _networks_of(_module("students", "student", _family(name)).build)
+    )
+
+
+def teacher_setting(name: str) -> str | None:
+    """The setting of a student that names the teacher that it is made of; None where none does."""
+    from students._contract import TeacherName
+
+    if is_own(name) or name not in students():
+        return None
+    settings = student_settings(name)
+    return next((s for s, info in settings.items() if info.kind is TeacherName), None)
+
+
 def _family(name: str) -> str:
     if name not in students():
         raise UnknownName("student", name, students())
@@ -203,6 +220,22 @@ def named(entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
         return entry, {}
     [(name, settings)] = entry.items()
     return name, settings
+
+
+# ---------------------------------------------------------------- replacements of blocks
+
+
+def replacements() -> dict[str, dict[str, SettingInfo]]:
+    """What can stand for a block of a network, with its settings."""
+    from students import _replacements
+
+    return {
+        name: {
+            setting: SettingInfo(parameter.annotation, parameter.default)
+            for setting, parameter in _replacements.settings(name).items()
+        }
+        for name in _replacements.names()
+    }
 
 
 # ---------------------------------------------------------------- methods

@@ -3,7 +3,11 @@
 A block is a module, or a run of modules in a plain `nn.Sequential`: a convolution with the
 BatchNorm behind it, or what a stage computes. A replacement is one file of `replacements/`:
 
-    def build(geometry: Geometry, **settings) -> nn.Module
+    def build(geometry: Geometry, *, setting=default, ...) -> nn.Module
+
+It may say how it begins from the weights of the block that it stands for:
+
+    def adopt(replacement: nn.Module, block: nn.Sequential) -> None
 """
 
 from __future__ import annotations
@@ -11,19 +15,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from students._contract import StagedNetwork, Student
+from students._own import INNER
+from students._replacements import Replacement as Replacement
+from students._replacements import found
 
 Kind = Literal["convolutions", "stages"]
 Where = Kind | tuple[str, ...]
 """Every 3 × 3 convolution, every stage, or the modules of these names."""
-Replacement = str | dict[str, dict[str, Any]]
-"""A file of `replacements/`, or {name: {setting: value}}."""
 PROBE = 16
 """Pixels a side of the map that shows what a block does to sizes."""
 
@@ -102,30 +106,22 @@ class Replacing(Student):
 def build_replacement(block: Block, entry: Replacement) -> nn.Module:
     """What stands for a block, freshly initialised from torch's global generator.
 
-    Raises ValueError for a name that no file of `replacements/` has.
+    Raises ValueError, in one line, for a name, a setting or a value that cannot be.
     """
-    name, settings = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-    made: nn.Module = _replacement_file(name).build(block.geometry, **settings)
+    file, settings = found(entry)
+    made: nn.Module = file.build(block.geometry, **settings)
     return made
 
 
 def adopt(block: Block, entry: Replacement, replacement: nn.Module, network: nn.Module) -> None:
     """Start a replacement from the weights of what it replaces, where its file knows how to.
 
-    Such a file defines `adopt(replacement: nn.Module, block: nn.Sequential) -> None`.
+    The network's own modules stay as they are.
     """
-    name = entry if isinstance(entry, str) else next(iter(entry))
-    start = getattr(_replacement_file(name), "adopt", None)
+    start = getattr(found(entry)[0], "adopt", None)
     if start is not None:
         with torch.no_grad():
             start(replacement, block.modules(network))
-
-
-def _replacement_file(name: str) -> Any:
-    try:
-        return import_module(f"students.replacements.{name}")
-    except ModuleNotFoundError as error:
-        raise ValueError(f"no replacement is called {name!r}") from error
 
 
 def find_blocks(network: Student, where: Where) -> tuple[Block, ...]:
@@ -134,16 +130,16 @@ def find_blocks(network: Student, where: Where) -> tuple[Block, ...]:
     Raises ValueError, in one line, where there are none or a name is not a module.
     """
     if where == "convolutions":
-        found = tuple(_convolutions(network))
+        blocks = tuple(_convolutions(network))
         missing = "it has no 3 × 3 convolution of one group"
     elif where == "stages":
-        found = tuple(_stages(network))
+        blocks = tuple(_stages(network))
         missing = "it has no list of stages"
     else:
         return tuple(_named(network, name) for name in where)
-    if not found:
+    if not blocks:
         raise ValueError(f"no blocks to replace: {missing}; name modules in `blocks`")
-    return found
+    return blocks
 
 
 def _convolutions(network: nn.Module) -> Iterator[Block]:
@@ -194,14 +190,18 @@ def _stages(network: Student) -> Iterator[Block]:
 
 
 def _named(network: nn.Module, name: str) -> Block:
-    try:
-        module = network.get_submodule(name)
-    except AttributeError as error:
-        raise ValueError(f"no module {name!r} in the network to replace blocks of") from error
-    parent, _, child = name.rpartition(".")
+    """A user's own network knows its modules by the names without the wrapper's."""
+    modules = dict(network.named_modules())
+    path = name if name in modules or INNER + name not in modules else INNER + name
+    if path not in modules:
+        raise ValueError(f"no module {name!r} in the network to replace blocks of")
+    parent, _, child = path.rpartition(".")
     if not child:
         raise ValueError("a block is a part of a network, not all of it")
-    return Block(parent, child, child, _probed(module))
+    try:
+        return Block(parent, child, child, _probed(modules[path]))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _probed(module: nn.Module) -> Geometry:

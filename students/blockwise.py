@@ -12,17 +12,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from students import resnet_cifar
 from students._blocks import (
     Block,
-    Replacement,
     Replacing,
     Where,
     build_replacement,
     find_blocks,
     parameters_of,
 )
-from students._contract import Features, Student
+from students._contract import Features, Student, TeacherName
+from students._replacements import Replacement
 
 VARIANTS = ("blockwise",)
 KEEP = "keep"
@@ -35,23 +34,26 @@ def build(
     num_classes: int,
     in_channels: int,
     network: Student | None = None,
-    of: str = "teacher",
+    of: TeacherName = TeacherName("teacher"),  # noqa: B008 - a name, made anew by nobody
     blocks: Where = "convolutions",
     replace: Replacement = "separable",
     choice: tuple[Replacement, ...] = (),
 ) -> Student:
-    """`network` (a ResNet-20 where none is given) with its blocks replaced, freshly initialised.
+    """`network` with its blocks replaced, freshly initialised.
 
     `replace` goes to every block that it makes smaller. `choice` says it block by block instead,
-    `keep` where a block stays. Raises ValueError for a network without such blocks.
+    `keep` where a block stays. Raises ValueError for a network without such blocks, and for none.
     """
     if network is None:
-        network = resnet_cifar.build("resnet20", num_classes=num_classes, in_channels=in_channels)
+        raise ValueError("it is made of a teacher's network: name the teacher in `of`")
     found = find_blocks(network, blocks)
     if choice and len(choice) != len(found):
         raise ValueError(f"choice names {len(choice)} replacements for {len(found)} blocks")
     wanted = choice or tuple(replace for _ in found)
-    made = [_made(block, entry) for block, entry in zip(found, wanted, strict=True)]
+    made = [
+        None if entry == KEEP else build_replacement(block, entry)
+        for block, entry in zip(found, wanted, strict=True)
+    ]
     if not choice:
         pairs = zip(found, made, strict=True)
         made = [_if_smaller(block.modules(network), module) for block, module in pairs]
@@ -82,14 +84,19 @@ class Blockwise(Replacing):
         self.entries = dict(entries)
         self._own = {b.name: b.modules(network) for b in blocks}
         self._made = dict(replacements)
-        chosen = torch.zeros(len(blocks), dtype=torch.uint8)
-        self.register_buffer("chosen", chosen)
+        self._replaced = [False] * len(blocks)
+        self.register_buffer("chosen", torch.zeros(len(blocks), dtype=torch.uint8))
         self._choose([block.name in self._made for block in blocks])
 
     @property
     def replacements(self) -> dict[str, nn.Module]:
         """See `Replacing`."""
         return dict(self._made)
+
+    @property
+    def structure(self) -> str:
+        """A digit per block: 1 where it is replaced."""
+        return "".join(str(int(replaced)) for replaced in self._replaced)
 
     def suit(self, state: Mapping[str, Tensor]) -> None:
         """Replace the very blocks that these weights replace; ValueError where one cannot be."""
@@ -108,24 +115,32 @@ class Blockwise(Replacing):
         return logits
 
     def _choose(self, replaced: list[bool]) -> None:
-        for number, (block, wanted) in enumerate(zip(self.blocks, replaced, strict=True)):
+        for block, wanted in zip(self.blocks, replaced, strict=True):
             if wanted and block.name not in self._made:
                 raise ValueError(f"block {block.name} has no replacement")
-            if wanted and not self.chosen[number]:
-                block.put(self.network, self._like_us(self._made[block.name]))
-            elif self.chosen[number] and not wanted:
-                own = self._like_us(self._own[block.name])
-                for path, module in zip(block.paths, own.children(), strict=True):
-                    self.network.set_submodule(path, module)
-            self.chosen[number] = wanted
+        for number, (block, wanted) in enumerate(zip(self.blocks, replaced, strict=True)):
+            if wanted != self._replaced[number]:
+                self._swap(block, wanted)
+        self._replaced = replaced
+        self.chosen.copy_(torch.tensor(replaced, dtype=torch.uint8))
+
+    def _swap(self, block: Block, replaced: bool) -> None:
+        own = self._own[block.name]
+        if not replaced:
+            self._like_us(own)
+            for path, module in zip(block.paths, own.children(), strict=True):
+                self.network.set_submodule(path, module)
+            return
+        block.put(self.network, self._like_us(self._made[block.name]))
+        # Whoever reads what the block's last module returns reads what now stands for it.
+        end = self.network.get_submodule(block.end)
+        if not end._forward_hooks:
+            for hook in own[-1]._forward_hooks.values():
+                end.register_forward_hook(hook)
 
     def _like_us(self, module: nn.Module) -> nn.Module:
         """What was not in use did not hear of this network's mode and device."""
         return module.to(self.chosen.device).train(self.training)
-
-
-def _made(block: Block, entry: Replacement) -> nn.Module | None:
-    return None if entry == KEEP else build_replacement(block, entry)
 
 
 def _if_smaller(own: nn.Module, replacement: nn.Module | None) -> nn.Module | None:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from ktbench.records.base import Composed, Record, canonical_json
+from ktbench.records.base import Composed, Record, canonical_json, digest_of
 
 Format = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -18,7 +18,7 @@ Kept = Literal["logits", "embedding", "stages"]
 class Item(Record):
     """A catalogue item (student or method) with the settings that differ from its defaults."""
 
-    added_later: ClassVar = frozenset({"code"})
+    added_later: ClassVar = frozenset({"code", "implied"})
 
     name: str
     """The item's name in the catalogue, or `path/to/file.py:Class` or `package.module:Class`."""
@@ -27,20 +27,28 @@ class Item(Record):
     code: str | None = None
     """SHA-256 (16 digits) of the file of a user's own network or method: other code is another
     cell. None for the catalogue's own."""
+    implied: tuple[str, ...] = ()
+    """Settings that follow from others within a matrix: its label does without them."""
 
     @property
     def label(self) -> str:
         """`name(setting=value, ...)`: unique within a matrix, short enough for a table."""
-        if not self.settings:
+        shown = {k: v for k, v in sorted(self.settings.items()) if k not in self.implied}
+        if not shown:
             return self.name
-        inner = ", ".join(f"{k}={_short(v)}" for k, v in sorted(self.settings.items()))
-        return f"{self.name}({inner})"
+        return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in shown.items())})"
+
+
+_LONGEST = 6
+"""Members of a list that a label writes out."""
 
 
 def _short(value: JsonValue) -> str:
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)
+    if isinstance(value, list) and len(value) > _LONGEST:
+        return f"[{len(value)}: {digest_of(value)[:6]}]"
     return canonical_json(value).strip('"')
 
 
