@@ -119,16 +119,16 @@ class _Room:
             active = [t for t in trainings if t.open and t.epoch == epoch]
             if active:
                 self._epoch(active, epoch)
-            report(sum(_share(t) for t in trainings) / len(trainings))
             if time.monotonic() - saved >= interval:
                 for training in active:
                     if training.open:
                         path = self.store.work(training.task.key)
                         write_atomically(path, packed(training.state()))
                 saved = time.monotonic()
-        failures = {one.what: one for one in opened if isinstance(one, Failure)}
-        failures |= {t.task.name: t.failure for t in trainings if t.failure is not None}
-        return {task.key: failures[task.name] for task in tasks if task.name in failures}
+            report(sum(_share(t) for t in trainings) / len(trainings))
+        ended = (t if isinstance(t, Failure) else t.failure for t in opened)
+        pairs = zip(tasks, ended, strict=True)
+        return {task.key: failure for task, failure in pairs if failure is not None}
 
     def _open(self, task: BlockTask, spec: BlockTrain, note: Note) -> BlockTraining | Failure:
         """A training at its start or at its last checkpoint."""

@@ -26,14 +26,9 @@ class Taps:
 
     def __init__(self, network: nn.Module, blocks: Sequence[Block], few: Tensor) -> None:
         self._network = network
-        self._changed: set[str] = set()
-        self._run: list[str] = []
+        self._changed: set[Block] = set()
+        self._run: list[Block] = []
         self._find_out(blocks, few)
-
-    @property
-    def order(self) -> tuple[str, ...]:
-        """The blocks' names in the order in which they end; one that never runs is missing."""
-        return tuple(self._run)
 
     @contextmanager
     def at(self, block: Block, then: AtEnd) -> Iterator[None]:
@@ -42,7 +37,7 @@ class Taps:
 
         def before(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             [given] = arguments
-            held[:] = [given.clone() if block.name in self._changed else given]
+            held[:] = [given.clone() if block in self._changed else given]
 
         def after(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor | None:
             return then(held.pop(), output)
@@ -56,12 +51,13 @@ class Taps:
 
     def _find_out(self, blocks: Sequence[Block], few: Tensor) -> None:
         with ExitStack() as stack, torch.no_grad():
-            for block in blocks:
+            for block in set(blocks):
                 stack.enter_context(self._watching(block))
             self._network(few)
         for block in blocks:
-            if self._run.count(block.name) > 1:
-                raise KtbenchError(f"block {block.name} runs several times in one pass")
+            if self._run.count(block) != 1:
+                times = "several times" if block in self._run else "never"
+                raise KtbenchError(f"block {block.name} runs {times} in a pass of the teacher")
 
     @contextmanager
     def _watching(self, block: Block) -> Iterator[None]:
@@ -71,9 +67,9 @@ class Taps:
             versions[:] = [arguments[0]._version]
 
         def look(given: Tensor, _: Tensor) -> None:
-            self._run.append(block.name)
+            self._run.append(block)
             if given._version != versions[0]:
-                self._changed.add(block.name)
+                self._changed.add(block)
 
         first = self._network.get_submodule(block.name)
         with ExitStack() as hooks:
