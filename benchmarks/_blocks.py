@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from ktbench.blockwise import tasks_of
 from ktbench.blockwise.schedule import Load, Packs, arranged
 from ktbench.engine.on_ray import OnRay
@@ -57,7 +59,7 @@ def subject(folder: Path, network: Item, train: BlockTrain = BLOCKS) -> Subject:
     teacher = Teacher(name="T", cell=taught)
     made = make_teacher(TeacherJob(teacher, None, folder, folder), lambda _: None)
     assert isinstance(made, TrainedTeacher), made
-    nested = {network.name: network.settings} if network.settings else network.name
+    nested: JsonValue = {network.name: network.settings} if network.settings else network.name
     student = Item(name="blockwise", settings={"of": "T", "network": nested})
     start = Start(teacher=teacher, train=train)
     cell = taught.model_copy(update={"student": student, "start": start})

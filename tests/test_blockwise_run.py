@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 from ktbench.blockwise import BlockStore, assembly_key
 from ktbench.engine.contract import Engine, Job, Lost, Outcome, Report, Workers
 from ktbench.engine.inline import Inline
+from ktbench.engine.on_ray import OnRay
 from ktbench.records import (
     BlockResult,
     BlockRun,
@@ -29,13 +31,13 @@ from ktbench.records import (
     TrainSpec,
 )
 from ktbench.results import ResultsFolder
-from ktbench.runner import Silent, Summary, run
+from ktbench.runner import Silent, Summary, block_wave, run
 from ktbench.runner.blocks import train_some
 
 DATA = DataSpec(source="digits", train_size=96, validation_size=60, test_size=60)
 TRAIN = TrainSpec(epochs=2, batch_size=32)
 BLOCKS = BlockTrain(epochs=2, batch_size=32, splice_every=1, keep_within=0.9)
-NETWORK = {"resnet8": {"width": 0.5}}
+NETWORK: JsonValue = {"resnet8": {"width": 0.5}}
 
 
 def teacher() -> Teacher:
@@ -154,7 +156,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_cell_begins_from_blocks_and_its_result_says_from_which(plain: Path) -> None:
-    """Cells that differ in their finish alone begin from the same weights; another seed's differ."""
+    """Cells that differ in their finish alone begin from the same weights; other seeds' differ."""
     by_cell = {result.cell.key: result for result in results(plain)}
     ours = [by_cell[c.key].start for c in CELLS]
     assert ours[0] is not None and ours[1] is not None and ours[2] is not None
@@ -173,9 +175,13 @@ def test_a_cell_begins_from_blocks_and_its_result_says_from_which(plain: Path) -
 @pytest.mark.parametrize("feed", ["relay", "prefix"])
 @pytest.mark.parametrize("schedule", ["longest_first", "contiguous", "queue"])
 def test_every_schedule_and_feed_gives_the_same_weights_bit_for_bit(
-    plain: Path, tmp_path: Path, schedule: str, feed: str
+    plain: Path, tmp_path: Path, schedule: str, feed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three workers and one training, so that its blocks are divided."""
+    """Three workers and one training, so that its blocks are divided.
+
+    These take turns, so that a worker that wants to be handed something waits in vain.
+    """
+    monkeypatch.setattr(block_wave, "PATIENCE_S", 0.1)
     engine = Several(3)
     one = (CELLS[0],)
     assert go(tmp_path / "run", one, engine, schedule=schedule, feed=feed).ok
@@ -271,3 +277,19 @@ def test_times_by_which_blocks_are_divided_are_kept_and_decide_no_weight(
     assert go(other, (CELLS[0],), engine).ok
     assert sorted(len(job.tasks) for job in engine.jobs) == [1, 5]
     assert weights(other) == weights(folder)
+
+
+# ---------------------------------------------------------------- Ray
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_two_ray_workers_that_share_one_pass_give_the_same_weights(
+    plain: Path, tmp_path: Path
+) -> None:
+    """Neighbours on one worker, each handing its end on; the cells are finished there too."""
+    pytest.importorskip("ray")
+    engine = OnRay(workers=2)
+    assert go(tmp_path / "run", (CELLS[0],), engine, schedule="contiguous").ok
+    found = weights(tmp_path / "run")
+    assert found == {key: weights(plain)[key] for key in found}
+    assert not list((tmp_path / "run" / "work").glob("handed-*"))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ktbench.blockwise.blocks import BlockStore, BlockTask, packed
 from ktbench.blockwise.inputs import Inputs
+from ktbench.blockwise.pipeline import Handed, Hands, Place
 from ktbench.blockwise.splice import attempt
 from ktbench.blockwise.taps import Taps
 from ktbench.blockwise.training import BlockTraining
@@ -58,13 +59,15 @@ def train_blocks(
     report: Callable[[float], None] = lambda _: None,
     note: Note = lambda _: None,
     checkpoint_seconds: float = INTERVAL_S,
+    place: Place | None = None,
 ) -> list[BlockResult | Failure]:
     """Train blocks of a teacher that learnt from `trained_on`; one result per task, in order.
 
     A block's weights do not depend on the others, on the feed, or on where a run was stopped:
     those that the store holds are not trained again, unfinished ones go on from their checkpoints,
     which are written every `checkpoint_seconds` at the end of an epoch (0: of every epoch). A block
-    that fails, or diverges before its first try, is a Failure; the others go on.
+    that fails, or diverges before its first try, is a Failure; the others go on. In a `relay`,
+    `place` is this worker's in a chain of several that share one pass of the teacher.
     """
     device = prepare(numeric)
     teacher.requires_grad_(False).eval().to(device)
@@ -77,8 +80,13 @@ def train_blocks(
         def tell(share: float, done: int = number) -> None:
             report((done + share) / len(packs))
 
-        room = _Room(teacher, Inputs(dataset, trained_on or dataset, device), store, seed)
-        failures |= room.train(pack, spec, tell, note, checkpoint_seconds)
+        hands = Hands(place) if place is not None and feed == "relay" else None
+        room = _Room(teacher, Inputs(dataset, trained_on or dataset, device), store, seed, hands)
+        try:
+            failures |= room.train(pack, spec, tell, note, checkpoint_seconds)
+        finally:
+            if hands is not None:
+                hands.end()
     if weights_digest(teacher.state_dict()) != before:
         raise KtbenchError("the teacher's weights or buffers changed while its blocks were trained")
     return [failures.get(task.key) or _found(store, task) for task in tasks]
@@ -99,6 +107,7 @@ class _Room:
     inputs: Inputs
     store: BlockStore
     seed: int
+    hands: Hands | None = None
 
     def train(
         self,
@@ -159,19 +168,22 @@ class _Room:
     def _epoch(self, active: Sequence[BlockTraining], epoch: int) -> None:
         """One pass over the training images, and the tries that are due; done ones are kept."""
         began = time.perf_counter()
-        feeding = _Feeding(self.inputs.device)
+        feeding = _Feeding(self.inputs.device, self.hands)
         with ExitStack() as taps, torch.no_grad():
             for training in active:
                 block = training.task.block
                 taps.enter_context(self.taps.at(block, feeding.to(training)))
-            for indices in self.stream.order(epoch):
+            if self.hands is not None:
+                taps.enter_context(self.hands.giving(self.teacher, feeding.give))
+            for number, indices in enumerate(self.stream.order(epoch)):
                 left = [t for t in active if t.failure is None]
                 if not left:
                     break
-                batch = feeding.timed(partial(self.inputs.training, self.stream, indices, epoch))
+                batch = partial(self.inputs.training, self.stream, indices, epoch)
+                feeding.begin(batch, epoch, number)
                 for training in left:
                     training.seconds += feeding.last
-                feeding.run(self.teacher, batch, len(left))
+                feeding.run(self.teacher, len(left))
         for training in active:
             _failing_alone(training, training.end_epoch)
             if training.due:
@@ -202,8 +214,15 @@ class _Feeding:
     """Passes of the teacher that train blocks where they end, and the time of either."""
 
     device: torch.device
+    hands: Hands | None = None
     last: float = 0.0
-    """Seconds of what was timed last."""
+    """Seconds of making the batch."""
+    _at: tuple[int, int] = (0, 0)
+    """Epoch, and step of the epoch."""
+    _batch: Tensor | None = None
+    _handed: Handed | None = None
+    _ahead: float = 0.0
+    """Seconds that another worker's part of the current pass took."""
     _began: float = 0.0
     _elsewhere: float = 0.0
     """Seconds of the current pass that were not the teacher's."""
@@ -216,29 +235,52 @@ class _Feeding:
             if training.failure is not None:
                 return
             now = self._now()
-            training.teacher_seconds += now - self._began - self._elsewhere
+            training.teacher_seconds += self._teacher_until(now)
             _failing_alone(training, partial(training.step, given, target))
             took = self._now() - now
             training.seconds += took
             self._elsewhere += took
-            self._left -= 1
-            if not self._left:
-                raise _Enough
+            self._one_less()
 
         return feed
 
-    def run(self, teacher: Student, batch: Tensor, count: int) -> None:
-        """One pass, as far as the last of so many blocks."""
-        self._left, self._elsewhere, self._began = count, 0.0, self._now()
-        with suppress(_Enough):
-            teacher(batch)
+    def give(self, given: Tensor) -> None:
+        """What to call at the place where the next worker goes on."""
+        assert self.hands is not None
+        now = self._now()
+        self.hands.give(*self._at, Handed(given, self.last, self._teacher_until(now)))
+        self._elsewhere += self._now() - now
+        self._one_less()
 
-    def timed(self, work: Callable[[], Tensor]) -> Tensor:
-        """Do something and keep its seconds in `last`."""
+    def begin(self, make: Callable[[], Tensor], epoch: int, step: int) -> None:
+        """Get what the step's pass begins from: its batch, or what another worker hands on."""
+        self._at = (epoch, step)
+        self._handed = self.hands.take(epoch, step) if self.hands is not None else None
+        if self._handed is not None:
+            self.last, self._ahead = self._handed.data_seconds, self._handed.teacher_seconds
+            return
         began = self._now()
-        made = work()
-        self.last = self._now() - began
-        return made
+        self._batch = make()
+        self.last, self._ahead = self._now() - began, 0.0
+
+    def run(self, teacher: Student, count: int) -> None:
+        """The step's pass, as far as the last of so many blocks and the next worker's place."""
+        self._left = count + (self.hands is not None and self.hands.gives)
+        self._elsewhere, self._began = 0.0, self._now()
+        with suppress(_Enough):
+            if self._handed is not None and self.hands is not None:
+                self.hands.go_on(teacher, self._handed)
+            else:
+                teacher(self._batch)
+
+    def _teacher_until(self, now: float) -> float:
+        """Seconds of the teacher in the current pass, as if it had run here from its input."""
+        return self._ahead + now - self._began - self._elsewhere
+
+    def _one_less(self) -> None:
+        self._left -= 1
+        if not self._left:
+            raise _Enough
 
     def _now(self) -> float:
         if self.device.type == "cuda":

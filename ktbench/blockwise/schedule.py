@@ -63,7 +63,8 @@ def longest_first_relay(loads: Sequence[Load], workers: int) -> Packs:
         after = [_relayed(loads, [*pack, block]) for pack in packs]
         packs[min(range(workers), key=lambda w: (after[w], w))].append(block)
     plain = longest_first([load.own for load in loads], workers)
-    return min((_tidy(packs), plain), key=lambda p: makespan(p, loads, "relay"))
+    cut = contiguous_relay(loads, workers)
+    return min((_tidy(packs), plain, cut), key=lambda p: makespan(p, loads, "relay"))
 
 
 def contiguous(times: Sequence[float], workers: int) -> Packs:
@@ -99,6 +100,11 @@ def arranged(loads: Sequence[Load], workers: int, schedule: Schedule, feed: Feed
     if schedule == "longest_first":
         return longest_first_relay(loads, workers)
     return contiguous_relay(loads, workers)
+
+
+def handed_on(loads: Sequence[Load], workers: int) -> Packs:
+    """`contiguous` where each worker hands its end on to the next: one pass of the teacher."""
+    return contiguous(segments(loads), workers)
 
 
 def cut_by_programme(times: Sequence[float], workers: int) -> tuple[int, ...]:

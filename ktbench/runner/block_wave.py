@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
+import torch
 from pydantic import TypeAdapter
 
+from ktbench import catalogue
 from ktbench.blockwise import BlockStore, BlockTask, Made, assembly_key, tasks_of
 from ktbench.blockwise.energy import Energy, Meter, estimated
-from ktbench.blockwise.schedule import Load, arranged
+from ktbench.blockwise.pipeline import PATIENCE_S, Place, cut_before
+from ktbench.blockwise.schedule import Load, arranged, handed_on
 from ktbench.engine.contract import Lost, Workers
 from ktbench.files import write_atomically
 from ktbench.records import BlockResult, Cell, Failure, KtbenchError, digest_of
@@ -130,6 +135,8 @@ def _train(
         for job, outcome in this.engine.run(train_some, jobs, tell):
             shares.finish(job, job.units)
             _note(this, job, outcome, trained)
+    for place in {job.place.folder for job in jobs if job.place is not None}:
+        shutil.rmtree(place, ignore_errors=True)
     # Another node's energy is not read here.
     one_machine = workers.all == workers.per_machine
     trained.energy = meter.energy if one_machine else None
@@ -185,16 +192,51 @@ def _divided(this: Run, jobs: Sequence[BlocksJob], workers: int) -> list[BlocksJ
             packs: Sequence[Sequence[int]] = [(number,) for number in range(len(job.tasks))]
         else:
             loads = _loads(this, job)
+            chain = _chain(this, job, loads, workers) if len(jobs) == 1 else []
+            if chain:
+                return chain
             packs = arranged(loads, workers, how.schedule, how.feed) if loads else [()]
         for pack in packs:
             tasks = tuple(job.tasks[number] for number in pack) or job.tasks
-            divided.append(_with(job, tasks))
+            divided.append(replace(job, tasks=tasks))
     return divided
 
 
-def _with(job: BlocksJob, tasks: tuple[BlockTask, ...]) -> BlocksJob:
-    parts = (job.taught_by, job.how, job.base, job.root, job.data_digest)
-    return BlocksJob(job.cell, tasks, *parts)
+def _chain(this: Run, job: BlocksJob, loads: Sequence[Load], workers: int) -> list[BlocksJob]:
+    """Neighbours that share one pass of the teacher, where all of them run at once.
+
+    Empty where it was not asked for, or where the teacher cannot be cut.
+    """
+    how = job.how
+    if not loads or how.schedule != "contiguous" or how.feed != "relay":
+        return []
+    data = dataset(job.taught_by.teacher.cell.data, this.base)
+    item = job.taught_by.teacher.cell.student
+    with torch.random.fork_rng(devices=[]):
+        network = catalogue.build_student(
+            item.name,
+            item.settings,
+            num_classes=len(data.classes),
+            in_channels=data.shape[0],
+            base=str(this.base),
+        )
+    packs = [tuple(job.tasks[n] for n in pack) for pack in handed_on(loads, workers)]
+    images = torch.rand(2, *data.shape, generator=torch.Generator().manual_seed(0))
+    network.eval()
+    cuts = [cut_before(network, pack[0].block, images) for pack in packs[1:]]
+    if None in cuts:
+        this.watcher.note(
+            f"teacher {job.taught_by.teacher.name} is not plain stages that could be cut: every "
+            "worker runs it from its input"
+        )
+        return []
+    folder = this.root / "work" / f"handed-{digest_of([task.key for task in job.tasks])}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    ends = pairwise([None, *cuts, None])
+    return [
+        replace(job, tasks=tasks, place=Place(folder, number, takes, gives, PATIENCE_S))
+        for number, (tasks, (takes, gives)) in enumerate(zip(packs, ends, strict=True))
+    ]
 
 
 def _loads(this: Run, job: BlocksJob) -> list[Load]:

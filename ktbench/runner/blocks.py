@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ktbench.blockwise import BlockStore, BlockTask, Made, gather, measured_loads, train_blocks
+from ktbench.blockwise.pipeline import Place
 from ktbench.blockwise.schedule import Load
 from ktbench.data import Dataset
 from ktbench.records import (
@@ -45,6 +46,8 @@ class BlocksJob:
     root: Path
     data_digest: str | None = None
     """What the run found its data to be: another, on another node, is refused."""
+    place: Place | None = None
+    """In a chain of workers that share one pass of the teacher."""
 
     @property
     def numeric(self) -> NumericSpec:
@@ -122,6 +125,7 @@ def train_some(job: BlocksJob, report: Report) -> BlocksOutcome:
             report=report,
             note=notes.append,
             checkpoint_seconds=checkpoint_interval(),
+            place=job.place,
         )
     except (StorageError, OSError):
         raise
