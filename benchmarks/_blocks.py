@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ktbench.blockwise import tasks_of
-from ktbench.blockwise.schedule import Load, Packs, arranged
+from ktbench.blockwise.schedule import Load, arranged
 from ktbench.engine.on_ray import OnRay
 from ktbench.records import (
     BlockResult,
@@ -26,6 +26,7 @@ from ktbench.records import (
     Teacher,
     TrainSpec,
 )
+from ktbench.runner.block_wave import chained
 from ktbench.runner.blocks import BlocksJob, BlocksOutcome, time_some, train_some
 from ktbench.runner.teachers import TeacherJob, TrainedTeacher, dataset, make_teacher
 
@@ -101,7 +102,7 @@ def trained(of: Subject, side: Side, root: Path) -> tuple[float, dict[str, str]]
     numeric = of.cell.numeric.model_copy(update={"threads": side.threads})
     cell = of.cell.model_copy(update={"numeric": numeric})
     root.mkdir(parents=True)
-    jobs = [replace(_some(of.whole, cell, pack, root), how=side.how) for pack in _packs(of, side)]
+    jobs = _jobs(of, side, cell, root)
     plan = Plan(name="blocks", base=str(root), cells=(cell,), blockwise=side.how)
     engine = OnRay(workers=side.workers)
     with engine.at(plan, root):
@@ -119,10 +120,18 @@ def trained(of: Subject, side: Side, root: Path) -> tuple[float, dict[str, str]]
     return spent, found
 
 
-def _packs(of: Subject, side: Side) -> Packs:
+def _jobs(of: Subject, side: Side, cell: Cell, root: Path) -> list[BlocksJob]:
+    """What the runner would give to the workers of a side."""
+    every = tuple(range(len(of.whole.tasks)))
+    whole = replace(_some(of.whole, cell, every, root), how=side.how)
     if side.workers == 1:
-        return (tuple(range(len(of.whole.tasks))),)
-    return arranged(loads_of(of), side.workers, side.how.schedule, side.how.feed)
+        return [whole]
+    if (side.how.schedule, side.how.feed) == ("contiguous", "relay"):
+        chain = chained(whole, loads_of(of), side.workers)
+        assert chain, "the network cannot be cut"
+        return chain
+    packs = arranged(loads_of(of), side.workers, side.how.schedule, side.how.feed)
+    return [replace(_some(of.whole, cell, pack, root), how=side.how) for pack in packs]
 
 
 def _some(job: BlocksJob, cell: Cell, pack: Sequence[int], root: Path) -> BlocksJob:

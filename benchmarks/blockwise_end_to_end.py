@@ -12,7 +12,7 @@ from ktbench.records import BlockRun, Item
 BAR = 3.5
 ROUNDS = 2
 NETWORK = Item(name="vgg19", settings={"width": 0.5})
-OURS = Side(2, BlockRun(feed="relay", schedule="longest_first"))
+OURS = Side(2, BlockRun(feed="relay", schedule="contiguous"))
 STUDY = (
     Side(1, BlockRun(feed="prefix"), threads=1),
     Side(1, BlockRun(feed="prefix"), threads=2),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks._blocks import Side, loads_of, subject, trained
 from benchmarks._claim import Outcome
-from ktbench.blockwise.schedule import arranged, speedup
+from ktbench.blockwise.schedule import handed_on, speedup
 from ktbench.records import BlockRun, Item
 
 BAR = 1.7
@@ -16,18 +16,18 @@ NETWORK = Item(name="vgg19", settings={"width": 0.5})
 
 
 def run() -> Outcome:
-    """The blocks of a VGG-19 in one relay, and in two packed longest first, in turn.
+    """The blocks of a VGG-19 in one relay, and cut in two, handed on from worker to worker.
 
-    Each of the two workers runs the teacher up to its own last block, so 2 is out of reach: the
-    replay on measured times says what is in reach.
+    One pass of the teacher serves both workers; the replay on measured times says what a cut
+    between blocks can give.
     """
-    how = BlockRun()
+    how = BlockRun(schedule="contiguous")
     seconds: dict[int, list[float]] = {1: [], 2: []}
     found = []
     with tempfile.TemporaryDirectory() as folder:
         of = subject(Path(folder), NETWORK)
         loads = loads_of(of)
-        reach = speedup(arranged(loads, 2, how.schedule, how.feed), loads, how.feed)
+        reach = speedup(handed_on(loads, 2), loads, "handed_on")
         for number in range(ROUNDS):
             for workers, taken in seconds.items():
                 spent, digests = trained(

@@ -78,13 +78,18 @@ def test_workers_of_a_chain_run_the_teacher_once_between_them(
     workers = [
         context.Process(
             target=apart,
-            args=(pack, tmp_path / "run", Place(folder, number, *ends[number]), answers),
+            args=(
+                pack,
+                tmp_path / "run",
+                Place(folder, number, *ends[number], patience=300.0),
+                answers,
+            ),
         )
         for number, pack in enumerate(packs)
     ]
     for worker in workers:
         worker.start()
-    found = [answers.get(timeout=120) for _ in workers]
+    found = [answers.get(timeout=400) for _ in workers]
     for worker in workers:
         worker.join()
     assert {k: v for _, digests, _ in found for k, v in digests.items()} == alone

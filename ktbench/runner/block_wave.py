@@ -192,9 +192,14 @@ def _divided(this: Run, jobs: Sequence[BlocksJob], workers: int) -> list[BlocksJ
             packs: Sequence[Sequence[int]] = [(number,) for number in range(len(job.tasks))]
         else:
             loads = _loads(this, job)
-            chain = _chain(this, job, loads, workers) if len(jobs) == 1 else []
-            if chain:
-                return chain
+            if loads and len(jobs) == 1 and (how.schedule, how.feed) == ("contiguous", "relay"):
+                chain = chained(job, loads, workers)
+                if chain:
+                    return chain
+                name = job.taught_by.teacher.name
+                this.watcher.note(
+                    f"teacher {name} cannot be cut: every worker runs it from its input"
+                )
             packs = arranged(loads, workers, how.schedule, how.feed) if loads else [()]
         for pack in packs:
             tasks = tuple(job.tasks[number] for number in pack) or job.tasks
@@ -202,15 +207,12 @@ def _divided(this: Run, jobs: Sequence[BlocksJob], workers: int) -> list[BlocksJ
     return divided
 
 
-def _chain(this: Run, job: BlocksJob, loads: Sequence[Load], workers: int) -> list[BlocksJob]:
-    """Neighbours that share one pass of the teacher, where all of them run at once.
+def chained(job: BlocksJob, loads: Sequence[Load], workers: int) -> list[BlocksJob]:
+    """Neighbours that share one pass of the teacher; all of these jobs have to run at once.
 
-    Empty where it was not asked for, or where the teacher cannot be cut.
+    Empty where the teacher cannot be cut between them.
     """
-    how = job.how
-    if not loads or how.schedule != "contiguous" or how.feed != "relay":
-        return []
-    data = dataset(job.taught_by.teacher.cell.data, this.base)
+    data = dataset(job.taught_by.teacher.cell.data, job.base)
     item = job.taught_by.teacher.cell.student
     with torch.random.fork_rng(devices=[]):
         network = catalogue.build_student(
@@ -218,19 +220,15 @@ def _chain(this: Run, job: BlocksJob, loads: Sequence[Load], workers: int) -> li
             item.settings,
             num_classes=len(data.classes),
             in_channels=data.shape[0],
-            base=str(this.base),
+            base=str(job.base),
         )
     packs = [tuple(job.tasks[n] for n in pack) for pack in handed_on(loads, workers)]
     images = torch.rand(2, *data.shape, generator=torch.Generator().manual_seed(0))
     network.eval()
     cuts = [cut_before(network, pack[0].block, images) for pack in packs[1:]]
     if None in cuts:
-        this.watcher.note(
-            f"teacher {job.taught_by.teacher.name} is not plain stages that could be cut: every "
-            "worker runs it from its input"
-        )
         return []
-    folder = this.root / "work" / f"handed-{digest_of([task.key for task in job.tasks])}"
+    folder = job.root / "work" / f"handed-{digest_of([task.key for task in job.tasks])}"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     ends = pairwise([None, *cuts, None])
     return [
