@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ktbench import catalogue
 from ktbench.records import KtbenchError
 from students._blocks import Geometry, Replacing, adopt, build_replacement, find_blocks
+from students._contract import Student
 
 NETWORKS: dict[str, Any] = {
     "vgg8": {"vgg8": {"width": 0.25}},
@@ -50,10 +51,10 @@ def images(count: int = 4) -> Tensor:
     return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def inner(network: Any) -> tuple[nn.Module, Any]:
+def inner(network: Any) -> Student:
     torch.manual_seed(0)
     name, settings = catalogue.named(network)
-    return catalogue.build_student(name, settings, num_classes=10, in_channels=1), name
+    return catalogue.build_student(name, settings, num_classes=10, in_channels=1)
 
 
 @pytest.mark.parametrize("blocks", ["convolutions", "stages"])
@@ -65,9 +66,9 @@ def test_every_replacement_fits_every_block_and_learns(
     settings = NETWORKS[network]
     count = len(build(settings, blocks=blocks).blocks)
     student = build(settings, blocks=blocks, choice=(replacement,) * count).train()
-    own, _ = inner(settings)
+    own = inner(settings)
     assert student.structure == "1" * count
-    seen, before = (n.forward_features(images()) for n in (student, own))  # type: ignore[operator]
+    seen, before = (n.forward_features(images()) for n in (student, own))
     assert [s.shape for s in seen.stages] == [s.shape for s in before.stages]
     seen.logits.square().sum().backward()
     for name, module in student.replacements.items():
@@ -82,7 +83,7 @@ def test_only_blocks_that_get_smaller_are_replaced_where_all_are_asked_for() -> 
         for block in student.blocks
         if block.name in student.replacements
     }
-    network, _ = inner(NETWORKS["resnet8"])
+    network = inner(NETWORKS["resnet8"])
     own = {
         block.name: sum(p.numel() for p in block.modules(network).parameters())
         for block in student.blocks
@@ -93,7 +94,7 @@ def test_only_blocks_that_get_smaller_are_replaced_where_all_are_asked_for() -> 
 
 def test_a_network_takes_back_the_very_blocks_that_weights_keep() -> None:
     """What is not replaced computes bit for bit as the network that it comes from."""
-    network, name = inner(NETWORKS["vgg8"])
+    network = inner(NETWORKS["vgg8"])
     student = build(NETWORKS["vgg8"])
     state = {f"network.{k}": v for k, v in network.state_dict().items()}
     state["chosen"] = torch.zeros(len(student.blocks), dtype=torch.uint8)
@@ -161,12 +162,12 @@ def test_a_users_own_network_is_replaced_by_names_and_shows_its_stages(tmp_path:
 
 
 def test_a_low_rank_replacement_of_full_rank_begins_as_the_convolution_that_it_stands_for() -> None:
-    network, _ = inner(NETWORKS["vgg8"])
+    network = inner(NETWORKS["vgg8"])
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -1, 1)
-    block = find_blocks(network, "convolutions")[2]  # type: ignore[arg-type]
+    block = find_blocks(network, "convolutions")[2]
     inputs = torch.randn(2, block.geometry.inputs, 8, 8)
     errors = []
     with torch.no_grad():
@@ -187,8 +188,10 @@ def test_low_rank_is_the_best_approximation_of_its_rank() -> None:
     own = nn.Conv2d(8, 12, 3, padding=1)
     module = low_rank.build(Geometry(8, 12, 1), rank=0.5)
     low_rank.adopt(module, nn.Sequential(own))
-    spatial, mixing, norm = module  # type: ignore[misc]
-    product = torch.einsum("or,rihw->oihw", mixing.weight[:, :, 0, 0], spatial.weight)
+    assert isinstance(module, nn.Sequential)
+    weights = dict(module.named_parameters())
+    product = torch.einsum("or,rihw->oihw", weights["1.weight"][:, :, 0, 0], weights["0.weight"])
     left_out = torch.linalg.svdvals(own.weight.flatten(1))[6:]
     torch.testing.assert_close((product - own.weight).norm(), left_out.norm())
-    assert torch.equal(norm.bias, own.bias)
+    assert own.bias is not None
+    assert torch.equal(weights["2.bias"], own.bias)
