@@ -144,7 +144,7 @@ def test_the_estimate_counts_blocks_once_for_all_methods_that_finish_them() -> N
 
 def blockwise_cell(seed: int = 0, method: str = "none", **changes: Any) -> Cell:
     teacher = Teacher(name="t", cell=training.teacher_cell())
-    settings = {"of": "t", "network": "resnet8", "replace": "separable"}
+    settings: dict[str, Any] = {"of": "t", "network": "resnet8", "replace": "separable"}
     return training.cell(
         method,
         seed,

@@ -70,7 +70,7 @@ def test_every_replacement_fits_every_block_and_learns(
     assert student.structure == "1" * count
     seen, before = (n.forward_features(images()) for n in (student, own))
     assert [s.shape for s in seen.stages] == [s.shape for s in before.stages]
-    seen.logits.square().sum().backward()
+    seen.logits.square().sum().backward()  # type: ignore[no-untyped-call]
     for name, module in student.replacements.items():
         missing = [k for k, p in module.named_parameters() if p.grad is None]
         assert missing == [], name
