@@ -156,9 +156,7 @@ def _networks_of(build: Callable[..., Any]) -> list[str]:
 
 def network_settings(name: str) -> list[str]:
     """The settings of a student that take another network; raises for an unknown name."""
-    return (
-        [] if is_own(name) else _networks_of(_module("students", "student", _family(name)).build)
-    )
+    return [] if is_own(name) else _networks_of(_module("students", "student", _family(name)).build)
 
 
 @cache

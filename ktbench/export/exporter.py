@@ -134,7 +134,7 @@ class Exporter:
         if reason is not None:
             return Failure(stage="export", what=spec.label, reason=reason)
         path = self.folder / cell.key / f"{spec.label}{writer.suffix}"
-        artifact = self._artifact(writer, cell, spec, path, model, parity, started)
+        artifact = self._artifact(writer, subject, cell, spec, path, model, parity, started)
         about = sidecar.describe(artifact, cell, self.dataset, writer, self._calibration().size)
         sidecar.write(path, model, about)
         return artifact
@@ -183,6 +183,7 @@ class Exporter:
     def _artifact(
         self,
         writer: Writer,
+        subject: _Subject,
         cell: Cell,
         spec: ExportSpec,
         path: Path,
@@ -192,10 +193,11 @@ class Exporter:
     ) -> Artifact:
         channels, height, width = shape = self.dataset.shape
         nchw = writer.layout == "NCHW"
+        classes, structure = len(self.dataset.classes), subject.structure
         return Artifact(
             cell_key=cell.key,
             export=spec,
-            graph_key=graph_key(cell.student, len(self.dataset.classes), shape, spec),
+            graph_key=graph_key(cell.student, classes, shape, spec, structure),
             path=path.relative_to(self.relative_to).as_posix(),
             digest=hashlib.sha256(model).hexdigest()[:16],
             bytes=len(model),
