@@ -172,7 +172,7 @@ def test_a_block_that_can_be_reproduced_exactly_is(tmp_path: Path) -> None:
     both = [BlockTask(block, entry, f"{n:016}") for n, (block, entry) in enumerate(pairs)]
     found = done(train(both, tmp_path, spec))
     for exact, approximate in zip(found[::2], found[1::2], strict=True):
-        assert exact.loss < 0.02 < approximate.loss
+        assert exact.loss < 0.05 and exact.loss < 0.5 * approximate.loss
 
 
 def _fresh_student(replacement: str) -> Student:
