@@ -156,19 +156,18 @@ def _networks_of(build: Callable[..., Any]) -> list[str]:
 
 def network_settings(name: str) -> list[str]:
     """The settings of a student that take another network; raises for an unknown name."""
-    return (
-        [] if is_own(name) else _networks_of(_module("students", "student", _family(name)).build)
-    )
+    return [] if is_own(name) else _networks_of(_module("students", "student", _family(name)).build)
 
 
+@cache
 def teacher_setting(name: str) -> str | None:
     """The setting of a student that names the teacher that it is made of; None where none does."""
     from students._contract import TeacherName
 
     if is_own(name) or name not in students():
         return None
-    settings = student_settings(name)
-    return next((s for s, info in settings.items() if info.kind is TeacherName), None)
+    settings = student_settings(name).items()
+    return next((setting for setting, info in settings if info.kind is TeacherName), None)
 
 
 def _family(name: str) -> str:

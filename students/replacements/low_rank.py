@@ -1,4 +1,4 @@
-"""3 × 3 to few channels, then 1 × 1 to the outputs, with nothing between: a convolution of low rank.
+"""A convolution of low rank: 3 × 3 to few channels, then 1 × 1 to the outputs, nothing between.
 
 Output channels as combinations of a few filters' answers: Zhang et al. (arXiv 1411.4229), section
 2.1, there without the BatchNorm at the end. It begins as the best approximation of the convolution
