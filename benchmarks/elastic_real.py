@@ -24,7 +24,7 @@ from ktbench.teacher.source import TeacherSource
 
 BAR = 1.6
 ROUNDS = 3
-TEACHER, STUDENT = "wrn_16_2", "wrn_16_1"
+TEACHER, STUDENT = "wrn_40_2", "wrn_16_2"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _lesson() -> Lesson:
         data,
         teacher=Item(name=TEACHER),
         student=Item(name=STUDENT),
-        train=TrainSpec(epochs=6, batch_size=64),
+        train=TrainSpec(epochs=4, batch_size=64),
     )
 
 

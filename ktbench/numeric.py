@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import count
 from types import FunctionType
@@ -21,6 +22,8 @@ from transfer_methods._contract import Needs
 
 EVERYTHING = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=True)
 """Asks a network for all that it can show."""
+_KEEP = {-3: 1 << 30, -1: (1 << 31) - 1, -8: 1}
+"""By the numbers of `malloc.h`: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (bytes), M_ARENA_MAX."""
 _Pass = Callable[[Student, Tensor], tuple[Any, ...]]
 _numbers = count()
 
@@ -53,6 +56,7 @@ def _check_compiler() -> None:
 def prepare(spec: NumericSpec) -> torch.device:
     """Set this process up for the settings and return the device; raises as `check` does."""
     check(spec)
+    _keep_freed_memory()
     torch.set_num_threads(spec.threads)
     on_gpu = spec.device == "cuda"
     if on_gpu:
@@ -64,6 +68,21 @@ def prepare(spec: NumericSpec) -> torch.device:
         warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
     torch.use_deterministic_algorithms(True, warn_only=on_gpu)
     return torch.device(spec.device)
+
+
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    """Large blocks that are freed stay with this process, for the tensors of the next step.
+
+    Left alone, glibc maps every large tensor anew, and the kernel clears its pages again: up to a
+    third of a forward pass. The autograd engine's thread shares the one heap, as those of other
+    threads are too small for such blocks. Near a memory limit, what is free is given back
+    (`train/budget.py`).
+    """
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in _KEEP.items():
+            mallopt(option, value)
 
 
 class Runner:
