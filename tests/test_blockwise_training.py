@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 
 from ktbench.blockwise import BlockStore, BlockTask, gather, tasks_of, train_blocks
 from ktbench.blockwise.inputs import Inputs
@@ -33,7 +33,7 @@ from ktbench.records import (
 )
 from ktbench.train import train_cohort
 from ktbench.weights import load_student, load_weights, weights_digest
-from students._blocks import find_blocks
+from students._blocks import Replacement, find_blocks
 from students._contract import StagedNetwork, Student
 from tests import training
 from tests.running import ROOT
@@ -43,6 +43,7 @@ NETWORK: dict[str, JsonValue] = {"resnet8": {"width": 0.5}}
 TAUGHT = training.teacher_cell(
     data=training.DATA, student=Item(name="resnet8", settings={"width": 0.5})
 )
+CPU = torch.device("cpu")
 _FOUND: dict[str, Student] = {}
 
 
@@ -140,29 +141,38 @@ def test_the_teacher_stays_as_it_was(tmp_path: Path) -> None:
 
 
 def test_the_signed_replacement_reaches_a_target_that_the_studys_cannot(tmp_path: Path) -> None:
-    """The target: what a signed separable block gives, negative for half of its values."""
-    spec = BlockTrain(epochs=60, splice_every=20, batch_size=32, lr=1e-2, decay_steps=60, decay=0.7)
-    torch.manual_seed(1)
-    network = _fresh_student("separable").eval()
-    seen = Inputs(training.digits(), training.digits(), torch.device("cpu"))
-    [block] = find_blocks(network, ("network.stages.0.0.residual.0",))
-    targets = []
-    part = network.get_submodule(block.name)
-    hook = part.register_forward_hook(lambda _, __, out: targets.append(out))
+    """What is negative of the target is the least that a replacement closed by a ReLU can miss."""
+    spec = BlockTrain(epochs=60, splice_every=20, batch_size=32, lr=3e-3, decay_steps=60, decay=0.7)
+    block = find_blocks(teacher(), "convolutions")[1]
+    targets: list[Tensor] = []
+    hook = (
+        teacher()
+        .get_submodule(block.end)
+        .register_forward_hook(lambda _, __, output: targets.append(output))
+    )
     with torch.no_grad():
-        for images, _ in seen.held_out("validation"):
-            network(images)
+        for images, _ in Inputs(training.digits(), training.digits(), CPU).held_out("validation"):
+            teacher()(images)
     hook.remove()
     target = torch.cat(targets)
     variance = (target - target.mean((0, 2, 3), keepdim=True)).square().mean()
     negative = float(target.clamp(max=0).square().mean() / variance)
-    names: tuple[Literal["separable", "depthwise_separable"], ...]
-    names = ("separable", "depthwise_separable")
-    both = [BlockTask(block, name, f"{name:0<16}") for name in names]
-    signed, study = done(train(both, tmp_path, spec, teacher=network))
-    assert signed.loss < 0.25 * negative, (signed.loss, negative)
-    assert study.loss >= negative - 1e-6
-    assert signed.losses[-1] < 0.1 * signed.losses[0]
+    both = [BlockTask(block, name, f"{name:0<16}") for name in ("separable", "depthwise_separable")]
+    signed, study = done(train(both, tmp_path, spec))
+    assert signed.tries[-1].loss < 0.75 * negative
+    assert min(one.loss for one in study.tries) >= negative > 0.2
+
+
+def test_a_block_that_can_be_reproduced_exactly_is(tmp_path: Path) -> None:
+    """Of full rank, a low-rank replacement begins as its block, but for BatchNorm's figures."""
+    spec = BlockTrain(epochs=1, batch_size=32, lr=1e-9)
+    whole: Replacement = {"low_rank": {"rank": 1.0}}
+    half: Replacement = {"low_rank": {"rank": 0.5}}
+    pairs = [(task.block, entry) for task in tasks() for entry in (whole, half)]
+    both = [BlockTask(block, entry, f"{n:016}") for n, (block, entry) in enumerate(pairs)]
+    found = done(train(both, tmp_path, spec))
+    for exact, approximate in zip(found[::2], found[1::2], strict=True):
+        assert exact.loss < 0.05 and exact.loss < 0.5 * approximate.loss
 
 
 def _fresh_student(replacement: str) -> Student:
@@ -363,6 +373,6 @@ def test_a_teacher_sees_images_as_it_learnt_them() -> None:
     wide = training.digits(DataSpec(source="digits", train_size=400).model_dump_json())
     few = training.digits()
     assert not torch.equal(wide.mean, few.mean)
-    [(seen, _)] = Inputs(few, wide, torch.device("cpu")).held_out("validation")
+    [(seen, _)] = Inputs(few, wide, CPU).held_out("validation")
     expected = wide.normalise(few.images("validation"))
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)

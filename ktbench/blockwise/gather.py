@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -79,7 +80,7 @@ def gather(
     student = build_blockwise(cell, base=base, **shape)
     assemble(student, teacher, {result.block: store.load(result) for result in used})
     student.to(device)
-    state, made = student.state_dict(), made or Made()
+    state = student.state_dict()
     assembly = Assembly(
         key=key,
         student=cell.student.label,
@@ -95,18 +96,25 @@ def gather(
         parameters=parameters_of(student),
         digest=weights_digest(state),
         path=store.write_weights(f"assembled-{key}", state),
-        seconds=sum(result.seconds for result in done),
-        teacher_seconds=sum(result.teacher_seconds for result in done),
-        shared_seconds=sum(result.shared_seconds for result in done),
-        feed=made.run.feed,
-        schedule=made.run.schedule,
-        workers=made.workers,
-        elapsed_seconds=made.elapsed_seconds,
-        joules=made.joules,
-        joules_origin=made.joules_origin,
+        **_costs(done, made or Made()),
     )
     store.write(assembly)
     return assembly
+
+
+def _costs(done: Sequence[BlockResult], made: Made) -> dict[str, Any]:
+    """What the trainings of blocks took, and how they were run."""
+    return {
+        "seconds": sum(result.seconds for result in done),
+        "teacher_seconds": sum(result.teacher_seconds for result in done),
+        "shared_seconds": sum(result.shared_seconds for result in done),
+        "feed": made.run.feed,
+        "schedule": made.run.schedule,
+        "workers": made.workers,
+        "elapsed_seconds": made.elapsed_seconds,
+        "joules": made.joules,
+        "joules_origin": made.joules_origin,
+    }
 
 
 def assemble(student: Replacing, teacher: Student, weights: Mapping[str, State]) -> None:
