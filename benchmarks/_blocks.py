@@ -75,7 +75,7 @@ def loads_of(of: Subject) -> list[Load]:
     """What each block asks of one worker here, for one step."""
     found = time_some(of.whole, lambda _: None)
     assert isinstance(found, dict), found
-    return [found[task.name] for task in of.whole.tasks]
+    return [found[task.key] for task in of.whole.tasks]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ktbench.engine.contract import Engine, Job, Lost, Outcome, Report, Workers
 from ktbench.engine.inline import Inline
 from ktbench.engine.on_ray import OnRay
 from ktbench.records import (
+    Assembly,
     BlockResult,
     BlockRun,
     BlockTrain,
@@ -135,9 +136,13 @@ def weights(folder: Path) -> dict[str, str]:
     return found
 
 
-def made_of(result: Result) -> tuple[BlockResult, ...]:
+def start_of(result: Result) -> Assembly:
     assert result.start is not None
-    return result.start.blocks
+    return result.start
+
+
+def made_of(result: Result) -> tuple[BlockResult, ...]:
+    return start_of(result).blocks
 
 
 def results(folder: Path) -> list[Result]:
@@ -289,7 +294,11 @@ def test_two_ray_workers_that_share_one_pass_give_the_same_weights(
     """Neighbours on one worker, each handing its end on; the cells are finished there too."""
     pytest.importorskip("ray")
     engine = OnRay(workers=2)
-    assert go(tmp_path / "run", (CELLS[0],), engine, schedule="contiguous").ok
+    other = cell(replace="depthwise_separable")  # of the same blocks, from the same pass
+    assert go(tmp_path / "run", (CELLS[0], other), engine, schedule="contiguous").ok
+    assert not any(start_of(result).failures for result in results(tmp_path / "run"))
     found = weights(tmp_path / "run")
-    assert found == {key: weights(plain)[key] for key in found}
+    expected = weights(plain)
+    assert len(found.keys() & expected.keys()) == 8, "a cell, its first weights, six blocks"
+    assert all(found[key] == expected[key] for key in found.keys() & expected.keys())
     assert not list((tmp_path / "run" / "work").glob("handed-*"))

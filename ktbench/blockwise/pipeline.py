@@ -9,6 +9,7 @@ once, a few at a time.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +45,15 @@ class Cut:
     def path(self) -> str:
         """Of the module whose input it is."""
         return f"stages.{self.stage}.{self.child}"
+
+
+def place_of(block: Block) -> tuple[int, int]:
+    """Stage and child that a block lies in, to sort by: before the stages -1, behind them last."""
+    parts = block.name.split(".")
+    if parts[0] != "stages":
+        return (-1, 0) if parts[0] == "stem" else (sys.maxsize, 0)
+    numbers = [int(part) for part in parts[1:3] if part.isdigit()]
+    return (numbers[0], numbers[1] if len(numbers) > 1 else 0)
 
 
 def cut_before(network: Student, block: Block, images: Tensor) -> Cut | None:

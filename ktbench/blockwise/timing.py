@@ -36,7 +36,7 @@ def measured_loads(
     trained_on: Dataset | None = None,
     steps: int = STEPS,
 ) -> dict[str, Load]:
-    """Seconds of a training step per block, by its name: medians over some steps.
+    """Seconds of a training step per task, by its key: medians over some steps.
 
     A block's own time holds its share of the tries on the validation set, the prefix that of
     making the batch.
@@ -58,9 +58,9 @@ def measured_loads(
     passes = dataset.size("validation") / spec.batch_size
     tries = median(_warm(watch.whole)) * passes / (stream.steps_per_epoch * spec.splice_every)
     return {
-        task.name: Load(
-            own=median(_warm(watch.own[task.name])) + tries,
-            prefix=median(_warm(watch.prefix[task.name])),
+        task.key: Load(
+            own=median(_warm(watch.own[task.key])) + tries,
+            prefix=median(_warm(watch.prefix[task.key])),
         )
         for task in tasks
     }
@@ -86,7 +86,7 @@ class _Watch:
 
     def at(self, training: BlockTraining) -> AtEnd:
         """What to call at the end of a training's block."""
-        name = training.task.name
+        name = training.task.key
 
         def then(given: Tensor, target: Tensor) -> None:
             now = self._now()

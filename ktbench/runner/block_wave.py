@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from ktbench import catalogue
 from ktbench.blockwise import BlockStore, BlockTask, Made, assembly_key, tasks_of
 from ktbench.blockwise.energy import Energy, Meter, estimated
-from ktbench.blockwise.pipeline import PATIENCE_S, Place, cut_before
+from ktbench.blockwise.pipeline import PATIENCE_S, Place, cut_before, place_of
 from ktbench.blockwise.schedule import Load, arranged, handed_on
 from ktbench.engine.contract import Lost, Workers
 from ktbench.files import write_atomically
@@ -222,7 +222,12 @@ def chained(job: BlocksJob, loads: Sequence[Load], workers: int) -> list[BlocksJ
             in_channels=data.shape[0],
             base=str(job.base),
         )
-    packs = [tuple(job.tasks[n] for n in pack) for pack in handed_on(loads, workers)]
+    # Students that share a pass may replace the same block: in the network's order, all of them.
+    order = sorted(
+        range(len(loads)), key=lambda n: (*place_of(job.tasks[n].block), loads[n].prefix)
+    )
+    along = handed_on([loads[n] for n in order], workers)
+    packs = [tuple(job.tasks[order[n]] for n in pack) for pack in along]
     images = torch.rand(2, *data.shape, generator=torch.Generator().manual_seed(0))
     network.eval()
     cuts = [cut_before(network, pack[0].block, images) for pack in packs[1:]]
@@ -248,13 +253,13 @@ def _loads(this: Run, job: BlocksJob) -> list[Load]:
         found = _LOADS.validate_json(path.read_bytes())
     except (OSError, ValueError):
         found = {}
-    if set(found) != {task.name for task in job.tasks}:
+    if set(found) != {task.key for task in job.tasks}:
         [(_, measured)] = this.engine.run(time_some, [job], lambda *_: None)
         if isinstance(measured, Lost | Failure):
             return []
         found = measured
         write_atomically(path, _LOADS.dump_json(found))
-    return [found[task.name] for task in job.tasks]
+    return [found[task.key] for task in job.tasks]
 
 
 # ---------------------------------------------------------------- assembling

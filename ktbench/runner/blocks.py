@@ -137,7 +137,7 @@ def train_some(job: BlocksJob, report: Report) -> BlocksOutcome:
 
 
 def time_some(job: BlocksJob, _: Report) -> dict[str, Load] | Failure:
-    """What each block asks of a worker for one step, by its name: measured here, kept by nobody."""
+    """What each block asks of a worker for one step, by its key: measured here, kept by nobody."""
     try:
         data = same_dataset(job.cell.data, job.base, job.data_digest)
         teacher, trained_on = _teacher(job.taught_by, job.base)
