@@ -31,7 +31,7 @@ from ktbench.records import (
     Teacher,
     TrainSpec,
 )
-from ktbench.results import ResultsFolder
+from ktbench.results import ResultsFolder, load_results
 from ktbench.runner import Silent, Summary, block_wave, run
 from ktbench.runner.blocks import train_some
 
@@ -173,6 +173,8 @@ def test_a_cell_begins_from_blocks_and_its_result_says_from_which(plain: Path) -
         assert BlockStore(plain).find_assembly(start.key) == start
         assert start.joules is not None and start.joules_origin in ("measured", "estimated")
         assert start.elapsed_seconds is not None
+    read = load_results(plain)
+    assert read.lock.plan.cells == CELLS and set(read.by_key) == {c.key for c in CELLS}
     alone = ours[0].seconds + ours[0].teacher_seconds
     assert alone > 0 and ours[0].shared_seconds > 0
 
