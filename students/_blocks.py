@@ -28,6 +28,8 @@ from students._replacements import found
 Kind = Literal["convolutions", "stages"]
 Where = Kind | tuple[str, ...]
 """Every 3 × 3 convolution, every stage, or the modules of these names."""
+KEEP = "keep"
+"""In a list of replacements, block by block: this one stays the network's own."""
 PROBE = 16
 """Pixels a side of the map that shows what a block does to sizes."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from students._blocks import (
+    KEEP,
     Block,
     Replacing,
     Where,
@@ -24,8 +25,6 @@ from students._contract import Features, Student, TeacherName
 from students._replacements import Replacement
 
 VARIANTS = ("blockwise",)
-KEEP = "keep"
-"""In `choice`: the block stays the teacher's own."""
 
 
 def build(
