@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktbench import __version__, commands_teacher
+from ktbench import __version__, commands_blockwise, commands_teacher
 
 if TYPE_CHECKING:
     from ktbench.engine.contract import Engine
@@ -25,6 +25,7 @@ app = typer.Typer(
 devices_app = typer.Typer(no_args_is_help=True, help="Look at the devices of a matrix.")
 app.add_typer(devices_app, name="devices")
 app.add_typer(commands_teacher.app, name="teacher")
+app.add_typer(commands_blockwise.app, name="blockwise")
 
 MatrixFile = Annotated[Path, typer.Argument(metavar="MATRIX.yaml", show_default=False)]
 Python = Annotated[

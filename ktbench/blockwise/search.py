@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +51,7 @@ def choose(
         shut.append(found)  # beyond the budget by no more than the solver's own tolerance
 
 
-def best_choices(
-    blocks: Sequence[Sequence[Option]], budget: float, count: int
-) -> Iterator[Choice]:
+def best_choices(blocks: Sequence[Sequence[Option]], budget: float, count: int) -> Iterator[Choice]:
     """Up to so many choices within a budget, by falling sum of scores."""
     found: list[Choice] = []
     while len(found) < count:
@@ -97,9 +96,7 @@ def _solved(
     if answer.x is None:
         return None
     ones = answer.x
-    return tuple(
-        int(np.argmax(ones[start:end])) for start, end in zip(starts, starts[1:], strict=False)
-    )
+    return tuple(int(np.argmax(ones[start:end])) for start, end in pairwise(starts))
 
 
 def _chosen(starts: NDArray[np.int64], choice: Choice) -> NDArray[np.float64]:

@@ -73,9 +73,7 @@ def _scores(of: Candidates) -> list[dict[str, float]]:
     for block, entries in zip(of.blocks, of.entries, strict=True):
         scores = {KEEP: 0.0}
         for label in entries:
-            each = [
-                divergence.of(block, of.trained(cell.seed, block, label)) for cell in of.cells
-            ]
+            each = [divergence.of(block, of.trained(cell.seed, block, label)) for cell in of.cells]
             scores[label] = -float(np.mean(each))
         found.append(scores)
     return found
@@ -99,6 +97,8 @@ class _Search:
         of, prices = self.of, self.prices
         uniform = {name: item for name, item in of.uniform.items() if set(item[1]) != {KEEP}}
         budgets = sorted({*self._budgets(wish), *(self._share(c) for _, c in uniform.values())})
+        for _, choice in uniform.values():
+            self.validation(choice)  # they are choices, too: none of them is found worse
         for number, share in enumerate(budgets, start=1):
             tell(f"budget {number} of {len(budgets)}: {share:.0%} of the teacher")
             for choice in best_choices(self.options, share * prices.teacher - prices.shared, TRIED):
