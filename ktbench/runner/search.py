@@ -104,9 +104,6 @@ class _Search:
             for choice in best_choices(self.options, share * prices.teacher - prices.shared, TRIED):
                 self.validation(self._named(choice))
         searched = [found for share in budgets if (found := self._best(share)) is not None]
-        if not searched:
-            least = self._share(self._cheapest())
-            raise KtbenchError(f"no choice of blocks is within a budget: the least is {least:.3g}")
         taught = of.taught_by
         start = of.cells[0].start
         assert start is not None
@@ -151,9 +148,15 @@ class _Search:
         return tuple(min(costs, key=lambda label: costs[label]) for costs in self.prices.options)
 
     def _budgets(self, wish: Wish) -> list[float]:
+        least = self._share(self._cheapest())
+        for share in wish.budgets:
+            if share < least:
+                raise KtbenchError(
+                    f"budget {share:g}: no choice is within it; the least costs {least:.2f} of "
+                    "the teacher"
+                )
         if wish.budgets:
             return list(wish.budgets)
-        least = self._share(self._cheapest())
         return np.linspace(least, 1.0, wish.points + 1)[1:].tolist()
 
     def _best(self, share: float) -> tuple[float, Labels] | None:
