@@ -171,7 +171,7 @@ class _Group:
         whole = tuple(
             {
                 label: entry
-                for label, entry in self.entries[block.name].items()
+                for label, entry in sorted(self.entries[block.name].items())
                 if all((seed, block.name, label) in self.results for seed in self.cells)
             }
             for block in self.blocks
