@@ -166,8 +166,8 @@ def input_shapes(of: Candidates) -> Sequence[Shape]:
 
     def look(block: Block) -> Callable[[Tensor, Tensor], None]:
         def then(given: Tensor, _: Tensor) -> None:
-            _, channels, height, width = given.shape
-            found[block] = (channels, height, width)
+            channels, height, width = given.shape[1:]
+            found[block] = (int(channels), int(height), int(width))
 
         return then
 

@@ -97,18 +97,16 @@ class _Search:
         of, prices = self.of, self.prices
         uniform = {name: item for name, item in of.uniform.items() if set(item[1]) != {KEEP}}
         budgets = sorted({*self._budgets(wish), *(self._share(c) for _, c in uniform.values())})
-        for _, choice in uniform.values():
-            self.validation(choice)  # they are choices, too: none of them is found worse
-        for number, share in enumerate(budgets, start=1):
-            tell(f"budget {number} of {len(budgets)}: {share:.0%} of the teacher")
-            for choice in best_choices(self.options, share * prices.teacher - prices.shared, TRIED):
-                self.validation(self._named(choice))
+        for _, everywhere in uniform.values():
+            self.validation(everywhere)  # they are choices, too: none of them is found worse
+        self._try(budgets, tell)
         searched = [found for share in budgets if (found := self._best(share)) is not None]
         taught = of.taught_by
         start = of.cells[0].start
         assert start is not None
         device = wish.device if wish.by == "latency" else None
-        asked = [taught.canonical, start.train.canonical, wish.by]
+        train = start.train.model_dump(mode="json", exclude={"keep_within"})
+        asked = [taught.canonical, train, [list(block.paths) for block in of.blocks], wish.by]
         return BlockSearch(
             key=digest_of([*asked, device.model_dump(mode="json") if device else None]),
             teacher=taught.name,
@@ -126,6 +124,14 @@ class _Search:
                 *(self._network(c, None, name, item) for name, (item, c) in uniform.items()),
             ),
         )
+
+    def _try(self, budgets: Sequence[float], tell: Progress) -> None:
+        """Put the best choices of every budget together."""
+        for number, share in enumerate(budgets, start=1):
+            tell(f"budget {number} of {len(budgets)}: {share:.0%} of the teacher")
+            left = share * self.prices.teacher - self.prices.shared
+            for choice in best_choices(self.options, left, TRIED):
+                self.validation(self._named(choice))
 
     def validation(self, choice: Labels) -> float:
         """Of the assembled network, worked out once."""
@@ -157,7 +163,7 @@ class _Search:
                 )
         if wish.budgets:
             return list(wish.budgets)
-        return np.linspace(least, 1.0, wish.points + 1)[1:].tolist()
+        return [float(share) for share in np.linspace(least, 1.0, wish.points + 1)[1:]]
 
     def _best(self, share: float) -> tuple[float, Labels] | None:
         """Of all that was assembled for any budget, the best on validation within this one."""

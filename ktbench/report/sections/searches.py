@@ -27,12 +27,18 @@ def searches(analysis: Analysis) -> list[Part]:
         except ValidationError:  # a damaged one is made again by the next search
             continue
         if found.teacher in names:
-            parts += _parts(analysis, found)
+            parts += _parts(analysis, found, _name(found, parts))
     return parts
 
 
-def _parts(analysis: Analysis, found: BlockSearch) -> list[Part]:
+def _name(found: BlockSearch, before: list[Part]) -> str:
+    """Of the files of a search: its key is in it where the rest is taken."""
     name = f"search-{found.by}" + (f"-{found.device.name}" if found.device else "")
+    taken = {part.name for part in before if isinstance(part, Table)}
+    return f"{name}-{found.key}" if name in taken else name
+
+
+def _parts(analysis: Analysis, found: BlockSearch, name: str) -> list[Part]:
     frame = _frame(analysis, found)
     panels = [("test", "test accuracy, as assembled")]
     finished = frame["finished"].notna().any()
