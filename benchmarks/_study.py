@@ -65,7 +65,7 @@ def results_folder() -> Iterator[Path]:
 
 
 def study(folder: Path) -> Study:
-    """Every blockwise cell that is done; RuntimeError where there is none."""
+    """Every blockwise cell that is trained; RuntimeError where there is none."""
     results = ResultsFolder(folder)
     rows = [row for result in results.results() if (row := _row(result)) is not None]
     if not rows:
@@ -76,7 +76,7 @@ def study(folder: Path) -> Study:
 
 def _row(result: Result) -> Row | None:
     start, checkpoint = result.start, result.checkpoint
-    if start is None or checkpoint is None or result.status != "done":
+    if start is None or checkpoint is None:
         return None
     kinds = {block.replacement for block in start.blocks}
     student = " and ".join(sorted(kinds)) or TEACHER

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from ktbench.blockwise.search import Option, best_choices, choose, total
 from ktbench.engine.inline import Inline
 from ktbench.matrix import load, plan
-from ktbench.records import BlockSearch, KtbenchError
+from ktbench.records import BlockSearch, DeviceSpec, KtbenchError
 from ktbench.results import ResultsFolder
 from ktbench.runner import Silent, run
 from ktbench.runner.candidates import candidates_of
+from ktbench.runner.prices import latencies
 from ktbench.runner.search import Wish, search
 from ktbench.runner.search_matrix import write_matrix
 from students._blocks import KEEP, parameters_of
@@ -194,14 +196,17 @@ def test_what_cannot_be_is_one_line(folder: ResultsFolder) -> None:
         search(folder, Wish(budgets=(0.01,), teacher="T"))
 
 
-def test_latencies_are_of_the_device_and_equal_graphs_are_measured_once(
+def test_a_latency_is_of_the_graph_and_equal_graphs_are_measured_once(
     folder: ResultsFolder,
 ) -> None:
+    """Two blocks of one shape, and the network around them."""
+    of = candidates_of(folder, folder.lock().plan)
+    two = replace(of, blocks=of.blocks[1:3], entries=of.entries[1:3])
     told: list[str] = []
-    found = search(folder, Wish(by="latency", budgets=(0.9, 1.0)), told.append)
-    assert found.origin == "measured" and found.runtime.startswith("onnxruntime")
-    assert found.teacher_ms is not None and found.teacher_ms.value > 0
-    assert all(network.measured_ms is not None for network in found.networks)
-    parts = int(next(line for line in told if "repeat" in line).rpartition(" ")[2]) // 3 - 2
-    ways = sum(len(block.options) for block in found.blocks)
-    assert parts < ways, "two blocks of one shape have one latency"
+    device = DeviceSpec(profile="local", name="desk", repeats=1)
+    prices, timings = latencies(two, device, told.append)
+    assert timings.origin == "measured" and timings.runtime.startswith("onnxruntime")
+    assert prices.options[0] == prices.options[1]
+    assert set(prices.options[0]) == {KEEP, *of.entries[1]}
+    assert 0 < prices.options[0][KEEP] < prices.teacher
+    assert told[-1] == "on desk: repeat 5 of 5", "an empty graph, the teacher, three parts"
