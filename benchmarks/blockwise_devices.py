@@ -56,6 +56,7 @@ def judged(found: Study) -> Outcome:
     """The largest share of the teacher's size, and the range of latencies."""
     sizes, latencies, missing = [], [], 0
     for row in found.rows:
+        missing += sum(failure.stage == "export" for failure in row.result.failures)
         for artifact in row.result.artifacts if row.student != TEACHER else ():
             base = teacher(found, artifact.export.label)
             own, theirs = _measured(found, artifact), _measured(found, base)
@@ -66,10 +67,13 @@ def judged(found: Study) -> Outcome:
                 latencies.append(own.p50_ms.value / theirs.p50_ms.value)
     if not sizes:
         raise RuntimeError("no exported blockwise student")
-    told = f"{min(sizes):.2f} to {max(sizes):.2f} of the teacher's size"
+    told = f"{missing} missing, " if missing else ""
+    told += f"{min(sizes):.2f} to {max(sizes):.2f} of the teacher's size"
     if latencies:
         told += f", {min(latencies):.2f} to {max(latencies):.2f} of its latency"
-    return Outcome(told, "< 1 of its size, all measured", max(sizes) < 1 and not missing)
+    return Outcome(
+        told, "< 1 of its size, all exported and measured", max(sizes) < 1 and not missing
+    )
 
 
 def teacher(found: Study, export: str) -> Artifact:

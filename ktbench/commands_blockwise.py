@@ -119,14 +119,14 @@ def _show(found: BlockSearch) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = ["network", "cost", "of teacher", "parameters", "validation", "test", "blocks"]
+    columns = ["network", found.by, "of teacher's", "parameters", "validation", "test", "blocks"]
     table = Table(*columns, box=None, pad_edge=False)
     if found.teacher_ms is not None:
         table.add_column("measured, ms")
     for network in found.networks:
         replaced = Counter(network.choice).most_common()
         row: list[Any] = [
-            network.name,
+            f"{network.name} everywhere" if network.kind == "uniform" else network.name,
             _cost(found, network.cost),
             f"{network.cost / found.teacher_cost:.0%}",
             f"{network.parameters:,}",
@@ -137,14 +137,17 @@ def _show(found: BlockSearch) -> None:
         if network.measured_ms is not None:
             row.append(f"{network.measured_ms.value:.3g}")
         table.add_row(*row)
-    told = f"teacher {found.teacher}: {_cost(found, found.teacher_cost)}"
+    told = f"teacher {found.teacher}: {found.by} {_cost(found, found.teacher_cost)}"
     told += f", {found.teacher_validation:.1%} of validation, {found.teacher_test:.1%} of test"
     if found.device is not None:
         told += f"; latencies {found.origin} on {found.device.name} ({found.runtime})"
     for line in (told, *found.notes):
         print(line)
-    Console().print(table, highlight=False)
+    console = Console()
+    # A file or a pipe has no width to keep to.
+    wide = console if console.is_terminal else Console(width=200)
+    wide.print(table, highlight=False)
 
 
 def _cost(found: BlockSearch, value: float) -> str:
-    return f"{value:.3g} ms" if found.by == "latency" else f"{value:,.0f} {found.by}"
+    return f"{value:.3g} ms" if found.by == "latency" else f"{value:,.0f}"

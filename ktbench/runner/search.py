@@ -28,7 +28,7 @@ from ktbench.runner.candidates import Candidates, Labels, candidates_of, entry_o
 from ktbench.runner.prices import Prices, Progress, Timings, medians, priced, whole_model
 from students._blocks import KEEP, parameters_of
 
-TRIED = 4
+TRIED = 8
 """Choices per budget that are assembled: the validation set decides among them."""
 
 
