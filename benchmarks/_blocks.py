@@ -144,10 +144,10 @@ def _some(job: BlocksJob, cell: Cell, pack: Sequence[int], root: Path) -> Blocks
 
 
 def _short(job: BlocksJob, root: Path) -> BlocksJob:
-    """One block for one epoch."""
+    """One block for one epoch, by a worker on its own: nobody hands anything on."""
     assert job.cell.start is not None
     train = job.cell.start.train.model_copy(update={"epochs": 1})
     start = job.cell.start.model_copy(update={"train": train})
     cell = job.cell.model_copy(update={"start": start})
     root.mkdir()
-    return _some(replace(job, tasks=job.tasks[:1]), cell, (0,), root)
+    return _some(replace(job, tasks=job.tasks[:1], place=None), cell, (0,), root)

@@ -208,5 +208,5 @@ def test_a_latency_is_of_the_graph_and_equal_graphs_are_measured_once(
     assert timings.origin == "measured" and timings.runtime.startswith("onnxruntime")
     assert prices.options[0] == prices.options[1]
     assert set(prices.options[0]) == {KEEP, *of.entries[1]}
-    assert 0 < prices.options[0][KEEP] < prices.teacher
+    assert 0 <= prices.options[0][KEEP] < prices.teacher  # less what an empty graph takes
     assert told[-1] == "on desk: repeat 5 of 5", "an empty graph, the teacher, three parts"

@@ -129,6 +129,8 @@ class Hands:
         self._place = place
         self._waits = self._gives = True
         place.folder.mkdir(parents=True, exist_ok=True)
+        # Of a run that was stopped: this worker has not ended now.
+        (place.folder / f"ended-{place.number}").unlink(missing_ok=True)
 
     @property
     def gives(self) -> bool:
