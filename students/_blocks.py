@@ -97,7 +97,7 @@ class Replacing(Student):
     entries: Mapping[str, Replacement]
     """By block that may be replaced: what by."""
     chosen: Tensor
-    """(blocks,) uint8, a buffer: a one per block that is replaced; `suit` reads it of weights."""
+    """(blocks,) int64, a buffer: a one per block that is replaced; `suit` reads it of weights."""
 
     @property
     @abstractmethod

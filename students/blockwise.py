@@ -84,7 +84,7 @@ class Blockwise(Replacing):
         self._own = {b.name: b.modules(network) for b in blocks}
         self._made = dict(replacements)
         self._replaced = [False] * len(blocks)
-        self.register_buffer("chosen", torch.zeros(len(blocks), dtype=torch.uint8))
+        self.register_buffer("chosen", torch.zeros(len(blocks), dtype=torch.int64))
         self._choose([block.name in self._made for block in blocks])
 
     @property
@@ -121,7 +121,7 @@ class Blockwise(Replacing):
             if wanted != self._replaced[number]:
                 self._swap(block, wanted)
         self._replaced = replaced
-        self.chosen.copy_(torch.tensor(replaced, dtype=torch.uint8))
+        self.chosen.copy_(torch.tensor(replaced, dtype=torch.int64))
 
     def _swap(self, block: Block, replaced: bool) -> None:
         own = self._own[block.name]
