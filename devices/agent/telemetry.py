@@ -87,7 +87,7 @@ def sample(root: str, interval: str, avoid: str) -> None:
             states.append(look(board))
             slow += SLOW_S
         following = max(following + interval_s, time.monotonic())
-        if select.select([0], [], [], following - time.monotonic())[0]:
+        if select.select([0], [], [], max(following - time.monotonic(), 0.0))[0]:
             break
     if meter is not None:
         meter.close()
