@@ -106,7 +106,7 @@ def timed(task: Dict[str, Any], folder: str) -> Dict[str, Any]:
 
 def how_to_load(task: Dict[str, Any], folder: str, runtime_version: str) -> Options:
     """The runtime's options; engines lie below the store by artifact and version."""
-    name = re.sub("[^0-9A-Za-z.]", "_", "%s-%s" % (task["artifact"], runtime_version))
+    name = re.sub("[^0-9A-Za-z.]", "_", "%s_%s" % (task["artifact"], runtime_version))
     engines = os.path.join(folder, "engines", name)
     return Options(
         threads=task["threads"],
