@@ -40,12 +40,15 @@ def _write_board(root: Path) -> None:
 
 def _median_ms(calls: list[bench.Call]) -> float:
     found = bench.time_steadily(calls, 36, WINDOW_S, 10**6)
-    return statistics.median(found["samples"]) / 1e6
+    samples: list[int] = found["samples"]
+    return statistics.median(samples) / 1e6
 
 
 def run() -> Outcome:
     """Windows of one process with and without a sampler in turns, the order changing."""
-    alone, beside, cost = [], [], []
+    alone: list[float] = []
+    beside: list[float] = []
+    cost: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name, "board")
         _write_board(root)

@@ -61,7 +61,7 @@ def oldest_python() -> str:
     folders += sorted(Path.home().glob(".pyenv/versions/3.*/bin"))
     for minor in range(6, sys.version_info.minor):
         for path in (folder / f"python3.{minor}" for folder in folders):
-            ask = [path, "-c", "import sys; print(sys.version_info[1])"]
+            ask = [str(path), "-c", "import sys; print(sys.version_info[1])"]
             if path.is_file() and "shims" not in path.parts:
                 done = subprocess.run(ask, capture_output=True, text=True)
                 if done.stdout.strip() == str(minor):

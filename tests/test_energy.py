@@ -238,16 +238,16 @@ def test_a_clock_that_is_set_is_noticed_and_prolongs_nothing(
     clocks, real = bench.Clocks(), time.time
     monkeypatch.setattr(time, "time", lambda: real() - 3600)
     assert clocks.jump() == pytest.approx(-3600, abs=1)
-    calls = [lambda: []]
+    calls: list[bench.Call] = [lambda: []]
     begin = time.monotonic()
     bench.warm_up(calls, 1, 0.05)
     assert time.monotonic() - begin < 30
 
 
 def test_a_graph_that_runs_in_parts_elsewhere_is_warned_of(tmp_path: Path) -> None:
-    gpu = {"provider": "CUDAExecutionProvider", "wanted_provider": "CUDAExecutionProvider"}
-    nodes = {"CUDAExecutionProvider": 20, "CPUExecutionProvider": 3}
-    found = played(tmp_path, **gpu, nodes=nodes)
+    gpu = "CUDAExecutionProvider"
+    nodes = {gpu: 20, "CPUExecutionProvider": 3}
+    found = played(tmp_path, provider=gpu, wanted_provider=gpu, nodes=nodes)
     assert found.validity.valid
     warned = " ".join(found.validity.warnings)
     assert "of 23 nodes of the graph 3 on CPUExecutionProvider ran" in warned
