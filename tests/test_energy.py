@@ -304,6 +304,28 @@ def test_engines_are_kept_by_artifact_and_version_and_stay_in_the_store() -> Non
     assert bench.how_to_load({**task, "provider": "cuda"}, "/store", "1").engines is None
 
 
+def test_a_board_keeps_no_more_engines_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "MOST_ENGINES", 3)
+    for age, name in enumerate(("wanted", "oldest", "older", "newer", "newest")):
+        path = tmp_path / "engines" / name
+        path.mkdir(parents=True)
+        (path / "a.engine").write_text("x")
+        os.utime(path, (age, age))
+    bench.prune_engines(str(tmp_path / "engines"), keep="wanted")
+    assert {path.name for path in (tmp_path / "engines").iterdir()} == {"wanted", "newer", "newest"}
+    bench.prune_engines(str(tmp_path / "none"), keep="wanted")
+
+
+def test_a_repeat_that_reached_the_most_runs_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ktbench.measure.validity.MAX_RUNS", 64)
+    found = played(tmp_path, samples_ns=[10**6] * 64)
+    assert any("ended at 64 runs" in warning for warning in found.validity.warnings)
+
+
 # ---------------------------------------------------------------- scenarios
 
 

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import os
 import re
+import shutil
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -25,6 +26,8 @@ clock: Callable[[], int] = getattr(
 MAX_OUTPUTS = 1 << 16
 """Numbers of output that are sent back; more are told by their digest alone."""
 SAMPLED_OUTPUTS = 8
+MOST_ENGINES = 64
+"""Compiled engines that a board keeps."""
 REPEATED_RUNS = 64
 
 
@@ -108,12 +111,24 @@ def how_to_load(task: Dict[str, Any], folder: str, runtime_version: str) -> Opti
     """The runtime's options; engines lie below the store by artifact and version."""
     name = re.sub("[^0-9A-Za-z.]", "_", "%s_%s" % (task["artifact"], runtime_version))
     engines = os.path.join(folder, "engines", name)
+    if task.get("provider") == "tensorrt":
+        prune_engines(os.path.dirname(engines), keep=name)
     return Options(
         threads=task["threads"],
         provider=task.get("provider", "cpu"),
         batch=task.get("batch"),
         engines=engines if task.get("provider") == "tensorrt" else None,
     )
+
+
+def prune_engines(folder: str, keep: str) -> None:
+    """Remove the oldest of more engines than a board needs at a time; files are never followed."""
+    paths = (
+        [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+    )
+    paths = [path for path in paths if os.path.basename(path) != keep]
+    for path in sorted(paths, key=os.path.getmtime, reverse=True)[MOST_ENGINES - 1 :]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class Clocks:

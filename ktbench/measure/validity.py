@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 
 from ktbench.measure.answers import Bench, Facts
+from ktbench.measure.budget import MAX_RUNS
 from ktbench.measure.energy import energy_of, temperature
 from ktbench.measure.job import Job
 from ktbench.records import Validity
@@ -180,6 +181,8 @@ def _warnings(repeats: Sequence[Bench], threads: int) -> Iterator[str]:
         yield f"the repeats' medians differ by {medians.max() / medians.min() - 1:.0%}"
     if np.median(pooled) < SHORT_MS:
         yield f"the median is below {SHORT_MS} ms: the call itself weighs in"
+    if any(len(answer.samples_ns) >= MAX_RUNS for answer in repeats):
+        yield f"a repeat ended at {MAX_RUNS:,} runs, before its time was over"
     share = min(answer.cpu_share for answer in repeats)
     if threads == 1 and share < BUSY_SHARE:
         yield f"the device was busy: a repeat had the processor {share:.0%} of the time"
