@@ -252,3 +252,14 @@ def test_seeds_that_keep_other_blocks_share_no_graph_and_seeds_that_keep_the_sam
             graphs.append(found.graph_key)
         assert len(exporter._templates) == 2
     assert graphs[0] != graphs[1] == graphs[2]
+
+
+def test_a_blockwise_student_is_written_for_tflite_too(tmp_path: Path) -> None:
+    """Its mask of replaced blocks is of a type that the converter knows."""
+    cell = blockwise_cell(0)
+    path = first_weights(tmp_path, cell, 1)
+    student = load_student(cell, path, num_classes=10, in_channels=1, base=Path())
+    with Exporter(training.digits(), tmp_path / "artifacts", tmp_path) as exporter:
+        found = exporter.export(student, cell, ExportSpec(format="tflite"))
+    assert isinstance(found, Artifact), found
+    assert found.agreement == 1
