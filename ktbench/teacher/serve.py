@@ -15,7 +15,7 @@ from ktbench.teacher.cached import Cached
 from ktbench.teacher.reduced import Reduced, Reduction
 from ktbench.teacher.room import Room
 from ktbench.teacher.source import TeacherSource
-from ktbench.teacher.store import cache_folder
+from ktbench.files import cache_folder
 from transfer_methods._contract import Needs
 
 
