@@ -19,7 +19,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ktbench.records import KtbenchError, digest_of
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from devices._contract import Profile
     from students._contract import Student
     from transfer_methods._contract import TransferMethod
+
+
+NETWORK = str | dict[str, dict[str, Any]]
+"""The type of a setting that takes a network: its name, or {name: {setting: value}}."""
 
 
 class UnknownName(KtbenchError):  # noqa: N818 - reads as what it says
@@ -131,11 +135,39 @@ def student_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
 def _keyword_settings(build: Callable[..., Any]) -> dict[str, SettingInfo]:
     """A builder's keyword parameters other than what the data decides."""
     kinds = _type_hints(build)
+    networks = _networks_of(build)
     return {
-        name: SettingInfo(kinds.get(name, Any), parameter.default)
+        name: SettingInfo(NETWORK if name in networks else kinds.get(name, Any), parameter.default)
         for name, parameter in inspect.signature(build).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name not in ("num_classes", "in_channels")
     }
+
+
+def _networks_of(build: Callable[..., Any]) -> list[str]:
+    """The parameters that take another network: a setting names it, and it is built first."""
+    from students._contract import Student
+
+    return [
+        name
+        for name, kind in _type_hints(build).items()
+        if name != "return" and (kind is Student or Student in get_args(kind))
+    ]
+
+
+def network_settings(name: str) -> list[str]:
+    """The settings of a student that take another network; raises for an unknown name."""
+    return [] if is_own(name) else _networks_of(_module("students", "student", _family(name)).build)
+
+
+@cache
+def teacher_setting(name: str) -> str | None:
+    """The setting of a student that names the teacher that it is made of; None where none does."""
+    from students._contract import TeacherName
+
+    if is_own(name) or name not in students():
+        return None
+    settings = student_settings(name).items()
+    return next((setting for setting, info in settings if info.kind is TeacherName), None)
 
 
 def _family(name: str) -> str:
@@ -171,10 +203,38 @@ def _built_student(
         own = own_object(name, base)
         return wrap(own, num_classes=num_classes, in_channels=in_channels, **settings)
     module = _module("students", "student", _family(name))
-    student: Student = module.build(
-        name, num_classes=num_classes, in_channels=in_channels, **settings
-    )
+    built = dict(settings)
+    for setting in settings.keys() & set(_networks_of(module.build)):
+        inner, own = named(settings[setting])
+        built[setting] = build_student(
+            inner, own, num_classes=num_classes, in_channels=in_channels, base=base
+        )
+    student: Student = module.build(name, num_classes=num_classes, in_channels=in_channels, **built)
     return student
+
+
+def named(entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Name and settings of `name` or `{name: {setting: value}}`."""
+    if isinstance(entry, str):
+        return entry, {}
+    [(name, settings)] = entry.items()
+    return name, settings
+
+
+# ---------------------------------------------------------------- replacements of blocks
+
+
+def replacements() -> dict[str, dict[str, SettingInfo]]:
+    """What can stand for a block of a network, with its settings."""
+    from students import _replacements
+
+    return {
+        name: {
+            setting: SettingInfo(parameter.annotation, parameter.default)
+            for setting, parameter in _replacements.settings(name).items()
+        }
+        for name in _replacements.names()
+    }
 
 
 # ---------------------------------------------------------------- methods

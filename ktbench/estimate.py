@@ -14,7 +14,7 @@ from torch.nn import functional
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
 from ktbench.networks import forward_flops
-from ktbench.records import Cell, DataSpec, Item, Plan, Record
+from ktbench.records import BlockTrain, Cell, DataSpec, Item, Plan, Record, TrainSpec
 
 CONVERT_S = {"onnx": 4.0, "tflite": 8.0}
 """Converting one architecture, done once per export: typical of small networks on one core."""
@@ -31,6 +31,9 @@ class Estimate(Record):
     cells: int
     teacher_seconds: float
     """Training the teachers, unless they are kept from an earlier run."""
+    block_seconds: float = 0.0
+    """Training the blocks of students that are made of a teacher's, for the most epochs, each
+    block's and its teacher's passes; what students share is counted once for each."""
     train_seconds: float
     """Training the students, their teachers' forward passes included."""
     export_seconds: float
@@ -41,15 +44,15 @@ class Estimate(Record):
     @property
     def seconds(self) -> float:
         """All stages."""
-        return (
-            self.teacher_seconds + self.train_seconds + self.export_seconds + self.measure_seconds
-        )
+        stages = (self.teacher_seconds, self.block_seconds, self.train_seconds)
+        return sum(stages) + self.export_seconds + self.measure_seconds
 
     @property
     def text(self) -> str:
         """One line for people."""
         parts = {
             "teachers": self.teacher_seconds,
+            **({"blocks": self.block_seconds} if self.block_seconds else {}),
             "training": self.train_seconds,
             "export": self.export_seconds,
             "measuring": self.measure_seconds,
@@ -83,9 +86,15 @@ def estimate(plan: Plan) -> Estimate:
         if teacher.checkpoint is None:
             for seconds, operations in (clock.training(teacher.cell), clock.teaching(teacher.cell)):
                 teachers, flops = teachers + seconds, flops + operations
+    blocks = 0.0
+    # A block's training is a function of neither the method nor the finish.
+    for cell in {(c.student.label, c.seed): c for c in plan.cells if c.start}.values():
+        seconds, operations = clock.starting(cell)
+        blocks, flops = blocks + seconds, flops + operations
     return Estimate(
         cells=len(plan.cells),
         teacher_seconds=round(teachers, 1),
+        block_seconds=round(blocks, 1),
         train_seconds=round(train, 1),
         export_seconds=round(_exporting(plan), 1),
         measure_seconds=round(_measuring(plan), 1),
@@ -125,11 +134,25 @@ class _Clock:
         images = self._images(cell)
         return images * speed.forward, float(images * speed.flops)
 
-    def _images(self, cell: Cell) -> int:
+    def starting(self, cell: Cell) -> tuple[float, float]:
+        """Seconds and FLOPs of training the blocks that a cell begins from.
+
+        One pass of the teacher and one step of all replacements, which are the student but for
+        what it keeps, per image: an upper bound, as blocks stop early.
+        """
+        if cell.start is None:
+            return 0.0, 0.0
+        own = self._speed(cell.student, cell)
+        taught = self._speed(cell.start.teacher.cell.student, cell)
+        images = self._images(cell, cell.start.train)
+        return images * (taught.forward + own.step), float(images * (taught.flops + 3 * own.flops))
+
+    def _images(self, cell: Cell, train: TrainSpec | BlockTrain | None = None) -> int:
         """Training images that pass, over all epochs; an epoch has only full batches."""
-        size, batch = self._info(cell.data).train_size, cell.train.batch_size
+        train = train or cell.train
+        size, batch = self._info(cell.data).train_size, train.batch_size
         per_epoch = size // batch * batch if size >= batch else size
-        return cell.train.epochs * per_epoch
+        return train.epochs * per_epoch
 
     def _info(self, data: DataSpec) -> DataInfo:
         if data.canonical not in self._infos:

@@ -25,7 +25,8 @@ class Outline:
 
 def try_build(name: str, settings: dict[str, Any], base: str = ".") -> None:
     """Raise KtbenchError when a network cannot be built with these settings."""
-    if not catalogue.is_own(name):
+    inner = [settings[key] for key in catalogue.network_settings(name) if settings.get(key)]
+    if not any(catalogue.is_own(each) for each in (name, *(catalogue.named(e)[0] for e in inner))):
         _built(Item(name=name, settings=settings), 10, 3, base)
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from ktbench import catalogue
 from ktbench.records import DeviceSpec, KtbenchError, Measurement, Plan
 
-KINDS = ("students", "methods", "devices", "datasets")
+KINDS = ("students", "replacements", "methods", "devices", "datasets")
 DATASETS = {
     "digits": "1,797 handwritten digits of 8×8 pixels; ships with scikit-learn",
     "hub": "any image classification set of the Hugging Face hub, by name",
@@ -99,6 +99,7 @@ def list_kind(kind: str, *, as_json: bool) -> None:
         raise catalogue.UnknownName("kind", kind, KINDS)
     listings: dict[str, Callable[[], list[dict[str, str]]]] = {
         "students": _students,
+        "replacements": _replacements,
         "methods": _methods,
         "devices": _devices,
         "datasets": lambda: [{"name": k, "about": v} for k, v in DATASETS.items()],
@@ -123,6 +124,15 @@ def _students() -> list[dict[str, str]]:
         }
         for family, variants in families.items()
     ]
+
+
+def _replacements() -> list[dict[str, str]]:
+    rows = []
+    for name, settings in catalogue.replacements().items():
+        about = (sys.modules[f"students.replacements.{name}"].__doc__ or "").partition("\n")[0]
+        shown = ", ".join(f"{setting}={info.default:g}" for setting, info in settings.items())
+        rows.append({"replacement": name, "about": about.rstrip("."), "settings": shown})
+    return rows
 
 
 def _methods() -> list[dict[str, str]]:

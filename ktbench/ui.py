@@ -138,7 +138,7 @@ def announce(plan: Plan, folder: Path, console: Console) -> None:
         _say(console, f"{_count(len(plan.skips), 'impossible cell')} skipped: see `ktbench plan`")
 
 
-_STAGES = ("data", "teachers", "training", "export", "measuring", "report")
+_STAGES = ("data", "teachers", "blocks", "training", "export", "measuring", "report")
 
 
 def summarise(summary: Summary, console: Console, *, failures_only: bool = False) -> None:

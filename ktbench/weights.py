@@ -54,6 +54,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     if not isinstance(loaded, Mapping):
         raise KtbenchError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
     state = {name.removeprefix("module."): value for name, value in loaded.items()}
+    if isinstance(module, Student):
+        _suit(module, state, path)
     wanted = module.state_dict()
     state = _prefixed(state, wanted)
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
@@ -69,6 +71,13 @@ def load_weights(module: nn.Module, path: Path) -> None:
                 f"this network's is {tuple(value.shape)}"
             )
     module.load_state_dict(state)
+
+
+def _suit(student: Student, state: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        student.suit(state)
+    except ValueError as error:
+        raise KtbenchError(f"{path}: not weights of this network: {error}") from error
 
 
 def _prefixed(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,8 +12,9 @@ Nothing is registered: the folder is the catalogue.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NewType
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,6 +36,14 @@ class Features:
     stem: Tensor | None = None
 
 
+TeacherName = NewType("TeacherName", str)
+"""The type of a `build`'s setting that names a teacher of the matrix.
+
+That teacher's network is then given in the setting of type `Student`, and the student's training
+begins from blocks of it. The setting's default stands for each teacher of the matrix.
+"""
+
+
 class Student(nn.Module):
     """A network that can be exported by `forward` and distilled by `forward_features`."""
 
@@ -54,6 +63,20 @@ class Student(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """The logits (B, K): what is exported."""
         return self.forward_features(inputs).logits
+
+    @property
+    def structure(self) -> str:
+        """What its weights decided of its structure; empty where its settings say it all.
+
+        Networks of equal settings and structure are built alike.
+        """
+        return ""
+
+    def suit(self, state: Mapping[str, Tensor]) -> None:
+        """Take the structure that weights ask for, where a network's weights decide on it.
+
+        Called before they are loaded. Raises ValueError, in one line, where they ask for another.
+        """
 
 
 class StagedNetwork(Student):

@@ -76,10 +76,11 @@ def test_a_plan_for_people_counts_cells_and_tells_skips(ktbench: Commands, tmp_p
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("kind", ["students", "methods", "devices", "datasets"])
+@pytest.mark.parametrize("kind", ["students", "replacements", "methods", "devices", "datasets"])
 def test_a_listing_names_every_item_in_both_forms(ktbench: Commands, kind: str) -> None:
     names = {
         "students": set(catalogue.students()),
+        "replacements": set(catalogue.replacements()),
         "methods": set(catalogue.methods()),
         "devices": set(catalogue.devices()),
         "datasets": {"digits", "hub", "parquet", "folder"},

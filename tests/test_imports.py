@@ -34,6 +34,7 @@ SHARED = {
     "ktbench.networks",
     "ktbench.numeric",
     "ktbench.teacher.source",
+    "students._blocks",
     "students._contract",
     "transfer_methods._contract",
     "devices._contract",

@@ -375,7 +375,10 @@ def test_keys_are_unique_repeatable_and_independent_of_the_order_of_the_axes(
     assert {cell.label for cell in _planned(**shuffled).cells} == set(_labels(first))
 
 
-UNSAID = (("code", None), ("views", None), ("compile", False), ("outputs", None))
+UNSAID = (
+    ("code", None), ("implied", []), ("views", None), ("compile", False), ("outputs", None),
+    ("start", None),
+)  # fmt: skip
 """Settings that came after the first version: at their default they are in no key."""
 
 

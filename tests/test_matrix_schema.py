@@ -18,6 +18,8 @@ from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry
 from ktbench.matrix.source import Origin, parse
 from ktbench.records import (
     Augmentation,
+    BlockRun,
+    BlockTrain,
     DataSpec,
     DeviceSpec,
     NumericSpec,
@@ -142,7 +144,7 @@ def test_the_schema_explains_every_key_and_every_setting_that_its_file_explains(
     "model",
     [
         Matrix, DataSpec, Augmentation, TeacherEntry, TrainSpec, NumericSpec, ExportGrid,
-        TeacherOutputs, SourceSpec, DeviceSpec, Rule, Include,
+        TeacherOutputs, SourceSpec, DeviceSpec, Rule, Include, BlockTrain, BlockRun,
     ],
 )  # fmt: skip
 def test_the_page_on_the_matrix_explains_every_key(model: type[BaseModel]) -> None:

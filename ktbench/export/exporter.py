@@ -47,15 +47,24 @@ _WRITERS: dict[Format, tuple[str, str]] = {
 
 
 def graph_key(
-    student: Item, num_classes: int, shape: tuple[int, int, int], spec: ExportSpec
+    student: Item,
+    num_classes: int,
+    shape: tuple[int, int, int],
+    spec: ExportSpec,
+    structure: str = "",
 ) -> str:
-    """Equal for artifacts that differ only in their weights; `shape` (C, H, W) is of an image."""
+    """Equal for artifacts that differ only in their weights; `shape` (C, H, W) is of an image.
+
+    `structure` is the network's (`Student.structure`): what its weights decided.
+    """
+    said = student.model_dump(mode="json", exclude={"implied"})
     return digest_of(
         {
-            "student": student.model_dump(mode="json"),
+            "student": said,
             "num_classes": num_classes,
             "shape": list(shape),
             "export": spec.model_dump(mode="json"),
+            **({"structure": structure} if structure else {}),
         }
     )
 
@@ -75,6 +84,7 @@ class _Subject:
 
     name: str
     architecture: str
+    structure: str
     network: nn.Module
     reference: Floats
     deployed: dict[str, Deployed] = field(default_factory=dict)
@@ -124,7 +134,7 @@ class Exporter:
         if reason is not None:
             return Failure(stage="export", what=spec.label, reason=reason)
         path = self.folder / cell.key / f"{spec.label}{writer.suffix}"
-        artifact = self._artifact(writer, cell, spec, path, model, parity, started)
+        artifact = self._artifact(writer, subject, cell, spec, path, model, parity, started)
         about = sidecar.describe(artifact, cell, self.dataset, writer, self._calibration().size)
         sidecar.write(path, model, about)
         return artifact
@@ -133,9 +143,9 @@ class Exporter:
         name = f"{cell.key} {weights_digest(student.state_dict())}"
         if self._subject is None or self._subject.name != name:
             network = copy.deepcopy(student).eval()
-            architecture = _architecture(cell.student, network)
+            architecture = _architecture(cell.student, student.structure, network)
             reference = reference_logits(network, self.dataset)
-            self._subject = _Subject(name, architecture, network, reference)
+            self._subject = _Subject(name, architecture, student.structure, network, reference)
         return self._subject
 
     def _model(self, writer: Writer, subject: _Subject, spec: ExportSpec) -> bytes:
@@ -173,6 +183,7 @@ class Exporter:
     def _artifact(
         self,
         writer: Writer,
+        subject: _Subject,
         cell: Cell,
         spec: ExportSpec,
         path: Path,
@@ -182,10 +193,11 @@ class Exporter:
     ) -> Artifact:
         channels, height, width = shape = self.dataset.shape
         nchw = writer.layout == "NCHW"
+        classes, structure = len(self.dataset.classes), subject.structure
         return Artifact(
             cell_key=cell.key,
             export=spec,
-            graph_key=graph_key(cell.student, len(self.dataset.classes), shape, spec),
+            graph_key=graph_key(cell.student, classes, shape, spec, structure),
             path=path.relative_to(self.relative_to).as_posix(),
             digest=hashlib.sha256(model).hexdigest()[:16],
             bytes=len(model),
@@ -242,10 +254,11 @@ def export_student(
         return exporter.export(student, cell, spec)
 
 
-def _architecture(student: Item, network: nn.Module) -> str:
-    """Names an architecture: the item, and the names and sizes of its tensors."""
+def _architecture(student: Item, structure: str, network: nn.Module) -> str:
+    """Names an architecture: the item, what weights decided of it, its tensors' names and sizes."""
     tensors = [[name, list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()]
-    return digest_of({"student": student.model_dump(mode="json"), "tensors": tensors})
+    said = {"student": student.model_dump(mode="json"), "structure": structure}
+    return digest_of({**said, "tensors": tensors})
 
 
 def _one_line(error: Exception) -> str:

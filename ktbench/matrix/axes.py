@@ -14,6 +14,7 @@ from ktbench import catalogue
 from ktbench.catalogue import nearest
 from ktbench.matrix.errors import problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, Kind, variants
+from ktbench.matrix.made import of_teachers
 from ktbench.matrix.models import ItemEntry, Matrix, TeacherEntry
 from ktbench.matrix.source import KeyPath, Problem
 from ktbench.records import (
@@ -24,6 +25,7 @@ from ktbench.records import (
     ExportSpec,
     Item,
     NumericSpec,
+    Start,
     Teacher,
     TeacherOutputs,
     TrainSpec,
@@ -49,6 +51,9 @@ class Finder:
 
     matrix: Matrix
     problems: list[Problem] = field(default_factory=list)
+    teachers: tuple[Teacher, ...] = ()
+    """Those of the matrix, once `axes` has worked them out."""
+    _starts: dict[str, Start] = field(default_factory=dict)
 
     @property
     def base(self) -> str:
@@ -58,11 +63,11 @@ class Finder:
     def axes(self) -> Axes:
         """All axes; what is wrong with them is in `problems`."""
         matrix = self.matrix
+        self.teachers = _Teachers(self).all()  # first, as students may be made of them
         students = self.items(STUDENTS, matrix.students, ("students",))
         methods = self.items(METHODS, matrix.methods, ("methods",))
         if BASELINE not in methods:
             methods = [BASELINE, *methods]
-        teachers = _Teachers(self).all()
         for number, seed in enumerate(matrix.seeds):
             if seed in matrix.seeds[:number]:
                 self.say(("seeds", number), f"{seed} stands twice")
@@ -73,7 +78,7 @@ class Finder:
         devices = self._devices()
         if devices and not exports:
             self.say(("devices",), "there is nothing to measure: say what to export in exports")
-        return Axes(tuple(students), tuple(methods), teachers, exports, devices, views)
+        return Axes(tuple(students), tuple(methods), self.teachers, exports, devices, views)
 
     def say(self, path: KeyPath, message: str) -> None:
         """Note a problem."""
@@ -93,9 +98,26 @@ class Finder:
 
     def variants(self, kind: Kind, entry: ItemEntry, path: KeyPath) -> list[Item]:
         """As `items.variants`, the problems noted."""
-        items, problems = variants(kind, entry, self.base)
+        setting = catalogue.teacher_setting(entry.name) if kind is STUDENTS else None
+        if setting is None:
+            items, problems = variants(kind, entry, self.base)
+        elif self.matrix.teachers and not self.teachers:
+            return []  # what is wrong with them is told
+        else:
+            items, problems = of_teachers(entry, setting, self.teachers, self.base)
         self.problems += [problem.under(*path) for problem in problems]
         return items
+
+    def start(self, student: Item) -> Start | None:
+        """Where a student's first weights come from, if not from its seed."""
+        setting = catalogue.teacher_setting(student.name)
+        if setting is None:
+            return None
+        name = str(student.settings[setting])
+        if name not in self._starts:
+            teacher = next(teacher for teacher in self.teachers if teacher.name == name)
+            self._starts[name] = Start(teacher=teacher, train=self.matrix.blockwise.train)
+        return self._starts[name]
 
     def _views(self) -> tuple[int | None, ...]:
         """The axis of views; one member that changes nothing where there is none."""
@@ -216,6 +238,10 @@ class _Teachers:
         return tuple(teacher for teacher in found if teacher is not None)
 
     def _single(self, kind: Kind, entry: ItemEntry, path: KeyPath) -> Item | None:
+        if kind is STUDENTS and catalogue.teacher_setting(entry.name) is not None:
+            message = "it is made of a teacher itself, and cannot be one: name a network"
+            self.finder.say((*path, entry.name), message)
+            return None
         items = self.finder.variants(kind, entry, path)
         if len(items) > 1:
             message = f"a teacher is one network, not {len(items)}: give one value per setting"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ktbench import catalogue
 from ktbench.matrix.axes import device_spec
 from ktbench.matrix.errors import problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, variants
@@ -43,6 +44,8 @@ def _validated(values: dict[str, Any], origin: Origin) -> Matrix:
 def _names(values: dict[str, Any], base: str) -> Iterator[Problem]:
     """What is wrong with the names of a file that is not a matrix yet."""
     for path, entry in _entries(values, "students"):
+        if catalogue.teacher_setting(entry.name) is not None:
+            continue  # it cannot be told without the teachers
         yield from (p.under(*path) for p in variants(STUDENTS, entry, base)[1])
     for path, entry in _entries(values, "methods"):
         yield from (p.under(*path) for p in variants(METHODS, entry, base)[1])

@@ -52,8 +52,19 @@ class _Choice:
     objection: str | None = None
 
 
-def variants(kind: Kind, entry: ItemEntry, base: str) -> tuple[list[Item], list[Problem]]:
-    """The items that an entry stands for; problems are told by path below the entry."""
+def variants(
+    kind: Kind,
+    entry: ItemEntry,
+    base: str,
+    *,
+    given: Mapping[str, JsonValue] | None = None,
+    implied: tuple[str, ...] = (),
+) -> tuple[list[Item], list[Problem]]:
+    """The items that an entry stands for; problems are told by path below the entry.
+
+    `given` are settings that every item has beside the entry's, those of `implied` unsaid.
+    """
+    given = given or {}
     try:
         known = kind.settings(entry.name, base)
     except KtbenchError as error:
@@ -75,9 +86,13 @@ def variants(kind: Kind, entry: ItemEntry, base: str) -> tuple[list[Item], list[
     items = []
     for chosen in product(*choices.values()):
         picked = dict(zip(choices, chosen, strict=True))
-        found = _objections(kind, entry.name, picked, base)
+        found = _objections(kind, entry.name, picked, base, given)
         problems += [problem for problem in found if problem not in problems]
-        items.append(_item(entry.name, picked, known, base))
+        item = _item(entry.name, picked, known, base)
+        if given:
+            settings = {**given, **item.settings}
+            item = item.model_copy(update={"settings": settings, "implied": implied})
+        items.append(item)
     return ([], problems) if problems else (items, [])
 
 
@@ -120,20 +135,26 @@ def _item(
     return Item(name=name, settings=settings, code=catalogue.code_digest(name, base))
 
 
-def _objections(kind: Kind, name: str, picked: Mapping[str, _Choice], base: str) -> list[Problem]:
+def _objections(
+    kind: Kind,
+    name: str,
+    picked: Mapping[str, _Choice],
+    base: str,
+    given: Mapping[str, JsonValue],
+) -> list[Problem]:
     """What the item itself says against the values, else what their types say.
 
     A value is tried alone first, so that the problem is told where it stands.
     """
     problems = []
     for setting, choice in picked.items():
-        reason = _refusal(kind, name, {setting: choice.value}, base)
+        reason = _refusal(kind, name, {**given, setting: choice.value}, base)
         if choice.objection is not None and not (reason and kind.explains):
             reason = choice.objection
         if reason is not None:
             problems.append(Problem(choice.path, reason))
-    if not problems and len(picked) > 1:
-        together = {setting: choice.value for setting, choice in picked.items()}
+    if not problems and (len(picked) > 1 or (given and not picked)):
+        together = {**given, **{setting: choice.value for setting, choice in picked.items()}}
         reason = _refusal(kind, name, together, base)
         problems += [Problem((name,), reason)] if reason is not None else []
     return problems

@@ -17,6 +17,8 @@ from pydantic import field_validator as validator
 
 from ktbench.matrix.source import Origin
 from ktbench.records import (
+    BlockRun,
+    BlockTrain,
     DataSpec,
     Format,
     Kept,
@@ -145,6 +147,20 @@ class TeacherSection(SourceSpec):
         return SourceSpec.model_validate(self.model_dump())
 
 
+class BlockwiseSection(BlockTrain, BlockRun):
+    """How blocks of students that are made of a teacher's network are trained, and where."""
+
+    @property
+    def train(self) -> BlockTrain:
+        """What weights depend on."""
+        return BlockTrain.model_validate(self.model_dump(include=set(BlockTrain.model_fields)))
+
+    @property
+    def run(self) -> BlockRun:
+        """What no weight depends on."""
+        return BlockRun.model_validate(self.model_dump(include=set(BlockRun.model_fields)))
+
+
 class Rule(Section):
     """Cells that are left out: those that match every key given here.
 
@@ -203,6 +219,8 @@ class Matrix(Section):
     """Training budget and optimiser, the same for every cell."""
     teacher: TeacherSection = TeacherSection()
     """How a teacher's outputs reach the students; no weight depends on it."""
+    blockwise: BlockwiseSection = BlockwiseSection()
+    """How the blocks of blockwise students are trained, before `train` finishes them."""
     numeric: NumericSpec = NumericSpec()
     """What decides the bits of a result beside the maths."""
     exports: Annotated[tuple[ExportGrid, ...], OneOrMore] = ()

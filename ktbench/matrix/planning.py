@@ -59,6 +59,7 @@ def plan(matrix: Matrix) -> Plan:
             seed=draft.seed,
             train=draft.train,
             numeric=numeric_of(matrix.numeric, draft.teacher),
+            start=finder.start(draft.student),
         )
         reason = judge.reason(cell)
         if reason is None:
@@ -73,6 +74,7 @@ def plan(matrix: Matrix) -> Plan:
         exports=axes.exports,
         devices=axes.devices,
         source=matrix.teacher.spec,
+        blockwise=matrix.blockwise.run,
     )
 
 
@@ -120,6 +122,8 @@ class _Judge:
     def _answer(self, cell: Cell) -> str | None:
         if cell.teacher is not None and (reason := self._teacher(cell.teacher)):
             return f"teacher {cell.teacher.name}: {reason}"
+        if cell.start is not None and (reason := self._teacher(cell.start.teacher)):
+            return f"teacher {cell.start.teacher.name}: {reason}"
         student = self._outline(cell.student)
         if isinstance(student, str):
             return student

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from ktbench.records.base import Composed, Record, canonical_json
+from ktbench.records.base import Composed, Record, canonical_json, digest_of
 
 Format = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -18,7 +18,7 @@ Kept = Literal["logits", "embedding", "stages"]
 class Item(Record):
     """A catalogue item (student or method) with the settings that differ from its defaults."""
 
-    added_later: ClassVar = frozenset({"code"})
+    added_later: ClassVar = frozenset({"code", "implied"})
 
     name: str
     """The item's name in the catalogue, or `path/to/file.py:Class` or `package.module:Class`."""
@@ -27,20 +27,28 @@ class Item(Record):
     code: str | None = None
     """SHA-256 (16 digits) of the file of a user's own network or method: other code is another
     cell. None for the catalogue's own."""
+    implied: tuple[str, ...] = ()
+    """Settings that follow from others within a matrix: its label does without them."""
 
     @property
     def label(self) -> str:
         """`name(setting=value, ...)`: unique within a matrix, short enough for a table."""
-        if not self.settings:
+        shown = {k: v for k, v in sorted(self.settings.items()) if k not in self.implied}
+        if not shown:
             return self.name
-        inner = ", ".join(f"{k}={_short(v)}" for k, v in sorted(self.settings.items()))
-        return f"{self.name}({inner})"
+        return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in shown.items())})"
+
+
+_LONGEST = 6
+"""Members of a list that a label writes out."""
 
 
 def _short(value: JsonValue) -> str:
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)
+    if isinstance(value, list) and len(value) > _LONGEST:
+        return f"[{len(value)}: {digest_of(value)[:6]}]"
     return canonical_json(value).strip('"')
 
 
@@ -135,12 +143,59 @@ class NumericSpec(Record):
     """None: the teacher's outputs as they are. Of no account for cells without a teacher."""
 
 
+class BlockTrain(Record):
+    """How the blocks of a teacher's replacements are trained, each alone, before they are one.
+
+    The defaults are those of the blockwise study (Blakeney et al., arXiv 2012.03096, and its code).
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 30
+    """Most passes over the training images, for every block."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    optimiser: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.96
+    """The rate's factor after every `decay_steps` steps."""
+    decay_steps: Annotated[int, Field(ge=1)] = 3000
+    splice_every: Annotated[int, Field(ge=1)] = 5
+    """Epochs between two tries of a block in the teacher's place, on the validation set; the best
+    is kept."""
+    patience: Annotated[int, Field(ge=1)] = 2
+    """Tries without a gain after which a block is done."""
+    keep_within: Annotated[float, Field(gt=0, le=1)] = 0.15
+    """A replacement is used where the teacher with it alone loses at most this much of its
+    validation accuracy; else the block stays the teacher's own."""
+
+
+class BlockRun(Record):
+    """How blocks are given to workers; no weight depends on it, so it is in no key."""
+
+    feed: Literal["relay", "prefix"] = "relay"
+    """`relay`: one pass of the teacher feeds every block of a worker; `prefix`: every block runs
+    the teacher up to itself again, as in the study."""
+    schedule: Literal["longest_first", "contiguous", "queue"] = "longest_first"
+    """`longest_first`: packed on the workers by measured times; `contiguous`: neighbours on one
+    worker, cut where the slowest takes least, each handing its boundary on to the next; `queue`:
+    whoever is free takes the next."""
+    watts: Annotated[float, Field(gt=0)] = 10.0
+    """Of one busy core, for an estimate where the processor does not count its energy."""
+
+
+class Start(Composed):
+    """Where a student's first weights come from, if not from its seed: a teacher's blocks."""
+
+    teacher: Teacher
+    train: BlockTrain
+
+
 class Cell(Composed):
     """One training: a student, a method, a teacher (or none), data, a budget and a seed.
 
     A cell's weights are a function of `key` alone (on one kind of machine and one version of
     torch); what it is exported to and measured on is not part of it.
     """
+
+    added_later: ClassVar = frozenset({"start"})
 
     data: DataSpec
     student: Item
@@ -150,6 +205,8 @@ class Cell(Composed):
     seed: int
     train: TrainSpec
     numeric: NumericSpec = NumericSpec()
+    start: Start | None = None
+    """None: fresh weights of the seed."""
 
     @cached_property
     def key(self) -> str:
@@ -263,6 +320,7 @@ class Plan(Record):
     exports: tuple[ExportSpec, ...] = ()
     devices: tuple[DeviceSpec, ...] = ()
     source: SourceSpec = SourceSpec()
+    blockwise: BlockRun = BlockRun()
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
@@ -274,10 +332,12 @@ class Plan(Record):
                 visit(teacher.cell.teacher)
             found.setdefault(teacher.canonical, teacher)
 
-        for teacher in {id(c.teacher): c.teacher for c in self.cells if c.teacher}.values():
+        starts = [cell.start.teacher for cell in self.cells if cell.start]
+        taught = [cell.teacher for cell in self.cells if cell.teacher]
+        for teacher in {id(teacher): teacher for teacher in starts + taught}.values():
             visit(teacher)
         return tuple(found.values())
 
 
-for _model in (Cell, Teacher, Plan, Skip):
+for _model in (Start, Cell, Teacher, Plan, Skip):
     _model.model_rebuild()

@@ -196,6 +196,99 @@ class Provenance(Record):
     created: str
 
 
+class Try(Record):
+    """A block in the teacher's place once, on the validation set."""
+
+    epoch: int
+    accuracy: float
+    """Of the whole network, top-1."""
+    loss: float
+    """Mean squared error over the target's variance about its channels' means: 1 is what the best
+    constant per channel reaches."""
+
+
+class BlockResult(Record):
+    """A block's replacement, trained alone to give the block's output from the block's input."""
+
+    key: str
+    """Names the training: equal for every student that shares it."""
+    block: str
+    """Path of the block's first module in the teacher."""
+    replacement: str
+    """Name and settings of what stands for it."""
+    parameters_before: int
+    parameters: int
+    epochs: int
+    """That were trained; fewer than asked for where `stopped` says so."""
+    stopped: Literal["epochs", "patience", "diverged"]
+    """Why it ended: all epochs, tries without a gain, or a loss that was not finite."""
+    best_epoch: int
+    """After which the kept weights were tried: the highest accuracy, among equals the least
+    loss."""
+    validation_accuracy: float
+    """Of the teacher with the kept weights in the block's place."""
+    loss: float
+    """Of the kept weights on the validation set, normalised as in `Try`."""
+    losses: tuple[float, ...]
+    """On the training images by epoch, normalised by the same variance."""
+    tries: tuple[Try, ...]
+    seconds: float
+    """The block's own steps and their batches, as it would take alone."""
+    teacher_seconds: float
+    """The teacher's passes up to the block's end, as it would take alone."""
+    shared_seconds: float
+    """Its share of the clock that really passed, tries included."""
+    digest: str
+    """SHA-256 (16 digits) of the kept weights."""
+    path: str
+    """The kept weights, relative to the results folder."""
+
+
+class Assembly(Record):
+    """A teacher with its trained replacements in place: a blockwise student's first weights."""
+
+    key: str
+    """Names it: equal for the cells that start from it."""
+    student: str
+    """Label of the student."""
+    seed: int
+    blocks: tuple[BlockResult, ...]
+    """All that were trained, in the network's order."""
+    used: tuple[str, ...]
+    """Names of the blocks that are replaced; the others stay the teacher's own."""
+    failures: tuple[Failure, ...] = ()
+    """Blocks whose training failed: they stay the teacher's own."""
+    teacher_validation: float
+    teacher_test: float
+    """Top-1 of the teacher on the splits of the student."""
+    validation: float
+    """Top-1 of the assembled network; which blocks are used was chosen on this split."""
+    test: float
+    """Read once, never chosen by."""
+    teacher_parameters: int
+    parameters: int
+    digest: str
+    """SHA-256 (16 digits) of the assembled weights."""
+    path: str
+    """The assembled weights, relative to the results folder."""
+    seconds: float
+    """Of all blocks, as if each had trained alone, the teacher's passes left out."""
+    teacher_seconds: float
+    """The teacher's passes, as if each block had trained alone."""
+    shared_seconds: float
+    """What the trainings really took, added up over workers."""
+    feed: Literal["relay", "prefix"] = "relay"
+    schedule: Literal["longest_first", "contiguous", "queue"] = "longest_first"
+    workers: int = 1
+    elapsed_seconds: float | None = None
+    """Of the clock, from the first block's start to the last one's end; None where blocks were
+    found from an earlier run."""
+    joules: float | None = None
+    """Energy of the trainings, idle share included; None where nothing was trained now."""
+    joules_origin: Origin | None = None
+    """Whether the energy was measured or estimated."""
+
+
 class Result(Record):
     """Everything about one cell, written once: `cells/<key>.json` of a results folder."""
 
@@ -208,6 +301,9 @@ class Result(Record):
     checkpoint: Checkpoint | None = None
     teacher: Checkpoint | None = None
     """The teacher's checkpoint as it was when this cell learnt from it."""
+    start: Assembly | None = None
+    """What this cell began from, where that was not fresh weights: its cost is not in the
+    checkpoint's."""
     artifacts: tuple[Artifact, ...] = ()
     failures: tuple[Failure, ...] = ()
     provenance: Provenance

@@ -6,6 +6,8 @@ running             process, host and start of the run that holds the folder
 cells/              KEY.json (a `Result`) and KEY.curves.parquet
 weights/            KEY.pt
 artifacts/KEY/      exported students and their sidecars
+blocks/             trained replacements of a teacher's blocks, what was assembled from them, and
+                    the times by which blocks were given to workers
 measurements/       ID.json (a `Measurement`) and ID.samples.parquet
 failures.json       what the last run could not do that belongs to no cell
 work/KEY/           what a cell without a result yet has: its training's checkpoint, its exports
@@ -39,7 +41,16 @@ from ktbench.results import running
 from ktbench.results.lock import Lock, LockFile
 
 _SAMPLES = ".samples.parquet"
-_FOLDERS = ("cells", "weights", "artifacts", "measurements", "teachers", "work", "report")
+_FOLDERS = (
+    "cells",
+    "weights",
+    "artifacts",
+    "measurements",
+    "teachers",
+    "blocks",
+    "work",
+    "report",
+)
 _FILES = ("matrix.yaml", "failures.json")
 _CLEARING = "clearing"
 """There from the start of a `fresh` run's deletions to their end, so that a kill between them
@@ -313,12 +324,11 @@ class ResultsFolder:
 
 
 def _extended(earlier: Result, result: Result) -> Result:
-    """The newer result, with the teacher and the other artifacts of the earlier one."""
+    """The newer result, with the origin and the other artifacts of the earlier one."""
     replaced = {a.export.label for a in result.artifacts} | {f.what for f in result.failures}
     kept = tuple(a for a in earlier.artifacts if a.export.label not in replaced)
-    return result.model_copy(
-        update={"teacher": earlier.teacher, "artifacts": (*kept, *result.artifacts)}
-    )
+    origin = {"teacher": earlier.teacher, "start": earlier.start}
+    return result.model_copy(update={**origin, "artifacts": (*kept, *result.artifacts)})
 
 
 _FAILURES = TypeAdapter(tuple[Failure, ...])

@@ -13,6 +13,7 @@ from typing import Any
 
 from ktbench.records import (
     SCHEMA,
+    BlockRun,
     Cell,
     DataSpec,
     DeviceSpec,
@@ -24,6 +25,7 @@ from ktbench.records import (
     Record,
     Skip,
     SourceSpec,
+    Start,
     Teacher,
     TrainSpec,
 )
@@ -47,10 +49,15 @@ class Parts(Record):
     teacher: tuple[Teacher | None, ...]
     train: tuple[TrainSpec, ...]
     numeric: tuple[NumericSpec, ...]
+    start: tuple[Start, ...] = ()
+    """Not in the locks of the first version."""
 
 
-PackedCell = tuple[int, int, int, int, int, int, int]
-"""Positions in `Parts`, in the order of its fields, and the seed."""
+PackedCell = (
+    tuple[int, int, int, int, int, int, int] | tuple[int, int, int, int, int, int, int, int]
+)
+"""Positions in `Parts`, in the order of its fields, the seed, and the position of its `start` where
+it has one."""
 
 
 class PackedSkip(Record):
@@ -72,6 +79,8 @@ class PackedPlan(Record):
     devices: tuple[DeviceSpec, ...]
     source: SourceSpec = SourceSpec()
     """Not in the locks of the first version."""
+    blockwise: BlockRun = BlockRun()
+    """Nor is this."""
 
 
 class LockFile(Record):
@@ -102,12 +111,13 @@ class LockFile(Record):
         )
 
 
-_FIELDS = tuple(Parts.model_fields)
+_FIELDS = ("data", "student", "method", "teacher", "train", "numeric")
 
 
 def _pack(plan: Plan) -> PackedPlan:
     parts: dict[str, dict[str, Any]] = {name: {} for name in _FIELDS}
     positions: dict[str, dict[str, int]] = {name: {} for name in _FIELDS}
+    starts: dict[str, tuple[int, Start]] = {}
 
     def pack(cell: Cell) -> PackedCell:
         numbers = []
@@ -117,19 +127,26 @@ def _pack(plan: Plan) -> PackedPlan:
             numbers.append(positions[name].setdefault(text, len(positions[name])))
             parts[name].setdefault(text, part)
         a, b, c, d, e, f = numbers
-        return a, b, c, d, e, f, cell.seed
+        if cell.start is None:
+            return a, b, c, d, e, f, cell.seed
+        place, _ = starts.setdefault(cell.start.canonical, (len(starts), cell.start))
+        return a, b, c, d, e, f, cell.seed, place
 
     cells = tuple(pack(cell) for cell in plan.cells)
     skips = tuple(PackedSkip(cell=pack(s.cell), reason=s.reason) for s in plan.skips)
     return PackedPlan(
         name=plan.name,
         base=plan.base,
-        parts=Parts(**{name: tuple(found.values()) for name, found in parts.items()}),
+        parts=Parts(
+            **{name: tuple(found.values()) for name, found in parts.items()},
+            start=tuple(start for _, start in starts.values()),
+        ),
         cells=cells,
         skips=skips,
         exports=plan.exports,
         devices=plan.devices,
         source=plan.source,
+        blockwise=plan.blockwise,
     )
 
 
@@ -138,7 +155,8 @@ def _unpack(packed: PackedPlan) -> Plan:
 
     def unpack(numbers: PackedCell) -> Cell:
         found = {name: getattr(parts, name)[i] for name, i in zip(_FIELDS, numbers, strict=False)}
-        return Cell(**found, seed=numbers[-1])
+        start = parts.start[numbers[7]] if len(numbers) > 7 else None
+        return Cell(**found, seed=numbers[6], start=start)
 
     return Plan(
         name=packed.name,
@@ -148,6 +166,7 @@ def _unpack(packed: PackedPlan) -> Plan:
         exports=packed.exports,
         devices=packed.devices,
         source=packed.source,
+        blockwise=packed.blockwise,
     )
 
 

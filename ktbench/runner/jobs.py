@@ -66,6 +66,8 @@ class CohortJob:
     """Processes that share what is free."""
     data_digest: str | None = None
     """What the run found its data to be: another, on another node, is refused."""
+    starts: dict[str, Path] = field(default_factory=dict)
+    """Files of first weights by the cell's key; a cell that is missing begins from its seed."""
 
     @property
     def numeric(self) -> NumericSpec:
@@ -178,6 +180,7 @@ def _train(
             memory=job.memory,
             workers=job.workers,
             safeguard=job.source.source == "pool",
+            first_weights=lambda cell: job.starts.get(cell.key),
         )
         if cells
         else ()

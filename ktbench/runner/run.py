@@ -1,18 +1,16 @@
-"""One run: a plan, a results folder, and the three waves of jobs between them."""
+"""One run: a plan, a results folder, and the waves of jobs between them."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ktbench.engine.contract import Engine, Lost, Workers
 from ktbench.provenance import collect
 from ktbench.records import (
-    Cell,
+    Assembly,
     Failure,
     KtbenchError,
     Plan,
@@ -23,6 +21,7 @@ from ktbench.records import (
     digest_of,
 )
 from ktbench.results import ResultsFolder
+from ktbench.runner.block_wave import block_wave
 from ktbench.runner.cohorts import cohorts
 from ktbench.runner.jobs import (
     CellOutcome,
@@ -31,58 +30,10 @@ from ktbench.runner.jobs import (
     train_and_export,
 )
 from ktbench.runner.measuring import measure_all
+from ktbench.runner.state import Run, Summary, Teachers, clocked
 from ktbench.runner.teachers import TeacherJob, TrainedTeacher, dataset, make_teacher
 from ktbench.runner.watch import Shares, Watcher
 from ktbench.train import checkpoint_interval
-
-
-@dataclass
-class Summary:
-    """How a run ended."""
-
-    folder: Path
-    done: int = 0
-    reused: int = 0
-    failed: list[Result] = field(default_factory=list)
-    skipped: int = 0
-    measured: int = 0
-    unmeasured: list[Failure] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """By stage; `total` is the whole run, what the stages leave of it is the runner's own."""
-    report: Path | None = None
-
-    @property
-    def ok(self) -> bool:
-        """True when no cell failed and every device answered."""
-        return not self.failed and not self.unmeasured
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the waves of one run share."""
-
-    plan: Plan
-    results: ResultsFolder
-    provenance: dict[str, Provenance]
-    """By data set: it holds the digest of what the cells of that data set learnt from."""
-    engine: Engine
-    watcher: Watcher
-    summary: Summary
-    memory: int | None = None
-
-    @property
-    def base(self) -> Path:
-        """The folder that relative paths of the matrix start from."""
-        return Path(self.plan.base)
-
-    @property
-    def root(self) -> Path:
-        """The results folder, as a job that runs elsewhere can find it."""
-        return self.results.path.absolute()
-
-    def provenance_of(self, cell: Cell) -> Provenance:
-        """Where and with what this run makes a cell."""
-        return self.provenance[cell.data.canonical]
 
 
 def run(
@@ -109,29 +60,30 @@ def run(
     summary = Summary(folder)
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
     engine.check(plan)
-    with _clocked(summary, "data"):
+    with clocked(summary, "data"):
         provenance, tested_on = _provenance(plan)
     results = ResultsFolder(folder)
     ours = collect(tested_on)
     with results.open(plan, matrix_text, ours, fresh=fresh, data_digest=tested_on):
-        this = _Run(plan, results, provenance, engine, watcher, summary, memory)
+        this = Run(plan, results, provenance, engine, watcher, summary, memory)
         for skip in plan.skips:
             results.write_result(
                 Result(cell=skip.cell, status="skipped", reason=skip.reason, provenance=ours)
             )
         summary.skipped = len(plan.skips)
         tasks = _open_tasks(this)
-        teachers: _Teachers = {}
+        teachers: Teachers = {}
         if tasks:
             with engine.at(plan, folder) as workers, _pool_let_go(plan):
                 teachers = _teacher_wave(this, tasks)
+                this.starts.update(block_wave(this, tasks, teachers, workers))
                 _cohort_wave(this, tasks, teachers, workers)
         _measuring_wave(this)  # once the engine is gone: a measurement wants a quiet machine
         results.write_failures(
             [f for f in teachers.values() if isinstance(f, Failure)] + summary.unmeasured
         )
         if write_report is not None:
-            with _clocked(summary, "report"):
+            with clocked(summary, "report"):
                 summary.report = write_report(folder)
     summary.seconds["total"] = time.perf_counter() - began
     return summary
@@ -147,19 +99,6 @@ def _pool_let_go(plan: Plan) -> Iterator[None]:
             from ktbench.runner.pooling import close  # Ray is large, and not everybody has it
 
             close()
-
-
-class _clocked:  # noqa: N801 - used as a statement
-    """Adds the seconds of a block to a stage."""
-
-    def __init__(self, summary: Summary, stage: str) -> None:
-        self._summary, self._stage = summary, stage
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._summary.seconds[self._stage] += time.perf_counter() - self._began
 
 
 def _provenance(plan: Plan) -> tuple[dict[str, Provenance], str]:
@@ -179,7 +118,7 @@ def _provenance(plan: Plan) -> tuple[dict[str, Provenance], str]:
     return found, digest_of(sorted(tested))
 
 
-def _open_tasks(this: _Run) -> list[CellTask]:
+def _open_tasks(this: Run) -> list[CellTask]:
     """The cells that still want something, with what an earlier run did of them."""
     tasks = []
     wanted = set(this.plan.exports)
@@ -202,7 +141,7 @@ def _open_tasks(this: _Run) -> list[CellTask]:
     return tasks
 
 
-def _refuse_other_data(this: _Run, earlier: Result) -> None:
+def _refuse_other_data(this: Run, earlier: Result) -> None:
     learnt, now = earlier.provenance.data_digest, this.provenance_of(earlier.cell).data_digest
     if learnt is not None and learnt != now:
         raise KtbenchError(
@@ -213,20 +152,17 @@ def _refuse_other_data(this: _Run, earlier: Result) -> None:
 
 # ---------------------------------------------------------------- first wave: teachers
 
-_Teachers = dict[str, TrainedTeacher | Failure]
-"""By the teacher's canonical text."""
 
-
-def _teacher_wave(this: _Run, tasks: Sequence[CellTask]) -> _Teachers:
+def _teacher_wave(this: Run, tasks: Sequence[CellTask]) -> Teachers:
     """Every teacher that a training needs, each after those that taught it."""
     trained_now = tuple(task.cell for task in tasks if task.trained is None)
     needed = this.plan.model_copy(update={"cells": trained_now}).teachers
-    ready: _Teachers = {}
+    ready: Teachers = {}
     if not needed:
         return ready
     this.watcher.begin("teachers", sum(t.cell.train.epochs for t in needed))
     shares = Shares(this.watcher)
-    with _clocked(this.summary, "teachers"):
+    with clocked(this.summary, "teachers"):
         for depth in sorted({_depth(t) for t in needed}):
             _ready_teachers(this, [t for t in needed if _depth(t) == depth], ready, shares)
     this.watcher.end()
@@ -240,7 +176,7 @@ def _depth(teacher: Teacher) -> int:
 
 
 def _ready_teachers(
-    this: _Run, teachers: Sequence[Teacher], ready: _Teachers, shares: Shares
+    this: Run, teachers: Sequence[Teacher], ready: Teachers, shares: Shares
 ) -> None:
     """Add some teachers, or why there are none: that of its own teacher, where that one failed."""
     jobs = []
@@ -268,14 +204,14 @@ def _ready_teachers(
                 this.watcher.note(note)
 
 
-# ---------------------------------------------------------------- second wave: cohorts
+# ---------------------------------------------------------------- third wave: cohorts
 
 
 def _cohort_wave(
-    this: _Run, tasks: Sequence[CellTask], teachers: _Teachers, workers: Workers
+    this: Run, tasks: Sequence[CellTask], teachers: Teachers, workers: Workers
 ) -> None:
     jobs = []
-    for group in cohorts(tasks, workers.all):
+    for group in cohorts(_that_can_start(this, tasks), workers.all):
         first = group[0]
         teacher = None
         if first.cell.teacher is not None and first.trained is None:
@@ -288,7 +224,9 @@ def _cohort_wave(
             exports = this.plan.exports
             source, where = this.plan.source, (this.base, this.root)
             share = (this.memory, workers.per_machine)
-            jobs.append(CohortJob(tuple(group), teacher, exports, *where, source, *share, digest))
+            starts = _weights_of_starts(this, group)
+            whole = (tuple(group), teacher, exports, *where, source, *share, digest, starts)
+            jobs.append(CohortJob(*whole))
     if not jobs:
         return
     this.watcher.begin("students", sum(job.units for job in jobs))
@@ -311,7 +249,25 @@ def _cohort_wave(
     this.watcher.end()
 
 
-def _keep_lost(this: _Run, job: CohortJob, lost: Lost) -> None:
+def _that_can_start(this: Run, tasks: Sequence[CellTask]) -> list[CellTask]:
+    """The tasks but for those whose first weights could not be made: these have failed."""
+    able = []
+    for task in tasks:
+        start = this.starts.get(task.cell.key)
+        if isinstance(start, Failure) and task.trained is None:
+            _keep(this, CellOutcome(task.cell, None, failures=(start,)), None, tell=False)
+        else:
+            able.append(task)
+    return able
+
+
+def _weights_of_starts(this: Run, tasks: Sequence[CellTask]) -> dict[str, Path]:
+    """By the cell's key: the file of its first weights, where they are not fresh ones."""
+    found = {task.cell.key: this.starts.get(task.cell.key) for task in tasks}
+    return {k: this.root / start.path for k, start in found.items() if isinstance(start, Assembly)}
+
+
+def _keep_lost(this: Run, job: CohortJob, lost: Lost) -> None:
     """Every cell of the job failed; its saved work stays, so that the next run goes on from it."""
     failure = Failure(stage="train", reason=lost.reason)
     for task in job.tasks:
@@ -320,7 +276,7 @@ def _keep_lost(this: _Run, job: CohortJob, lost: Lost) -> None:
 
 
 def _keep(
-    this: _Run,
+    this: Run,
     outcome: CellOutcome,
     taught_by: TrainedTeacher | None,
     *,
@@ -335,9 +291,11 @@ def _keep(
     """
     checkpoint = outcome.checkpoint
     teacher = taught_by.checkpoint if taught_by is not None else None
+    start = this.starts.get(outcome.cell.key)
+    start = start if isinstance(start, Assembly) else None
     earlier = this.results.result(outcome.cell.key)
     if earlier is not None and earlier.checkpoint is not None and checkpoint is not None:
-        teacher = teacher or earlier.teacher
+        teacher, start = teacher or earlier.teacher, start or earlier.start
         if earlier.checkpoint.digest == checkpoint.digest:
             checkpoint = earlier.checkpoint  # Its weights had been lost: they are the same again.
     result = Result(
@@ -345,6 +303,7 @@ def _keep(
         status="failed" if outcome.failures else "done",
         checkpoint=checkpoint,
         teacher=teacher,
+        start=start,
         artifacts=outcome.artifacts,
         failures=outcome.failures,
         provenance=provenance or this.provenance_of(outcome.cell),
@@ -363,11 +322,11 @@ def _keep(
         this.summary.done += 1
 
 
-# ---------------------------------------------------------------- third wave: measurements
+# ---------------------------------------------------------------- last wave: measurements
 
 
-def _measuring_wave(this: _Run) -> None:
-    with _clocked(this.summary, "measuring"):
+def _measuring_wave(this: Run) -> None:
+    with clocked(this.summary, "measuring"):
         for device in this.plan.devices:
             failures = []
             try:

@@ -64,6 +64,7 @@ def train_cohort(
     memory: int | None = None,
     workers: int = 1,
     safeguard: bool = False,
+    first_weights: Callable[[Cell], Path | None] = lambda _: None,
 ) -> list[Checkpoint | Failure]:
     """Train cells that share teacher, data, seed and budget; one result per cell, in order.
 
@@ -73,7 +74,8 @@ def train_cohort(
     trained together as far as this process stays under `memory` bytes; when not given, it takes
     half of what is free here, divided by the number of `workers` that train at once. With
     `safeguard` the start of each epoch is held in memory, and written when a StorageError ends the
-    training: a source whose workers may all go needs it.
+    training: a source whose workers may all go needs it. `first_weights` names the file from which
+    a cell with a `start` begins; such a cell without one is a Failure.
     """
     interval = checkpoint_interval() if checkpoint_seconds is None else checkpoint_seconds
     first = cells[0]
@@ -81,7 +83,7 @@ def train_cohort(
     dataset = placed(dataset, device)
     stream = Stream(dataset, first.seed, first.train.batch_size, first.train.views)
     budget = partial(Budget.here, memory, device=first.numeric.device, workers=workers)
-    opening = Opening(dataset, teacher, places, base, _probe(stream, device), note)
+    opening = Opening(dataset, teacher, places, base, _probe(stream, device), note, first_weights)
     outcomes: list[Checkpoint | Failure] = []
     done = 0
     for cohort in cohorts(cells, opening, stream, budget):

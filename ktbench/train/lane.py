@@ -18,6 +18,7 @@ from ktbench.records import Cell, Failure, KtbenchError
 from ktbench.train.schedule import learning_rate, make_optimiser
 from ktbench.train.shapes import scope_parameters, similarity
 from ktbench.train.terms import Terms
+from ktbench.weights import load_weights
 from students._contract import Features
 from transfer_methods._contract import Batch, Needs, Phase, Setting, Shapes, Update
 
@@ -46,6 +47,8 @@ class Lane:
     """The teacher's features of the probe."""
     teacher_names: tuple[str, ...] = ()
     """Of the teacher's stages."""
+    first_weights: Path | None = None
+    """A file that the student's weights are at the start; None: fresh ones of the seed."""
     epoch: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     failure: Failure | None = None
@@ -61,10 +64,14 @@ class Lane:
             in_channels=data.shape[0],
             base=str(self.base),
         )
+        if self.first_weights is not None:
+            load_weights(self.student, self.first_weights)
+        elif cell.start is not None:
+            raise KtbenchError(f"{cell.label}: its first weights, from blocks, are not there")
         # Drawn on the CPU, so that a seed's weights at the start are the same on every device.
         self.device = torch.device(cell.numeric.device)
         self.student.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._run = Runner(self.student, cell.numeric, architecture=_architecture(cell, data))
+        self._run = Runner(self.student, cell.numeric, architecture=self._architecture())
         self.student.eval()
         with torch.no_grad():
             own = self._run(self.probe.inputs, EVERYTHING, eager=True)
@@ -100,6 +107,12 @@ class Lane:
             batch_size=self.cell.train.batch_size,
             similarity=similarity(teacher, own) if teacher is not None and comparable else None,
         )
+
+    def _architecture(self) -> str:
+        """Equal where networks are built alike, so that one compiled form serves them all."""
+        data = self.dataset
+        built = f"{self.cell.student.canonical} {self.student.structure}".rstrip()
+        return f"{built} {len(data.classes)} {data.shape}"
 
     # ------------------------------------------------------------ one step
 
@@ -313,6 +326,7 @@ class Lane:
         """Go on from a state of this very cell."""
         if state["cell"] != self.cell.key or state["torch"] != str(torch.__version__):
             raise KtbenchError("written for another cell or another version of torch")
+        self.student.suit(state["student"])
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
         if state["phase"] >= 0:
@@ -325,11 +339,6 @@ class Lane:
         self.flops, self.teacher_flops = state["flops"]
         self.best_validation, self.best_epoch = state["best"]
         self.best_state = state["best_state"]
-
-
-def _architecture(cell: Cell, data: Dataset) -> str:
-    """Equal where networks are built alike, so that one compiled form serves them all."""
-    return f"{cell.student.canonical} {len(data.classes)} {data.shape}"
 
 
 def derived_seed(seed: int, purpose: int) -> int:

@@ -153,7 +153,9 @@ def measure(
 
 def _kind(cell: Cell) -> str:
     """Names what decides how much a cell of a cohort takes."""
-    return cell.student.canonical + cell.method.canonical
+    # Weights to start from may decide on a student's structure; a cohort's cells share their seed.
+    start = cell.start.canonical if cell.start else ""
+    return cell.student.canonical + cell.method.canonical + start
 
 
 def _dry(

@@ -45,6 +45,7 @@ class Opening:
     base: Path
     probe: Batch
     note: Note
+    first_weights: Callable[[Cell], Path | None] = lambda _: None
 
     @cached_property
     def taught(self) -> Features | None:
@@ -53,10 +54,15 @@ class Opening:
 
     def build(self, cell: Cell) -> Lane:
         """A lane at its start."""
-        if self.teacher is None:
-            return Lane(cell, self.dataset, self.base, self.probe, None)
-        names = self.teacher.stage_names
-        return Lane(cell, self.dataset, self.base, self.probe, self.taught, names)
+        return Lane(
+            cell,
+            self.dataset,
+            self.base,
+            self.probe,
+            self.taught,
+            () if self.teacher is None else self.teacher.stage_names,
+            self.first_weights(cell),
+        )
 
     def open(self, cell: Cell, note: Note) -> Lane | Failure:
         """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""

@@ -1,5 +1,6 @@
 """The sections of the report, each a function from an `Analysis` to a `Section`."""
 
+from ktbench.report.sections.blocks import blocks
 from ktbench.report.sections.deployment import accuracy_and_cost, integrity
 from ktbench.report.sections.devices import devices
 from ktbench.report.sections.gains import gains
@@ -11,6 +12,7 @@ from ktbench.report.sections.views import views
 
 __all__ = [
     "accuracy_and_cost",
+    "blocks",
     "convergence",
     "costs",
     "devices",

@@ -1,0 +1,20 @@
+"""Blockwise distillation: a teacher's blocks replaced by modules that were trained alone.
+
+`train_blocks` makes records of trained blocks, `gather` a student's first weights of them.
+"""
+
+from ktbench.blockwise.blocks import BlockStore, BlockTask, assembly_key, tasks_of
+from ktbench.blockwise.feed import train_blocks
+from ktbench.blockwise.gather import Made, gather
+from ktbench.blockwise.timing import measured_loads
+
+__all__ = [
+    "BlockStore",
+    "BlockTask",
+    "Made",
+    "assembly_key",
+    "gather",
+    "measured_loads",
+    "tasks_of",
+    "train_blocks",
+]

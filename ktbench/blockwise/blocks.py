@@ -1,0 +1,194 @@
+"""What a student's blocks are, what names their trainings, and where their files lie.
+
+blocks/KEY.json, KEY.pt             a `BlockResult` and the kept weights
+blocks/assembled-KEY.json, .pt      an `Assembly` and a student's first weights
+work/block-KEY/training.pt          the checkpoint of an unfinished training
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from ktbench import catalogue
+from ktbench.files import write_atomically
+from ktbench.records import (
+    Assembly,
+    BlockResult,
+    Cell,
+    Item,
+    KtbenchError,
+    Record,
+    Start,
+    digest_of,
+)
+from ktbench.weights import read_torch, weights_digest
+from students._blocks import Block, Replacement, Replacing
+
+State = Mapping[str, Tensor]
+_Kind = TypeVar("_Kind", bound=Record)
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """One block to train a replacement for."""
+
+    block: Block
+    entry: Replacement
+    key: str
+
+    @property
+    def name(self) -> str:
+        """Of the block: unique within the teacher."""
+        return self.block.name
+
+    @property
+    def replacement(self) -> str:
+        """Name and settings of the replacement."""
+        name, settings = catalogue.named(self.entry)
+        return Item(name=name, settings=settings).label
+
+
+def tasks_of(
+    cell: Cell, *, num_classes: int, in_channels: int, base: str | Path = "."
+) -> tuple[BlockTask, ...]:
+    """The blocks that a cell's student may replace, in the network's order.
+
+    Raises KtbenchError where the cell does not start from a teacher's blocks.
+    """
+    start = start_of(cell)
+    student = build_blockwise(cell, num_classes=num_classes, in_channels=in_channels, base=base)
+    tasks = []
+    for block in student.blocks:
+        if block.name in student.entries:
+            entry = student.entries[block.name]
+            tasks.append(BlockTask(block, entry, _block_key(cell, start, block, entry)))
+    return tuple(tasks)
+
+
+def assembly_key(cell: Cell) -> str:
+    """Names a student's first weights: equal for the cells that start from them."""
+    start = start_of(cell)
+    parts = [cell.student.canonical, start.train.canonical]
+    return digest_of([*_common(cell, start), *parts])
+
+
+def build_blockwise(
+    cell: Cell, *, num_classes: int, in_channels: int, base: str | Path = "."
+) -> Replacing:
+    """The cell's student as it is built, without moving the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        student = catalogue.build_student(
+            cell.student.name,
+            cell.student.settings,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            base=str(base),
+        )
+    if not isinstance(student, Replacing):
+        raise KtbenchError(f"{cell.student.label} has no blocks of a teacher's to train")
+    return student
+
+
+def start_of(cell: Cell) -> Start:
+    """Where the cell's student starts from; KtbenchError where that is not a teacher's blocks."""
+    if cell.start is None:
+        raise KtbenchError(f"{cell.label} does not start from a teacher's blocks")
+    return cell.start
+
+
+def _block_key(cell: Cell, start: Start, block: Block, entry: Replacement) -> str:
+    """Over all that the kept weights depend on: what is done with them later is left out."""
+    train = start.train.model_dump(mode="json", exclude={"keep_within"})
+    return digest_of(
+        [*_common(cell, start), train, list(block.paths), list(catalogue.named(entry))]
+    )
+
+
+def _common(cell: Cell, start: Start) -> list[str | int]:
+    # Of the numeric settings those that blocks are trained under: never bf16, never compiled.
+    numeric = cell.numeric
+    return [
+        start.teacher.canonical,
+        cell.data.canonical,
+        cell.seed,
+        numeric.threads,
+        numeric.device,
+    ]
+
+
+@dataclass(frozen=True)
+class BlockStore:
+    """The files of block trainings below a results folder; whole ones only."""
+
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Of everything that is done."""
+        return self.root / "blocks"
+
+    def work(self, key: str) -> Path:
+        """The checkpoint of an unfinished training."""
+        return self.root / "work" / f"block-{key}" / "training.pt"
+
+    def drop_work(self, key: str) -> None:
+        """Remove the checkpoint of a training that has ended."""
+        shutil.rmtree(self.work(key).parent, ignore_errors=True)
+
+    def find(self, key: str) -> BlockResult | None:
+        """A block's training that is done and whose weights are whole."""
+        found = self._record(BlockResult, key)
+        return found if found is not None and self._whole(found.path, found.digest) else None
+
+    def find_assembly(self, key: str) -> Assembly | None:
+        """An assembled network whose weights are whole."""
+        found = self._record(Assembly, f"assembled-{key}")
+        return found if found is not None and self._whole(found.path, found.digest) else None
+
+    def load(self, result: BlockResult) -> dict[str, Tensor]:
+        """The kept weights; KtbenchError where they are not those of the record."""
+        state: dict[str, Tensor] = read_torch(self.root / result.path)
+        if weights_digest(state) != result.digest:
+            raise KtbenchError(f"{self.root / result.path}: damaged: delete it and run again")
+        return state
+
+    def write_weights(self, name: str, state: State) -> str:
+        """Write weights below `blocks/`; their path relative to the results folder."""
+        path = self.folder / f"{name}.pt"
+        plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        write_atomically(path, packed(plain))
+        return str(path.relative_to(self.root))
+
+    def write(self, record: BlockResult | Assembly) -> None:
+        """Write a record, once its weights are there."""
+        name = record.key if isinstance(record, BlockResult) else f"assembled-{record.key}"
+        write_atomically(self.folder / f"{name}.json", record.model_dump_json(indent=1))
+
+    def _record(self, kind: type[_Kind], name: str) -> _Kind | None:
+        path = self.folder / f"{name}.json"
+        try:
+            return kind.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, ValidationError):  # a damaged one is made again
+            return None
+
+    def _whole(self, path: str, digest: str) -> bool:
+        try:
+            return weights_digest(read_torch(self.root / path)) == digest
+        except (KtbenchError, AttributeError):
+            return False
+
+
+def packed(value: object) -> bytes:
+    """As `torch.save` writes it."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()

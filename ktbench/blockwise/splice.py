@@ -1,0 +1,69 @@
+"""A replacement in the place of the teacher's block: what the whole network does with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ktbench.blockwise.inputs import Inputs
+from ktbench.blockwise.taps import Taps
+from ktbench.blockwise.training import Tried
+from ktbench.data import Split
+from students._blocks import Block
+from students._contract import Student
+
+
+def attempt(
+    teacher: Student, block: Block, replacement: nn.Module, taps: Taps, inputs: Inputs
+) -> Tried:
+    """What a replacement does on the validation set while it stands for the teacher's block.
+
+    One pass of the teacher gives both: the block's own output is the target, and what stands for
+    it goes on through the rest of the network.
+    """
+    sums = _Sums()
+
+    def put(given: Tensor, target: Tensor) -> Tensor:
+        output: Tensor = replacement(given)
+        sums.add(output, target)
+        return output
+
+    replacement.eval()
+    with taps.at(block, put):
+        accuracy = accuracy_of(teacher, inputs, "validation")
+    replacement.train()
+    return Tried(accuracy, *sums.read())
+
+
+class _Sums:
+    """Squared error of outputs, and the variance of their targets per channel, in double."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._error: Tensor | float = 0.0
+        self._first: Tensor | float = 0.0
+        self._second: Tensor | float = 0.0
+
+    def add(self, output: Tensor, target: Tensor) -> None:
+        """A chunk of maps (B, C, H, W)."""
+        self._count += target.numel() // target.shape[1]
+        exact = target.double()
+        self._error = self._error + (output - target).double().square().mean(1).sum()
+        self._first = self._first + exact.sum((0, 2, 3))
+        self._second = self._second + exact.square().sum((0, 2, 3))
+
+    def read(self) -> tuple[float, float]:
+        """Mean squared error; mean over channels of the variance."""
+        mean = torch.as_tensor(self._first) / self._count
+        variance = torch.as_tensor(self._second) / self._count - mean.square()
+        return float(self._error) / self._count, float(variance.clamp(min=0).mean())
+
+
+def accuracy_of(network: Student, inputs: Inputs, split: Split) -> float:
+    """Top-1 on a split, in eval mode, single precision."""
+    right = torch.zeros((), dtype=torch.int64, device=inputs.device)
+    network.eval()
+    with torch.no_grad():
+        for images, labels in inputs.held_out(split):
+            right += (network(images).argmax(1) == labels).sum()
+    return int(right) / inputs.dataset.size(split)

@@ -1,0 +1,25 @@
+"""1 × 1 down to some of the channels, 3 × 3 with the stride, 1 × 1 up; the last layer is signed.
+
+The bottleneck of He et al. (arXiv 1512.03385), figure 5, without its shortcut: what a block
+computes need not be near the identity.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from students._blocks import Geometry
+from students._contract import scaled
+from students._layers import conv_bn
+
+
+def build(geometry: Geometry, *, fraction: float = 0.25) -> nn.Module:
+    """`fraction` of the block's outputs are the channels in the middle, at least one."""
+    middle = scaled(geometry.outputs, fraction)
+    return nn.Sequential(
+        *conv_bn(geometry.inputs, middle, 1),
+        nn.ReLU(),
+        *conv_bn(middle, middle, stride=geometry.stride),
+        nn.ReLU(),
+        *conv_bn(middle, geometry.outputs, 1),
+    )

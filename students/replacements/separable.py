@@ -1,0 +1,21 @@
+"""Two depthwise-separable convolutions whose last layer is signed.
+
+The study's form (`depthwise_separable`) with the last ReLU left out: what follows in the network
+activates, as it did the block's own output, which may be negative.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from students._blocks import Geometry
+from students._layers import separable
+
+
+def build(geometry: Geometry) -> nn.Module:
+    """As many filters in both as the block has outputs; the first has the stride."""
+    return nn.Sequential(
+        *separable(geometry.inputs, geometry.outputs, stride=geometry.stride),
+        nn.ReLU(),
+        *separable(geometry.outputs, geometry.outputs),
+    )

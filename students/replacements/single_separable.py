@@ -1,0 +1,16 @@
+"""One depthwise-separable convolution whose last layer is signed: half of `separable`.
+
+Howard et al., MobileNets (arXiv 1704.04861), figure 3, without its last ReLU.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from students._blocks import Geometry
+from students._layers import separable
+
+
+def build(geometry: Geometry) -> nn.Module:
+    """A 3 × 3 convolution per input channel, with the stride, then 1 × 1 to the outputs."""
+    return nn.Sequential(*separable(geometry.inputs, geometry.outputs, stride=geometry.stride))
