@@ -22,7 +22,8 @@ class Environment(_Part):
 
     python: list[int]
     machine: Text
-    wheels: list[tuple[Text, Text]]
+    wheels: list[list[Text]]
+    """File name and digest of each."""
 
 
 class Holder(_Part):

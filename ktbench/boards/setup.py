@@ -71,7 +71,7 @@ def _install(
     transport: Transport, host: str, look: Look, wheels: Sequence[Wheel], tell: Tell
 ) -> int:
     """Send and unpack the wheels where the board has not just these; returns the bytes sent."""
-    wanted = sorted((wheel.name, wheel.blob.digest) for wheel in wheels)
+    wanted = sorted([wheel.name, wheel.blob.digest] for wheel in wheels)
     there = look.environment
     if there is not None and look.misfit is None and sorted(there.wheels) == wanted:
         tell("it has them already")
@@ -87,7 +87,7 @@ def _install(
     tell(f"sending {_megabytes(packed)}, to be {_megabytes(unpacked)} there")
     task = {
         "task": "install",
-        "wheels": [list(pair) for pair in wanted],
+        "wheels": wanted,
         "bytes": unpacked,
         "lease": Lease.of(Path("setup")).task(),
     }
