@@ -153,7 +153,9 @@ def _write_initrd(root: Path, path: Path) -> None:
         place = drivers / ("net/core" if name == "failover" else "drivers")
         source = place / f"{name if name == 'failover' else module}.ko"
         entries.append((f"modules/{name}.ko", stat.S_IFREG | 0o644, source.read_bytes()))
-    packed = b"".join(_cpio(n, *entry) for n, entry in enumerate([*entries, ("TRAILER!!!", 0, b"")]))
+    packed = b"".join(
+        _cpio(n, *entry) for n, entry in enumerate([*entries, ("TRAILER!!!", 0, b"")])
+    )
     path.write_bytes(gzip.compress(packed, 1))
 
 

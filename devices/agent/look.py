@@ -2,10 +2,9 @@
 
 import importlib.util
 import os
-import platform
 import shutil
 import sys
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from . import environment, hold
 
@@ -19,7 +18,7 @@ def look(store: str) -> Dict[str, Any]:
         "implementation": sys.implementation.name,
         "own_environment": sys.prefix != sys.base_prefix,
         "machine": environment.machine(),
-        "libc": list(platform.libc_ver(sys.executable or "")),
+        "libc": _libc(),
         "l4t": _first_line("/etc/nv_tegra_release"),
         "free_bytes": shutil.disk_usage(store).free,
         "pip": importlib.util.find_spec("pip") is not None,
@@ -28,6 +27,15 @@ def look(store: str) -> Dict[str, Any]:
         "misfit": environment.misfit(made[1]) if made else None,
         "holder": hold.holder(store),
     }
+
+
+def _libc() -> List[str]:
+    """Name and version of the GNU C library, as it tells itself; empty texts for any other."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (AttributeError, OSError, ValueError):
+        name = version = ""
+    return [name, version]
 
 
 def _own_numpy() -> Any:
