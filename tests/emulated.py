@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -113,8 +112,8 @@ def running_board(folder: Path) -> Iterator[EmulatedBoard]:
     """A board with a disk of its own in this folder, booted."""
     made, board = image(), EmulatedBoard(folder, _free_port())
     subprocess.run(["cp", "--sparse=always", made / "disk", folder / "disk"], check=True)
-    key = shutil.copy(made / "key", folder / "key")
-    os.chmod(key, 0o600)
+    key = Path(shutil.copy(made / "key", folder / "key"))
+    key.chmod(0o600)
     kind, value = (made / "host_key.pub").read_text().split()[:2]
     (folder / "known").write_text(f"[127.0.0.1]:{board.port} {kind} {value}\n")
     board.config.write_text(

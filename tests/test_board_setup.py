@@ -268,7 +268,7 @@ def test_a_board_without_room_is_sent_nothing(
 ) -> None:
     small = look_at(bare).model_copy(update={"free_bytes": 10**6})
     monkeypatch.setattr("ktbench.boards.setup.look_at", lambda transport: small)
-    with pytest.raises(KtbenchError, match="here: 1 MB are free there, .* MB are needed"):
+    with pytest.raises(KtbenchError, match=r"here: 1 MB are free there, .* MB are needed"):
         set_up(bare, "here", lambda line: None)
     assert not (bare.store / "environments").exists()
 
@@ -352,7 +352,7 @@ def test_an_agent_that_its_host_lost_is_ended_by_the_next_task_of_the_same_owner
 def test_a_run_finds_a_board_that_another_user_holds_and_says_who(
     board: SshBoard, onnx_model: Path, tmp_path: Path
 ) -> None:
-    os.makedirs(board.store, exist_ok=True)
+    board.store.mkdir(parents=True, exist_ok=True)
     held = hold.take(str(board.store), lease("bob"))
     try:
         found = list(measure(board.spec(), [job(onnx_model)] * 2, tmp_path, budget=SHORT))

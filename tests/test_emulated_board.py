@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from devices._contract import DeviceError
+from devices._contract import Blob, DeviceError
 from devices.transport.ssh import SshTransport
 from ktbench.boards import look_at, set_up, take_down
 from ktbench.measure import measure
@@ -18,7 +19,7 @@ from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement
 from ktbench.results import ResultsFolder
 from tests.boards import SHORT, images, job, lacking, logits
 from tests.emulated import EmulatedBoard, running_board
-from tests.emulated_image import missing
+from tests.emulated_image import folder, missing
 from tests.running import Commands, write_matrix
 
 pytest_plugins = ("tests.board_fixtures", "tests.running_fixtures")
@@ -51,7 +52,7 @@ def ready(arm: EmulatedBoard) -> Iterator[EmulatedBoard]:
     cache = missing.__globals__["folder"]().parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KTBENCH_SSH_CONFIG", str(arm.config))
-        patch.setenv("KTBENCH_CACHE", str(cache))
+        patch.setenv("KTBENCH_CACHE", str(folder().parent))
         before = arm.ssh(LISTING).stdout
         transport = SshTransport("board")
         assert look_at(transport).environment is None
@@ -72,7 +73,7 @@ def tried(onnx_model: Path, folder: Path, **changes: Any) -> Measurement | Failu
 
 
 def test_a_matrix_is_measured_on_the_board_and_right_there(
-    ready: EmulatedBoard, reached: EmulatedBoard, commands: Commands, tmp_path: Path
+    ready: EmulatedBoard, reached: EmulatedBoard, ktbench: Commands, tmp_path: Path
 ) -> None:
     exports = [
         {"format": form, "precision": precision}
@@ -87,12 +88,12 @@ def test_a_matrix_is_measured_on_the_board_and_right_there(
         exports=exports,
         devices=[{"emulated_aarch64": {"name": "arm", "host": "board", "repeats": 1}}],
     )
-    commands.report = True
-    answer = commands("run", matrix, "--results", tmp_path / "r")
+    ktbench.report = True
+    answer = ktbench("run", matrix, "--results", tmp_path / "r")
     assert answer.code == 0, answer.err
-    folder = ResultsFolder(tmp_path / "r")
-    found = {(m.cell_key, m.export): m for m in folder.measurements()}
-    artifacts = [a for result in folder.results() for a in result.artifacts]
+    results = ResultsFolder(tmp_path / "r")
+    found = {(m.cell_key, m.export): m for m in results.measurements()}
+    artifacts = [a for result in results.results() for a in result.artifacts]
     assert len(found) == len(artifacts) == 8
     for artifact in artifacts:
         measured = found[artifact.cell_key, artifact.export]
@@ -115,19 +116,12 @@ def test_a_board_that_is_unplugged_in_a_task_and_back_is_measured_all_the_same(
     tripping = threading.Thread(target=trip)
     tripping.start()
     try:
-        long = SHORT.__class__(**{**vars_of(SHORT), "runs": 36, "warm_s": 15.0})
+        long = replace(SHORT, warm_s=15.0)
         (found,) = measure(DEVICE, [job(onnx_model)], tmp_path, budget=long)
     finally:
         tripping.join()
     assert isinstance(found, Measurement), found
     assert found.runs >= 36
-
-
-def vars_of(budget: Any) -> dict[str, Any]:
-    """A frozen record's fields, which may have slots."""
-    from dataclasses import fields
-
-    return {field.name: getattr(budget, field.name) for field in fields(budget)}
 
 
 def test_a_full_disk_is_told_and_costs_nothing(
@@ -138,8 +132,6 @@ def test_a_full_disk_is_told_and_costs_nothing(
     try:
         transport = SshTransport("board")
         with pytest.raises(DeviceError, match="No space left"):
-            from devices._contract import Blob
-
             transport.run({"task": "probe"}, [Blob.of(bytes(1_000_000))], 60)
         transport.close()
     finally:

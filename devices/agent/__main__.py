@@ -40,6 +40,8 @@ def answer_to(task: Dict[str, Any]) -> Dict[str, Any]:
     if task["task"] in ("look", "install", "release", "remove"):
         return _keep_house(task, store, held)
     environment.enter(store)
+    # Runtimes keep files of their own (onnxruntime: an identifier of the machine): not at home.
+    os.environ["XDG_CACHE_HOME"] = os.path.join(store, "cache")
     try:
         return _measure(task, store)
     finally:
