@@ -49,7 +49,6 @@ def reached(arm: EmulatedBoard, monkeypatch: pytest.MonkeyPatch) -> EmulatedBoar
 @pytest.fixture(scope="module")
 def ready(arm: EmulatedBoard) -> Iterator[EmulatedBoard]:
     """The board with its runtimes, set up from nothing; afterwards nothing of ours is left."""
-    cache = missing.__globals__["folder"]().parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KTBENCH_SSH_CONFIG", str(arm.config))
         patch.setenv("KTBENCH_CACHE", str(folder().parent))

@@ -99,8 +99,12 @@ def torch_classes(cell: Cell, results: ResultsFolder, base: Path) -> NDArray[np.
         in_channels=data.shape[0],
         base=base,
     )
+    images = data.images("test")
     with torch.inference_mode():
-        parts = [student(data.normalise(x)).argmax(1) for x in data.images("test").split(BATCH)]
+        parts = [
+            student(data.normalise(images[start : start + BATCH])).argmax(1)
+            for start in range(0, len(images), BATCH)
+        ]
     return torch.cat(parts).numpy()
 
 
