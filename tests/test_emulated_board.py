@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from devices._contract import Blob, DeviceError
 from devices.transport.ssh import SshTransport
 from ktbench.boards import look_at, set_up, take_down
 from ktbench.measure import measure
-from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement
+from ktbench.records import DeviceSpec, Failure, Measurement
 from ktbench.results import ResultsFolder
 from tests.boards import SHORT, images, job, lacking, logits
 from tests.emulated import EmulatedBoard, running_board
@@ -74,17 +71,12 @@ def tried(onnx_model: Path, folder: Path, **changes: Any) -> Measurement | Failu
 def test_a_matrix_is_measured_on_the_board_and_right_there(
     ready: EmulatedBoard, reached: EmulatedBoard, ktbench: Commands, tmp_path: Path
 ) -> None:
-    exports = [
-        {"format": form, "precision": precision}
-        for form in ("onnx", "tflite")
-        for precision in ("fp32", "int8")
-    ]
     matrix = write_matrix(
         tmp_path / "m.yaml",
         teachers=[],
         methods=["none"],
         students=[{"resnet8": {"width": 0.25}}, {"resnet8": {"width": 0.5}}],
-        exports=exports,
+        exports={"formats": ["onnx", "tflite"], "precisions": ["fp32", "int8"]},
         devices=[{"emulated_aarch64": {"name": "arm", "host": "board", "repeats": 1}}],
     )
     ktbench.report = True
@@ -103,26 +95,6 @@ def test_a_matrix_is_measured_on_the_board_and_right_there(
     assert "emulated" in page
 
 
-def test_a_board_that_is_unplugged_in_a_task_and_back_is_measured_all_the_same(
-    ready: EmulatedBoard, reached: EmulatedBoard, onnx_model: Path, tmp_path: Path
-) -> None:
-    def trip() -> None:
-        time.sleep(3)
-        reached.unplug()
-        time.sleep(40)
-        reached.plug()
-
-    tripping = threading.Thread(target=trip)
-    tripping.start()
-    try:
-        long = replace(SHORT, warm_s=15.0)
-        (found,) = measure(DEVICE, [job(onnx_model)], tmp_path, budget=long)
-    finally:
-        tripping.join()
-    assert isinstance(found, Measurement), found
-    assert found.runs >= 36
-
-
 def test_a_full_disk_is_told_and_costs_nothing(
     ready: EmulatedBoard, reached: EmulatedBoard, onnx_model: Path, tmp_path: Path
 ) -> None:
@@ -135,25 +107,4 @@ def test_a_full_disk_is_told_and_costs_nothing(
         transport.close()
     finally:
         reached.ssh("rm -f /home/pi/filler")
-    assert isinstance(tried(onnx_model, tmp_path), Measurement)
-
-
-def test_a_board_that_loses_power_while_it_is_set_up_has_all_or_nothing(
-    ready: EmulatedBoard, reached: EmulatedBoard, onnx_model: Path, tmp_path: Path
-) -> None:
-    transport = SshTransport("board")
-    before = look_at(transport).environment
-    transport.close()
-    reached.cut_power()
-    with pytest.raises(KtbenchError, match="cannot reach board"):
-        down = SshTransport("board")
-        try:
-            set_up(down, "board", lambda line: None)
-        finally:
-            down.close()
-    assert isinstance(tried(onnx_model, tmp_path), Failure)
-    reached.start()
-    transport = SshTransport("board")
-    assert look_at(transport).environment == before
-    transport.close()
     assert isinstance(tried(onnx_model, tmp_path), Measurement)
