@@ -45,7 +45,7 @@ print(json.dumps(samples))
 """
 
 
-def _write_model(path: Path) -> None:
+def write_model(path: Path) -> None:
     """Four 3×3 convolutions of 16 channels on 32×32: a student's size, some tenths of a ms."""
     random = np.random.RandomState(0)
     nodes, weights = [], []
@@ -91,7 +91,7 @@ def run() -> Outcome:
     agent, bare = [], []
     with tempfile.TemporaryDirectory() as name:
         model = Path(name, "model.onnx")
-        _write_model(model)
+        write_model(model)
         cpu = Board().choose_cpus(1)[0]  # the agent's choice, so that both run on the same one
         for _ in range(ROUNDS):
             agent.append(_agent_ms(model, Path(name)))

@@ -28,6 +28,13 @@ class Profile:
     """Names of `devices/agent/runtimes/`, tried in this order for a format."""
     sensors: tuple[str, ...] = ()
     """Keys of the agent's `state` that this kind of board should have."""
+    rails: tuple[str, ...] = ()
+    """Power rails that the board's sensors name; which of them add up to the whole board is in
+    `devices/agent/power.py`."""
+    power_modes: tuple[str, ...] = ()
+    """Names that `nvpmodel -q` may answer, the one of number 0 first."""
+    pythons: tuple[str, ...] = ()
+    """Versions that the board's systems come with, the oldest first; empty where any may be."""
     max_opset: int | None = None
     """The newest ONNX opset that the board's runtime reads; None where it reads any of today's."""
     setup: tuple[tuple[str, ...], ...] = ()

@@ -1,4 +1,4 @@
-"""NVIDIA Jetson Orin Nano: six Cortex-A78AE, measured on its processors."""
+"""NVIDIA Jetson Orin Nano: six Cortex-A78AE and an Ampere GPU."""
 
 from devices._contract import Profile
 
@@ -6,8 +6,19 @@ PROFILE = Profile(
     title="Jetson Orin Nano",
     transport="ssh",
     architectures=("aarch64",),
-    sensors=("governor", "mhz", "temperatures_c", "power_mode"),
-    setup=(("sudo", "nvpmodel", "-m", "0"), ("sudo", "jetson_clocks")),
+    sensors=("governor", "mhz", "temperatures_c", "power_mode", "power_w"),
+    # `VDD_IN` is the whole module; the others are parts of it (Jetson Linux developer guide).
+    rails=("VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"),
+    # As `nvpmodel -q` says them (/etc/nvpmodel.conf); mode 0 comes first.
+    # 25W and MAXN_SUPER since JetPack 6.2.
+    power_modes=("15W", "7W", "25W", "MAXN_SUPER"),
+    # JetPack 5, 6 and 7.
+    pythons=("3.8", "3.10", "3.12"),
+    setup=(
+        ("sudo", "nvpmodel", "-m", "0"),
+        ("sudo", "jetson_clocks", "--store"),
+        ("sudo", "jetson_clocks"),
+    ),
     restore=(("sudo", "jetson_clocks", "--restore"),),
     start_below_c=65.0,
 )

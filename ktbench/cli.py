@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktbench import __version__, commands_devices, commands_teacher
+from ktbench import __version__, commands_blockwise, commands_devices, commands_teacher
 
 if TYPE_CHECKING:
     from ktbench.engine.contract import Engine
@@ -28,6 +28,7 @@ devices_app = typer.Typer(
 commands_devices.add_to(devices_app)
 app.add_typer(devices_app, name="devices")
 app.add_typer(commands_teacher.app, name="teacher")
+app.add_typer(commands_blockwise.app, name="blockwise")
 
 MatrixFile = Annotated[Path, typer.Argument(metavar="MATRIX.yaml", show_default=False)]
 Python = Annotated[

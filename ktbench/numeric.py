@@ -67,6 +67,8 @@ def prepare(spec: NumericSpec) -> torch.device:
         # Some gradients have no repeatable kernel there; equal bits are promised on CPUs alone.
         warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
     torch.use_deterministic_algorithms(True, warn_only=on_gpu)
+    # Otherwise every new tensor is written twice, first with NaN, for code that reads it too early.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device(spec.device)
 
 

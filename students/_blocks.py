@@ -28,6 +28,8 @@ from students._replacements import found
 Kind = Literal["convolutions", "stages"]
 Where = Kind | tuple[str, ...]
 """Every 3 × 3 convolution, every stage, or the modules of these names."""
+KEEP = "keep"
+"""In a list of replacements, block by block: this one stays the network's own."""
 PROBE = 16
 """Pixels a side of the map that shows what a block does to sizes."""
 
@@ -95,7 +97,7 @@ class Replacing(Student):
     entries: Mapping[str, Replacement]
     """By block that may be replaced: what by."""
     chosen: Tensor
-    """(blocks,) uint8, a buffer: a one per block that is replaced; `suit` reads it of weights."""
+    """(blocks,) int64, a buffer: a one per block that is replaced; `suit` reads it of weights."""
 
     @property
     @abstractmethod

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from students._blocks import (
+    KEEP,
     Block,
     Replacing,
     Where,
@@ -24,8 +25,6 @@ from students._contract import Features, Student, TeacherName
 from students._replacements import Replacement
 
 VARIANTS = ("blockwise",)
-KEEP = "keep"
-"""In `choice`: the block stays the teacher's own."""
 
 
 def build(
@@ -85,7 +84,7 @@ class Blockwise(Replacing):
         self._own = {b.name: b.modules(network) for b in blocks}
         self._made = dict(replacements)
         self._replaced = [False] * len(blocks)
-        self.register_buffer("chosen", torch.zeros(len(blocks), dtype=torch.uint8))
+        self.register_buffer("chosen", torch.zeros(len(blocks), dtype=torch.int64))
         self._choose([block.name in self._made for block in blocks])
 
     @property
@@ -122,7 +121,7 @@ class Blockwise(Replacing):
             if wanted != self._replaced[number]:
                 self._swap(block, wanted)
         self._replaced = replaced
-        self.chosen.copy_(torch.tensor(replaced, dtype=torch.uint8))
+        self.chosen.copy_(torch.tensor(replaced, dtype=torch.int64))
 
     def _swap(self, block: Block, replaced: bool) -> None:
         own = self._own[block.name]

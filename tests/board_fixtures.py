@@ -76,3 +76,24 @@ def old_tflite_python() -> Path:
             lacking(f"pip cannot get tflite-runtime 2.14: {done.stderr.strip()[-300:]}")
         (folder / "complete").touch()
     return python
+
+
+@pytest.fixture(scope="session")
+def jetpack_4_python() -> Path:
+    """Python 3.6 with onnxruntime 1.10, as JetPack 4.6 has them; skips where there is no 3.6."""
+    found = sorted(Path.home().glob(".pyenv/versions/3.6.*/bin/python3.6"))
+    found += [path for path in (Path("/usr/bin/python3.6"),) if path.exists()]
+    if not found:
+        pytest.skip("there is no Python 3.6 here")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "ktbench-tests" / "onnxruntime-1.10.0-py36"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        subprocess.run([found[0], "-m", "venv", "--clear", folder], check=True)
+        for wanted in (["--upgrade", "pip<22"], ["onnxruntime==1.10.0"]):
+            command = [python, "-m", "pip", "install", "--quiet", "--only-binary=:all:", *wanted]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"pip cannot get {wanted[-1]}: {done.stderr.strip()[-300:]}")
+        (folder / "complete").touch()
+    return python

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,8 @@ from devices.agent import bench, inputs
 from devices.agent.board import Board
 from devices.agent.protocol import TaskError
 from devices.agent.runtimes import Input, choose, installed, module, names
+from devices.transport.local import LocalTransport
+from tests.sensors import ORIN_NANO, jetpack_5
 
 AGENT = Path(bench.__file__).parent
 FILES = sorted(AGENT.rglob("*.py"))
@@ -49,6 +53,43 @@ def test_the_agent_imports_what_the_oldest_board_has(path: Path) -> None:
             assert {alias.name.partition(".")[0] for alias in node.names} <= known
         if isinstance(node, ast.ImportFrom) and not node.level:
             assert (node.module or "").partition(".")[0] in known
+
+
+def oldest_python() -> str:
+    """The oldest interpreter of this machine that is older than this one's; skips without."""
+    folders = [Path(name) for name in os.environ.get("PATH", "").split(os.pathsep)]
+    folders += sorted(Path.home().glob(".pyenv/versions/3.*/bin"))
+    for minor in range(6, sys.version_info.minor):
+        for path in (folder / f"python3.{minor}" for folder in folders):
+            ask = [str(path), "-c", "import sys; print(sys.version_info[1])"]
+            if path.is_file() and "shims" not in path.parts:
+                done = subprocess.run(ask, capture_output=True, text=True)
+                if done.stdout.strip() == str(minor):
+                    return str(path)
+    pytest.skip("there is no older interpreter here")
+
+
+def test_the_agent_and_its_sampler_run_under_the_oldest_python_that_is_here(
+    tmp_path: Path,
+) -> None:
+    python = oldest_python()
+    transport = LocalTransport(python)
+    try:
+        found = transport.run({"task": "probe"}, [], 60.0)
+        assert found["interpreter"] == python or Path(found["interpreter"]).samefile(python)
+        archive = next(Path(transport._folder.name).glob("*"))
+        program = (
+            "import sys, time; sys.path.insert(0, sys.argv[1]);"
+            "from agent import telemetry; sampler = telemetry.Sampler(0.05, root=sys.argv[2]);"
+            "time.sleep(0.2); print(len(sampler.stop()['watts']) > 1)"
+        )
+        board = jetpack_5(tmp_path, ORIN_NANO)
+        done = subprocess.run(
+            [python, "-c", program, archive, board], capture_output=True, text=True, timeout=60
+        )
+    finally:
+        transport.close()
+    assert done.stdout.strip() == "True", done.stderr
 
 
 # ---------------------------------------------------------------- facts

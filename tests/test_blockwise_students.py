@@ -97,7 +97,7 @@ def test_a_network_takes_back_the_very_blocks_that_weights_keep() -> None:
     network = inner(NETWORKS["vgg8"])
     student = build(NETWORKS["vgg8"])
     state = {f"network.{k}": v for k, v in network.state_dict().items()}
-    state["chosen"] = torch.zeros(len(student.blocks), dtype=torch.uint8)
+    state["chosen"] = torch.zeros(len(student.blocks), dtype=torch.int64)
     student.suit(state)
     assert student.structure == "0" * len(student.blocks)
     student.load_state_dict(state)
@@ -108,7 +108,7 @@ def test_a_network_takes_back_the_very_blocks_that_weights_keep() -> None:
 
 def test_a_network_built_anew_computes_what_the_weights_of_any_choice_say() -> None:
     one = build(NETWORKS["vgg8"])
-    mask = torch.tensor([1, 0, 1, 0, 0], dtype=torch.uint8)
+    mask = torch.tensor([1, 0, 1, 0, 0], dtype=torch.int64)
     mask[[b.name not in one.replacements for b in one.blocks]] = 0
     one.suit({"chosen": mask})
     other = build(NETWORKS["vgg8"]).eval()
@@ -143,7 +143,7 @@ def test_what_cannot_be_is_told_in_one_line(settings: dict[str, Any], message: s
 def test_weights_that_replace_what_has_no_replacement_are_refused() -> None:
     student = build(NETWORKS["vgg8"], choice=("keep",) * 5)
     with pytest.raises(ValueError, match="has no replacement"):
-        student.suit({"chosen": torch.ones(5, dtype=torch.uint8)})
+        student.suit({"chosen": torch.ones(5, dtype=torch.int64)})
     with pytest.raises(ValueError, match="do not say which"):
         student.suit({})
     assert student.structure == "00000"

@@ -50,7 +50,17 @@ def test_help_says_what_an_option_is_when_it_is_not_given() -> None:
 
 def test_help_names_every_command() -> None:
     told = _plain("-m", "ktbench", "--help").stdout
-    for command in ("run", "plan", "report", "list", "init", "schema", "devices", "measure"):
+    for command in (
+        "run",
+        "plan",
+        "report",
+        "list",
+        "init",
+        "schema",
+        "devices",
+        "measure",
+        "blockwise",
+    ):
         assert f" {command} " in told
 
 

@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 from devices._contract import Blob
@@ -79,6 +81,21 @@ def test_the_agent_runs_with_tflite_runtime_2_14(
     assert isinstance(onnx, Failure) and "no runtime for onnx models" in onnx.reason
     found = check(device)
     assert found.ok and "install onnxruntime" in " ".join(found.warnings)
+
+
+def test_the_agent_measures_under_python_3_6_with_onnxruntime_1_10(
+    jetpack_4_python: Path, tmp_path: Path
+) -> None:
+    path = write_onnx(tmp_path / "old.onnx")
+    model = onnx.load(path)
+    model.ir_version, model.opset_import[0].version = 8, 15
+    onnx.save(model, path)
+    device = DeviceSpec(profile="local", name="old", python=str(jetpack_4_python), repeats=1)
+    given = job(path, inputs=images(16), expected=logits(images(16)))
+    (found,) = measure(device, [given], tmp_path, budget=replace(SHORT, telemetry_s=0.05))
+    assert isinstance(found, Measurement)
+    assert (found.runtime_version, found.agreement) == ("1.10.0", 1.0)
+    assert str(found.board["python"]).startswith("3.6.") and found.validity.reasons == ()
 
 
 def test_a_lost_python_is_told_over_ssh(board: SshBoard) -> None:

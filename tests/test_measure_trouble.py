@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from devices._contract import Blob, DeviceError, Profile
+from devices.agent import power
 from devices.transport.fake import FakeTransport, made_up
 from ktbench import catalogue
 from ktbench.measure import (
@@ -275,6 +276,10 @@ def test_every_profile_keeps_the_contract(name: str) -> None:
     assert len(profile.setup) == 0 or profile.restore
     for command in (*profile.setup, *profile.restore):
         assert command and all(isinstance(word, str) for word in command)
+    assert bool(profile.rails) == ("power_w" in profile.sensors)
+    assert bool(profile.power_modes) == ("power_mode" in profile.sensors)
+    versions = [tuple(map(int, text.split("."))) for text in profile.pythons]
+    assert versions == sorted(versions) and all(version >= (3, 6) for version in versions)
     needs_host = profile.transport == "ssh"
     found = check(DeviceSpec(profile=name, name=name))
     assert found.ok != needs_host
@@ -283,3 +288,18 @@ def test_every_profile_keeps_the_contract(name: str) -> None:
     else:
         refused = check(DeviceSpec(profile=name, name=name, host="pi"))
         assert "takes no host" in refused.problems[0]
+
+
+def test_every_board_that_is_named_has_a_profile() -> None:
+    assert set(catalogue.devices()) == {
+        *("local", "ssh", "fake", "emulated_aarch64", "generic_aarch64", "generic_armv7"),
+        *(f"raspberry_pi_{name}" for name in ("3", "4", "5", "zero_2_w")),
+        *(f"jetson_{name}" for name in ("nano", "xavier_nx", "orin_nano", "orin_nx", "agx_orin")),
+    }
+
+
+def test_every_total_of_a_profile_is_one_that_the_agent_adds_up() -> None:
+    for name in catalogue.devices():
+        rails = catalogue.device(name).rails
+        if rails:
+            assert power.total_of(rails, "pmic" if "HDMI" in rails else "ina3221"), name

@@ -9,7 +9,17 @@ import pandas as pd
 import pytest
 
 from benchmarks._synthetic import PROVENANCE, Shape, plan_of, result_of
-from ktbench.records import Assembly, BlockResult, Failure, Try
+from ktbench.records import (
+    Assembly,
+    BlockResult,
+    BlockSearch,
+    BlockTrain,
+    DeviceSpec,
+    Failure,
+    SoughtNetwork,
+    Start,
+    Try,
+)
 from ktbench.report import write_report
 from ktbench.results import ResultsFolder
 from tests.report_page import outline
@@ -152,3 +162,74 @@ def test_a_report_without_blockwise_students_has_no_such_section(tmp_path: Path)
     write_report(place.path)
     assert "blocks" not in outline(place.path).anchors
     assert not (place.path / "report" / "tables" / "blocks.csv").exists()
+
+
+# ---------------------------------------------------------------- a search
+
+
+def network(kind: str, name: str, cost: float, accuracy: float, student: str) -> SoughtNetwork:
+    return SoughtNetwork.model_validate(
+        {
+            "kind": kind,
+            "name": name,
+            "budget": None if kind == "uniform" else cost / 100,
+            "choice": ("keep", "separable", "keep"),
+            "student": {"name": student},
+            "cost": cost,
+            "parameters": int(1000 * cost),
+            "validation": accuracy,
+            "test": accuracy - 0.01,
+        }
+    )
+
+
+def test_a_search_is_told_with_the_finish_of_those_of_its_networks_that_were_run(
+    tmp_path: Path,
+) -> None:
+    """`vgg_thin` stands for a searched network that the matrix finished."""
+    place = tmp_path / "run"
+    plan, folder = plan_of(SHAPE), ResultsFolder(place)
+    taught = next(cell.teacher for cell in plan.cells if cell.teacher is not None)
+    start = Start(teacher=taught, train=BlockTrain())
+    cells = tuple(
+        cell.model_copy(update={"start": start}) if cell.student.name == "vgg_thin" else cell
+        for cell in plan.cells
+    )
+    with folder.open(plan.model_copy(update={"cells": cells}), "", PROVENANCE):
+        for cell in cells:
+            result = result_of(folder, cell, SHAPE)
+            made = {"start": assembly(cell.student.label, cell.seed)} if cell.start else {}
+            folder.write_result(result.model_copy(update=made))
+    found = BlockSearch(
+        key="0" * 16,
+        teacher=taught.name,
+        by="latency",
+        device=DeviceSpec(profile="local", name="desk"),
+        origin="measured",
+        runtime="onnxruntime 1.0",
+        seeds=(0, 1),
+        blocks=(),
+        shared=5.0,
+        teacher_cost=100.0,
+        teacher_parameters=100_000,
+        teacher_validation=0.91,
+        teacher_test=0.90,
+        networks=(
+            network("searched", "at most 40 %", 40.0, 0.7, "vgg_thin"),
+            network("searched", "at most 80 %", 80.0, 0.88, "resnet14"),
+            network("uniform", "separable", 45.0, 0.3, "resnet20"),
+        ),
+    )
+    (place / "blocks" / "search-a.json").write_text(found.model_dump_json())
+    (place / "blocks" / "search-b.json").write_text("{")  # damaged: left out
+    write_report(place)
+    rows = table(place, "search-latency-desk")
+    assert rows["share"].tolist() == pytest.approx([0.4, 0.8, 0.45])
+    assert rows["finished"].notna().tolist() == [True, False, False]
+    own = table(place, "cells").query("student == 'vgg_thin'")
+    best = own.groupby("method")[["validation", "accuracy"]].mean().sort_values("validation")
+    assert rows["finished"].iloc[0] == pytest.approx(best["accuracy"].iloc[-1])
+    words = " ".join(" ".join(outline(place).words).split())
+    assert "separable everywhere" in words
+    assert "Latencies measured on desk, onnxruntime 1.0" in words
+    assert (place / "report" / "figures" / "search-latency-desk.png").exists()

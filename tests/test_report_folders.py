@@ -17,7 +17,7 @@ from benchmarks._synthetic import (
     result_of,
     write_folder,
 )
-from ktbench.records import DeviceSpec, Failure, Item, KtbenchError, Validity
+from ktbench.records import DeviceSpec, Failure, Item, KtbenchError, Statistic, Validity
 from ktbench.report import write_report
 from ktbench.report.analysis import Analysis
 from ktbench.report.parts import ROWS_SHOWN
@@ -89,6 +89,36 @@ def test_measured_and_emulated_figures_never_share_a_column(tmp_path: Path) -> N
         for column in latencies:
             origins = set(frame.loc[frame[column].notna(), "origin"])
             assert origins <= {column.rsplit("_", 1)[1]}
+
+
+def test_energy_and_scenarios_have_tables_with_a_column_for_each_origin(tmp_path: Path) -> None:
+    names = ("pi", "fake", "batches", "long")
+    pi, fake, batches, long = (DeviceSpec(profile="ssh", name=n, host="pi") for n in names)
+    batches = batches.model_copy(update={"scenario": "offline"})
+    long = long.model_copy(update={"scenario": "sustained"})
+    shape = Shape(students=("resnet8",), gains={"kd": 0.03}, epochs=3, devices=(LOCAL,))
+    folder = write_folder(tmp_path / "run", shape)
+    plan = plan_of(shape).model_copy(update={"devices": (LOCAL, pi, fake, batches, long)})
+    energy = {"energy_mj": Statistic(value=12.3, low=12, high=13), "power_source": "pmic: A + B"}
+    with folder.open(plan, "", PROVENANCE, data_digest="d" * 16):
+        for device, origin, changes in (
+            (pi, "measured", energy),
+            (fake, "emulated", energy | {"energy_mj": Statistic(value=45.6, low=45, high=46)}),
+            (batches, "measured", {"inputs_per_s": Statistic(value=7890, low=1, high=8000)}),
+            (long, "measured", {"slowdown": 1.25, "hottest_c": 79.5}),
+        ):
+            found = measurement_of(plan.cells[0], EXPORTS[0], device, origin=origin)
+            folder.write_measurement(found.model_copy(update=changes))
+    write_report(folder.path)
+    tables = folder.path / "report" / "tables"
+    frame = pd.read_csv(tables / "energy.csv")
+    assert frame["energy_mj_measured"].dropna().tolist() == [12.3]
+    assert frame["energy_mj_emulated"].dropna().tolist() == [45.6]
+    assert pd.read_csv(tables / "offline.csv")["inputs_per_s_measured"].tolist() == [7890]
+    assert pd.read_csv(tables / "sustained.csv")["slowdown_measured"].tolist() == [1.25]
+    shown = page(folder.path)
+    for words in ("energy, mJ (measured)", "energy, mJ (emulated)", "pmic: A", "79.5"):
+        assert words in shown, words
 
 
 def test_an_invalid_measurement_is_shown_with_its_reason_and_decides_nothing(

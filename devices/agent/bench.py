@@ -3,15 +3,17 @@
 import gc
 import hashlib
 import os
+import re
+import shutil
 import time
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from . import inputs
+from . import inputs, telemetry
 from .board import Board, peak_memory
 from .protocol import TaskError
-from .runtimes import Session, choose, module
+from .runtimes import Options, Session, choose, module
 
 Call = Callable[[], List[Any]]
 
@@ -24,72 +26,151 @@ clock: Callable[[], int] = getattr(
 MAX_OUTPUTS = 1 << 16
 """Numbers of output that are sent back; more are told by their digest alone."""
 SAMPLED_OUTPUTS = 8
+MOST_ENGINES = 64
+"""Compiled engines that a board keeps."""
 REPEATED_RUNS = 64
 
 
 def bench(task: Dict[str, Any], folder: str) -> Dict[str, Any]:
     """Load and time one artifact of the store, as `task` says."""
-    board = Board()
+    board, clocks = Board(), Clocks()
     waited = cool_down(board, task["start_below_c"], task["cool_wait_s"])
-    cpus = pin(board, task["threads"])
-    before = board.state()
+    cpus = choose_cpus(board, task["threads"])
+    sampler = telemetry.start(task.get("telemetry_s", 0.0), cpus)
+    try:
+        cpus = pin(cpus)
+        idle = stay_idle(task.get("idle_s", 0.0))
+        before = board.state()
+        answer = timed(task, folder)
+        after = board.state()
+    finally:
+        sampled = sampler.stop() if sampler is not None else None
+    answer.update(
+        {
+            "numpy": np.__version__,
+            "cpus": cpus,
+            "waited_s": waited,
+            "facts": board.facts(),
+            "state_before": before,
+            "state_after": after,
+            "telemetry": sampled,
+            "idle": idle,
+            "clock_jump_s": clocks.jump(),
+            "peak_memory_bytes": peak_memory(),
+        }
+    )
+    return answer
+
+
+def timed(task: Dict[str, Any], folder: str) -> Dict[str, Any]:
+    """Load, first inference and steady state, with what ran and what came out."""
     name = choose(task["runtimes"], task["format"])
     runtime = module(name)
     runtime_version = runtime.version()  # imports it: that is no part of loading a model
+    options = how_to_load(task, folder, runtime_version)
     start = clock()
-    session = runtime.load(os.path.join(folder, task["artifact"]), task["threads"])
-    load_ns = clock() - start
+    session = runtime.load(os.path.join(folder, task["artifact"]), options)
+    load_ns = clock() - start - (session.build_ns or 0)
     batch, calls = prepare(session, task, folder)
     start = clock()
     first = calls[0]()
     first_ns = clock() - start
     reference = [first] + [call() for call in calls[1:]]
     warm_runs = warm_up(calls, task["warm_runs"], task["warm_s"])
+    begin = time.monotonic()
     steady = time_steadily(calls, task["runs"], task["seconds"], task["max_runs"])
+    end = time.monotonic()
     differing = sum(not same(reference[i % len(calls)], out) for i, out in steady["kept"])
-    after = board.state()
+    ratio = repeat_ratio(calls, steady["samples"])
+    if options.provider != "cpu":
+        session.prove()
     answer = {
         "load_ns": load_ns,
+        "build_ns": session.build_ns,
         "first_ns": first_ns,
         "samples_ns": steady["samples"],
+        "steady": [begin, end],
         "warm_runs": warm_runs,
         "cpu_share": steady["cpu_share"],
-        "repeat_ratio": repeat_ratio(calls, steady["samples"]),
+        "repeat_ratio": ratio,
         "outputs_checked": len(steady["kept"]),
         "outputs_differing": differing,
         "runtime": name,
         "runtime_version": runtime_version,
         "provider": session.provider,
         "wanted_provider": session.wanted,
-        "numpy": np.__version__,
+        "nodes": session.nodes,
         "inputs": [[entry.name, entry.dtype, list(entry.shape)] for entry in session.inputs],
         "batch": batch,
-        "cpus": cpus,
-        "waited_s": waited,
-        "facts": board.facts(),
-        "state_before": before,
-        "state_after": after,
-        "peak_memory_bytes": peak_memory(),
     }
     answer.update(describe_outputs(reference))
     return answer
 
 
+def how_to_load(task: Dict[str, Any], folder: str, runtime_version: str) -> Options:
+    """The runtime's options; engines lie below the store by artifact and version."""
+    name = re.sub("[^0-9A-Za-z.]", "_", "%s_%s" % (task["artifact"], runtime_version))
+    engines = os.path.join(folder, "engines", name)
+    if task.get("provider") == "tensorrt":
+        prune_engines(os.path.dirname(engines), keep=name)
+    return Options(
+        threads=task["threads"],
+        provider=task.get("provider", "cpu"),
+        batch=task.get("batch"),
+        engines=engines if task.get("provider") == "tensorrt" else None,
+    )
+
+
+def prune_engines(folder: str, keep: str) -> None:
+    """Remove the oldest of more engines than a board needs at a time; files are never followed."""
+    paths = (
+        [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+    )
+    paths = [path for path in paths if os.path.basename(path) != keep]
+    for path in sorted(paths, key=os.path.getmtime, reverse=True)[MOST_ENGINES - 1 :]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Clocks:
+    """Compares the clock on the wall with the one that only goes forward."""
+
+    def __init__(self) -> None:
+        self._wall, self._steady = time.time(), time.monotonic()
+
+    def jump(self) -> float:
+        """Seconds that the wall's clock was set by since the start, or that the board slept."""
+        return (time.time() - self._wall) - (time.monotonic() - self._steady)
+
+
+def stay_idle(seconds: float) -> Optional[List[float]]:
+    """Do nothing for so long, for the power of a board that does nothing; when that was."""
+    if seconds <= 0:
+        return None
+    begin = time.monotonic()
+    time.sleep(seconds)
+    return [begin, time.monotonic()]
+
+
 def cool_down(board: Board, below: Any, wait_s: float) -> float:
     """Wait until the board is cooler than `below` degrees, at most `wait_s`; returns the wait."""
-    start = time.time()
+    start = time.monotonic()
     while below is not None and (board.temperature() or 0.0) >= below:
-        if time.time() - start >= wait_s:
+        if time.monotonic() - start >= wait_s:
             break
         time.sleep(min(1.0, wait_s))
-    return time.time() - start
+    return time.monotonic() - start
 
 
-def pin(board: Board, threads: int) -> List[int]:
-    """Keep this process on as many processors as it has threads."""
+def choose_cpus(board: Board, threads: int) -> List[int]:
+    """As many processors as there are threads; TaskError where so many are not free."""
     cpus = board.choose_cpus(threads)
     if len(cpus) < threads:
         raise TaskError("%d threads are asked for, %d processors are free" % (threads, len(cpus)))
+    return cpus
+
+
+def pin(cpus: List[int]) -> List[int]:
+    """Keep this process on these processors; none where the system cannot."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus)
         return cpus
@@ -110,8 +191,8 @@ def prepare(session: Session, task: Dict[str, Any], folder: str) -> Tuple[int, L
 
 def warm_up(calls: List[Call], runs: int, seconds: float) -> int:
     """Run untimed, at least so often and so long; returns how often."""
-    done, start = 0, time.time()
-    while done < runs or time.time() - start < seconds:
+    done, start = 0, time.monotonic()
+    while done < runs or time.monotonic() - start < seconds:
         calls[done % len(calls)]()
         done += 1
     return done

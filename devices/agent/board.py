@@ -3,13 +3,14 @@
 A sensor that a board has not is absent from the answer: never zero, never a guess.
 """
 
-import glob
 import os
 import platform
 import re
-import subprocess
 import sys
 from typing import Any, Dict, List, Optional, Set
+
+from . import power
+from .reading import Tree, number, program
 
 _IMPLEMENTERS = {"0x41": "ARM", "0x4e": "NVIDIA", "0x51": "Qualcomm", "0x61": "Apple"}
 # MIDR part numbers, Arm's technical reference manuals.
@@ -30,11 +31,14 @@ _PARTS = {
 }
 
 
+_THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
+
+
 class Board:
     """Reads a board through its files below `root` and the programs on its PATH."""
 
     def __init__(self, root: str = "/") -> None:
-        self.root = root
+        self._tree = Tree(root)
 
     # ------------------------------------------------------------ fixed
 
@@ -46,8 +50,8 @@ class Board:
             "kernel": platform.release(),
             "python": platform.python_version(),
             "os": self._os(),
-            "model": self._text("proc/device-tree/model"),
-            "compatible": self._text("proc/device-tree/compatible"),
+            "model": self._tree.text("proc/device-tree/model"),
+            "compatible": self._tree.text("proc/device-tree/compatible"),
             "l4t": self._first_line("etc/nv_tegra_release"),
             "cpu": self._cpu(),
             "cores": os.cpu_count(),
@@ -57,12 +61,12 @@ class Board:
         return {key: value for key, value in found.items() if value not in (None, "", [])}
 
     def _os(self) -> Optional[str]:
-        match = re.search('^PRETTY_NAME="?([^"\n]*)', self._text("etc/os-release") or "", re.M)
+        match = re.search('^PRETTY_NAME="?([^"\n]*)', self._tree.text("etc/os-release") or "", re.M)
         return match.group(1) if match else None
 
     def _cpu(self) -> List[str]:
         """Distinct processor names; arm64 has no `model name`, only implementer and part."""
-        text = self._text("proc/cpuinfo") or ""
+        text = self._tree.text("proc/cpuinfo") or ""
         names = re.findall(r"^model name\s*:\s*(.+)$", text, re.M)
         if not names:
             makers = re.findall(r"^CPU implementer\s*:\s*(\S+)$", text, re.M)
@@ -71,21 +75,24 @@ class Board:
         return sorted(set(names))
 
     def _max_mhz(self) -> List[float]:
-        found = [_number(self._text(p)) for p in self._cpus("cpufreq/cpuinfo_max_freq")]
+        found = [self._tree.number(p) for p in self._cpus("cpufreq/cpuinfo_max_freq")]
         return sorted({khz / 1000 for khz in found if khz is not None})
 
     # ------------------------------------------------------------ changing
 
     def state(self) -> Dict[str, Any]:
-        """Governor, clocks, temperatures, throttling, power mode, memory and load, now."""
+        """Governors, clocks, temperatures, throttling, power mode, memory and load, now."""
         found = {
-            "governor": self._governor(),
-            "mhz": self._mhz(),
+            "governor": self.governor(),
+            "mhz": self.mhz(),
+            "gpu_governor": self._gpu_governor(),
+            "gpu_mhz": self.gpu_mhz(),
             "temperatures_c": self._temperatures(),
-            "throttled": self._throttled(),
+            "throttled": self.throttled(),
             "cooling": self._cooling(),
             "overcurrent_events": self._overcurrent(),
             "power_mode": self._power_mode(),
+            "power_w": self._power(),
             "memory_available_bytes": self._meminfo("MemAvailable"),
             "load": self._load(),
         }
@@ -96,33 +103,64 @@ class Board:
         found = self._temperatures()
         return max(found.values()) if found else None
 
-    def _governor(self) -> Optional[str]:
-        texts = [self._text(path) for path in self._cpus("cpufreq/scaling_governor")]
+    def governor(self) -> Optional[str]:
+        """The processors' governor; several names are joined by a plus."""
+        texts = [self._tree.text(path) for path in self._cpus("cpufreq/scaling_governor")]
         return "+".join(sorted({text for text in texts if text})) or None
 
-    def _mhz(self) -> List[float]:
-        found = [_number(self._text(p)) for p in self._cpus("cpufreq/scaling_cur_freq")]
-        return [khz / 1000 for khz in found if khz is not None]
+    def mhz(self) -> List[float]:
+        """The clock of each processor; on a Raspberry Pi without cpufreq the firmware's."""
+        found = [self._tree.number(p) for p in self._cpus("cpufreq/scaling_cur_freq")]
+        if found:
+            return [khz / 1000 for khz in found if khz is not None]
+        match = re.search(
+            r"frequency\(\d+\)=(\d+)", program("vcgencmd", "measure_clock", "arm") or ""
+        )
+        return [int(match.group(1)) / 1e6] if match else []
+
+    def gpu_mhz(self) -> Dict[str, float]:
+        """The clock of each of a Jetson's GPU domains."""
+        found = ((path, self._tree.number(path + "/cur_freq")) for path in self._gpus())
+        return {os.path.basename(path): hz / 1e6 for path, hz in found if hz is not None}
+
+    def _gpu_governor(self) -> Optional[str]:
+        texts = [self._tree.text(path + "/governor") for path in self._gpus()]
+        return "+".join(sorted({text for text in texts if text})) or None
+
+    def _gpus(self) -> List[str]:
+        """Named by chip and address (57000000.gpu, 17000000.ga10b), or just gpu."""
+        folders = self._tree.glob("sys/class/devfreq/*")
+        return [f for f in folders if re.search(r"gpu|g[mpvab]\d+b", os.path.basename(f))]
 
     def _temperatures(self) -> Dict[str, float]:
         found: Dict[str, float] = {}
-        for zone in self._glob("sys/class/thermal/thermal_zone*"):
-            kind = self._text(zone + "/type") or os.path.basename(zone)
-            value = _number(self._text(zone + "/temp"))
+        for zone in self._tree.glob("sys/class/thermal/thermal_zone*"):
+            kind = self._tree.text(zone + "/type") or os.path.basename(zone)
+            value = self._tree.number(zone + "/temp")
             # A Jetson's PMIC zone always says 100 degrees.
             if value is not None and "pmic" not in kind.lower():
                 found["%s#%s" % (kind, re.sub(r"\D", "", os.path.basename(zone)))] = value / 1000
-        if not found:
-            match = re.search(r"temp=([0-9.]+)", _program("vcgencmd", "measure_temp") or "")
-            if match:
-                found["vcgencmd"] = float(match.group(1))
+        return found or self._firmware_temperature() or self._hwmon_temperatures()
+
+    def _firmware_temperature(self) -> Dict[str, float]:
+        match = re.search(r"temp=([0-9.]+)", program("vcgencmd", "measure_temp") or "")
+        return {"vcgencmd": float(match.group(1))} if match else {}
+
+    def _hwmon_temperatures(self) -> Dict[str, float]:
+        found = {}
+        for path in self._tree.glob("sys/class/hwmon/hwmon*/temp*_input"):
+            folder, name = os.path.split(path)
+            kind = self._tree.text(folder + "/name") or ""
+            value = self._tree.number(path)
+            if value is not None and re.search("cpu|core|soc|k10", kind, re.I):  # no disk's
+                found["%s#%s" % (kind, name[len("temp") : -len("_input")])] = value / 1000
         return found
 
-    def _throttled(self) -> Optional[int]:
+    def throttled(self) -> Optional[int]:
         """A Raspberry Pi's flags: bits 0 to 3 now, 16 to 19 since the board started."""
-        text = self._text("sys/devices/platform/soc/soc:firmware/get_throttled")
+        text = self._tree.text(_THROTTLED)
         if text is None:
-            text = (_program("vcgencmd", "get_throttled") or "").partition("=")[2]
+            text = (program("vcgencmd", "get_throttled") or "").partition("=")[2]
         try:
             return int(text.strip(), 16)
         except ValueError:
@@ -131,9 +169,9 @@ class Board:
     def _cooling(self) -> Dict[str, int]:
         """How far each of the processor's cooling devices slows it; fans are left out."""
         found = {}
-        for path in self._glob("sys/class/thermal/cooling_device*"):
-            kind = self._text(path + "/type") or ""
-            value = _number(self._text(path + "/cur_state"))
+        for path in self._tree.glob("sys/class/thermal/cooling_device*"):
+            kind = self._tree.text(path + "/type") or ""
+            value = self._tree.number(path + "/cur_state")
             if value is not None and re.search("cpu|processor", kind, re.I):
                 found["%s#%s" % (kind, re.sub(r"\D", "", os.path.basename(path)))] = int(value)
         return found
@@ -141,19 +179,28 @@ class Board:
     def _overcurrent(self) -> Dict[str, int]:
         """Jetson Orin's counters of over-current events."""
         found = {}
-        for folder in self._glob("sys/class/hwmon/hwmon*"):
-            for path in self._glob(folder + "/oc*_event_cnt"):
-                value = _number(self._text(path))
+        for folder in self._tree.glob("sys/class/hwmon/hwmon*"):
+            for path in self._tree.glob(folder + "/oc*_event_cnt"):
+                value = self._tree.number(path)
                 if value is not None:
                     found[os.path.basename(path)] = int(value)
         return found
 
     def _power_mode(self) -> Optional[str]:
-        match = re.search(r"NV Power Mode:\s*(\S+)", _program("nvpmodel", "-q") or "")
+        match = re.search(r"NV Power Mode:\s*(.*\S)", program("nvpmodel", "-q") or "")
         return match.group(1) if match else None
 
+    def _power(self) -> Dict[str, float]:
+        meter = power.find(self._tree.root)
+        if meter is None:
+            return {}
+        try:
+            return meter.watts()
+        finally:
+            meter.close()
+
     def _load(self) -> Optional[float]:
-        return _number((self._text("proc/loadavg") or "").partition(" ")[0])
+        return number((self._tree.text("proc/loadavg") or "").partition(" ")[0])
 
     # ------------------------------------------------------------ processors to run on
 
@@ -169,38 +216,25 @@ class Board:
         seen: Set[str] = set()
         for cpu in sorted(allowed, key=self._khz, reverse=True):
             base = "sys/devices/system/cpu/cpu%d/topology/thread_siblings_list" % cpu
-            core = self._text(base) or str(cpu)
+            core = self._tree.text(base) or str(cpu)
             (siblings if core in seen else fast).append(cpu)
             seen.add(core)
         return (fast + siblings)[:count]
 
     def _khz(self, cpu: int) -> float:
         path = "sys/devices/system/cpu/cpu%d/cpufreq/cpuinfo_max_freq" % cpu
-        return _number(self._text(path)) or 0.0
+        return self._tree.number(path) or 0.0
 
     # ------------------------------------------------------------ files
 
-    def _text(self, path: str) -> Optional[str]:
-        try:
-            with open(os.path.join(self.root, path), "rb") as file:
-                return (
-                    file.read(1 << 20).decode("utf-8", "replace").strip("\0 \n").replace("\0", " ")
-                )
-        except OSError:
-            return None
-
     def _first_line(self, path: str) -> Optional[str]:
-        return (self._text(path) or "").partition("\n")[0] or None
-
-    def _glob(self, pattern: str) -> List[str]:
-        full = glob.glob(os.path.join(glob.escape(self.root), pattern))
-        return sorted(os.path.relpath(path, self.root) for path in full)
+        return (self._tree.text(path) or "").partition("\n")[0] or None
 
     def _cpus(self, tail: str) -> List[str]:
-        return self._glob("sys/devices/system/cpu/cpu[0-9]*/" + tail)
+        return self._tree.glob("sys/devices/system/cpu/cpu[0-9]*/" + tail)
 
     def _meminfo(self, key: str) -> Optional[int]:
-        match = re.search(r"^%s:\s*(\d+) kB" % key, self._text("proc/meminfo") or "", re.M)
+        match = re.search(r"^%s:\s*(\d+) kB" % key, self._tree.text("proc/meminfo") or "", re.M)
         return int(match.group(1)) * 1024 if match else None
 
 
@@ -209,28 +243,10 @@ def _part(maker: str, part: str) -> str:
     return known or "%s %s" % (_IMPLEMENTERS.get(maker, maker), part)
 
 
-def _number(text: Optional[str]) -> Optional[float]:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
-
-
 def _allowed() -> List[int]:
     if hasattr(os, "sched_getaffinity"):
         return list(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def _program(*command: str) -> Optional[str]:
-    """What a program of the board prints, or None where it is missing or fails."""
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.decode("utf-8", "replace")
 
 
 def peak_memory() -> Optional[int]:

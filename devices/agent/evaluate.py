@@ -6,7 +6,7 @@ from typing import Any, Dict, List
 import numpy as np
 
 from . import inputs
-from .runtimes import choose, module
+from .runtimes import Options, choose, module
 
 
 def evaluate(task: Dict[str, Any], folder: str) -> Dict[str, Any]:
@@ -18,10 +18,11 @@ def evaluate(task: Dict[str, Any], folder: str) -> Dict[str, Any]:
     runtime = module(name)
     runtime_version = runtime.version()
     array = inputs.read(os.path.join(folder, task["inputs"]))
+    options = Options(task["threads"], task.get("provider", "cpu"), None, None)
     found: List[Dict[str, Any]] = []
     for artifact in task["artifacts"]:
         try:
-            session = runtime.load(os.path.join(folder, artifact), task["threads"])
+            session = runtime.load(os.path.join(folder, artifact), options)
             found.append({"top1": top1(session, array), "provider": session.provider})
         except Exception as error:
             found.append({"error": "%s: %s" % (type(error).__name__, error)})

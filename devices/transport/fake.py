@@ -73,7 +73,7 @@ def _bench(task: dict[str, Any], size: int) -> dict[str, Any]:
         "wanted_provider": "fake",
         "numpy": "0",
         "inputs": [],
-        "batch": 1,
+        "batch": task.get("batch") or 1,
         "cpus": list(range(task["threads"])),
         "waited_s": 0.0,
         "facts": FACTS,

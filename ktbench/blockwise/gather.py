@@ -122,7 +122,7 @@ def assemble(student: Replacing, teacher: Student, weights: Mapping[str, State])
 
     Raises KtbenchError where the teacher is not the network whose blocks the student replaces.
     """
-    wanted = torch.tensor([block.name in weights for block in student.blocks], dtype=torch.uint8)
+    wanted = torch.tensor([block.name in weights for block in student.blocks], dtype=torch.int64)
     student.suit({"chosen": torch.zeros_like(wanted)})
     try:
         student.network.load_state_dict(teacher.state_dict())

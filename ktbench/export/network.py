@@ -108,14 +108,14 @@ def deploy(
     student: nn.Module,
     folding: Folding,
     shape: tuple[int, int, int],
-    moments: tuple[Tensor, Tensor],
+    moments: tuple[Tensor, Tensor] | None,
     layout: Layout,
 ) -> Deployed:
     """The deployed form of a trained student, which is left as it is.
 
-    `shape` (C, H, W) is of an image, `moments` the mean and deviation (C,) of raw training images.
+    `shape` (C, H, W) is of an image, `moments` the mean and deviation (C,) of raw training images;
+    None for what takes its input as it is.
     """
-    mean, std = moments
     network = copy.deepcopy(student).eval().requires_grad_(False)
     with torch.no_grad():
         for conv, norm in folding.pairs:
@@ -123,7 +123,7 @@ def deploy(
         for norm in folding.alone:
             scale, shift = _scale_and_shift(network.get_submodule(norm))
             network.set_submodule(norm, Affine(scale.float(), shift.float()))
-        left = _fold_moments(network, folding.first, mean, std)
+        left = _fold_moments(network, folding.first, *moments) if moments else (None, None)
     return Deployed(network, shape, *left, layout).eval().requires_grad_(False)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from devices._contract import DeviceError
 from ktbench.measure.budget import MAX_RUNS
@@ -14,6 +14,8 @@ from ktbench.measure.budget import MAX_RUNS
 Text = Annotated[str, Field(max_length=2000)]
 Nanoseconds = Annotated[int, Field(ge=0, le=10**15)]
 Facts = dict[str, JsonValue]
+Row = list[float | None]
+MAX_SAMPLES = 200_000
 
 
 class _Answer(BaseModel):
@@ -42,6 +44,35 @@ class Probe(_Answer):
     processors: int
 
 
+class Telemetry(_Answer):
+    """What a sampler beside the run saw; times are of the board's monotonic clock, in seconds."""
+
+    interval_s: float
+    source: Text | None
+    rails: Annotated[list[Text], Field(max_length=64)]
+    total: list[Text]
+    """Rails that add up to the whole board; empty where none do."""
+    watts: Annotated[list[Row], Field(max_length=MAX_SAMPLES)]
+    """Rows of a time and the power of each rail."""
+    states: Annotated[list[Facts], Field(max_length=MAX_SAMPLES)]
+    """`t`, and what the board told of temperature, clocks, governor and throttling."""
+    cpu_s: float
+    """Processor time that sampling took."""
+
+    @model_validator(mode="after")
+    def _shaped(self) -> Telemetry:
+        if any(len(row) != 1 + len(self.rails) or row[0] is None for row in self.watts):
+            raise ValueError("a row of power is not a time and one figure per rail")
+        if not set(self.total) <= set(self.rails):
+            raise ValueError("the total is made of rails that are not there")
+        if any(not isinstance(state.get("t"), float) for state in self.states):
+            raise ValueError("a state has no time")
+        return self
+
+
+Span = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
 class Bench(_Answer):
     """One repeat of one artifact."""
 
@@ -67,6 +98,12 @@ class Bench(_Answer):
     state_before: Facts
     state_after: Facts
     peak_memory_bytes: int | None
+    build_ns: Nanoseconds | None = None
+    nodes: dict[Text, int] | None = None
+    telemetry: Telemetry | None = None
+    idle: Span | None = None
+    steady: Span | None = None
+    clock_jump_s: float = 0.0
 
     @property
     def board(self) -> Facts:

@@ -25,6 +25,10 @@ class Budget:
     """Longest wait for a hot device to cool down before a repeat."""
     limit_s: float = 3600.0
     """Longest that one repeat may take, the wait apart."""
+    telemetry_s: float = 0.0
+    """Between two readings of power beside the run; none where it is 0."""
+    idle_s: float = 0.0
+    """How long the idle board's power is read before the model is loaded."""
 
     def __post_init__(self) -> None:
         if self.runs < least_count(0.9):
@@ -37,10 +41,14 @@ class Budget:
 
 
 QUICK = Budget(runs=64, seconds=0.0, warm_s=0.2, cool_wait_s=60.0, limit_s=600.0)
-"""The default matrix's: told as quick wherever its figures stand; no 99th percentile."""
-FULL = Budget(runs=P99_RUNS, seconds=10.0)
+"""The default matrix's: told as quick wherever its figures stand; no 99th percentile, no energy."""
+FULL = Budget(runs=P99_RUNS, seconds=10.0, telemetry_s=0.2, idle_s=3.0)
+SUSTAINED = Budget(runs=P99_RUNS, seconds=600.0, telemetry_s=0.5, idle_s=3.0)
+"""Ten minutes on end, whatever the device's mode."""
 
 
 def budget_of(device: DeviceSpec) -> Budget:
-    """The budget that a device's mode stands for."""
+    """The budget that a device's scenario and mode stand for."""
+    if device.scenario == "sustained":
+        return SUSTAINED
     return FULL if device.mode == "full" else QUICK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ def measurement_id(device: DeviceSpec, job: Job, threads: int) -> str:
 
     A graph's cells share one, unless the device asks for the noise check.
     """
-    spec = device.model_dump(mode="json", exclude={"threads"})
+    spec = json.loads(device.canonical)  # fields of later versions are silent at their default
+    spec.pop("threads")
     export = job.export.model_dump(mode="json")
     cell = job.cell_key if device.noise_check else None
     return digest_of([spec, threads, job.graph_key, export, cell])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from devices.transport import agent_digest
 from ktbench.files import write_atomically
 from ktbench.measure.answers import Bench
 from ktbench.measure.budget import P99_RUNS
+from ktbench.measure.energy import Energy, energy_of, hottest, slowdown
 from ktbench.measure.job import Job, measurement_id
 from ktbench.measure.target import Target
 from ktbench.measure.validity import agreement, judge
@@ -38,6 +40,8 @@ def summarise(
     pooled = np.concatenate([answer.milliseconds for answer in repeats])
     matched = agreement(first, job)
     peaks = [a.peak_memory_bytes for a in repeats if a.peak_memory_bytes is not None]
+    builds = [a.build_ns / 1e6 for a in repeats if a.build_ns is not None]
+    scenario = target.spec.scenario
     return Measurement(
         device=target.spec,
         origin=target.origin,
@@ -56,17 +60,28 @@ def summarise(
         samples=name,
         runs=len(pooled),
         repeats=len(repeats),
-        load_ms=_over_repeats([answer.load_ns for answer in repeats]),
-        first_ms=_over_repeats([answer.first_ns for answer in repeats]),
+        load_ms=_over_repeats([answer.load_ns / 1e6 for answer in repeats]),
+        first_ms=_over_repeats([answer.first_ns / 1e6 for answer in repeats]),
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=percentile(repeats, 0.99) if long else None,
         mean_ms=float(pooled.mean()),
         stdev_ms=float(pooled.std(ddof=1)),
         peak_memory_bytes=max(peaks, default=None),
+        build_ms=max(builds, default=None),
+        inputs_per_s=throughput(repeats) if scenario == "offline" else None,
+        **_energy(repeats),
+        hottest_c=max((t for t in map(hottest, repeats) if t is not None), default=None),
+        slowdown=max(map(slowdown, repeats)) if scenario == "sustained" else None,
         agreement=matched[0] if matched else None,
         checked_inputs=matched[1] if matched else 0,
-        validity=judge(repeats, job, threads),
+        validity=judge(
+            repeats,
+            job,
+            threads,
+            gate_c=target.profile.start_below_c,
+            sustained=scenario == "sustained",
+        ),
         agent_digest=agent_digest()[:16],
         started=started,
     )
@@ -86,9 +101,34 @@ def percentile(repeats: Sequence[Bench], fraction: float) -> Statistic | None:
     return Statistic(value=pooled.value, low=min(pooled.low, *own), high=max(pooled.high, *own))
 
 
-def _over_repeats(nanoseconds: Sequence[int]) -> Statistic:
-    """Median of the repeats between the least and the greatest, in milliseconds."""
-    values = np.asarray(nanoseconds, dtype=np.float64) / 1e6
+def throughput(repeats: Sequence[Bench]) -> Statistic:
+    """Inputs per second over each repeat's steady state."""
+    return _over_repeats([1e3 * a.batch / float(a.milliseconds.mean()) for a in repeats])
+
+
+def _energy(repeats: Sequence[Bench]) -> dict[str, Any]:
+    """The fields of energy and power; a figure that one of the repeats lacks is not told."""
+    found = [energy_of(answer) for answer in repeats]
+    telemetry = repeats[0].telemetry
+    energies = [energy for energy in found if energy is not None]
+    if len(energies) < len(found) or telemetry is None:
+        return {}
+    fields: dict[str, Callable[[Energy], float | None]] = {
+        "energy_mj": lambda e: e.energy_mj,
+        "energy_net_mj": lambda e: e.net_mj,
+        "power_w": lambda e: e.power_w,
+        "idle_w": lambda e: e.idle_w,
+    }
+    told: dict[str, Any] = {"power_source": f"{telemetry.source}: {' + '.join(telemetry.total)}"}
+    for name, value_of in fields.items():
+        values = [value for value in map(value_of, energies) if value is not None]
+        told[name] = _over_repeats(values) if len(values) == len(energies) else None
+    return told
+
+
+def _over_repeats(figures: Sequence[float]) -> Statistic:
+    """Median of the repeats between the least and the greatest."""
+    values = np.asarray(figures, dtype=np.float64)
     return Statistic(
         value=float(np.median(values)), low=float(values.min()), high=float(values.max())
     )

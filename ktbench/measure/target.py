@@ -62,6 +62,10 @@ class Target:
             "warm_s": budget.warm_s,
             "start_below_c": self.profile.start_below_c,
             "cool_wait_s": budget.cool_wait_s,
+            "telemetry_s": budget.telemetry_s,
+            "idle_s": budget.idle_s,
+            "provider": self.spec.provider,
+            "batch": self.spec.batch_size if self.spec.scenario == "offline" else None,
         }
         blobs = [artifact, inputs] if inputs else [artifact]
         return parse(Bench, self._run(task, blobs, budget.repeat_s))
@@ -76,6 +80,7 @@ class Target:
             "format": jobs[0].export.format,
             "runtimes": list(self.profile.runtimes),
             "threads": max(self.spec.threads),
+            "provider": self.spec.provider,
         }
         answer = parse(Evaluated, self._run(task, [*artifacts, stack], EVALUATE_S))
         if len(answer.artifacts) != len(jobs):
@@ -95,6 +100,8 @@ class Target:
 
     def refusal(self, job: Job) -> str | None:
         """Why this kind of device cannot run an artifact, in one sentence, or None."""
+        if self.spec.scenario == "offline" and job.export.batch != "dynamic":
+            return "the offline scenario takes a free batch: export with `batch: dynamic`"
         newest = self.profile.max_opset
         if newest is None or job.export.format != "onnx" or job.export.opset <= newest:
             return None

@@ -9,28 +9,58 @@ from typing import cast
 import numpy as np
 
 from ktbench.measure.answers import Bench, Facts
+from ktbench.measure.budget import MAX_RUNS
+from ktbench.measure.energy import energy_of, temperature
 from ktbench.measure.job import Job
 from ktbench.records import Validity
 
 SPREAD = 0.10
 """Standard deviation over mean, and spread of the repeats' medians, worth a warning on a CPU."""
+GPU_SPREAD = 0.025
+"""The same where a GPU ran, which no other process takes turns on."""
+GPUS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 SHORT_MS = 0.1
+CLOCK_JUMP_S = 1.0
+"""Seconds by which the wall's clock may be set during a repeat."""
+ENERGY_S = 5.0
+"""Seconds of steady state from which on energy is missed where a meter is there."""
 BUSY_SHARE = 0.9
+_SETTINGS = {
+    "governor": "governor",
+    "gpu_governor": "GPU's governor",
+    "power_mode": "power mode",
+}
 REPEAT_RATIO = 0.9
 """MLPerf LoadGen's TEST04: one input again and again may not be over 10 % faster."""
 
 
-def judge(repeats: Sequence[Bench], job: Job, threads: int) -> Validity:
-    """Reasons that make a measurement invalid, and warnings to read it with."""
+def judge(
+    repeats: Sequence[Bench],
+    job: Job,
+    threads: int,
+    *,
+    gate_c: float | None = None,
+    sustained: bool = False,
+) -> Validity:
+    """Reasons that make a measurement invalid, and warnings to read it with.
+
+    `gate_c`: the temperature below which a repeat should start. In a `sustained` measurement a
+    throttled board is what was to be found out: a warning, and no reason.
+    """
+    slowed = ["the board throttled during the run"] if any(map(throttled, repeats)) else []
     reasons = [
         *_board_reasons(repeats),
+        *_clock_and_heat_reasons(repeats, gate_c),
+        *([] if sustained else slowed),
         *_output_reasons(repeats),
         *_expected_reasons(repeats, job),
     ]
-    return Validity(
-        reasons=tuple(dict.fromkeys(reasons)),
-        warnings=tuple(dict.fromkeys(_warnings(repeats, threads))),
-    )
+    warnings = [
+        *(slowed if sustained else []),
+        *_warnings(repeats, threads),
+        *_side_warnings(repeats),
+    ]
+    return Validity(reasons=tuple(dict.fromkeys(reasons)), warnings=tuple(dict.fromkeys(warnings)))
 
 
 def agreement(answer: Bench, job: Job) -> tuple[float, int] | None:
@@ -51,14 +81,37 @@ def _board_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
         before, after = answer.state_before, answer.state_after
         if answer.provider != answer.wanted_provider:
             yield f"fallback: {answer.wanted_provider} was asked for, {answer.provider} ran"
-        for key, name in (("governor", "governor"), ("power_mode", "power mode")):
-            values = {str(s[key]) for s in (first.state_before, before, after) if key in s}
+        beside = answer.telemetry.states if answer.telemetry else []
+        for key, name in _SETTINGS.items():
+            states = (first.state_before, before, *beside, after)
+            values = {str(s[key]) for s in states if key in s}
             if len(values) > 1:
                 yield f"the {name} changed during the run: {' and '.join(sorted(values))}"
-        if new_throttling(before, after):
-            yield "the board throttled during the run"
         if answer.board != first.board or _software(answer) != _software(first):
             yield "the repeats ran on different boards or runtimes"
+
+
+def _clock_and_heat_reasons(repeats: Sequence[Bench], gate_c: float | None) -> Iterator[str]:
+    for answer in repeats:
+        if abs(answer.clock_jump_s) > CLOCK_JUMP_S:
+            yield (
+                f"the clock jumped by {answer.clock_jump_s:+.1f} s during the run: the board slept,"
+                " or its time was set"
+            )
+        start = temperature(answer.state_before)
+        if gate_c is not None and start is not None and start >= gate_c:
+            yield (
+                f"the board was at {start:.0f} °C at the start, after {answer.waited_s:.0f} s of"
+                f" waiting for less than {gate_c:.0f} °C: cool it"
+            )
+
+
+def throttled(answer: Bench) -> bool:
+    """Whether the board was slowed down in a repeat, by what was seen before, beside and after."""
+    beside = answer.telemetry.states if answer.telemetry else []
+    return any(
+        new_throttling(answer.state_before, state) for state in (*beside, answer.state_after)
+    )
 
 
 def _software(answer: Bench) -> tuple[str, ...]:
@@ -122,12 +175,14 @@ def _warnings(repeats: Sequence[Bench], threads: int) -> Iterator[str]:
     pooled = np.concatenate([answer.milliseconds for answer in repeats])
     medians = np.array([np.median(answer.milliseconds) for answer in repeats])
     spread = float(pooled.std() / max(float(pooled.mean()), 1e-12))
-    if spread > SPREAD:
+    if spread > (GPU_SPREAD if repeats[0].provider in GPUS else SPREAD):
         yield f"unsteady: the standard deviation is {spread:.0%} of the mean"
     if medians.max() > (1 + SPREAD) * medians.min():
         yield f"the repeats' medians differ by {medians.max() / medians.min() - 1:.0%}"
     if np.median(pooled) < SHORT_MS:
         yield f"the median is below {SHORT_MS} ms: the call itself weighs in"
+    if any(len(answer.samples_ns) >= MAX_RUNS for answer in repeats):
+        yield f"a repeat ended at {MAX_RUNS:,} runs, before its time was over"
     share = min(answer.cpu_share for answer in repeats)
     if threads == 1 and share < BUSY_SHARE:
         yield f"the device was busy: a repeat had the processor {share:.0%} of the time"
@@ -136,6 +191,24 @@ def _warnings(repeats: Sequence[Bench], threads: int) -> Iterator[str]:
         yield f"one input run again and again took {np.median(ratios):.0%} of the time"
     if any(_events(a.state_after) > _events(a.state_before) for a in repeats):
         yield "over-current events were counted during the run"
+
+
+def _side_warnings(repeats: Sequence[Bench]) -> Iterator[str]:
+    """Of graphs that ran in parts elsewhere, and of energy that could not be told."""
+    for answer in repeats:
+        others = {n: c for n, c in (answer.nodes or {}).items() if n != answer.wanted_provider}
+        if others and answer.nodes and answer.provider == answer.wanted_provider:
+            told = " and ".join(f"{count} on {name}" for name, count in sorted(others.items()))
+            yield f"of {sum(answer.nodes.values())} nodes of the graph {told} ran"
+        if answer.telemetry is None or answer.telemetry.source is None or answer.steady is None:
+            continue
+        energy, seconds = energy_of(answer), answer.steady[1] - answer.steady[0]
+        if not answer.telemetry.total:
+            yield f"no energy: no rails of {answer.telemetry.source} add up to the whole board"
+        elif energy is None and seconds >= ENERGY_S:
+            yield "no energy: power was read too seldom"
+        elif energy is not None and energy.net_mj is not None and energy.net_mj <= 0:
+            yield "the board took no more power than idle: the net energy says nothing"
 
 
 def _events(state: Facts) -> int:

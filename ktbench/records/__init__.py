@@ -56,6 +56,13 @@ from ktbench.records.came import (
     Try,
     Validity,
 )
+from ktbench.records.sought import (
+    BlockOption,
+    BlockSearch,
+    Price,
+    SoughtBlock,
+    SoughtNetwork,
+)
 
 __all__ = [
     "BASELINE",
@@ -64,8 +71,10 @@ __all__ = [
     "Artifact",
     "Assembly",
     "Augmentation",
+    "BlockOption",
     "BlockResult",
     "BlockRun",
+    "BlockSearch",
     "BlockTrain",
     "Cell",
     "Checkpoint",
@@ -84,10 +93,13 @@ __all__ = [
     "Origin",
     "Plan",
     "Precision",
+    "Price",
     "Provenance",
     "Record",
     "Result",
     "Skip",
+    "SoughtBlock",
+    "SoughtNetwork",
     "SourceSpec",
     "Stage",
     "Start",

@@ -254,6 +254,8 @@ class ExportSpec(Record):
 class DeviceSpec(Record):
     """A device of the matrix: a profile of the catalogue, where it is, how it is measured."""
 
+    added_later: ClassVar = frozenset({"provider", "scenario", "batch_size"})
+
     profile: str
     """A file of `devices/`: `local`, `ssh`, ..."""
     name: str
@@ -271,6 +273,14 @@ class DeviceSpec(Record):
     """Fresh processes per graph, interleaved over the graphs."""
     noise_check: bool = False
     """Measure every cell's own artifact instead of one per distinct graph."""
+    provider: Literal["cpu", "xnnpack", "cuda", "tensorrt"] = "cpu"
+    """What the runtime is asked to run graphs with; a measurement that another one ran is
+    invalid."""
+    scenario: Literal["single_stream", "offline", "sustained"] = "single_stream"
+    """`single_stream`: one input after the other; `offline`: batches, for their throughput;
+    `sustained`: ten minutes on end in one process, for what heat makes of the latency."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Of `offline`: inputs per run, of exports with `batch: dynamic`."""
 
 
 class SourceSpec(Record):

@@ -154,6 +154,26 @@ class Measurement(Record):
     mean_ms: float
     stdev_ms: float
     peak_memory_bytes: int | None
+    build_ms: float | None = None
+    """Compiling an engine, where the provider does so and none was kept; no part of `load_ms`."""
+    inputs_per_s: Statistic | None = None
+    """Throughput over the steady state; of the offline scenario."""
+    energy_mj: Statistic | None = None
+    """Millijoules of the whole board per inference; None without power readings of a steady state
+    long enough. The value is the median over the repeats between the least and the greatest."""
+    energy_net_mj: Statistic | None = None
+    """The same without what the idle board takes in that time, measured right before."""
+    power_w: Statistic | None = None
+    """Mean power of the board during the steady state."""
+    idle_w: Statistic | None = None
+    """Mean power of the idle board, before the model was loaded."""
+    power_source: str | None = None
+    """The sensor, and the rails that were added up."""
+    hottest_c: float | None = None
+    """The highest temperature seen beside the steady state, or before and after it."""
+    slowdown: float | None = None
+    """Median of the last tenth of the steady state's time over that of the first tenth; of the
+    sustained scenario."""
     agreement: float | None = None
     """Share of the checked inputs on which the device and the reference name the same class; None
     where there was no reference."""

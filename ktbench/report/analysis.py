@@ -6,6 +6,7 @@ test accuracy is only reported.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,11 +38,14 @@ def _names(cells: pd.DataFrame, budget: pd.Series[str]) -> tuple[pd.Series[str],
     return cells["plain_method"] + odd, label.where(~cells["is_baseline"], NO_TRANSFER + odd)
 
 
+_FIGURE = re.compile(r"_ms|_(mj|w|c|per_s)(_low|_high)?$|^slowdown$")
+
+
 def by_origin(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with every latency in a column of its origin: `p50_ms_measured`, ..."""
+    """The frame with every figure of a device in a column of its origin: `p50_ms_measured`, ..."""
     split = frame.copy()
     origins = list(dict.fromkeys(frame["origin"].dropna()))
-    for name in [str(column) for column in frame.columns if "_ms" in str(column)]:
+    for name in [str(column) for column in frame.columns if _FIGURE.search(str(column))]:
         values = split.pop(name)
         for origin in origins:
             split[f"{name}_{origin}"] = values.where(split["origin"] == origin, np.nan)

@@ -30,7 +30,10 @@ from ktbench.results.settings import told
 
 _ACCURACIES = ("validation_last", "validation_best", "best_epoch", "test_last", "test_best")
 _COSTS = ("seconds", "teacher_seconds", "shared_seconds", "flops", "teacher_flops")
-_STATISTICS = ("load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms")
+_STATISTICS = (
+    *("load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms"),
+    *("inputs_per_s", "energy_mj", "energy_net_mj", "power_w", "idle_w"),
+)
 
 
 @dataclass(frozen=True)
@@ -291,6 +294,10 @@ _MEASURED = (
     "mean_ms",
     "stdev_ms",
     "peak_memory_bytes",
+    "build_ms",
+    "power_source",
+    "hottest_c",
+    "slowdown",
     "started",
     "samples",
     "comparability",
@@ -299,7 +306,8 @@ _MEASURED = (
 
 def _measurement_columns() -> list[str]:
     bounds = [f"{name}{end}" for name in _STATISTICS for end in ("", "_low", "_high")]
-    first = ["device", "profile", "mode", "export", "format", "precision", "batch_size"]
+    first = ["device", "profile", "mode", "scenario", "export", "format", "precision"]
+    first.append("batch_size")
     return [*first, *_MEASURED, *bounds, "valid", "reasons", "warnings"]
 
 
@@ -314,6 +322,7 @@ def _measurement_row(measurement: Measurement) -> dict[str, Any]:
         "device": measurement.device.name,
         "profile": measurement.device.profile,
         "mode": measurement.device.mode,
+        "scenario": measurement.device.scenario,
         "export": measurement.export.label,
         "format": measurement.export.format,
         "precision": measurement.export.precision,

@@ -2,17 +2,25 @@
 
 A file `<name>_.py` (the underscore keeps it from hiding the package it wraps) defines `FORMATS`,
 `INSTALL` (what to install), `version()`, which raises ImportError where the runtime is not
-installed, and `load(path, threads)`, which returns a `Session`.
+installed, and `load(path, options)`, which returns a `Session`.
 """
 
 import importlib
 import pkgutil
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ..protocol import TaskError
 
 Input = NamedTuple("Input", [("name", str), ("dtype", str), ("shape", Tuple[int, ...])])
 """What a model takes: a numpy name of the type, and a shape whose free axes are 1."""
+
+
+Options = NamedTuple(
+    "Options",
+    [("threads", int), ("provider", str), ("batch", Optional[int]), ("engines", Optional[str])],
+)
+"""How to load a model: threads; `cpu`, `xnnpack`, `cuda` or `tensorrt`; what a free batch axis
+becomes (None: 1); a folder that compiled engines are kept in."""
 
 
 class Session:
@@ -23,10 +31,28 @@ class Session:
     """What really runs the model, as the runtime tells it after loading."""
     wanted: str
     """What was asked to run it: another `provider` is a fallback."""
+    build_ns: Optional[int] = None
+    """What compiling an engine took inside `load`, where one was compiled; it is told apart."""
+    nodes: Optional[Dict[str, int]] = None
+    """Nodes of the graph per provider that ran them, where a run was made to prove it."""
+
+    def prove(self) -> None:
+        """Find out who runs the graph's nodes where `provider` alone does not say so."""
 
     def prepare(self, feeds: List[Any]) -> Callable[[], List[Any]]:
         """A call without arguments that runs the model on these arrays and returns its outputs."""
         raise NotImplementedError
+
+
+def batch_of(shape: Any, wanted: Optional[int]) -> int:
+    """The first axis of an input once it is loaded; TaskError where it is fixed at another."""
+    fixed = shape[0] if len(shape) and isinstance(shape[0], int) and shape[0] > 0 else None
+    if wanted is not None and fixed not in (None, wanted):
+        raise TaskError(
+            "the model's batch is fixed at %d, not %d: export it with `batch: dynamic`"
+            % (fixed or 0, wanted)
+        )
+    return fixed or wanted or 1
 
 
 def names() -> List[str]:

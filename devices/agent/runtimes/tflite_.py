@@ -1,8 +1,9 @@
 """TensorFlow Lite: LiteRT, or its forerunner tflite-runtime, whichever is installed."""
 
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Optional
 
-from . import Input, Session
+from ..protocol import TaskError
+from . import Input, Options, Session, batch_of
 
 FORMATS = ("tflite",)
 INSTALL = "ai-edge-litert (or, on older boards, tflite-runtime with numpy below 2)"
@@ -31,11 +32,14 @@ def version() -> str:
 class TfliteSession(Session):
     """A TFLite model with its tensors allocated."""
 
-    def __init__(self, path: str, threads: int) -> None:
-        self._interpreter = _packages()[1](model_path=path, num_threads=threads)
+    def __init__(self, path: str, options: Options) -> None:
+        if options.provider not in ("cpu", "xnnpack"):
+            raise TaskError("TFLite runs on the processor here, not on %s" % options.provider)
+        self._interpreter = _packages()[1](model_path=path, num_threads=options.threads)
         for entry in self._interpreter.get_input_details():
-            if (entry["shape_signature"] < 1).any():
-                self._interpreter.resize_tensor_input(entry["index"], _shape(entry))
+            shape = _shape(entry, options.batch)
+            if shape != [int(axis) for axis in entry["shape"]]:
+                self._interpreter.resize_tensor_input(entry["index"], shape)
         self._interpreter.allocate_tensors()
         details = self._interpreter.get_input_details()
         self.inputs = [
@@ -44,7 +48,9 @@ class TfliteSession(Session):
         ]
         self._input_indices = [entry["index"] for entry in details]
         self._output_indices = [e["index"] for e in self._interpreter.get_output_details()]
-        self.provider = self.wanted = self._delegate()  # none is asked for: it is the default
+        self.provider = self._delegate()
+        # `cpu` asks for no delegate: whatever the interpreter takes by default is right.
+        self.wanted = "XNNPACK" if options.provider == "xnnpack" else self.provider
 
     def _delegate(self) -> str:
         """XNNPACK where it took over part of the graph, which then has a delegate's node."""
@@ -70,10 +76,13 @@ class TfliteSession(Session):
         return call
 
 
-def _shape(entry: Any) -> List[int]:
-    return [int(axis) if axis > 0 else 1 for axis in entry["shape_signature"]]
+def _shape(entry: Any, batch: Optional[int]) -> List[int]:
+    """The input's shape with its free axes filled in."""
+    signature = [int(axis) for axis in entry["shape_signature"]]
+    free = [axis if axis > 0 else 1 for axis in signature]
+    return [batch_of(signature, batch)] + free[1:] if free else free
 
 
-def load(path: str, threads: int) -> Session:
+def load(path: str, options: Options) -> Session:
     """A model ready to run."""
-    return TfliteSession(path, threads)
+    return TfliteSession(path, options)

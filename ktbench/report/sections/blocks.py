@@ -11,6 +11,7 @@ from ktbench.report import text
 from ktbench.report.analysis import Analysis
 from ktbench.report.figures.blocks import STUDENTS_SHOWN, BlockLine, block_figure
 from ktbench.report.parts import ROWS_SHOWN, Box, Column, Note, Part, Row, Section, Table, rows_of
+from ktbench.report.sections.searches import searches
 
 _BLOCK = ["student", "block", "replacement"]
 
@@ -34,6 +35,7 @@ def blocks(analysis: Analysis) -> tuple[Section, ...]:
         by_block = _by_block(tried)
         parts += [_figure(by_block), _block_table(by_block)]
     parts.append(_finish_table(_finished(analysis, started)))
+    parts += searches(analysis)
     parts += [Note(line, "muted") for line in _how(assemblies)]
     parts += [
         Note(f"{a.student}, seed {a.seed}: {f.what} stayed the teacher's own: {f.reason}", "warn")

@@ -1,0 +1,18 @@
+"""Raspberry Pi Zero 2 W: four Cortex-A53 at 1 GHz, 512 MB of memory."""
+
+from devices._contract import Profile
+
+PROFILE = Profile(
+    title="Raspberry Pi Zero 2 W",
+    transport="ssh",
+    architectures=("aarch64", "armv7l"),
+    # No power sensor: energy takes an external meter.
+    sensors=("governor", "mhz", "temperatures_c", "throttled"),
+    # Pi OS Bullseye, Bookworm and Trixie.
+    pythons=("3.9", "3.11", "3.13"),
+    setup=(("sudo", "cpufreq-set", "-r", "-g", "performance"),),
+    restore=(("sudo", "cpufreq-set", "-r", "-g", "ondemand"),),
+    # The firmware slows the processor from 80 degrees on (Raspberry Pi documentation,
+    # frequency management and thermal control).
+    start_below_c=60.0,
+)
