@@ -7,7 +7,9 @@ brings one answer back.
 
 from __future__ import annotations
 
+import getpass
 import hashlib
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,31 @@ class Blob:
     def read(cls, path: Path) -> Blob:
         """The blob of a file's content; OSError where it cannot be read."""
         return cls.of(path.read_bytes())
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who asks for a board: others are kept away during a task, and `seconds` after it."""
+
+    owner: str
+    """Equal for whatever may follow each other without a wait: the runs of one results folder."""
+    holder: str
+    """As other users are told."""
+    seconds: float = 60.0
+
+    @classmethod
+    def of(cls, folder: Path) -> Lease:
+        """The lease of what is done for a folder of this machine, by this user."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # an account without a name, as in some containers
+            user = "somebody"
+        name = f"{user}@{socket.gethostname()}: {folder.absolute()}"
+        return cls(name, name)
+
+    def task(self) -> dict[str, Any]:
+        """As a task carries it."""
+        return {"owner": self.owner, "holder": self.holder, "seconds": self.seconds}
 
 
 class Transport(Protocol):

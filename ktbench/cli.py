@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktbench import __version__, commands_blockwise, commands_teacher
+from ktbench import __version__, commands_blockwise, commands_devices, commands_teacher
 
 if TYPE_CHECKING:
     from ktbench.engine.contract import Engine
@@ -22,7 +22,10 @@ app = typer.Typer(
     help="Which knowledge-transfer technique gives the best small network on this edge device, "
     "and at what training cost? Start with `ktbench run matrix.yaml`.",
 )
-devices_app = typer.Typer(no_args_is_help=True, help="Look at the devices of a matrix.")
+devices_app = typer.Typer(
+    no_args_is_help=True, help="Look at the devices of a matrix; set boards up."
+)
+commands_devices.add_to(devices_app)
 app.add_typer(devices_app, name="devices")
 app.add_typer(commands_teacher.app, name="teacher")
 app.add_typer(commands_blockwise.app, name="blockwise")

@@ -13,6 +13,14 @@ PREFIX = ".tmp-"
 """Temporary names start with this, so that a killed run's leftovers can be told and removed."""
 
 
+def cache_folder() -> Path:
+    """Where ktbench keeps what later runs can use again."""
+    own = os.environ.get("KTBENCH_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ktbench"
+
+
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file so that its name never shows half of it, even through a loss of power.
 

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,8 @@ def test_nothing_is_forwarded_and_nothing_is_asked() -> None:
 
 
 def test_a_board_answers_over_ssh(board: Any) -> None:
-    answer = SshTransport("board", sys.executable).run(PROBE, [], 30)
+    with closing(SshTransport("board", sys.executable)) as transport:
+        answer = transport.run(PROBE, [], 30)
     assert answer["interpreter"] == sys.executable
     assert (board.store / agent_archive().digest).exists()
 
@@ -241,8 +243,8 @@ def test_a_board_answers_over_ssh(board: Any) -> None:
 def test_a_board_that_cannot_be_had_over_ssh_says_why(
     board: Any, host: str, said: str, lost: bool
 ) -> None:
-    with pytest.raises(DeviceError, match=said) as caught:
-        SshTransport(host).run(PROBE, [], 30)
+    with pytest.raises(DeviceError, match=said) as caught, closing(SshTransport(host)) as transport:
+        transport.run(PROBE, [], 30)
     assert caught.value.lost is lost
     assert "\n" not in str(caught.value)
 
@@ -250,6 +252,6 @@ def test_a_board_that_cannot_be_had_over_ssh_says_why(
 def test_names_that_a_shell_would_act_on_reach_no_shell(board: Any, tmp_path: Path) -> None:
     pwned = tmp_path / "pwned"
     transport = SshTransport("board", f"; touch {pwned}; '\"`touch {pwned}`$(touch {pwned})")
-    with pytest.raises(DeviceError, match="cannot start the interpreter"):
+    with pytest.raises(DeviceError, match="cannot start the interpreter"), closing(transport):
         transport.run(PROBE, [], 30)
     assert not pwned.exists()

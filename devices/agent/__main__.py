@@ -4,9 +4,9 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
-from . import protocol
+from . import environment, hold, protocol
 from .board import Board
 
 
@@ -33,18 +33,48 @@ def main() -> None:
 
 
 def answer_to(task: Dict[str, Any]) -> Dict[str, Any]:
-    """Do what the task says; numpy is imported by those that need it."""
-    folder = os.path.dirname(os.path.abspath(sys.argv[0]))
+    """Do what the task says, holding the board where the task has a lease."""
+    store = os.path.dirname(os.path.abspath(sys.argv[0]))
+    lease = task.get("lease")
+    held = hold.take(store, lease) if lease else None
+    if task["task"] in ("look", "install", "release", "remove"):
+        return _keep_house(task, store, held)
+    environment.enter(store)
+    # Runtimes keep files of their own (onnxruntime: an identifier of the machine): not at home.
+    os.environ["XDG_CACHE_HOME"] = os.path.join(store, "cache")
+    try:
+        return _measure(task, store)
+    finally:
+        if held is not None:
+            held.extend()
+
+
+def _keep_house(task: Dict[str, Any], store: str, held: Optional[hold.Hold]) -> Dict[str, Any]:
+    """What is not measuring: see what is there, install, let go, remove everything."""
+    if task["task"] == "look":
+        from .look import look
+
+        return look(store)
+    if task["task"] == "remove":
+        return environment.remove(store)
+    answer = environment.install(task, store) if task["task"] == "install" else {}
+    if held is not None:
+        held.release()
+    return answer
+
+
+def _measure(task: Dict[str, Any], store: str) -> Dict[str, Any]:
+    """numpy is imported by those that need it."""
     if task["task"] == "probe":
         return probe()
     if task["task"] == "bench":
         from .bench import bench
 
-        return bench(task, folder)
+        return bench(task, store)
     if task["task"] == "evaluate":
         from .evaluate import evaluate
 
-        return evaluate(task, folder)
+        return evaluate(task, store)
     raise protocol.TaskError("unknown task %r" % task["task"])
 
 

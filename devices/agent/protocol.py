@@ -26,6 +26,8 @@ MAX_NOISE = 1 << 16
 MAX_STORE = 2 << 30
 """Bytes of files that a board keeps; the longest unused go first."""
 CHUNK = 1 << 16
+MADE = ".made"
+"""File of the store that counts the folders that were made for it."""
 
 _LENGTH = struct.Struct(">I")
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -142,8 +144,24 @@ def store_folder(root: Optional[str]) -> str:
     if root is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         root = os.path.join(cache, "ktbench", "store")
+    root = os.path.abspath(root)
+    made, path = 0, root
+    while not os.path.isdir(path):
+        made, path = made + 1, os.path.dirname(path)
     os.makedirs(root, mode=0o700, exist_ok=True)
-    return os.path.abspath(root)
+    if made:
+        with open(os.path.join(root, MADE), "w") as file:
+            file.write(str(made))
+    return root
+
+
+def made_folders(root: str) -> int:
+    """How many folders were made for the store: itself, and those above it that were missing."""
+    try:
+        with open(os.path.join(root, MADE)) as file:
+            return int(file.read(10))
+    except (OSError, ValueError):
+        return 1
 
 
 def holds(root: str, digest: str) -> bool:

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from devices._contract import Blob, DeviceError
@@ -30,6 +34,12 @@ _OPTIONS = {
     "RemoteCommand": "none",
     "RequestTTY": "no",
 }
+_SHARED = {
+    "ControlMaster": "auto",
+    "ControlPersist": "60",  # what a killed program leaves behind ends by itself
+}
+_LONGEST_SOCKET = 80
+"""Characters of a socket's path: the kernel takes 108, of which ssh needs some for itself."""
 _HOST = re.compile(r"(?:[A-Za-z0-9_.+-]+@)?[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]-]*")
 
 
@@ -45,28 +55,54 @@ def check_host(host: str | None) -> str:
     return host
 
 
-def command(host: str) -> list[str]:
-    """The client's argument list."""
+def command(host: str, control: str | None = None) -> list[str]:
+    """The client's argument list; `control` is the socket of a connection to share."""
+    return [*_client(control), "-T", "--", host, COMMAND]
+
+
+def _client(control: str | None) -> list[str]:
     config = os.environ.get(CONFIG_VARIABLE)
-    options = [part for key, value in _OPTIONS.items() for part in ("-o", f"{key}={value}")]
-    return ["ssh", *(["-F", config] if config else []), *options, "-T", "--", host, COMMAND]
+    chosen = _OPTIONS if control is None else {**_OPTIONS, **_SHARED, "ControlPath": control}
+    options = [part for key, value in chosen.items() for part in ("-o", f"{key}={value}")]
+    return ["ssh", *(["-F", config] if config else []), *options]
 
 
 class SshTransport:
-    """A connection per task; ssh's own `ControlMaster` makes them share one."""
+    """One connection for all tasks, as logging in takes longer than many a task."""
 
     def __init__(self, host: str | None, python: str | None = None) -> None:
         self._host = check_host(host)
+        self._folder = tempfile.TemporaryDirectory(prefix="ktbench-")
+        control = f"{self._folder.name}/ssh".replace("%", "%%")
+        self._control = control if len(control) <= _LONGEST_SOCKET else None
         self._exchange = Exchange(
-            command(self._host), root=None, python=python, explain=self._explain
+            command(self._host, self._control), root=None, python=python, explain=self._explain
         )
 
     def run(self, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float) -> dict[str, Any]:
         """See `Transport.run`."""
-        return self._exchange.run(task, blobs, limit_s)
+        try:
+            return self._exchange.run(task, blobs, limit_s)
+        except DeviceError as error:
+            if error.lost:  # another try begins with a connection of its own
+                self._hang_up()
+            raise
 
     def close(self) -> None:
-        """Nothing is held between tasks."""
+        """End the connection."""
+        self._hang_up()
+        self._folder.cleanup()
+
+    def _hang_up(self) -> None:
+        if self._control is None or not Path(self._folder.name, "ssh").exists():
+            return
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                [*_client(self._control), "-O", "exit", "--", self._host],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=10,
+            )
 
     def _explain(self, code: int, errors: str) -> DeviceError | None:
         if code == 127 or "python3: not found" in errors:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from devices._contract import DeviceError, Transport
+from devices._contract import DeviceError, Lease, Transport
 from ktbench.measure.answers import Evaluated
 from ktbench.measure.job import Array, Job
 from ktbench.measure.target import opened
@@ -39,6 +39,7 @@ def evaluate(
     expected: Sequence[NDArray[np.integer] | None] | None = None,
     *,
     transport: Transport | None = None,
+    lease: Lease | None = None,
 ) -> Iterator[BoardAccuracy | Failure]:
     """Accuracy of artifacts of one format over inputs (N, ...) in their layout, labels (N,).
 
@@ -50,7 +51,7 @@ def evaluate(
     if not jobs:
         return
     try:
-        with opened(device, transport) as target:
+        with opened(device, transport, lease) as target:
             answer = target.evaluate(jobs, inputs)
     except (DeviceError, KtbenchError) as error:
         yield from (_failure(device, job, str(error)) for job in jobs)

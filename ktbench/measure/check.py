@@ -62,16 +62,22 @@ def _problems(target: Target, probe: Probe) -> Iterator[str]:
     if wrong:
         yield wrong
     if probe.numpy is None:
-        yield f"numpy is not installed for {probe.interpreter}"
+        yield f"numpy is not installed for {probe.interpreter}{_remedy(target)}"
     if not any(r.version for k, r in probe.runtimes.items() if k in target.profile.runtimes):
-        yield f"no runtime is installed for {probe.interpreter}: {' or '.join(_installs(probe))}"
+        installs = ", or ".join(f"`pip install` {r.install}" for r in probe.runtimes.values())
+        remedy = _remedy(target) or f": {installs}"
+        yield f"no runtime is installed for {probe.interpreter}{remedy}"
     most = max(target.spec.threads)
     if most > probe.processors:
         yield f"{most} threads are asked for, {probe.processors} processors are free"
 
 
-def _installs(probe: Probe) -> list[str]:
-    return [f"`pip install` {runtime.install}" for runtime in probe.runtimes.values()]
+def _remedy(target: Target) -> str:
+    """What installs all that is missing, where a command of ktbench can."""
+    host = target.spec.host
+    if target.profile.transport != "ssh" or host is None:
+        return ""
+    return f": run `ktbench devices setup {shlex.quote(host)}`, or install it there"
 
 
 def _warnings(profile: Profile, probe: Probe) -> Iterator[str]:

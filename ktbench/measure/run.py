@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from devices._contract import DeviceError, Transport
+from devices._contract import DeviceError, Lease, Transport
 from ktbench.measure.answers import Bench
 from ktbench.measure.budget import Budget, budget_of
 from ktbench.measure.job import Job
@@ -55,7 +55,7 @@ def measure(
         return
     session = _Session(device, budget or budget_of(device), folder, progress, len(rows))
     try:
-        with opened(device, transport) as target:
+        with opened(device, transport, Lease.of(folder)) as target:
             problem = architecture_problem(target, target.probe())
             if problem:
                 raise DeviceError(problem)

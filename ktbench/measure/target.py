@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from devices._contract import Blob, DeviceError, Profile, Transport
+from devices._contract import Blob, DeviceError, Lease, Profile, Transport
 from devices.transport import open_transport
 from ktbench import catalogue
 from ktbench.measure.answers import Bench, Evaluated, Probe, parse
@@ -20,6 +20,7 @@ from ktbench.records import DeviceSpec, KtbenchError, Origin
 
 PROBE_S = 120.0
 EVALUATE_S = 3600.0
+RELEASE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,9 @@ class Target:
     spec: DeviceSpec
     profile: Profile
     transport: Transport
+    lease: Lease | None = None
+    """What every task is done under, so that nobody else measures meanwhile; None where the device
+    is nobody else's."""
 
     @property
     def origin(self) -> Origin:
@@ -37,7 +41,7 @@ class Target:
 
     def probe(self) -> Probe:
         """What the device tells about itself; DeviceError where it gives no answer."""
-        return parse(Probe, self.transport.run({"task": "probe"}, [], PROBE_S))
+        return parse(Probe, self._run({"task": "probe"}, [], PROBE_S))
 
     def bench(self, job: Job, threads: int, repeat: int, budget: Budget) -> Bench:
         """One repeat of one artifact, in a process of its own."""
@@ -64,7 +68,7 @@ class Target:
             "batch": self.spec.batch_size if self.spec.scenario == "offline" else None,
         }
         blobs = [artifact, inputs] if inputs else [artifact]
-        return parse(Bench, self.transport.run(task, blobs, budget.repeat_s))
+        return parse(Bench, self._run(task, blobs, budget.repeat_s))
 
     def evaluate(self, jobs: Sequence[Job], inputs: Array) -> Evaluated:
         """Classes that artifacts of one format name for the inputs (N, ...)."""
@@ -78,10 +82,21 @@ class Target:
             "threads": max(self.spec.threads),
             "provider": self.spec.provider,
         }
-        answer = parse(Evaluated, self.transport.run(task, [*artifacts, stack], EVALUATE_S))
+        answer = parse(Evaluated, self._run(task, [*artifacts, stack], EVALUATE_S))
         if len(answer.artifacts) != len(jobs):
             raise DeviceError("malformed answer: not one entry per artifact")
         return answer
+
+    def release(self) -> None:
+        """Let others have the device at once, not only when the lease has run out."""
+        if self.lease is not None:
+            with suppress(DeviceError):  # the lease ends by itself
+                self._run({"task": "release"}, [], RELEASE_S)
+
+    def _run(self, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float) -> dict[str, Any]:
+        if self.lease is not None:
+            task = {**task, "lease": self.lease.task()}
+        return self.transport.run(task, blobs, limit_s)
 
     def refusal(self, job: Job) -> str | None:
         """Why this kind of device cannot run an artifact, in one sentence, or None."""
@@ -112,12 +127,19 @@ def npy(array: Array) -> Blob:
 
 
 @contextmanager
-def opened(spec: DeviceSpec, transport: Transport | None = None) -> Iterator[Target]:
-    """The device, until the block ends; DeviceError where its address cannot be one."""
+def opened(
+    spec: DeviceSpec, transport: Transport | None = None, lease: Lease | None = None
+) -> Iterator[Target]:
+    """The device, until the block ends; DeviceError where its address cannot be one.
+
+    A board that others can reach, too, is held under the lease from the first task on.
+    """
     profile = catalogue.device(spec.profile)
     way = transport or open_transport(profile, spec.host, spec.python)
+    target = Target(spec, profile, way, lease if profile.transport == "ssh" else None)
     try:
-        yield Target(spec, profile, way)
+        yield target
+        target.release()
     finally:
         way.close()
 

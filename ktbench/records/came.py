@@ -179,6 +179,12 @@ class Measurement(Record):
     where there was no reference."""
     checked_inputs: int = 0
     """Inputs whose outputs on the device were compared with the reference."""
+    test_accuracy: float | None = None
+    """Top-1 accuracy on the device over the test set; None where it was not asked for."""
+    test_agreement: float | None = None
+    """Share of the test set on which the device and torch name the same class."""
+    test_inputs: int = 0
+    """Images of the test set that the device was asked."""
     validity: Validity
     agent_digest: str
     started: str

@@ -13,6 +13,7 @@ from ktbench.measure import Job, distinct, job_of, measure, measurement_id
 from ktbench.measure.job import CHECKED_INPUTS
 from ktbench.records import Artifact, Cell, DeviceSpec, Failure, Measurement, Plan, Result
 from ktbench.results import ResultsFolder
+from ktbench.runner.board_accuracy import on_board, with_accuracy
 from ktbench.runner.teachers import dataset
 from ktbench.runner.watch import Watcher
 from ktbench.weights import load_student
@@ -44,8 +45,10 @@ def measure_all(
 
     try:
         with_inputs = [_with_inputs(plan, job, results) for job in jobs]
+        accuracies = on_board(device, with_inputs, results, Path(plan.base))
         for outcome in measure(device, with_inputs, results.path, progress=tell):
             if isinstance(outcome, Measurement):
+                outcome = with_accuracy(outcome, accuracies, with_inputs)
                 results.write_measurement(outcome)
                 for reason in outcome.validity.reasons:
                     watcher.note(f"invalid on {device.name}: {outcome.export.label}: {reason}")

@@ -11,12 +11,13 @@ from ktbench.engine.contract import Engine, Lost, Workers
 from ktbench.provenance import collect
 from ktbench.records import (
     Assembly,
+    DeviceSpec,
     Failure,
     KtbenchError,
+    Measurement,
     Plan,
     Provenance,
     Result,
-    StorageError,
     Teacher,
     digest_of,
 )
@@ -30,6 +31,7 @@ from ktbench.runner.jobs import (
     train_and_export,
 )
 from ktbench.runner.measuring import measure_all
+from ktbench.runner.side_by_side import measure_devices
 from ktbench.runner.state import Run, Summary, Teachers, clocked
 from ktbench.runner.teachers import TeacherJob, TrainedTeacher, dataset, make_teacher
 from ktbench.runner.watch import Shares, Watcher
@@ -326,19 +328,13 @@ def _keep(
 
 
 def _measuring_wave(this: Run) -> None:
+    def measure(device: DeviceSpec, watcher: Watcher) -> Iterator[Measurement | Failure]:
+        return measure_all(this.plan, device, this.results, watcher)
+
     with clocked(this.summary, "measuring"):
-        for device in this.plan.devices:
-            failures = []
-            try:
-                for outcome in measure_all(this.plan, device, this.results, this.watcher):
-                    if isinstance(outcome, Failure):
-                        failures.append(outcome)
-                    else:
-                        this.summary.measured += 1
-            except StorageError:
-                raise
-            except KtbenchError as error:
-                failures.append(Failure(stage="measure", what=device.name, reason=str(error)))
-            for failure in failures:
-                this.watcher.note(f"not measured: {failure.what}: {failure.reason}")
-            this.summary.unmeasured += failures
+        for outcome in measure_devices(this.plan.devices, measure, this.watcher):
+            if isinstance(outcome, Failure):
+                this.watcher.note(f"not measured: {outcome.what}: {outcome.reason}")
+                this.summary.unmeasured.append(outcome)
+            else:
+                this.summary.measured += 1

@@ -9,13 +9,13 @@ import torch
 
 import ktbench
 from ktbench.data import Stream
+from ktbench.files import cache_folder
 from ktbench.provenance import collect
 from ktbench.records import Cell, SourceSpec, digest_of
 from ktbench.teacher.cached import Cached
 from ktbench.teacher.reduced import Reduced, Reduction
 from ktbench.teacher.room import Room
 from ktbench.teacher.source import TeacherSource
-from ktbench.teacher.store import cache_folder
 from transfer_methods._contract import Needs
 
 

@@ -17,19 +17,11 @@ from pathlib import Path
 
 import torch
 
-from ktbench.files import PREFIX, write_atomically
+from ktbench.files import PREFIX, cache_folder, write_atomically
 from ktbench.records import Cell, Checkpoint, KtbenchError, StorageError, digest_of
 from ktbench.weights import read_torch, weights_digest
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-
-
-def cache_folder() -> Path:
-    """Where ktbench keeps what later runs can use again."""
-    own = os.environ.get("KTBENCH_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ktbench"
 
 
 class TeacherStore:

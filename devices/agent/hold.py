@@ -1,0 +1,140 @@
+"""One user of a board at a time: a file of the store says whose it is, and until when.
+
+While a task runs, its agent holds the kernel's lock on that file, which ends with the process
+however it ends. Between the tasks of one owner the file's date is what keeps others away. The date
+is the board's own clock since it started, so that neither a wrong clock nor one that is set anew
+counts; after a restart nobody holds the board.
+"""
+
+import json
+import os
+import signal
+import time
+from typing import Any, Dict, Optional
+
+from .protocol import TaskError
+
+NAME = "held.json"
+WAIT_S = 10.0
+_MAX = 1 << 16
+
+
+class Hold:
+    """A board that is held by a task's owner until `extend` and the end of the process."""
+
+    def __init__(self, handle: int, lease: Dict[str, Any]) -> None:
+        self._handle = handle
+        self._lease = lease
+
+    def extend(self) -> None:
+        """Keep others away for the lease's seconds from now."""
+        _write(self._handle, self._lease)
+
+    def release(self) -> None:
+        """Let others have the board at once."""
+        os.ftruncate(self._handle, 0)
+
+
+def take(store: str, lease: Dict[str, Any]) -> Hold:
+    """Hold the board for `lease` (owner, holder, seconds); TaskError where another owner does.
+
+    An agent of the same owner that is still at work, because the host lost it, is ended: two at
+    once would disturb each other.
+    """
+    import fcntl
+
+    handle = os.open(os.path.join(store, NAME), os.O_RDWR | os.O_CREAT, 0o600)
+    end = time.monotonic() + WAIT_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            found = _read(handle)
+            if found is not None and found.get("owner") != lease["owner"]:
+                raise _refusal(found)
+            if found is not None and isinstance(found.get("process"), int):
+                _end(found["process"])
+        if time.monotonic() > end:
+            raise TaskError("an agent that does not end holds the board: restart the board")
+        time.sleep(0.05)
+    found = _read(handle)
+    if found is not None and found.get("owner") != lease["owner"] and _left(found) > 0:
+        raise _refusal(found)
+    _write(handle, lease)
+    return Hold(handle, lease)
+
+
+def holder(store: str) -> Optional[Dict[str, Any]]:
+    """Who holds the board now (`holder`, `seconds` left), or None."""
+    import fcntl
+
+    try:
+        handle = os.open(os.path.join(store, NAME), os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        found = _read(handle)
+        if found is None:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return {"holder": str(found.get("holder")), "seconds": max(0.0, _left(found))}
+        left = _left(found)
+        return {"holder": str(found.get("holder")), "seconds": left} if left > 0 else None
+    finally:
+        os.close(handle)
+
+
+def _refusal(found: Dict[str, Any]) -> TaskError:
+    left = max(1, int(_left(found)))
+    return TaskError(
+        "the board is held by %s (for %d s at least): wait, or measure on another board"
+        % (found.get("holder"), left)
+    )
+
+
+def _left(found: Dict[str, Any]) -> float:
+    """Seconds that a lease still runs; none after the board was started anew."""
+    until = found.get("until")
+    if found.get("boot") != _boot() or not isinstance(until, (int, float)):
+        return 0.0
+    return until - time.monotonic()
+
+
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read(64).strip()
+    except OSError:
+        return ""
+
+
+def _end(process: int) -> None:
+    try:
+        os.kill(process, signal.SIGKILL)
+    except OSError:  # gone in between
+        pass
+
+
+def _read(handle: int) -> Optional[Dict[str, Any]]:
+    os.lseek(handle, 0, os.SEEK_SET)
+    try:
+        value = json.loads(os.read(handle, _MAX).decode())
+    except ValueError:  # empty, or cut short by a loss of power
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _write(handle: int, lease: Dict[str, Any]) -> None:
+    value = {
+        "owner": lease["owner"],
+        "holder": lease["holder"],
+        "process": os.getpid(),
+        "boot": _boot(),
+        "until": time.monotonic() + lease["seconds"],
+    }
+    os.ftruncate(handle, 0)
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.write(handle, json.dumps(value).encode())
