@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.running import Commands, write_matrix
 pytest_plugins = ("tests.board_fixtures", "tests.running_fixtures")
 pytestmark = pytest.mark.timeout(1500)
 
+WANTED = "KTBENCH_EMULATED_BOARD"
 LISTING = 'cd ~; python3 -c "import os; print(*sorted(os.path.join(d, f) for d, ds, fs in ' + (
     "os.walk('.') for f in ds + fs), sep=chr(10))\""
 )
@@ -30,6 +32,8 @@ DEVICE = DeviceSpec(profile="emulated_aarch64", host="board", name="emulated", r
 
 @pytest.fixture(scope="module")
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedBoard]:
+    if os.environ.get(WANTED) != "1":
+        pytest.skip(f"an emulated board takes minutes: set {WANTED}=1")
     reason = missing()
     if reason:
         lacking(f"no emulated board: {reason}")
