@@ -7,8 +7,8 @@ PROFILE = Profile(
     transport="ssh",
     architectures=("aarch64",),
     sensors=("governor", "mhz", "temperatures_c", "power_mode", "power_w"),
-    # No rail is the whole module: the first three make it up, and `VDDQ_VDD2_1V8AO` is fed from
-    # `VIN_SYS_5V0` (NVIDIA's forum for AGX Orin).
+    # No rail is the whole module: the first three are taken to make it up, and `VDDQ_VDD2_1V8AO`
+    # to be fed from `VIN_SYS_5V0`. Not confirmed on a board.
     rails=("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"),
     # As `nvpmodel -q` says them (/etc/nvpmodel.conf); mode 0 comes first.
     # 40W on the module with 32 GB, 50W on the one with 64 GB.

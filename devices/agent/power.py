@@ -14,8 +14,9 @@ from .reading import Tree, program
 
 # Rails that are the whole board or module together, the first set that is there in full.
 # VDD_IN, POM_5V_IN and 5V_IN feed all others (Jetson Linux developer guide, software-based power
-# consumption modelling). An AGX Orin has no such rail: these three make it up, and its
-# VDDQ_VDD2_1V8AO is fed from VIN_SYS_5V0. An AGX Xavier's six have no common one either.
+# consumption modelling). An AGX Orin has no such rail: these three are taken to make it up, and its
+# VDDQ_VDD2_1V8AO to be fed from VIN_SYS_5V0 (not confirmed on a board). An AGX Xavier's six have
+# no common one either.
 _TOTALS = (
     ("VDD_IN",),
     ("POM_5V_IN",),
