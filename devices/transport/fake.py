@@ -44,6 +44,8 @@ def made_up(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
             "runtimes": {"fake": runtime},
             "processors": FACTS["cores"],
         }
+    if task["task"] == "release":
+        return {"released": True}
     if task["task"] == "evaluate":
         classes = [random.Random(digest).randrange(10) for digest in task["artifacts"]]
         found = [{"top1": [c] * 10, "provider": "fake"} for c in classes]
