@@ -144,19 +144,21 @@ def _objections(
 ) -> list[Problem]:
     """What the item itself says against the values, else what their types say.
 
-    A value is tried alone first, so that the problem is told where it stands.
+    Where the item refuses them together, each is tried alone, so that the problem is told where it
+    stands.
     """
+    together = {**given, **{setting: choice.value for setting, choice in picked.items()}}
+    refused = _refusal(kind, name, together, base)
     problems = []
     for setting, choice in picked.items():
-        reason = _refusal(kind, name, {**given, setting: choice.value}, base)
+        alone = {**given, setting: choice.value}
+        reason = _refusal(kind, name, alone, base) if refused is not None else None
         if choice.objection is not None and not (reason and kind.explains):
             reason = choice.objection
         if reason is not None:
             problems.append(Problem(choice.path, reason))
-    if not problems and (len(picked) > 1 or (given and not picked)):
-        together = {**given, **{setting: choice.value for setting, choice in picked.items()}}
-        reason = _refusal(kind, name, together, base)
-        problems += [Problem((name,), reason)] if reason is not None else []
+    if refused is not None and not problems:
+        problems.append(Problem((name,), refused))
     return problems
 
 
