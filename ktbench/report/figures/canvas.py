@@ -103,7 +103,7 @@ def percent_axis(axes: Axes, which: str = "y") -> None:
 
     def show(value: float, _: float) -> str:
         low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
-        places = 0 if abs(high - low) > 0.04 else 1
+        places = 0 if abs(high - low) > 0.06 else 1
         return f"{100 * value:.{places}f} %"
 
     axis.set_major_formatter(show)
