@@ -8,12 +8,10 @@ pass ends behind the last block that it feeds. The blocks are the same, bit for 
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -35,6 +33,7 @@ from ktbench.records import (
     KtbenchError,
     NumericSpec,
     StorageError,
+    one_line,
 )
 from ktbench.weights import read_torch, weights_digest
 from students._contract import Student
@@ -307,17 +306,3 @@ def _failing_alone(training: BlockTraining, work: Callable[[], None]) -> None:
 
 def _share(training: BlockTraining) -> float:
     return training.epoch / training.train.epochs if training.open else 1.0
-
-
-def one_line(error: Exception) -> str:
-    """An error for people: what ktbench raises says it all, anything else needs its kind."""
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, KtbenchError):
-        return text
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "torch" not in Path(frame.filename).parts
-    ]
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {text}{where}"

@@ -140,3 +140,12 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
     mean = total / count
     variance = (squares / count - mean.square()).clamp(min=0)
     return mean.float(), variance.sqrt().clamp(min=1e-3).float()
+
+
+def between(source: Dataset, target: Dataset) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift (1, C, 1, 1) from one normalisation to another; None when they are equal."""
+    if torch.equal(source.mean, target.mean) and torch.equal(source.std, target.std):
+        return None
+    scale = (source.std / target.std).view(1, -1, 1, 1)
+    shift = ((source.mean - target.mean) / target.std).view(1, -1, 1, 1)
+    return scale, shift

@@ -21,7 +21,7 @@ from ktbench.export import sidecar
 from ktbench.export.network import Deployed, Folding, deploy, plan_folding
 from ktbench.export.parity import TOLERANCES, Parity, check, raw_images, reference_logits
 from ktbench.export.template import Template, make_template
-from ktbench.export.writer import ExportError, Floats, Writer
+from ktbench.export.writer import Floats, Writer
 from ktbench.records import (
     Artifact,
     Cell,
@@ -31,6 +31,7 @@ from ktbench.records import (
     Item,
     StorageError,
     digest_of,
+    one_line,
 )
 from ktbench.weights import weights_digest
 
@@ -123,13 +124,13 @@ class Exporter:
             parity = check(writer, model, self.dataset, subject.reference)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                return Failure(stage="export", what=spec.label, reason=_one_line(error))
+                return Failure(stage="export", what=spec.label, reason=one_line(error))
             raise StorageError(
                 "no space left on the disk for temporary files: free some, or point TMPDIR to a "
                 "larger disk, and run again"
             ) from error
         except Exception as error:  # converters raise anything for a network they cannot hold
-            return Failure(stage="export", what=spec.label, reason=_one_line(error))
+            return Failure(stage="export", what=spec.label, reason=one_line(error))
         reason = parity.beyond(TOLERANCES[spec.precision])
         if reason is not None:
             return Failure(stage="export", what=spec.label, reason=reason)
@@ -259,10 +260,3 @@ def _architecture(student: Item, structure: str, network: nn.Module) -> str:
     tensors = [[name, list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()]
     said = {"student": student.model_dump(mode="json"), "structure": structure}
     return digest_of({**said, "tensors": tensors})
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ExportError):
-        return str(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

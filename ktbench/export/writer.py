@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktbench.export.network import Deployed, Layout
-from ktbench.records import ExportSpec
+from ktbench.records import ExportSpec, KtbenchError
 
 Floats = NDArray[np.float32]
 Images = NDArray[np.uint8]
@@ -19,7 +19,7 @@ CHUNK = 32
 """Calibration images that are run at once where the graph can; their activations are all kept."""
 
 
-class ExportError(Exception):
+class ExportError(KtbenchError):
     """A network that a format cannot hold, in one line."""
 
 

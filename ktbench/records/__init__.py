@@ -37,6 +37,7 @@ from ktbench.records.base import (
     StorageError,
     canonical_json,
     digest_of,
+    one_line,
 )
 from ktbench.records.came import (
     Accuracies,
@@ -113,4 +114,5 @@ __all__ = [
     "Validity",
     "canonical_json",
     "digest_of",
+    "one_line",
 ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import traceback
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -20,6 +22,23 @@ class KtbenchError(Exception):
 
 class StorageError(KtbenchError):
     """A file could not be written: the run stops, since going on would lose what comes next."""
+
+
+def one_line(error: Exception) -> str:
+    """An error for people: what ktbench raises says it all, anything else needs its kind and place.
+
+    The place is the innermost line that is not torch's, so that users find it in a file of theirs.
+    """
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, KtbenchError):
+        return text
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "torch" not in Path(frame.filename).parts
+    ]
+    return f"{said} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else said
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)

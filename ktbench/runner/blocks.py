@@ -23,8 +23,8 @@ from ktbench.records import (
     NumericSpec,
     Start,
     StorageError,
+    one_line,
 )
-from ktbench.runner.jobs import one_line
 from ktbench.runner.teachers import TrainedTeacher, dataset, same_dataset
 from ktbench.train import checkpoint_interval
 from ktbench.weights import load_student

@@ -29,6 +29,7 @@ from ktbench.records import (
     Provenance,
     SourceSpec,
     StorageError,
+    one_line,
 )
 from ktbench.results import ResultsFolder
 from ktbench.runner.teachers import TrainedTeacher, account_of, dataset, same_dataset, source_of
@@ -268,9 +269,3 @@ def _trained_student(job: CohortJob, cell: Cell, checkpoint: Checkpoint, data: D
             f"{weights}: is not what was trained (another digest): delete it to train again"
         )
     return student
-
-
-def one_line(error: Exception) -> str:
-    """An error for people: what ktbench raises says it all, anything else needs its kind."""
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, KtbenchError) else f"{type(error).__name__}: {text}"

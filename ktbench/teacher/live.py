@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ktbench.data import Dataset
+from ktbench.data import Dataset, between
 from ktbench.numeric import Clock, Runner
 from ktbench.records import NumericSpec
 from ktbench.weights import weights_digest
@@ -38,7 +38,7 @@ class Live:
         self._network = network.eval().requires_grad_(False)
         self._run = Runner(self._network, numeric or NumericSpec(), frozen=True)
         self._network.to(self._run.device)
-        self._affine = _between(dataset, trained_on)
+        self._affine = between(dataset, trained_on)
         self._flops: dict[tuple[int, ...], int] = {}
         self._last: tuple[int, ...] = ()
         self._clock = Clock(self._run.device)
@@ -90,12 +90,3 @@ class Live:
         with FlopCounterMode(display=False) as counter:
             self._network.forward_features(inputs)
         return int(counter.get_total_flops())
-
-
-def _between(source: Dataset, target: Dataset) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift (1, C, 1, 1) from one normalisation to another; None when they are equal."""
-    if torch.equal(source.mean, target.mean) and torch.equal(source.std, target.std):
-        return None
-    scale = (source.std / target.std).view(1, -1, 1, 1)
-    shift = ((source.mean - target.mean) / target.std).view(1, -1, 1, 1)
-    return scale, shift

@@ -25,12 +25,13 @@ from ktbench.records import (
     Failure,
     KtbenchError,
     StorageError,
+    one_line,
 )
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
 from ktbench.train.curves import write_curves
 from ktbench.train.lane import Lane
-from ktbench.train.opening import Cohort, Note, Opening, Places, cohorts, one_line
+from ktbench.train.opening import Cohort, Note, Opening, Places, cohorts
 from ktbench.train.placing import make_batch, make_probe, placed
 from ktbench.train.terms import Diverged
 from ktbench.weights import load_weights, weights_digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +9,11 @@ from pathlib import Path
 
 from ktbench.data import Dataset, Stream
 from ktbench.numeric import EVERYTHING
-from ktbench.records import Cell, Failure, KtbenchError, StorageError
+from ktbench.records import Cell, Failure, StorageError, one_line
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
 from ktbench.train.lane import Lane
 from ktbench.train.memory import ROOMY, Bound, measure, notes, split, tidier
-from ktbench.train.terms import Diverged
 from ktbench.weights import read_torch
 from students._contract import Features
 from transfer_methods._contract import Batch
@@ -127,22 +125,3 @@ def _if_roomy(
     for line in said:
         opening.note(line)
     return lanes
-
-
-def one_line(error: Exception) -> str:
-    """An error for people: what ktbench raises says it all, anything else needs its kind."""
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, Diverged | KtbenchError):
-        return text
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return said + _where(error)
-
-
-def _where(error: Exception) -> str:
-    """The innermost line that is not torch's, so that a user finds it in a file of theirs."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "torch" not in Path(frame.filename).parts
-    ]
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

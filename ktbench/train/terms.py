@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ktbench.records import KtbenchError
+
 READ_EVERY = 32
 """Steps between two readings: how long a diverged student may go on."""
 
 
-class Diverged(Exception):  # noqa: N818 - an event, not a program error
+class Diverged(KtbenchError):  # noqa: N818 - an event, not a program error
     """A loss that is no longer a number; `step` is the first where it was not."""
 
     def __init__(self, message: str, step: int) -> None:
