@@ -363,7 +363,7 @@ class Coordinator:
         """Of the teacher that each worker holds, worked out now."""
         present = [self._hands[name] for name in self._dispatcher.workers]
         found = await asyncio.gather(
-            *(_awaited(hand.handle.digest.remote()) for hand in present), return_exceptions=True
+            *(hand.handle.digest.remote() for hand in present), return_exceptions=True
         )
         return [digest for digest in found if isinstance(digest, str)]
 
@@ -389,10 +389,6 @@ class Coordinator:
                 if name in students
             ],
         }
-
-
-async def _awaited(reference: Any) -> Any:
-    return await reference
 
 
 def _kill(handle: Any, *, restart: bool) -> None:
