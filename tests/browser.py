@@ -1,4 +1,4 @@
-"""A real headless browser for tests of the report's page; the fixture is in `browser_fixtures`."""
+"""A real headless browser for tests of the report's page."""
 
 from __future__ import annotations
 

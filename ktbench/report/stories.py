@@ -6,9 +6,9 @@ only lays them out and draws the curves. What many cells share stands once (`sha
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -239,7 +239,7 @@ def _curves(analysis: Analysis, keys: Sequence[str]) -> dict[str, dict[str, Any]
     """By key: `epoch`, `accuracy`, `losses` by term and `phases`, at most `POINTS_SHOWN` each."""
     results = analysis.results
     own = {key: results.by_key[key] for key in keys if key in results.by_key}
-    frame = dataclasses.replace(results, by_key=own).read_curves()
+    frame = replace(results, by_key=own).read_curves()
     losses = [str(name) for name in frame.columns if str(name).startswith("loss_")]
     return {
         str(key): _curve(curve, losses)
@@ -268,42 +268,56 @@ def _rounded(values: pd.Series[Any]) -> list[float | None]:
 # ---------------------------------------------------------------- links
 
 
+_Keys = dict[str, dict[int, str]]
+"""Keys of the cells that a title stands for, by seed."""
+
+
 def linked(page: Page, told: dict[str, Any]) -> Page:
     """The page with a link to a story in every row, or box, that a (student, method) stands for."""
-    keys = {told["cells"][group[0]]["title"]: group[0] for group in told["groups"]}
+    keys: _Keys = {}
+    for key, story in told["cells"].items():
+        keys.setdefault(story["title"], {})[story["seed"]] = key
     sections = [
-        dataclasses.replace(
-            s, parts=[_linked_table(p, keys) if isinstance(p, Table) else p for p in s.parts]
-        )
+        replace(s, parts=[_linked_table(p, keys) if isinstance(p, Table) else p for p in s.parts])
         for s in page.sections
     ]
-    return dataclasses.replace(page, sections=sections, stories=told)
+    return replace(page, sections=sections, stories=told)
 
 
-def _linked_table(table: Table, keys: dict[str, str]) -> Table:
+def _linked_table(table: Table, keys: _Keys) -> Table:
     """Rows that name a student and a method; or boxes where a method's row meets a student."""
     titles = [column.title for column in table.columns]
     method = next((n for n in ("method", "best method") if n in titles), None)
     if "student" in titles and method:
-        student, at = titles.index("student"), titles.index(method)
-        rows = [
-            _opening(row, student, keys.get(f"{row[student].text} / {row[at].text}"))
-            for row in table.rows
-        ]
+        listed = any(c.title == "seeds" and not c.number for c in table.columns)
+        places = (titles.index("student"), titles.index(method))
+        seeds = titles.index("seeds") if listed else None
+        rows = [_linked_row(row, *places, seeds, keys) for row in table.rows]
     elif titles[:1] == ["technique"]:
         rows = [
             [
-                dataclasses.replace(b, opens=b.opens or keys.get(f"{t} / {row[0].text}", ""))
+                replace(b, opens=_key(keys, f"{t} / {row[0].text}"))
                 for t, b in zip(titles, row, strict=True)
             ]
             for row in table.rows
         ]
     else:
         return table
-    return dataclasses.replace(table, rows=rows)
+    return replace(table, rows=rows)
 
 
-def _opening(row: Sequence[Box], at: int, key: str | None) -> Sequence[Box]:
-    if key is None or any(box.opens for box in row):
-        return row
-    return [dataclasses.replace(b, opens=key) if i == at else b for i, b in enumerate(row)]
+def _linked_row(
+    row: Sequence[Box], student: int, method: int, seeds: int | None, keys: _Keys
+) -> list[Box]:
+    """`student`, `method` and `seeds` are where these stand in the row."""
+    first = row[seeds].text if seeds is not None else ""
+    found = row[student].opens or _key(keys, f"{row[student].text} / {row[method].text}", first)
+    return [replace(box, opens=found) if i == student else box for i, box in enumerate(row)]
+
+
+def _key(keys: _Keys, title: str, seeds: str = "") -> str:
+    """The first cell of a group, or that of the first seed of a list such as `1, 4`."""
+    found = keys.get(title, {})
+    first = seeds.partition(",")[0]
+    named = found.get(int(first), "") if first.isdigit() else ""
+    return named or next(iter(found.values()), "")
