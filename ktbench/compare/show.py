@@ -11,8 +11,10 @@ from rich.text import Text
 from ktbench.compare.found import Comparison
 from ktbench.compare.tables import Sheet, sheets, summary
 
-_WHOLE = 23
+_WHOLE = 24
 """Characters of a column that is not broken where the terminal is narrow."""
+_NARROWEST = 12
+"""Characters that stay of one that is."""
 _STYLES = {"regression": "bold red", "worse": "yellow", "better": "green", "same": "dim"}
 
 
@@ -36,11 +38,22 @@ def _line(console: Console, words: str, style: str = "") -> None:
 
 def _table(sheet: Sheet) -> Table:
     table = Table(box=None, pad_edge=False)
+    # Where a method stands beside a student, and no export, it is the method that is broken.
+    breaks_first = "export" in sheet.heads or "method" not in sheet.heads
     for number, head in enumerate(sheet.heads):
         last = number == len(sheet.heads) - 1
         side: Literal["left", "right"] = "left" if number < sheet.words or not head else "right"
-        figures = number >= sheet.words and not last
-        table.add_column(head, header_style="bold", overflow="fold", justify=side, no_wrap=figures)
+        longest = max(len(row[number]) for row in sheet.rows)
+        broken = last or longest > _WHOLE or head == "method"
+        broken |= number == 0 and breaks_first
+        table.add_column(
+            head,
+            header_style="bold",
+            overflow="fold",
+            justify=side,
+            no_wrap=not broken,
+            min_width=min(longest, _NARROWEST) if broken else longest,
+        )
     for row in sheet.rows:
         style = _STYLES.get(row[-1].partition(";")[0], "")
         table.add_row(*(Text(box, style=style) for box in row))

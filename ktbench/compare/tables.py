@@ -16,6 +16,8 @@ _NOTHING = "–"
 _SAME_SIZE = 0.005
 """Share by which files of one graph may differ with their weights."""
 
+_TOGETHER = "An interval is its row's own; the last column judges all rows together (Holm)."
+
 _ORDER: tuple[Verdict, ...] = (
     "regression",
     "worse",
@@ -103,6 +105,7 @@ def _accuracy_sheet(found: Sequence[Accuracy], whole: Comparison) -> Sheet | Non
     if not rows:
         return None
     notes = ["Where n is A's/B's seeds, they share too few."] if _unpaired(found) else []
+    notes += [_TOGETHER] if any(map(_clear_alone, found)) else []
     note = " ".join([*notes, _left_out(len(rows), len(found))]).strip()
     heads = ["student", "method", "A, %", "B, %", "change, points", "n", ""]
     return Sheet("Test accuracy", heads, rows, 2, note)
@@ -136,18 +139,28 @@ def _change(found: Accuracy) -> list[str]:
     return [mean, n, found.verdict]
 
 
+def _clear_alone(found: Accuracy) -> bool:
+    """Whether an interval leaves zero out that is not clear among so many."""
+    if found.low is None or found.high is None or found.verdict != "no clear change":
+        return False
+    return found.low > 0 or found.high < 0
+
+
 def _unpaired(found: Sequence[Accuracy]) -> bool:
     return any(a.how == "unpaired" for a in found)
 
 
 def _latency_sheet(found: Sequence[Latency]) -> Sheet | None:
-    if not found:
+    """One device alone stands in the title, which leaves room in a narrow terminal."""
+    places = list(dict.fromkeys(map(_where, found)))
+    if not places:
         return None
+    several = len(places) > 1
     rows = [
         [
             t.student,
             t.export,
-            _where(t),
+            *([_where(t)] if several else []),
             f"{t.before_ms:.3g}",
             f"{t.after_ms:.3g}",
             _ratio(t),
@@ -155,8 +168,10 @@ def _latency_sheet(found: Sequence[Latency]) -> Sheet | None:
         ]
         for t in _sorted(found, lambda t: -t.ratio)[:ROWS_SHOWN]
     ]
-    heads = ["student", "export", "device", "A, ms", "B, ms", "ratio", ""]
-    return Sheet("Median latency", heads, rows, 3, _left_out(len(rows), len(found)))
+    device = ["device"] if several else []
+    heads = ["student", "export", *device, "A, ms", "B, ms", "ratio", ""]
+    title = "Median latency" if several else f"Median latency on {places[0]}"
+    return Sheet(title, heads, rows, 2 + several, _left_out(len(rows), len(found)))
 
 
 def _where(found: Latency) -> str:
