@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktbench import __version__, commands_blockwise, commands_devices, commands_teacher
+from ktbench import (
+    __version__,
+    commands_blockwise,
+    commands_compare,
+    commands_devices,
+    commands_teacher,
+)
 
 if TYPE_CHECKING:
     from ktbench.engine.contract import Engine
@@ -233,6 +239,9 @@ def plan(matrix: MatrixFile, as_json: AsJson = False) -> None:
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)]) -> None:
     """Write the report of a results folder again, finished or not."""
     print(_write_report(folder))
+
+
+commands_compare.add_to(app)
 
 
 # ---------------------------------------------------------------- catalogue

@@ -1,6 +1,7 @@
 """The sections of the report, each a function from an `Analysis` to a `Section`."""
 
 from ktbench.report.sections.blocks import blocks
+from ktbench.report.sections.cells import cells
 from ktbench.report.sections.deployment import accuracy_and_cost, integrity
 from ktbench.report.sections.devices import devices
 from ktbench.report.sections.gains import gains
@@ -13,6 +14,7 @@ from ktbench.report.sections.views import views
 __all__ = [
     "accuracy_and_cost",
     "blocks",
+    "cells",
     "convergence",
     "costs",
     "devices",
