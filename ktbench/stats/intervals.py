@@ -1,11 +1,8 @@
-"""Pure statistics of the report: intervals, signs, time to a target, Pareto fronts.
-
-Everything here takes arrays and returns arrays or frozen values; nothing knows of records.
-"""
+"""Means with Student's t interval, alone or many at once, and the sign that one interval shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +18,6 @@ _NO_SPREAD = 1e-12
 
 Sign = Literal["positive", "none", "negative", "unknown"]
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -110,84 +106,3 @@ def signs(found: Intervals) -> list[Sign]:
         [unknown, found.low > 0, found.high < 0], ["unknown", "positive", "negative"], "none"
     )
     return list(chosen)
-
-
-# ---------------------------------------------------------------- time to a target
-
-
-def first_reaching(values: Sequence[float] | Floats, target: float) -> int | None:
-    """Index of the first value that is at least `target`, or None; NaN reaches nothing.
-
-    No interpolation: a validation accuracy is known at the end of an epoch only.
-    """
-    reached = np.asarray(values, dtype=float) >= target
-    return int(reached.argmax()) if reached.any() else None
-
-
-def cost_to_reach(
-    costs: Sequence[float] | Floats, values: Sequence[float] | Floats, target: float
-) -> float | None:
-    """Cumulative cost at which `values` reach `target`, by linear interpolation, or None.
-
-    The line runs from the last value below the target to the first that reaches it; a target that
-    the first value reaches costs what the first value cost, as nothing is known before it.
-    """
-    index = first_reaching(values, target)
-    if index is None:
-        return None
-    if index == 0 or not np.isfinite(values[index - 1]):
-        return float(costs[index])
-    below, above = float(values[index - 1]), float(values[index])
-    share = (target - below) / (above - below)
-    return float(costs[index - 1] + share * (costs[index] - costs[index - 1]))
-
-
-def first_reaching_each(values: ArrayLike, targets: ArrayLike, starts: ArrayLike) -> Floats:
-    """`first_reaching` of many runs that lie end to end, as indices into `values`.
-
-    values (N,); targets (R,); starts (R + 1,): run r is `values[starts[r]:starts[r + 1]]`.
-    Returns (R,) float64, NaN where the target is never reached.
-    """
-    found, bounds = np.asarray(values, dtype=float), np.asarray(starts, dtype=np.int64)
-    lengths = np.diff(bounds)
-    reached = np.flatnonzero(found >= np.repeat(np.asarray(targets, dtype=float), lengths))
-    position = np.searchsorted(reached, bounds[:-1])
-    inside = position < len(reached)
-    index = np.full(len(lengths), np.nan)
-    index[inside] = reached[position[inside]]
-    return np.where(index < bounds[1:], index, np.nan)
-
-
-# ---------------------------------------------------------------- fronts and means
-
-
-def pareto_front(cost: ArrayLike, quality: ArrayLike) -> Bools:
-    """Which points no other point beats: none costs no more and is better, or costs less and is
-    as good.
-
-    (N,) bool. Equal points are all on the front; a point with NaN never is.
-    """
-    costs, qualities = np.asarray(cost, dtype=float), np.asarray(quality, dtype=float)
-    known = np.flatnonzero(~(np.isnan(costs) | np.isnan(qualities)))
-    order = known[np.lexsort((-qualities[known], costs[known]))]
-    front = np.zeros(costs.shape, dtype=bool)
-    if not order.size:
-        return front
-    c, q = costs[order], qualities[order]
-    first = np.maximum.accumulate(np.where(np.r_[True, c[1:] != c[:-1]], np.arange(len(c)), 0))
-    best_before = np.r_[-np.inf, np.maximum.accumulate(q)[:-1]][first]
-    front[order] = (q == q[first]) & (q > best_before)
-    return front
-
-
-def geometric_mean(values: ArrayLike) -> float:
-    """The mean of ratios: of speed-ups 2 and 1/2 it is 1. NaN without values.
-
-    Raises ValueError unless every value is positive.
-    """
-    found = np.asarray(values, dtype=float)
-    if found.size == 0:
-        return float("nan")
-    if not (found > 0).all():
-        raise ValueError("a geometric mean needs positive values")
-    return float(np.exp(np.log(found).mean()))
