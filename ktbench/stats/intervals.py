@@ -13,7 +13,7 @@ from scipy import special
 LEVEL = 0.95
 """Confidence level of every interval of the report."""
 
-_NO_SPREAD = 1e-12
+NO_SPREAD = 1e-12
 """Standard deviations up to this are rounding: such values say nothing about a spread."""
 
 Sign = Literal["positive", "none", "negative", "unknown"]
@@ -51,6 +51,8 @@ class Intervals:
     low: Floats
     high: Floats
     n: NDArray[np.int64]
+    deviation: Floats
+    """Standard deviation of the group's values, with n - 1; NaN where there is no interval."""
 
     def __getitem__(self, index: int) -> Interval:
         """One group's interval."""
@@ -81,8 +83,9 @@ def intervals(values: ArrayLike, groups: ArrayLike, count: int, level: float = L
         squares = np.bincount(group, (found - mean[group]) ** 2, count)
         deviation = np.sqrt(squares / (n - 1))
         half = special.stdtrit(np.maximum(n - 1, 1), (1 + level) / 2) * deviation / np.sqrt(n)
-    half = np.where((n >= 2) & (deviation > _NO_SPREAD), half, np.nan)
-    return Intervals(mean, mean - half, mean + half, n.astype(np.int64))
+    spread = (n >= 2) & (deviation > NO_SPREAD)
+    half, deviation = np.where(spread, half, np.nan), np.where(spread, deviation, np.nan)
+    return Intervals(mean, mean - half, mean + half, n.astype(np.int64), deviation)
 
 
 def paired_gain(
