@@ -236,7 +236,8 @@ def test_seeds_to_settle_are_the_fewest_with_the_power_asked_for(
         assert stats.t_test_power(effect, stats.MOST_SEEDS, alpha) < stats.POWER
         return
     assert found.seeds > n and stats.t_test_power(effect, found.seeds, alpha) >= stats.POWER
-    if found.seeds > n + 1:
+    assert found.seeds >= stats.FIRST_SEEDS
+    if found.seeds > max(n + 1, stats.FIRST_SEEDS):
         assert stats.t_test_power(effect, found.seeds - 1, alpha) < stats.POWER
 
 

@@ -16,7 +16,7 @@ SMALLEST_GAIN = 0.005
 """Half a point of accuracy: an observed gain nearer zero is not worth more seeds."""
 
 FIRST_SEEDS = 5
-"""Seeds that show a spread where nothing is known of it."""
+"""Least seeds asked for: the spread of fewer is hardly known."""
 
 MOST_SEEDS = 200
 """Where more would be needed, more seeds are not the way."""
@@ -25,7 +25,8 @@ MOST_SEEDS = 200
 def t_test_power(effect: float, n: int, alpha: float) -> float:
     """Chance that a two-sided one-sample t test at `alpha` rejects, and with the right sign.
 
-    From the noncentral t. `effect`: the true mean over the true standard deviation; n values, at least two.
+    From the noncentral t. `effect`: the true mean over the true standard deviation; n values, at
+    least two.
     """
     freedom, shift = n - 1, abs(effect) * math.sqrt(n)
     bound = float(special.stdtrit(freedom, 1 - alpha / 2))
@@ -52,10 +53,10 @@ def seeds_to_settle(
 ) -> Settling:
     """How many seeds a t test at `alpha` needs for a paired difference, if it is as observed.
 
-    The least n above the present one whose power is at least `power` for the observed `mean` and
-    `deviation` (NaN where unknown). A plan and no promise: both were estimated from few
-    seeds, and an effect that stood out by chance is smaller than it looks. Values without a known
-    spread need `FIRST_SEEDS` first.
+    The least n above the present one, and at least `FIRST_SEEDS`, whose power is at least `power`
+    for the observed `mean` and `deviation` (NaN where unknown). A plan and no promise: both were
+    estimated from few seeds, and an effect that stood out by chance is smaller than it looks.
+    Values without a known spread need `FIRST_SEEDS` first.
     """
     if n == 0:
         return Settling(None, "no pair of cells is complete")
@@ -76,4 +77,4 @@ def seeds_to_settle(
             high = middle
         else:
             low = middle
-    return Settling(high)
+    return Settling(max(high, FIRST_SEEDS))
