@@ -30,14 +30,14 @@ def judged(
     # What cannot be judged yet will be tested too, once it has its seeds.
     awaited = np.where(compared & (own.n > 0), np.nan_to_num(found.adjusted, nan=1.0), np.nan)
     alpha = stats.next_alpha(awaited)
-    frame["settled_by"], frame["unsettled_why"] = np.nan, ""
-    for number in np.flatnonzero(compared & np.isin(frame["sign"], UNDECIDED)):
+    settled_by, why = np.full(len(compared), np.nan), [""] * len(compared)
+    for number in np.flatnonzero(compared & frame["sign"].isin(UNDECIDED).to_numpy()):
         settling = stats.seeds_to_settle(
             float(own.mean[number]), float(own.deviation[number]), int(own.n[number]), alpha=alpha
         )
-        if settling.seeds is not None:
-            frame.loc[number, "settled_by"] = settling.seeds
-        frame.loc[number, "unsettled_why"] = settling.reason
+        settled_by[number] = np.nan if settling.seeds is None else settling.seeds
+        why[number] = settling.reason
+    frame["settled_by"], frame["unsettled_why"] = settled_by, why
     return frame
 
 
