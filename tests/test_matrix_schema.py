@@ -71,8 +71,9 @@ def test_the_starters_commented_lines_work_too(validator: Any) -> None:
     validator.validate(_values(text))
     planned = plan(loads(text))
     assert [device.name for device in planned.devices] == ["local", "Raspberry Pi 4"]
-    assert len(planned.cells) == 21
+    assert len(planned.cells) == 66  # 3 students untaught, 6 and 2 by kd and attention
     assert {cell.train.epochs for cell in planned.cells} == {20, 40}
+    assert {cell.train.lr for cell in planned.cells} == {0.05, 0.02}
     assert {c.student.label for c in planned.cells if c.method.name == "attention"} == {"resnet8"}
 
 
