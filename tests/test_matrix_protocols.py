@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ import yaml
 
 from ktbench.estimate import estimate
 from ktbench.matrix import MatrixError, loads, plan
+from ktbench.provenance import collect
 from ktbench.records import BASELINE, Cell, Ensemble, Plan, Window
+from ktbench.results.lock import Lock, LockFile
+from ktbench.results.settings import differences
 
 
 def _planned(**changes: Any) -> Plan:
@@ -183,7 +187,46 @@ def test_a_pool_of_workers_refuses_an_ensemble_in_one_line() -> None:
     )
 
 
+# ---------------------------------------------------------------- what results know of it
+
+
+def test_a_lock_gives_back_windows_ensembles_and_starts() -> None:
+    students = ["resnet8", {"blockwise": {"of": "T(seed=0)"}}]
+    planned = _planned(
+        teachers=POOL, students=students, budget=[2, 4], distill={"end": [0.5, 1]}, seeds=2
+    )
+    assert any(c.start and c.distill for c in planned.cells)
+    lock = Lock(plan=planned, provenance=collect())
+    file = LockFile.model_validate_json(LockFile.of(lock).model_dump_json())
+    assert file.lock() == lock
+    assert [c.key for c in file.lock().plan.cells] == [c.key for c in planned.cells]
+
+
+def test_cells_are_told_apart_by_their_windows_as_the_matrix_writes_them() -> None:
+    """Against the whole training, whichever window is the commonest; the baseline has none."""
+
+    def told(**changes: Any) -> list[tuple[str, dict[str, str]]]:
+        planned = _planned(**changes)
+        found = differences(planned)
+        return [(cell.method.name, found[cell.key]) for cell in planned.cells]
+
+    windows = [{"end": [0.2, 0.5, 1]}, {"start": 0.5, "scale": "keep"}]
+    assert told(distill=windows, seeds=1, budget=[2, 4])[2:6] == [
+        ("kd", {"distill.end": "0.2"}),
+        ("kd", {"distill.end": "0.5"}),
+        ("kd", {}),
+        ("kd", {"distill.start": "0.5", "distill.scale": "keep"}),
+    ]
+    assert told(distill=windows, budget=[2, 4])[6] == ("kd", {"epochs": "4", "distill.end": "0.2"})
+    assert told(distill={"end": 0.3}) == [("none", {}), ("kd", {})], "all alike"
+
+
 # ---------------------------------------------------------------- what it will cost
+
+
+@cache
+def _one_pass() -> float:
+    return estimate(_planned(methods=[], teachers=[])).flops / 3
 
 
 def _teaching(**changes: Any) -> float:
@@ -193,8 +236,7 @@ def _teaching(**changes: Any) -> float:
     ours: list[Cell] = [c for c in planned.cells if c.method != BASELINE]
     students = [*ours, *(c for c in planned.cells if c.method == BASELINE)]
     own = len(students) + len(planned.teachers)
-    one = estimate(_planned(methods=[], teachers=[])).flops / 3
-    return round((estimate(planned).flops - 3 * own * one) / one, 6)
+    return round(estimate(planned).flops / _one_pass() - 3 * own, 6)
 
 
 def test_the_estimate_knows_the_share_of_a_window_and_the_teachers_per_step() -> None:
