@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktbench.matrix import MatrixError, loads, plan
-from ktbench.records import BASELINE, Cell, Item, Plan, TrainSpec, digest_of
+from ktbench.records import BASELINE, Cell, Item, Plan, TrainSpec, Window, digest_of
 
 
 def _planned(base: str = ".", **changes: Any) -> Plan:
