@@ -125,7 +125,7 @@ def test_a_gain_is_the_paired_difference_of_test_accuracies(troubled: Path) -> N
             assert group["n"] == 0 and np.isnan(group["gain"])
         else:
             assert group["gain"] == pytest.approx(expected.mean)
-            assert (group["n"], group["sign"]) == (expected.n, expected.sign)
+            assert (group["n"], group["alone"]) == (expected.n, expected.sign)
 
 
 def test_the_best_method_is_chosen_on_validation_and_never_on_test(tmp_path: Path) -> None:

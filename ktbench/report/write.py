@@ -50,6 +50,7 @@ def build_page(analysis: Analysis) -> Page:
             *sections.blocks(analysis),
             sections.integrity(analysis),
             sections.devices(analysis),
+            *sections.stability(analysis),
             sections.costs(analysis),
             *sections.views(analysis),
             *sections.pools(analysis),

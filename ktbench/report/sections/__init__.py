@@ -9,6 +9,7 @@ from ktbench.report.sections.learning import convergence, costs
 from ktbench.report.sections.pools import pools
 from ktbench.report.sections.published import published
 from ktbench.report.sections.run import fairness, troubles
+from ktbench.report.sections.stability import stability
 from ktbench.report.sections.views import views
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "integrity",
     "pools",
     "published",
+    "stability",
     "troubles",
     "views",
 ]
