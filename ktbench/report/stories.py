@@ -241,7 +241,9 @@ def _curves(analysis: Analysis, keys: Sequence[str]) -> dict[str, dict[str, Any]
     frame = replace(results, by_key=own).read_curves()
     columns = {str(name): frame[name].to_numpy() for name in frame.columns}
     names = columns["key"].astype(str)
-    starts = np.flatnonzero(np.r_[[True] * bool(len(names)), names[1:] != names[:-1]])
+    if not len(names):
+        return {}
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
     bounds = zip(starts, [*starts[1:], len(names)], strict=True)
     return {
         str(names[first]): _curve({name: values[first:end] for name, values in columns.items()})
