@@ -20,6 +20,7 @@ STAGES = {
     "measure",
     "results",
     "report",
+    "compare",
 }
 SHARED = {
     "ktbench.records",
@@ -43,8 +44,8 @@ SHARED = {
 }
 
 
-READS = {"report": "ktbench.results"}
-"""The report is the one stage whose input is the results folder as a whole."""
+READS = {"report": "ktbench.results", "compare": "ktbench.results"}
+"""The rooms whose input is the results folder as a whole."""
 
 
 def _files(*folders: str) -> list[Path]:
