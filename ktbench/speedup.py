@@ -7,9 +7,9 @@ that is no better than a cheaper one is left out, so that the curve rises. Outsi
 that the budgets reached there is no figure: nothing is extrapolated.
 
 Every interval is over seeds: the jackknife of the whole calculation with Student's t (Tukey, 1958).
-The two sides lose the same seed together, so what they share (initial weights, data order) cancels.
-It is preferred to the bootstrap, whose percentiles are too narrow for five seeds (the spread is
-short by √((n − 1) / n), and a normal's quantile stands for a t's), and to a curve per seed, as single
+Both sides lose the same seed together, so what they share (initial weights, data order) cancels. It
+is preferred to the bootstrap, whose percentiles are too narrow for five seeds (the spread is short
+by √((n − 1) / n), and a normal's quantile stands for a t's), and to a curve per seed, as single
 runs cross and often do not reach a quality that the mean reaches.
 """
 
@@ -153,10 +153,6 @@ def _log_ratio(q: Floats, baseline: Runs, method: Runs) -> Floats:
     return np.log(cost_at(baseline, q)) - np.log(cost_at(method, q))
 
 
-def _saving(q: Floats, baseline: Runs, method: Runs) -> Floats:
-    return cost_at(baseline, q) - cost_at(method, q)
-
-
 def speedup(baseline: Runs, method: Runs, q: ArrayLike, level: float = LEVEL) -> Curve:
     """cost of the baseline / cost of the method at each quality; above 1 the method is cheaper.
 
@@ -164,12 +160,6 @@ def speedup(baseline: Runs, method: Runs, q: ArrayLike, level: float = LEVEL) ->
     """
     at = np.asarray(q, dtype=float)
     return Curve(at, *map(np.exp, _jackknife(partial(_log_ratio, at), baseline, method, level)))
-
-
-def saved(baseline: Runs, method: Runs, q: ArrayLike, level: float = LEVEL) -> Curve:
-    """cost of the baseline − cost of the method at each quality, in the unit of the costs."""
-    at = np.asarray(q, dtype=float)
-    return Curve(at, *_jackknife(partial(_saving, at), baseline, method, level))
 
 
 def at_budgets(baseline: Runs, method: Runs, level: float = LEVEL) -> Curve:
@@ -184,6 +174,16 @@ def at_budgets(baseline: Runs, method: Runs, level: float = LEVEL) -> Curve:
 
     found = _jackknife(figure, baseline, method, level)
     return Curve(baseline.quality.mean(axis=0), *map(np.exp, found))
+
+
+def saved_at_budgets(baseline: Runs, method: Runs, level: float = LEVEL) -> Curve:
+    """cost of the baseline − cost of the method, in their unit, where `at_budgets` has speedups."""
+
+    def figure(ours: Runs, theirs: Runs) -> Floats:
+        q = ours.quality.mean(axis=0)
+        return cost_at(ours, q) - cost_at(theirs, q)
+
+    return Curve(baseline.quality.mean(axis=0), *_jackknife(figure, baseline, method, level))
 
 
 def headline(baseline: Runs, method: Runs, level: float = LEVEL) -> Headline | None:

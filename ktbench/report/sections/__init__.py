@@ -3,6 +3,7 @@
 from ktbench.report.sections.blocks import blocks
 from ktbench.report.sections.deployment import accuracy_and_cost, integrity
 from ktbench.report.sections.devices import devices
+from ktbench.report.sections.efficiency import efficiency
 from ktbench.report.sections.gains import gains
 from ktbench.report.sections.learning import convergence, costs
 from ktbench.report.sections.pools import pools
@@ -16,6 +17,7 @@ __all__ = [
     "convergence",
     "costs",
     "devices",
+    "efficiency",
     "fairness",
     "gains",
     "integrity",
