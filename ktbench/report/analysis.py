@@ -62,12 +62,14 @@ class Analysis:
     def cells(self) -> pd.DataFrame:
         """`Results.cells` with the budget in the method's name, paired with the baseline.
 
-        Adds `training` (the budget without how a teacher's outputs were reduced), `baseline` (key
-        of the no-transfer cell of the same student, seed and training, or of the usual one where
+        Adds `training` (the budget without how a teacher's outputs were reduced and when its
+        transfer counted), `baseline` (key of the no-transfer cell of the same student, seed and training, or of the usual one where
         there is none), `gain` and `validation_gain`.
         """
         cells = self.results.cells.copy()
-        cells["training"] = [self._budget_without("outputs.", key) for key in cells["key"]]
+        cells["training"] = [
+            self._budget_without(("outputs.", "distill."), key) for key in cells["key"]
+        ]
         cells["is_baseline"] = cells["method"] == BASELINE.label
         cells["plain_method"] = cells["method"]
         cells["method"], cells["label"] = _names(cells, cells["budget"])
@@ -86,7 +88,7 @@ class Analysis:
         cells["validation_gain"] = cells["validation"] - cells["validation_base"]
         return cells
 
-    def _budget_without(self, prefix: str, key: str) -> str:
+    def _budget_without(self, prefix: str | tuple[str, ...], key: str) -> str:
         odd = self.results.differences[key]
         return told({n: v for n, v in odd.items() if not n.startswith(prefix)})
 
