@@ -248,50 +248,55 @@ def _headline(baseline: speedup.Runs, treated: speedup.Runs) -> dict[str, object
 
 
 def by_budget(found: Sequence[Comparison]) -> pd.DataFrame:
-    """One row per comparison × kind × budget of no transfer: cost of the same mean accuracy.
+    """One row per comparison × budget of no transfer: what the same mean accuracy `q` costs.
 
-    `speedup` with its interval, `alone` the speedup with the teacher's training for one student,
-    `saved` per student with its interval, and `pays_from` and `pays_from_low`, `pays_from_high`:
-    the least number of students that repay the training, for the saving and for the bounds of its
-    interval; NaN where no number does, or where the training is not known (`training` is NaN).
+    By kind: `flops_speedup` with its interval, `flops_alone`, the speedup with the teacher's
+    training for one student, `flops_saved` per student with its interval, and `flops_pays_from`
+    with `_low` and `_high`: the least number of students that repay the training, for the saving
+    and for the bounds of its interval; NaN where no number does, and where the training's cost is
+    not known (`flops_training` is NaN). `cheapest` and `best`: the qualities that transfer reaches.
     """
-    rows = [
-        one.name | {"n": len(one.seeds), "kind": kind} | row
-        for one in found
-        for kind in KINDS
-        for row in _budget_rows(one, kind)
-    ]
-    return pd.DataFrame(rows, columns=None if rows else [*_NAMES, "epochs", "speedup"])
+    rows = [row for one in found for row in _budget_rows(one)]
+    return pd.DataFrame(rows, columns=None if rows else [*_NAMES[:-1], "epochs", "q"])
 
 
-def _budget_rows(one: Comparison, kind: str) -> list[dict[str, object]]:
-    baseline, treated, training = one.baseline[kind], one.treated[kind], one.training[kind]
-    curve = speedup.at_budgets(baseline, treated)
-    known = training if training >= 0 else float("nan")
-    alone = np.full(len(curve.q), np.nan)
-    if training >= 0:
-        alone = speedup.at_budgets(baseline, treated.plus(training)).value
-    saved = speedup.saved_at_budgets(baseline, treated)
-    reach = speedup.frontier(treated)[1]
+def _budget_rows(one: Comparison) -> list[dict[str, object]]:
+    figures = {kind: _at_budgets(one, kind) for kind in KINDS}
+    quality = one.baseline[KINDS[0]].quality.mean(axis=0)
+    reach = speedup.frontier(one.treated[KINDS[0]])[1]
     return [
         {
-            "epochs": epochs,
-            "q": float(curve.q[at]),
-            "speedup": float(curve.value[at]),
-            "speedup_low": float(curve.low[at]),
-            "speedup_high": float(curve.high[at]),
-            "cheapest": float(reach[0]),
-            "best": float(reach[-1]),
+            **one.name,
+            **{"n": len(one.seeds), "epochs": epochs, "q": float(quality[at])},
+            **{"cheapest": float(reach[0]), "best": float(reach[-1])},
+            **{f"{k}_{name}": value for k in KINDS for name, value in figures[k][at].items()},
+        }
+        for at, epochs in enumerate(one.budgets)
+    ]
+
+
+def _at_budgets(one: Comparison, kind: str) -> list[dict[str, float]]:
+    baseline, treated, training = one.baseline[kind], one.treated[kind], one.training[kind]
+    ratio = speedup.at_budgets(baseline, treated)
+    saved = speedup.saved_at_budgets(baseline, treated)
+    alone = np.full(len(ratio.q), np.nan)
+    if training >= 0:
+        alone = speedup.at_budgets(baseline, treated.plus(training)).value
+    return [
+        {
+            "speedup": float(ratio.value[at]),
+            "speedup_low": float(ratio.low[at]),
+            "speedup_high": float(ratio.high[at]),
             "alone": float(alone[at]),
-            "training": known,
+            "training": training,
             "saved": float(saved.value[at]),
             "saved_low": float(saved.low[at]),
             "saved_high": float(saved.high[at]),
-            "pays_from": _pays(float(saved.value[at]), known),
-            "pays_from_low": _pays(float(saved.high[at]), known),
-            "pays_from_high": _pays(float(saved.low[at]), known),
+            "pays_from": _pays(float(saved.value[at]), training),
+            "pays_from_low": _pays(float(saved.high[at]), training),
+            "pays_from_high": _pays(float(saved.low[at]), training),
         }
-        for at, epochs in enumerate(one.budgets)
+        for at in range(len(ratio.q))
     ]
 
 

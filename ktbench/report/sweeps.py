@@ -13,15 +13,36 @@ from ktbench.report.quality_cost import KINDS
 _SWEPT = ["student", "method", "teacher", "rest", "epochs"]
 
 
+def over_budgets(frame: pd.DataFrame) -> pd.DataFrame:
+    """Per kind of transfer and seed: means over the budgets, as rows with 0 `epochs`.
+
+    Only of seeds that have every budget of the matrix, and only where there are several.
+    """
+    by = ["student", "method", "teacher", "window", "rest", "seed"]
+    if frame.empty:
+        return frame
+    grouped = frame.groupby(by, sort=False)
+    rows = grouped.first().reset_index()
+    figures = ["accuracy", *KINDS, "teacher_flops"]
+    rows[figures] = grouped[figures].mean().reset_index()[figures]
+    counted = frame.groupby("student")["epochs"].nunique()
+    whole = grouped["accuracy"].count().to_numpy() == rows["student"].map(counted).to_numpy()
+    several = rows["student"].map(counted).to_numpy() > 1
+    found: pd.DataFrame = rows[whole & several].assign(epochs=0)
+    return found
+
+
 def windows(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per kind of transfer × budget × window, where there are several windows.
 
+    Rows with 0 `epochs` are means over all budgets, seed by seed.
     `change`: test accuracy minus that of transfer throughout, the same seed, with its interval
     over the `change_n` seeds that have both (NaN where the matrix has no such cells, and for
     themselves); `gain`: minus no transfer of the same budget, likewise. `flops` and `seconds` are
     ratios to transfer throughout, `teacher_share` the teacher's part of the FLOPs.
     """
     rows = []
+    frame = pd.concat([frame, over_budgets(frame)], ignore_index=True)
     for _, own in frame[frame["teacher"] != ""].groupby(_SWEPT, sort=False):
         if own["window"].nunique() > 1:
             whole = own[own["window"] == ""]
@@ -40,10 +61,14 @@ def pools(analysis: Analysis, frame: pd.DataFrame) -> pd.DataFrame:
     sets = [_members(use) for use in uses.values() if isinstance(use, Ensemble)]
     rows = []
     by = ["student", "method", "window", "rest", "epochs"]
+    together = over_budgets(frame)
+    frame = pd.concat([frame, together], ignore_index=True)
     for number, members in enumerate(dict.fromkeys(sets)):
         inside = {key for key, use in uses.items() if _belongs(use, members)}
         for _, own in frame[frame["key"].isin(inside)].groupby(by, sort=False):
             drawn = own["key"].map({key: _drawn(uses[key]) for key in inside})
+            if not any(isinstance(uses[key], Ensemble) for key in own["key"]):
+                continue
             most = own[drawn == drawn.max()]
             for _, part in own.groupby("teacher", sort=False):
                 use = uses[part["key"].iloc[0]]

@@ -13,13 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from ktbench import speedup, stats
-from ktbench.report import text
 from ktbench.report.analysis import NO_TRANSFER
 from ktbench.report.figures.canvas import (
     INK,
     LINES,
     MARKERS,
-    MUTED,
     drawing,
     percent_axis,
     rendered,
@@ -83,8 +81,8 @@ def _figure(
             own = [one for one in found if one.student == student][:LINES_SHOWN]
             for axes, kind in zip(row, KINDS, strict=True):
                 names = panel(axes, kind, own)
-                axes.set_title(wrapped(student, 40, 1), loc="left", fontsize=10, weight="bold")
                 _beside(axes, names)
+            row[0].set_title(wrapped(student, 60, 1), loc="left", fontsize=10, weight="bold")
         return rendered(
             figure,
             name=name,
@@ -116,7 +114,7 @@ def _cost_panel(axes: Axes, kind: str, found: Sequence[Comparison]) -> list[_Nam
         names.append(_Name(label, float(cost[-1] / unit), float(quality[-1]), color))
         points.append((cost / unit, quality))
     _rings(axes, points)
-    _with_training(axes, found[0], kind, unit)
+    names += _with_training(axes, found[0], kind, unit)
     _log_cost(axes)
     axes.set_xlabel(f"training, {word} (log scale)", fontsize=8.5)
     axes.set_ylabel("test accuracy", fontsize=8.5)
@@ -139,15 +137,17 @@ def _rings(axes: Axes, points: Sequence[tuple[stats.Floats, stats.Floats]]) -> N
     )
 
 
-def _with_training(axes: Axes, one: Comparison, kind: str, unit: float) -> None:
+def _with_training(axes: Axes, one: Comparison, kind: str, unit: float) -> list[_Name]:
     """The first line again, as if its student alone paid for the teacher."""
     if not one.training[kind] > 0:
-        return
+        return []
     cost, quality = _means(one.treated[kind].plus(one.training[kind]))
     axes.plot(
         cost / unit, quality, color=LINES[0], linestyle=":", lw=1.2, marker=MARKERS[1], ms=3.5,
         markerfacecolor="white",
     )  # fmt: skip
+    end = float(cost[-1] / unit), float(quality[-1])
+    return [_Name("… and its teacher's training", *end, LINES[0])]
 
 
 def _speedup_panel(axes: Axes, kind: str, found: Sequence[Comparison]) -> list[_Name]:
@@ -168,10 +168,7 @@ def _speedup_panel(axes: Axes, kind: str, found: Sequence[Comparison]) -> list[_
         names.append(_Name(one.label, float(q[-1]), float(curve.value[-1]), color))
         drawn.append(curve.value)
     axes.axhline(1.0, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
-    axes.annotate(
-        "as no transfer", (0.0, 1.0), xycoords=("axes fraction", "data"), xytext=(3, -9),
-        textcoords="offset points", fontsize=7.5, color=MUTED,
-    )  # fmt: skip
+    names.append(_Name(NO_TRANSFER, max((name.x for name in names), default=1.0), 1.0, INK))
     _ratio_axis(axes, drawn)
     axes.set_ylabel(f"speedup in {'FLOPs' if kind == 'flops' else kind} (log scale)", fontsize=8.5)
     axes.set_xlabel("test accuracy to be reached", fontsize=8.5)
@@ -209,7 +206,7 @@ def _ratio_axis(axes: Axes, drawn: Sequence[stats.Floats]) -> None:
     axes.set_ylim(low, high)
     axes.yaxis.set_major_locator(FixedLocator([r for r in _RATIOS if low <= r <= high]))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: text.ratio(round(value, 2)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
 
 
 def _beside(axes: Axes, names: Sequence[_Name]) -> None:
@@ -223,17 +220,16 @@ def _beside(axes: Axes, names: Sequence[_Name]) -> None:
         placed[at] = max(least, min(heights[at], most))
         least = placed[at] + _LABEL_ROOM
     for at, name in enumerate(names):
-        axes.annotate(
-            wrapped(name.label, 30, 1),
-            (name.x, name.y),
-            xycoords="data",
-            xytext=(1.05, placed[at]),
-            textcoords="axes fraction",
-            fontsize=7.5,
-            color=name.color,
-            va="center",
+        place = (1.05, placed[at])
+        axes.text(
+            *place, wrapped(name.label, 30, 1), transform=axes.transAxes, fontsize=7.5,
+            color=name.color, va="center",
+        )  # fmt: skip
+        line = axes.annotate(
+            "", (name.x, name.y), xytext=place, textcoords="axes fraction",
             arrowprops={"arrowstyle": "-", "color": name.color, "lw": 0.6, "alpha": 0.7},
-        )
+        )  # fmt: skip
+        line.set_in_layout(False)
 
 
 def _height(axes: Axes, value: float) -> float:

@@ -159,9 +159,9 @@ def _speedup_text(row: Row) -> str:
     return f"{text.ratio(row['speedup'])} [{text.significant(low)}, {text.significant(high)}]"
 
 
-def _speedup_box(row: Row, missing: str = "they reach no accuracy in common") -> Box:
+def _speedup_box(row: Row) -> Box:
     if not text.known(row["speedup"]):
-        return Box(text.NOTHING, "muted", missing)
+        return Box(text.NOTHING, "muted", "they reach no accuracy in common")
     kind = ""
     if text.known(row["speedup_low"]):
         kind = "gain" if row["speedup_low"] > 1 else "loss" if row["speedup_high"] < 1 else "none"
@@ -231,59 +231,63 @@ def _budget_table(frame: pd.DataFrame) -> Table:
             Box(r["student"]),
             Box(r["label"]),
             Box(str(r["n"])),
-            Box(_COUNTED[r["kind"]]),
             Box(str(r["epochs"])),
             Box(text.percent(r["q"])),
-            _speedup_box(r, _why_not(r)) if text.known(r["speedup"]) else _outside(r),
-            Box(text.ratio(r["alone"])),
+            *(_there(r, kind) for kind in quality_cost.KINDS),
+            Box(text.ratio(r["flops_alone"])),
             _pays_box(r),
         ]
         for r in rows_of(frame)[:ROWS_SHOWN]
     ]
     columns = [
         *_FIRST,
-        Column("counted", number=False),
         Column("epochs of no transfer"),
         Column("its test accuracy"),
-        Column("speedup there"),
-        Column("with the teacher's training", hint="for one student alone"),
+        Column("speedup in FLOPs"),
+        Column("speedup in seconds"),
+        Column("in FLOPs, with the teacher's training", hint="for one student alone"),
         Column("teacher pays from", hint="students that share one training of the teacher"),
     ]
     caption = (
         f"Speedup at the mean accuracy that each budget of no transfer reaches; intervals at "
         f"{LEVEL}, with no allowance for the number of rows. A teacher's training pays from n "
-        "students where n times what each saves is more than it cost; [in brackets] n at the ends "
-        "of the saving's interval."
+        "students where n times the FLOPs that each saves are more than it took; [in brackets] n "
+        "at the ends of the saving's interval."
     )
     return Table("efficiency-budgets", caption, columns, rows, frame, total=len(frame))
 
 
-def _why_not(row: Row) -> str:
+def _there(row: Row, kind: str) -> Box:
+    """A speedup at a budget's accuracy, or why there is none."""
+    names = ("speedup", "speedup_low", "speedup_high")
+    own = {name: row[f"{kind}_{name}"] for name in names}
+    if text.known(own["speedup"]):
+        return _speedup_box(own)
     if row["q"] > row["best"]:
-        return f"no budget with transfer reaches it: the best is {text.percent(row['best'])}"
-    return f"the cheapest budget with transfer is better: {text.percent(row['cheapest'])}"
-
-
-def _outside(row: Row) -> Box:
-    words = "not reached" if row["q"] > row["best"] else "less was not tried"
-    return Box(words, "muted", _why_not(row))
+        best = text.percent(row["best"])
+        return Box("not reached", "muted", f"the best budget with transfer comes to {best}")
+    cheapest = text.percent(row["cheapest"])
+    return Box(
+        "less was not tried", "muted", f"the cheapest budget with transfer comes to {cheapest}"
+    )
 
 
 def _pays_box(row: Row) -> Box:
-    if not text.known(row["training"]):
-        return Box(text.NOTHING, "muted", "what the teacher's training cost is not known")
-    if not text.known(row["saved"]):
+    if not text.known(row["flops_training"]):
+        return Box(text.NOTHING, "muted", "what the teacher's training took is not known")
+    if not text.known(row["flops_saved"]):
         return Box(text.NOTHING, "muted")
-    if not text.known(row["pays_from"]):
+    if not text.known(row["flops_pays_from"]):
         return Box("never", "loss", "a student saves nothing")
     bounds = ""
-    if text.known(row["saved_low"]):
-        ends = [
-            text.scaled(row[name]) if text.known(row[name]) else "never"
-            for name in ("pays_from_low", "pays_from_high")
-        ]
-        bounds = f" [{ends[0]}, {ends[1]}]"
-    return Box(text.scaled(row["pays_from"]) + bounds)
+    if text.known(row["flops_saved_low"]):
+        low, high = _number(row["flops_pays_from_low"]), _number(row["flops_pays_from_high"])
+        bounds = f" [{low}, {high}]"
+    return Box(_number(row["flops_pays_from"]) + bounds)
+
+
+def _number(students: object) -> str:
+    return f"{students:,.0f}" if text.known(students) else "never"
 
 
 def _sharing_tables(heads: pd.DataFrame) -> list[Table]:
@@ -300,7 +304,7 @@ def _sharing_tables(heads: pd.DataFrame) -> list[Table]:
     counts = [Column(text.count(n, "student")) for n in quality_cost.SHARED_BY]
     caption = (
         "The largest speedup in FLOPs with the teacher's own training divided among so many "
-        "students, intervals as above. Its teachers' training and all members of a pool count."
+        "students, intervals as above. All members of a pool count, and teachers' own teachers."
     )
     columns = [*_FIRST, *counts, Column("not counted")]
     return [

@@ -21,13 +21,19 @@ def _change_box(row: Row, name: str) -> Box:
     return Box(f"{text.points(value)} {bounds}".strip(), kind, f"n = {row[f'{name}_n']}")
 
 
+def _first(frame: pd.DataFrame) -> list[Row]:
+    """The rows to show: means over all budgets, where there are any, before the budgets."""
+    return rows_of(frame.sort_values("epochs", kind="stable"))[:ROWS_SHOWN]
+
+
 def window_table(frame: pd.DataFrame) -> Table:
+    """Every window beside transfer throughout; `frame` as `sweeps.windows`."""
     several = frame["teacher"].nunique() > 1
     rows = [
         [
             Box(r["student"]),
             Box(quality_cost.label_of(r | {"window": ""}, several=several)),
-            Box(str(r["epochs"])),
+            Box(str(r["epochs"]) if r["epochs"] else "mean of all"),
             Box(r["window"] or "throughout"),
             Box(text.percent(r["accuracy"])),
             _change_box(r, "change"),
@@ -36,7 +42,7 @@ def window_table(frame: pd.DataFrame) -> Table:
             Box(text.percent(r["teacher_share"])),
             Box(str(r["n"])),
         ]
-        for r in rows_of(frame)[:ROWS_SHOWN]
+        for r in _first(frame)
     ]
     columns = [
         Column("student", number=False),
@@ -59,11 +65,12 @@ def window_table(frame: pd.DataFrame) -> Table:
 
 
 def pool_table(frame: pd.DataFrame) -> Table:
+    """Every way to use a pool beside the average of the most; `frame` as `sweeps.pools`."""
     rows = [
         [
             Box(r["student"]),
             Box(r["method"] + (f", {r['window']}" if r["window"] else "")),
-            Box(str(r["epochs"])),
+            Box(str(r["epochs"]) if r["epochs"] else "mean of all"),
             Box(r["teacher"]),
             Box(_use(r)),
             Box(text.percent(r["accuracy"])),
@@ -73,7 +80,7 @@ def pool_table(frame: pd.DataFrame) -> Table:
             Box(text.scaled(r["training_flops"])),
             Box(str(r["n"])),
         ]
-        for r in rows_of(frame)[:ROWS_SHOWN]
+        for r in _first(frame)
     ]
     columns = [
         Column("student", number=False),
