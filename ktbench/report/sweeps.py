@@ -61,8 +61,7 @@ def pools(analysis: Analysis, frame: pd.DataFrame) -> pd.DataFrame:
     sets = [_members(use) for use in uses.values() if isinstance(use, Ensemble)]
     rows = []
     by = ["student", "method", "window", "rest", "epochs"]
-    together = over_budgets(frame)
-    frame = pd.concat([frame, together], ignore_index=True)
+    frame = pd.concat([frame, over_budgets(frame)], ignore_index=True) if sets else frame
     for number, members in enumerate(dict.fromkeys(sets)):
         inside = {key for key, use in uses.items() if _belongs(use, members)}
         for _, own in frame[frame["key"].isin(inside)].groupby(by, sort=False):
@@ -108,7 +107,8 @@ def _swept(frame: pd.DataFrame, own: pd.DataFrame, reference: pd.DataFrame) -> d
     for kind in KINDS:
         row[kind] = float(own[kind].mean() / reference[kind].mean()) if len(reference) else np.nan
         row[f"training_{kind}"] = float(first[f"training_{kind}"])
-    row["teacher_share"] = float(own["teacher_flops"].sum() / own["flops"].sum())
+    teacher, both = own["teacher_flops"].sum(), own["flops"].sum()
+    row["teacher_share"] = float(teacher / both) if both else np.nan
     return row
 
 

@@ -38,6 +38,8 @@ _UNITS = {
     ),
     "seconds": ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds")),
 }
+_NAMES_WIDTH = 0.55
+"""Room beside a panel for the names of its lines, as a share of the panel's width."""
 _LABEL_ROOM = 0.09
 """Least distance between two names beside a panel, as a share of its height."""
 
@@ -76,10 +78,13 @@ def _figure(
 ) -> Figure:
     students = list(dict.fromkeys(one.student for one in found))[:STUDENTS_SHOWN]
     with drawing(10.6, 0.3 + 3.1 * len(students)) as figure:
-        grid = figure.subplots(len(students), len(KINDS), squeeze=False)
+        widths = [1.0, _NAMES_WIDTH] * len(KINDS)
+        grid = figure.subplots(len(students), len(widths), squeeze=False, width_ratios=widths)
         for row, student in zip(grid, students, strict=True):
             own = [one for one in found if one.student == student][:LINES_SHOWN]
-            for axes, kind in zip(row, KINDS, strict=True):
+            for beside in row[1::2]:
+                beside.set_axis_off()  # Room for the names.
+            for axes, kind in zip(row[::2], KINDS, strict=True):
                 names = panel(axes, kind, own)
                 _beside(axes, names)
             row[0].set_title(wrapped(student, 60, 1), loc="left", fontsize=10, weight="bold")
@@ -222,8 +227,8 @@ def _beside(axes: Axes, names: Sequence[_Name]) -> None:
     for at, name in enumerate(names):
         place = (1.05, placed[at])
         axes.text(
-            *place, wrapped(name.label, 30, 1), transform=axes.transAxes, fontsize=7.5,
-            color=name.color, va="center",
+            *place, wrapped(name.label, 20, 2), transform=axes.transAxes, fontsize=7.5,
+            color=name.color, va="center", in_layout=False,
         )  # fmt: skip
         line = axes.annotate(
             "", (name.x, name.y), xytext=place, textcoords="axes fraction",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ktbench.records import Ensemble
 from ktbench.report import quality_cost, sweeps, text
 from ktbench.report.analysis import Analysis
 from ktbench.report.figures.efficiency import (
@@ -23,6 +24,8 @@ _COUNTED = {"flops": "FLOPs", "seconds": "seconds"}
 
 def efficiency(analysis: Analysis) -> tuple[Section, ...]:
     """The section, or nothing without several budgets, windows or a pool of teachers."""
+    if not _asked(analysis):
+        return ()
     frame = quality_cost.trainings(analysis)
     taught = frame[frame["teacher"] != ""]
     several = taught.groupby(["student", "method", "teacher", "window", "rest"])["epochs"].nunique()
@@ -45,6 +48,13 @@ def efficiency(analysis: Analysis) -> tuple[Section, ...]:
         "teacher's own training only where it is said."
     )
     return (Section("efficiency", "Training efficiency", lead, parts),)
+
+
+def _asked(analysis: Analysis) -> bool:
+    """Whether any cell could be of interest here; quick, as most matrices have none."""
+    taught = [cell for cell in analysis.results.lock.plan.cells if cell.teacher is not None]
+    several = len({cell.train.epochs for cell in taught}) > 1
+    return several or any(c.distill or isinstance(c.teacher, Ensemble) for c in taught)
 
 
 def _speedups(found: Sequence[Comparison]) -> list[Part]:
