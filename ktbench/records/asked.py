@@ -183,8 +183,8 @@ class Window(Record):
     end: Annotated[float, Field(gt=0, le=1)] = 1.0
     scale: Literal["jump", "keep"] = "jump"
     """Of the cross-entropy outside. `jump`: the weight that it has in the method, so that the
-    loss's scale falls by the transfer terms; `keep`: the weight that keeps it, as the method's
-    `ce_weights` says: the sum of both weights where they weigh like against like, else 1."""
+    loss's scale falls by the transfer terms; `keep`: the weight that stands for all terms, as the
+    method's `scale` says: the sum of the weights where they weigh like against like, else 1."""
 
     def holds(self, progress: float) -> bool:
         """Whether the transfer counts at a step."""

@@ -63,8 +63,8 @@ class Analysis:
         """`Results.cells` with the budget in the method's name, paired with the baseline.
 
         Adds `training` (the budget without how a teacher's outputs were reduced and when its
-        transfer counted), `baseline` (key of the no-transfer cell of the same student, seed and training, or of the usual one where
-        there is none), `gain` and `validation_gain`.
+        transfer counted), `baseline` (key of the no-transfer cell of the same student, seed and
+        training, or of the usual one where there is none), `gain` and `validation_gain`.
         """
         cells = self.results.cells.copy()
         cells["training"] = [
