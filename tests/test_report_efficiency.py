@@ -25,6 +25,7 @@ from tests.efficiency import (
     write_efficiency,
 )
 from tests.report_page import outline
+from tests.running import SMALL, Commands, write_matrix
 
 
 def compared(folder: Path) -> dict[str, Comparison]:
@@ -201,3 +202,43 @@ def test_an_unfinished_study_says_so_and_one_budget_has_no_such_section(tmp_path
     assert "No seed has finished two budgets" in said(nothing)
     usual = write_folder(tmp_path / "b", Shape(exports=(), devices=(), epochs=2)).path
     assert efficiency(Analysis(load_results(usual))) == ()
+
+
+# ---------------------------------------------------------------- a real study
+
+
+def test_a_real_study_of_budgets_windows_and_a_pool_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Digits in a few seconds: what the accuracies are is chance, what they cost is not."""
+    ktbench = Commands(tmp_path, monkeypatch, capsys)
+    network = SMALL["teachers"][0]["student"]
+    write_matrix(
+        tmp_path / "matrix.yaml",
+        teachers=[
+            {"student": network, "name": "T"},
+            {
+                "name": "P",
+                "sample": [1, 2],
+                "of": ["T", {"student": network, "name": "U", "seed": 1}],
+            },
+        ],
+        budget=[1, 2],
+        distill={"end": [0.5, 1]},
+        exclude=[{"teacher": "P*", "windowed": True}],
+    )
+    answer = ktbench("run", "matrix.yaml", "--results", "run")
+    assert answer.code == 0, answer.err
+    analysis = Analysis(load_results(tmp_path / "run"))
+    frame = quality_cost.trainings(analysis)
+    assert len(frame) == 2 * 5
+    longest = frame[frame["epochs"] == 2].set_index(["teacher", "window"])
+    one, passes = longest.loc["T", ""], longest["teacher_flops"]
+    assert one["flops"] - passes["T", ""] == pytest.approx(longest.loc["", ""]["flops"], rel=0.02)
+    assert passes["P(sample=2)", ""] == pytest.approx(2 * passes["T", ""])
+    assert passes["P(sample=1)", ""] == pytest.approx(passes["T", ""])
+    assert passes["T", "0–50 %"] == pytest.approx(passes["T", ""] / 2)
+    training = frame.groupby("teacher")["training_flops"].first()
+    assert training["P(sample=1)"] == training["P(sample=2)"] == 2 * training["T"] > 0
+    words = said(tmp_path / "run")
+    assert "average of all 2" in words and "0–50 %" in words and "mean of all" in words

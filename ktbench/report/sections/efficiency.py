@@ -100,10 +100,7 @@ def _speedups(found: Sequence[Comparison]) -> list[Part]:
 def _lines(found: Sequence[Comparison], heads: pd.DataFrame) -> list[Comparison]:
     """The comparisons that the figures show: of each student those that save most FLOPs, first."""
     own = heads[(heads["kind"] == "flops") & (heads["students"] == 0)]
-    best = dict(zip(own.groupby(["student", "label"]).groups, [0.0] * len(own), strict=False))
-    for row in rows_of(own):
-        value = row["speedup"]
-        best[row["student"], row["label"]] = value if text.known(value) else 0.0
+    best = {(row["student"], row["label"]): row["speedup"] for row in rows_of(own.fillna(0.0))}
     shown = []
     for student in list(dict.fromkeys(one.student for one in found))[:STUDENTS_SHOWN]:
         mine = [one for one in found if one.student == student]
