@@ -124,11 +124,13 @@ def _verdict(row: Row, found: Sequence[Comparison]) -> tuple[str, bool]:
     between = f"from {text.percent(row['q_low'])} to {text.percent(row['q_high'])}"
     figure = f"{_speedup_text(row)} (n = {row['n']})"
     if row["speedup"] <= 1:
+        doubt = "" if row["speedup_high"] < 1 else ", though not clear of 1"
         words = (
             f"When one student is wanted and a teacher has to be trained for it, training "
             f"{row['student']} longer without transfer is better: at every test accuracy that both "
-            f"reach ({between}) it takes fewer FLOPs. The least bad is {row['label']}: its speedup "
-            f"with the teacher's training is at best {figure}, at {text.percent(row['q'])}."
+            f"reach ({between}) it takes fewer FLOPs on average. The least bad is {row['label']}: "
+            f"its speedup with the teacher's training is at best {figure}, at "
+            f"{text.percent(row['q'])}{doubt}."
         )
     else:
         clear = text.known(row["speedup_low"]) and row["speedup_low"] > 1
