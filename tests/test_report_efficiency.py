@@ -242,3 +242,9 @@ def test_a_real_study_of_budgets_windows_and_a_pool_is_told(
     assert training["P(sample=1)"] == training["P(sample=2)"] == 2 * training["T"] > 0
     words = said(tmp_path / "run")
     assert "average of all 2" in words and "0–50 %" in words and "mean of all" in words
+
+
+def test_sides_that_reach_nothing_in_common_are_told_and_not_compared(tmp_path: Path) -> None:
+    plan = plan_of(USES[:1], seeds=2, epochs=(4, 8))
+    words = said(write_efficiency(tmp_path / "run", plan, gain=0.4))
+    assert "less was not tried" in words and "×" not in words
