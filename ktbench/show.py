@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ktbench import catalogue
-from ktbench.records import DeviceSpec, KtbenchError, Measurement, Plan
+from ktbench.records import DeviceSpec, Ensemble, KtbenchError, Measurement, Plan
 
 KINDS = ("students", "replacements", "methods", "devices", "datasets")
 DATASETS = {
@@ -85,9 +85,28 @@ def plan_as_text(plan: Plan) -> None:
     exports = ", ".join(e.label for e in plan.exports) or "none"
     devices = ", ".join(d.name for d in plan.devices) or "none"
     print(f"teachers: {', '.join(t.name for t in plan.teachers) or 'none'}")
+    for line in _protocols(plan):
+        _print_line(line)
     print(f"exports:  {exports}")
     print(f"devices:  {devices}")
     _print_line(estimate(plan).text)
+
+
+def _protocols(plan: Plan) -> list[str]:
+    """What the axes of budgets, windows and ensembles hold, where a plan has them."""
+    several = {c.teacher.name: c.teacher for c in plan.cells if isinstance(c.teacher, Ensemble)}
+    lines = [
+        f"drawn:    {name}: {e.sample} of {', '.join(t.name for t in e.of)} per step"
+        for name, e in several.items()
+    ]
+    budgets = dict.fromkeys(cell.train.epochs for cell in plan.cells)
+    if len(budgets) > 1:
+        lines.append(f"budgets:  {', '.join(map(str, budgets))} epochs")
+    windows = dict.fromkeys(cell.distill for cell in plan.cells if cell.teacher is not None)
+    if set(windows) - {None}:
+        told = [f"{w.start:g} to {w.end:g} ({w.scale})" if w else "throughout" for w in windows]
+        lines.append(f"transfer: {', '.join(told)}")
+    return lines
 
 
 # ---------------------------------------------------------------- list

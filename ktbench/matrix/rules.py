@@ -127,7 +127,8 @@ class Rules:
 
     def _excluded(self, rule: Rule, path: KeyPath, drafts: dict[Place, Draft]) -> set[Place]:
         """The cells that a rule takes out."""
-        if not rule.model_fields_set:
+        asked = (rule.student, rule.method, rule.teacher, rule.seed, rule.budget)
+        if not any(asked) and rule.windowed is None:
             self.finder.say(path, "says nothing: give student, method, teacher or seed")
             return set()
         before = len(self.finder.problems)
