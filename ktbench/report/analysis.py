@@ -16,6 +16,7 @@ import pandas as pd
 from ktbench import stats
 from ktbench.records import BASELINE, Augmentation
 from ktbench.report import reuse
+from ktbench.report.judged import judged
 from ktbench.results import Results
 from ktbench.results.settings import told
 
@@ -127,7 +128,10 @@ class Analysis:
 
     @cached_property
     def gains(self) -> pd.DataFrame:
-        """One row per group: paired gain with interval and sign, accuracies, and what failed."""
+        """One row per group: paired gain with interval, accuracies, what failed; `judged` of it.
+
+        Intervals are each group's own; signs are judged among all groups but the baselines.
+        """
         cells = self.cells
         keys, number = self._groups(cells)
         frame = keys.copy()
@@ -138,11 +142,12 @@ class Analysis:
         numeric = cells[["accuracy", "validation", "validation_gain", "parameters"]]
         frame = frame.join(numeric.astype(float).groupby(number).mean())
         paired = cells["gain"].notna().to_numpy()
-        found = stats.intervals(
-            cells["gain"].to_numpy()[paired], number.to_numpy()[paired], len(frame)
-        )
+        gain = cells["gain"].to_numpy(dtype=float)[paired]
+        group = np.asarray(number, dtype=np.int64)[paired]
+        found = stats.intervals(gain, group, len(frame))
         frame["gain"], frame["gain_low"], frame["gain_high"] = found.mean, found.low, found.high
-        frame["n"], frame["sign"] = found.n, stats.signs(found)
+        frame["n"] = found.n
+        frame = frame.join(judged(gain, group, ~frame["is_baseline"].to_numpy(dtype=bool), found))
         trained = cells["accuracy"].notna().groupby(number).sum()
         frame["trained"] = trained.astype(int)
         return frame
