@@ -86,7 +86,7 @@ def plan_as_text(plan: Plan) -> None:
     devices = ", ".join(d.name for d in plan.devices) or "none"
     print(f"teachers: {', '.join(t.name for t in plan.teachers) or 'none'}")
     for line in _protocols(plan):
-        _print_line(line)
+        print_line(line)
     print(f"exports:  {exports}")
     print(f"devices:  {devices}")
     print_line(estimate(plan).text)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ktbench.records import Cell, Checkpoint, Result, canonical_json
+from ktbench.records import Cell, Checkpoint, Ensemble, Result, Teacher, canonical_json
 from ktbench.report import text
 from ktbench.report.analysis import Analysis
 from ktbench.report.parts import Box, Page, Row, Table, rows_of
@@ -171,6 +171,8 @@ def _shared_facts(
     differs = ", ".join(f"{n}={v}" for n, v in odd.items()) or "nothing"
     training = [["unlike most cells", differs], *_flat(cell.train)]
     yield {"title": "Training", "facts": training}
+    if cell.distill is not None:
+        yield {"title": "Window of the transfer", "facts": [*_flat(cell.distill)]}
     yield {"title": "Data", "facts": [*_flat(cell.data)]}
     yield {"title": "Numeric settings", "facts": [*_flat(cell.numeric)]}
     for title, item in (("Student", cell.student), ("Method", cell.method)):
@@ -178,7 +180,7 @@ def _shared_facts(
         facts += [["code", item.code]] if item.code else []
         yield {"title": title, "facts": facts}
     if cell.teacher is not None:
-        yield {"title": "Teacher", "facts": _teacher(cell, result.teacher if result else None)}
+        yield from _taught(cell.teacher, result)
     if result is not None and result.start is not None:
         start = result.start
         facts = [
@@ -200,9 +202,19 @@ def _shared_facts(
         yield {"title": "Provenance", "facts": facts}
 
 
-def _teacher(cell: Cell, checkpoint: Checkpoint | None) -> Facts:
-    teacher = cell.teacher
-    assert teacher is not None
+def _taught(by: Teacher | Ensemble, result: Result | None) -> Iterator[dict[str, Any]]:
+    if isinstance(by, Teacher):
+        yield {"title": "Teacher", "facts": _teacher(by, result.teacher if result else None)}
+        return
+    drawn = [["name", by.name], ["per step", f"{by.sample} of {len(by.of)}, logits averaged"]]
+    yield {"title": "Teachers", "facts": drawn}
+    nothing: tuple[None, ...] = (None,) * len(by.of)
+    checkpoints = (result.ensemble if result else ()) or nothing
+    for member, checkpoint in zip(by.of, checkpoints, strict=True):
+        yield {"title": f"Teacher {member.name}", "facts": _teacher(member, checkpoint)}
+
+
+def _teacher(teacher: Teacher, checkpoint: Checkpoint | None) -> Facts:
     facts = [["name", teacher.name], ["network", teacher.cell.student.label]]
     facts += [["own weights", teacher.checkpoint]] if teacher.checkpoint else []
     facts += [["taught by", teacher.cell.teacher.name]] if teacher.cell.teacher else []
