@@ -29,6 +29,7 @@ from ktbench.stats import LEVEL, Bools, Floats
 GRID = 101
 """Qualities at which a curve of speedups is worked out, beside those of the budgets."""
 _NO_SPREAD = 1e-12
+_MOST_STUDENTS = 1e12
 
 
 @dataclass(frozen=True)
@@ -220,12 +221,13 @@ def ranges(q: Floats, where: Bools) -> list[tuple[float, float]]:
 def break_even(saving: float, training: float) -> int | None:
     """The least number of students for which n · saving > the teacher's training; or None.
 
-    None where a student saves nothing, or the saving is not known (NaN). A teacher that costs
-    nothing pays for the first student. Raises ValueError when the training is not known.
+    None where a student saves nothing, or too little to count with, or the saving is not known
+    (NaN). A teacher that costs nothing pays for the first student. Raises ValueError when the
+    training is not known.
     """
     if not training >= 0:
         raise ValueError("the cost of the teacher's training must be known and not below 0")
-    if not saving > 0:
+    if not saving > training / _MOST_STUDENTS:
         return None
     students = max(1, math.floor(training / saving))
     return students if students * saving > training else students + 1

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ktbench import speedup
@@ -120,10 +120,9 @@ def test_a_better_quality_never_costs_less(costs: list[float], levels: list[floa
 @given(st.floats(-10, 10), st.floats(0, 1e6))
 def test_break_even_is_the_least_number_that_pays(saving: float, training: float) -> None:
     found = speedup.break_even(saving, training)
-    if saving <= 0:
+    if saving <= training / 1e12:
         assert found is None
         return
-    assume(training / saving < 1e12)
     assert found is not None and found >= 1
     assert found * saving > training
     assert found == 1 or (found - 1) * saving <= training
