@@ -28,6 +28,7 @@ SHARED = {
     "ktbench.data",
     "ktbench.stats",
     "ktbench.percentiles",
+    "ktbench.speedup",
     "ktbench.provenance",
     "ktbench.files",
     "ktbench.weights",
