@@ -42,6 +42,8 @@ class Probe(_Answer):
     numpy: Text | None
     runtimes: dict[Text, Runtime]
     processors: int
+    unsettable: Text | None = None
+    """Why the board would not take the governor or power mode that the device asks for."""
 
 
 class Telemetry(_Answer):

@@ -67,6 +67,8 @@ def _problems(target: Target, probe: Probe) -> Iterator[str]:
         installs = ", or ".join(f"`pip install` {r.install}" for r in probe.runtimes.values())
         remedy = _remedy(target) or f": {installs}"
         yield f"no runtime is installed for {probe.interpreter}{remedy}"
+    if probe.unsettable:
+        yield probe.unsettable
     most = max(target.spec.threads)
     if most > probe.processors:
         yield f"{most} threads are asked for, {probe.processors} processors are free"

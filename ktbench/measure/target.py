@@ -41,7 +41,8 @@ class Target:
 
     def probe(self) -> Probe:
         """What the device tells about itself; DeviceError where it gives no answer."""
-        return parse(Probe, self._run({"task": "probe"}, [], PROBE_S))
+        task = {"task": "probe", "settable": self.spec.settings}
+        return parse(Probe, self._run(task, [], PROBE_S))
 
     def bench(self, job: Job, threads: int, repeat: int, budget: Budget) -> Bench:
         """One repeat of one artifact, in a process of its own."""
@@ -94,9 +95,14 @@ class Target:
                 self._run({"task": "release"}, [], RELEASE_S)
 
     def _run(self, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float) -> dict[str, Any]:
-        if self.lease is not None:
-            task = {**task, "lease": self.lease.task()}
-        return self.transport.run(task, blobs, limit_s)
+        return self.transport.run(self._leased(task), blobs, limit_s)
+
+    def _leased(self, task: dict[str, Any]) -> dict[str, Any]:
+        """The task under the lease, with the settings that it wants; a release wants none."""
+        if self.lease is None:
+            return task
+        settings = {} if task["task"] == "release" else self.spec.settings
+        return {**task, "lease": self.lease.task(), "settings": settings}
 
     def refusal(self, job: Job) -> str | None:
         """Why this kind of device cannot run an artifact, in one sentence, or None."""
@@ -132,16 +138,29 @@ def opened(
 ) -> Iterator[Target]:
     """The device, until the block ends; DeviceError where its address cannot be one.
 
-    A board that others can reach, too, is held under the lease from the first task on.
+    A board that others can reach, too, is held under the lease from the first task on. When the
+    block ends, however it ends, it is let go and has the settings that it had before.
     """
     profile = catalogue.device(spec.profile)
+    if spec.settings and profile.transport != "ssh":
+        raise DeviceError(
+            f"{profile.title}: {' and '.join(spec.settings)} can be set on boards over SSH alone:"
+            " set it by hand"
+        )
     way = transport or open_transport(profile, spec.host, spec.python)
     target = Target(spec, profile, way, lease if profile.transport == "ssh" else None)
+    lost = False
     try:
         yield target
-        target.release()
+    except DeviceError as error:
+        lost = error.lost
+        raise
     finally:
-        way.close()
+        try:
+            if not lost:
+                target.release()
+        finally:
+            way.close()
 
 
 def architecture_problem(target: Target, probe: Probe) -> str | None:
