@@ -18,6 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from devices.transport import _exchange
 from ktbench.measure import Budget, Job
 from ktbench.records import DeviceSpec, ExportSpec
 
@@ -73,6 +74,16 @@ def job(path: Path, **changes: object) -> Job:
     export = ExportSpec(format="tflite" if path.suffix == ".tflite" else "onnx")
     values = {"graph_key": path.stem, "cell_key": path.stem, "digest": path.stem, **changes}
     return Job(path=path, export=export, **values)  # type: ignore[arg-type]
+
+
+def agent_of(stub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let agents run these lines before they read their task; only where they are so from then on.
+
+    They take the place that a patch has in tests of one process.
+    """
+    monkeypatch.setattr(_exchange, "_STUB", stub + _exchange._STUB)
+    changed = _exchange.agent_archive.__wrapped__()
+    monkeypatch.setattr(_exchange, "agent_archive", lambda: changed)
 
 
 # ---------------------------------------------------------------- a board over SSH

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from ktbench import catalogue
 from ktbench.boards import take_down
 from ktbench.measure import check, measure
 from ktbench.records import DeviceSpec, Failure, Measurement
-from tests.boards import SHORT, SshBoard, job
+from tests.boards import SHORT, SshBoard, agent_of, job
 from tests.sensors import governors, jetson_modes, programs
 
 pytest_plugins = ("tests.board_fixtures",)
@@ -177,17 +177,13 @@ def test_a_file_that_names_another_place_is_written_nowhere(store: str, root: Pa
 
 
 @pytest.fixture
-def fake_sysfs(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def fake_sysfs(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Agents that take a folder for their board's root."""
-    monkeypatch.setattr(
-        _exchange,
-        "_STUB",
-        f"from agent import board\nboard.Board.__init__.__defaults__ = ({str(root)!r},)\n"
-        + _exchange._STUB,
+    agent_of(
+        f"from agent import board\nboard.Board.__init__.__defaults__ = ({str(root)!r},)\n",
+        monkeypatch,
     )
-    _exchange.agent_archive.cache_clear()
-    yield root
-    _exchange.agent_archive.cache_clear()
+    return root
 
 
 def _until(condition: Callable[[], bool], what: str) -> None:

@@ -6,7 +6,7 @@ import sys
 import threading
 from typing import Any, Dict, Optional
 
-from . import environment, hold, protocol, settings
+from . import environment, hold, protocol, series, settings
 from .board import Board
 
 _last_word = threading.Lock()
@@ -22,7 +22,7 @@ def main() -> None:
         _end_with_the_host(task["limit_s"], _store() if task.get("settings") else None)
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(task.get("threads", 1))
-        answer = {"ok": answer_to(task)}
+        answer = {"ok": answer_to(task, lambda body: protocol.write(protocol.frame(body), out))}
         _last_word.acquire()
         protocol.send(answer, out)
     except protocol.TaskError as error:
@@ -36,8 +36,11 @@ def main() -> None:
     os._exit(0)
 
 
-def answer_to(task: Dict[str, Any]) -> Dict[str, Any]:
-    """Do what the task says, holding the board where the task has a lease."""
+def answer_to(task: Dict[str, Any], say: series.Say) -> Dict[str, Any]:
+    """Do what the task says, holding the board where the task has a lease.
+
+    `say` sends what comes before the answer.
+    """
     store, lease = _store(), task.get("lease")
     held = hold.take(store, lease) if lease else None
     wanted = task.get("settings") or {}
@@ -45,10 +48,9 @@ def answer_to(task: Dict[str, Any]) -> Dict[str, Any]:
         settings.settle(store, wanted)
     if task["task"] in ("look", "install", "release", "remove"):
         return _keep_house(task, store, held)
-    environment.enter(store)
-    # Runtimes keep files of their own (onnxruntime: an identifier of the machine): not at home.
-    os.environ["XDG_CACHE_HOME"] = os.path.join(store, "cache")
     try:
+        if task["task"] == "series":
+            return series.series(task, store, say)
         return _measure(task, store)
     finally:
         if held is not None:
@@ -71,6 +73,9 @@ def _keep_house(task: Dict[str, Any], store: str, held: Optional[hold.Hold]) -> 
 
 def _measure(task: Dict[str, Any], store: str) -> Dict[str, Any]:
     """numpy is imported by those that need it."""
+    environment.enter(store)
+    # Runtimes keep files of their own (onnxruntime: an identifier of the machine): not at home.
+    os.environ["XDG_CACHE_HOME"] = os.path.join(store, "cache")
     if task["task"] == "probe":
         return probe(task.get("settable") or {})
     if task["task"] == "bench":
