@@ -77,7 +77,8 @@ def _measure(task: Dict[str, Any], store: str) -> Dict[str, Any]:
     # Runtimes keep files of their own (onnxruntime: an identifier of the machine): not at home.
     os.environ["XDG_CACHE_HOME"] = os.path.join(store, "cache")
     if task["task"] == "probe":
-        return probe(task.get("settable") or {})
+        found = probe(task.get("settable") or {})
+        return dict(found, holder=None if task.get("lease") else hold.holder(store))
     if task["task"] == "bench":
         from .bench import bench
 

@@ -33,6 +33,13 @@ class Runtime(_Answer):
     error: Text | None = None
 
 
+class Holder(_Answer):
+    """Who measures on a board now, and for how long at least."""
+
+    holder: Text
+    seconds: float
+
+
 class Probe(_Answer):
     """What a device tells about itself."""
 
@@ -44,6 +51,7 @@ class Probe(_Answer):
     processors: int
     unsettable: Text | None = None
     """Why the board would not take the governor or power mode that the device asks for."""
+    holder: Holder | None = None
 
 
 class Telemetry(_Answer):
