@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from devices._contract import DeviceError
 from devices.transport import _exchange
 from devices.transport._exchange import LOADER, Exchange
 from ktbench.measure import Budget, Job
@@ -106,6 +107,11 @@ class HomeBoard:
 
     def run(self, task: dict[str, Any], blobs: Any = (), limit_s: float = 60) -> dict[str, Any]:
         return self._exchange.run(task, list(blobs), limit_s)
+
+    def series(
+        self, task: dict[str, Any], blobs: Any, limits: Any
+    ) -> Generator[dict[str, Any] | DeviceError, None, None]:
+        return self._exchange.series(task, list(blobs), limits)
 
     def close(self) -> None:
         pass
