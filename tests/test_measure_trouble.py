@@ -196,18 +196,20 @@ def test_a_lost_connection_costs_one_more_try(
     assert [m.repeats for m in found if isinstance(m, Measurement)] == [3, 3]
 
 
-def test_a_lost_device_fails_what_is_left_with_its_reason(
-    two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("turns", [1, 16])
+def test_a_lost_device_fails_what_is_left_with_its_reason_and_nothing_that_was_done(
+    two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
     monkeypatch.setattr("ktbench.measure.run.RETRY_S", 0.0)
-    monkeypatch.setattr("ktbench.measure.run.TURNS", 1)
+    monkeypatch.setattr("ktbench.measure.run.TURNS", turns)
 
     def unplugged(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
         if task["task"] == "bench" and task["artifact"] == Blob.read(two[1].path).digest:
             raise DeviceError("cannot reach fake", lost=True)
         return made_up(task, blobs)
 
-    first, second = measure(FAKE, two, tmp_path, transport=FakeTransport(unplugged))
+    once = FAKE.model_copy(update={"repeats": 1})
+    first, second = measure(once, two, tmp_path, transport=FakeTransport(unplugged))
     assert isinstance(first, Measurement)
     assert isinstance(second, Failure) and second.reason == "cannot reach fake"
 

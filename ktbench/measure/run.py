@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 
 from devices._contract import DeviceError, Lease, Transport
@@ -93,16 +94,22 @@ class _Session:
         return Failure(stage="measure", what=what, reason=reason)
 
     def measure(self, target: Target, rows: Sequence[_Row]) -> Iterator[Measurement | Failure]:
-        """These rows in turns; DeviceError once the device is lost."""
+        """These rows in turns; DeviceError once the device is lost, after what was finished."""
         for row in rows:
             row.started = row.started or datetime.now(UTC).isoformat(timespec="seconds")
             row.reason = target.refusal(row.job) or unreadable(row.job)
             if row.reason:
                 self._tell(self._device.repeats)
         repeats = range(self._device.repeats)
-        self._repeat(target, [(row, n) for n in repeats for row in rows if row.reason is None])
-        for row in rows:
-            yield self._result(target, row)
+        try:
+            self._repeat(target, [(row, n) for n in repeats for row in rows if row.reason is None])
+        except DeviceError:
+            yield from (self._result(target, row) for row in takewhile(self._finished, rows))
+            raise
+        yield from (self._result(target, row) for row in rows)
+
+    def _finished(self, row: _Row) -> bool:
+        return row.reason is not None or len(row.repeats) == self._device.repeats
 
     def _result(self, target: Target, row: _Row) -> Measurement | Failure:
         if row.reason is not None:
