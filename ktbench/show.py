@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ktbench import catalogue
-from ktbench.records import DeviceSpec, Plan
+from ktbench.records import DeviceSpec, Ensemble, Plan
 
 KINDS = ("students", "replacements", "methods", "devices", "datasets")
 DATASETS = {
@@ -28,7 +28,7 @@ DATASETS = {
 def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False
 ) -> None:
-    """A titled table; with `numbers` every column but the first holds figures, and stands right."""
+    """Print a table. `numbers`: every column but the first holds figures, and stands right."""
     table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         side: Literal["left", "right"] = "right" if numbers and i else "left"
@@ -41,7 +41,7 @@ def print_table(
     console.print(table, highlight=False, markup=False)
 
 
-def _print_line(text: str) -> None:
+def print_line(text: str) -> None:
     """A line that a terminal breaks between words, and nothing else breaks."""
     console = Console()
     console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
@@ -82,9 +82,28 @@ def plan_as_text(plan: Plan) -> None:
     exports = ", ".join(e.label for e in plan.exports) or "none"
     devices = ", ".join(d.name for d in plan.devices) or "none"
     print(f"teachers: {', '.join(t.name for t in plan.teachers) or 'none'}")
+    for line in _protocols(plan):
+        print_line(line)
     print(f"exports:  {exports}")
     print(f"devices:  {devices}")
-    _print_line(estimate(plan).text)
+    print_line(estimate(plan).text)
+
+
+def _protocols(plan: Plan) -> list[str]:
+    """What the axes of budgets, windows and ensembles hold, where a plan has them."""
+    several = {c.teacher.name: c.teacher for c in plan.cells if isinstance(c.teacher, Ensemble)}
+    lines = [
+        f"drawn:    {name}: {e.sample} of {', '.join(t.name for t in e.of)} per step"
+        for name, e in several.items()
+    ]
+    budgets = dict.fromkeys(cell.train.epochs for cell in plan.cells)
+    if len(budgets) > 1:
+        lines.append(f"budgets:  {', '.join(map(str, budgets))} epochs")
+    windows = dict.fromkeys(cell.distill for cell in plan.cells if cell.teacher is not None)
+    if set(windows) - {None}:
+        told = [f"{w.start:g} to {w.end:g} ({w.scale})" if w else "throughout" for w in windows]
+        lines.append(f"transfer: {', '.join(told)}")
+    return lines
 
 
 # ---------------------------------------------------------------- list
