@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks._claim import Outcome
 from benchmarks._link import slow_board
-from ktbench.measure import Budget, Job, measure
-from ktbench.records import DeviceSpec, ExportSpec, Failure
 
 BAR = 3.0
 ROUND_TRIP_S = 0.1
 ARTIFACTS = 50
 SINGLE = 10
 """Single calls that are timed; one takes as long as any other."""
-_BUDGET = Budget(runs=64, seconds=0.0, warm_runs=10, warm_s=0.0, limit_s=60.0)
 
 
 def _write_model(path: Path, seed: int) -> Path:
@@ -39,36 +39,41 @@ def _write_model(path: Path, seed: int) -> Path:
     return path
 
 
-def _seconds(device: DeviceSpec, jobs: list[Job], folder: Path) -> tuple[float, float]:
-    """Until the first figure, and until the last."""
-    start, first = time.monotonic(), 0.0
-    for found in measure(device, jobs, folder, budget=_BUDGET):
-        if isinstance(found, Failure):
-            raise RuntimeError(found.reason)
-        first = first or time.monotonic() - start
-    return first, time.monotonic() - start
+def _call(models: Sequence[Path]) -> float:
+    """Seconds of one command, as a user gives it, of one repeat per model."""
+    words = ["measure", *map(str, models), "--device", "board", "--python", sys.executable]
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "ktbench", *words, "--repeats", "1", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.monotonic() - start
+    found = json.loads(done.stdout or "[]")
+    for each in found if isinstance(found, list) else [found]:
+        if "p50_ms" not in each:
+            raise RuntimeError(done.stderr)
+    return seconds
 
 
 def run() -> Outcome:
-    """The same repeats of the same models, one call per model and one call for all."""
-    device = DeviceSpec(profile="ssh", name="board", host="board", python=sys.executable)
+    """The same models in a command each and in one for all; the board's link is the slow part."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        jobs = [
-            Job(_write_model(folder / f"{n}.onnx", n), ExportSpec(format="onnx"), f"g{n}", "", "d")
-            for n in range(ARTIFACTS + 1)
-        ]
+        models = [_write_model(folder / f"{n}.onnx", n) for n in range(ARTIFACTS + 1)]
         with slow_board(folder, ROUND_TRIP_S) as relay:
-            first, _ = _seconds(device, jobs[-1:], folder)
-            sent, begun = relay.sent, time.monotonic()
-            for job in jobs[:SINGLE]:
-                _seconds(device, [job], folder)
+            first, fresh = _call(models[-1:]), relay.sent
+            begun = time.monotonic()
+            for model in models[:SINGLE]:
+                _call([model])
             single = (time.monotonic() - begun) / SINGLE * ARTIFACTS
-            alone = (relay.sent - sent) / SINGLE * ARTIFACTS
-            sent = relay.sent
-            _, together = _seconds(device, jobs[:ARTIFACTS], folder)
-            shared = relay.sent - sent
-    print(f"first figure on a board that has nothing: {first:.1f} s")
+            alone, before = (relay.sent - fresh) / SINGLE * ARTIFACTS, relay.sent
+            together = _call(models[:ARTIFACTS])
+            shared = relay.sent - before
+    print(
+        f"first figure on a board that has nothing: {first:.1f} s, {fresh / 1e6:.2f} MB sent,"
+        f" over a link of {ROUND_TRIP_S:g} s there and back"
+    )
     print(f"{ARTIFACTS} single calls  {single:6.1f} s, {alone / 1e6:.2f} MB sent ({SINGLE} timed)")
     print(f"one deployment   {together:6.1f} s, {shared / 1e6:.2f} MB sent")
     ratio = single / together

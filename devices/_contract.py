@@ -10,7 +10,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -109,6 +109,15 @@ class Transport(Protocol):
         """The agent's answer to a task; DeviceError when there is none within `limit_s`.
 
         The device is sent those blobs that it does not hold yet.
+        """
+
+    def series(
+        self, task: dict[str, Any], blobs: Sequence[Blob], limits: Sequence[float]
+    ) -> Generator[dict[str, Any] | DeviceError, None, None]:
+        """The answers to `task["tasks"]`, or why there is none, as they come, in their order.
+
+        Each is done in a process of its own, for at most its limit in seconds. Raises DeviceError
+        when the device is lost, or when it takes none of the tasks.
         """
 
     def close(self) -> None:

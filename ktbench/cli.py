@@ -32,6 +32,7 @@ devices_app = typer.Typer(
     no_args_is_help=True, help="Look at the devices of a matrix; set boards up."
 )
 commands_devices.add_to(devices_app)
+app.command("measure")(commands_devices.measure)
 app.add_typer(devices_app, name="devices")
 app.add_typer(commands_teacher.app, name="teacher")
 app.add_typer(commands_blockwise.app, name="blockwise")
@@ -350,22 +351,3 @@ def _devices(matrix: Path | None, host: str | None, python: str) -> list[Any]:
     if host is not None:
         return [DeviceSpec(profile="ssh", name=host, host=host, python=python)]
     return [DeviceSpec(profile="local", name="local")]
-
-
-@app.command()
-def measure(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx|MODEL.tflite", show_default=False)],
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="`local`, or a host of the SSH configuration.")
-    ] = "local",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
-    mode: Annotated[str, typer.Option(metavar="quick|full", help="How long to time.")] = "quick",
-    python: Python = "python3",
-    as_json: AsJson = False,
-) -> None:
-    """Measure any model file on a device: load, first inference and latency percentiles."""
-    from ktbench.show import measure_model
-
-    raise typer.Exit(
-        measure_model(model, device, threads=threads, mode=mode, python=python, as_json=as_json)
-    )

@@ -1,8 +1,9 @@
-"""`ktbench devices setup` and `ktbench devices remove`."""
+"""`ktbench devices setup`, `ktbench devices remove` and `ktbench measure`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -42,6 +43,65 @@ def remove(host: Host) -> None:
 
     removed = _over_ssh(host, "python3", lambda way: take_down(way, host))
     print(f"{host}: nothing of ktbench is left ({removed.bytes / 1e6:.0f} MB removed)")
+
+
+def measure(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL.onnx|MODEL.tflite…", show_default=False)
+    ],
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="`local`, or a host of the SSH configuration.")
+    ] = "local",
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(min=1, metavar="N", help="Threads of the runtime (default: 1); may repeat."),
+    ] = None,
+    mode: Annotated[str, typer.Option(metavar="quick|full", help="How long to time.")] = "quick",
+    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes per model.")] = 3,
+    provider: Annotated[
+        str,
+        typer.Option(
+            metavar="cpu|xnnpack|cuda|tensorrt", help="What the runtime runs models with."
+        ),
+    ] = "cpu",
+    scenario: Annotated[
+        str,
+        typer.Option(
+            metavar="single_stream|offline|sustained",
+            help="One input after the other, batches of a free batch axis, or ten minutes on end.",
+        ),
+    ] = "single_stream",
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per run of `offline`.")] = 32,
+    governor: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Set on a board meanwhile, and put back.")
+    ] = None,
+    power_mode: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a Jetson, set meanwhile and put back.")
+    ] = None,
+    python: Annotated[
+        str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
+    ] = "python3",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Measure any model files on a device: load, first inference and latency percentiles.
+
+    Several files are one deployment: they take turns on the device, and cost the way there once.
+    """
+    from ktbench.show_measured import device_of, measure_models
+
+    spec = device_of(
+        device,
+        threads=tuple(threads or [1]),
+        mode=mode,
+        repeats=repeats,
+        provider=provider,
+        scenario=scenario,
+        batch_size=batch_size,
+        governor=governor,
+        power_mode=power_mode,
+        python=python,
+    )
+    raise typer.Exit(measure_models(models, spec, as_json=as_json))
 
 
 def _tell(line: str) -> None:

@@ -27,9 +27,7 @@ def settle_matrix(
     if path is None:
         print_line("nothing to settle: no matrix is written")
         return
-    more = (
-        f", and {found.extra} that the matrix's other axes bring with them" if found.extra else ""
-    )
+    more = f", and {found.extra} that come with them" if found.extra else ""
     print_line(
         f"{text.count(len(found.cells), 'new training')}{more}: {text.seconds(found.seconds)} of "
         f"training one by one, {text.seconds(found.shared_seconds)} with what they share, if they "

@@ -18,7 +18,7 @@ from ktbench.matrix import Matrix, load, loads
 from ktbench.matrix import plan as make_plan
 from ktbench.matrix.axes import Finder
 from ktbench.matrix.source import read
-from ktbench.records import Cell, Item, KtbenchError, Plan
+from ktbench.records import Cell, Item, KtbenchError, Plan, Window
 from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.judged import UNDECIDED
 from ktbench.results import load_results
@@ -58,7 +58,7 @@ class Settlement:
     shared_seconds: float = 0.0
     """The same with what trainings share counted once, as it was for the earlier seeds."""
     extra: int = 0
-    """Cells that come with these, as an axis of the matrix cannot be told apart in `include`."""
+    """Cells that come with these, where `include` cannot name them alone."""
     matrix: str = ""
     """The matrix file's text; empty where there is nothing to settle."""
 
@@ -244,6 +244,7 @@ def _rules(cells: Iterable[Cell], matrix: Matrix, planned: Plan) -> list[dict[st
         block["method"] = []
         block |= {"teacher": cell.teacher.name} if cell.teacher else {}
         block["seed"] = sorted(seeds[name])
+        block |= namer.members(cell)
         changes = namer.changes(cell)
         block |= {"train": changes} if changes else {}
         own = blocks.setdefault(yaml.safe_dump(block), block)
@@ -286,12 +287,23 @@ class _Namer:
             given = dict(list(plain.items())[:1])
         return {item.name: given} if given else item.name
 
+    def members(self, cell: Cell) -> dict[str, Any]:
+        """Where a cell stands on the axes that its matrix has beside items, teachers and seeds."""
+        matrix, found = self._matrix, dict[str, Any]()
+        if matrix.budget:
+            found["budget"] = cell.train.epochs
+        if matrix.views:
+            found["views"] = cell.train.views or "fresh"
+        if matrix.distill and cell.teacher:
+            found["distill"] = (cell.distill or Window()).model_dump(mode="json")
+        return found
+
     def changes(self, cell: Cell) -> dict[str, Any]:
         """What its training does differently from the matrix's, axes apart."""
-        usual = self._matrix.train.model_dump(mode="json")
-        axes = {"views": "views", "epochs": "budget"}
+        matrix, usual = self._matrix, self._matrix.train.model_dump(mode="json")
+        axes = {"views": matrix.views, "epochs": matrix.budget}
         return {
             name: value
             for name, value in cell.train.model_dump(mode="json").items()
-            if value != usual[name] and not getattr(self._matrix, axes.get(name, ""), ())
+            if value != usual[name] and not axes.get(name)
         }

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ktbench import catalogue
-from ktbench.records import DeviceSpec, Ensemble, KtbenchError, Measurement, Plan
+from ktbench.records import DeviceSpec, Ensemble, Plan
 
 KINDS = ("students", "replacements", "methods", "devices", "datasets")
 DATASETS = {
@@ -210,59 +207,3 @@ def check_devices(devices: Sequence[DeviceSpec], *, as_json: bool) -> int:
                 shown = value if isinstance(value, str) else json.dumps(value)
                 print(f"  {key}: {shown}")
     return 0 if all(answer.ok for answer in found) else 1
-
-
-def measure_model(
-    model: Path, device: str, *, threads: int, mode: str, python: str, as_json: bool
-) -> int:
-    """One model on one device; exit code 0 when its figures are valid."""
-    from ktbench.measure import measure_file
-
-    if mode not in ("quick", "full"):
-        raise KtbenchError(f"--mode {mode}: choose quick or full")
-    spec = DeviceSpec(
-        profile="local" if device == "local" else "ssh",
-        name=device,
-        host=None if device == "local" else device,
-        python=python,
-        threads=(threads,),
-        mode=cast(Literal["quick", "full"], mode),
-    )
-    with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
-        [found] = measure_file(model, spec, Path(folder))
-    print(found.model_dump_json(indent=1)) if as_json else _show_measurement(model, found)
-    return 0 if found.validity.valid else 1
-
-
-def _show_measurement(model: Path, found: Measurement) -> None:
-    def interval(statistic: Any) -> list[str]:
-        # To three figures at least: a small graph takes microseconds.
-        value, low, high = (
-            f"{x:.{max(0, 2 - math.floor(math.log10(x)))}f}" if 0 < x < 100 else f"{x:.0f}"
-            for x in (statistic.value, statistic.low, statistic.high)
-        )
-        return [value, f"{low} – {high}"]
-
-    rows = [
-        ["load", *interval(found.load_ms)],
-        ["first inference", *interval(found.first_ms)],
-        ["median", *interval(found.p50_ms)],
-        ["90th percentile", *interval(found.p90_ms)],
-    ]
-    if found.p99_ms is not None:
-        rows.append(["99th percentile", *interval(found.p99_ms)])
-    title = (
-        f"{model.name} on {found.device.name} ({found.origin}), {found.runtime} "
-        f"{found.runtime_version}, {found.provider}, "
-        f"{found.threads} thread{'s' if found.threads > 1 else ''}, "
-        f"{found.runs} runs in {found.repeats} processes"
-    )
-    print_table(title, ["", "ms", "interval"], rows)
-    if found.peak_memory_bytes is not None:
-        print(f"peak memory {found.peak_memory_bytes / 2**20:.1f} MiB")
-    for word, lines in (
-        ("invalid", found.validity.reasons),
-        ("warning", found.validity.warnings),
-    ):
-        for line in lines:
-            print(f"{word}: {line}")

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.boards import SSHD, SshBoard, lacking, running_sshd, write_onnx
+from tests.boards import (
+    SSHD,
+    HomeBoard,
+    SshBoard,
+    base_python,
+    lacking,
+    running_sshd,
+    write_onnx,
+)
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +105,9 @@ def jetpack_4_python() -> Path:
                 pytest.skip(f"pip cannot get {wanted[-1]}: {done.stderr.strip()[-300:]}")
         (folder / "complete").touch()
     return python
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> HomeBoard:
+    (tmp_path / "home").mkdir()
+    return HomeBoard(tmp_path / "home", base_python())

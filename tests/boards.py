@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import getpass
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from devices._contract import DeviceError
+from devices.transport import _exchange
+from devices.transport._exchange import LOADER, Exchange
 from ktbench.measure import Budget, Job
 from ktbench.records import DeviceSpec, ExportSpec
 
@@ -73,6 +78,61 @@ def job(path: Path, **changes: object) -> Job:
     export = ExportSpec(format="tflite" if path.suffix == ".tflite" else "onnx")
     values = {"graph_key": path.stem, "cell_key": path.stem, "digest": path.stem, **changes}
     return Job(path=path, export=export, **values)  # type: ignore[arg-type]
+
+
+def agent_of(stub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let agents run these lines before they read their task; only where they are so from then on.
+
+    They take the place that a patch has in tests of one process.
+    """
+    monkeypatch.setattr(_exchange, "_STUB", stub + _exchange._STUB)
+    changed = _exchange.agent_archive.__wrapped__()
+    monkeypatch.setattr(_exchange, "agent_archive", lambda: changed)
+
+
+# ---------------------------------------------------------------- a board without SSH
+
+
+class HomeBoard:
+    """A board that is this machine, with a home of its own and any of its interpreters."""
+
+    def __init__(self, home: Path, python: Path) -> None:
+        self.home, self.store = home, home / "cache" / "ktbench" / "store"
+        self._exchange = Exchange(
+            [str(python), "-I", "-c", LOADER],
+            root=str(self.store),
+            python=None,
+            explain=lambda code, errors: None,
+        )
+
+    def run(self, task: dict[str, Any], blobs: Any = (), limit_s: float = 60) -> dict[str, Any]:
+        return self._exchange.run(task, list(blobs), limit_s)
+
+    def series(
+        self, task: dict[str, Any], blobs: Any, limits: Any
+    ) -> Generator[dict[str, Any] | DeviceError, None, None]:
+        return self._exchange.series(task, list(blobs), limits)
+
+    def close(self) -> None:
+        pass
+
+    def files(self) -> set[str]:
+        return {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
+
+
+def base_python() -> Path:
+    """This Python without its virtual environment."""
+    return Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")
+
+
+def oldest_python() -> Path:
+    """The oldest interpreter from 3.6 on that this machine has: its own system's or pyenv's."""
+    for minor in range(6, sys.version_info.minor):
+        roots = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3.{minor}"))
+        found = shutil.which(f"python3.{minor}") if not roots else str(roots[-1])
+        if found and subprocess.run([found, "-I", "-c", ""], capture_output=True).returncode == 0:
+            return Path(found)
+    return base_python()
 
 
 # ---------------------------------------------------------------- a board over SSH

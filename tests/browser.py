@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+_PATIENCE_MS = 60_000
+"""For machines with much else to do; nothing here waits where nothing is wrong."""
+expect.set_options(timeout=_PATIENCE_MS)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -39,7 +42,7 @@ class Visit:
 def visit(browser: Browser, path: Path, anchor: str = "", width: int = 1280) -> Iterator[Visit]:
     """A page as a reader opens it, in a fresh profile."""
     context = browser.new_context(viewport={"width": width, "height": 900})
-    context.set_default_timeout(5_000)
+    context.set_default_timeout(_PATIENCE_MS)
     found = Visit(context.new_page())
     found.page.on("request", lambda request: found.requests.append(request.url))
     found.page.on("console", lambda message: found.complaints.append(message.text))

@@ -82,3 +82,41 @@ def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> No
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
+
+
+def governors(root: Path, names: dict[str, str]) -> Path:
+    """Processors with these governors, and three to choose from."""
+    files = {}
+    for cpu, name in names.items():
+        folder = f"sys/devices/system/cpu/{cpu}/cpufreq/"
+        files[f"{folder}scaling_governor"] = f"{name}\n"
+        files[f"{folder}scaling_available_governors"] = "performance powersave ondemand schedutil\n"
+    return write(root, files)
+
+
+def jetson_modes(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    modes: dict[str, int],
+    now: str,
+    *,
+    takes: bool = True,
+    kills: bool = False,
+) -> Path:
+    """A Jetson's power modes, and an `nvpmodel` that enters them; returns the board's root.
+
+    Without `takes` it stays where it is, as where a mode wants a restart; with `kills` whoever
+    asks for a mode is killed once it is entered.
+    """
+    lines = [f"< POWER_MODEL ID={number} NAME={name} >" for name, number in modes.items()]
+    files = {"etc/nvpmodel.conf": "\n".join(["< PARAM TYPE=FILE NAME=X >", *lines, ""])}
+    root = write(folder / "root", {**files, "mode": now})
+    cases = "\n".join(f"{number}) echo {name} > {root}/mode ;;" for name, number in modes.items())
+    body = f"""
+if [ "$1" = -q ]; then read mode < {root}/mode; echo "NV Power Mode: $mode"; exit 0; fi
+[ "$1" = -m ] || exit 1
+{f'case "$2" in {cases} esac' if takes else "exit 1"}
+{"kill -9 $PPID" if kills else ""}
+exit 0"""
+    programs(folder / "bin", monkeypatch, nvpmodel=body)
+    return root

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,59 +14,15 @@ from typing import Any
 
 import pytest
 
-from devices._contract import Blob, DeviceError, Lease
-from devices.agent import environment, hold, protocol
-from devices.transport._exchange import LOADER, Exchange
+from devices._contract import Blob, DeviceError
+from devices.agent import environment
 from ktbench.boards import Look, choose, fetch, look_at, set_up, take_down
 from ktbench.boards import wheels as wheels_module
 from ktbench.measure import measure
-from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement
-from tests.boards import SHORT, SshBoard, job
+from ktbench.records import DeviceSpec, KtbenchError
+from tests.boards import SHORT, HomeBoard, SshBoard, base_python, job, oldest_python
 
 pytest_plugins = ("tests.board_fixtures",)
-
-
-class Board:
-    """A board that is this machine, with a home of its own and any of its interpreters."""
-
-    def __init__(self, home: Path, python: Path) -> None:
-        self.home, self.store = home, home / "cache" / "ktbench" / "store"
-        self._exchange = Exchange(
-            [str(python), "-I", "-c", LOADER],
-            root=str(self.store),
-            python=None,
-            explain=lambda code, errors: None,
-        )
-
-    def run(self, task: dict[str, Any], blobs: Any = (), limit_s: float = 60) -> dict[str, Any]:
-        return self._exchange.run(task, list(blobs), limit_s)
-
-    def close(self) -> None:
-        pass
-
-    def files(self) -> set[str]:
-        return {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
-
-
-def base_python() -> Path:
-    """This Python without its virtual environment."""
-    return Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")
-
-
-def oldest_python() -> Path:
-    """The oldest interpreter from 3.6 on that this machine has: its own system's or pyenv's."""
-    for minor in range(6, sys.version_info.minor):
-        roots = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3.{minor}"))
-        found = shutil.which(f"python3.{minor}") if not roots else str(roots[-1])
-        if found and subprocess.run([found, "-I", "-c", ""], capture_output=True).returncode == 0:
-            return Path(found)
-    return base_python()
-
-
-@pytest.fixture
-def bare(tmp_path: Path) -> Board:
-    (tmp_path / "home").mkdir()
-    return Board(tmp_path / "home", base_python())
 
 
 @pytest.fixture
@@ -218,7 +172,7 @@ def installing(*blobs: Blob, size: int = 10_000) -> dict[str, Any]:
     "name",
     ["../evil.py", "a/../../evil.py", "/etc/evil.py", "a\\..\\evil.py", "C:evil.py", ".."],
 )
-def test_a_wheel_whose_files_would_escape_is_refused(bare: Board, name: str) -> None:
+def test_a_wheel_whose_files_would_escape_is_refused(bare: HomeBoard, name: str) -> None:
     bad = wheel({"good.py": "x = 1", name: "evil"})
     with pytest.raises(DeviceError, match="escape"):
         bare.run(installing(bad), [bad])
@@ -227,14 +181,16 @@ def test_a_wheel_whose_files_would_escape_is_refused(bare: Board, name: str) -> 
     assert not (bare.store / "environments" / "current").exists()
 
 
-def test_a_wheel_that_holds_more_than_was_announced_is_refused(bare: Board) -> None:
+def test_a_wheel_that_holds_more_than_was_announced_is_refused(bare: HomeBoard) -> None:
     bomb = wheel({"bomb.py": "0" * 1_000_000})
     with pytest.raises(DeviceError, match="more than the host announced"):
         bare.run(installing(bomb, size=1000), [bomb])
     assert not any("bomb" in path for path in bare.files())
 
 
-def test_an_installation_replaces_the_one_before_and_what_a_killed_one_left(bare: Board) -> None:
+def test_an_installation_replaces_the_one_before_and_what_a_killed_one_left(
+    bare: HomeBoard,
+) -> None:
     first, second = wheel({"one.py": ""}), wheel({"two.data/purelib/two.py": "", "two.data/x": ""})
     bare.run(installing(first), [first])
     (bare.store / "environments" / ".part-killed").mkdir()
@@ -244,7 +200,7 @@ def test_an_installation_replaces_the_one_before_and_what_a_killed_one_left(bare
     assert not (bare.store / first.digest).exists() and not (bare.store / second.digest).exists()
 
 
-def test_an_environment_of_another_python_is_not_used(bare: Board) -> None:
+def test_an_environment_of_another_python_is_not_used(bare: HomeBoard) -> None:
     made = wheel({"numpy/__init__.py": "__version__ = 'ours'"})
     bare.run(installing(made), [made])
     assert bare.run({"task": "probe"})["numpy"] == "ours"
@@ -255,16 +211,16 @@ def test_an_environment_of_another_python_is_not_used(bare: Board) -> None:
 
 
 def test_an_interpreter_of_the_users_own_environment_is_left_alone(
-    tmp_path: Path, bare: Board
+    tmp_path: Path, bare: HomeBoard
 ) -> None:
     made = wheel({"numpy/__init__.py": "__version__ = 'ours'"})
     bare.run(installing(made), [made])
-    own = Board(bare.home, Path(sys.executable))
+    own = HomeBoard(bare.home, Path(sys.executable))
     assert own.run({"task": "probe"})["numpy"] != "ours"
 
 
 def test_a_board_without_room_is_sent_nothing(
-    bare: Board, monkeypatch: pytest.MonkeyPatch, wheel_cache: None
+    bare: HomeBoard, monkeypatch: pytest.MonkeyPatch, wheel_cache: None
 ) -> None:
     small = look_at(bare).model_copy(update={"free_bytes": 10**6})
     monkeypatch.setattr("ktbench.boards.setup.look_at", lambda transport: small)
@@ -273,10 +229,11 @@ def test_a_board_without_room_is_sent_nothing(
     assert not (bare.store / "environments").exists()
 
 
-def test_the_oldest_python_is_set_up_from_nothing_and_left_as_it_was(
-    tmp_path: Path, wheel_cache: None
+@pytest.mark.parametrize("python", sorted({oldest_python(), base_python()}), ids=lambda p: p.name)
+def test_a_board_is_set_up_from_nothing_and_left_as_it_was(
+    python: Path, tmp_path: Path, wheel_cache: None
 ) -> None:
-    board = Board(tmp_path, oldest_python())
+    board = HomeBoard(tmp_path, python)
     (tmp_path / "cache").mkdir()  # as most homes have one
     before = board.files()
     ready = set_up(board, "here", lambda line: None)
@@ -287,82 +244,40 @@ def test_the_oldest_python_is_set_up_from_nothing_and_left_as_it_was(
     assert board.files() == before
 
 
-def test_removal_leaves_other_files_of_the_folders_that_were_made(bare: Board) -> None:
+def test_removal_leaves_nothing_of_any_set_up_and_follows_no_link(bare: HomeBoard) -> None:
+    outside = bare.home / "mine"
+    outside.mkdir()
+    (outside / "photo.jpg").write_text("the user's")
+    before = bare.files()
+    bare.run({"task": "look"})
+    for name in (
+        "environments/.part-killed/half/numpy.so",
+        f"environments/{'a' * 64}/numpy/__init__.py",
+        "environments/current",
+        f"engines/{'b' * 64}_1.19.2/engine.plan",
+        "cache/Microsoft/DeveloperTools/deviceid",
+        ".part-artifact",
+        "before.json.part",
+        "a file of a later version/with a folder",
+        "c" * 64,
+    ):
+        path = bare.store / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("left")
+        path.chmod(0o400)
+    (bare.store / "environments" / "link").symlink_to(outside)
+    (bare.store / "dangling").symlink_to(bare.home / "nowhere")
+    take_down(bare, "here")
+    assert bare.files() == before and (outside / "photo.jpg").exists()
+    assert take_down(bare, "here").bytes > 0, "of the agent that was sent to do it"
+    assert bare.files() == before
+
+
+def test_removal_leaves_other_files_of_the_folders_that_were_made(bare: HomeBoard) -> None:
     bare.run({"task": "look"})
     (bare.store.parent / "mine.txt").write_text("the user's")
     take_down(bare, "here")
     assert bare.files() == {"cache", "cache/ktbench", "cache/ktbench/mine.txt"}
-
-
-# ---------------------------------------------------------------- one user at a time
-
-
-def lease(owner: str, seconds: float = 60) -> dict[str, Any]:
-    return Lease(owner, f"{owner}@desk", seconds).task()
-
-
-def probing(owner: str, seconds: float = 60) -> dict[str, Any]:
-    return {"task": "probe", "lease": lease(owner, seconds)}
-
-
-def test_a_board_is_one_owners_until_it_is_released(bare: Board) -> None:
-    bare.run(probing("ann"))
-    with pytest.raises(DeviceError, match=r"held by ann@desk \(for \d+ s at least\)"):
-        bare.run(probing("bob"))
-    bare.run(probing("ann"))
-    assert look_at(bare).holder.holder == "ann@desk"  # type: ignore[union-attr]
-    bare.run({"task": "release", "lease": lease("ann")})
-    bare.run(probing("bob"))
-
-
-def test_a_lease_runs_out_by_the_boards_clock_since_it_started(bare: Board) -> None:
-    bare.run(probing("ann", seconds=0.0))
-    bare.run(probing("bob"))
-    held = bare.store / hold.NAME
-    held.write_text(json.dumps({**json.loads(held.read_text()), "boot": "another"}))
-    bare.run(probing("ann"))  # after a restart nobody holds it
-
-
-def test_a_lease_file_that_a_loss_of_power_cut_short_holds_nobody_off(bare: Board) -> None:
-    bare.run(probing("ann"))
-    (bare.store / hold.NAME).write_text('{"owner": "an')
-    bare.run(probing("bob"))
-
-
-def test_an_agent_that_its_host_lost_is_ended_by_the_next_task_of_the_same_owner(
-    tmp_path: Path,
-) -> None:
-    text = (
-        "import sys, time; from devices.agent import hold\n"
-        f"held = hold.take({str(tmp_path)!r}, {lease('ann')!r}); print('held', flush=True)\n"
-        "time.sleep(600)"
-    )
-    lost = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
-    assert lost.stdout is not None and lost.stdout.readline() == b"held\n"
-    with pytest.raises(protocol.TaskError, match="held by ann@desk"):
-        hold.take(str(tmp_path), lease("bob"))
-    reaper = threading.Thread(target=lost.wait)
-    reaper.start()
-    hold.take(str(tmp_path), lease("ann")).release()
-    reaper.join(timeout=10)
-    assert lost.returncode == -9
-    lost.stdout.close()
-
-
-def test_a_run_finds_a_board_that_another_user_holds_and_says_who(
-    board: SshBoard, onnx_model: Path, tmp_path: Path
-) -> None:
-    board.store.mkdir(parents=True, exist_ok=True)
-    held = hold.take(str(board.store), lease("bob"))
-    try:
-        found = list(measure(board.spec(), [job(onnx_model)] * 2, tmp_path, budget=SHORT))
-    finally:
-        held.release()
-        os.close(held._handle)
-    assert all(isinstance(f, Failure) and "held by bob@desk" in f.reason for f in found)
-    (again,) = measure(board.spec(), [job(onnx_model)], tmp_path, budget=SHORT)
-    assert isinstance(again, Measurement)
-    assert hold.holder(str(board.store)) is None
 
 
 # ---------------------------------------------------------------- one connection

@@ -179,6 +179,24 @@ def test_measure_times_any_model_and_tells_what_it_cannot(
     assert ktbench("measure", model, "--mode", "slow").code == 2
 
 
+def test_several_models_are_measured_in_one_call_and_one_that_cannot_be_costs_no_other(
+    ktbench: Commands, tmp_path: Path
+) -> None:
+    one, two = write_onnx(tmp_path / "one.onnx"), write_onnx(tmp_path / "two.onnx", batch="n")
+    told = ktbench("measure", one, two, "--repeats", 1, "--provider", "cpu")
+    assert "one.onnx" in told.out and "two.onnx" in told.out and told.out.count("interval") == 1
+    options = ("--scenario", "offline", "--batch-size", 4, "--repeats", 1)
+    answer = ktbench("measure", one, two, *options, "--json")
+    fixed, free = json.loads(answer.out)
+    assert answer.code == 1 and "not measured: one.onnx: the offline scenario" in answer.err
+    assert "free batch" in fixed["reason"]
+    assert (free["batch"], free["device"]["scenario"]) == (4, "offline")
+    assert free["inputs_per_s"]["value"] > 0
+    refused = ktbench("measure", one, "--provider", "gpu")
+    assert refused.code == 2
+    assert refused.error.startswith("ktbench: --provider gpu: must be 'cpu', 'xnnpack', 'cuda'")
+
+
 def test_a_measurement_of_microseconds_has_figures_and_its_title_is_one_line(
     ktbench: Commands, tmp_path: Path
 ) -> None:

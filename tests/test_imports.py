@@ -20,6 +20,7 @@ STAGES = {
     "measure",
     "results",
     "report",
+    "compare",
 }
 SHARED = {
     "ktbench.records",
@@ -27,6 +28,7 @@ SHARED = {
     "ktbench.data",
     "ktbench.stats",
     "ktbench.percentiles",
+    "ktbench.speedup",
     "ktbench.provenance",
     "ktbench.files",
     "ktbench.weights",
@@ -43,8 +45,8 @@ SHARED = {
 }
 
 
-READS = {"report": "ktbench.results"}
-"""The report is the one stage whose input is the results folder as a whole."""
+READS = {"report": "ktbench.results", "compare": "ktbench.results"}
+"""The rooms whose input is the results folder as a whole."""
 
 
 def _files(*folders: str) -> list[Path]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktbench.matrix import MatrixError, loads, plan
-from ktbench.records import BASELINE, Cell, Item, Plan, TrainSpec, digest_of
+from ktbench.records import BASELINE, Cell, Item, Plan, TrainSpec, Window, digest_of
 
 
 def _planned(base: str = ".", **changes: Any) -> Plan:
@@ -263,6 +263,20 @@ def test_include_gives_matching_cells_another_training_and_leaves_the_others() -
     expected = TrainSpec(epochs=40, lr=1.0)
     assert changed == {"vgg8 / kd ← resnet14 / seed 0": expected}
     assert len(planned.cells) == 4
+
+
+def test_include_names_members_of_the_other_axes() -> None:
+    axes = {"budget": [2, 4], "views": ["fresh", 3], "distill": {"end": [0.5, 1.0]}}
+    before = {cell.key for cell in _planned(**axes).cells}
+    block = {"method": "kd", "seed": 7, "budget": 4, "views": "fresh", "distill": {"end": 0.5}}
+    after = _planned(**axes, include=block).cells
+    [added] = [cell for cell in after if cell.key not in before]
+    assert (added.train.epochs, added.train.views, added.seed) == (4, None, 7)
+    assert added.distill == Window(end=0.5)
+    for wrong in ({"budget": 3}, {"views": 2}, {"distill": {"end": 0.2}}):
+        [key] = wrong
+        with pytest.raises(MatrixError, match=f"names what is not in the matrix's {key}"):
+            _planned(**axes, include={"seed": 7, **wrong})
 
 
 # ---------------------------------------------------------------- skips

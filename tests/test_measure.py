@@ -163,7 +163,7 @@ def test_an_int8_model_of_any_origin_is_told_as_such(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
     onnx.save(model, tmp_path / "m.onnx")
     found = one(measure_file(tmp_path / "m.onnx", HERE, tmp_path, budget=SHORT))
-    assert found.export == ExportSpec(format="onnx", precision="int8", opset=15)
+    assert found.export == ExportSpec(format="onnx", precision="int8", opset=15, batch="dynamic")
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
 from devices._contract import Blob
 from devices.transport._exchange import agent_archive
+from devices.transport.ssh import COMMAND
 from ktbench.measure import Budget, check, measure, measure_file
 from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement
-from tests.boards import SHORT, SshBoard, images, job, logits, write_onnx
+from tests.boards import SHORT, SshBoard, agent_of, images, job, logits, write_onnx
 
 pytest_plugins = ("tests.board_fixtures",)
 
@@ -123,7 +125,8 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
 
 
 def _agents(parent: int) -> list[int]:
-    """Descendants that have become the agent: a Python that runs a file of a store."""
+    """Descendants that are the agent, a Python that runs a file of a store: one that looks after
+    a series, and the one at work."""
     found = []
     for pid in _children(parent):
         try:
@@ -148,11 +151,11 @@ def test_a_board_that_is_unplugged_in_mid_measurement_is_tried_again(
 
     worker = threading.Thread(target=work)
     worker.start()
-    _wait(lambda: stored.exists() and bool(_agents(board.server)), "the agent")
-    (agent,) = _agents(board.server)
-    for pid in set(_children(board.server)) - {agent}:
+    _wait(lambda: stored.exists() and len(_agents(board.server)) == 2, "the agent")
+    agents = _agents(board.server)
+    for pid in set(_children(board.server)) - set(agents):
         os.kill(pid, signal.SIGKILL)
-    _wait(lambda: not Path(f"/proc/{agent}").exists(), "the agent's end")
+    _wait(lambda: not any(Path(f"/proc/{agent}").exists() for agent in agents), "the agents' end")
     worker.join(timeout=60)
     (result,) = found
     assert isinstance(result, Measurement)
@@ -178,9 +181,71 @@ list(measure(device, [job(Path(sys.argv[1]))], Path(sys.argv[2]), budget=budget)
     try:
         # the probe's agent comes first; the artifact tells them apart
         _wait(lambda: bool(list(tmp_path.glob(f"*/{stored}"))), "the artifact")
-        _wait(lambda: bool(_agents(host.pid)), "the agent")
-        (agent,) = _agents(host.pid)
+        _wait(lambda: len(_agents(host.pid)) == 2, "the agent")
+        agents = _agents(host.pid)
     finally:
         host.kill()
         host.wait()
-    _wait(lambda: not Path(f"/proc/{agent}").exists(), "the agent's end")
+    _wait(lambda: not any(Path(f"/proc/{agent}").exists() for agent in agents), "the agents' end")
+
+
+# ---------------------------------------------------------------- a series
+
+
+def test_a_process_that_dies_costs_its_own_artifact_alone_and_is_not_tried_again(
+    board: SshBoard, onnx_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = write_onnx(tmp_path / "bad.onnx", batch="killer")
+    digest = Blob.read(bad).digest
+    stub = (
+        "import os\nfrom agent import bench\n_timed = bench.timed\n"
+        "def timed(task, folder):\n"
+        f"    if task['artifact'] == {digest!r}:\n"
+        f"        open({str(tmp_path / 'died')!r}, 'a').write('x')\n"
+        "        os.write(2, b'Illegal instruction\\n')\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return _timed(task, folder)\n"
+        "bench.timed = timed\n"
+    )
+    agent_of(stub, monkeypatch)
+    good, killed = measure(
+        board.spec(repeats=2), [job(onnx_model), job(bad)], tmp_path, budget=SHORT
+    )
+    assert isinstance(good, Measurement) and good.repeats == 2
+    assert isinstance(killed, Failure)
+    assert "signal 9, as when memory runs out): Illegal instruction" in killed.reason
+    assert (tmp_path / "died").read_text() == "x"
+
+
+def test_what_was_changed_on_the_board_between_two_repeats_is_not_run(
+    board: SshBoard, onnx_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = (
+        "import sys\nfrom agent import bench\n_bench = bench.bench\n"
+        "def swapped(task, folder):\n"
+        "    answer = _bench(task, folder)\n"
+        "    with open(sys.argv[0], 'ab') as file:\n"
+        "        file.write(b'# somebody else')\n"
+        "    return answer\n"
+        "bench.bench = swapped\n"
+    )
+    agent_of(stub, monkeypatch)
+    (found,) = measure(board.spec(repeats=2), [job(onnx_model)], tmp_path, budget=SHORT)
+    assert isinstance(found, Failure) and "was changed in the meantime" in found.reason
+
+
+def test_repeats_of_a_deployment_cost_the_link_once(
+    board: SshBoard, onnx_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    popen = subprocess.Popen
+
+    def counted(*args: Any, **more: Any) -> Any:
+        begun.append(str(args[0][-1]))
+        return popen(*args, **more)
+
+    monkeypatch.setattr("devices.transport._exchange.subprocess.Popen", counted)
+    jobs = [job(onnx_model, digest=str(n), graph_key=str(n)) for n in range(2)]
+    found = list(measure(board.spec(repeats=2), jobs, tmp_path, budget=SHORT))
+    assert all(isinstance(each, Measurement) and each.repeats == 2 for each in found)
+    assert begun.count(COMMAND) == 3  # what is there, four repeats, letting go

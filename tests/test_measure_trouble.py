@@ -196,18 +196,20 @@ def test_a_lost_connection_costs_one_more_try(
     assert [m.repeats for m in found if isinstance(m, Measurement)] == [3, 3]
 
 
-def test_a_lost_device_fails_what_is_left_with_its_reason(
-    two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("turns", [1, 16])
+def test_a_lost_device_fails_what_is_left_with_its_reason_and_nothing_that_was_done(
+    two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
     monkeypatch.setattr("ktbench.measure.run.RETRY_S", 0.0)
-    monkeypatch.setattr("ktbench.measure.run.TURNS", 1)
+    monkeypatch.setattr("ktbench.measure.run.TURNS", turns)
 
     def unplugged(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
         if task["task"] == "bench" and task["artifact"] == Blob.read(two[1].path).digest:
             raise DeviceError("cannot reach fake", lost=True)
         return made_up(task, blobs)
 
-    first, second = measure(FAKE, two, tmp_path, transport=FakeTransport(unplugged))
+    once = FAKE.model_copy(update={"repeats": 1})
+    first, second = measure(once, two, tmp_path, transport=FakeTransport(unplugged))
     assert isinstance(first, Measurement)
     assert isinstance(second, Failure) and second.reason == "cannot reach fake"
 
@@ -263,10 +265,37 @@ def test_a_check_shows_the_commands_that_steady_a_board_and_runs_none() -> None:
     device = DeviceSpec(profile="raspberry_pi_4", name="pi", host="pi")
     found = check(device, FakeTransport(pi))
     assert found.ok
-    assert found.advice == ("sudo cpufreq-set -r -g performance",)
+    assert "`governor: performance` in the device's entry" in found.advice[0]
+    assert found.advice[1:] == ("by hand: sudo cpufreq-set -r -g performance",)
     text = "; ".join(found.warnings)
-    for words in ("throttled now", "busy", "does not tell its temperatures c"):
+    for words in ("throttled now", "busy", "does not tell its temperatures: no thermal zone"):
         assert words in text, text
+
+
+def test_a_check_holds_a_board_against_what_its_profile_knows_of_the_kind() -> None:
+    def other(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
+        facts = {"machine": "aarch64", "cores": 4, "python": "3.10.12"}
+        state = {"power_mode": "MAXN SUPER", "power_w": {"VDD_IN": 4.0}, "governor": "performance"}
+        return {**made_up(task, blobs), "facts": facts, "state": state}
+
+    def told(profile: str, **settings: str) -> tuple[str, str]:
+        device = DeviceSpec.model_validate(
+            {"profile": profile, "name": "j", "host": "j"} | settings
+        )
+        found = check(device, FakeTransport(other))
+        return "; ".join(found.warnings), "; ".join(found.advice)
+
+    warnings, advice = told("jetson_nano")
+    for words in (
+        "power mode MAXN SUPER is none of a Jetson Nano's (MAXN, 5W)",
+        "Python is 3.10.12, but the systems of a Jetson Nano come with 3.6",
+        "POM_5V_IN, POM_5V_GPU, POM_5V_CPU of its power rails cannot be read",
+    ):
+        assert words in warnings, warnings
+    assert "opsets up to 15" in advice and "`power_mode` in the device's entry" in advice
+    warnings, advice = told("jetson_orin_nano", power_mode="15W")
+    assert "none of" not in warnings and "Python" not in warnings and advice == ""
+    assert "VDD_CPU_GPU_CV, VDD_SOC of its power rails" in warnings
 
 
 @pytest.mark.parametrize("name", catalogue.devices())

@@ -121,6 +121,32 @@ def test_energy_and_scenarios_have_tables_with_a_column_for_each_origin(tmp_path
         assert words in shown, words
 
 
+def test_accuracy_on_a_board_stands_beside_the_hosts_with_what_kind_of_board_it_was(
+    tmp_path: Path,
+) -> None:
+    pi, arm = (DeviceSpec(profile="ssh", name=name, host=name) for name in ("pi", "arm"))
+    shape = Shape(students=("resnet8",), gains={"kd": 0.03}, epochs=3, devices=(LOCAL,))
+    folder = write_folder(tmp_path / "run", shape)
+    plan = plan_of(shape).model_copy(update={"devices": (LOCAL, pi, arm)})
+    cell = plan.cells[0]
+    with folder.open(plan, "", PROVENANCE, data_digest="d" * 16):
+        for device, origin, accuracy in ((pi, "measured", 0.5), (arm, "emulated", 0.25)):
+            found = measurement_of(cell, EXPORTS[0], device, origin=origin)
+            answers = {"test_accuracy": accuracy, "test_agreement": 0.975, "test_inputs": 360}
+            folder.write_measurement(found.model_copy(update=answers))
+    write_report(folder.path)
+    frame = pd.read_csv(folder.path / "report" / "tables" / "on-board.csv")
+    here = load_results(folder.path).artifacts.set_index(["key", "export"])["test_accuracy"]
+    expected = here[cell.key, EXPORTS[0].label]
+    assert frame["accuracy_here"].tolist() == [expected] * 2
+    assert frame["board_accuracy_measured"].dropna().tolist() == [0.5]
+    assert frame["board_accuracy_emulated"].dropna().tolist() == [0.25]
+    assert frame["board_difference_measured"].dropna().tolist() == [pytest.approx(0.5 - expected)]
+    shown = page(folder.path)
+    for words in ("accuracy there (measured)", "agreement with torch (emulated)", "97.5 %"):
+        assert words in shown, words
+
+
 def test_an_invalid_measurement_is_shown_with_its_reason_and_decides_nothing(
     tmp_path: Path,
 ) -> None:

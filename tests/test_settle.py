@@ -100,6 +100,22 @@ def test_seeds_that_only_the_baseline_has_are_used_first(tmp_path: Path) -> None
     assert comparison.seeds == (7, 9, 1, 2)
 
 
+def test_cells_of_every_axis_are_named_alone(tmp_path: Path) -> None:
+    axes = {"budget": [1, 3], "views": ["fresh", 2], "distill": {"end": [0.5, 1.0]}}
+    students = ["resnet8", {"resnet8": {"width": 0.5}}]
+    matrix = write_matrix(
+        tmp_path / "m.yaml", **axes, methods=["none", "kd", KD], seeds=2, students=students
+    )
+    folder = filled(tmp_path / "r", matrix, Shape(students=("resnet8",), gains={"kd": 0.02}))
+    before = {cell.key for cell in plan(load(matrix)).cells}
+    found = settle(matrix, folder)
+    path = write(found, matrix)
+    after = [cell for cell in plan(load(path)).cells if cell.key not in before]
+    assert len(after) == len(found.cells) > 0 and found.extra == 0
+    # The undecided lie apart on the axes, and bring no others in between with them.
+    assert len({(c.train.epochs, c.train.views, c.distill) for c in after}) > 4
+
+
 def test_its_cost_is_that_of_the_earlier_seeds(tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path / "m.yaml", **MATRIX)
     folder = filled(tmp_path / "r", matrix)

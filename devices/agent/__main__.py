@@ -6,8 +6,11 @@ import sys
 import threading
 from typing import Any, Dict, Optional
 
-from . import environment, hold, protocol
+from . import environment, hold, protocol, series, settings
 from .board import Board
+
+_last_word = threading.Lock()
+"""Held by whoever ends this process: with an answer, or because the host hung up."""
 
 
 def main() -> None:
@@ -16,10 +19,11 @@ def main() -> None:
     os.dup2(2, 1)
     try:
         task = protocol.read_frame(protocol.read_stdin)
-        _end_with_the_host(task["limit_s"])
+        _end_with_the_host(task["limit_s"], _store() if task.get("settings") else None)
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(task.get("threads", 1))
-        answer = {"ok": answer_to(task)}
+        answer = {"ok": answer_to(task, lambda body: protocol.write(protocol.frame(body), out))}
+        _last_word.acquire()
         protocol.send(answer, out)
     except protocol.TaskError as error:
         protocol.send({"error": str(error)}, out)
@@ -32,17 +36,21 @@ def main() -> None:
     os._exit(0)
 
 
-def answer_to(task: Dict[str, Any]) -> Dict[str, Any]:
-    """Do what the task says, holding the board where the task has a lease."""
-    store = os.path.dirname(os.path.abspath(sys.argv[0]))
-    lease = task.get("lease")
+def answer_to(task: Dict[str, Any], say: series.Say) -> Dict[str, Any]:
+    """Do what the task says, holding the board where the task has a lease.
+
+    `say` sends what comes before the answer.
+    """
+    store, lease = _store(), task.get("lease")
     held = hold.take(store, lease) if lease else None
+    wanted = task.get("settings") or {}
+    if (wanted or settings.left(store)) and (held is not None or hold.holder(store) is None):
+        settings.settle(store, wanted)
     if task["task"] in ("look", "install", "release", "remove"):
         return _keep_house(task, store, held)
-    environment.enter(store)
-    # Runtimes keep files of their own (onnxruntime: an identifier of the machine): not at home.
-    os.environ["XDG_CACHE_HOME"] = os.path.join(store, "cache")
     try:
+        if task["task"] == "series":
+            return series.series(task, store, say)
         return _measure(task, store)
     finally:
         if held is not None:
@@ -65,8 +73,12 @@ def _keep_house(task: Dict[str, Any], store: str, held: Optional[hold.Hold]) -> 
 
 def _measure(task: Dict[str, Any], store: str) -> Dict[str, Any]:
     """numpy is imported by those that need it."""
+    environment.enter(store)
+    # Runtimes keep files of their own (onnxruntime: an identifier of the machine): not at home.
+    os.environ["XDG_CACHE_HOME"] = os.path.join(store, "cache")
     if task["task"] == "probe":
-        return probe()
+        found = probe(task.get("settable") or {})
+        return dict(found, holder=None if task.get("lease") else hold.holder(store))
     if task["task"] == "bench":
         from .bench import bench
 
@@ -78,8 +90,8 @@ def _measure(task: Dict[str, Any], store: str) -> Dict[str, Any]:
     raise protocol.TaskError("unknown task %r" % task["task"])
 
 
-def probe() -> Dict[str, Any]:
-    """Facts and state of the board, and what is installed."""
+def probe(settable: Dict[str, str]) -> Dict[str, Any]:
+    """Facts and state of the board, what is installed, and why it would not be set as asked."""
     from .runtimes import installed
 
     board = Board()
@@ -96,11 +108,20 @@ def probe() -> Dict[str, Any]:
         "numpy": version or None,
         "runtimes": installed(),
         "processors": len(board.choose_cpus(1 << 20)),
+        "unsettable": settings.problem(settable, board),
     }
 
 
-def _end_with_the_host(limit_s: float) -> None:
-    """End this process when its time is up, or when the host hangs up."""
+def _store() -> str:
+    """The folder that the agent lies in."""
+    return os.path.dirname(os.path.abspath(sys.argv[0]))
+
+
+def _end_with_the_host(limit_s: float, store: Optional[str]) -> None:
+    """End this process when its time is up, or when the host hangs up.
+
+    `store` is given where settings are to be put back then.
+    """
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, limit_s)
@@ -108,7 +129,12 @@ def _end_with_the_host(limit_s: float) -> None:
     def watch() -> None:
         while os.read(0, 1):
             pass
-        os._exit(3)
+        _last_word.acquire()
+        try:
+            if store is not None:
+                settings.settle(store, {})
+        finally:
+            os._exit(3)
 
     threading.Thread(target=watch, daemon=True).start()
 

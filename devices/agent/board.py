@@ -38,7 +38,7 @@ class Board:
     """Reads a board through its files below `root` and the programs on its PATH."""
 
     def __init__(self, root: str = "/") -> None:
-        self._tree = Tree(root)
+        self.tree = Tree(root)
 
     # ------------------------------------------------------------ fixed
 
@@ -50,8 +50,8 @@ class Board:
             "kernel": platform.release(),
             "python": platform.python_version(),
             "os": self._os(),
-            "model": self._tree.text("proc/device-tree/model"),
-            "compatible": self._tree.text("proc/device-tree/compatible"),
+            "model": self.tree.text("proc/device-tree/model"),
+            "compatible": self.tree.text("proc/device-tree/compatible"),
             "l4t": self._first_line("etc/nv_tegra_release"),
             "cpu": self._cpu(),
             "cores": os.cpu_count(),
@@ -61,12 +61,12 @@ class Board:
         return {key: value for key, value in found.items() if value not in (None, "", [])}
 
     def _os(self) -> Optional[str]:
-        match = re.search('^PRETTY_NAME="?([^"\n]*)', self._tree.text("etc/os-release") or "", re.M)
+        match = re.search('^PRETTY_NAME="?([^"\n]*)', self.tree.text("etc/os-release") or "", re.M)
         return match.group(1) if match else None
 
     def _cpu(self) -> List[str]:
         """Distinct processor names; arm64 has no `model name`, only implementer and part."""
-        text = self._tree.text("proc/cpuinfo") or ""
+        text = self.tree.text("proc/cpuinfo") or ""
         names = re.findall(r"^model name\s*:\s*(.+)$", text, re.M)
         if not names:
             makers = re.findall(r"^CPU implementer\s*:\s*(\S+)$", text, re.M)
@@ -75,7 +75,7 @@ class Board:
         return sorted(set(names))
 
     def _max_mhz(self) -> List[float]:
-        found = [self._tree.number(p) for p in self._cpus("cpufreq/cpuinfo_max_freq")]
+        found = [self.tree.number(p) for p in self._cpus("cpufreq/cpuinfo_max_freq")]
         return sorted({khz / 1000 for khz in found if khz is not None})
 
     # ------------------------------------------------------------ changing
@@ -91,7 +91,7 @@ class Board:
             "throttled": self.throttled(),
             "cooling": self._cooling(),
             "overcurrent_events": self._overcurrent(),
-            "power_mode": self._power_mode(),
+            "power_mode": self.power_mode(),
             "power_w": self._power(),
             "memory_available_bytes": self._meminfo("MemAvailable"),
             "load": self._load(),
@@ -105,12 +105,12 @@ class Board:
 
     def governor(self) -> Optional[str]:
         """The processors' governor; several names are joined by a plus."""
-        texts = [self._tree.text(path) for path in self._cpus("cpufreq/scaling_governor")]
+        texts = [self.tree.text(path) for path in self._cpus("cpufreq/scaling_governor")]
         return "+".join(sorted({text for text in texts if text})) or None
 
     def mhz(self) -> List[float]:
         """The clock of each processor; on a Raspberry Pi without cpufreq the firmware's."""
-        found = [self._tree.number(p) for p in self._cpus("cpufreq/scaling_cur_freq")]
+        found = [self.tree.number(p) for p in self._cpus("cpufreq/scaling_cur_freq")]
         if found:
             return [khz / 1000 for khz in found if khz is not None]
         match = re.search(
@@ -120,23 +120,23 @@ class Board:
 
     def gpu_mhz(self) -> Dict[str, float]:
         """The clock of each of a Jetson's GPU domains."""
-        found = ((path, self._tree.number(path + "/cur_freq")) for path in self._gpus())
+        found = ((path, self.tree.number(path + "/cur_freq")) for path in self._gpus())
         return {os.path.basename(path): hz / 1e6 for path, hz in found if hz is not None}
 
     def _gpu_governor(self) -> Optional[str]:
-        texts = [self._tree.text(path + "/governor") for path in self._gpus()]
+        texts = [self.tree.text(path + "/governor") for path in self._gpus()]
         return "+".join(sorted({text for text in texts if text})) or None
 
     def _gpus(self) -> List[str]:
         """Named by chip and address (57000000.gpu, 17000000.ga10b), or just gpu."""
-        folders = self._tree.glob("sys/class/devfreq/*")
+        folders = self.tree.glob("sys/class/devfreq/*")
         return [f for f in folders if re.search(r"gpu|g[mpvab]\d+b", os.path.basename(f))]
 
     def _temperatures(self) -> Dict[str, float]:
         found: Dict[str, float] = {}
-        for zone in self._tree.glob("sys/class/thermal/thermal_zone*"):
-            kind = self._tree.text(zone + "/type") or os.path.basename(zone)
-            value = self._tree.number(zone + "/temp")
+        for zone in self.tree.glob("sys/class/thermal/thermal_zone*"):
+            kind = self.tree.text(zone + "/type") or os.path.basename(zone)
+            value = self.tree.number(zone + "/temp")
             # A Jetson's PMIC zone always says 100 degrees.
             if value is not None and "pmic" not in kind.lower():
                 found["%s#%s" % (kind, re.sub(r"\D", "", os.path.basename(zone)))] = value / 1000
@@ -148,17 +148,17 @@ class Board:
 
     def _hwmon_temperatures(self) -> Dict[str, float]:
         found = {}
-        for path in self._tree.glob("sys/class/hwmon/hwmon*/temp*_input"):
+        for path in self.tree.glob("sys/class/hwmon/hwmon*/temp*_input"):
             folder, name = os.path.split(path)
-            kind = self._tree.text(folder + "/name") or ""
-            value = self._tree.number(path)
+            kind = self.tree.text(folder + "/name") or ""
+            value = self.tree.number(path)
             if value is not None and re.search("cpu|core|soc|k10", kind, re.I):  # no disk's
                 found["%s#%s" % (kind, name[len("temp") : -len("_input")])] = value / 1000
         return found
 
     def throttled(self) -> Optional[int]:
         """A Raspberry Pi's flags: bits 0 to 3 now, 16 to 19 since the board started."""
-        text = self._tree.text(_THROTTLED)
+        text = self.tree.text(_THROTTLED)
         if text is None:
             text = (program("vcgencmd", "get_throttled") or "").partition("=")[2]
         try:
@@ -169,9 +169,9 @@ class Board:
     def _cooling(self) -> Dict[str, int]:
         """How far each of the processor's cooling devices slows it; fans are left out."""
         found = {}
-        for path in self._tree.glob("sys/class/thermal/cooling_device*"):
-            kind = self._tree.text(path + "/type") or ""
-            value = self._tree.number(path + "/cur_state")
+        for path in self.tree.glob("sys/class/thermal/cooling_device*"):
+            kind = self.tree.text(path + "/type") or ""
+            value = self.tree.number(path + "/cur_state")
             if value is not None and re.search("cpu|processor", kind, re.I):
                 found["%s#%s" % (kind, re.sub(r"\D", "", os.path.basename(path)))] = int(value)
         return found
@@ -179,19 +179,20 @@ class Board:
     def _overcurrent(self) -> Dict[str, int]:
         """Jetson Orin's counters of over-current events."""
         found = {}
-        for folder in self._tree.glob("sys/class/hwmon/hwmon*"):
-            for path in self._tree.glob(folder + "/oc*_event_cnt"):
-                value = self._tree.number(path)
+        for folder in self.tree.glob("sys/class/hwmon/hwmon*"):
+            for path in self.tree.glob(folder + "/oc*_event_cnt"):
+                value = self.tree.number(path)
                 if value is not None:
                     found[os.path.basename(path)] = int(value)
         return found
 
-    def _power_mode(self) -> Optional[str]:
+    def power_mode(self) -> Optional[str]:
+        """A Jetson's power mode, as `nvpmodel` calls it."""
         match = re.search(r"NV Power Mode:\s*(.*\S)", program("nvpmodel", "-q") or "")
         return match.group(1) if match else None
 
     def _power(self) -> Dict[str, float]:
-        meter = power.find(self._tree.root)
+        meter = power.find(self.tree.root)
         if meter is None:
             return {}
         try:
@@ -200,7 +201,7 @@ class Board:
             meter.close()
 
     def _load(self) -> Optional[float]:
-        return number((self._tree.text("proc/loadavg") or "").partition(" ")[0])
+        return number((self.tree.text("proc/loadavg") or "").partition(" ")[0])
 
     # ------------------------------------------------------------ processors to run on
 
@@ -216,25 +217,25 @@ class Board:
         seen: Set[str] = set()
         for cpu in sorted(allowed, key=self._khz, reverse=True):
             base = "sys/devices/system/cpu/cpu%d/topology/thread_siblings_list" % cpu
-            core = self._tree.text(base) or str(cpu)
+            core = self.tree.text(base) or str(cpu)
             (siblings if core in seen else fast).append(cpu)
             seen.add(core)
         return (fast + siblings)[:count]
 
     def _khz(self, cpu: int) -> float:
         path = "sys/devices/system/cpu/cpu%d/cpufreq/cpuinfo_max_freq" % cpu
-        return self._tree.number(path) or 0.0
+        return self.tree.number(path) or 0.0
 
     # ------------------------------------------------------------ files
 
     def _first_line(self, path: str) -> Optional[str]:
-        return (self._tree.text(path) or "").partition("\n")[0] or None
+        return (self.tree.text(path) or "").partition("\n")[0] or None
 
     def _cpus(self, tail: str) -> List[str]:
-        return self._tree.glob("sys/devices/system/cpu/cpu[0-9]*/" + tail)
+        return self.tree.glob("sys/devices/system/cpu/cpu[0-9]*/" + tail)
 
     def _meminfo(self, key: str) -> Optional[int]:
-        match = re.search(r"^%s:\s*(\d+) kB" % key, self._tree.text("proc/meminfo") or "", re.M)
+        match = re.search(r"^%s:\s*(\d+) kB" % key, self.tree.text("proc/meminfo") or "", re.M)
         return int(match.group(1)) * 1024 if match else None
 
 

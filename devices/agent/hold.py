@@ -41,28 +41,37 @@ def take(store: str, lease: Dict[str, Any]) -> Hold:
     An agent of the same owner that is still at work, because the host lost it, is ended: two at
     once would disturb each other.
     """
+    handle = os.open(os.path.join(store, NAME), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _lock(handle, lease["owner"])
+        found = _read(handle)
+        if found is not None and found.get("owner") != lease["owner"] and _left(found) > 0:
+            raise _refusal(found)
+        _write(handle, lease)
+    except BaseException:
+        os.close(handle)  # and with it the lock
+        raise
+    return Hold(handle, lease)
+
+
+def _lock(handle: int, owner: str) -> None:
+    """Have the kernel's lock on the file, if need be from an agent of the same owner."""
     import fcntl
 
-    handle = os.open(os.path.join(store, NAME), os.O_RDWR | os.O_CREAT, 0o600)
     end = time.monotonic() + WAIT_S
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
+            return
         except OSError:
             found = _read(handle)
-            if found is not None and found.get("owner") != lease["owner"]:
+            if found is not None and found.get("owner") != owner:
                 raise _refusal(found)
             if found is not None and isinstance(found.get("process"), int):
                 _end(found["process"])
         if time.monotonic() > end:
             raise TaskError("an agent that does not end holds the board: restart the board")
         time.sleep(0.05)
-    found = _read(handle)
-    if found is not None and found.get("owner") != lease["owner"] and _left(found) > 0:
-        raise _refusal(found)
-    _write(handle, lease)
-    return Hold(handle, lease)
 
 
 def holder(store: str) -> Optional[Dict[str, Any]]:

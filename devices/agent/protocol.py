@@ -4,8 +4,9 @@ The file stands alone, in the standard library and the syntax of Python 3.6: its
 by a call of `receive` is the first thing that the host sends, so both ends frame messages alike.
 
 A talk: the host sends `request` (which files are wanted, by SHA-256); the board answers which are
-missing; the host sends those, then the task; the board replaces itself by the agent, whose one
-answer ends the talk. Frames are a mark, a length and JSON. Nothing else is ever read back.
+missing; the host sends those, then the task; the board replaces itself by the agent, whose answer
+ends the talk; those to the tasks of a series come before it, each behind its number. Frames are a
+mark, a length and JSON. Nothing else is ever read back.
 """
 
 import hashlib
@@ -55,7 +56,11 @@ def is_digest(text: Any) -> bool:
 
 def pack(value: Any) -> bytes:
     """A frame; ValueError for NaN and infinities, which JSON has not."""
-    body = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    return frame(json.dumps(value, allow_nan=False, separators=(",", ":")).encode())
+
+
+def frame(body: bytes) -> bytes:
+    """A frame around JSON that is there already."""
     if len(body) > MAX_FRAME:
         raise ProtocolError("a message of %d bytes is over the limit" % len(body))
     return MARK + _LENGTH.pack(len(body)) + body
@@ -75,6 +80,17 @@ def read_exactly(read: Read, count: int) -> bytes:
 
 def read_frame(read: Read, noise: int = 0) -> Dict[str, Any]:
     """The next frame's JSON object, after at most `noise` bytes of something else."""
+    try:
+        value = json.loads(read_body(read, noise).decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("a message is not JSON: %s" % error)
+    if not isinstance(value, dict):
+        raise ProtocolError("a message is not a JSON object")
+    return value
+
+
+def read_body(read: Read, noise: int = 0) -> bytes:
+    """The next frame's JSON as it came, after at most `noise` bytes of something else."""
     seen = read_exactly(read, len(MARK))
     while seen[-len(MARK) :] != MARK:
         if len(seen) - len(MARK) >= noise:
@@ -83,13 +99,7 @@ def read_frame(read: Read, noise: int = 0) -> Dict[str, Any]:
     (length,) = _LENGTH.unpack(read_exactly(read, _LENGTH.size))
     if length > MAX_FRAME:
         raise ProtocolError("a message of %d bytes is over the limit" % length)
-    try:
-        value = json.loads(read_exactly(read, length).decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError("a message is not JSON: %s" % error)
-    if not isinstance(value, dict):
-        raise ProtocolError("a message is not a JSON object")
-    return value
+    return read_exactly(read, length)
 
 
 def _refuse_constant(name: str) -> None:
@@ -106,7 +116,11 @@ def read_stdin(count: int) -> bytes:
 
 def send(value: Any, handle: int = 1) -> None:
     """Write one frame to a file descriptor."""
-    data = pack(value)
+    write(pack(value), handle)
+
+
+def write(data: bytes, handle: int = 1) -> None:
+    """Write all bytes to a file descriptor."""
     while data:
         data = data[os.write(handle, data) :]
 

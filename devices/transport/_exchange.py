@@ -8,7 +8,8 @@ import re
 import subprocess
 import threading
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +26,8 @@ _STDERR = 1 << 15
 
 Explain = Callable[[int, str], DeviceError | None]
 """Tells from exit code and standard error why there was no answer, where it knows."""
+
+Answer = dict[str, Any] | DeviceError
 
 _AGENT = Path(protocol.__file__).parent
 _STUB = "from agent.__main__ import main\nmain()\n"
@@ -75,8 +78,27 @@ class Exchange:
 
     def run(self, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float) -> dict[str, Any]:
         """See `Transport.run`."""
+        with closing(self._talked({**task, "limit_s": limit_s}, blobs, [limit_s])) as answers:
+            answer = next(answers)
+        if isinstance(answer, DeviceError):
+            raise answer
+        return answer
+
+    def series(
+        self, task: dict[str, Any], blobs: Sequence[Blob], limits: Sequence[float]
+    ) -> Generator[Answer, None, None]:
+        """See `Transport.series`."""
+        parts = [
+            {**part, "limit_s": limit} for part, limit in zip(task["tasks"], limits, strict=True)
+        ]
+        whole = {**task, "tasks": parts, "limit_s": sum(limits) + START_S * len(parts)}
+        yield from self._talked(whole, blobs, limits)
+
+    def _talked(
+        self, task: dict[str, Any], blobs: Sequence[Blob], limits: Sequence[float]
+    ) -> Generator[Answer, None, None]:
+        """What a process that becomes the agent answers; it ends with the generator."""
         blobs = [agent_archive(), *{b.digest: b for b in blobs}.values()]
-        allowed = START_S + limit_s + sum(len(b.data) for b in blobs) / SLOWEST_LINK
         try:
             process = subprocess.Popen(
                 self._command,
@@ -89,7 +111,7 @@ class Exchange:
             raise DeviceError(f"cannot start {self._command[0]}: {error.strerror}") from error
         with process:
             try:
-                return self._watched(process, {**task, "limit_s": limit_s}, blobs, allowed)
+                yield from self._watched(process, task, blobs, limits)
             finally:
                 process.kill()
 
@@ -98,47 +120,57 @@ class Exchange:
         process: subprocess.Popen[bytes],
         task: dict[str, Any],
         blobs: Sequence[Blob],
-        allowed: float,
-    ) -> dict[str, Any]:
+        limits: Sequence[float],
+    ) -> Iterator[Answer]:
         """Talk, and turn whatever goes wrong into one DeviceError."""
-        expired = threading.Event()
-
-        def expire() -> None:
-            expired.set()
-            process.kill()
-
-        timer = threading.Timer(allowed, expire)
+        deadline = _Deadline(process)
         errors = _Tail(process.stderr)
-        timer.start()
         try:
-            return self._talk(process, task, blobs)
+            deadline.set(START_S + limits[0] + sum(len(b.data) for b in blobs) / SLOWEST_LINK)
+            self._begin(process, task, blobs)
+            if task["task"] != "series":
+                yield _answer(_next(process))
+                return
+            for number, limit in enumerate(limits):
+                yield self._part(process, number, limit)
+                deadline.set(START_S + max(limits))
+            _answer(_next(process))  # it ends by itself, with the board as it is to be
         except protocol.EndedError as error:
             code = process.wait()
-            if expired.is_set():
-                raise DeviceError(f"no answer within {allowed:.0f} s", lost=True) from error
+            if deadline.expired:
+                raise DeviceError(
+                    f"no answer within {deadline.seconds:.0f} s", lost=True
+                ) from error
             raise self._ended(code, errors.text(), task["limit_s"]) from error
         except protocol.ProtocolError as error:
             raise DeviceError(f"malformed answer: {plain(str(error))}") from error
         finally:
-            timer.cancel()
+            deadline.cancel()
+
+    def _part(self, process: subprocess.Popen[bytes], number: int, limit_s: float) -> Answer:
+        """The answer to one task of a series, which comes behind its number."""
+        if _ok(_next(process), "part") != number:
+            raise protocol.ProtocolError("an answer came out of turn")
+        frame = _next(process)
+        code, words = frame.get("ended"), frame.get("words")
+        if isinstance(code, int) and isinstance(words, str):
+            return _ended(code, words, limit_s)
+        try:
+            return _answer(frame)
+        except DeviceError as error:
+            return error
 
     def _ended(self, code: int, errors: str, limit_s: float) -> DeviceError:
         known = self._explain(code, errors)
         if known is not None:
             return known
-        if code in (-14, 142):  # SIGALRM, by which the agent ends itself
-            return DeviceError(f"the agent was not done after {limit_s:.0f} s and was stopped")
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if code in (-9, 137):
-            how += ", as when memory runs out"
-        words = last_line(errors)
-        return DeviceError(f"the agent ended without an answer ({how})" + (words and f": {words}"))
+        return _ended(code, errors, limit_s)
 
-    def _talk(
+    def _begin(
         self, process: subprocess.Popen[bytes], task: dict[str, Any], blobs: Sequence[Blob]
-    ) -> dict[str, Any]:
+    ) -> None:
+        """Send the files that the device lacks, and the task."""
         assert process.stdin is not None and process.stdout is not None
-        read = process.stdout.read
         request = {
             "version": protocol.VERSION,
             "root": self._root,
@@ -147,16 +179,35 @@ class Exchange:
             "files": [[b.digest, len(b.data)] for b in blobs],
         }
         _write(process.stdin, bootstrap() + protocol.pack(request))
-        missing = _missing(_ok(protocol.read_frame(read, protocol.MAX_NOISE), "missing"), blobs)
+        missing = _missing(_ok(_next(process), "missing"), blobs)
         for blob in blobs:
             if blob.digest in missing:
                 _write(process.stdin, blob.data)
         _write(process.stdin, protocol.pack(task))
-        # Whatever the wanted interpreter prints before it runs the agent is noise, too.
-        answer = _ok(protocol.read_frame(read, protocol.MAX_NOISE), "ok")
-        if not isinstance(answer, dict):
-            raise protocol.ProtocolError("the answer is no JSON object")
-        return answer
+
+
+def _next(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The next message; a login shell and the wanted interpreter may print something before it."""
+    assert process.stdout is not None
+    return protocol.read_frame(process.stdout.read, protocol.MAX_NOISE)
+
+
+def _answer(frame: dict[str, Any]) -> dict[str, Any]:
+    answer = _ok(frame, "ok")
+    if not isinstance(answer, dict):
+        raise protocol.ProtocolError("the answer is no JSON object")
+    return answer
+
+
+def _ended(code: int, errors: str, limit_s: float) -> DeviceError:
+    """Why an agent gave no answer, by how it ended and its last words."""
+    if code in (-14, 142):  # SIGALRM, by which the agent ends itself
+        return DeviceError(f"the agent was not done after {limit_s:.0f} s and was stopped")
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    if code in (-9, 137):
+        how += ", as when memory runs out"
+    words = last_line(errors)
+    return DeviceError(f"the agent ended without an answer ({how})" + (words and f": {words}"))
 
 
 def _ok(frame: dict[str, Any], key: str) -> Any:
@@ -186,6 +237,32 @@ def _write(stream: IO[bytes], data: bytes) -> None:
             view = view[stream.write(view) :]
     except BrokenPipeError:
         pass
+
+
+class _Deadline:
+    """Kills a process that has not been heard of for too long."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._timer: threading.Timer | None = None
+        self.expired = False
+        self.seconds = 0.0
+
+    def set(self, seconds: float) -> None:
+        """So long from now, whatever was said before."""
+        self.cancel()
+        self.seconds = seconds
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """Let the process live."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._process.kill()
 
 
 class _Tail:

@@ -7,10 +7,10 @@ labelled `emulated` and never meets a measured figure. It runs no model: outputs
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from devices._contract import Blob
+from devices._contract import Blob, DeviceError
 
 FACTS = {"machine": "fake", "model": "no device", "cores": 4}
 STATE = {"governor": "performance"}
@@ -27,6 +27,18 @@ class FakeTransport:
     def run(self, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float) -> dict[str, Any]:
         """See `Transport.run`."""
         return self._answer(task, blobs)
+
+    def series(
+        self, task: dict[str, Any], blobs: Sequence[Blob], limits: Sequence[float]
+    ) -> Generator[dict[str, Any] | DeviceError, None, None]:
+        """See `Transport.series`."""
+        for part in task["tasks"]:
+            try:
+                yield self._answer(part, blobs)
+            except DeviceError as error:
+                if error.lost:
+                    raise
+                yield error
 
     def close(self) -> None:
         """Nothing is held."""

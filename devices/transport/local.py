@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from devices._contract import Blob, DeviceError
@@ -22,6 +22,12 @@ class LocalTransport:
     def run(self, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float) -> dict[str, Any]:
         """See `Transport.run`."""
         return self._exchange.run(task, blobs, limit_s)
+
+    def series(
+        self, task: dict[str, Any], blobs: Sequence[Blob], limits: Sequence[float]
+    ) -> Generator[dict[str, Any] | DeviceError, None, None]:
+        """See `Transport.series`."""
+        return self._exchange.series(task, blobs, limits)
 
     def close(self) -> None:
         """Remove the temporary folder."""

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,17 @@ class SshTransport:
             return self._exchange.run(task, blobs, limit_s)
         except DeviceError as error:
             if error.lost:  # another try begins with a connection of its own
+                self._hang_up()
+            raise
+
+    def series(
+        self, task: dict[str, Any], blobs: Sequence[Blob], limits: Sequence[float]
+    ) -> Generator[dict[str, Any] | DeviceError, None, None]:
+        """See `Transport.series`."""
+        try:
+            yield from self._exchange.series(task, blobs, limits)
+        except DeviceError as error:
+            if error.lost:
                 self._hang_up()
             raise
 

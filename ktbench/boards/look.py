@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Text = Annotated[str, Field(max_length=2000)]
+from ktbench.measure.answers import Holder, Text
 
 _JETPACKS = {"32": "JetPack 4", "35": "JetPack 5", "36": "JetPack 6", "38": "JetPack 7"}
 """By the major release of Jetson Linux (NVIDIA's JetPack archive)."""
@@ -24,13 +24,6 @@ class Environment(_Part):
     machine: Text
     wheels: list[list[Text]]
     """File name and digest of each."""
-
-
-class Holder(_Part):
-    """Who measures on the board now."""
-
-    holder: Text
-    seconds: float
 
 
 class Look(_Part):

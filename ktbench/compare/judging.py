@@ -11,16 +11,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as tests
 
-from ktbench.stats import LEVEL
+from ktbench import stats
 
 Verdict = Literal["regression", "worse", "better", "no clear change", "same", "cannot be judged"]
 How = Literal["paired", "unpaired"]
 
-_ALPHA = 1 - LEVEL
-_NO_SPREAD = 1e-12
-"""Standard deviations up to this are rounding, as in `ktbench.stats`."""
+_ALPHA = 1 - stats.LEVEL + 1e-12
 _LEAST_SHARED = 2
 """Seeds that both sides need to be compared seed by seed."""
 
@@ -58,28 +55,21 @@ def difference(before: Mapping[int, float], after: Mapping[int, float], limit: f
 
 
 def _paired(found: NDArray[np.float64], limit: float) -> Difference:
-    mean, n = float(found.mean()), len(found)
+    one = np.zeros(len(found), dtype=int)
+    it, n = stats.interval(found), len(found)
     equal = bool((found == 0).all())
-    if n < 2 or found.std(ddof=1) <= _NO_SPREAD:
-        return Difference(mean, None, None, "paired", n, n, None, None, equal)
-    zero, at_limit = (tests.ttest_1samp(found, popmean) for popmean in (0.0, -limit))
-    low, high = zero.confidence_interval(LEVEL)
-    ps = (float(zero.pvalue), float(at_limit.pvalue))
-    return Difference(mean, float(low), float(high), "paired", n, n, *ps, equal)
+    if it.low is None:
+        return Difference(it.mean, None, None, "paired", n, n, None, None, equal)
+    p, p_limit = (float(stats.t_test(stats.intervals(found + by, one, 1))[0]) for by in (0, limit))
+    return Difference(it.mean, it.low, it.high, "paired", n, n, p, p_limit, equal)
 
 
 def unpaired(before: Sequence[float], after: Sequence[float], limit: float) -> Difference:
     """Of independent values whose spreads may differ."""
-    old, new = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
-    mean = float(new.mean() - old.mean())
-    sizes = (len(old), len(new))
-    if min(sizes) < 2 or max(old.std(ddof=1), new.std(ddof=1)) <= _NO_SPREAD:
-        return Difference(mean, None, None, "unpaired", *sizes, None, None, equal=False)
-    zero = tests.ttest_ind(new, old, equal_var=False)
-    at_limit = tests.ttest_ind(new + limit, old, equal_var=False)
-    low, high = zero.confidence_interval(LEVEL)
-    ps = (float(zero.pvalue), float(at_limit.pvalue))
-    return Difference(mean, float(low), float(high), "unpaired", *sizes, *ps, equal=False)
+    zero = stats.welch(before, after)
+    p_limit = stats.welch(before, np.asarray(after) + limit).p
+    bounds, sizes = (zero.low, zero.high), (zero.n_before, zero.n_after)
+    return Difference(zero.mean, *bounds, "unpaired", *sizes, zero.p, p_limit, equal=False)
 
 
 def verdicts(found: Sequence[Difference], limit: float) -> list[Verdict]:
@@ -106,10 +96,5 @@ def _verdict(found: Difference, limit: float, *, clear: bool, beyond: bool) -> V
 
 def _holm(ps: Sequence[float | None]) -> NDArray[np.float64]:
     """Adjusted p; that of what has none is infinite."""
-    adjusted = np.full(len(ps), np.inf)
-    known = sorted((p, i) for i, p in enumerate(ps) if p is not None)
-    highest = 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        adjusted[i] = highest
-    return adjusted
+    adjusted = stats.holm([np.nan if p is None else p for p in ps])
+    return np.where(np.isnan(adjusted), np.inf, adjusted)

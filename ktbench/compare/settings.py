@@ -36,6 +36,9 @@ def _asked(plan: Plan) -> Iterator[tuple[str, str]]:
         usual = Counter((c.data, c.train, c.numeric) for c in plan.cells).most_common(1)[0][0]
         for part, name in zip(usual, ("data", "train", "numeric"), strict=True):
             yield from _flat(part.model_dump(mode="json"), name)
+    windows = Counter(c.distill for c in plan.cells if c.teacher is not None)
+    if windows and (window := windows.most_common(1)[0][0]) is not None:
+        yield from _flat(window.model_dump(mode="json"), "distill")
     for teacher in plan.teachers:
         yield from _flat(_teacher(teacher.cell), f"teacher {teacher.name}")
     yield "exports", ", ".join(e.label for e in plan.exports)

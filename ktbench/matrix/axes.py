@@ -13,7 +13,7 @@ from ktbench import catalogue
 from ktbench.matrix.errors import problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, Kind, variants
 from ktbench.matrix.made import of_teachers
-from ktbench.matrix.models import ItemEntry, Matrix
+from ktbench.matrix.models import ItemEntry, Matrix, WindowGrid
 from ktbench.matrix.source import KeyPath, Problem
 from ktbench.matrix.teachers import Teachers
 from ktbench.records import (
@@ -222,6 +222,13 @@ class Finder:
         spec, problems = device_spec(entry)
         self.problems += [problem.under(*path) for problem in problems]
         return spec
+
+
+def windows_of(grid: WindowGrid) -> list[Window | None]:
+    """Every combination of a grid; that of the whole training is None, whatever its scale."""
+    combined = product(grid.start, grid.end, grid.scale)
+    windows = [Window(start=start, end=end, scale=scale) for start, end, scale in combined]
+    return [None if window.whole else window for window in windows]
 
 
 def device_spec(entry: ItemEntry) -> tuple[DeviceSpec | None, list[Problem]]:

@@ -236,6 +236,12 @@ class Include(Section):
     """Patterns of teachers' names."""
     seed: Seeds = ()
     """Seeds, the matrix's or others."""
+    budget: Annotated[tuple[Annotated[int, Field(ge=1)], ...], OneOrMore] = ()
+    """Members of the matrix's `budget`."""
+    views: Annotated[tuple[Views, ...], OneOrMore] = ()
+    """Members of the matrix's `views`."""
+    distill: Annotated[tuple[WindowGrid, ...], OneOrMore] = ()
+    """Members of the matrix's `distill`."""
     train: Changes = Field(default_factory=dict)
     """What the training of these cells does differently from `train`; the report says so."""
 

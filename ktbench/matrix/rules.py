@@ -9,7 +9,7 @@ from itertools import product
 from typing import NamedTuple
 
 from ktbench.catalogue import nearest
-from ktbench.matrix.axes import Axes, Finder
+from ktbench.matrix.axes import Axes, Finder, windows_of
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import Include, ItemEntry, Rule
 from ktbench.matrix.source import KeyPath
@@ -75,7 +75,7 @@ class Rules:
         if size * max(1, len(axes.teachers)) > MOST_CELLS:
             self.finder.say((), f"the matrix has more than {MOST_CELLS:,} cells")
             return []
-        whole = self._block(axes.students, axes.methods, axes.teachers, matrix.seeds, matrix.train)
+        whole = self._block(axes, matrix.seeds, matrix.train)
         drafts = {draft.place: draft for draft in whole}
         for number, include in enumerate(matrix.include):
             self._include(include, ("include", number), drafts)
@@ -93,20 +93,12 @@ class Rules:
             verb = "needs" if len(names) == 1 else "need"
             self.finder.say((), f"{', '.join(names)} {verb} a teacher: name one in teachers")
 
-    def _block(
-        self,
-        students: Iterable[Item],
-        methods: Sequence[Item],
-        teachers: Sequence[Teacher | Ensemble],
-        seeds: Sequence[int],
-        train: TrainSpec,
-    ) -> Iterable[Draft]:
+    def _block(self, axes: Axes, seeds: Sequence[int], train: TrainSpec) -> Iterable[Draft]:
         """The product; a method that reads no teacher stands once, not once per teacher or window
         of its transfer."""
-        axes = self.axes
-        for student, method in product(students, methods):
+        for student, method in product(axes.students, axes.methods):
             if self._reads_teacher(method):
-                choices: Sequence[Teacher | Ensemble | None] = teachers
+                choices: Sequence[Teacher | Ensemble | None] = axes.teachers
                 windows = axes.windows
                 self._needed.add(method.label)
             else:
@@ -195,18 +187,14 @@ class Rules:
     # ------------------------------------------------------------ include
 
     def _include(self, rule: Include, path: KeyPath, drafts: dict[Place, Draft]) -> None:
-        axes = self.axes
         before = len(self.finder.problems)
-        students = self._added(STUDENTS, rule.student, axes.students, (*path, "student"))
-        methods = self._added(METHODS, rule.method, axes.methods, (*path, "method"))
-        teachers = self._matching_teachers(rule.teacher, (*path, "teacher"))
+        axes = self._block_axes(rule, path)
         train = self.finder.train(rule.train, (*path, "train"))
         if len(self.finder.problems) > before:
             return
-        chosen = teachers or list(axes.teachers)
         seeds = rule.seed or self.matrix.seeds
         changed = False
-        for draft in self._block(students, methods, chosen, seeds, train):
+        for draft in self._block(axes, seeds, train):
             old = drafts.get(draft.place)
             if old is None:
                 drafts[draft.place] = draft
@@ -216,6 +204,32 @@ class Rules:
                 changed = True
         if not changed:
             self.finder.say(path, "changes nothing: its cells are in the matrix as they are")
+
+    def _block_axes(self, rule: Include, path: KeyPath) -> Axes:
+        """The matrix's axes with what a block names in place of theirs."""
+        axes = self.axes
+        students = self._added(STUDENTS, rule.student, axes.students, (*path, "student"))
+        methods = self._added(METHODS, rule.method, axes.methods, (*path, "method"))
+        teachers = self._matching_teachers(rule.teacher, (*path, "teacher"))
+        views = tuple(None if views == "fresh" else views for views in rule.views)
+        windows = tuple(window for grid in rule.distill for window in windows_of(grid))
+        self._members(rule.budget, axes.budgets, (*path, "budget"))
+        self._members(views, axes.views, (*path, "views"))
+        self._members(windows, axes.windows, (*path, "distill"))
+        return replace(
+            axes,
+            students=tuple(students),
+            methods=tuple(methods),
+            teachers=tuple(teachers) or axes.teachers,
+            budgets=rule.budget or axes.budgets,
+            views=views or axes.views,
+            windows=windows or axes.windows,
+        )
+
+    def _members(self, asked: Sequence[object], axis: Sequence[object], path: KeyPath) -> None:
+        """Complain of the first that is not on an axis."""
+        if any(member not in axis for member in asked):
+            self.finder.say(path, f"names what is not in the matrix's {path[-1]}")
 
     def _added(
         self, kind: Kind, entries: Sequence[ItemEntry], axis: Sequence[Item], path: KeyPath

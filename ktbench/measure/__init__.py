@@ -9,7 +9,7 @@ from ktbench.measure.budget import FULL, QUICK, Budget
 from ktbench.measure.check import Check, check
 from ktbench.measure.job import Job, distinct, job_of, measurement_id
 from ktbench.measure.run import measure
-from ktbench.measure.single import measure_file
+from ktbench.measure.single import measure_file, measure_files
 
 __all__ = [
     "FULL",
@@ -24,5 +24,6 @@ __all__ = [
     "job_of",
     "measure",
     "measure_file",
+    "measure_files",
     "measurement_id",
 ]

@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from devices._contract import DeviceError
 from ktbench.measure.budget import MAX_RUNS
 
-Text = Annotated[str, Field(max_length=2000)]
+MAX_FACTS = 1 << 16
+"""Bytes of JSON that a board may tell about itself at a time."""
+
+
+def printable(text: str) -> str:
+    """A device's words without what a terminal would act on."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _shown(value: JsonValue) -> JsonValue:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_shown(part) for part in value]
+    if isinstance(value, dict):
+        return {printable(key): _shown(part) for key, part in value.items()}
+    return value
+
+
+def _bounded(facts: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if len(json.dumps(facts)) > MAX_FACTS:
+        raise ValueError(f"over {MAX_FACTS} bytes of facts")
+    return {printable(key): _shown(value) for key, value in facts.items()}
+
+
+Text = Annotated[str, Field(max_length=2000), AfterValidator(printable)]
 Nanoseconds = Annotated[int, Field(ge=0, le=10**15)]
-Facts = dict[str, JsonValue]
+Facts = Annotated[dict[str, JsonValue], AfterValidator(_bounded)]
 Row = list[float | None]
 MAX_SAMPLES = 200_000
 
@@ -33,6 +67,13 @@ class Runtime(_Answer):
     error: Text | None = None
 
 
+class Holder(_Answer):
+    """Who measures on a board now, and for how long at least."""
+
+    holder: Text
+    seconds: float
+
+
 class Probe(_Answer):
     """What a device tells about itself."""
 
@@ -42,6 +83,9 @@ class Probe(_Answer):
     numpy: Text | None
     runtimes: dict[Text, Runtime]
     processors: int
+    unsettable: Text | None = None
+    """Why the board would not take the governor or power mode that the device asks for."""
+    holder: Holder | None = None
 
 
 class Telemetry(_Answer):

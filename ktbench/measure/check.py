@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from devices._contract import DeviceError, Profile, Transport
@@ -12,6 +12,17 @@ from ktbench.measure.target import Target, architecture_problem, opened
 from ktbench.records import DeviceSpec
 
 BUSY_LOAD = 0.5
+_SENSORS = {
+    "governor": "governor: the kernel has no cpufreq, so a change of clocks goes unnoticed",
+    "mhz": "clocks: neither cpufreq nor `vcgencmd` tells them",
+    "temperatures_c": "temperatures: no thermal zone can be read, so a hot start goes unnoticed",
+    "throttled": "throttling: `vcgencmd get_throttled` is missing or may not be asked; install it,"
+    " or join its group (`sudo usermod -aG video $USER`, and log in again)",
+    "power_mode": "power mode: `nvpmodel -q` is missing or fails",
+    "power_w": "power: no sensor can be read, so there is no energy; this user must be able to"
+    " read a Jetson's INA3221 files or `tegrastats`, or ask `vcgencmd pmic_read_adc` of a Pi 5",
+}
+"""What a board should tell, why it may not, and what follows or helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,7 @@ class Check:
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
-    """Commands that would make figures steadier; ktbench runs none of them."""
+    """What would make figures steadier; nothing of it is done."""
     facts: Facts | None = None
     state: Facts | None = None
     runtimes: tuple[str, ...] = ()
@@ -50,7 +61,7 @@ def check(device: DeviceSpec, transport: Transport | None = None) -> Check:
         title=title,
         problems=tuple(_problems(target, probe)),
         warnings=tuple(_warnings(profile, probe)),
-        advice=tuple(_advice(profile, probe)),
+        advice=tuple(_advice(profile, probe, device.settings)),
         facts=probe.facts,
         state=probe.state,
         runtimes=tuple(f"{k} {r.version}" for k, r in probe.runtimes.items() if r.version),
@@ -67,6 +78,8 @@ def _problems(target: Target, probe: Probe) -> Iterator[str]:
         installs = ", or ".join(f"`pip install` {r.install}" for r in probe.runtimes.values())
         remedy = _remedy(target) or f": {installs}"
         yield f"no runtime is installed for {probe.interpreter}{remedy}"
+    if probe.unsettable:
+        yield probe.unsettable
     most = max(target.spec.threads)
     if most > probe.processors:
         yield f"{most} threads are asked for, {probe.processors} processors are free"
@@ -89,7 +102,11 @@ def _warnings(profile: Profile, probe: Probe) -> Iterator[str]:
             yield f"no {formats} models can be measured ({why}): install {runtime.install}"
     for sensor in profile.sensors:
         if sensor not in probe.state:
-            yield f"the board does not tell its {sensor.replace('_', ' ')}"
+            yield f"the board does not tell its {_SENSORS.get(sensor, sensor)}"
+    yield from _other_board(profile, probe)
+    held = probe.holder
+    if held is not None:
+        yield f"the board is held by {held.holder} for {held.seconds:.0f} s at least"
     throttled = probe.state.get("throttled")
     if isinstance(throttled, int) and throttled & 0xF:
         yield "the board is throttled now: cool it, and see to its power supply"
@@ -98,9 +115,48 @@ def _warnings(profile: Profile, probe: Probe) -> Iterator[str]:
         yield f"the device is busy: load {load:g} on {cores} processors"
 
 
-def _advice(profile: Profile, probe: Probe) -> Iterator[str]:
+def _other_board(profile: Profile, probe: Probe) -> Iterator[str]:
+    """What the board has that its profile does not know, or lacks: another kind, or a fault."""
+    mode = probe.state.get("power_mode")
+    known = [_plain(name) for name in profile.power_modes]
+    if isinstance(mode, str) and known and _plain(mode) not in known:
+        yield (
+            f"power mode {mode} is none of a {profile.title}'s ({', '.join(profile.power_modes)}):"
+            " look whether the profile is the board's"
+        )
+    python = str(probe.facts.get("python", ""))
+    version = ".".join(python.split(".")[:2])
+    if version and profile.pythons and version not in profile.pythons:
+        yield (
+            f"Python is {python}, but the systems of a {profile.title} come with"
+            f" {' or '.join(profile.pythons)}: look whether `python` is the one that is meant"
+        )
+    rails = probe.state.get("power_w")
+    missing = [rail for rail in profile.rails if isinstance(rails, dict) and rail not in rails]
+    if missing:
+        yield (
+            f"{', '.join(missing)} of its power rails cannot be read: energy may be missing, so"
+            " look whether the profile is the board's"
+        )
+
+
+def _plain(mode: str) -> str:
+    return mode.upper().replace(" ", "_")
+
+
+def _advice(profile: Profile, probe: Probe, asked: Mapping[str, str]) -> Iterator[str]:
     governor = probe.state.get("governor", "performance")
-    if governor != "performance" and not profile.setup:
-        yield f"the governor is {governor}: `performance` gives steadier figures"
-    if governor != "performance":
-        yield from (shlex.join(command) for command in profile.setup)
+    if governor != "performance" and "governor" not in asked:
+        yield (
+            f"the governor is {governor}: `governor: performance` in the device's entry sets it for"
+            " the run and puts it back"
+        )
+        yield from (f"by hand: {shlex.join(command)}" for command in profile.setup)
+    mode = probe.state.get("power_mode")
+    if mode is not None and profile.power_modes and "power_mode" not in asked:
+        yield (
+            f"the power mode is {mode}: `power_mode` in the device's entry measures in another"
+            f" ({', '.join(profile.power_modes)})"
+        )
+    if profile.max_opset is not None:
+        yield f"its runtime reads ONNX opsets up to {profile.max_opset}: export with that"

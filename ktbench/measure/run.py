@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 
 from devices._contract import DeviceError, Lease, Transport
@@ -13,8 +14,8 @@ from ktbench.measure.answers import Bench
 from ktbench.measure.budget import Budget, budget_of
 from ktbench.measure.job import Job
 from ktbench.measure.summary import summarise
-from ktbench.measure.target import Target, architecture_problem, opened
-from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement
+from ktbench.measure.target import Target, Turn, architecture_problem, opened, unreadable
+from ktbench.records import DeviceSpec, Failure, Measurement
 
 TURNS = 16
 """Artifacts that take turns; a killed run loses no more than these."""
@@ -93,16 +94,22 @@ class _Session:
         return Failure(stage="measure", what=what, reason=reason)
 
     def measure(self, target: Target, rows: Sequence[_Row]) -> Iterator[Measurement | Failure]:
-        """These rows in turns; DeviceError once the device is lost."""
-        for repeat in range(self._device.repeats):
-            for row in rows:
-                if row.reason is None:
-                    self._repeat(target, row, repeat)
-                self._done += 1
-                if self._progress:
-                    self._progress(self._done, self._total)
+        """These rows in turns; DeviceError once the device is lost, after what was finished."""
         for row in rows:
-            yield self._result(target, row)
+            row.started = row.started or datetime.now(UTC).isoformat(timespec="seconds")
+            row.reason = target.refusal(row.job) or unreadable(row.job)
+            if row.reason:
+                self._tell(self._device.repeats)
+        repeats = range(self._device.repeats)
+        try:
+            self._repeat(target, [(row, n) for n in repeats for row in rows if row.reason is None])
+        except DeviceError:
+            yield from (self._result(target, row) for row in takewhile(self._finished, rows))
+            raise
+        yield from (self._result(target, row) for row in rows)
+
+    def _finished(self, row: _Row) -> bool:
+        return row.reason is not None or len(row.repeats) == self._device.repeats
 
     def _result(self, target: Target, row: _Row) -> Measurement | Failure:
         if row.reason is not None:
@@ -111,24 +118,30 @@ class _Session:
         self.yielded += 1
         return found
 
-    def _repeat(self, target: Target, row: _Row, repeat: int) -> None:
-        """One repeat; one that the connection's loss cut short is tried once more."""
-        row.started = row.started or datetime.now(UTC).isoformat(timespec="seconds")
-        row.reason = target.refusal(row.job)
-        if row.reason:
-            return
-        try:
+    def _repeat(self, target: Target, turns: Sequence[tuple[_Row, int]]) -> None:
+        """All repeats; one that the connection's loss cut short is tried once more."""
+        left, lost = list(turns), False
+        while left:
+            asked = [Turn(row.job, row.threads, repeat) for row, repeat in left]
             try:
-                answer = target.bench(row.job, row.threads, repeat, self._budget)
+                for answer in target.series(asked, self._budget):
+                    self._take(left.pop(0)[0], answer)
+                    lost = False
             except DeviceError as error:
-                if not error.lost:
+                if not error.lost or lost:
                     raise
+                lost = True
                 time.sleep(RETRY_S)
-                answer = target.bench(row.job, row.threads, repeat, self._budget)
+
+    def _take(self, row: _Row, answer: Bench | DeviceError) -> None:
+        """One repeat's answer: the first that fails is the row's reason."""
+        if isinstance(answer, DeviceError):
+            row.reason = row.reason or str(answer)
+        else:
             row.repeats.append(answer)
-        except DeviceError as error:
-            if error.lost:
-                raise
-            row.reason = str(error)
-        except KtbenchError as error:
-            row.reason = str(error)
+        self._tell()
+
+    def _tell(self, repeats: int = 1) -> None:
+        self._done += repeats
+        if self._progress:
+            self._progress(self._done, self._total)

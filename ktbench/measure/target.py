@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,15 @@ from ktbench.records import DeviceSpec, KtbenchError, Origin
 PROBE_S = 120.0
 EVALUATE_S = 3600.0
 RELEASE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One repeat of one artifact."""
+
+    job: Job
+    threads: int
+    repeat: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +50,36 @@ class Target:
 
     def probe(self) -> Probe:
         """What the device tells about itself; DeviceError where it gives no answer."""
-        return parse(Probe, self._run({"task": "probe"}, [], PROBE_S))
+        task = {"task": "probe", "settable": self.spec.settings}
+        return parse(Probe, self._run(task, [], PROBE_S))
 
-    def bench(self, job: Job, threads: int, repeat: int, budget: Budget) -> Bench:
-        """One repeat of one artifact, in a process of its own."""
+    def series(self, turns: Sequence[Turn], budget: Budget) -> Iterator[Bench | DeviceError]:
+        """One repeat per turn, each in a process of its own, as they come; DeviceError when lost.
+
+        All are asked for at once, so that a slow way to the board is gone once.
+        """
+        blobs: dict[str, Blob] = {}
+        tasks = [self._bench(turn, budget, blobs) for turn in turns]
+        task = self._leased({"task": "series", "tasks": tasks})
+        limits = [budget.repeat_s] * len(tasks)
+        with closing(self.transport.series(task, list(blobs.values()), limits)) as answers:
+            for answer in answers:
+                yield answer if isinstance(answer, DeviceError) else _checked(answer)
+
+    def _bench(self, turn: Turn, budget: Budget, blobs: dict[str, Blob]) -> dict[str, Any]:
+        """The task of a turn, whose files join the others."""
+        job = turn.job
         artifact = read_artifact(job)
         inputs = None if job.inputs is None else npy(job.inputs[:CHECKED_INPUTS])
-        task: dict[str, Any] = {
+        blobs.update({blob.digest: blob for blob in (artifact, inputs) if blob is not None})
+        return {
             "task": "bench",
             "artifact": artifact.digest,
             "inputs": inputs.digest if inputs else None,
             "format": job.export.format,
             "runtimes": list(self.profile.runtimes),
-            "threads": threads,
-            "repeat": repeat,
+            "threads": turn.threads,
+            "repeat": turn.repeat,
             "runs": budget.runs,
             "seconds": budget.seconds,
             "max_runs": MAX_RUNS,
@@ -67,8 +92,6 @@ class Target:
             "provider": self.spec.provider,
             "batch": self.spec.batch_size if self.spec.scenario == "offline" else None,
         }
-        blobs = [artifact, inputs] if inputs else [artifact]
-        return parse(Bench, self._run(task, blobs, budget.repeat_s))
 
     def evaluate(self, jobs: Sequence[Job], inputs: Array) -> Evaluated:
         """Classes that artifacts of one format name for the inputs (N, ...)."""
@@ -94,9 +117,14 @@ class Target:
                 self._run({"task": "release"}, [], RELEASE_S)
 
     def _run(self, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float) -> dict[str, Any]:
-        if self.lease is not None:
-            task = {**task, "lease": self.lease.task()}
-        return self.transport.run(task, blobs, limit_s)
+        return self.transport.run(self._leased(task), blobs, limit_s)
+
+    def _leased(self, task: dict[str, Any]) -> dict[str, Any]:
+        """The task under the lease, with the settings that it wants; a release wants none."""
+        if self.lease is None:
+            return task
+        settings = {} if task["task"] == "release" else self.spec.settings
+        return {**task, "lease": self.lease.task(), "settings": settings}
 
     def refusal(self, job: Job) -> str | None:
         """Why this kind of device cannot run an artifact, in one sentence, or None."""
@@ -111,12 +139,28 @@ class Target:
         )
 
 
+def _checked(answer: dict[str, Any]) -> Bench | DeviceError:
+    try:
+        return parse(Bench, answer)
+    except DeviceError as error:
+        return error
+
+
 def read_artifact(job: Job) -> Blob:
     """The artifact's bytes; KtbenchError where they cannot be read."""
     try:
         return Blob.read(job.path)
     except OSError as error:
         raise KtbenchError(f"{job.path}: cannot read the artifact: {error.strerror}") from error
+
+
+def unreadable(job: Job) -> str | None:
+    """Why the artifact cannot be read, or None."""
+    try:
+        read_artifact(job)
+    except KtbenchError as error:
+        return str(error)
+    return None
 
 
 def npy(array: Array) -> Blob:
@@ -132,16 +176,29 @@ def opened(
 ) -> Iterator[Target]:
     """The device, until the block ends; DeviceError where its address cannot be one.
 
-    A board that others can reach, too, is held under the lease from the first task on.
+    A board that others can reach, too, is held under the lease from the first task on. When the
+    block ends, however it ends, it is let go and has the settings that it had before.
     """
     profile = catalogue.device(spec.profile)
+    if spec.settings and profile.transport != "ssh":
+        raise DeviceError(
+            f"{profile.title}: {' and '.join(spec.settings)} can be set on boards over SSH alone:"
+            " set it by hand"
+        )
     way = transport or open_transport(profile, spec.host, spec.python)
     target = Target(spec, profile, way, lease if profile.transport == "ssh" else None)
+    lost = False
     try:
         yield target
-        target.release()
+    except DeviceError as error:
+        lost = error.lost
+        raise
     finally:
-        way.close()
+        try:
+            if not lost:
+                target.release()
+        finally:
+            way.close()
 
 
 def architecture_problem(target: Target, probe: Probe) -> str | None:

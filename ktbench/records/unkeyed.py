@@ -51,7 +51,9 @@ class ExportSpec(Record):
 class DeviceSpec(Record):
     """A device of the matrix: a profile of the catalogue, where it is, how it is measured."""
 
-    added_later: ClassVar = frozenset({"provider", "scenario", "batch_size"})
+    added_later: ClassVar = frozenset(
+        {"provider", "scenario", "batch_size", "governor", "power_mode"}
+    )
 
     profile: str
     """A file of `devices/`: `local`, `ssh`, ..."""
@@ -78,6 +80,17 @@ class DeviceSpec(Record):
     `sustained`: ten minutes on end in one process, for what heat makes of the latency."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Of `offline`: inputs per run, of exports with `batch: dynamic`."""
+    governor: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")] | None = None
+    """The processors' frequency governor while the board is measured, such as `performance`; it is
+    set on the board and put back, and left as it is where none is named."""
+    power_mode: Annotated[str, Field(pattern=r"^[A-Za-z0-9_ ]{1,40}$")] | None = None
+    """A Jetson's power mode while it is measured, such as `MAXN`; set and put back likewise."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What is to be set on the board, by the field's name."""
+        asked = {"governor": self.governor, "power_mode": self.power_mode}
+        return {name: value for name, value in asked.items() if value is not None}
 
 
 class SourceSpec(Record):

@@ -39,7 +39,7 @@ def _names(cells: pd.DataFrame, budget: pd.Series[str]) -> tuple[pd.Series[str],
     return cells["plain_method"] + odd, label.where(~cells["is_baseline"], NO_TRANSFER + odd)
 
 
-_FIGURE = re.compile(r"_ms|_(mj|w|c|per_s)(_low|_high)?$|^slowdown$")
+_FIGURE = re.compile(r"_ms|_(mj|w|c|per_s)(_low|_high)?$|^slowdown$|^board_[ad]")
 
 
 def by_origin(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ktbench.records import Cell, Checkpoint, Ensemble, Result, Teacher, canonical_json
 from ktbench.report import text
@@ -252,29 +251,34 @@ def _curves(analysis: Analysis, keys: Sequence[str]) -> dict[str, dict[str, Any]
     results = analysis.results
     own = {key: results.by_key[key] for key in keys if key in results.by_key}
     frame = replace(results, by_key=own).read_curves()
-    losses = [str(name) for name in frame.columns if str(name).startswith("loss_")]
+    columns = {str(name): frame[name].to_numpy() for name in frame.columns}
+    names = columns["key"].astype(str)
+    if not len(names):
+        return {}
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+    bounds = zip(starts, [*starts[1:], len(names)], strict=True)
     return {
-        str(key): _curve(curve, losses)
-        for key, curve in frame.groupby("key", sort=False, observed=True)
+        str(names[first]): _curve({name: values[first:end] for name, values in columns.items()})
+        for first, end in bounds
     }
 
 
-def _curve(curve: pd.DataFrame, losses: Sequence[str]) -> dict[str, Any]:
-    total = len(curve)
+def _curve(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    total, phase = len(columns["epoch"]), columns["phase"]
     at = np.unique(np.linspace(0, total - 1, min(total, POINTS_SHOWN)).round().astype(int))
-    shown = curve.iloc[at]
-    phases = curve.loc[curve["phase"] != curve["phase"].shift(), ["epoch", "phase"]]
+    changes = [i for i in range(total) if i == 0 or phase[i] != phase[i - 1]]
+    losses = {n[5:]: _rounded(v[at]) for n, v in columns.items() if n.startswith("loss_")}
     return {
-        "epoch": [int(e) for e in shown["epoch"]],
+        "epoch": [int(e) for e in columns["epoch"][at]],
         "of": total,
-        "accuracy": _rounded(shown["validation_accuracy"]),
-        "losses": {n[5:]: _rounded(shown[n]) for n in losses if curve[n].notna().any()},
-        "phases": [[int(r["epoch"]), str(r["phase"])] for r in rows_of(phases)],
+        "accuracy": _rounded(columns["validation_accuracy"][at]),
+        "losses": {n: v for n, v in losses.items() if any(x is not None for x in v)},
+        "phases": [[int(columns["epoch"][i]), str(phase[i])] for i in changes],
     }
 
 
-def _rounded(values: pd.Series[Any]) -> list[float | None]:
-    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values.astype(float)]
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values.astype(float).tolist()]
 
 
 # ---------------------------------------------------------------- links

@@ -16,9 +16,11 @@ def measured_tables(analysis: Analysis, keys: Sequence[str]) -> dict[str, list[d
     deployed = analysis.results.deployed
     deployed = deployed[deployed["key"].isin(keys)]
     records = {m.samples: m for m in analysis.results.all_measurements}
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows_of(deployed):
+        groups.setdefault((str(row["key"]), str(row["origin"])), []).append(row)
     found: dict[str, list[dict[str, Any]]] = {}
-    for (key, origin), own in deployed.groupby(["key", "origin"], sort=False):
-        rows = rows_of(own)
+    for (key, origin), rows in groups.items():
         boards = dict.fromkeys(
             f"{row['device']}: {_how(row)}; {_board(records[row['samples']])}" for row in rows
         )
@@ -28,7 +30,7 @@ def measured_tables(analysis: Analysis, keys: Sequence[str]) -> dict[str, list[d
             "rows": [_row(row) for row in rows],
             "notes": list(boards),
         }
-        found.setdefault(str(key), []).append(table)
+        found.setdefault(key, []).append(table)
     return found
 
 

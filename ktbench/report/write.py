@@ -46,6 +46,7 @@ def build_page(analysis: Analysis) -> Page:
             sections.gains(analysis),
             *sections.published(analysis),
             sections.convergence(analysis),
+            *sections.efficiency(analysis),
             sections.accuracy_and_cost(analysis),
             *sections.blocks(analysis),
             sections.integrity(analysis),

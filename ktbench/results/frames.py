@@ -332,17 +332,24 @@ _MEASURED = (
     "samples",
     "comparability",
 )
+_ON_BOARD = {
+    "board_accuracy": "test_accuracy",
+    "board_agreement": "test_agreement",
+    "board_images": "test_inputs",
+}
+"""Names apart from those of the artifact's own accuracy, which the host's runtime told."""
 
 
 def _measurement_columns() -> list[str]:
     bounds = [f"{name}{end}" for name in _STATISTICS for end in ("", "_low", "_high")]
     first = ["device", "profile", "mode", "scenario", "export", "format", "precision"]
     first.append("batch_size")
-    return [*first, *_MEASURED, *bounds, "valid", "reasons", "warnings"]
+    return [*first, *_MEASURED, *_ON_BOARD, *bounds, "valid", "reasons", "warnings"]
 
 
 def _measurement_row(measurement: Measurement) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(measurement, name) for name in _MEASURED}
+    row |= {name: getattr(measurement, field) for name, field in _ON_BOARD.items()}
     for name in _STATISTICS:
         found: Statistic | None = getattr(measurement, name)
         row[name] = found.value if found else None

@@ -4,6 +4,7 @@ from ktbench.report.sections.blocks import blocks
 from ktbench.report.sections.cells import cells
 from ktbench.report.sections.deployment import accuracy_and_cost, integrity
 from ktbench.report.sections.devices import devices
+from ktbench.report.sections.efficiency import efficiency
 from ktbench.report.sections.gains import gains
 from ktbench.report.sections.learning import convergence, costs
 from ktbench.report.sections.pools import pools
@@ -19,6 +20,7 @@ __all__ = [
     "convergence",
     "costs",
     "devices",
+    "efficiency",
     "fairness",
     "gains",
     "integrity",

@@ -18,6 +18,7 @@ from ktbench.report.parts import (
     Table,
     rows_of,
 )
+from ktbench.report.sections.on_board import on_board
 from ktbench.report.sections.scenarios import beside_latency
 
 _REASONS_SHOWN = 6
@@ -40,7 +41,7 @@ def devices(analysis: Analysis) -> Section:
     parts: list[Part] = [Cards(cards)]
     if found:
         parts.append(_latency_table(analysis))
-        parts += beside_latency(analysis)
+        parts += on_board(analysis) + beside_latency(analysis)
         parts.append(_noise(analysis))
     return Section("devices", "Devices", lead, parts)
 

@@ -1,0 +1,321 @@
+"""Whether transfer saves training: speedup at equal quality, windows, pools of teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ktbench.records import Ensemble
+from ktbench.report import quality_cost, sweeps, text
+from ktbench.report.analysis import Analysis
+from ktbench.report.figures.efficiency import (
+    LINES_SHOWN,
+    STUDENTS_SHOWN,
+    cost_figure,
+    speedup_figure,
+)
+from ktbench.report.parts import ROWS_SHOWN, Box, Column, Note, Part, Row, Section, Table, rows_of
+from ktbench.report.quality_cost import Comparison
+from ktbench.report.sections.sweeps import LEVEL, pool_table, window_table
+
+_COUNTED = {"flops": "FLOPs", "seconds": "seconds"}
+
+
+def efficiency(analysis: Analysis) -> tuple[Section, ...]:
+    """The section, or nothing without several budgets, windows or a pool of teachers."""
+    if not _asked(analysis):
+        return ()
+    frame = quality_cost.trainings(analysis)
+    taught = frame[frame["teacher"] != ""]
+    several = taught.groupby(["student", "method", "teacher", "window", "rest"])["epochs"].nunique()
+    windows, pools = sweeps.windows(frame), sweeps.pools(analysis, frame)
+    planned = bool((several > 1).any())
+    if not planned and windows.empty and pools.empty:
+        return ()
+    parts: list[Part] = []
+    found = quality_cost.comparisons(frame) if planned else []
+    if found:
+        parts += _speedups(found)
+    elif planned:
+        parts.append(Note("No seed has finished two budgets with and without transfer yet."))
+    parts += [window_table(windows)] if len(windows) else []
+    parts += [pool_table(pools)] if len(pools) else []
+    lead = (
+        "Whether transfer saves training: what it costs to reach the same test accuracy with and "
+        "without it. Each budget is a training of its own with its own full learning-rate "
+        "schedule. Costs are what a cell takes alone, the teacher's forward passes included; the "
+        "teacher's own training only where it is said."
+    )
+    return (Section("efficiency", "Training efficiency", lead, parts),)
+
+
+def _asked(analysis: Analysis) -> bool:
+    """Whether any cell could be of interest here; quick, as most matrices have none."""
+    taught = [cell for cell in analysis.results.lock.plan.cells if cell.teacher is not None]
+    several = len({cell.train.epochs for cell in taught}) > 1
+    return several or any(c.distill or isinstance(c.teacher, Ensemble) for c in taught)
+
+
+def _speedups(found: Sequence[Comparison]) -> list[Part]:
+    heads, budgets = quality_cost.headlines(found), quality_cost.by_budget(found)
+    shown = _lines(found, heads)
+    left_out = (
+        f" The {LINES_SHOWN} of each student with the largest speedup in FLOPs."
+        if len(shown) < len([one for one in found if one.student in {s.student for s in shown}])
+        else ""
+    )
+    students = len({one.student for one in found})
+    if students > STUDENTS_SHOWN:
+        left_out += f" First {STUDENTS_SHOWN} of {students} students."
+    cost = (
+        "Test accuracy by budget against what the training cost: mean over seeds, band from the "
+        "lowest to the highest. Rings: the Pareto front. Dotted: the first line with its "
+        "teacher's whole training added, as for a single student."
+    )
+    speed = (
+        "Cost of no transfer over cost with transfer at the same mean accuracy, with its interval "
+        f"at {LEVEL} over seeds; above the dashed line transfer is cheaper. Marks: budgets. The "
+        "teacher's forward passes are counted, its training is not."
+    )
+    honest = [Note(words, "warn" if bad else "") for words, bad in _honest(heads, found)]
+    return [
+        *honest,
+        cost_figure(shown, name="efficiency-cost", caption=cost + left_out),
+        speedup_figure(shown, name="efficiency-speedup", caption=speed + left_out),
+        _headline_table(heads),
+        _budget_table(budgets),
+        *_sharing_tables(heads),
+        Note(
+            "Between two budgets, cost is interpolated linearly in its logarithm between mean "
+            "accuracies; a budget that is no better than a cheaper one is passed over. Outside "
+            "what both sides reached there is no figure. Intervals: jackknife over seeds with "
+            "Student's t, both sides of a seed left out together; they cover neither the choice of "
+            "test images nor the luck of the one teacher.",
+            "muted",
+        ),
+    ]
+
+
+def _lines(found: Sequence[Comparison], heads: pd.DataFrame) -> list[Comparison]:
+    """The comparisons that the figures show: of each student those that save most FLOPs, first."""
+    own = heads[(heads["kind"] == "flops") & (heads["students"] == 0)]
+    best = {(row["student"], row["label"]): row["speedup"] for row in rows_of(own.fillna(0.0))}
+    shown = []
+    for student in list(dict.fromkeys(one.student for one in found))[:STUDENTS_SHOWN]:
+        mine = [one for one in found if one.student == student]
+        mine.sort(key=lambda one: -best[one.student, one.label])
+        shown += mine[:LINES_SHOWN]
+    return shown
+
+
+# ---------------------------------------------------------------- one student, its own teacher
+
+
+def _honest(heads: pd.DataFrame, found: Sequence[Comparison]) -> list[tuple[str, bool]]:
+    """Per student: whether a teacher that is trained for it alone is worth its training."""
+    alone = heads[(heads["kind"] == "flops") & (heads["students"] == 1)].dropna(subset=["speedup"])
+    rows = alone.sort_values("speedup", ascending=False, kind="stable").drop_duplicates("student")
+    return [_verdict(row, found) for row in rows_of(rows.sort_index())]
+
+
+def _verdict(row: Row, found: Sequence[Comparison]) -> tuple[str, bool]:
+    """The sentence for the transfer that does best with its teacher's training, and whether bad."""
+    between = f"from {text.percent(row['q_low'])} to {text.percent(row['q_high'])}"
+    figure = f"{_speedup_text(row)} (n = {row['n']})"
+    if row["speedup"] <= 1:
+        doubt = "" if row["speedup_high"] < 1 else ", though not clear of 1"
+        words = (
+            f"When one student is wanted and a teacher has to be trained for it, training "
+            f"{row['student']} longer without transfer is better: at every test accuracy that both "
+            f"reach ({between}) it takes fewer FLOPs on average. The least bad is {row['label']}: "
+            f"its speedup with the teacher's training is at best {figure}, at "
+            f"{text.percent(row['q'])}{doubt}."
+        )
+    else:
+        clear = text.known(row["speedup_low"]) and row["speedup_low"] > 1
+        words = (
+            f"Even when a teacher has to be trained for one student, {row['label']} on "
+            f"{row['student']} reaches {text.percent(row['q'])} with fewer FLOPs than no transfer: "
+            f"speedup {figure}{'' if clear else ', which is not clear of 1'}."
+        )
+    return words + _beyond(row, found), bool(row["speedup"] <= 1)
+
+
+def _beyond(row: Row, found: Sequence[Comparison]) -> str:
+    """What transfer reaches that no budget of no transfer does: nothing can be said of its cost."""
+    one = next(o for o in found if (o.student, o.label) == (row["student"], row["label"]))
+    base, own = (
+        float(side["flops"].quality.mean(axis=0).max()) for side in (one.baseline, one.treated)
+    )
+    if own <= base:
+        return ""
+    return (
+        f" Above {text.percent(base)}, which no budget of no transfer reached, there is nothing to "
+        f"compare with; {row['label']} goes up to {text.percent(own)}."
+    )
+
+
+# ---------------------------------------------------------------- tables of speedups
+
+
+def _speedup_text(row: Row) -> str:
+    if not text.known(row["speedup"]):
+        return text.NOTHING
+    low, high = row["speedup_low"], row["speedup_high"]
+    if not (text.known(low) and text.known(high)):
+        return text.ratio(row["speedup"])
+    return f"{text.ratio(row['speedup'])} [{text.significant(low)}, {text.significant(high)}]"
+
+
+def _speedup_box(row: Row) -> Box:
+    if not text.known(row["speedup"]):
+        return Box(text.NOTHING, "muted", "they reach no accuracy in common")
+    kind = ""
+    if text.known(row["speedup_low"]):
+        kind = "gain" if row["speedup_low"] > 1 else "loss" if row["speedup_high"] < 1 else "none"
+    return Box(_speedup_text(row), kind)
+
+
+def _headline_table(heads: pd.DataFrame) -> Table:
+    frame = heads[heads["students"] == 0].drop(columns="students")
+    rows = [
+        [
+            Box(r["student"]),
+            Box(r["label"]),
+            Box(str(r["n"])),
+            Box(_COUNTED[r["kind"]]),
+            _speedup_box(r),
+            Box(text.percent(r["q"])),
+            Box(_span(r["q_low"], r["q_high"])),
+            Box(_slower(r), "" if r["below"] else "muted"),
+        ]
+        for r in rows_of(frame)[:ROWS_SHOWN]
+    ]
+    caption = (
+        "The largest speedup over all accuracies that both sides reach, the teacher's forward "
+        "passes counted, its training not. The largest of noisy figures is too large on average: "
+        "its interval is widened (Bonferroni over the budgets) to hold wherever the largest lies, "
+        "and the next table has accuracies that were fixed beforehand."
+    )
+    columns = [
+        *_FIRST,
+        Column("counted", number=False),
+        Column("largest speedup"),
+        Column("at test accuracy"),
+        Column("compared over"),
+        Column("below 1 over"),
+    ]
+    return Table("efficiency", caption, columns, rows, frame, total=len(frame))
+
+
+_FIRST = [Column("student", number=False), Column("transfer", number=False), Column("seeds")]
+
+
+def _span(low: object, high: object) -> str:
+    if not text.known(low):
+        return text.NOTHING
+    ends = text.percent(low), text.percent(high)
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _slower(row: Row) -> str:
+    if not text.known(row["q_low"]):
+        return text.NOTHING
+    if not row["below"]:
+        return "nowhere"
+    parts = [part.split(" to ") for part in row["below"].split("; ")]
+    spans = [_span(float(low), float(high)) for low, high in parts]
+    return "everywhere" if _whole(row, parts) else ", ".join(spans)
+
+
+def _whole(row: Row, parts: list[list[str]]) -> bool:
+    ends = f"{row['q_low']:.4f}", f"{row['q_high']:.4f}"
+    return len(parts) == 1 and tuple(parts[0]) == ends
+
+
+def _budget_table(frame: pd.DataFrame) -> Table:
+    rows = [
+        [
+            Box(r["student"]),
+            Box(r["label"]),
+            Box(str(r["n"])),
+            Box(str(r["epochs"])),
+            Box(text.percent(r["q"])),
+            *(_there(r, kind) for kind in quality_cost.KINDS),
+            Box(text.ratio(r["flops_alone"])),
+            _pays_box(r),
+        ]
+        for r in rows_of(frame)[:ROWS_SHOWN]
+    ]
+    columns = [
+        *_FIRST,
+        Column("epochs of no transfer"),
+        Column("its test accuracy"),
+        Column("speedup in FLOPs"),
+        Column("speedup in seconds"),
+        Column("in FLOPs, with the teacher's training", hint="for one student alone"),
+        Column("teacher pays from", hint="students that share one training of the teacher"),
+    ]
+    caption = (
+        f"Speedup at the mean accuracy that each budget of no transfer reaches; intervals at "
+        f"{LEVEL}, with no allowance for the number of rows. A teacher's training pays from n "
+        "students where n times the FLOPs that each saves are more than it took; [in brackets] n "
+        "at the ends of the saving's interval."
+    )
+    return Table("efficiency-budgets", caption, columns, rows, frame, total=len(frame))
+
+
+def _there(row: Row, kind: str) -> Box:
+    """A speedup at a budget's accuracy, or why there is none."""
+    names = ("speedup", "speedup_low", "speedup_high")
+    own = {name: row[f"{kind}_{name}"] for name in names}
+    if text.known(own["speedup"]):
+        return _speedup_box(own)
+    if row["q"] > row["best"]:
+        best = text.percent(row["best"])
+        return Box("not reached", "muted", f"the best budget with transfer comes to {best}")
+    cheapest = text.percent(row["cheapest"])
+    return Box(
+        "less was not tried", "muted", f"the cheapest budget with transfer comes to {cheapest}"
+    )
+
+
+def _pays_box(row: Row) -> Box:
+    if not text.known(row["flops_training"]):
+        return Box(text.NOTHING, "muted", "what the teacher's training took is not known")
+    if not text.known(row["flops_saved"]):
+        return Box(text.NOTHING, "muted")
+    if not text.known(row["flops_pays_from"]):
+        return Box("never", "loss", "a student saves nothing")
+    bounds = ""
+    if text.known(row["flops_saved_low"]):
+        low, high = _number(row["flops_pays_from_low"]), _number(row["flops_pays_from_high"])
+        bounds = f" [{low}, {high}]"
+    return Box(_number(row["flops_pays_from"]) + bounds)
+
+
+def _number(students: object) -> str:
+    return f"{students:,.0f}" if text.known(students) else "never"
+
+
+def _sharing_tables(heads: pd.DataFrame) -> list[Table]:
+    """How the largest speedup grows with the students that share a teacher's training."""
+    shared = heads[(heads["kind"] == "flops") & (heads["students"] > 0)]
+    if shared.empty:
+        return []
+    free = heads[(heads["kind"] == "flops") & (heads["students"] == 0)]
+    rows = []
+    for (student, label), own in shared.groupby(["student", "label"], sort=False):
+        without = free[(free["student"] == student) & (free["label"] == label)]
+        boxes = [_speedup_box(r) for r in (*rows_of(own), *rows_of(without))]
+        rows.append([Box(str(student)), Box(str(label)), Box(str(own["n"].iloc[0])), *boxes])
+    counts = [Column(text.count(n, "student")) for n in quality_cost.SHARED_BY]
+    caption = (
+        "The largest speedup in FLOPs with the teacher's own training divided among so many "
+        "students, intervals as above. All members of a pool count, and teachers' own teachers."
+    )
+    columns = [*_FIRST, *counts, Column("not counted")]
+    return [
+        Table("efficiency-sharing", caption, columns, rows[:ROWS_SHOWN], shared, total=len(rows))
+    ]

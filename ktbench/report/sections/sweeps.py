@@ -1,0 +1,112 @@
+"""Tables of windows of distillation and of pools of teachers."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ktbench import stats
+from ktbench.report import quality_cost, text
+from ktbench.report.parts import ROWS_SHOWN, Box, Column, Row, Table, rows_of
+
+LEVEL = f"{100 * stats.LEVEL:.0f} %"
+"""Of every interval, in words."""
+
+
+def _change_box(row: Row, name: str) -> Box:
+    value, sign = row[name], row[f"{name}_sign"]
+    if not text.known(value):
+        return Box(text.NOTHING, "muted")
+    kind = {"positive": "gain", "negative": "loss"}.get(sign, "none")
+    bounds = text.point_interval(row[f"{name}_low"], row[f"{name}_high"])
+    return Box(f"{text.points(value)} {bounds}".strip(), kind, f"n = {row[f'{name}_n']}")
+
+
+def _first(frame: pd.DataFrame) -> list[Row]:
+    """The rows to show: means over all budgets, where there are any, before the budgets."""
+    return rows_of(frame.sort_values("epochs", kind="stable"))[:ROWS_SHOWN]
+
+
+def window_table(frame: pd.DataFrame) -> Table:
+    """Every window beside transfer throughout; `frame` as `sweeps.windows`."""
+    several = frame["teacher"].nunique() > 1
+    rows = [
+        [
+            Box(r["student"]),
+            Box(quality_cost.label_of(r | {"window": ""}, several=several)),
+            Box(str(r["epochs"]) if r["epochs"] else "mean of all"),
+            Box(r["window"] or "throughout"),
+            Box(text.percent(r["accuracy"])),
+            _change_box(r, "change"),
+            _change_box(r, "gain"),
+            Box(text.ratio(r["flops"])),
+            Box(text.percent(r["teacher_share"])),
+            Box(str(r["n"])),
+        ]
+        for r in _first(frame)
+    ]
+    columns = [
+        Column("student", number=False),
+        Column("transfer", number=False),
+        Column("epochs"),
+        Column("teacher during", number=False),
+        Column("test accuracy"),
+        Column("minus throughout, points"),
+        Column("minus no transfer, points"),
+        Column("FLOPs to throughout"),
+        Column("teacher's share of FLOPs"),
+        Column("n"),
+    ]
+    caption = (
+        "Transfer during a part of the training; outside it the student learns from labels alone "
+        "and no teacher is run. The loss's scale falls there by the transfer's terms (“jump”), "
+        f"unless it is kept. Differences are paired by seed, with t intervals at {LEVEL}."
+    )
+    return Table("efficiency-windows", caption, columns, rows, frame, total=len(frame))
+
+
+def pool_table(frame: pd.DataFrame) -> Table:
+    """Every way to use a pool beside the average of the most; `frame` as `sweeps.pools`."""
+    rows = [
+        [
+            Box(r["student"]),
+            Box(r["method"] + (f", {r['window']}" if r["window"] else "")),
+            Box(str(r["epochs"]) if r["epochs"] else "mean of all"),
+            Box(r["teacher"]),
+            Box(_use(r)),
+            Box(text.percent(r["accuracy"])),
+            _change_box(r, "change"),
+            _change_box(r, "gain"),
+            Box(text.ratio(r["flops"])),
+            Box(text.scaled(r["training_flops"])),
+            Box(str(r["n"])),
+        ]
+        for r in _first(frame)
+    ]
+    columns = [
+        Column("student", number=False),
+        Column("transfer", number=False),
+        Column("epochs"),
+        Column("teacher", number=False),
+        Column("per step", number=False),
+        Column("test accuracy"),
+        Column("minus the average, points"),
+        Column("minus no transfer, points"),
+        Column("FLOPs to the average"),
+        Column("teachers' training, FLOPs"),
+        Column("n"),
+    ]
+    caption = (
+        "One teacher of a pool, one drawn at random for every step, and the average of several "
+        "teachers' logits; differences to the average of the most, paired by seed, with t "
+        f"intervals at {LEVEL}. FLOPs include the teachers' forward passes."
+    )
+    return Table("efficiency-pools", caption, columns, rows, frame, total=len(frame))
+
+
+def _use(row: Row) -> str:
+    if row["members"] == 1:
+        return "one, always the same"
+    if row["drawn"] == row["members"]:
+        return f"average of all {row['members']}"
+    what = "one" if row["drawn"] == 1 else f"average of {row['drawn']}"
+    return f"{what} of {row['members']}, drawn"

@@ -1,0 +1,128 @@
+"""What windows of distillation and pools of teachers come to, beside the whole and the average."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ktbench import stats
+from ktbench.records import Ensemble, Teacher
+from ktbench.report.analysis import Analysis
+from ktbench.report.quality_cost import KINDS
+
+_SWEPT = ["student", "method", "teacher", "rest", "epochs"]
+
+
+def over_budgets(frame: pd.DataFrame) -> pd.DataFrame:
+    """Per kind of transfer and seed: means over the budgets, as rows with 0 `epochs`.
+
+    Only of seeds that have every budget of the matrix, and only where there are several.
+    """
+    by = ["student", "method", "teacher", "window", "rest", "seed"]
+    if frame.empty:
+        return frame
+    grouped = frame.groupby(by, sort=False)
+    rows = grouped.first().reset_index()
+    figures = ["accuracy", *KINDS, "teacher_flops"]
+    rows[figures] = grouped[figures].mean().reset_index()[figures]
+    counted = frame.groupby("student")["epochs"].nunique()
+    whole = grouped["accuracy"].count().to_numpy() == rows["student"].map(counted).to_numpy()
+    several = rows["student"].map(counted).to_numpy() > 1
+    found: pd.DataFrame = rows[whole & several].assign(epochs=0)
+    return found
+
+
+def windows(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per kind of transfer × budget × window, where there are several windows.
+
+    Rows with 0 `epochs` are means over all budgets, seed by seed.
+    `change`: test accuracy minus that of transfer throughout, the same seed, with its interval
+    over the `change_n` seeds that have both (NaN where the matrix has no such cells, and for
+    themselves); `gain`: minus no transfer of the same budget, likewise. `flops` and `seconds` are
+    ratios to transfer throughout, `teacher_share` the teacher's part of the FLOPs.
+    """
+    rows = []
+    frame = pd.concat([frame, over_budgets(frame)], ignore_index=True)
+    for _, own in frame[frame["teacher"] != ""].groupby(_SWEPT, sort=False):
+        if own["window"].nunique() > 1:
+            whole = own[own["window"] == ""]
+            rows += [_swept(frame, part, whole) for _, part in own.groupby("window", sort=False)]
+    return pd.DataFrame(rows, columns=None if rows else [*_SWEPT, "window"])
+
+
+def pools(analysis: Analysis, frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per kind of transfer × budget × way to use a pool of teachers.
+
+    `pool` numbers the sets of members; `drawn` counts the teachers that a step reads, of `members`:
+    where it is one of one, that teacher is a member of the pool, used alone. `change`: test
+    accuracy minus that of the average of the most teachers, otherwise as `windows`.
+    """
+    uses = {cell.key: cell.teacher for cell in analysis.results.lock.plan.cells if cell.teacher}
+    sets = [_members(use) for use in uses.values() if isinstance(use, Ensemble)]
+    rows = []
+    by = ["student", "method", "window", "rest", "epochs"]
+    frame = pd.concat([frame, over_budgets(frame)], ignore_index=True) if sets else frame
+    for number, members in enumerate(dict.fromkeys(sets)):
+        inside = {key for key, use in uses.items() if _belongs(use, members)}
+        for _, own in frame[frame["key"].isin(inside)].groupby(by, sort=False):
+            drawn = own["key"].map({key: _drawn(uses[key]) for key in inside})
+            if not any(isinstance(uses[key], Ensemble) for key in own["key"]):
+                continue
+            most = own[drawn == drawn.max()]
+            for _, part in own.groupby("teacher", sort=False):
+                use = uses[part["key"].iloc[0]]
+                rows.append(
+                    {"pool": number + 1, "drawn": _drawn(use), "members": len(_members(use))}
+                    | _swept(frame, part, most)
+                )
+    return pd.DataFrame(rows, columns=None if rows else ["pool", "drawn", "members", *_SWEPT])
+
+
+def _members(use: Teacher | Ensemble) -> frozenset[str]:
+    return frozenset(t.cell.key for t in (use.of if isinstance(use, Ensemble) else (use,)))
+
+
+def _belongs(use: Teacher | Ensemble, members: frozenset[str]) -> bool:
+    own = _members(use)
+    return own == members if isinstance(use, Ensemble) else own <= members
+
+
+def _drawn(use: Teacher | Ensemble) -> int:
+    return use.sample if isinstance(use, Ensemble) else 1
+
+
+def _swept(frame: pd.DataFrame, own: pd.DataFrame, reference: pd.DataFrame) -> dict[str, object]:
+    """The figures of one way to use a teacher, beside the reference and no transfer."""
+    first = own.iloc[0]
+    base = frame[
+        frame["is_baseline"]
+        & (frame["student"] == first["student"])
+        & (frame["rest"] == first["alike"])
+        & (frame["epochs"] == first["epochs"])
+    ]
+    row: dict[str, object] = {name: first[name] for name in (*_SWEPT, "window")}
+    row["accuracy"], row["n"] = float(own["accuracy"].mean()), int(own["accuracy"].notna().sum())
+    row |= _paired(own, reference.iloc[:0] if own.equals(reference) else reference, "change")
+    row |= _paired(own, base, "gain")
+    for kind in KINDS:
+        row[kind] = float(own[kind].mean() / reference[kind].mean()) if len(reference) else np.nan
+        row[f"training_{kind}"] = float(first[f"training_{kind}"])
+    teacher, both = own["teacher_flops"].sum(), own["flops"].sum()
+    row["teacher_share"] = float(teacher / both) if both else np.nan
+    return row
+
+
+def _paired(own: pd.DataFrame, other: pd.DataFrame, name: str) -> dict[str, object]:
+    ours, theirs = (
+        {int(seed): float(value) for seed, value in zip(s["seed"], s["accuracy"], strict=True)}
+        for s in (side[side["accuracy"].notna()] for side in (own, other))
+    )
+    found = stats.paired_gain(ours, theirs)
+    low, high = (found.low, found.high) if found else (None, None)
+    return {
+        name: found.mean if found else np.nan,
+        f"{name}_low": np.nan if low is None else low,
+        f"{name}_high": np.nan if high is None else high,
+        f"{name}_n": found.n if found else 0,
+        f"{name}_sign": found.sign if found else "unknown",
+    }

@@ -1,0 +1,147 @@
+"""A synthetic study of training efficiency: budgets, windows and a pool, with known curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks._synthetic import DATA, PROVENANCE, Shape, result_of
+from ktbench.records import (
+    BASELINE,
+    Accuracies,
+    Cell,
+    Checkpoint,
+    Cost,
+    Ensemble,
+    Item,
+    Plan,
+    Result,
+    Teacher,
+    TrainSpec,
+    Window,
+)
+from ktbench.results import ResultsFolder
+
+EPOCHS = (4, 8, 16, 32, 64)
+STEP_FLOPS, TEACHER_STEP_FLOPS = 10**9, 3 * 10**8
+TEACHER_FLOPS = 50 * 10**9
+NETWORK = Item(name="resnet8")
+SHAPE = Shape(students=("resnet8",), gains={}, exports=(), devices=(), epochs=4)
+
+Use = tuple[Teacher | Ensemble, Window | None]
+
+
+def teacher(number: int) -> Teacher:
+    cell = Cell(
+        data=DATA.model_copy(update={"train_size": None}),
+        student=Item(name="resnet20"),
+        method=BASELINE,
+        seed=number,
+        train=TrainSpec(epochs=30),
+    )
+    return Teacher(name=f"T{number}", cell=cell)
+
+
+POOL = tuple(teacher(number) for number in range(4))
+ONE = Ensemble(name="one of four", sample=1, of=POOL)
+ALL = Ensemble(name="all four", sample=4, of=POOL)
+USES: tuple[Use, ...] = (
+    (POOL[0], None),
+    (POOL[0], Window(end=0.3)),
+    (ONE, None),
+    (ALL, None),
+)
+
+
+def plan_of(uses: Sequence[Use] = USES, seeds: int = 5, epochs: Sequence[int] = EPOCHS) -> Plan:
+    """No transfer and `kd` with every use of teachers, in every budget."""
+    cells = []
+    for seed, budget in product(range(seeds), epochs):
+        rest = {"data": DATA, "student": NETWORK, "seed": seed, "train": TrainSpec(epochs=budget)}
+        cells.append(Cell.model_validate({**rest, "method": BASELINE}))
+        for use, window in uses:
+            asked = {**rest, "method": Item(name="kd"), "teacher": use, "distill": window}
+            cells.append(Cell.model_validate(asked))
+    return Plan(name="efficiency", base="/", cells=tuple(cells))
+
+
+def quality(cell: Cell, gain: float) -> float:
+    """Linear in the logarithm of the epochs; a seed's luck is shared, a cell's own is small."""
+    luck = 0.01 * np.random.default_rng(cell.seed).normal()
+    own = 0.003 * np.random.default_rng([int(cell.key, 16) % 2**32]).normal()
+    return float(
+        0.3 + 0.1 * np.log2(cell.train.epochs) / 2 + luck + own + gain * bool(cell.teacher)
+    )
+
+
+def passes(cell: Cell) -> float:
+    """Teachers asked per step, on average over the training."""
+    window = cell.distill or Window()
+    each = cell.teacher.sample if isinstance(cell.teacher, Ensemble) else 1
+    return each * (window.end - window.start) if cell.teacher else 0.0
+
+
+def write_efficiency(
+    path: Path,
+    plan: Plan | None = None,
+    *,
+    gain: float = 0.05,
+    missing: Callable[[Cell], bool] = lambda cell: False,
+) -> Path:
+    """A results folder of such a study; distillation adds `gain` to the accuracy."""
+    plan = plan or plan_of()
+    folder = ResultsFolder(path)
+    with folder.open(plan, "name: efficiency\n", PROVENANCE, data_digest="d" * 16):
+        for cell in plan.cells:
+            if not missing(cell):
+                folder.write_result(_result(folder, cell, gain))
+    return folder.path
+
+
+def _result(folder: ResultsFolder, cell: Cell, gain: float) -> Result:
+    plain = cell.model_copy(update={"teacher": cell.teachers[0] if cell.teacher else None})
+    found = result_of(folder, plain, SHAPE)
+    assert found.checkpoint is not None
+    level, epochs = quality(cell, gain), cell.train.epochs
+    checkpoint = found.checkpoint.model_copy(
+        update={
+            "cell_key": cell.key,
+            "epochs": epochs,
+            "accuracy": Accuracies(
+                validation_last=level,
+                validation_best=level,
+                best_epoch=epochs,
+                test_last=level,
+                test_best=level,
+            ),
+            "cost": _cost(STEP_FLOPS * epochs, int(TEACHER_STEP_FLOPS * epochs * passes(cell))),
+        }
+    )
+    members = tuple(_trained(found.teacher, t) for t in cell.teachers if found.teacher)
+    several = isinstance(cell.teacher, Ensemble)
+    return found.model_copy(
+        update={
+            "cell": cell,
+            "checkpoint": checkpoint,
+            "teacher": None if several or not members else members[0],
+            "ensemble": members if several else (),
+        }
+    )
+
+
+def _trained(like: Checkpoint, teacher: Teacher) -> Checkpoint:
+    return like.model_copy(update={"cell_key": teacher.cell.key, "cost": _cost(TEACHER_FLOPS, 0)})
+
+
+def _cost(flops: int, teacher_flops: int) -> Cost:
+    """A second per 10⁹ FLOPs."""
+    return Cost(
+        seconds=flops / 1e9,
+        teacher_seconds=teacher_flops / 1e9,
+        shared_seconds=flops / 1e9,
+        flops=flops,
+        teacher_flops=teacher_flops,
+    )
