@@ -36,7 +36,7 @@ class EmulatedBoard:
         monitor.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [
-                *("nice", "-n", "5", "qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72"),
+                *("qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72"),
                 *("-smp", "2", "-m", "1024M", "-accel", "tcg,thread=multi"),
                 *("-nodefaults", "-no-user-config", "-display", "none"),
                 *("-serial", f"file:{self.folder / 'console'}"),
