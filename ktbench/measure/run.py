@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from devices._contract import DeviceError, Lease, Transport
 from ktbench.measure.answers import Bench
 from ktbench.measure.budget import Budget, budget_of
 from ktbench.measure.job import Job
+from ktbench.measure.patience import patiently
 from ktbench.measure.summary import summarise
 from ktbench.measure.target import Target, architecture_problem, opened
 from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement
 
 TURNS = 16
 """Artifacts that take turns; a killed run loses no more than these."""
-RETRY_S = 2.0
 
 Progress = Callable[[int, int], None]
 """Told how many repeats are done, of how many."""
@@ -93,7 +93,20 @@ class _Session:
         return Failure(stage="measure", what=what, reason=reason)
 
     def measure(self, target: Target, rows: Sequence[_Row]) -> Iterator[Measurement | Failure]:
-        """These rows in turns; DeviceError once the device is lost."""
+        """These rows in turns; DeviceError once the device is lost, after what was complete."""
+        lost = None
+        try:
+            self._take_turns(target, rows)
+        except DeviceError as error:
+            lost = error
+        for row in rows:
+            if lost is not None and row.reason is None and len(row.repeats) < self._device.repeats:
+                row.reason = str(lost)
+            yield self._result(target, row)
+        if lost is not None:
+            raise lost
+
+    def _take_turns(self, target: Target, rows: Sequence[_Row]) -> None:
         for repeat in range(self._device.repeats):
             for row in rows:
                 if row.reason is None:
@@ -101,8 +114,6 @@ class _Session:
                 self._done += 1
                 if self._progress:
                     self._progress(self._done, self._total)
-        for row in rows:
-            yield self._result(target, row)
 
     def _result(self, target: Target, row: _Row) -> Measurement | Failure:
         if row.reason is not None:
@@ -112,20 +123,14 @@ class _Session:
         return found
 
     def _repeat(self, target: Target, row: _Row, repeat: int) -> None:
-        """One repeat; one that the connection's loss cut short is tried once more."""
+        """One repeat; one that the connection's loss cut short is tried anew, for a while."""
         row.started = row.started or datetime.now(UTC).isoformat(timespec="seconds")
         row.reason = target.refusal(row.job)
         if row.reason:
             return
         try:
-            try:
-                answer = target.bench(row.job, row.threads, repeat, self._budget)
-            except DeviceError as error:
-                if not error.lost:
-                    raise
-                time.sleep(RETRY_S)
-                answer = target.bench(row.job, row.threads, repeat, self._budget)
-            row.repeats.append(answer)
+            bench = partial(target.bench, row.job, row.threads, repeat, self._budget)
+            row.repeats.append(patiently(bench))
         except DeviceError as error:
             if error.lost:
                 raise

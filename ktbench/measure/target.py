@@ -39,6 +39,10 @@ class Target:
         """What its figures are."""
         return "emulated" if self.profile.emulated else "measured"
 
+    def look(self) -> None:
+        """Return where the device answers at all; it loads no runtime. DeviceError where not."""
+        self._run({"task": "look"}, [], PROBE_S)
+
     def probe(self) -> Probe:
         """What the device tells about itself; DeviceError where it gives no answer."""
         return parse(Probe, self._run({"task": "probe"}, [], PROBE_S))
