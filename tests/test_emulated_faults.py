@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -35,6 +36,7 @@ cp -dR /sys/devices/system/cpu/. cpu 2>/dev/null || true
 mkdir -p cpu/cpu0/cpufreq; echo performance > cpu/cpu0/cpufreq/scaling_governor
 /bin/busybox mount --bind cpu /sys/devices/system/cpu
 echo 0x50000 > throttled
+mkdir -p /usr/local/bin
 printf '#!/bin/sh\\n[ "$1" = get_throttled ] && echo throttled=$(cat /run/board/throttled)\\n' \
     > /usr/local/bin/vcgencmd
 chmod 755 /usr/local/bin/vcgencmd
@@ -68,7 +70,7 @@ def test_what_changes_on_the_board_during_a_run_makes_it_invalid(
         reached.ssh(REAL_SENSORS, user="root")
     assert isinstance(found, Measurement)
     jump, *others = sorted(found.validity.reasons, key=lambda reason: "clock" not in reason)
-    assert jump.startswith("the clock jumped by +36")
+    assert re.match(r"the clock jumped by \+3[56]\d\d\.\d s during the run", jump)
     assert sorted(others) == [
         "the board throttled during the run",
         "the governor changed during the run: ondemand and performance",
@@ -184,21 +186,20 @@ def test_a_board_that_is_lost_in_mid_run_is_measured_when_it_is_back(
     lose: Callable[[EmulatedBoard], None],
     bring_back: Callable[[EmulatedBoard], None],
 ) -> None:
-    models = [write_onnx(tmp_path / f"{n}.onnx", f"{lose.__name__}{n}") for n in range(2)]
-    second = Blob.read(models[1]).digest
+    model = write_onnx(tmp_path / "lost.onnx", lose.__name__)
 
     def wait_and_lose() -> None:
-        with reached.once_measuring(second) as seen:
+        with reached.once_measuring(Blob.read(model).digest) as seen:
             assert seen.wait(timeout=300) == 0
         lose(reached)
 
     saboteur = threading.Thread(target=wait_and_lose)
     saboteur.start()
     with watched(lambda: bring_back(reached)) as tasks:
-        found = list(measure(DEVICE, [job(m) for m in models], tmp_path, budget=STEADY))
+        found = measured(model, tmp_path, budget=STEADY)
     saboteur.join()
-    assert tasks == ["probe", "bench", "bench", "lost", "bench", "release"]
-    assert all(isinstance(m, Measurement) for m in found), found
+    assert tasks == ["probe", "bench", "lost", "bench", "release"]
+    assert isinstance(found, Measurement) and found.validity.valid, found
 
 
 def test_a_power_cut_costs_the_artifact_at_work_and_a_later_run_measures_just_that(
