@@ -15,8 +15,8 @@ from pathlib import Path
 from tests.emulated_image import image
 
 BOOT_S = 240.0
-_AT_ONCE = ("-accel", "tcg,thread=multi")
-_COUNTING = ("-accel", "tcg,thread=single", "-icount", "shift=1")
+_AT_ONCE = ("-smp", "2", "-accel", "tcg,thread=multi")
+_COUNTING = ("-smp", "1", "-accel", "tcg,thread=single", "-icount", "shift=1")
 _MEASURING = """b=/bin/busybox
 until [ -e /home/pi/.cache/ktbench/store/{digest} ]; do $b usleep 100000; done
 until $b grep -qs onnxruntime /proc/[0-9]*/maps; do $b usleep 100000; done
@@ -46,7 +46,7 @@ class EmulatedBoard:
         self.process = subprocess.Popen(
             [
                 *("qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72"),
-                *("-smp", "2", "-m", "512M", *(_COUNTING if counting else _AT_ONCE)),
+                *("-m", "512M", *(_COUNTING if counting else _AT_ONCE)),
                 *("-nodefaults", "-no-user-config", "-display", "none"),
                 *("-serial", f"file:{self.folder / 'console'}"),
                 *("-monitor", f"unix:{monitor},server,nowait"),
