@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,5 +38,15 @@ def test_a_matrix_is_measured_on_the_board_and_right_there(
         assert measured.origin == "emulated" and measured.validity.valid
         assert measured.test_inputs == 40
         assert measured.test_accuracy == pytest.approx(artifact.test_accuracy, abs=1 / 40 + 1e-9)
-    page = (tmp_path / "r" / "report" / "report.md").read_text()
-    assert "emulated" in page
+    assert_labelled(tmp_path / "r" / "report")
+
+
+def assert_labelled(report: Path) -> None:
+    """Every column of latencies, on the page and in its tables, says that they are emulated."""
+    page = (report / "report.md").read_text()
+    columns = re.findall(r"(?:p\d\d|load|first), ms[^|\n]*", page)
+    columns += re.findall(r"\d ms[^.\n]*", page)
+    assert len(columns) > 5 and all("emulated" in column for column in columns), columns
+    heads = [table.read_text().partition("\n")[0] for table in (report / "tables").glob("*.csv")]
+    named = re.findall(r"\w+_ms\w*", " ".join(heads))
+    assert len(named) > 5 and all(name.endswith("_emulated") for name in named), named
