@@ -126,8 +126,9 @@ def test_an_artifact_that_needs_more_memory_than_there_is_fails_alone_and_says_s
     reached: EmulatedBoard, tmp_path: Path
 ) -> None:
     jobs = [job(write_hungry(tmp_path / "hungry.onnx")), job(write_onnx(tmp_path / "b.onnx", "b"))]
-    hungry, modest = measure(DEVICE, jobs, tmp_path, budget=SHORT)
-    assert isinstance(hungry, Failure) and "as when memory runs out" in hungry.reason
+    # Before it ends a process, the kernel drops what it can, the programs themselves included.
+    hungry, modest = measure(DEVICE, jobs, tmp_path, budget=replace(SHORT, limit_s=400.0))
+    assert isinstance(hungry, Failure) and "as when memory runs out" in hungry.reason, hungry
     assert isinstance(modest, Measurement)
     assert "Out of memory: Killed process" in reached.ssh("/bin/busybox dmesg", user="root").stdout
 
