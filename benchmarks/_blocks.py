@@ -58,7 +58,7 @@ def subject(folder: Path, network: Item, train: BlockTrain = BLOCKS) -> Subject:
         numeric=NumericSpec(threads=1),
     )
     teacher = Teacher(name="T", cell=taught)
-    made = make_teacher(TeacherJob(teacher, None, folder, folder), lambda _: None)
+    made = make_teacher(TeacherJob(teacher, (), folder, folder), lambda _: None)
     assert isinstance(made, TrainedTeacher), made
     nested: JsonValue = {network.name: network.settings} if network.settings else network.name
     student = Item(name="blockwise", settings={"of": "T", "network": nested})

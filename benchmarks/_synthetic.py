@@ -232,7 +232,7 @@ def _teacher_checkpoint(cell: Cell) -> Checkpoint | None:
         return None
     level = 0.97 if cell.teacher.name == "big" else 0.95
     return Checkpoint(
-        cell_key=cell.teacher.cell.key,
+        cell_key=cell.teachers[0].cell.key,
         path="weights.pt",
         digest=digest_of([cell.teacher.name, "weights"]),
         curves="curves.parquet",

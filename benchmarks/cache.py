@@ -132,7 +132,7 @@ def _cell(size: Size, data: Dataset) -> Cell:
 
 def _trained(cell: Cell, data: Dataset, source: str) -> Checkpoint:
     assert cell.teacher is not None
-    name = cell.teacher.cell.student.name
+    name = cell.teachers[0].cell.student.name
     torch.manual_seed(0)
     network = catalogue.build_student(name, {}, num_classes=10, in_channels=3)
     live = Live(network, trained_on=data, dataset=data)

@@ -41,7 +41,7 @@ def run() -> Outcome:
         matrix.write_text(MATRIX, encoding="utf-8")
         planned = plan(load(matrix))
         teacher = make_teacher(
-            TeacherJob(planned.teachers[0], None, Path(folder), Path(folder)), lambda _: None
+            TeacherJob(planned.teachers[0], (), Path(folder), Path(folder)), lambda _: None
         )
         assert isinstance(teacher, TrainedTeacher), teacher
         seconds: dict[int, list[float]] = {1: [], 2: []}
@@ -89,4 +89,4 @@ def _side(
 
 def _job(cells: Sequence[Cell], teacher: TrainedTeacher, root: Path) -> CohortJob:
     tasks = tuple(CellTask(cell) for cell in cells)
-    return CohortJob(tasks, replace(teacher, notes=()), (), teacher.weights.parent, root)
+    return CohortJob(tasks, (replace(teacher, notes=()),), (), teacher.weights.parent, root)

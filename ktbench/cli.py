@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktbench import __version__, commands_blockwise, commands_devices, commands_teacher
+from ktbench import (
+    __version__,
+    commands_blockwise,
+    commands_compare,
+    commands_devices,
+    commands_teacher,
+)
 
 if TYPE_CHECKING:
     from ktbench.engine.contract import Engine
@@ -219,12 +225,41 @@ def _write_report(folder: Path) -> Path:
 
 
 @app.command()
-def plan(matrix: MatrixFile, as_json: AsJson = False) -> None:
+def plan(
+    matrix: MatrixFile,
+    as_json: AsJson = False,
+    settle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RESULTS",
+            help="Write the matrix of the seeds that would settle what this results folder of the "
+            "matrix leaves undecided.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Of --settle (default: beside the matrix, NAME.settle.yaml)",
+        ),
+    ] = None,
+) -> None:
     """Show what a matrix would do: its cells, what is skipped and why, and an estimated cost."""
     from ktbench.matrix import load
     from ktbench.matrix import plan as make_plan
     from ktbench.show import plan_as_json, plan_as_text
 
+    if settle is not None:
+        from ktbench.commands_settle import settle_matrix
+
+        settle_matrix(matrix, settle, output, as_json=as_json)
+        return
+    if output is not None:
+        from ktbench.records import KtbenchError
+
+        raise KtbenchError(f"--output {output}: needs --settle RESULTS")
     planned = make_plan(load(matrix))
     print(plan_as_json(planned)) if as_json else plan_as_text(planned)
 
@@ -233,6 +268,9 @@ def plan(matrix: MatrixFile, as_json: AsJson = False) -> None:
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)]) -> None:
     """Write the report of a results folder again, finished or not."""
     print(_write_report(folder))
+
+
+commands_compare.add_to(app)
 
 
 # ---------------------------------------------------------------- catalogue

@@ -35,9 +35,10 @@ def serve(
     Weights come from the pool; the data set must lie on this machine as the matrix names it.
     """
     from ktbench.teacher.pool import cluster
-    from ktbench.teacher.pool.serving import Server
 
     cluster.connect(address)
+    from ktbench.teacher.pool.serving import Server
+
     server = Server(teacher=teacher, base=str(base.resolve()) if base else None, workers=workers)
     print("waiting for pools; Ctrl-C ends", flush=True)
     while True:
@@ -59,9 +60,10 @@ def status(
     from rich.live import Live
 
     from ktbench.teacher.pool import cluster
+
+    cluster.connect(address)  # one line where there is no Ray, which the next import needs
     from ktbench.teacher.pool.serving import statuses
 
-    cluster.connect(address)
     if as_json:
         print(json.dumps(statuses(), indent=2))
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,17 @@ from torch.nn import functional
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
 from ktbench.networks import forward_flops
-from ktbench.records import BlockTrain, Cell, DataSpec, Item, Plan, Record, TrainSpec
+from ktbench.records import (
+    BlockTrain,
+    Cell,
+    DataSpec,
+    Ensemble,
+    Item,
+    Plan,
+    Record,
+    TrainSpec,
+    Window,
+)
 
 CONVERT_S = {"onnx": 4.0, "tflite": 8.0}
 """Converting one architecture, done once per export: typical of small networks on one core."""
@@ -67,19 +77,21 @@ class Estimate(Record):
 def estimate(plan: Plan) -> Estimate:
     """Time each network's training step here for a moment, and multiply.
 
-    The teacher's pass is shared by the students of a cohort, and counted once for them.
+    The teacher's pass is shared by the students of a cohort, and counted once for them: for the
+    steps in which the transfer of any of them counts, and as many teachers as are drawn per step.
     """
     clock = _Clock(Path(plan.base))
-    taught: dict[str, Cell] = {}
+    taught: dict[str, list[Cell]] = {}
     train = flops = 0.0
     for cell in plan.cells:
         seconds, operations = clock.training(cell)
         train, flops = train + seconds, flops + operations
         if cell.teacher is not None:
             shared = (cell.data, cell.teacher, cell.train)
-            taught.setdefault(f"{cell.seed}" + "".join(part.canonical for part in shared), cell)
-    for cell in taught.values():
-        seconds, operations = clock.teaching(cell)
+            name = f"{cell.seed}" + "".join(part.canonical for part in shared)
+            taught.setdefault(name, []).append(cell)
+    for cohort in taught.values():
+        seconds, operations = clock.teaching(cohort[0], share=_taught_share(cohort))
         train, flops = train + seconds, flops + operations
     teachers = 0.0
     for teacher in plan.teachers:
@@ -100,6 +112,16 @@ def estimate(plan: Plan) -> Estimate:
         measure_seconds=round(_measuring(plan), 1),
         flops=flops,
     )
+
+
+def _taught_share(cells: Sequence[Cell]) -> float:
+    """Of the steps of a cohort, those in which the transfer of one of its cells counts."""
+    windows = sorted((w.start, w.end) for w in (cell.distill or Window() for cell in cells))
+    share = reached = 0.0
+    for start, end in windows:
+        share += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return share
 
 
 @dataclass(frozen=True)
@@ -126,13 +148,18 @@ class _Clock:
         checks = cell.train.epochs * info.validation_size + 2 * info.test_size
         return images * speed.step + checks * speed.forward, 3.0 * images * speed.flops
 
-    def teaching(self, cell: Cell) -> tuple[float, float]:
-        """Seconds and FLOPs of the forward passes of a cell's teacher."""
+    def teaching(self, cell: Cell, *, share: float = 1.0) -> tuple[float, float]:
+        """Seconds and FLOPs of the forward passes of a cell's teacher in a share of its steps.
+
+        Of an ensemble each member is drawn equally often.
+        """
         if cell.teacher is None:
             return 0.0, 0.0
-        speed = self._speed(cell.teacher.cell.student, cell)
-        images = self._images(cell)
-        return images * speed.forward, float(images * speed.flops)
+        sample = cell.teacher.sample if isinstance(cell.teacher, Ensemble) else 1
+        passes = self._images(cell) * share * sample / len(cell.teachers)
+        speeds = [self._speed(teacher.cell.student, cell) for teacher in cell.teachers]
+        seconds = sum(passes * speed.forward for speed in speeds)
+        return seconds, float(sum(passes * speed.flops for speed in speeds))
 
     def starting(self, cell: Cell) -> tuple[float, float]:
         """Seconds and FLOPs of training the blocks that a cell begins from.

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ktbench import catalogue
-from ktbench.records import DeviceSpec, KtbenchError, Measurement, Plan
+from ktbench.records import DeviceSpec, Ensemble, KtbenchError, Measurement, Plan
 
 KINDS = ("students", "replacements", "methods", "devices", "datasets")
 DATASETS = {
@@ -28,10 +28,10 @@ DATASETS = {
 }
 
 
-def _print_table(
+def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False
 ) -> None:
-    """`numbers`: every column but the first holds figures, and stands right."""
+    """Print a table. `numbers`: every column but the first holds figures, and stands right."""
     table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         side: Literal["left", "right"] = "right" if numbers and i else "left"
@@ -44,7 +44,7 @@ def _print_table(
     console.print(table, highlight=False, markup=False)
 
 
-def _print_line(text: str) -> None:
+def print_line(text: str) -> None:
     """A line that a terminal breaks between words, and nothing else breaks."""
     console = Console()
     console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
@@ -72,11 +72,11 @@ def plan_as_text(plan: Plan) -> None:
     students = list(dict.fromkeys(c.student.label for c in plan.cells))
     methods = list(dict.fromkeys(c.method.label for c in plan.cells))
     rows = [[m, *(str(counts[s, m] or "–") for s in students)] for m in methods]
-    _print_table(f"{plan.name}: {len(plan.cells)} cells", ["method", *students], rows, numbers=True)
+    print_table(f"{plan.name}: {len(plan.cells)} cells", ["method", *students], rows, numbers=True)
     reasons = Counter((s.cell.student.label, s.cell.method.label, s.reason) for s in plan.skips)
     if reasons:
         print()
-        _print_table(
+        print_table(
             f"{len(plan.skips)} skipped",
             ["student", "method", "cells", "why"],
             [[s, m, str(n), why] for (s, m, why), n in reasons.items()],
@@ -85,9 +85,28 @@ def plan_as_text(plan: Plan) -> None:
     exports = ", ".join(e.label for e in plan.exports) or "none"
     devices = ", ".join(d.name for d in plan.devices) or "none"
     print(f"teachers: {', '.join(t.name for t in plan.teachers) or 'none'}")
+    for line in _protocols(plan):
+        print_line(line)
     print(f"exports:  {exports}")
     print(f"devices:  {devices}")
-    _print_line(estimate(plan).text)
+    print_line(estimate(plan).text)
+
+
+def _protocols(plan: Plan) -> list[str]:
+    """What the axes of budgets, windows and ensembles hold, where a plan has them."""
+    several = {c.teacher.name: c.teacher for c in plan.cells if isinstance(c.teacher, Ensemble)}
+    lines = [
+        f"drawn:    {name}: {e.sample} of {', '.join(t.name for t in e.of)} per step"
+        for name, e in several.items()
+    ]
+    budgets = dict.fromkeys(cell.train.epochs for cell in plan.cells)
+    if len(budgets) > 1:
+        lines.append(f"budgets:  {', '.join(map(str, budgets))} epochs")
+    windows = dict.fromkeys(cell.distill for cell in plan.cells if cell.teacher is not None)
+    if set(windows) - {None}:
+        told = [f"{w.start:g} to {w.end:g} ({w.scale})" if w else "throughout" for w in windows]
+        lines.append(f"transfer: {', '.join(told)}")
+    return lines
 
 
 # ---------------------------------------------------------------- list
@@ -109,7 +128,7 @@ def list_kind(kind: str, *, as_json: bool) -> None:
         print(json.dumps(rows, indent=1))
         return
     columns = list(rows[0])
-    _print_table(kind, columns, [[str(row[c]) for c in columns] for row in rows])
+    print_table(kind, columns, [[str(row[c]) for c in columns] for row in rows])
 
 
 def _students() -> list[dict[str, str]]:
@@ -238,7 +257,7 @@ def _show_measurement(model: Path, found: Measurement) -> None:
         f"{found.threads} thread{'s' if found.threads > 1 else ''}, "
         f"{found.runs} runs in {found.repeats} processes"
     )
-    _print_table(title, ["", "ms", "interval"], rows)
+    print_table(title, ["", "ms", "interval"], rows)
     if found.peak_memory_bytes is not None:
         print(f"peak memory {found.peak_memory_bytes / 2**20:.1f} MiB")
     for word, lines in (

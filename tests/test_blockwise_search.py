@@ -18,10 +18,13 @@ from ktbench.records import BlockSearch, DeviceSpec, KtbenchError
 from ktbench.results import ResultsFolder
 from ktbench.runner import Silent, run
 from ktbench.runner.candidates import candidates_of
-from ktbench.runner.prices import latencies
+from ktbench.runner.prices import latencies, sizes, whole_model
 from ktbench.runner.search import Wish, search
 from ktbench.runner.search_matrix import write_matrix
 from students._blocks import KEEP, parameters_of
+from tests.boards import SshBoard
+
+pytest_plugins = ("tests.board_fixtures",)
 
 MATRIX = """\
 name: blocks
@@ -210,3 +213,24 @@ def test_a_latency_is_of_the_graph_and_equal_graphs_are_measured_once(
     assert set(prices.options[0]) == {KEEP, *of.entries[1]}
     assert 0 <= prices.options[0][KEEP] < prices.teacher  # less what an empty graph takes
     assert told[-1] == "on desk: repeat 5 of 5", "an empty graph, the teacher, three parts"
+
+
+def test_bytes_of_blocks_add_up_to_the_file_that_is_written(folder: ResultsFolder) -> None:
+    """But for digits of names."""
+    of = candidates_of(folder, folder.lock().plan)
+    choice = (*(KEEP,) * (len(of.blocks) - 2), "low_rank(rank=0.5)", "separable")
+    wanted = ({} if c == KEEP else {c: e[c]} for c, e in zip(choice, of.entries, strict=True))
+    prices = sizes(replace(of, entries=tuple(wanted)))
+    added = prices.shared + sum(c[label] for c, label in zip(prices.options, choice, strict=True))
+    assert added == pytest.approx(len(whole_model(of, choice)), abs=100)
+    assert abs(added - prices.teacher) > 500
+
+
+def test_blocks_are_timed_on_a_board_over_ssh(folder: ResultsFolder, board: SshBoard) -> None:
+    of = candidates_of(folder, folder.lock().plan)
+    two = replace(of, blocks=of.blocks[1:3], entries=tuple({} for _ in range(2)))
+    told: list[str] = []
+    prices, timings = latencies(two, board.spec(), told.append)
+    assert timings.origin == "measured" and timings.runtime.startswith("onnxruntime")
+    assert told[-1] == "on board: repeat 3 of 3", "an empty graph, the teacher, one part"
+    assert 0 <= prices.options[0][KEEP] < prices.teacher

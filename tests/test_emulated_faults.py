@@ -47,8 +47,8 @@ echo 0x50004 > /run/board/throttled
 date -s @$(($(date +%s) + 3600))
 """
 NO_THRASHING = "cd /sys/kernel/mm/lru_gen && echo y > enabled && echo 1000 > min_ttl_ms"
-"""The kernel ends a process rather than drop what was used within a second, or it takes minutes over
-dropping and reading anew the programs themselves (its admin guide, multigen_lru)."""
+"""The kernel ends a process rather than drop what was used within a second; else it takes minutes
+over dropping the programs themselves and reading them anew (its admin guide, multigen_lru)."""
 FILLED = """python3 -c "
 import os
 with open('/home/pi/filler', 'wb') as file:

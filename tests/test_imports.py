@@ -33,6 +33,7 @@ SHARED = {
     "ktbench.estimate",
     "ktbench.networks",
     "ktbench.numeric",
+    "ktbench.window",
     "ktbench.teacher.source",
     "students._blocks",
     "students._contract",

@@ -151,9 +151,72 @@ ONE_LINE = [
         "method",
     ),
     (
-        "teachers: [{student: {resnet14: {width: [1, 2]}}}]",
-        "matrix.yaml:2: teachers[0].student.resnet14: a teacher is one network, not 2: give one "
-        "value per setting",
+        "teachers: [{student: resnet14, method: {kd: {weight: [1, 2]}}, teacher: resnet14}]",
+        "matrix.yaml:2: teachers[0].method.kd: a teacher is taught in one way, not 2: one value "
+        "per setting",
+    ),
+    (
+        "teachers: [{student: resnet14, seed: [1, 2], checkpoint: a.pt}]",
+        "matrix.yaml:2: teachers[0].checkpoint: a file of weights is one teacher, not 2: give one "
+        "value each",
+    ),
+    (
+        "teachers: [{student: resnet14, train: {epochs: [1, 0]}}]",
+        "matrix.yaml:2: teachers[0].train.epochs: must be at least 1, not 0",
+    ),
+    (
+        "teachers: [{student: resnet14, seed: [1, 1]}]",
+        "matrix.yaml:2: teachers[0]: two teachers are called 'resnet14(seed=1)': give one another",
+    ),
+    ("teachers: [{name: x}]", "matrix.yaml:2: teachers[0]: student is missing"),
+    (
+        "teachers: {of: [resnet14, resnet20]}",
+        "matrix.yaml:2: teachers: sample is missing: {sample: 1, of: [...]} draws one per step",
+    ),
+    (
+        "teachers: {sample: 3, of: [resnet14, resnet20]}",
+        "matrix.yaml:2: teachers.sample: must be at most 2, the members of the ensemble",
+    ),
+    (
+        "teachers: {sample: 1, of: resnet14}",
+        "matrix.yaml:2: teachers.sample: an ensemble has two members or more: name them in `of`",
+    ),
+    (
+        "teachers: [resnet14, {sample: 1, of: [resnet14, 'resnet1*']}]",
+        "matrix.yaml:2: teachers[1].of[1]: resnet14 stands twice in the ensemble",
+    ),
+    (
+        "teachers: {sample: 1, of: [resnet14, resnet99]}",
+        "matrix.yaml:2: teachers.of[1]: unknown student 'resnet99': did you mean",
+    ),
+    (
+        "teachers: {sample: 1, of: [resnet14, resnet20], seed: 1}",
+        "matrix.yaml:2: teachers: seed belongs to the members of an ensemble: write it in `of`",
+    ),
+    (
+        "teachers: [{name: e, sample: 1, of: [resnet14, resnet20]}, "
+        "{student: resnet8, method: kd, teacher: e}]",
+        "matrix.yaml:2: teachers[1].teacher: 'e' is an ensemble, which teaches students",
+    ),
+    ("budget: [2, 4, 2]", "matrix.yaml:6: budget[2]: 2 stands twice"),
+    ("budget: 0", "matrix.yaml:6: budget: must be at least 1, not 0"),
+    ("distill: {end: 1.5}", "matrix.yaml:6: distill.end: must be at most 1, not 1.5"),
+    (
+        "distill: {start: [0, 0.5], end: [0.5, 1]}",
+        "matrix.yaml:6: distill: start must be below end, not 0.5 and 0.5",
+    ),
+    (
+        "distill: [{end: 0.5}, {end: [0.5, 1]}]",
+        "matrix.yaml:6: distill[1]: start 0, end 0.5, scale jump stands twice",
+    ),
+    (
+        "distill: {end: 0.5, scale: kept}",
+        "matrix.yaml:6: distill.scale: must be jump or keep, not 'kept': did you mean keep?",
+    ),
+    ("distill: {until: 0.5}", "matrix.yaml:6: distill.until: unknown key: known are start"),
+    (
+        "exclude: {budget: 3}",
+        "matrix.yaml:6: exclude.budget: '3' matches nothing of this matrix",
     ),
     (
         "teachers: [{name: big, student: resnet14}, {student: resnet8, method: kd, teacher: bug}]",
@@ -334,8 +397,8 @@ def test_anchors_and_merged_keys_are_unfolded() -> None:
         "teachers: [resnet14]",
     )
     first, second = loads(text).teachers
-    assert (first.name, first.seed) == ("a", 0)
-    assert (second.name, second.seed, second.train) == ("b", 1, {"epochs": 3})
+    assert (first.name, first.seed) == ("a", (0,))
+    assert (second.name, second.seed, second.train) == ("b", (1,), {"epochs": 3})
 
 
 def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:

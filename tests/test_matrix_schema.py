@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ktbench import catalogue
 from ktbench.estimate import estimate
 from ktbench.matrix import Matrix, MatrixError, json_schema, load, loads, plan, starter
-from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry
+from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry, WindowGrid
 from ktbench.matrix.source import Origin, parse
 from ktbench.records import (
     Augmentation,
@@ -84,13 +84,17 @@ data: {source: digits}
 teachers:
   - resnet14
   - {student: {resnet20: {width: 2}}, train_size: all, train: {lr: 0.1}, method: kd, teacher: x}
+  - {name: g, student: resnet8, seed: [1, 2], train: {epochs: [1, 5]}}
+  - {name: e, sample: [1, 2], of: ["g*", {student: vgg8, seed: 3}, {resnet8: {width: 2}}]}
 students: nets.py:Tiny
 methods: [kd, {attention: {weight: [1, 2], pairs: [[0, 0]]}}, {fitnet: }, {"m.py:M": {a: 1}}]
 seeds: 3
 train: {epochs: 3}
 exports: {formats: onnx, batch: 1}
 devices: {local: {threads: 2}}
-exclude: {student: "vgg*", seed: 1}
+budget: [2, 4]
+distill: [{end: [0.2, 1]}, {start: 0.5, scale: keep}]
+exclude: {student: "vgg*", seed: 1, budget: 2, windowed: true}
 include: {student: "resnet*", method: {kd: {temperature: 3}}, train: {epochs: 2}}
 """
         )
@@ -98,9 +102,11 @@ include: {student: "resnet*", method: {kd: {temperature: 3}}, train: {epochs: 2}
 
 
 SCHEMA_CANNOT_TELL = (
-    "stands", "reads no teacher", "needs a teacher", "circle", "one network", "is called",
+    "stands", "reads no teacher", "needs a teacher", "circle", "taught in one way", "is called",
     "matches nothing", "changes nothing", "excludes nothing", "says nothing", "no cell",
     "nothing to measure", "needs a host", "takes no host", "are called", "width must be",
+    "one teacher, not", "at most 2, the members", "two members or more", "belongs to the members",
+    "is an ensemble", "must be below end", "student 'resnet99'",
 )  # fmt: skip
 
 
@@ -144,7 +150,7 @@ def test_the_schema_explains_every_key_and_every_setting_that_its_file_explains(
     "model",
     [
         Matrix, DataSpec, Augmentation, TeacherEntry, TrainSpec, NumericSpec, ExportGrid,
-        TeacherOutputs, SourceSpec, DeviceSpec, Rule, Include, BlockTrain, BlockRun,
+        TeacherOutputs, SourceSpec, DeviceSpec, Rule, Include, BlockTrain, BlockRun, WindowGrid,
     ],
 )  # fmt: skip
 def test_the_page_on_the_matrix_explains_every_key(model: type[BaseModel]) -> None:

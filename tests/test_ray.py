@@ -357,6 +357,17 @@ def test_without_ray_the_command_says_how_to_get_it(
     assert answer.error == "ktbench: --engine ray needs Ray: pip install 'ktbench[ray]'"
 
 
+@pytest.mark.parametrize("command", ["serve", "status"])
+def test_without_ray_a_pools_commands_say_how_to_get_it(command: str) -> None:
+    """In a process of its own, where Ray cannot be found."""
+    code = f"import sys; sys.modules['ray'] = None; sys.argv[1:] = ['teacher', '{command}']\n"
+    answer = subprocess.run(
+        [sys.executable, "-c", code + PROGRAM], capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode == 2
+    assert answer.stderr == "ktbench: a pool of teachers needs Ray: pip install 'ktbench[ray]'\n"
+
+
 def test_a_result_says_where_it_was_made(whole: Path) -> None:
     lock = json.loads((whole / "lock.json").read_text())["provenance"]
     for result in results(whole).values():

@@ -179,6 +179,26 @@ ALL = Scope()
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """What the terms of a loss weigh while the teacher teaches."""
+
+    ce: float = 1.0
+    """Of the term `ce`, the cross-entropy with the labels."""
+    transfer: float | None = None
+    """Of all other terms together, where they are divergences between class probabilities and so
+    weigh like a cross-entropy; None where they are distances of another kind."""
+
+    @property
+    def alone(self) -> float:
+        """The weight of a cross-entropy that stands for all terms and keeps the loss's scale.
+
+        The sum of both weights; where they cannot be added, that of a training without transfer,
+        1, or the method's own where that is more.
+        """
+        return max(1.0, self.ce) if self.transfer is None else self.ce + self.transfer
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """One gradient and one optimiser: these terms move these parameters."""
 
@@ -240,13 +260,26 @@ class TransferMethod(nn.Module):
         """
         return None
 
+    @classmethod
+    def scale(cls, config: Any) -> Scale | None:
+        """What the terms weigh; None for a method without a cross-entropy with the labels.
+
+        Where a matrix lets the transfer count for a part of the training only, the loop carries on
+        with the cross-entropy alone outside that part: `loss` is not called there in a phase that
+        reads the teacher.
+        """
+        return Scale(float(getattr(config, "ce_weight", 1.0)))
+
     def phases(self) -> Sequence[Phase]:
         """What is trained when; the last phase ends at 1."""
         return (Phase("train"),)
 
     @abstractmethod
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms, weights included, whose sum is the loss of the current phase."""
+        """Named scalar terms, weights included, whose sum is the loss of the current phase.
+
+        The term `ce` is the cross-entropy with the labels.
+        """
 
 
 def batch_generator(batch: Batch) -> torch.Generator:

@@ -25,6 +25,7 @@ from transfer_methods._contract import (
     Features,
     Needs,
     Phase,
+    Scale,
     Setting,
     TransferMethod,
     Update,
@@ -103,6 +104,13 @@ class Method(TransferMethod):
         reading = [part for part in config.parts if part.kind.needs(part.config)]
         found = {part.kind.soft_targets(part.config) for part in reading}
         return found.pop() if len(found) == 1 else None
+
+    @classmethod
+    def scale(cls, config: Any) -> Scale | None:
+        """The one cross-entropy, and the parts that weigh like it, each with its first weight."""
+        found = [(part.weight, part.kind.scale(part.config)) for part in config.parts]
+        known = [w * of.transfer for w, of in found if of is not None and of.transfer is not None]
+        return Scale(config.ce_weight, sum(known) if known else None)
 
     @classmethod
     def student_needs(cls, config: Any) -> Needs:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from transfer_methods import _checks
 from transfer_methods._common import Distillation, frozen, mean_square, seen
-from transfer_methods._contract import Batch, Features, Needs
+from transfer_methods._contract import Batch, Features, Needs, Scale
 from transfer_methods._logits import prepared
 
 
@@ -51,6 +51,11 @@ class Method(Distillation[Config]):
     def needs(cls, config: Any) -> Needs:
         """Logits."""
         return Needs(logits=True)
+
+    @classmethod
+    def scale(cls, config: Any) -> Scale | None:
+        """There is no cross-entropy."""
+        return None
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         """The terms: hard."""

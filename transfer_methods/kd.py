@@ -14,7 +14,7 @@ from torch import Tensor
 
 from transfer_methods import _checks
 from transfer_methods._common import Distillation, cross_entropy, frozen, seen
-from transfer_methods._contract import Batch, Features, Needs, Phase
+from transfer_methods._contract import Batch, Features, Needs, Phase, Scale
 from transfer_methods._logits import prepared, soft_divergence
 
 
@@ -60,6 +60,11 @@ class Method(Distillation[Config]):
     def soft_targets(cls, config: Any) -> float | None:
         """T, unless the logits are standardised first."""
         return None if config.standardise else float(config.temperature)
+
+    @classmethod
+    def scale(cls, config: Any) -> Scale | None:
+        """Both are divergences: their weights add up."""
+        return Scale(config.ce_weight, config.weight)
 
     def phases(self) -> Sequence[Phase]:
         """The teacher's time, with plain training before and after it."""

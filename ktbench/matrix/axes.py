@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
 
 from ktbench import catalogue
-from ktbench.catalogue import nearest
 from ktbench.matrix.errors import problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, Kind, variants
 from ktbench.matrix.made import of_teachers
-from ktbench.matrix.models import ItemEntry, Matrix, TeacherEntry
+from ktbench.matrix.models import ItemEntry, Matrix
 from ktbench.matrix.source import KeyPath, Problem
+from ktbench.matrix.teachers import Teachers
 from ktbench.records import (
     BASELINE,
-    Cell,
-    DataSpec,
     DeviceSpec,
+    Ensemble,
     ExportSpec,
     Item,
-    NumericSpec,
     Start,
     Teacher,
-    TeacherOutputs,
     TrainSpec,
+    Window,
 )
 
 
@@ -38,11 +35,15 @@ class Axes:
 
     students: tuple[Item, ...]
     methods: tuple[Item, ...]
-    teachers: tuple[Teacher, ...]
+    teachers: tuple[Teacher | Ensemble, ...]
     exports: tuple[ExportSpec, ...]
     devices: tuple[DeviceSpec, ...]
     views: tuple[int | None, ...] = (None,)
     """None stands for the views that a cell's own training asks for."""
+    budgets: tuple[int | None, ...] = (None,)
+    """None stands for the epochs that a cell's own training asks for."""
+    windows: tuple[Window | None, ...] = (None,)
+    """Of the methods that read a teacher; None is the whole training."""
 
 
 @dataclass
@@ -52,7 +53,9 @@ class Finder:
     matrix: Matrix
     problems: list[Problem] = field(default_factory=list)
     teachers: tuple[Teacher, ...] = ()
-    """Those of the matrix, once `axes` has worked them out."""
+    """Those of the matrix, ensembles left out, once `axes` has worked them out."""
+    places: dict[str, KeyPath] = field(default_factory=dict)
+    """Where each teacher stands in the file, by name."""
     _starts: dict[str, Start] = field(default_factory=dict)
 
     @property
@@ -63,7 +66,11 @@ class Finder:
     def axes(self) -> Axes:
         """All axes; what is wrong with them is in `problems`."""
         matrix = self.matrix
-        self.teachers = _Teachers(self).all()  # first, as students may be made of them
+        found = Teachers(self)
+        taught_by = found.all()  # first, as students may be made of them
+        self.teachers = tuple(t for t in taught_by if isinstance(t, Teacher))
+        self.places = found.places
+        self._refuse_pools(taught_by)
         students = self.items(STUDENTS, matrix.students, ("students",))
         methods = self.items(METHODS, matrix.methods, ("methods",))
         if BASELINE not in methods:
@@ -71,14 +78,15 @@ class Finder:
         for number, seed in enumerate(matrix.seeds):
             if seed in matrix.seeds[:number]:
                 self.say(("seeds", number), f"{seed} stands twice")
-        views = self._views()
+        views, budgets, windows = self._views(), self._budgets(), self._windows()
         if not matrix.teacher.keep:
             self.say(("teacher", "keep"), "must not be empty")
         exports = self._exports()
         devices = self._devices()
         if devices and not exports:
             self.say(("devices",), "there is nothing to measure: say what to export in exports")
-        return Axes(tuple(students), tuple(methods), self.teachers, exports, devices, views)
+        items = (tuple(students), tuple(methods), taught_by)
+        return Axes(*items, exports, devices, views, budgets, windows)
 
     def say(self, path: KeyPath, message: str) -> None:
         """Note a problem."""
@@ -134,6 +142,43 @@ class Finder:
             if given is not None:
                 self.say(path, "views is an axis of this matrix already: give one of the two")
         return tuple(None if views == "fresh" else views for views in matrix.views) or (None,)
+
+    def _budgets(self) -> tuple[int | None, ...]:
+        """The axis of budgets; one member that changes nothing where there is none."""
+        matrix = self.matrix
+        for number, epochs in enumerate(matrix.budget):
+            if epochs in matrix.budget[:number]:
+                self.say(("budget", number), f"{epochs} stands twice")
+        for number, rule in enumerate(matrix.include if matrix.budget else ()):
+            if "epochs" in rule.train:
+                path: KeyPath = ("include", number, "train", "epochs")
+                self.say(path, "budget is an axis of this matrix already: give one of the two")
+        return matrix.budget or (None,)
+
+    def _windows(self) -> tuple[Window | None, ...]:
+        """The axis of windows; that of the whole training is None, whatever its scale."""
+        found: dict[Window | None, None] = {}
+        for number, grid in enumerate(self.matrix.distill):
+            if not (grid.start and grid.end and grid.scale):
+                self.say(("distill", number), "an empty list tries nothing")
+            for start, end, scale in product(grid.start, grid.end, grid.scale):
+                if start >= end:
+                    message = f"start must be below end, not {start:g} and {end:g}"
+                    self.say(("distill", number), message)
+                    continue
+                window = Window(start=start, end=end, scale=scale)
+                known = None if window.whole else window
+                if known in found and known is not None:
+                    message = f"start {start:g}, end {end:g}, scale {scale} stands twice"
+                    self.say(("distill", number), message)
+                found[known] = None
+        return tuple(found) or (None,)
+
+    def _refuse_pools(self, teachers: Sequence[Teacher | Ensemble]) -> None:
+        several = [teacher for teacher in teachers if isinstance(teacher, Ensemble)]
+        if several and self.matrix.teacher.source == "pool":
+            message = f"a pool serves one teacher, and {several[0].name} is several"
+            self.say(("teacher", "source"), f"{message}: set source: live or cached")
 
     def train(self, changes: dict[str, Any], path: KeyPath) -> TrainSpec:
         """The matrix's training with some settings changed."""
@@ -212,120 +257,3 @@ def _grid_specs(grid: Any) -> Iterable[ExportSpec]:
             for batch in grid.batch:
                 for opset in grid.opset if form == "onnx" else (18,):
                     yield ExportSpec(format=form, precision=precision, batch=batch, opset=opset)
-
-
-class _Teachers:
-    """Teachers in the order of the file, each after the one that taught it."""
-
-    def __init__(self, finder: Finder) -> None:
-        self.finder = finder
-        self.entries: dict[str, tuple[int, TeacherEntry, Item]] = {}
-        self.done: dict[str, Teacher | None] = {}
-        self.open: list[str] = []
-
-    def all(self) -> tuple[Teacher, ...]:
-        """Every teacher that could be worked out."""
-        for number, entry in enumerate(self.finder.matrix.teachers):
-            item = self._single(STUDENTS, entry.student, ("teachers", number, "student"))
-            if item is None:
-                continue
-            name = entry.name or item.label
-            if name in self.entries:
-                message = f"two teachers are called {name!r}: give one another name"
-                self.finder.say(("teachers", number), message)
-            self.entries.setdefault(name, (number, entry, item))
-        found = [self._teacher(name) for name in self.entries]
-        return tuple(teacher for teacher in found if teacher is not None)
-
-    def _single(self, kind: Kind, entry: ItemEntry, path: KeyPath) -> Item | None:
-        if kind is STUDENTS and catalogue.teacher_setting(entry.name) is not None:
-            message = "it is made of a teacher itself, and cannot be one: name a network"
-            self.finder.say((*path, entry.name), message)
-            return None
-        items = self.finder.variants(kind, entry, path)
-        if len(items) > 1:
-            message = f"a teacher is one network, not {len(items)}: give one value per setting"
-            self.finder.say((*path, entry.name), message)
-        return items[0] if len(items) == 1 else None
-
-    def _teacher(self, name: str) -> Teacher | None:
-        if name in self.done:
-            return self.done[name]
-        number, entry, student = self.entries[name]
-        path: KeyPath = ("teachers", number)
-        method = self._single(METHODS, entry.method, (*path, "method"))
-        self.open.append(name)
-        above = self._above(entry, method, path)
-        self.open.pop()
-        train = self.finder.teacher_train(entry.train, (*path, "train"))
-        data = self.finder.matrix.data
-        if "train_size" in entry.model_fields_set:
-            values = {**data.model_dump(), "train_size": entry.train_size}
-            data = DataSpec.model_validate(values)
-        cell = Cell(
-            data=data,
-            student=student,
-            method=method or BASELINE,
-            teacher=above,
-            seed=entry.seed,
-            train=train,
-            numeric=numeric_of(self.finder.matrix.numeric, above),
-        )
-        digest = self._digest(entry, path)
-        self.done[name] = Teacher(
-            name=name, cell=cell, checkpoint=entry.checkpoint, checkpoint_digest=digest
-        )
-        return self.done[name]
-
-    def _above(self, entry: TeacherEntry, method: Item | None, path: KeyPath) -> Teacher | None:
-        """The teacher of a teacher."""
-        if method is None:
-            return None
-        reads = reads_teacher(method, self.finder.base)
-        if entry.teacher is None:
-            if reads:
-                self.finder.say(path, f"method {method.name} needs a teacher: name it in teacher")
-            return None
-        if not reads:
-            message = f"method {method.name} reads no teacher: name one that does in method"
-            self.finder.say((*path, "teacher"), message)
-        elif entry.teacher in self.open:
-            chain = " ← ".join([*self.open[self.open.index(entry.teacher) :], entry.teacher])
-            self.finder.say((*path, "teacher"), f"teachers teach each other in a circle: {chain}")
-        elif entry.teacher not in self.entries:
-            close = nearest(entry.teacher, self.entries)
-            hint = f"did you mean {' or '.join(close)}?" if close else "name it in teachers"
-            self.finder.say((*path, "teacher"), f"no teacher is called {entry.teacher!r}: {hint}")
-        else:
-            return self._teacher(entry.teacher)
-        return None
-
-    def _digest(self, entry: TeacherEntry, path: KeyPath) -> str | None:
-        if entry.checkpoint is None:
-            return None
-        file = Path(self.finder.base, entry.checkpoint)
-        try:
-            with file.open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-        except OSError as error:
-            reason = error.strerror or "cannot be read"
-            self.finder.say((*path, "checkpoint"), f"{file}: {reason.lower()}")
-            return None
-
-
-def reads_teacher(item: Item, base: str) -> bool:
-    """Whether a method reads anything of a teacher."""
-    kind = catalogue.method(item.name, base)
-    return bool(kind.needs(catalogue.method_config(item.name, item.settings, base)))
-
-
-def numeric_of(numeric: NumericSpec, teacher: Teacher | None) -> NumericSpec:
-    """A cell's numeric settings: what changes nothing for it is not in its key."""
-    outputs = numeric.outputs
-    if outputs is None:
-        return numeric
-    if teacher is None or (outputs.sampled is None and outputs.precision == "fp32"):
-        return numeric.model_copy(update={"outputs": None})
-    if outputs.sampled is None:
-        return numeric.model_copy(update={"outputs": TeacherOutputs(precision=outputs.precision)})
-    return numeric.model_copy(update={"outputs": outputs.model_copy(update={"precision": "fp32"})})

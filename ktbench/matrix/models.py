@@ -81,22 +81,30 @@ Changes = dict[str, JsonValue]
 
 
 class TeacherEntry(Section):
-    """A teacher: a student that is trained first, or a user's own weights.
+    """A teacher: a student that is trained first, or a user's own weights; or several, of which
+    some are drawn at every step.
 
-    A network's name alone stands for `{student: NAME}`.
+    A network's name alone stands for `{student: NAME}`. Lists for settings of the network, of
+    `train` and for `seed` are as many teachers, each named by what it differs in.
     """
 
-    student: ItemEntry
+    student: ItemEntry | None = None
     """The network."""
     name: str | None = None
     """What the report calls it; the network's name with its settings when not given."""
+    of: Annotated[tuple[TeacherEntry, ...], OneOrMore] = ()
+    """In place of a network: the teachers of an ensemble, by name or pattern, or written here as in
+    `teachers` (then they teach in this ensemble alone)."""
+    sample: Annotated[tuple[Annotated[int, Field(ge=1)], ...], OneOrMore] = ()
+    """Of an ensemble: how many are drawn at every step, to average their logits; a list tries
+    each."""
     train_size: Annotated[int, Field(ge=1)] | None = None
     """Training images that it sees: as many as the students when not given; `all` (or null) for
     all that validation and test leave."""
     train: Changes = Field(default_factory=dict)
     """What its training does differently from `train`."""
-    seed: Seed = 0
-    """Of its initial weights and data order."""
+    seed: Annotated[Seeds, Field(min_length=1)] = (0,)
+    """Of its initial weights and data order; a list is as many teachers."""
     method: ItemEntry = ItemEntry(name="none", settings={})
     """How it is taught itself, when `teacher` is given."""
     teacher: str | None = None
@@ -108,12 +116,43 @@ class TeacherEntry(Section):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        return {"student": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"student": value}
+        if isinstance(value, dict):
+            _one_kind(value)
+        return value
 
     @validator("train_size", mode="before")
     @classmethod
     def _all(cls, value: Any) -> Any:
         return None if value == "all" else value
+
+
+def _one_kind(entry: dict[str, Any]) -> None:
+    """Refuse an entry that is neither a network nor an ensemble, or both."""
+    if "of" not in entry and "sample" not in entry:
+        if "student" not in entry and set(entry) <= set(TeacherEntry.model_fields):
+            raise ValueError("student is missing")
+        return
+    missing = [key for key in ("sample", "of") if entry.get(key) in (None, [])]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing: {{sample: 1, of: [...]}} draws one per step")
+    more = [key for key in entry if key in TeacherEntry.model_fields]
+    more = [key for key in more if key not in ("name", "sample", "of")]
+    if more:
+        raise ValueError(f"{more[0]} belongs to the members of an ensemble: write it in `of`")
+
+
+class WindowGrid(Section):
+    """Windows of the training in which the transfer counts: every combination of the lists."""
+
+    start: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], OneOrMore] = (0.0,)
+    """Share of the training after which the transfer begins to count."""
+    end: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], OneOrMore] = (1.0,)
+    """Share of the training after which it counts no more."""
+    scale: Annotated[tuple[Literal["jump", "keep"], ...], OneOrMore] = ("jump",)
+    """The cross-entropy outside the window: at the weight that it has in the method (`jump`: the
+    loss gets smaller), or at that of all terms together (`keep`)."""
 
 
 class ExportGrid(Section):
@@ -176,6 +215,11 @@ class Rule(Section):
     """Patterns of teachers' names; cells without a teacher never match."""
     seed: Seeds = ()
     """Seeds."""
+    budget: Annotated[tuple[Annotated[int, Field(ge=1)], ...], OneOrMore] = ()
+    """Members of the matrix's `budget`."""
+    windowed: bool | None = None
+    """True: cells whose transfer counts for a part of the training only (`distill`); false: those
+    that are taught throughout, or not at all."""
 
 
 class Include(Section):
@@ -215,6 +259,12 @@ class Matrix(Section):
     views: Annotated[tuple[Views, ...], OneOrMore] = ()
     """Numbers of augmentations per image that epochs take turns with, and `fresh` for new ones in
     every epoch: each is tried, by every method. `train.views` when not given."""
+    budget: Annotated[tuple[Annotated[int, Field(ge=1)], ...], OneOrMore] = ()
+    """Numbers of epochs, each a whole training of its own: every cell is there once per number,
+    with a learning-rate schedule that ends there. `train.epochs` when not given."""
+    distill: Annotated[tuple[WindowGrid, ...], OneOrMore] = ()
+    """Windows of the training in which the transfer counts, each tried by every method that reads a
+    teacher: `{end: [0.2, 0.5, 1]}`. The whole training when not given."""
     train: TrainSpec
     """Training budget and optimiser, the same for every cell."""
     teacher: TeacherSection = TeacherSection()

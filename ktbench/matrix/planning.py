@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import torch
 
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
-from ktbench.matrix.axes import Axes, Finder, numeric_of
+from ktbench.matrix.axes import Axes, Finder
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.rules import Draft, Rules
 from ktbench.matrix.source import KeyPath, Problem
+from ktbench.matrix.taught import numeric_of
 from ktbench.networks import Outline, outline
 from ktbench.records import (
     Cell,
     DataSpec,
+    Ensemble,
     Item,
     KtbenchError,
     Plan,
     Skip,
     Teacher,
 )
-from transfer_methods._contract import Setting, TransferMethod
+from ktbench.window import misfit
+from transfer_methods._contract import Needs, Setting, Shapes, TransferMethod
 
 
 def checked(matrix: Matrix) -> list[Problem]:
@@ -45,7 +50,7 @@ def plan(matrix: Matrix) -> Plan:
     finder, axes, drafts = _worked_out(matrix)
     if not finder.problems:
         judge = _Judge(matrix)
-        finder.problems += judge.look_at_data(axes.teachers)
+        finder.problems += judge.look_at_data(axes.teachers, finder.places)
     if finder.problems:
         raise matrix.origin.error(finder.problems)
     cells: list[Cell] = []
@@ -60,6 +65,7 @@ def plan(matrix: Matrix) -> Plan:
             train=draft.train,
             numeric=numeric_of(matrix.numeric, draft.teacher),
             start=finder.start(draft.student),
+            distill=draft.window,
         )
         reason = judge.reason(cell)
         if reason is None:
@@ -83,7 +89,7 @@ class _Judge:
     """Says why a cell cannot be trained, each question asked once."""
 
     matrix: Matrix
-    _reasons: dict[tuple[str, str, str, str], str | None] = field(default_factory=dict)
+    _reasons: dict[tuple[str, ...], str | None] = field(default_factory=dict)
     _outlines: dict[str, Outline | str] = field(default_factory=dict)
     _teachers: dict[str, str | None] = field(default_factory=dict)
     _infos: dict[str, DataInfo] = field(default_factory=dict)
@@ -93,10 +99,14 @@ class _Judge:
         """Absolute folder of the matrix file."""
         return str(Path(self.matrix.origin.base).absolute())
 
-    def look_at_data(self, teachers: Sequence[Teacher]) -> list[Problem]:
+    def look_at_data(
+        self, teachers: Sequence[Teacher | Ensemble], where: Mapping[str, KeyPath]
+    ) -> list[Problem]:
         """What is wrong with the data of the students, else with that of a teacher."""
         places: list[tuple[KeyPath, DataSpec]] = [(("data",), self.matrix.data)]
-        places += [(("teachers", i), teacher.cell.data) for i, teacher in enumerate(teachers)]
+        for teacher in teachers:
+            single = teacher.of if isinstance(teacher, Ensemble) else (teacher,)
+            places += [(where[one.name], one.cell.data) for one in single]
         problems = []
         for path, data in places:
             try:
@@ -114,31 +124,46 @@ class _Judge:
             cell.method.label,
             cell.teacher.canonical if cell.teacher else "",
             cell.train.canonical,
+            cell.distill.canonical if cell.distill else "",
         )
         if question not in self._reasons:
             self._reasons[question] = self._answer(cell)
         return self._reasons[question]
 
     def _answer(self, cell: Cell) -> str | None:
-        if cell.teacher is not None and (reason := self._teacher(cell.teacher)):
-            return f"teacher {cell.teacher.name}: {reason}"
+        for teacher in cell.teachers:
+            if reason := self._teacher(teacher):
+                return f"teacher {teacher.name}: {reason}"
         if cell.start is not None and (reason := self._teacher(cell.start.teacher)):
             return f"teacher {cell.start.teacher.name}: {reason}"
         student = self._outline(cell.student)
         if isinstance(student, str):
             return student
-        teacher = self._outline(cell.teacher.cell.student) if cell.teacher else None
-        assert not isinstance(teacher, str)
         kind = catalogue.method(cell.method.name, self.base)
         config = catalogue.method_config(cell.method.name, cell.method.settings, self.base)
-        setting = Setting(
+        info = self._info(cell.data)
+        theirs = [self._shapes(teacher) for teacher in cell.teachers]
+        alone = Setting(
             student=student.shapes,
-            teacher=teacher.shapes if teacher else None,
-            num_classes=self._info(cell.data).num_classes,
-            train_size=self._info(cell.data).train_size,
+            teacher=None,
+            num_classes=info.num_classes,
+            train_size=info.train_size,
             batch_size=cell.train.batch_size,
         )
-        return kind.incompatible(config, setting) or _unsampled(cell, kind, config)
+        settings = [replace(alone, teacher=shapes) for shapes in theirs] or [alone]
+        reasons = (kind.incompatible(config, setting) for setting in settings)
+        return (
+            next((reason for reason in reasons if reason is not None), None)
+            or _unsampled(cell, kind, config)
+            or _unaverageable(cell, kind.needs(config), theirs)
+            or _unwindowed(cell, kind, config, settings[0])
+        )
+
+    def _shapes(self, teacher: Teacher) -> Shapes:
+        """Of a teacher that can be had."""
+        found = self._outline(teacher.cell.student)
+        assert isinstance(found, Outline)
+        return found.shapes
 
     def _teacher(self, teacher: Teacher) -> str | None:
         """Why a teacher cannot be had, its own training included."""
@@ -182,3 +207,36 @@ def _unsampled(cell: Cell, kind: type[TransferMethod], config: object) -> str | 
             f"the method softens with {softened:g}"
         )
     return None
+
+
+def _unaverageable(cell: Cell, needs: Needs, shapes: Sequence[Shapes]) -> str | None:
+    """Why a method cannot learn from an ensemble, or None."""
+    if not isinstance(cell.teacher, Ensemble) or needs.only_logits:
+        return None
+    name, sample = cell.teacher.name, cell.teacher.sample
+    if sample > 1:
+        return f"teacher {name}: logits of {sample} are averaged, and the method reads more"
+    seen = {(of.stages, of.embedding, of.stem) for of in shapes}
+    if len(seen) > 1:
+        return f"teacher {name}: its members differ in shape, and the method reads their stages"
+    return None
+
+
+def _unwindowed(
+    cell: Cell, kind: type[TransferMethod], config: object, setting: Setting
+) -> str | None:
+    """Why a method's transfer cannot be kept to the cell's window, or None.
+
+    The method is built to be asked for its phases. Which stages are alike is not known before the
+    networks are there: all are taken to be alike, as no phase begins or ends by it.
+    """
+    if cell.distill is None or setting.teacher is None:
+        return None
+    table = ((1.0,) * len(setting.student.stages),) * len(setting.teacher.stages)
+    steps = cell.train.epochs * max(1, setting.train_size // setting.batch_size)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            phases = kind(config, replace(setting, similarity=table)).phases()
+        except Exception:  # what a user's own method raises is told when it is trained
+            return None
+    return misfit(cell.distill, kind.scale(config), phases, steps=steps)

@@ -9,23 +9,27 @@ from itertools import product
 from typing import NamedTuple
 
 from ktbench.catalogue import nearest
-from ktbench.matrix.axes import Axes, Finder, reads_teacher
+from ktbench.matrix.axes import Axes, Finder
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import Include, ItemEntry, Rule
 from ktbench.matrix.source import KeyPath
-from ktbench.records import Item, Teacher, TrainSpec
+from ktbench.matrix.taught import reads_teacher
+from ktbench.records import Ensemble, Item, Teacher, TrainSpec, Window
 
 MOST_CELLS = 1_000_000
 
 
 class Place(NamedTuple):
-    """A cell's coordinates: labels, the teacher's name, the seed, the views where they vary."""
+    """A cell's coordinates: labels, the teacher's name, the seed, and where it stands on the axes
+    that a matrix need not have."""
 
     student: str
     method: str
     teacher: str | None
     seed: int
     views: int | None = None
+    budget: int | None = None
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,22 @@ class Draft:
 
     student: Item
     method: Item
-    teacher: Teacher | None
+    teacher: Teacher | Ensemble | None
     seed: int
     train: TrainSpec
     views: int | None = None
     """Its place on the axis of views."""
+    budget: int | None = None
+    """On that of budgets."""
+    window: Window | None = None
+    """When its transfer counts."""
 
     @property
     def place(self) -> Place:
         """Where it stands in the matrix."""
         name = self.teacher.name if self.teacher else None
-        return Place(self.student.label, self.method.label, name, self.seed, self.views)
+        labels = (self.student.label, self.method.label, name)
+        return Place(*labels, self.seed, self.views, self.budget, self.window)
 
 
 class Rules:
@@ -58,9 +67,11 @@ class Rules:
         self._needed: set[str] = set()
 
     def drafts(self) -> list[Draft]:
-        """The cells in the order of the file: by student, method, teacher, views and seed."""
+        """The cells in the order of the file: by student, method, teacher, budget, window, views
+        and seed."""
         axes, matrix = self.axes, self.matrix
         size = len(axes.students) * len(axes.methods) * len(matrix.seeds) * len(axes.views)
+        size *= len(axes.budgets) * len(axes.windows)
         if size * max(1, len(axes.teachers)) > MOST_CELLS:
             self.finder.say((), f"the matrix has more than {MOST_CELLS:,} cells")
             return []
@@ -86,20 +97,26 @@ class Rules:
         self,
         students: Iterable[Item],
         methods: Sequence[Item],
-        teachers: Sequence[Teacher],
+        teachers: Sequence[Teacher | Ensemble],
         seeds: Sequence[int],
         train: TrainSpec,
     ) -> Iterable[Draft]:
-        """The product; a method that reads no teacher stands once, not once per teacher."""
+        """The product; a method that reads no teacher stands once, not once per teacher or window
+        of its transfer."""
+        axes = self.axes
         for student, method in product(students, methods):
             if self._reads_teacher(method):
-                choices: Sequence[Teacher | None] = teachers
+                choices: Sequence[Teacher | Ensemble | None] = teachers
+                windows = axes.windows
                 self._needed.add(method.label)
             else:
-                choices = (None,)
-            for teacher, views, seed in product(choices, self.axes.views, seeds):
-                own = train if views is None else train.model_copy(update={"views": views})
-                yield Draft(student, method, teacher, seed, own, views)
+                choices, windows = (None,), (None,)
+            rest = (axes.budgets, windows, axes.views, seeds)
+            for teacher, budget, window, views, seed in product(choices, *rest):
+                changes = {"views": views, "epochs": budget}
+                changes = {name: value for name, value in changes.items() if value is not None}
+                own = train.model_copy(update=changes) if changes else train
+                yield Draft(student, method, teacher, seed, own, views, budget, window)
 
     def _reads_teacher(self, method: Item) -> bool:
         if method.label not in self._reads:
@@ -110,23 +127,29 @@ class Rules:
 
     def _excluded(self, rule: Rule, path: KeyPath, drafts: dict[Place, Draft]) -> set[Place]:
         """The cells that a rule takes out."""
-        if not (rule.student or rule.method or rule.teacher or rule.seed):
+        asked = (rule.student, rule.method, rule.teacher, rule.seed, rule.budget)
+        if not any(asked) and rule.windowed is None:
             self.finder.say(path, "says nothing: give student, method, teacher or seed")
             return set()
         before = len(self.finder.problems)
         students = {d.student.label: d.student for d in drafts.values()}
         methods = {d.method.label: d.method for d in drafts.values()}
+        known = [epochs for epochs in self.axes.budgets if epochs is not None]
+        for number, epochs in enumerate(rule.budget):
+            self._complain((*path, "budget", number), str(epochs), epochs in known, map(str, known))
         sides = (
             self._labels(rule.student, list(students.values()), (*path, "student")),
             self._labels(rule.method, list(methods.values()), (*path, "method")),
             self._names(rule.teacher, (*path, "teacher")),
             set(rule.seed) if rule.seed else None,
             None,  # an exclusion holds for all views
+            set(rule.budget) if rule.budget else None,
         )
         gone = {
             place
             for place in drafts
-            if all(side is None or at in side for side, at in zip(sides, place, strict=True))
+            if all(side is None or at in side for side, at in zip(sides, place, strict=False))
+            and rule.windowed in (None, place.window is not None)
         }
         if not gone and len(self.finder.problems) == before:
             self.finder.say(path, "excludes nothing: no cell matches all of its keys")
@@ -152,8 +175,10 @@ class Rules:
             return None
         return {teacher.name for teacher in self._matching_teachers(patterns, path)}
 
-    def _matching_teachers(self, patterns: Sequence[str], path: KeyPath) -> list[Teacher]:
-        found: dict[str, Teacher] = {}
+    def _matching_teachers(
+        self, patterns: Sequence[str], path: KeyPath
+    ) -> list[Teacher | Ensemble]:
+        found: dict[str, Teacher | Ensemble] = {}
         for number, pattern in enumerate(patterns):
             matched = [t for t in self.axes.teachers if _matches(pattern, t.name)]
             names = [teacher.name for teacher in self.axes.teachers]
@@ -161,9 +186,7 @@ class Rules:
             found |= {teacher.name: teacher for teacher in matched}
         return list(found.values())
 
-    def _complain(
-        self, path: KeyPath, pattern: str, matched: Sequence[object], names: Sequence[str]
-    ) -> None:
+    def _complain(self, path: KeyPath, pattern: str, matched: object, names: Iterable[str]) -> None:
         if not matched:
             close = nearest(pattern, dict.fromkeys(names))
             hint = f": did you mean {' or '.join(close)}?" if close else ""

@@ -17,6 +17,7 @@ from ktbench.matrix.models import (
     Rule,
     TeacherEntry,
     TeacherSection,
+    WindowGrid,
 )
 from ktbench.records import DeviceSpec, TrainSpec
 
@@ -29,7 +30,7 @@ def json_schema() -> Schema:
     schema: Schema = Matrix.model_json_schema()
     definitions = schema["$defs"]
     sections: dict[str, Schema] = {"": schema}
-    for model in (TeacherEntry, TeacherSection, ExportGrid, Include, Rule):
+    for model in (TeacherEntry, TeacherSection, ExportGrid, Include, Rule, WindowGrid):
         sections[model.__name__] = definitions[model.__name__]
     for section in sections.values():
         for key, value in section["properties"].items():
@@ -40,10 +41,16 @@ def json_schema() -> Schema:
     device = _device_settings()
     definitions["device"] = _entry(dict.fromkeys(catalogue.devices(), device), own=False)
     definitions["changes"] = _changes()
+    definitions["teacher_changes"] = _tried(_changes())
     _name_entries(sections)
-    teachers = schema["properties"]["teachers"]["anyOf"]
-    teachers[0] = {"anyOf": [teachers[0], {"$ref": "#/$defs/student"}]}
-    teachers[1]["items"] = teachers[0]
+    teacher = sections["TeacherEntry"]
+    teacher["oneOf"] = [{"required": ["student"]}, {"required": ["sample", "of"]}]
+    pattern = {"type": "string", "description": "A teacher's name, or a pattern of names"}
+    for place, more in ((schema, []), (teacher, [pattern])):
+        key = "teachers" if place is schema else "of"
+        forms = place["properties"][key]["anyOf"]
+        forms[0] = {"anyOf": [forms[0], {"$ref": "#/$defs/student"}, *more]}
+        forms[1]["items"] = forms[0]
     _counts(schema["properties"])
     batch = sections["ExportGrid"]["properties"]["batch"]
     batch["anyOf"].append({"const": 1})
@@ -81,7 +88,7 @@ def _name_entries(sections: dict[str, Schema]) -> None:
     """Point the places of students, methods, devices and changes at their definitions."""
     for section, keys in {
         "": {"students": "student", "methods": "method", "devices": "device"},
-        "TeacherEntry": {"student": "student", "method": "method", "train": "changes"},
+        "TeacherEntry": {"student": "student", "method": "method", "train": "teacher_changes"},
         "Include": {"student": "student", "method": "method", "train": "changes"},
     }.items():
         for key, definition in keys.items():
@@ -157,6 +164,15 @@ def _device_settings() -> Schema:
     schema["properties"].pop("profile")
     schema["properties"]["threads"] = _short_forms(schema["properties"]["threads"])
     return schema
+
+
+def _tried(changes: Schema) -> Schema:
+    """As `changes`, where a list for a setting tries each of its members."""
+    for key, value in changes["properties"].items():
+        said = {k: value.pop(k) for k in ("description", "default", "title") if k in value}
+        several = {"type": "array", "items": dict(value), "minItems": 1}
+        changes["properties"][key] = {**said, "anyOf": [dict(value), several]}
+    return changes
 
 
 def _changes() -> Schema:

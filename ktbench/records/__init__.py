@@ -10,24 +10,19 @@ Schema history (`SCHEMA`):
 from ktbench.records.asked import (
     BASELINE,
     Augmentation,
-    BlockRun,
     BlockTrain,
     Cell,
     DataSpec,
-    DeviceSpec,
-    ExportSpec,
-    Format,
+    Ensemble,
     Item,
-    Kept,
     NumericSpec,
     Plan,
-    Precision,
     Skip,
-    SourceSpec,
     Start,
     Teacher,
     TeacherOutputs,
     TrainSpec,
+    Window,
 )
 from ktbench.records.base import (
     SCHEMA,
@@ -64,6 +59,15 @@ from ktbench.records.sought import (
     SoughtBlock,
     SoughtNetwork,
 )
+from ktbench.records.unkeyed import (
+    BlockRun,
+    DeviceSpec,
+    ExportSpec,
+    Format,
+    Kept,
+    Precision,
+    SourceSpec,
+)
 
 __all__ = [
     "BASELINE",
@@ -83,6 +87,7 @@ __all__ = [
     "Cost",
     "DataSpec",
     "DeviceSpec",
+    "Ensemble",
     "ExportSpec",
     "Failure",
     "Format",
@@ -112,6 +117,7 @@ __all__ = [
     "TrainSpec",
     "Try",
     "Validity",
+    "Window",
     "canonical_json",
     "digest_of",
     "one_line",

@@ -9,10 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from ktbench.records.base import Composed, Record, canonical_json, digest_of
-
-Format = Literal["onnx", "tflite"]
-Precision = Literal["fp32", "fp16", "int8"]
-Kept = Literal["logits", "embedding", "stages"]
+from ktbench.records.unkeyed import BlockRun, DeviceSpec, ExportSpec, SourceSpec
 
 
 class Item(Record):
@@ -167,25 +164,36 @@ class BlockTrain(Record):
     validation accuracy; else the block stays the teacher's own."""
 
 
-class BlockRun(Record):
-    """How blocks are given to workers; no weight depends on it, so it is in no key."""
-
-    feed: Literal["relay", "prefix"] = "relay"
-    """`relay`: one pass of the teacher feeds every block of a worker; `prefix`: every block runs
-    the teacher up to itself again, as in the study."""
-    schedule: Literal["longest_first", "contiguous", "queue"] = "longest_first"
-    """`longest_first`: packed on the workers by measured times; `contiguous`: neighbours on one
-    worker, cut where the slowest takes least, each handing its boundary on to the next; `queue`:
-    whoever is free takes the next."""
-    watts: Annotated[float, Field(gt=0)] = 10.0
-    """Of one busy core, for an estimate where the processor does not count its energy."""
-
-
 class Start(Composed):
     """Where a student's first weights come from, if not from its seed: a teacher's blocks."""
 
     teacher: Teacher
     train: BlockTrain
+
+
+class Window(Record):
+    """The part of a training in which a method's transfer counts; cross-entropy always does.
+
+    Shares of the training as `Batch.progress` has them: a step is inside where start <= progress <
+    end. Outside no teacher is run, and the loss is the cross-entropy alone (study D: Blakeney et
+    al., arXiv 2211.00683).
+    """
+
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    end: Annotated[float, Field(gt=0, le=1)] = 1.0
+    scale: Literal["jump", "keep"] = "jump"
+    """Of the cross-entropy outside. `jump`: the weight that it has in the method, so that the
+    loss's scale falls by the transfer terms; `keep`: the weight that stands for all terms, as the
+    method's `scale` says: the sum of the weights where they weigh like against like, else 1."""
+
+    def holds(self, progress: float) -> bool:
+        """Whether the transfer counts at a step."""
+        return self.start <= progress < self.end
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the whole training, as if there were none."""
+        return self.start == 0.0 and self.end == 1.0
 
 
 class Cell(Composed):
@@ -195,18 +203,27 @@ class Cell(Composed):
     torch); what it is exported to and measured on is not part of it.
     """
 
-    added_later: ClassVar = frozenset({"start"})
+    added_later: ClassVar = frozenset({"start", "distill"})
 
     data: DataSpec
     student: Item
     method: Item
-    teacher: Teacher | None = None
+    teacher: Teacher | Ensemble | None = None
     """None for methods that read nothing of a teacher, so that they are trained once."""
     seed: int
     train: TrainSpec
     numeric: NumericSpec = NumericSpec()
     start: Start | None = None
     """None: fresh weights of the seed."""
+    distill: Window | None = None
+    """None: the transfer counts throughout, as it does for cells without a teacher."""
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """All networks that it may learn from."""
+        if isinstance(self.teacher, Ensemble):
+            return self.teacher.of
+        return () if self.teacher is None else (self.teacher,)
 
     @cached_property
     def key(self) -> str:
@@ -215,9 +232,11 @@ class Cell(Composed):
 
     @property
     def label(self) -> str:
-        """`student / method / teacher / seed` for people, with the views where they are counted."""
+        """`student / method / teacher / seed` for people, with views and window if there are."""
         teacher = f" ← {self.teacher.name}" if self.teacher else ""
         views = f" / views {self.train.views}" if self.train.views is not None else ""
+        if (w := self.distill) is not None:
+            views += f" / distill {w.start:g}-{w.end:g}" + (" keep" if w.scale == "keep" else "")
         return f"{self.student.label} / {self.method.label}{teacher} / seed {self.seed}{views}"
 
 
@@ -233,83 +252,17 @@ class Teacher(Composed):
     """SHA-256 (16 digits) of that file, so that other weights of the same name are another key."""
 
 
-class ExportSpec(Record):
-    """One way to write a student down for a runtime."""
+class Ensemble(Composed):
+    """Several teachers of which some are drawn at every step, and their logits averaged."""
 
-    format: Format
-    precision: Precision = "fp32"
-    batch: Literal["1", "dynamic"] = "1"
-    opset: Annotated[int, Field(ge=13, le=23)] = 18
-    """Of ONNX only: 18 by default, 13 to 15 for old boards."""
-
-    @property
-    def label(self) -> str:
-        """Names the artifact's file: `onnx-int8`, `tflite-fp32-dynamic`, `onnx-fp32-opset13`."""
-        parts: list[str] = [self.format, self.precision]
-        parts += ["dynamic"] if self.batch == "dynamic" else []
-        parts += [f"opset{self.opset}"] if self.format == "onnx" and self.opset != 18 else []
-        return "-".join(parts)
-
-
-class DeviceSpec(Record):
-    """A device of the matrix: a profile of the catalogue, where it is, how it is measured."""
-
-    added_later: ClassVar = frozenset({"provider", "scenario", "batch_size"})
-
-    profile: str
-    """A file of `devices/`: `local`, `ssh`, ..."""
     name: str
-    """What the report calls it; unique within the matrix."""
-    host: str | None = None
-    """A host name or an alias of the user's SSH configuration; None for `local`."""
-    python: str = "python3"
-    """The interpreter on the device that has numpy and a runtime; None of it is built into a
-    shell string."""
-    threads: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
-    """Runtime threads; each value is measured on its own."""
-    mode: Literal["quick", "full"] = "quick"
-    """`quick`: 64 timed runs a repeat; `full`: at least 662 and 10 s (MLPerf LoadGen)."""
-    repeats: Annotated[int, Field(ge=1)] = 3
-    """Fresh processes per graph, interleaved over the graphs."""
-    noise_check: bool = False
-    """Measure every cell's own artifact instead of one per distinct graph."""
-    provider: Literal["cpu", "xnnpack", "cuda", "tensorrt"] = "cpu"
-    """What the runtime is asked to run graphs with; a measurement that another one ran is
-    invalid."""
-    scenario: Literal["single_stream", "offline", "sustained"] = "single_stream"
-    """`single_stream`: one input after the other; `offline`: batches, for their throughput;
-    `sustained`: ten minutes on end in one process, for what heat makes of the latency."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    """Of `offline`: inputs per run, of exports with `batch: dynamic`."""
-
-
-class SourceSpec(Record):
-    """How a teacher's outputs reach the students; no weight depends on it, so it is in no key."""
-
-    source: Literal["live", "cached", "pool"] = "live"
-    """`live`: the teacher runs for every batch; `cached`: what it said is kept on disk, and read
-    when a batch comes again; `pool`: workers on a Ray cluster run it."""
-    keep: Annotated[tuple[Kept, ...], Field(min_length=1)] = ("logits",)
-    """What a cache keeps; methods that read more are served live."""
-    cap_gb: Annotated[float, Field(gt=0)] = 20.0
-    """Most that all caches of this user may take on disk, in 10⁹ bytes; the least recently used
-    make room."""
-    cache: bool = False
-    """Of a pool: what workers said is kept too, as `cached` does."""
-    workers: Annotated[int, Field(ge=0)] = 0
-    """Of a pool: started for the run, beside those that join with `ktbench teacher serve`."""
-    most_workers: Annotated[int, Field(ge=0)] = 0
-    """Of a pool: started at most, where students wait for teachers; never less than `workers`."""
-    wait_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """Of a pool: how long a training waits while no worker is there."""
-    address: str | None = None
-    """Of a pool: the Ray cluster, `auto` or HOST:PORT; its own one in this process when not given
-    and `workers` are asked for."""
-
-    @property
-    def caches(self) -> bool:
-        """Whether outputs are kept on disk."""
-        return self.source == "cached" or self.cache
+    """Short name within the matrix; part of the key, as a teacher's is."""
+    sample: Annotated[int, Field(ge=1)]
+    """Teachers per step, without replacement, by the step's own counter-based draw: a function of
+    the cell's seed and the step, so that the students of a cohort share every pass. One costs one
+    pass whatever the number of members; all of them are the ensemble's average."""
+    of: Annotated[tuple[Teacher, ...], Field(min_length=2)]
+    """The members, in the order in which their logits are added."""
 
 
 class Skip(Record):
@@ -334,20 +287,20 @@ class Plan(Record):
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
-        """The distinct teachers, each after those that it was itself taught by."""
+        """The distinct teachers, members of ensembles too, each after those that taught it."""
         found: dict[str, Teacher] = {}
 
         def visit(teacher: Teacher) -> None:
-            if teacher.cell.teacher is not None:
-                visit(teacher.cell.teacher)
+            for above in teacher.cell.teachers:
+                visit(above)
             found.setdefault(teacher.canonical, teacher)
 
         starts = [cell.start.teacher for cell in self.cells if cell.start]
-        taught = [cell.teacher for cell in self.cells if cell.teacher]
+        taught = [teacher for cell in self.cells for teacher in cell.teachers]
         for teacher in {id(teacher): teacher for teacher in starts + taught}.values():
             visit(teacher)
         return tuple(found.values())
 
 
-for _model in (Start, Cell, Teacher, Plan, Skip):
+for _model in (Start, Cell, Teacher, Ensemble, Plan, Skip):
     _model.model_rebuild()

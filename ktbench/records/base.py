@@ -92,5 +92,9 @@ class Composed(Record):
         return "{" + ",".join(parts) + "}"
 
 
-def _canonical(value: Record | JsonValue) -> str:
-    return value.canonical if isinstance(value, Record) else canonical_json(value)
+def _canonical(value: Record | tuple[Record, ...] | JsonValue) -> str:
+    if isinstance(value, Record):
+        return value.canonical
+    if isinstance(value, tuple) and all(isinstance(member, Record) for member in value):
+        return "[" + ",".join(_canonical(member) for member in value) + "]"
+    return canonical_json(value)

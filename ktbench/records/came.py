@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from ktbench.records.asked import Cell, DeviceSpec, ExportSpec
+from ktbench.records.asked import Cell
 from ktbench.records.base import SCHEMA, Record, digest_of
+from ktbench.records.unkeyed import DeviceSpec, ExportSpec
 
 Stage = Literal["plan", "data", "teacher", "train", "export", "measure"]
 Origin = Literal["measured", "emulated", "estimated"]
@@ -327,6 +328,8 @@ class Result(Record):
     checkpoint: Checkpoint | None = None
     teacher: Checkpoint | None = None
     """The teacher's checkpoint as it was when this cell learnt from it."""
+    ensemble: tuple[Checkpoint, ...] = ()
+    """Those of an ensemble's members, in its order; then there is no single `teacher`."""
     start: Assembly | None = None
     """What this cell began from, where that was not fresh weights: its cost is not in the
     checkpoint's."""

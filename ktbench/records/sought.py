@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from ktbench.records.asked import DeviceSpec, Item
+from ktbench.records.asked import Item
 from ktbench.records.base import SCHEMA, Record
 from ktbench.records.came import Origin, Statistic
+from ktbench.records.unkeyed import DeviceSpec
 
 Price = Literal["parameters", "bytes", "latency"]
 

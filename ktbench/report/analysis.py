@@ -16,6 +16,7 @@ import pandas as pd
 from ktbench import stats
 from ktbench.records import BASELINE, Augmentation
 from ktbench.report import reuse
+from ktbench.report.judged import judged
 from ktbench.results import Results
 from ktbench.results.settings import told
 
@@ -62,12 +63,14 @@ class Analysis:
     def cells(self) -> pd.DataFrame:
         """`Results.cells` with the budget in the method's name, paired with the baseline.
 
-        Adds `training` (the budget without how a teacher's outputs were reduced), `baseline` (key
-        of the no-transfer cell of the same student, seed and training, or of the usual one where
-        there is none), `gain` and `validation_gain`.
+        Adds `training` (the budget without how a teacher's outputs were reduced and when its
+        transfer counted), `baseline` (key of the no-transfer cell of the same student, seed and
+        training, or of the usual one where there is none), `gain` and `validation_gain`.
         """
         cells = self.results.cells.copy()
-        cells["training"] = [self._budget_without("outputs.", key) for key in cells["key"]]
+        cells["training"] = [
+            self._budget_without(("outputs.", "distill."), key) for key in cells["key"]
+        ]
         cells["is_baseline"] = cells["method"] == BASELINE.label
         cells["plain_method"] = cells["method"]
         cells["method"], cells["label"] = _names(cells, cells["budget"])
@@ -86,7 +89,7 @@ class Analysis:
         cells["validation_gain"] = cells["validation"] - cells["validation_base"]
         return cells
 
-    def _budget_without(self, prefix: str, key: str) -> str:
+    def _budget_without(self, prefix: str | tuple[str, ...], key: str) -> str:
         odd = self.results.differences[key]
         return told({n: v for n, v in odd.items() if not n.startswith(prefix)})
 
@@ -125,7 +128,10 @@ class Analysis:
 
     @cached_property
     def gains(self) -> pd.DataFrame:
-        """One row per group: paired gain with interval and sign, accuracies, and what failed."""
+        """One row per group: paired gain with interval, accuracies, what failed; `judged` of it.
+
+        Intervals are each group's own; signs are judged among all groups but the baselines.
+        """
         cells = self.cells
         keys, number = self._groups(cells)
         frame = keys.copy()
@@ -136,11 +142,12 @@ class Analysis:
         numeric = cells[["accuracy", "validation", "validation_gain", "parameters"]]
         frame = frame.join(numeric.astype(float).groupby(number).mean())
         paired = cells["gain"].notna().to_numpy()
-        found = stats.intervals(
-            cells["gain"].to_numpy()[paired], number.to_numpy()[paired], len(frame)
-        )
+        gain = cells["gain"].to_numpy(dtype=float)[paired]
+        group = np.asarray(number, dtype=np.int64)[paired]
+        found = stats.intervals(gain, group, len(frame))
         frame["gain"], frame["gain_low"], frame["gain_high"] = found.mean, found.low, found.high
-        frame["n"], frame["sign"] = found.n, stats.signs(found)
+        frame["n"] = found.n
+        frame = frame.join(judged(gain, group, ~frame["is_baseline"].to_numpy(dtype=bool), found))
         trained = cells["accuracy"].notna().groupby(number).sum()
         frame["trained"] = trained.astype(int)
         return frame

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -10,18 +12,39 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ktbench.report.parts import Cards, Figure, Note, Page, Part, Table
+from ktbench.report.parts import ROWS_SHOWN, Cards, Figure, Note, Page, Part, Table
 
 _HERE = Path(__file__).parent
 
 
 def html(page: Page) -> str:
-    """The whole page with its style and figures inside."""
+    """The whole page with its style, figures, stories and script inside.
+
+    Its content security policy lets this one script run, named by its digest, and forbids any
+    request.
+    """
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         _environment()
         .get_template("page.html")
-        .render(page=page, style=Markup((_HERE / "style.css").read_text(encoding="utf-8")))
+        .render(
+            page=page,
+            style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_digest=f"sha256-{digest}",
+            stories=_inert(page.stories),
+            printed=ROWS_SHOWN,
+        )
     )
+
+
+def _inert(value: object) -> Markup:
+    """JSON that can hold no tag, so that nothing in it ends its element."""
+    words = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        words = words.replace(character, f"\\u{ord(character):04x}")
+    return Markup(words)
 
 
 @cache

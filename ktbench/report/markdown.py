@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ktbench.report.parts import Card, Cards, Figure, Note, Page, Part, Section, Table
+from dataclasses import replace
+
+from ktbench.report.parts import ROWS_SHOWN, Card, Cards, Figure, Note, Page, Part, Section, Table
 
 
 def markdown(page: Page) -> str:
@@ -47,8 +49,9 @@ def _table(table: Table) -> list[str]:
     lines = [_plain(table.caption), ""]
     lines.append("| " + " | ".join(_cell(column.title) for column in table.columns) + " |")
     lines.append("|" + "|".join("---:" if c.number else "---" for c in table.columns) + "|")
-    lines += ["| " + " | ".join(_cell(box.text) for box in row) + " |" for row in table.rows]
-    return lines + (["", _plain(table.left_out)] if table.left_out else [])
+    shown = replace(table, rows=table.rows[:ROWS_SHOWN])  # the page can scroll and filter more
+    lines += ["| " + " | ".join(_cell(box.text) for box in row) + " |" for row in shown.rows]
+    return lines + (["", _plain(shown.left_out)] if shown.left_out else [])
 
 
 def _plain(words: str) -> str:

@@ -19,6 +19,8 @@ class Box:
     text: str
     kind: str = ""
     hint: str = ""
+    opens: str = ""
+    """Key of the cell whose story a click opens."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Table:
     """Rows that there are, when only the first are shown."""
     more: str = ""
     """Said below the table when something was left out."""
+    anchored: bool = False
+    """Whether each row is where the address of its cell leads without scripts."""
 
     @property
     def left_out(self) -> str:
@@ -115,6 +119,8 @@ class Page:
     tiles: Sequence[tuple[str, str, str]]
     """(figure, what it is, style)."""
     sections: Sequence[Section] = field(default_factory=tuple)
+    stories: dict[str, Any] = field(default_factory=dict)
+    """What `stories.stories` found."""
 
     @property
     def tables(self) -> list[Table]:

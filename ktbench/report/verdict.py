@@ -52,14 +52,22 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
     if clear.empty:
         return (
             f"No method gains clearly over no transfer in any of "
-            f"{text.count(len(judged), 'comparison')}."
+            f"{text.count(len(judged), 'comparison')}, judged together{_alone(judged)}."
         )
     top = _top(clear)
     return (
         f"{_bold(top['label'])} gains {_gain(top)} over no transfer on {top['student']}; "
         f"{len(clear)} of {text.count(len(judged), 'comparison')} "
-        f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}."
+        f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}, judged together."
     )
+
+
+def _alone(judged: pd.DataFrame) -> str:
+    """How many gains would be clear, were each the only comparison."""
+    alone = int((judged["alone"] == "positive").sum())
+    if not alone:
+        return ""
+    return f"; on {'its own, 1' if alone == 1 else f'their own, {alone}'} would"
 
 
 def _loss_sentence(methods: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ from ktbench.report.analysis import Analysis, by_origin
 from ktbench.report.html import html
 from ktbench.report.markdown import markdown
 from ktbench.report.parts import Page, Section
+from ktbench.report.stories import linked, stories, told_keys
 from ktbench.report.verdict import sentences, verdict_table
 from ktbench.results import load_results, many_objects
 
@@ -35,7 +36,7 @@ def build_page(analysis: Analysis) -> Page:
     """The whole report, before any markup."""
     verdict = Section("verdict", "Verdict", "", [verdict_table(analysis)])
     trained = bool((analysis.gains["trained"] > 0).any())
-    return Page(
+    page = Page(
         title=analysis.results.lock.plan.name,
         subtitle=_subtitle(analysis),
         verdict=sentences(analysis),
@@ -49,13 +50,16 @@ def build_page(analysis: Analysis) -> Page:
             *sections.blocks(analysis),
             sections.integrity(analysis),
             sections.devices(analysis),
+            *sections.stability(analysis),
             sections.costs(analysis),
             *sections.views(analysis),
             *sections.pools(analysis),
             sections.troubles(analysis),
+            sections.cells(analysis, told_keys(analysis)),
             sections.fairness(analysis),
         ),
     )
+    return linked(page, stories(analysis))
 
 
 def _subtitle(analysis: Analysis) -> str:

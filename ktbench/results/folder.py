@@ -327,7 +327,7 @@ def _extended(earlier: Result, result: Result) -> Result:
     """The newer result, with the origin and the other artifacts of the earlier one."""
     replaced = {a.export.label for a in result.artifacts} | {f.what for f in result.failures}
     kept = tuple(a for a in earlier.artifacts if a.export.label not in replaced)
-    origin = {"teacher": earlier.teacher, "start": earlier.start}
+    origin = {name: getattr(earlier, name) for name in ("teacher", "ensemble", "start")}
     return result.model_copy(update={**origin, "artifacts": (*kept, *result.artifacts)})
 
 

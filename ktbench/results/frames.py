@@ -17,11 +17,13 @@ from ktbench.records import (
     Artifact,
     Cell,
     Checkpoint,
+    Ensemble,
     Failure,
     KtbenchError,
     Measurement,
     Result,
     Statistic,
+    Window,
 )
 from ktbench.results import settings
 from ktbench.results.folder import ResultsFolder
@@ -55,7 +57,11 @@ class Results:
 
         `budget`: what this cell's data, training or numeric settings do differently from most
         cells of the matrix, empty for most. `views`: stored augmentations per image, NA where
-        every epoch draws its own. `status`: done, failed, skipped or pending, with its `reason`.
+        every epoch draws its own. `budget_epochs`: what the cell was asked to train, trained or
+        not. `distill_start`, `distill_end`, `distill_scale`: the window of the transfer (0, 1 and
+        jump where it is the whole training). `teachers_sampled` of `teachers_of`: networks asked
+        per step, and all that may be (1 of 1 for a single teacher). Without a teacher these five
+        are NaN, empty and NA. `status`: done, failed, skipped or pending, with its `reason`.
         `validation` and `accuracy`: of the weights that are exported, on the validation
         and the test set; accuracies in [0, 1]. Costs as in `records.Cost`. Where there is no
         checkpoint, figures are NaN (floats) or NA (integers).
@@ -142,8 +148,10 @@ class Results:
         found: dict[str, Checkpoint] = {}
         for cell in self.lock.plan.cells:
             result = self.by_key.get(cell.key)
-            if cell.teacher is not None and result is not None and result.teacher is not None:
-                found[cell.teacher.cell.key] = result.teacher
+            if result is None:
+                continue
+            trained = result.ensemble or ((result.teacher,) if result.teacher else ())
+            found |= {t.cell.key: c for t, c in zip(cell.teachers, trained, strict=False)}
         rows = []
         for teacher in self.lock.plan.teachers:
             key = teacher.cell.key
@@ -209,6 +217,12 @@ def _cell_columns() -> dict[str, Any]:
         "seed": "int64",
         "budget": object,
         "views": "Int64",
+        "budget_epochs": "int64",
+        "distill_start": "float64",
+        "distill_end": "float64",
+        "distill_scale": object,
+        "teachers_sampled": "Int64",
+        "teachers_of": "Int64",
         "status": object,
         "reason": object,
         **_CHECKPOINT_TYPES,
@@ -224,6 +238,8 @@ def _cell_row(key: str, cell: Cell, result: Result | None, skip: str | None) -> 
         "teacher": cell.teacher.name if cell.teacher else "",
         "seed": cell.seed,
         "views": cell.train.views,
+        "budget_epochs": cell.train.epochs,
+        **_teaching_row(cell),
         "status": "pending" if skip is None else "skipped",
         "reason": skip or "",
         "artifacts": 0,
@@ -237,6 +253,20 @@ def _cell_row(key: str, cell: Cell, result: Result | None, skip: str | None) -> 
         "artifacts": len(result.artifacts),
     }
     return row | _checkpoint_row(result.checkpoint, cell)
+
+
+def _teaching_row(cell: Cell) -> dict[str, Any]:
+    """When the transfer counts, and how many networks are asked per step."""
+    if cell.teacher is None:
+        return {"distill_scale": ""}
+    window = cell.distill or Window()
+    return {
+        "distill_start": window.start,
+        "distill_end": window.end,
+        "distill_scale": window.scale,
+        "teachers_sampled": cell.teacher.sample if isinstance(cell.teacher, Ensemble) else 1,
+        "teachers_of": len(cell.teachers),
+    }
 
 
 _ARTIFACT_TYPES: dict[str, Any] = {

@@ -9,7 +9,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ktbench.records import (
     SCHEMA,
@@ -17,6 +19,7 @@ from ktbench.records import (
     Cell,
     DataSpec,
     DeviceSpec,
+    Ensemble,
     ExportSpec,
     Item,
     NumericSpec,
@@ -28,6 +31,7 @@ from ktbench.records import (
     Start,
     Teacher,
     TrainSpec,
+    Window,
 )
 
 
@@ -46,18 +50,18 @@ class Parts(Record):
     data: tuple[DataSpec, ...]
     student: tuple[Item, ...]
     method: tuple[Item, ...]
-    teacher: tuple[Teacher | None, ...]
+    teacher: tuple[Teacher | Ensemble | None, ...]
     train: tuple[TrainSpec, ...]
     numeric: tuple[NumericSpec, ...]
     start: tuple[Start, ...] = ()
     """Not in the locks of the first version."""
+    distill: tuple[Window, ...] = ()
+    """Nor is this."""
 
 
-PackedCell = (
-    tuple[int, int, int, int, int, int, int] | tuple[int, int, int, int, int, int, int, int]
-)
-"""Positions in `Parts`, in the order of its fields, the seed, and the position of its `start` where
-it has one."""
+PackedCell = Annotated[tuple[int, ...], Field(min_length=7, max_length=9)]
+"""Positions in `Parts`, in the order of its fields, the seed, and the positions of its `start` and
+its `distill`: -1 where it has none, left out at the end."""
 
 
 class PackedSkip(Record):
@@ -118,6 +122,7 @@ def _pack(plan: Plan) -> PackedPlan:
     parts: dict[str, dict[str, Any]] = {name: {} for name in _FIELDS}
     positions: dict[str, dict[str, int]] = {name: {} for name in _FIELDS}
     starts: dict[str, tuple[int, Start]] = {}
+    windows: dict[str, tuple[int, Window]] = {}
 
     def pack(cell: Cell) -> PackedCell:
         numbers = []
@@ -126,11 +131,13 @@ def _pack(plan: Plan) -> PackedPlan:
             text = part.canonical if part is not None else ""
             numbers.append(positions[name].setdefault(text, len(positions[name])))
             parts[name].setdefault(text, part)
-        a, b, c, d, e, f = numbers
-        if cell.start is None:
-            return a, b, c, d, e, f, cell.seed
-        place, _ = starts.setdefault(cell.start.canonical, (len(starts), cell.start))
-        return a, b, c, d, e, f, cell.seed, place
+        start = window = -1
+        if cell.start is not None:
+            start, _ = starts.setdefault(cell.start.canonical, (len(starts), cell.start))
+        if cell.distill is not None:
+            window, _ = windows.setdefault(cell.distill.canonical, (len(windows), cell.distill))
+        rest = (start, window) if window >= 0 else (start,) if start >= 0 else ()
+        return (*numbers, cell.seed, *rest)
 
     cells = tuple(pack(cell) for cell in plan.cells)
     skips = tuple(PackedSkip(cell=pack(s.cell), reason=s.reason) for s in plan.skips)
@@ -140,6 +147,7 @@ def _pack(plan: Plan) -> PackedPlan:
         parts=Parts(
             **{name: tuple(found.values()) for name, found in parts.items()},
             start=tuple(start for _, start in starts.values()),
+            distill=tuple(window for _, window in windows.values()),
         ),
         cells=cells,
         skips=skips,
@@ -155,8 +163,9 @@ def _unpack(packed: PackedPlan) -> Plan:
 
     def unpack(numbers: PackedCell) -> Cell:
         found = {name: getattr(parts, name)[i] for name, i in zip(_FIELDS, numbers, strict=False)}
-        start = parts.start[numbers[7]] if len(numbers) > 7 else None
-        return Cell(**found, seed=numbers[6], start=start)
+        at = dict(zip(("start", "distill"), numbers[7:], strict=False))
+        rest = {name: getattr(parts, name)[i] for name, i in at.items() if i >= 0}
+        return Cell(**found, seed=numbers[6], **rest)
 
     return Plan(
         name=packed.name,

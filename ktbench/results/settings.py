@@ -8,7 +8,7 @@ from functools import cache
 
 from pydantic import JsonValue
 
-from ktbench.records import Cell, NumericSpec, Plan, Record, TeacherOutputs
+from ktbench.records import Cell, NumericSpec, Plan, Record, TeacherOutputs, Window
 
 _NONE = {"views": "fresh", "outputs.sampled": "all", "train_size": "all"}
 """What None means, where it has a better name than `default`."""
@@ -25,8 +25,9 @@ def told(differences: Mapping[str, str]) -> str:
 def differences(plan: Plan) -> dict[str, dict[str, str]]:
     """By key: the settings of a cell that are not those of most, and their values.
 
-    How a teacher's outputs are reduced is compared among the cells that have a teacher, as it is
-    of no account for the others.
+    How a teacher's outputs are reduced, and when its transfer counts, is compared among the cells
+    that have a teacher, as it is of no account for the others. Where the windows of the transfer
+    (`distill.`) are not all the same, each is named by what it differs in from the whole training.
     """
     cells = [*plan.cells, *(skip.cell for skip in plan.skips)]
     if not cells:
@@ -36,16 +37,20 @@ def differences(plan: Plan) -> dict[str, dict[str, str]]:
     usual = cells[settings.index(Counter(settings).most_common(1)[0][0])]
     outputs = Counter(c.numeric.outputs for c in cells if c.teacher is not None)
     most = outputs.most_common(1)[0][0] if outputs else None
-    before = dict(_settings(usual)) | dict(_outputs(most))
+    windows = {c.distill for c in cells if c.teacher is not None}
+    common = windows.pop() if len(windows) == 1 else None
+    before = dict(_settings(usual)) | dict(_outputs(most)) | dict(_window(common))
 
-    texts: dict[tuple[Settings, TeacherOutputs | None], dict[str, str]] = {}
+    texts: dict[tuple[Settings, TeacherOutputs | None, Window | None], dict[str, str]] = {}
     found = {}
     for cell, own in zip(cells, settings, strict=True):
         reduced = cell.numeric.outputs if cell.teacher is not None else most
-        if (own, reduced) not in texts:
-            after = dict(_settings(cell)) | dict(_outputs(reduced))
-            texts[own, reduced] = {n: after[n] for n in after if after[n] != before[n]}
-        found[cell.key] = texts[own, reduced]
+        window = cell.distill if cell.teacher is not None else common
+        kind = (own, reduced, window)
+        if kind not in texts:
+            after = dict(_settings(cell)) | dict(_outputs(reduced)) | dict(_window(window))
+            texts[kind] = {n: after[n] for n in after if after[n] != before[n]}
+        found[cell.key] = texts[kind]
     return found
 
 
@@ -61,6 +66,10 @@ def _settings(cell: Cell) -> Iterator[tuple[str, str]]:
 
 def _outputs(outputs: TeacherOutputs | None) -> Iterator[tuple[str, str]]:
     return _flat(outputs or TeacherOutputs(), "outputs.")
+
+
+def _window(window: Window | None) -> Iterator[tuple[str, str]]:
+    return _flat(window or Window(), "distill.")
 
 
 def _flat(part: Record, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -56,7 +56,8 @@ class CohortJob:
     """Train some cells of one teacher, data order and budget, then export each."""
 
     tasks: tuple[CellTask, ...]
-    taught_by: TrainedTeacher | None
+    taught_by: tuple[TrainedTeacher, ...]
+    """None, one, or the members of an ensemble."""
     exports: tuple[ExportSpec, ...]
     base: Path
     root: Path

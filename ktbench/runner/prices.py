@@ -67,12 +67,26 @@ def parameters(of: Candidates) -> Prices:
 
 
 def sizes(of: Candidates) -> Prices:
-    """Bytes of each part as an ONNX file of its own, in fp32."""
-    parts = Parts(of)
-    options = tuple(
-        {label: float(len(parts.models[key])) for label, key in keys.items()} for keys in parts.keys
-    )
-    return Prices(options, float(len(whole_model(of))))
+    """Bytes of the network's ONNX file in fp32: of each block what replacing it alone changes.
+
+    A part's own file would miss what the names of its tensors take within a network. The teacher
+    counts as the student whose blocks are all its own, which is what choices are made from.
+    """
+    parts, own_blocks = Parts(of), (KEEP,) * len(of.blocks)
+    teacher = len(whole_model(of, own_blocks))
+    changes: dict[tuple[str, str], float] = {}
+    options = []
+    for number, keys in enumerate(parts.keys):
+        own = keys[KEEP]
+        costs = {KEEP: float(len(parts.models[own]))}
+        for label in of.entries[number]:
+            pair = (own, keys[label])
+            if pair not in changes:
+                alone = (*own_blocks[:number], label, *own_blocks[number + 1 :])
+                changes[pair] = float(len(whole_model(of, alone)) - teacher)
+            costs[label] = costs[KEEP] + changes[pair]
+        options.append(costs)
+    return Prices(tuple(options), float(teacher))
 
 
 def latencies(of: Candidates, device: DeviceSpec, tell: Progress) -> tuple[Prices, Timings]:

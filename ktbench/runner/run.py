@@ -11,6 +11,7 @@ from ktbench.engine.contract import Engine, Lost, Workers
 from ktbench.provenance import collect
 from ktbench.records import (
     Assembly,
+    Cell,
     DeviceSpec,
     Failure,
     KtbenchError,
@@ -173,8 +174,7 @@ def _teacher_wave(this: Run, tasks: Sequence[CellTask]) -> Teachers:
 
 def _depth(teacher: Teacher) -> int:
     """How many teachers come before this one: those of one depth can be trained at once."""
-    before = teacher.cell.teacher
-    return 0 if before is None else 1 + _depth(before)
+    return max((1 + _depth(before) for before in teacher.cell.teachers), default=0)
 
 
 def _ready_teachers(
@@ -183,13 +183,12 @@ def _ready_teachers(
     """Add some teachers, or why there are none: that of its own teacher, where that one failed."""
     jobs = []
     for teacher in teachers:
-        taught_by = teacher.cell.teacher
-        source = ready[taught_by.canonical] if taught_by is not None else None
-        if isinstance(source, Failure):
-            ready[teacher.canonical] = source
+        taught_by = _ready(teacher.cell, ready)
+        if isinstance(taught_by, Failure):
+            ready[teacher.canonical] = taught_by
         else:
             digest = this.provenance_of(teacher.cell).data_digest
-            jobs.append(TeacherJob(teacher, source, this.base, this.root, digest))
+            jobs.append(TeacherJob(teacher, taught_by, this.base, this.root, digest))
 
     def tell(job: TeacherJob, share: float) -> None:
         shares.tell(job, job.teacher.cell.train.epochs, share, job.teacher.name)
@@ -206,6 +205,13 @@ def _ready_teachers(
                 this.watcher.note(note)
 
 
+def _ready(cell: Cell, teachers: Teachers) -> tuple[TrainedTeacher, ...] | Failure:
+    """All that a cell's teacher is made of, or why one of them is not there."""
+    found = [teachers[teacher.canonical] for teacher in cell.teachers]
+    failed = [outcome for outcome in found if isinstance(outcome, Failure)]
+    return failed[0] if failed else tuple(o for o in found if not isinstance(o, Failure))
+
+
 # ---------------------------------------------------------------- third wave: cohorts
 
 
@@ -215,12 +221,10 @@ def _cohort_wave(
     jobs = []
     for group in cohorts(_that_can_start(this, tasks), workers.all):
         first = group[0]
-        teacher = None
-        if first.cell.teacher is not None and first.trained is None:
-            teacher = teachers[first.cell.teacher.canonical]
+        teacher = _ready(first.cell, teachers) if first.trained is None else ()
         if isinstance(teacher, Failure):
             for task in group:
-                _keep(this, CellOutcome(task.cell, None, failures=(teacher,)), None, tell=False)
+                _keep(this, CellOutcome(task.cell, None, failures=(teacher,)), (), tell=False)
         else:
             digest = this.provenance_of(first.cell).data_digest
             exports = this.plan.exports
@@ -257,7 +261,7 @@ def _that_can_start(this: Run, tasks: Sequence[CellTask]) -> list[CellTask]:
     for task in tasks:
         start = this.starts.get(task.cell.key)
         if isinstance(start, Failure) and task.trained is None:
-            _keep(this, CellOutcome(task.cell, None, failures=(start,)), None, tell=False)
+            _keep(this, CellOutcome(task.cell, None, failures=(start,)), (), tell=False)
         else:
             able.append(task)
     return able
@@ -280,7 +284,7 @@ def _keep_lost(this: Run, job: CohortJob, lost: Lost) -> None:
 def _keep(
     this: Run,
     outcome: CellOutcome,
-    taught_by: TrainedTeacher | None,
+    taught_by: Sequence[TrainedTeacher],
     *,
     provenance: Provenance | None = None,
     tell: bool = True,
@@ -292,12 +296,14 @@ def _keep(
     failures that the user has heard of already.
     """
     checkpoint = outcome.checkpoint
-    teacher = taught_by.checkpoint if taught_by is not None else None
+    heard = tuple(teacher.checkpoint for teacher in taught_by)
+    teacher, ensemble = (heard[0], ()) if len(heard) == 1 else (None, heard)
     start = this.starts.get(outcome.cell.key)
     start = start if isinstance(start, Assembly) else None
     earlier = this.results.result(outcome.cell.key)
     if earlier is not None and earlier.checkpoint is not None and checkpoint is not None:
         teacher, start = teacher or earlier.teacher, start or earlier.start
+        ensemble = ensemble or earlier.ensemble
         if earlier.checkpoint.digest == checkpoint.digest:
             checkpoint = earlier.checkpoint  # Its weights had been lost: they are the same again.
     result = Result(
@@ -305,6 +311,7 @@ def _keep(
         status="failed" if outcome.failures else "done",
         checkpoint=checkpoint,
         teacher=teacher,
+        ensemble=ensemble,
         start=start,
         artifacts=outcome.artifacts,
         failures=outcome.failures,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from ktbench.data import Dataset, Stream, load
@@ -16,6 +16,7 @@ from ktbench.records import (
     Cell,
     Checkpoint,
     DataSpec,
+    Ensemble,
     Failure,
     KtbenchError,
     NumericSpec,
@@ -24,8 +25,10 @@ from ktbench.records import (
     Teacher,
     digest_of,
 )
-from ktbench.teacher.cached import Cached
+from ktbench.teacher.cached import Account, Cached
 from ktbench.teacher.live import Live
+from ktbench.teacher.reduced import Reduced
+from ktbench.teacher.sampled import Sampled
 from ktbench.teacher.serve import served
 from ktbench.teacher.source import TeacherSource
 from ktbench.teacher.store import TeacherStore
@@ -72,7 +75,8 @@ class TeacherJob:
     """Train (or adopt) one teacher into the store and copy it beside the results."""
 
     teacher: Teacher
-    taught_by: TrainedTeacher | None
+    taught_by: tuple[TrainedTeacher, ...]
+    """That of its cell: one, none, or an ensemble's members."""
     base: Path
     root: Path
     """The results folder."""
@@ -169,7 +173,7 @@ def _copied(
 
 
 def source_of(
-    taught_by: TrainedTeacher | None,
+    taught_by: Sequence[TrainedTeacher],
     taught: Cell,
     *,
     base: Path,
@@ -180,19 +184,62 @@ def source_of(
 ) -> TeacherSource | None:
     """Where `taught`, and what shares its data and budget, gets its teacher's outputs.
 
-    None without a teacher. A pool keeps its history in the folder `history`, and is let go of by
-    what is put on `ending`.
+    None without a teacher. `taught_by` are all that its teacher is made of. A pool keeps its
+    history in the folder `history`, and is let go of by what is put on `ending`.
     """
-    if taught_by is None:
+    if not taught_by:
         return None
-    cell, data = taught_by.teacher.cell, dataset(taught.data, base)
-    trained_on = dataset(cell.data, base)
+    data = dataset(taught.data, base)
     stream = Stream(data, taught.seed, taught.train.batch_size, taught.train.views)
-    source: TeacherSource
+    serve = partial(served, stream=stream, note=note)
+    if not isinstance(taught.teacher, Ensemble):
+        [teacher] = taught_by
+        live = _running(teacher, taught, stream, base, wanted, history, ending)
+        return serve(live, taught=taught, teacher=_name(teacher, base), wanted=wanted)
+    if wanted.source == "pool":
+        raise KtbenchError(
+            f"teacher {taught.teacher.name}: a pool serves one teacher: set source: live or cached"
+        )
+    # What is averaged is as the teachers gave it; what students see of the average is reduced.
+    whole = taught.model_copy(
+        update={"numeric": taught.numeric.model_copy(update={"outputs": None})}
+    )
+    members = [
+        serve(
+            _running(teacher, whole, stream, base, wanted, history, ending),
+            taught=whole,
+            teacher=_name(teacher, base),
+            wanted=wanted,
+        )
+        for teacher in taught_by
+    ]
+    names = tuple(part for teacher in taught_by for part in _name(teacher, base))
+    sampled = Sampled(members, sample=taught.teacher.sample)
+    return serve(sampled, taught=taught, teacher=names, wanted=SourceSpec(source="live"))
+
+
+def _name(teacher: TrainedTeacher, base: Path) -> tuple[str, ...]:
+    """All that its answer to an input depends on."""
+    cell = teacher.teacher.cell
+    return cell.key, teacher.checkpoint.digest, dataset(cell.data, base).digest
+
+
+def _running(
+    taught_by: TrainedTeacher,
+    taught: Cell,
+    stream: Stream,
+    base: Path,
+    wanted: SourceSpec,
+    history: Path | None,
+    ending: ExitStack | None,
+) -> TeacherSource:
+    """One teacher, here or in a pool, as it answers batches of `taught`."""
+    cell = taught_by.teacher.cell
+    trained_on = dataset(cell.data, base)
     if wanted.source == "pool":
         from ktbench.runner.pooling import pooled  # Ray is large, and not everybody has it
 
-        source = pool = pooled(
+        pool = pooled(
             taught_by.teacher,
             taught_by.checkpoint,
             taught_by.weights.read_bytes(),
@@ -205,28 +252,32 @@ def source_of(
         )
         if ending is not None:
             ending.callback(pool.close)
-    else:
-        network = load_student(
-            cell,
-            taught_by.weights,
-            num_classes=len(trained_on.classes),
-            in_channels=trained_on.shape[0],
-            base=base,
-        )
-        source = Live(network, trained_on=trained_on, dataset=data, numeric=taught.numeric)
-    return served(
-        source,
-        taught=taught,
-        stream=stream,
-        teacher=(cell.key, taught_by.checkpoint.digest, trained_on.digest),
-        wanted=wanted,
-        note=note,
+        return pool
+    network = load_student(
+        cell,
+        taught_by.weights,
+        num_classes=len(trained_on.classes),
+        in_channels=trained_on.shape[0],
+        base=base,
     )
+    return Live(network, trained_on=trained_on, dataset=stream.dataset, numeric=taught.numeric)
 
 
 def account_of(source: TeacherSource | None) -> list[str]:
     """What to tell the user of how a source answered; it lets go of its files."""
-    if not isinstance(source, Cached):
-        return []
-    source.close()
-    return [source.account.text] if source.account.text else []
+    whole = Account()
+    for cached in _caches(source):
+        cached.close()
+        whole.read += cached.account.read
+        whole.ran += cached.account.ran
+        whole.beyond += cached.account.beyond
+    return [whole.text] if whole.text else []
+
+
+def _caches(source: TeacherSource | None) -> list[Cached]:
+    """All that a source reads from."""
+    if isinstance(source, Reduced):
+        return _caches(source.source)
+    if isinstance(source, Sampled):
+        return [cached for member in source.members for cached in _caches(member)]
+    return [source] if isinstance(source, Cached) else []

@@ -112,29 +112,29 @@ class Reduced:
     """A source whose outputs are reduced."""
 
     def __init__(self, source: TeacherSource, reduction: Reduction) -> None:
-        self._source = source
+        self.source = source
         self._reduction = reduction
 
     @property
     def digest(self) -> str:
         """The teacher's."""
-        return self._source.digest
+        return self.source.digest
 
     @property
     def stage_names(self) -> tuple[str, ...]:
         """The teacher's."""
-        return self._source.stage_names
+        return self.source.stage_names
 
     def outputs(self, batch: Batch, needs: Needs) -> Features:
         """What is left of the features that are needed."""
-        features = self._source.outputs(batch, needs)
+        features = self.source.outputs(batch, needs)
         packed = self._reduction.packed(features, batch, needs)
         return self._reduction.features(packed, features.logits.device)
 
     def flops(self) -> int:
         """The teacher's."""
-        return self._source.flops()
+        return self.source.flops()
 
     def seconds(self) -> float:
         """The teacher's."""
-        return self._source.seconds()
+        return self.source.seconds()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench import catalogue
@@ -17,8 +18,9 @@ from ktbench.numeric import EVERYTHING, Clock, Runner
 from ktbench.records import Cell, Failure, KtbenchError
 from ktbench.train.schedule import learning_rate, make_optimiser
 from ktbench.train.shapes import scope_parameters, similarity
-from ktbench.train.terms import Terms
+from ktbench.train.terms import Terms, check_terms, require_ce, total_of
 from ktbench.weights import load_weights
+from ktbench.window import carries_ce, misfit
 from students._contract import Features
 from transfer_methods._contract import Batch, Needs, Phase, Setting, Shapes, Update
 
@@ -85,6 +87,11 @@ class Lane:
         torch.manual_seed(derived_seed(cell.seed, _ADAPTORS))
         self.method = kind(config, setting).to(self.device)
         self.phases: Sequence[Phase] = self.method.phases()
+        self._scale = kind.scale(config)
+        if cell.distill is not None:
+            steps = cell.train.epochs * max(1, setting.train_size // setting.batch_size)
+            if reason := misfit(cell.distill, self._scale, self.phases, steps=steps):
+                raise KtbenchError(f"{cell.label}: {reason}")
         self._phase = -1
         self._running: list[Running] = []
         self._step_flops: dict[str, int] = {}
@@ -134,34 +141,50 @@ class Lane:
         # Dropout and the like draw from the global generator: seeded per step, it does not
         # depend on who else is in the cohort or on where a run was resumed.
         torch.manual_seed(derived_seed(batch.seed, _DROPOUT))
-        if phase.name in self._step_flops:
-            self._train_step(batch, teacher, rate)
+        taught = self._taught(phase, batch.progress)
+        kind = phase.name if taught else f"{phase.name} without transfer"
+        if kind in self._step_flops:
+            self._train_step(batch, teacher, rate, taught=taught)
         else:  # A phase's first step is counted, by operations that a compiler would hide.
             with FlopCounterMode(display=False) as counter:
-                self._train_step(batch, teacher, rate, eager=True)
-            self._step_flops[phase.name] = int(counter.get_total_flops())
-        self.flops += self._step_flops[phase.name]
+                self._train_step(batch, teacher, rate, taught=taught, eager=True)
+            self._step_flops[kind] = int(counter.get_total_flops())
+        self.flops += self._step_flops[kind]
 
     def _train_step(
-        self, batch: Batch, teacher: Features | None, rate: float, *, eager: bool = False
+        self,
+        batch: Batch,
+        teacher: Features | None,
+        rate: float,
+        *,
+        taught: bool,
+        eager: bool = False,
     ) -> None:
         features = self._run(batch.inputs, self._student_needs, eager=eager)
-        terms = self.method.loss(features, teacher, batch)
-        self._check(terms)
+        moving, method = self._running, self.cell.method.name
+        if taught:
+            terms = self.method.loss(features, teacher, batch)
+            check_terms(terms, method)
+            if self.cell.distill is not None and any(r.update.terms is None for r in moving):
+                require_ce(terms, method)
+        else:
+            terms = {"ce": self._alone(features, batch)}
+            moving = [running for running in moving if carries_ce(running.update)]
         self._terms.add(terms, step=batch.step, epoch=batch.epoch)
         gradients = []
-        for number, running in enumerate(self._running):
-            total = self._total(terms, running.update, batch.phase)
+        for number, running in enumerate(moving):
+            update = running.update if taught else replace(running.update, terms=("ce",))
+            total = total_of(terms, update.terms, method=method, phase=batch.phase)
             gradients.append(
                 torch.autograd.grad(
                     total,
                     running.parameters,
                     allow_unused=True,
-                    retain_graph=number + 1 < len(self._running),
+                    retain_graph=number + 1 < len(moving),
                 )
             )
         # Every gradient was taken at the same weights; only now does anything move.
-        for running, found in zip(self._running, gradients, strict=True):
+        for running, found in zip(moving, gradients, strict=True):
             for parameter, gradient in zip(running.parameters, found, strict=True):
                 parameter.grad = gradient
             for group in running.optimiser.param_groups:
@@ -170,40 +193,33 @@ class Lane:
             for parameter in running.parameters:
                 parameter.grad = None
 
-    def _check(self, terms: Any) -> None:
-        """Refuse what a method of a user's may return in place of its terms."""
-        if not isinstance(terms, dict):
-            found = type(terms).__name__
-        else:
-            wrong = [k for k, v in terms.items() if not isinstance(v, Tensor) or v.numel() != 1]
-            if not wrong:
-                return
-            value = terms[wrong[0]]
-            shape = f" {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-            found = f"a {type(value).__name__}{shape} as {wrong[0]!r}"
-        raise KtbenchError(
-            f"method {self.cell.method.name}: loss must return a dict of scalar tensors, "
-            f"not {found}"
-        )
-
-    def _total(self, terms: dict[str, Tensor], update: Update, phase: str) -> Tensor:
-        names = list(terms) if update.terms is None else list(update.terms)
-        missing = [name for name in names if name not in terms]
-        if missing or not names:
-            raise KtbenchError(
-                f"method {self.cell.method.name}: phase {phase!r} trains the term "
-                f"{missing[0] if missing else '(none)'!r}, but loss returned {sorted(terms)}"
-            )
-        total = terms[names[0]]
-        for name in names[1:]:
-            total = total + terms[name]
-        return total
+    def _alone(self, features: Features, batch: Batch) -> Tensor:
+        """The loss outside the window of the transfer: the cross-entropy, weighed as it says."""
+        assert self.cell.distill is not None and self._scale is not None
+        keep = self.cell.distill.scale == "keep"
+        weight = self._scale.alone if keep else self._scale.ce
+        return weight * functional.cross_entropy(features.logits, batch.labels)
 
     # ------------------------------------------------------------ phases
 
     def needs(self, progress: float) -> Needs:
-        """What a step reads of the teacher: nothing in a phase that does without it."""
-        return self._needs if self.phases[self._phase_at(progress)].teacher else Needs()
+        """What a step reads of the teacher: nothing in a phase that does without it, and nothing
+        outside the window of the transfer."""
+        phase = self.phases[self._phase_at(progress)]
+        return self._needs if phase.teacher and self._taught(phase, progress) else Needs()
+
+    def _taught(self, phase: Phase, progress: float) -> bool:
+        """Whether the method's own loss counts: outside the window, in phases without a teacher."""
+        window = self.cell.distill
+        return window is None or not phase.teacher or window.holds(progress)
+
+    @property
+    def edges(self) -> list[float]:
+        """Shares of the training after which a step takes other work than before."""
+        window = self.cell.distill
+        ends = [phase.until for phase in self.phases[:-1]]
+        ends += [] if window is None else [window.start, window.end]
+        return sorted({end for end in ends if 0.0 < end < 1.0})
 
     def _phase_at(self, progress: float) -> int:
         ends = (i for i, phase in enumerate(self.phases) if progress < phase.until)

@@ -155,7 +155,8 @@ def _kind(cell: Cell) -> str:
     """Names what decides how much a cell of a cohort takes."""
     # Weights to start from may decide on a student's structure; a cohort's cells share their seed.
     start = cell.start.canonical if cell.start else ""
-    return cell.student.canonical + cell.method.canonical + start
+    window = cell.distill.canonical if cell.distill else ""
+    return cell.student.canonical + cell.method.canonical + start + window
 
 
 def _dry(
@@ -188,8 +189,8 @@ def _most(needs: Sequence[Need]) -> Need:
 
 
 def _moments(lane: Lane, steps: int) -> list[int]:
-    """The first and the last step of each phase of a training of so many steps."""
-    ends = [0, *(math.ceil(min(phase.until, 1.0) * steps) for phase in lane.phases[:-1]), steps]
+    """The first and the last step of each stretch of a training of so many steps."""
+    ends = [0, *(math.ceil(edge * steps) for edge in lane.edges), steps]
     return [step for a, b in pairwise(ends) if a < b for step in sorted({a, b - 1})]
 
 

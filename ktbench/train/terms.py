@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -85,3 +88,43 @@ class Terms:
     def _keep(self) -> None:
         self._sums |= dict(zip(self._names, self._total, strict=True))
         self._names = ()
+
+
+def check_terms(terms: Any, method: str) -> None:
+    """Refuse what a method of a user's may return in place of its terms."""
+    if not isinstance(terms, dict):
+        found = type(terms).__name__
+    else:
+        wrong = [k for k, v in terms.items() if not isinstance(v, Tensor) or v.numel() != 1]
+        if not wrong:
+            return
+        value = terms[wrong[0]]
+        shape = f" {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        found = f"a {type(value).__name__}{shape} as {wrong[0]!r}"
+    raise KtbenchError(f"method {method}: loss must return a dict of scalar tensors, not {found}")
+
+
+def require_ce(terms: dict[str, Tensor], method: str) -> None:
+    """Refuse terms that cannot go on without the transfer."""
+    if "ce" not in terms:
+        raise KtbenchError(
+            f"method {method}: loss gave no term 'ce', and the transfer is to count for a part of "
+            "the training only (distill)"
+        )
+
+
+def total_of(
+    terms: dict[str, Tensor], chosen: Sequence[str] | None, *, method: str, phase: str
+) -> Tensor:
+    """The sum of the chosen terms, all where None; raises KtbenchError where one is missing."""
+    names = list(terms) if chosen is None else list(chosen)
+    missing = [name for name in names if name not in terms]
+    if missing or not names:
+        raise KtbenchError(
+            f"method {method}: phase {phase!r} trains the term "
+            f"{missing[0] if missing else '(none)'!r}, but loss returned {sorted(terms)}"
+        )
+    total = terms[names[0]]
+    for name in names[1:]:
+        total = total + terms[name]
+    return total

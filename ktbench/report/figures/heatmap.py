@@ -29,6 +29,7 @@ _SCALE = LinearSegmentedColormap.from_list(
     "gain", ["#8c3a06", LOSS, "#f3b58a", "#ffffff", "#93c1e6", GAIN, "#0d406f"]
 )
 _GAP = 0.04
+_DASHES = (0, (3, 2))
 
 Group = Mapping[str, Any]
 """A row of `Analysis.gains`."""
@@ -44,7 +45,8 @@ def gain_figure(
 ) -> Figure:
     """The map of one teacher's groups; `gains` as in `Analysis.gains`, baselines included.
 
-    Clear gains and losses are filled by a scale centred on zero; what is not clear is grey.
+    Clear gains and losses are filled by a scale centred on zero; what is not clear among all
+    comparisons is grey, with a dashed edge where it is clear on its own.
     """
     rows, columns = list(students)[:STUDENTS_SHOWN], list(methods)[:METHODS_SHOWN]
     groups: list[Any] = gains.to_dict("records")
@@ -60,7 +62,8 @@ def gain_figure(
             _baseline_box(axes, y, bases.get(student))
             for x, method in enumerate(columns, start=1):
                 _box(axes, x, y, found.get((student, method)), limit)
-        _legend(axes, limit, columns=5 if len(columns) > 3 else 3)
+        odd = any(g["sign"] == "none" and g["alone"] in ("positive", "negative") for g in groups)
+        _legend(axes, limit, columns=5 if len(columns) > 3 else 3, alone=odd)
         return rendered(
             figure,
             name=name,
@@ -137,7 +140,9 @@ def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
         _rectangle(axes, x, y, facecolor=fill, edgecolor=edge, linewidth=1.4)
         _write(axes, x, y, (text.points(gain), bounds, n), color, bold=True)
     else:
-        _rectangle(axes, x, y, facecolor=NEUTRAL, edgecolor="none")
+        # Clear on its own but not among all: an edge without a fill.
+        dashed = {"positive": GAIN, "negative": LOSS}.get(group["alone"], "none")
+        _rectangle(axes, x, y, facecolor=NEUTRAL, edgecolor=dashed, linestyle=_DASHES)
         _write(axes, x, y, (text.points(gain), bounds, n), "#4d5864")
 
 
@@ -158,7 +163,7 @@ def _luminance(colour: tuple[float, float, float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _legend(axes: Axes, limit: float, *, columns: int) -> None:
+def _legend(axes: Axes, limit: float, *, columns: int, alone: bool) -> None:
     handles = [
         Patch(facecolor=_SCALE(0.9), edgecolor=GAIN, linewidth=1.2, label="clear gain"),
         Patch(facecolor=NEUTRAL, edgecolor="#d5dae0", label="no clear difference"),
@@ -166,6 +171,10 @@ def _legend(axes: Axes, limit: float, *, columns: int) -> None:
         Patch(facecolor="#ffffff", edgecolor="#b5bcc4", hatch="xxx", label="failed"),
         Patch(facecolor="#ffffff", edgecolor="#b5bcc4", hatch="///", label="skipped"),
     ]
+    if alone:
+        dashed = Patch(facecolor=NEUTRAL, edgecolor=GAIN, linestyle=_DASHES)
+        dashed.set_label("clear on its own, not among all")
+        handles.append(dashed)
     axes.legend(
         handles=handles,
         loc="upper left",

@@ -1,6 +1,7 @@
 """The sections of the report, each a function from an `Analysis` to a `Section`."""
 
 from ktbench.report.sections.blocks import blocks
+from ktbench.report.sections.cells import cells
 from ktbench.report.sections.deployment import accuracy_and_cost, integrity
 from ktbench.report.sections.devices import devices
 from ktbench.report.sections.gains import gains
@@ -8,11 +9,13 @@ from ktbench.report.sections.learning import convergence, costs
 from ktbench.report.sections.pools import pools
 from ktbench.report.sections.published import published
 from ktbench.report.sections.run import fairness, troubles
+from ktbench.report.sections.stability import stability
 from ktbench.report.sections.views import views
 
 __all__ = [
     "accuracy_and_cost",
     "blocks",
+    "cells",
     "convergence",
     "costs",
     "devices",
@@ -21,6 +24,7 @@ __all__ = [
     "integrity",
     "pools",
     "published",
+    "stability",
     "troubles",
     "views",
 ]

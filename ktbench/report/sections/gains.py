@@ -9,6 +9,7 @@ from ktbench.report import text
 from ktbench.report.analysis import Analysis
 from ktbench.report.figures import gain_figure
 from ktbench.report.figures.heatmap import METHODS_SHOWN, STUDENTS_SHOWN
+from ktbench.report.judged import UNDECIDED
 from ktbench.report.parts import (
     ROWS_SHOWN,
     Box,
@@ -24,6 +25,8 @@ from ktbench.report.verdict import gain_box
 
 _TEACHERS_SHOWN = 4
 _SIGN_STUDENTS = 12
+_INTERVAL_STUDENTS = 6
+"""Most columns of signs that have room for intervals."""
 
 
 def gains(analysis: Analysis) -> Section:
@@ -40,14 +43,15 @@ def gains(analysis: Analysis) -> Section:
     if len(teachers) > _TEACHERS_SHOWN:
         parts.append(Note(_first_of(_TEACHERS_SHOWN, len(teachers), "teachers", "gains"), "muted"))
     compared = frame[~frame["is_baseline"]]
-    judged = int((compared["sign"] != "unknown").sum())
     parts.append(_sign_table(analysis, compared))
-    parts += [_chance_note(judged)] if judged else []
+    parts += _family_note(compared)
+    parts += _unsettled(compared)
     parts.append(_gain_table(compared))
     lead = (
         "Test accuracy of each method minus that of no transfer with the same student and seed, so "
         "with the same initial weights and data order; mean over n seeds with Student's t interval "
-        f"at {100 * stats.LEVEL:.0f} %. Full colour marks intervals that exclude zero."
+        f"at {100 * stats.LEVEL:.0f} %, each on its own. Signs are judged among all comparisons: "
+        "full colour marks what is clear among them."
     )
     return Section("gains", "Gains over no transfer", lead, parts)
 
@@ -72,14 +76,32 @@ def _first_of(shown: int, total: int, what: str, table: str) -> str:
     return f"First {shown} of {total:,} {what}; all in tables/{table}.csv."
 
 
-def _chance_note(judged: int) -> Note:
-    expected = (1 - stats.LEVEL) * judged
-    return Note(
-        f"{text.count(judged, 'comparison')} at {100 * stats.LEVEL:.0f} % each: if no method "
-        f"changed anything, about {expected:.1f} would still look clear by chance. Intervals "
-        "cover the spread over seeds, not the choice of test images.",
-        "muted",
+def _family_note(compared: pd.DataFrame) -> list[Part]:
+    """The level, the family and the test, in words; nothing where nothing was judged."""
+    judged = compared[compared["sign"] != "unknown"]
+    if judged.empty:
+        return []
+    alpha = f"{100 * (1 - stats.LEVEL):.0f} %"
+    alone = int(((judged["sign"] == "none") & (judged["alone"] != "none")).sum())
+    words = (
+        f"Signs are those of paired t tests (two-sided) of {text.count(len(judged), 'comparison')},"
+        " one family: every student, method and teacher whose seeds differ. Their p is adjusted by "
+        f"Holm's step-down: the chance of any false sign in the whole table is at most {alpha}. "
     )
+    if alone:
+        words += (
+            f"{text.count(alone, 'interval')} excluding zero on {'its' if alone == 1 else 'their'} "
+            f"own {'does' if alone == 1 else 'do'} not stay clear among so many. "
+        )
+    least = stats.least_sign_flip_p(int(judged["n"].max()))
+    if least > (1 - stats.LEVEL) / len(judged):
+        words += (
+            "The t test takes differences between seeds for normal; the exact test, which does "
+            f"not (signs flipped in all ways), cannot show less than p = {text.small(least)} with "
+            f"{text.count(int(judged['n'].max()), 'seed')}, so it decides nothing here. "
+        )
+    words += "Intervals cover the spread over seeds, not the choice of test images."
+    return [Note(words, "muted")]
 
 
 _SIGNS = {
@@ -92,12 +114,13 @@ _SIGNS = {
 
 def _sign_table(analysis: Analysis, compared: pd.DataFrame) -> Table:
     students = analysis.students[:_SIGN_STUDENTS]
+    bounded = len(students) <= _INTERVAL_STUDENTS
     labels = list(dict.fromkeys(compared["label"]))
     found = {(r["student"], r["label"]): r for r in rows_of(compared)}
     rows = [
         [
             Box(label),
-            *(_sign_box(found.get((student, label))) for student in students),
+            *(_sign_box(found.get((student, label)), bounded=bounded) for student in students),
         ]
         for label in labels[:ROWS_SHOWN]
     ]
@@ -109,8 +132,10 @@ def _sign_table(analysis: Analysis, compared: pd.DataFrame) -> Table:
     )
     return Table(
         "signs",
-        f"Signs: + clear gain, 0 no clear difference, − clear loss (t interval at "
-        f"{100 * stats.LEVEL:.0f} % over {_seeds(compared)}), ? too few seeds to tell.",
+        f"Signs: + clear gain, 0 no clear difference, − clear loss, at {100 * stats.LEVEL:.0f} % "
+        f"for the whole table, over {_seeds(compared)}; (+) and (−) are clear on their own, but "
+        "not among all; ? too few seeds to tell."
+        + (" Beside each, the gain's own interval in points." if bounded else ""),
         [Column("technique", number=False), *(Column(s, number=False) for s in students)],
         rows,
         wide.reset_index(),
@@ -119,7 +144,7 @@ def _sign_table(analysis: Analysis, compared: pd.DataFrame) -> Table:
     )
 
 
-def _sign_box(row: Row | None) -> Box:
+def _sign_box(row: Row | None, *, bounded: bool) -> Box:
     if row is None:
         return Box(text.NOTHING, "muted", "not in the matrix")
     if row["n"] == 0:
@@ -127,7 +152,13 @@ def _sign_box(row: Row | None) -> Box:
         status = max(words, key=lambda s: row[s])
         return Box(words[status], "bad" if status == "failed" else "muted", row["reason"])
     sign, kind = _SIGNS[row["sign"]]
-    return Box(sign, f"chip {kind}", f"{text.points(row['gain'])} points, n = {row['n']}")
+    if row["sign"] == "none" and row["alone"] != "none":
+        sign = f"({_SIGNS[row['alone']][0]})"
+    bounds = text.point_interval(row["gain_low"], row["gain_high"])
+    hint = f"{text.points(row['gain'])} points {bounds}, n = {row['n']}"
+    if text.known(row["p"]):
+        hint += f", p = {text.small(row['p'])}, among all {text.small(row['p_holm'])}"
+    return Box(f"{sign} {bounds}".strip() if bounded else sign, f"chip {kind}", hint)
 
 
 def _seeds(compared: pd.DataFrame) -> str:
@@ -139,12 +170,17 @@ def _seeds(compared: pd.DataFrame) -> str:
 
 
 def _gain_table(compared: pd.DataFrame) -> Table:
+    bootstrapped = bool(compared["bca_low"].notna().any())
     rows = [
         [
             Box(r["student"]),
             Box(r["label"]),
             Box(text.percent(r["accuracy"])),
             gain_box(r) if r["n"] else Box(text.NOTHING, "muted", r["reason"]),
+            Box(text.significant(r["effect"], 2)),
+            Box(text.small(r["p"])),
+            Box(text.small(r["p_holm"])),
+            *([_bootstrap_box(r)] if bootstrapped else []),
             Box(str(r["n"])),
             Box(text.points(r["validation_gain"])),
             Box(_troubles(r), "muted", r["reason"]),
@@ -156,6 +192,10 @@ def _gain_table(compared: pd.DataFrame) -> Table:
         Column("method", number=False),
         Column("test accuracy"),
         Column("gain, points"),
+        Column("effect", hint="Cohen's d_z with Hedges' correction: mean over standard deviation"),
+        Column("p", hint="paired t test, two-sided, on its own"),
+        Column("p among all", hint="adjusted by Holm's step-down"),
+        *([Column("bootstrap, points", hint="BCa interval")] if bootstrapped else []),
         Column("n"),
         Column("gain on validation"),
         Column("not done", number=False),
@@ -163,6 +203,52 @@ def _gain_table(compared: pd.DataFrame) -> Table:
     caption = "Every gain in figures; accuracies are means over seeds."
     frame = compared.drop(columns=["plain_method", "is_baseline", "parameters"])
     return Table("gains", caption, columns, rows, frame, total=len(compared))
+
+
+def _bootstrap_box(row: Row) -> Box:
+    bounds = text.point_interval(row["bca_low"], row["bca_high"])
+    few = f"fewer than {stats.LEAST_FOR_BCA} seeds"
+    return Box(bounds) if bounds else Box(text.NOTHING, "muted", few)
+
+
+def _unsettled(compared: pd.DataFrame) -> list[Part]:
+    """What is not decided yet, and how many seeds would; nothing where all is."""
+    left = compared[compared["sign"].isin(UNDECIDED) & (compared["n"] > 0)]
+    if left.empty:
+        return []
+    wanted = left[left["settled_by"].notna()].sort_values("settled_by", kind="stable")
+    ordered = pd.concat([wanted, left[left["settled_by"].isna()]])
+    rows = [
+        [
+            Box(r["student"]),
+            Box(r["label"]),
+            gain_box(r),
+            Box(text.small(r["p_holm"])),
+            Box(str(r["n"])),
+            Box(str(int(r["settled_by"])) if text.known(r["settled_by"]) else text.NOTHING),
+            Box(r["unsettled_why"], "muted"),
+        ]
+        for r in rows_of(ordered)[:ROWS_SHOWN]
+    ]
+    columns = [
+        Column("student", number=False),
+        Column("method", number=False),
+        Column("gain, points"),
+        Column("p among all"),
+        Column("n"),
+        Column("seeds to settle", hint="in all, at least those that there are"),
+        Column("why", number=False),
+    ]
+    caption = (
+        f"Not settled: {text.count(len(left), 'comparison')}. Seeds in all with which the test "
+        f"would decide at {100 * stats.POWER:.0f} % power, if gain and spread stay as they are; "
+        f"{len(wanted)} can be settled so. `ktbench plan MATRIX.yaml --settle DIR` writes the "
+        f"matrix that does it. A gain within ±{100 * stats.SMALLEST_GAIN:g} points of zero is not "
+        "worth more seeds."
+    )
+    names = ["student", "method", "teacher", "gain", "gain_low", "gain_high", "n", "sign", "p"]
+    frame = ordered[[*names, "p_holm", "settled_by", "unsettled_why"]]
+    return [Table("unsettled", caption, columns, rows, frame, total=len(ordered))]
 
 
 def _troubles(row: Row) -> str:

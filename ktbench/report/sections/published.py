@@ -98,13 +98,14 @@ def reference() -> pd.DataFrame:
 def _asked(cell: Cell) -> list[str]:
     """What of a cell a published figure must have in common, and the budget in words.
 
-    A network or a teacher's training with settings of its own was not published: it is given the
-    name of nothing.
+    A network or a teacher's training with settings of its own, several teachers and a window of the
+    transfer were not published: they are given the name of nothing.
     """
     path = "".join(letter for letter in (cell.data.path or "").lower() if letter.isalnum())
     known = sorted({name for name in reference()["data"] if name in path})
-    teacher = cell.teacher.cell if cell.teacher else None
-    plain = not cell.student.settings and not (teacher and teacher.student.settings)
+    teacher = cell.teachers[0].cell if cell.teacher else None
+    plain = len(cell.teachers) < 2 and cell.distill is None
+    plain &= not cell.student.settings and not (teacher and teacher.student.settings)
     plain &= teacher is None or teacher.teacher is None
     size = f"{cell.data.train_size:,}" if cell.data.train_size else "all"
     budget = f"{cell.train.epochs} epochs of {size} images, {cell.train.optimiser}"

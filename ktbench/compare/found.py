@@ -1,0 +1,169 @@
+"""What a comparison of two results folders comes to, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ktbench.compare.judging import How, Verdict
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much worse B may be before that is a regression."""
+
+    accuracy_drop: float = 0.0
+    """Points of test accuracy."""
+    latency_rise: float = 10.0
+    """Percent."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A student with a method, over its seeds."""
+
+    student: str
+    method: str
+    teacher: str
+    budget: str
+    """Settings in which it differs from most cells of its folder; empty for most."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Test accuracy of a group as trained, or what an export changes of it."""
+
+    group: Group
+    export: str
+    """Empty for the network as trained. Else `before` and `after` are the exported file's accuracy
+    minus that of the network that it was made of."""
+    before: float
+    """Mean over the seeds that are compared, in [0, 1]."""
+    after: float
+    difference: float
+    low: float | None
+    high: float | None
+    how: How
+    n_before: int
+    n_after: int
+    same_weights: int
+    """Seeds whose weights are the same bit for bit."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median time of one inference of one graph on one device."""
+
+    student: str
+    export: str
+    device: str
+    origin: str
+    threads: int
+    scenario: str
+    before_ms: float
+    after_ms: float
+    ratio: float
+    """After over before: above 1 is slower."""
+    low: float | None
+    high: float | None
+    repeats_before: int
+    repeats_after: int
+    verdict: Verdict
+    notes: tuple[str, ...]
+    """What else differs, and why it cannot be judged where it cannot."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Mean size of a student's exported files."""
+
+    student: str
+    export: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Something that the two runs were not given, or did not have, alike."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Cells that only one of the two has trained."""
+
+    group: Group
+    seeds: tuple[int, ...]
+    reason: str
+    """`not in the matrix`, `not run yet`, or why they failed or were skipped on the other side."""
+    failed: bool
+    """Whether the other side tried them and failed."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A."""
+
+    before: Path
+    after: Path
+    limits: Limits
+    accuracies: Sequence[Accuracy]
+    latencies: Sequence[Latency]
+    sizes: Sequence[Size]
+    settings: Sequence[Setting]
+    versions: Sequence[Setting]
+    only_before: Sequence[Missing]
+    only_after: Sequence[Missing]
+
+    @cached_property
+    def several_teachers(self) -> bool:
+        """Whether a method's name alone does not say which teacher it had."""
+        groups = [a.group for a in self.accuracies]
+        groups += [m.group for m in (*self.only_before, *self.only_after)]
+        return len({group.teacher for group in groups if group.teacher}) > 1
+
+    def method(self, group: Group) -> str:
+        """The group's method, with its teacher where there are several, and its budget."""
+        teacher = f" ← {group.teacher}" if group.teacher and self.several_teachers else ""
+        return f"{group.method}{teacher}{f' [{group.budget}]' if group.budget else ''}"
+
+    @cached_property
+    def regressions(self) -> list[str]:
+        """What got worse than is allowed, one line each; newly failed cells are among it."""
+        lines = [
+            f"{a.group.student} / {self.method(a.group)}{f' as {a.export}' if a.export else ''}: "
+            f"{points(a.difference)} points"
+            for a in self.accuracies
+            if a.verdict == "regression"
+        ]
+        lines += [
+            f"{t.student} as {t.export} on {t.device}: {t.ratio:.2f}× the latency"
+            for t in self.latencies
+            if t.verdict == "regression"
+        ]
+        return lines + [
+            f"{m.group.student} / {self.method(m.group)}, seed {', '.join(map(str, m.seeds))}: "
+            f"failed ({m.reason})"
+            for m in self.only_before
+            if m.failed
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for programs."""
+        found = asdict(self)
+        found |= {"before": str(self.before), "after": str(self.after)}
+        return {"regressions": self.regressions, **found}
+
+
+def points(difference: float) -> str:
+    """`+2.1` percentage points of a difference of shares, with its sign."""
+    text = f"{abs(100 * difference):.1f}"
+    return text if float(text) == 0 else f"{'+' if difference > 0 else '−'}{text}"

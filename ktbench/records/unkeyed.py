@@ -1,0 +1,109 @@
+"""What a matrix asks for that no weight depends on: exports, devices, where work is done.
+
+None of it is in a cell's key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ktbench.records.base import Record
+
+Format = Literal["onnx", "tflite"]
+Precision = Literal["fp32", "fp16", "int8"]
+Kept = Literal["logits", "embedding", "stages"]
+
+
+class BlockRun(Record):
+    """How blocks are given to workers; no weight depends on it, so it is in no key."""
+
+    feed: Literal["relay", "prefix"] = "relay"
+    """`relay`: one pass of the teacher feeds every block of a worker; `prefix`: every block runs
+    the teacher up to itself again, as in the study."""
+    schedule: Literal["longest_first", "contiguous", "queue"] = "longest_first"
+    """`longest_first`: packed on the workers by measured times; `contiguous`: neighbours on one
+    worker, cut where the slowest takes least, each handing its boundary on to the next; `queue`:
+    whoever is free takes the next."""
+    watts: Annotated[float, Field(gt=0)] = 10.0
+    """Of one busy core, for an estimate where the processor does not count its energy."""
+
+
+class ExportSpec(Record):
+    """One way to write a student down for a runtime."""
+
+    format: Format
+    precision: Precision = "fp32"
+    batch: Literal["1", "dynamic"] = "1"
+    opset: Annotated[int, Field(ge=13, le=23)] = 18
+    """Of ONNX only: 18 by default, 13 to 15 for old boards."""
+
+    @property
+    def label(self) -> str:
+        """Names the artifact's file: `onnx-int8`, `tflite-fp32-dynamic`, `onnx-fp32-opset13`."""
+        parts: list[str] = [self.format, self.precision]
+        parts += ["dynamic"] if self.batch == "dynamic" else []
+        parts += [f"opset{self.opset}"] if self.format == "onnx" and self.opset != 18 else []
+        return "-".join(parts)
+
+
+class DeviceSpec(Record):
+    """A device of the matrix: a profile of the catalogue, where it is, how it is measured."""
+
+    added_later: ClassVar = frozenset({"provider", "scenario", "batch_size"})
+
+    profile: str
+    """A file of `devices/`: `local`, `ssh`, ..."""
+    name: str
+    """What the report calls it; unique within the matrix."""
+    host: str | None = None
+    """A host name or an alias of the user's SSH configuration; None for `local`."""
+    python: str = "python3"
+    """The interpreter on the device that has numpy and a runtime; None of it is built into a
+    shell string."""
+    threads: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    """Runtime threads; each value is measured on its own."""
+    mode: Literal["quick", "full"] = "quick"
+    """`quick`: 64 timed runs a repeat; `full`: at least 662 and 10 s (MLPerf LoadGen)."""
+    repeats: Annotated[int, Field(ge=1)] = 3
+    """Fresh processes per graph, interleaved over the graphs."""
+    noise_check: bool = False
+    """Measure every cell's own artifact instead of one per distinct graph."""
+    provider: Literal["cpu", "xnnpack", "cuda", "tensorrt"] = "cpu"
+    """What the runtime is asked to run graphs with; a measurement that another one ran is
+    invalid."""
+    scenario: Literal["single_stream", "offline", "sustained"] = "single_stream"
+    """`single_stream`: one input after the other; `offline`: batches, for their throughput;
+    `sustained`: ten minutes on end in one process, for what heat makes of the latency."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Of `offline`: inputs per run, of exports with `batch: dynamic`."""
+
+
+class SourceSpec(Record):
+    """How a teacher's outputs reach the students; no weight depends on it, so it is in no key."""
+
+    source: Literal["live", "cached", "pool"] = "live"
+    """`live`: the teacher runs for every batch; `cached`: what it said is kept on disk, and read
+    when a batch comes again; `pool`: workers on a Ray cluster run it."""
+    keep: Annotated[tuple[Kept, ...], Field(min_length=1)] = ("logits",)
+    """What a cache keeps; methods that read more are served live."""
+    cap_gb: Annotated[float, Field(gt=0)] = 20.0
+    """Most that all caches of this user may take on disk, in 10⁹ bytes; the least recently used
+    make room."""
+    cache: bool = False
+    """Of a pool: what workers said is kept too, as `cached` does."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Of a pool: started for the run, beside those that join with `ktbench teacher serve`."""
+    most_workers: Annotated[int, Field(ge=0)] = 0
+    """Of a pool: started at most, where students wait for teachers; never less than `workers`."""
+    wait_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """Of a pool: how long a training waits while no worker is there."""
+    address: str | None = None
+    """Of a pool: the Ray cluster, `auto` or HOST:PORT; its own one in this process when not given
+    and `workers` are asked for."""
+
+    @property
+    def caches(self) -> bool:
+        """Whether outputs are kept on disk."""
+        return self.source == "cached" or self.cache

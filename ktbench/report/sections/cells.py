@@ -1,0 +1,61 @@
+"""Every cell of the matrix in a row of its own, from which its story opens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ktbench.report import text
+from ktbench.report.analysis import Analysis
+from ktbench.report.parts import Box, Column, Row, Section, Table, rows_of
+
+_STATUS = {"done": "good", "failed": "bad"}
+
+
+def cells(analysis: Analysis, keys: Sequence[str]) -> Section:
+    """The cells named by `keys`, in the matrix's order."""
+    frame = analysis.cells[analysis.cells["key"].isin(keys)]
+    columns = [
+        Column("student", number=False),
+        Column("method", number=False),
+        Column("seed"),
+        Column("status", number=False),
+        Column("test accuracy"),
+        Column("gain, points"),
+        Column("validation"),
+        Column("parameters"),
+        Column("seconds alone"),
+        Column("teacher's seconds"),
+        Column("exports"),
+    ]
+    table = Table(
+        "cells",
+        "Every cell: one student, method and seed.",
+        columns,
+        [_row(row) for row in rows_of(frame)],
+        analysis.results.cells,
+        total=len(analysis.cells),
+        anchored=True,
+    )
+    lead = (
+        "A name opens the cell's full story: its curves, settings, exports with their agreement, "
+        "measurements and why they are valid, what it was made with, and how to make it again. "
+        "The page's address then names the cell, so it can be sent on."
+    )
+    return Section("cells", "Cells", lead, [table])
+
+
+def _row(row: Row) -> list[Box]:
+    parameters = f"{row['parameters']:,}" if text.known(row["parameters"]) else text.NOTHING
+    return [
+        Box(row["student"], opens=row["key"]),
+        Box(row["label"]),
+        Box(str(row["seed"])),
+        Box(row["status"], _STATUS.get(row["status"], "muted"), row["reason"]),
+        Box(text.percent(row["accuracy"])),
+        Box(text.NOTHING, "muted") if row["is_baseline"] else Box(text.points(row["gain"])),
+        Box(text.percent(row["validation"])),
+        Box(parameters),
+        Box(text.seconds(row["seconds"])),
+        Box(text.seconds(row["teacher_seconds"])),
+        Box(str(row["artifacts"])),
+    ]

@@ -1,0 +1,84 @@
+"""Pure statistics of the report: intervals, tests, effects, power, ranks, targets, fronts.
+
+Everything here takes arrays and returns arrays or frozen values; nothing knows of records.
+"""
+
+from ktbench.stats.bootstrap import LEAST_FOR_BCA, bca
+from ktbench.stats.differences import Differences, Unpaired, differences, effect_size, split, welch
+from ktbench.stats.fronts import Bools, geometric_mean, pareto_front
+from ktbench.stats.intervals import (
+    LEVEL,
+    Floats,
+    Interval,
+    Intervals,
+    Sign,
+    interval,
+    intervals,
+    paired_gain,
+    signs,
+)
+from ktbench.stats.power import (
+    FIRST_SEEDS,
+    MOST_SEEDS,
+    POWER,
+    SMALLEST_GAIN,
+    Settling,
+    seeds_to_settle,
+    t_test_power,
+)
+from ktbench.stats.ranks import Agreement, Ranked, agreement, concordance, ranked
+from ktbench.stats.targets import cost_to_reach, first_reaching, first_reaching_each
+from ktbench.stats.testing import (
+    MOST_FLIPPED,
+    holm,
+    least_sign_flip_p,
+    next_alpha,
+    sign_flip_test,
+    signs_at,
+    t_test,
+)
+
+__all__ = [
+    "FIRST_SEEDS",
+    "LEAST_FOR_BCA",
+    "LEVEL",
+    "MOST_FLIPPED",
+    "MOST_SEEDS",
+    "POWER",
+    "SMALLEST_GAIN",
+    "Agreement",
+    "Bools",
+    "Differences",
+    "Floats",
+    "Interval",
+    "Intervals",
+    "Ranked",
+    "Settling",
+    "Sign",
+    "Unpaired",
+    "agreement",
+    "bca",
+    "concordance",
+    "cost_to_reach",
+    "differences",
+    "effect_size",
+    "first_reaching",
+    "first_reaching_each",
+    "geometric_mean",
+    "holm",
+    "interval",
+    "intervals",
+    "least_sign_flip_p",
+    "next_alpha",
+    "paired_gain",
+    "pareto_front",
+    "ranked",
+    "seeds_to_settle",
+    "sign_flip_test",
+    "signs",
+    "signs_at",
+    "split",
+    "t_test",
+    "t_test_power",
+    "welch",
+]

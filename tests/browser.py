@@ -1,0 +1,51 @@
+"""A real headless browser for tests of the report's page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium; it needs no sandbox to read a file of ours, and has none as root."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Visit:
+    """An open page with everything that it asked for and complained of."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def visit(browser: Browser, path: Path, anchor: str = "", width: int = 1280) -> Iterator[Visit]:
+    """A page as a reader opens it, in a fresh profile."""
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    context.set_default_timeout(5_000)
+    found = Visit(context.new_page())
+    found.page.on("request", lambda request: found.requests.append(request.url))
+    found.page.on("console", lambda message: found.complaints.append(message.text))
+    found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
+    try:
+        found.page.goto(path.as_uri() + anchor)
+        yield found
+    finally:
+        context.close()
