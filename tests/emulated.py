@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -12,8 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.emulated_image import image
 
+WANTED = "KTBENCH_EMULATED_BOARD"
+LONG = pytest.mark.skipif(
+    os.environ.get(WANTED) != "all", reason=f"restarts the emulated board: set {WANTED}=all"
+)
 BOOT_S = 240.0
 _AT_ONCE = ("-smp", "2", "-accel", "tcg,thread=multi")
 _COUNTING = ("-smp", "1", "-accel", "tcg,thread=single", "-icount", "shift=1")

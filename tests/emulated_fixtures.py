@@ -10,10 +10,9 @@ import pytest
 from devices.transport.ssh import SshTransport
 from ktbench.boards import look_at, set_up, take_down
 from tests.boards import IN_CI, lacking
-from tests.emulated import EmulatedBoard, running_board
+from tests.emulated import WANTED, EmulatedBoard, running_board
 from tests.emulated_image import folder, missing
 
-WANTED = "KTBENCH_EMULATED_BOARD"
 LISTING = 'cd ~; python3 -c "import os; print(*sorted(os.path.join(d, f) for d, ds, fs in ' + (
     "os.walk('.') for f in ds + fs), sep=chr(10))\""
 )
@@ -22,8 +21,8 @@ LISTING = 'cd ~; python3 -c "import os; print(*sorted(os.path.join(d, f) for d, 
 @pytest.fixture(scope="session")
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedBoard]:
     """A board as it was unpacked."""
-    if not IN_CI and os.environ.get(WANTED) != "1":
-        pytest.skip(f"an emulated board takes minutes: set {WANTED}=1")
+    if not IN_CI and os.environ.get(WANTED) not in ("1", "all"):
+        pytest.skip(f"an emulated board takes minutes: set {WANTED}=1, or all")
     reason = missing()
     if reason:
         lacking(f"no emulated board: {reason}")

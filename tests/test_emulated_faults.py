@@ -22,7 +22,7 @@ from ktbench.measure import measure
 from ktbench.records import DeviceSpec, Failure, Measurement
 from ktbench.results import ResultsFolder
 from tests.boards import SHORT, images, job, logits, write_onnx
-from tests.emulated import EmulatedBoard
+from tests.emulated import LONG, EmulatedBoard
 from tests.running import Commands, write_matrix
 
 pytest_plugins = ("tests.emulated_fixtures", "tests.running_fixtures")
@@ -186,7 +186,7 @@ def watched(
     [
         (EmulatedBoard.unplug, EmulatedBoard.plug),
         (EmulatedBoard.freeze, EmulatedBoard.thaw),
-        (EmulatedBoard.cut_power, EmulatedBoard.start),
+        pytest.param(EmulatedBoard.cut_power, EmulatedBoard.start, marks=LONG),
     ],
 )
 def test_a_board_that_is_lost_in_mid_run_is_measured_when_it_is_back(
@@ -238,6 +238,7 @@ def test_a_power_cut_costs_the_artifact_at_work_and_a_later_run_measures_just_th
 # ---------------------------------------------------------------- figures that repeat
 
 
+@LONG
 def test_measurements_on_a_clock_that_counts_instructions_agree_within_a_hundredth(
     reached: EmulatedBoard, tmp_path: Path
 ) -> None:
