@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -12,14 +13,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.emulated_image import image
 
+WANTED = "KTBENCH_EMULATED_BOARD"
+LONG = pytest.mark.skipif(
+    os.environ.get(WANTED) != "all", reason=f"restarts the emulated board: set {WANTED}=all"
+)
 BOOT_S = 240.0
+_AT_ONCE = ("-smp", "2", "-accel", "tcg,thread=multi")
+_COUNTING = ("-smp", "1", "-accel", "tcg,thread=single", "-icount", "shift=1")
+_MEASURING = """b=/bin/busybox
+until [ -e /home/pi/.cache/ktbench/store/{digest} ]; do $b usleep 100000; done
+until $b grep -qs onnxruntime /proc/[0-9]*/maps; do $b usleep 100000; done
+"""
 
 
 @dataclass
 class EmulatedBoard:
-    """A machine of two Cortex-A72 with the name `board` in `config`."""
+    """A machine of two Cortex-A72 and 512 MiB with the name `board` in `config`."""
 
     folder: Path
     port: int
@@ -30,14 +43,17 @@ class EmulatedBoard:
         """The client's configuration."""
         return self.folder / "ssh_config"
 
-    def start(self) -> None:
-        """Boot, and wait until it answers."""
+    def start(self, *, counting: bool = False) -> None:
+        """Boot, and wait until it answers.
+
+        `counting` ties the board's clock to the instructions that it has executed.
+        """
         boot, monitor = image(), self.folder / "monitor"
         monitor.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [
-                *("nice", "-n", "5", "qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72"),
-                *("-smp", "2", "-m", "1024M", "-accel", "tcg,thread=multi"),
+                *("qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72"),
+                *("-m", "512M", *(_COUNTING if counting else _AT_ONCE)),
                 *("-nodefaults", "-no-user-config", "-display", "none"),
                 *("-serial", f"file:{self.folder / 'console'}"),
                 *("-monitor", f"unix:{monitor},server,nowait"),
@@ -62,6 +78,13 @@ class EmulatedBoard:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
+        )
+
+    def once_measuring(self, digest: str, command: str = "true") -> subprocess.Popen[bytes]:
+        """Run a command on the board, as root, as soon as this artifact's runtime is loaded."""
+        waiting = _MEASURING.format(digest=digest) + command
+        return subprocess.Popen(
+            ["ssh", "-F", self.config, "-l", "root", "board", waiting], stdin=subprocess.DEVNULL
         )
 
     def unplug(self) -> None:

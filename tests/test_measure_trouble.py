@@ -180,11 +180,11 @@ def test_a_malformed_answer_is_a_failure(
     assert first.reason.startswith("malformed answer: ") and len(first.reason) < 300
 
 
-def test_a_lost_connection_costs_one_more_try(
+def test_a_lost_board_is_waited_for(
     two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ktbench.measure.run.RETRY_S", 0.0)
-    failures = [True]
+    monkeypatch.setattr("ktbench.measure.patience.WAITS_S", (0.0,) * 3)
+    failures = [True, True, True]
 
     def shaky(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
         if task["task"] == "bench" and task["repeat"] == 1 and failures:
@@ -200,7 +200,7 @@ def test_a_lost_connection_costs_one_more_try(
 def test_a_lost_device_fails_what_is_left_with_its_reason_and_nothing_that_was_done(
     two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
-    monkeypatch.setattr("ktbench.measure.run.RETRY_S", 0.0)
+    monkeypatch.setattr("ktbench.measure.patience.WAITS_S", (0.0,) * 3)
     monkeypatch.setattr("ktbench.measure.run.TURNS", turns)
 
     def unplugged(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
@@ -211,6 +211,22 @@ def test_a_lost_device_fails_what_is_left_with_its_reason_and_nothing_that_was_d
     once = FAKE.model_copy(update={"repeats": 1})
     first, second = measure(once, two, tmp_path, transport=FakeTransport(unplugged))
     assert isinstance(first, Measurement)
+    assert isinstance(second, Failure) and second.reason == "cannot reach fake"
+
+
+def test_what_was_complete_when_a_device_was_lost_is_kept(
+    two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ktbench.measure.patience.WAITS_S", ())
+
+    def unplugged(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
+        last = task["task"] == "bench" and task["repeat"] == 2
+        if last and task["artifact"] == Blob.read(two[1].path).digest:
+            raise DeviceError("cannot reach fake", lost=True)
+        return made_up(task, blobs)
+
+    first, second = measure(FAKE, two, tmp_path, transport=FakeTransport(unplugged))
+    assert isinstance(first, Measurement) and first.repeats == 3
     assert isinstance(second, Failure) and second.reason == "cannot reach fake"
 
 

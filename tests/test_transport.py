@@ -249,6 +249,20 @@ def test_a_board_that_cannot_be_had_over_ssh_says_why(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("signal", "said"), [(9, "exit code 137, as when memory runs out"), (14, "not done after 30 s")]
+)
+def test_an_agent_that_was_killed_is_no_lost_connection(
+    board: Any, tmp_path: Path, signal: int, said: str
+) -> None:
+    dying = tmp_path / "python"
+    dying.write_text(f"#!/bin/sh\nkill -{signal} $$\n")
+    dying.chmod(0o755)
+    with pytest.raises(DeviceError) as caught, closing(SshTransport("board", str(dying))) as way:
+        way.run(PROBE, [], 30)
+    assert said in str(caught.value) and not caught.value.lost
+
+
 def test_names_that_a_shell_would_act_on_reach_no_shell(board: Any, tmp_path: Path) -> None:
     pwned = tmp_path / "pwned"
     transport = SshTransport("board", f"; touch {pwned}; '\"`touch {pwned}`$(touch {pwned})")

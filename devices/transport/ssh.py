@@ -20,8 +20,13 @@ from devices._contract import Blob, DeviceError
 from devices.transport._exchange import LOADER, Exchange, last_line
 
 CONFIG_VARIABLE = "KTBENCH_SSH_CONFIG"
-COMMAND = f"python3 -I -c '{LOADER}'"
-"""All that a board's login shell ever gets to see."""
+_SCRIPT = f"python3 -I -c '{LOADER}'; exit $?".replace("'", "'\\''")
+COMMAND = f"sh -c '{_SCRIPT}'"
+"""All that a board's login shell, of whatever kind, ever gets to see.
+
+The inner shell turns the signal that an agent died of into an exit code: of a command that a signal
+ended, ssh says no more than of a broken connection.
+"""
 
 _OPTIONS = {
     "BatchMode": "yes",  # never ask: a password or an unknown host key is an error

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from devices._contract import DeviceError, Lease, Transport
 from ktbench.measure.answers import Evaluated
 from ktbench.measure.job import Array, Job
+from ktbench.measure.patience import patiently
 from ktbench.measure.target import opened
 from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError
 
@@ -52,7 +53,8 @@ def evaluate(
         return
     try:
         with opened(device, transport, lease) as target:
-            answer = target.evaluate(jobs, inputs)
+            target.look()  # a board that was never there is not waited for
+            answer = patiently(lambda: target.evaluate(jobs, inputs))
     except (DeviceError, KtbenchError) as error:
         yield from (_failure(device, job, str(error)) for job in jobs)
         return

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import takewhile
 from pathlib import Path
 
 from devices._contract import DeviceError, Lease, Transport
 from ktbench.measure.answers import Bench
 from ktbench.measure.budget import Budget, budget_of
 from ktbench.measure.job import Job
+from ktbench.measure.patience import patiently
 from ktbench.measure.summary import summarise
 from ktbench.measure.target import Target, Turn, architecture_problem, opened, unreadable
 from ktbench.records import DeviceSpec, Failure, Measurement
 
 TURNS = 16
 """Artifacts that take turns; a killed run loses no more than these."""
-RETRY_S = 2.0
 
 Progress = Callable[[int, int], None]
 """Told how many repeats are done, of how many."""
@@ -94,22 +92,23 @@ class _Session:
         return Failure(stage="measure", what=what, reason=reason)
 
     def measure(self, target: Target, rows: Sequence[_Row]) -> Iterator[Measurement | Failure]:
-        """These rows in turns; DeviceError once the device is lost, after what was finished."""
+        """These rows in turns; DeviceError once the device is lost, after what was complete."""
         for row in rows:
             row.started = row.started or datetime.now(UTC).isoformat(timespec="seconds")
             row.reason = target.refusal(row.job) or unreadable(row.job)
             if row.reason:
                 self._tell(self._device.repeats)
-        repeats = range(self._device.repeats)
+        repeats, lost = range(self._device.repeats), None
         try:
             self._repeat(target, [(row, n) for n in repeats for row in rows if row.reason is None])
-        except DeviceError:
-            yield from (self._result(target, row) for row in takewhile(self._finished, rows))
-            raise
-        yield from (self._result(target, row) for row in rows)
-
-    def _finished(self, row: _Row) -> bool:
-        return row.reason is not None or len(row.repeats) == self._device.repeats
+        except DeviceError as error:
+            lost = error
+        for row in rows:
+            if lost is not None and row.reason is None and len(row.repeats) < len(repeats):
+                row.reason = str(lost)
+            yield self._result(target, row)
+        if lost is not None:
+            raise lost
 
     def _result(self, target: Target, row: _Row) -> Measurement | Failure:
         if row.reason is not None:
@@ -119,19 +118,20 @@ class _Session:
         return found
 
     def _repeat(self, target: Target, turns: Sequence[tuple[_Row, int]]) -> None:
-        """All repeats; one that the connection's loss cut short is tried once more."""
-        left, lost = list(turns), False
-        while left:
+        """All repeats; those that the connection's loss cut short are tried anew, for a while."""
+        left = list(turns)
+
+        def go_on() -> None:
             asked = [Turn(row.job, row.threads, repeat) for row, repeat in left]
             try:
                 for answer in target.series(asked, self._budget):
                     self._take(left.pop(0)[0], answer)
-                    lost = False
             except DeviceError as error:
-                if not error.lost or lost:
-                    raise
-                lost = True
-                time.sleep(RETRY_S)
+                if not error.lost or len(left) == len(asked):
+                    raise  # a loss after an answer is another one: it is waited for anew
+
+        while left:
+            patiently(go_on)
 
     def _take(self, row: _Row, answer: Bench | DeviceError) -> None:
         """One repeat's answer: the first that fails is the row's reason."""

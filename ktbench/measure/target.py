@@ -48,6 +48,10 @@ class Target:
         """What its figures are."""
         return "emulated" if self.profile.emulated else "measured"
 
+    def look(self) -> None:
+        """Return where the device answers at all; it loads no runtime. DeviceError where not."""
+        self._run({"task": "look"}, [], PROBE_S)
+
     def probe(self) -> Probe:
         """What the device tells about itself; DeviceError where it gives no answer."""
         task = {"task": "probe", "settable": self.spec.settings}
