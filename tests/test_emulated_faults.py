@@ -154,29 +154,45 @@ def nothing() -> None:
 def watched(
     on_loss: Callable[[], None] = nothing, on_second_bench: Callable[[], None] = nothing
 ) -> Iterator[list[str]]:
-    """The tasks that boards are given over SSH.
+    """The tasks that boards are given over SSH; of a series, each of its own.
 
-    `on_loss` is called when the first one is lost, `on_second_bench` when that one is a second old.
+    `on_loss` is called when the first one is lost, `on_second_bench` in a series' second.
     """
     tasks: list[str] = []
-    run = SshTransport.run
+    run, series = SshTransport.run, SshTransport.series
 
-    def watching(
+    def look(error: DeviceError) -> None:
+        if error.lost and "lost" not in tasks:
+            tasks.append("lost")
+            on_loss()
+
+    def one(
         way: SshTransport, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float
     ) -> dict[str, Any]:
         tasks.append(task["task"])
-        if task["task"] == "bench" and tasks.count("bench") == 2:
-            threading.Timer(1.0, on_second_bench).start()
         try:
             return run(way, task, blobs, limit_s)
         except DeviceError as error:
-            if error.lost and "lost" not in tasks:
-                tasks.append("lost")
-                on_loss()
+            look(error)
+            raise
+
+    def several(
+        way: SshTransport, task: dict[str, Any], blobs: Sequence[Blob], limits: Sequence[float]
+    ) -> Iterator[dict[str, Any] | DeviceError]:
+        tasks.extend(each["task"] for each in task["tasks"])
+        try:
+            with closing(series(way, task, blobs, limits)) as answers:
+                for number, answer in enumerate(answers):
+                    if number == 0 and len(limits) > 1:
+                        threading.Timer(1.0, on_second_bench).start()
+                    yield answer
+        except DeviceError as error:
+            look(error)
             raise
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SshTransport, "run", watching)
+        patch.setattr(SshTransport, "run", one)
+        patch.setattr(SshTransport, "series", several)
         yield tasks
 
 
