@@ -23,7 +23,7 @@ def test_committed_results_are_whole(folder: Path) -> None:
 
 
 def test_the_studies_page_has_the_figures_of_the_committed_run() -> None:
-    cells = load_results(ROOT / "results/reference/hpdc18-mini").cells
+    cells = load_results(ROOT / "results/reference/hpdc18-small").cells
     page = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
     rows = {
         "none": "no transfer (accuracy)",
@@ -31,15 +31,23 @@ def test_the_studies_page_has_the_figures_of_the_committed_run() -> None:
         "soft_logits": "soft logits",
         "last_layer": "last layer",
         "fitnet": "FitNets' hint in two phases",
-        "intermediate_last(pairs=similarity)": "intermediate + last layer",
+        "intermediate_last(pairs=similarity)": "intermediate + last layer, one optimiser",
+        "intermediate_last_per_layer(pairs=similarity)": "intermediate + last layer, one per layer",
+        "intermediate_embedding(pairs=similarity)": "intermediate embedded + last layer",
     }
     assert set(cells["method"]) == set(rows)
     mean = cells.groupby(["student", "method"])["accuracy"].mean() * 100
+    students = [
+        "vgg_shallow(width=0.25)",
+        "vgg_thin(width=0.5)",
+        "vgg_thin_shallow(width=0.5)",
+        "vgg_separable(width=0.25)",
+    ]
+    assert set(cells["student"]) == set(students)
     for method, name in rows.items():
         [line] = [x for x in page.splitlines() if x.startswith(f"| {name} |")]
-        for student in ("vgg_shallow(width=0.25)", "vgg_thin(width=0.5)"):
+        figures = [part.strip(" *%+").partition(" ")[0] for part in line.split("|")[2:6]]
+        for student, figure in zip(students, figures, strict=True):
             accuracy, baseline = mean[student, method], mean[student, "none"]
             shown = accuracy if method == "none" else accuracy - baseline
-            figures = [part.strip(" *%+").partition(" ")[0] for part in line.split("|")[2:4]]
-            column = 0 if "shallow" in student else 1
-            assert float(figures[column].replace("−", "-")) == pytest.approx(shown, abs=0.051)
+            assert float(figure.replace("−", "-")) == pytest.approx(shown, abs=0.051)
