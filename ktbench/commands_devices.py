@@ -17,6 +17,15 @@ Host = Annotated[
 Python = Annotated[
     str, typer.Option(metavar="PYTHON", help="Interpreter on the board; none of a virtualenv.")
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="What the host is, of `ktbench list devices`; it decides what counts."
+    ),
+]
+Setting = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Set on a board meanwhile, and put back.")
+]
 _Came = TypeVar("_Came")
 
 
@@ -52,6 +61,7 @@ def measure(
     device: Annotated[
         str, typer.Option(metavar="NAME", help="`local`, or a host of the SSH configuration.")
     ] = "local",
+    profile: Profile = None,
     threads: Annotated[
         list[int] | None,
         typer.Option(min=1, metavar="N", help="Threads of the runtime (default: 1); may repeat."),
@@ -72,12 +82,8 @@ def measure(
         ),
     ] = "single_stream",
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs per run of `offline`.")] = 32,
-    governor: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Set on a board meanwhile, and put back.")
-    ] = None,
-    power_mode: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a Jetson, set meanwhile and put back.")
-    ] = None,
+    governor: Setting = None,
+    power_mode: Setting = None,
     python: Annotated[
         str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
     ] = "python3",
@@ -91,6 +97,7 @@ def measure(
 
     spec = device_of(
         device,
+        profile,
         threads=tuple(threads or [1]),
         mode=mode,
         repeats=repeats,

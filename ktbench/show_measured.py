@@ -44,12 +44,24 @@ def measure_models(models: Sequence[Path], device: DeviceSpec, *, as_json: bool)
     return 0 if all(good) and len(good) == len(answered) else 1
 
 
-def device_of(name: str, **settings: Any) -> DeviceSpec:
-    """This machine for `local`, else a board over SSH; KtbenchError for a setting that is none."""
+def device_of(name: str, profile: str | None, **settings: Any) -> DeviceSpec:
+    """This machine for `local`, else a board over SSH, of a profile that may say more of it.
+
+    KtbenchError for a profile or setting that is none, and for a profile of another kind.
+    """
+    from ktbench import catalogue
+
     here = name == "local"
+    profile = profile or ("local" if here else "ssh")
+    if (catalogue.device(profile).transport == "ssh") is here:
+        wants = "needs --device HOST" if here else "takes no host: leave --device out"
+        raise KtbenchError(f"--profile {profile}: {wants}")
     try:
         return DeviceSpec(
-            profile="local" if here else "ssh", name=name, host=None if here else name, **settings
+            profile=profile,
+            name=profile if here else name,
+            host=None if here else name,
+            **settings,
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -197,6 +197,20 @@ def test_several_models_are_measured_in_one_call_and_one_that_cannot_be_costs_no
     assert refused.error.startswith("ktbench: --provider gpu: must be 'cpu', 'xnnpack', 'cuda'")
 
 
+def test_a_profile_says_what_a_measured_host_is(ktbench: Commands, tmp_path: Path) -> None:
+    """Its figures are labelled as the profile's, and it is held to what the profile says."""
+    model = write_onnx(tmp_path / "own.onnx")
+    made_up = json.loads(ktbench("measure", model, "--profile", "fake", "--json").out)
+    assert made_up["origin"] == "emulated" and made_up["device"]["name"] == "fake"
+    for options, says in (
+        (("--profile", "nope"), "unknown device 'nope'"),
+        (("--profile", "raspberry_pi_5"), "--profile raspberry_pi_5: needs --device HOST"),
+        (("--profile", "local", "--device", "pi"), "--profile local: takes no host"),
+    ):
+        refused = ktbench("measure", model, *options)
+        assert refused.code == 2 and says in refused.error
+
+
 def test_a_measurement_of_microseconds_has_figures_and_its_title_is_one_line(
     ktbench: Commands, tmp_path: Path
 ) -> None:
