@@ -38,9 +38,6 @@ app.add_typer(commands_teacher.app, name="teacher")
 app.add_typer(commands_blockwise.app, name="blockwise")
 
 MatrixFile = Annotated[Path, typer.Argument(metavar="MATRIX.yaml", show_default=False)]
-Python = Annotated[
-    str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -319,35 +316,3 @@ def _schema_text() -> str:
     from ktbench.matrix import json_schema
 
     return json.dumps(json_schema(), indent=2) + "\n"
-
-
-# ---------------------------------------------------------------- devices
-
-
-@devices_app.command("check")
-def devices_check(
-    matrix: Annotated[
-        Path | None, typer.Option(metavar="MATRIX.yaml", help="Check the devices of a matrix.")
-    ] = None,
-    host: Annotated[
-        str | None, typer.Option(metavar="HOST", help="Check a host of the SSH configuration.")
-    ] = None,
-    python: Python = "python3",
-    as_json: AsJson = False,
-) -> None:
-    """Say what a device is, what it can run and what it is missing; this machine by default."""
-    from ktbench.show import check_devices
-
-    raise typer.Exit(check_devices(_devices(matrix, host, python), as_json=as_json))
-
-
-def _devices(matrix: Path | None, host: str | None, python: str) -> list[Any]:
-    from ktbench.matrix import load
-    from ktbench.matrix import plan as make_plan
-    from ktbench.records import DeviceSpec
-
-    if matrix is not None:
-        return list(make_plan(load(matrix)).devices)
-    if host is not None:
-        return [DeviceSpec(profile="ssh", name=host, host=host, python=python)]
-    return [DeviceSpec(profile="local", name="local")]

@@ -1,4 +1,4 @@
-"""`ktbench devices setup`, `ktbench devices remove` and `ktbench measure`."""
+"""`ktbench devices check`, `setup` and `remove`, and `ktbench measure`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ Host = Annotated[
 Python = Annotated[
     str, typer.Option(metavar="PYTHON", help="Interpreter on the board; none of a virtualenv.")
 ]
+RuntimePython = Annotated[
+    str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Profile = Annotated[
     str | None,
     typer.Option(
@@ -31,8 +35,41 @@ _Came = TypeVar("_Came")
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to those of `ktbench devices`."""
+    app.command("check")(check)
     app.command("setup")(setup)
     app.command("remove")(remove)
+
+
+def check(
+    host: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="HOST", show_default=False, help="As ssh takes it; this machine when left out."
+        ),
+    ] = None,
+    profile: Profile = None,
+    matrix: Annotated[
+        Path | None, typer.Option(metavar="MATRIX.yaml", help="Check the devices of a matrix.")
+    ] = None,
+    python: RuntimePython = "python3",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a device is, what it can run and what it is missing: of this machine, or of HOST."""
+    from ktbench.records import KtbenchError
+    from ktbench.show import check_devices
+    from ktbench.show_measured import device_of
+
+    if matrix is None:
+        devices = [device_of(host or "local", profile, python=python)]
+    elif host is not None or profile is not None:
+        given = f"--profile {profile}" if host is None else host
+        raise KtbenchError(f"{given}: the matrix names its devices: leave one of the two out")
+    else:
+        from ktbench.matrix import load
+        from ktbench.matrix import plan as make_plan
+
+        devices = list(make_plan(load(matrix)).devices)
+    raise typer.Exit(check_devices(devices, as_json=as_json))
 
 
 def setup(host: Host, python: Python = "python3") -> None:
@@ -43,7 +80,7 @@ def setup(host: Host, python: Python = "python3") -> None:
     for note in ready.notes:
         print(f"note: {note}")
     print(f"{host} is ready: {', '.join(ready.runtimes)}")
-    print(f"next: ktbench devices check --host {host}; undo: ktbench devices remove {host}")
+    print(f"next: ktbench devices check {host}; undo: ktbench devices remove {host}")
 
 
 def remove(host: Host) -> None:
@@ -84,10 +121,8 @@ def measure(
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs per run of `offline`.")] = 32,
     governor: Setting = None,
     power_mode: Setting = None,
-    python: Annotated[
-        str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
-    ] = "python3",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    python: RuntimePython = "python3",
+    as_json: AsJson = False,
 ) -> None:
     """Measure any model files on a device: load, first inference and latency percentiles.
 

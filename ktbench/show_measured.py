@@ -54,7 +54,7 @@ def device_of(name: str, profile: str | None, **settings: Any) -> DeviceSpec:
     here = name == "local"
     profile = profile or ("local" if here else "ssh")
     if (catalogue.device(profile).transport == "ssh") is here:
-        wants = "needs --device HOST" if here else "takes no host: leave --device out"
+        wants = "is a board over SSH: name its host" if here else "takes no host: leave it out"
         raise KtbenchError(f"--profile {profile}: {wants}")
     try:
         return DeviceSpec(

@@ -156,6 +156,24 @@ def test_devices_check_tells_what_this_machine_can_run(ktbench: Commands, tmp_pa
     )
     answer = ktbench("devices", "check", "--matrix", matrix)
     assert answer.code == 1 and "cannot be measured" in answer.out and "problem: " in answer.out
+    answer = ktbench("devices", "check", "pi", "--matrix", matrix)
+    assert answer.code == 2 and "leave one of the two out" in answer.error
+
+
+def test_devices_check_asks_a_host_that_is_named_and_holds_it_against_a_profile(
+    ktbench: Commands,
+) -> None:
+    nowhere = "no.such.host.invalid"
+    answer = ktbench("devices", "check", nowhere)
+    assert answer.code == 1 and f"problem: cannot reach {nowhere}" in answer.out
+    [found] = json.loads(
+        ktbench("devices", "check", nowhere, "--profile", "jetson_nano", "--json").out
+    )
+    assert (found["device"], found["title"]) == (nowhere, "Jetson Nano")
+    made_up = json.loads(ktbench("devices", "check", "--profile", "fake", "--json").out)
+    assert made_up[0]["facts"]["machine"] == "fake"
+    refused = ktbench("devices", "check", "--profile", "jetson_nano")
+    assert refused.code == 2 and "is a board over SSH: name its host" in refused.error
 
 
 def test_measure_times_any_model_and_tells_what_it_cannot(
@@ -204,7 +222,7 @@ def test_a_profile_says_what_a_measured_host_is(ktbench: Commands, tmp_path: Pat
     assert made_up["origin"] == "emulated" and made_up["device"]["name"] == "fake"
     for options, says in (
         (("--profile", "nope"), "unknown device 'nope'"),
-        (("--profile", "raspberry_pi_5"), "--profile raspberry_pi_5: needs --device HOST"),
+        (("--profile", "raspberry_pi_5"), "--profile raspberry_pi_5: is a board over SSH: name"),
         (("--profile", "local", "--device", "pi"), "--profile local: takes no host"),
     ):
         refused = ktbench("measure", model, *options)
