@@ -59,6 +59,13 @@ class DeviceError(Exception):
         self.lost = lost
 
 
+class AnswerError(DeviceError):
+    """An agent ended without an answer, or its answer is none: the task at work is not done.
+
+    The device itself is there, and may do other tasks.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
     """A file that a task needs, known on the device by its SHA-256 alone."""
@@ -117,7 +124,8 @@ class Transport(Protocol):
         """The answers to `task["tasks"]`, or why there is none, as they come, in their order.
 
         Each is done in a process of its own, for at most its limit in seconds. Raises DeviceError
-        when the device is lost, or when it takes none of the tasks.
+        when the device is lost, or when it takes none of the tasks; AnswerError when what came in
+        place of the next answer leaves nothing to go on with.
         """
 
     def close(self) -> None:

@@ -111,10 +111,9 @@ def played_series(script: str) -> list[Any]:
         ("p.send({'part': 1})", "out of turn"),
         ("p.send({'part': '../0'})", "out of turn"),
         ("p.send({'ok': {}})", "no 'part'"),
-        ("p.send({'part': 0}); p.send({'ok': [1]})", "no JSON object"),
         ("p.send({'part': 0}); os.write(1, p.MARK + b'\\xff' * 8)", "over the limit"),
-        ("p.send({'part': 0}); p.send({'ended': 'x', 'words': 3})", "no 'ok'"),
         ("p.send({'part': 0})", "ended without an answer"),
+        ("p.send({'part': 0}); os.write(1, b'x' * 200_000)", "no message where one should begin"),
         ("p.send({'error': 'held by\\x1b[2J bob'})", "held by [2J bob"),
     ],
 )
@@ -123,6 +122,25 @@ def test_a_malformed_series_ends_in_one_plain_line(script: str, said: str) -> No
         played_series(script)
     message = str(caught.value)
     assert said in message and message.isprintable() and len(message) < 600
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ("p.send({'ok': [1]})", "no JSON object"),
+        ("p.send({'ended': 'x', 'words': 3})", "no 'ok'"),
+        ("os.write(1, p.frame(b'rm -rf ~'))", "not JSON"),
+        ('os.write(1, p.frame(b\'{"ok": {"load_ns": NaN}}\'))', "not JSON"),
+        ("os.write(1, p.frame(b'[' * 6000))", "not JSON"),
+    ],
+)
+def test_an_answer_that_makes_no_sense_costs_its_own_task_where_its_end_is_known(
+    lie: str, said: str
+) -> None:
+    rest = "p.send({'part': 1}); p.send({'ok': {'a': 1}}); p.send({'ok': {}})"
+    first, second = played_series(f"p.send({{'part': 0}}); {lie}; {rest}")
+    assert said in str(first) and str(first).isprintable()
+    assert second == {"a": 1}
 
 
 def test_a_dead_process_in_a_series_is_told_in_plain_words() -> None:

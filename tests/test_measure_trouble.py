@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from devices._contract import Blob, DeviceError, Profile
+from devices._contract import AnswerError, Blob, DeviceError, Profile
 from devices.agent import power
 from devices.transport.fake import FakeTransport, made_up
 from ktbench import catalogue
-from ktbench.measure import (
-    Job,
-    check,
-    measure,
-)
+from ktbench.measure import BoardAccuracy, Job, check, evaluate, measure
 from ktbench.measure.target import Target
 from ktbench.records import (
     DeviceSpec,
@@ -194,6 +191,50 @@ def test_a_lost_board_is_waited_for(
 
     found = list(measure(FAKE, two, tmp_path, transport=FakeTransport(shaky)))
     assert [m.repeats for m in found if isinstance(m, Measurement)] == [3, 3]
+
+
+def test_answers_that_leave_nothing_to_go_on_with_cost_the_artifact_at_work_and_no_other(
+    two: list[Job], tmp_path: Path
+) -> None:
+    lying, asked = Blob.read(two[0].path).digest, []
+
+    class Liar(FakeTransport):
+        """Tells of one artifact in a way that ends the talk."""
+
+        def series(self, task: Any, blobs: Any, limits: Any) -> Any:
+            for part in task["tasks"]:
+                asked.append((part["artifact"] == lying, part["repeat"]))
+                if part["artifact"] == lying and part["repeat"] == 1:
+                    raise AnswerError("malformed answer: a message is over the limit")
+                yield made_up(part, blobs)
+
+    told: list[int] = []
+    liar, honest = measure(
+        FAKE, two, tmp_path, transport=Liar(), progress=lambda done, _: told.append(done)
+    )
+    assert isinstance(liar, Failure) and "over the limit" in liar.reason
+    assert isinstance(honest, Measurement) and honest.repeats == 3
+    assert asked == [(True, 0), (False, 0), (True, 1), (False, 1), (False, 2)]
+    assert told == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_test_set_is_run_by_each_artifact_alone_where_one_takes_the_others_with_it(
+    two: list[Job],
+) -> None:
+    killer = Blob.read(two[0].path).digest
+
+    def dies(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
+        if killer in task.get("artifacts", ()):
+            raise AnswerError("the agent ended without an answer (signal 9)")
+        if task["task"] == "look":
+            return {}
+        answer = made_up(task, blobs)
+        return {**answer, "artifacts": [{**each, "top1": [0, 1]} for each in answer["artifacts"]]}
+
+    labels, stack = np.array([0, 2]), np.zeros((2, 1, 4, 4), np.uint8)
+    dead, alive = evaluate(FAKE, two, stack, labels, transport=FakeTransport(dies))
+    assert isinstance(dead, Failure) and "signal 9" in dead.reason
+    assert isinstance(alive, BoardAccuracy) and alive.accuracy == 0.5
 
 
 @pytest.mark.parametrize("turns", [1, 16])

@@ -80,8 +80,13 @@ def read_exactly(read: Read, count: int) -> bytes:
 
 def read_frame(read: Read, noise: int = 0) -> Dict[str, Any]:
     """The next frame's JSON object, after at most `noise` bytes of something else."""
+    return parse(read_body(read, noise))
+
+
+def parse(body: bytes) -> Dict[str, Any]:
+    """The JSON object of a frame."""
     try:
-        value = json.loads(read_body(read, noise).decode(), parse_constant=_refuse_constant)
+        value = json.loads(body.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a message is not JSON: %s" % error)
     if not isinstance(value, dict):

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from devices._contract import Blob, DeviceError
+from devices._contract import AnswerError, Blob, DeviceError
 from devices.agent import protocol
 
 LOADER = 'exec(__import__("base64").b64decode(open(0,"rb",0,closefd=False).readline()))'
@@ -143,7 +143,7 @@ class Exchange:
                 ) from error
             raise self._ended(code, errors.text(), task["limit_s"]) from error
         except protocol.ProtocolError as error:
-            raise DeviceError(f"malformed answer: {plain(str(error))}") from error
+            raise _malformed(error) from error
         finally:
             deadline.cancel()
 
@@ -151,12 +151,16 @@ class Exchange:
         """The answer to one task of a series, which comes behind its number."""
         if _ok(_next(process), "part") != number:
             raise protocol.ProtocolError("an answer came out of turn")
-        frame = _next(process)
-        code, words = frame.get("ended"), frame.get("words")
-        if isinstance(code, int) and isinstance(words, str):
-            return _ended(code, words, limit_s)
+        assert process.stdout is not None
+        body = protocol.read_body(process.stdout.read, protocol.MAX_NOISE)
         try:
+            frame = protocol.parse(body)
+            code, words = frame.get("ended"), frame.get("words")
+            if isinstance(code, int) and isinstance(words, str):
+                return _ended(code, words, limit_s)
             return _answer(frame)
+        except protocol.ProtocolError as error:  # it is known where the next message begins
+            return _malformed(error)
         except DeviceError as error:
             return error
 
@@ -199,15 +203,19 @@ def _answer(frame: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _ended(code: int, errors: str, limit_s: float) -> DeviceError:
+def _malformed(error: protocol.ProtocolError) -> AnswerError:
+    return AnswerError(f"malformed answer: {plain(str(error))}")
+
+
+def _ended(code: int, errors: str, limit_s: float) -> AnswerError:
     """Why an agent gave no answer, by how it ended and its last words."""
     if code in (-14, 142):  # SIGALRM, by which the agent ends itself
-        return DeviceError(f"the agent was not done after {limit_s:.0f} s and was stopped")
+        return AnswerError(f"the agent was not done after {limit_s:.0f} s and was stopped")
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     if code in (-9, 137):
         how += ", as when memory runs out"
     words = last_line(errors)
-    return DeviceError(f"the agent ended without an answer ({how})" + (words and f": {words}"))
+    return AnswerError(f"the agent ended without an answer ({how})" + (words and f": {words}"))
 
 
 def _ok(frame: dict[str, Any], key: str) -> Any:

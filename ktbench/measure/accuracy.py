@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from devices._contract import DeviceError, Lease, Transport
+from devices._contract import AnswerError, DeviceError, Lease, Transport
 from ktbench.measure.answers import Evaluated
 from ktbench.measure.job import Array, Job
 from ktbench.measure.patience import patiently
-from ktbench.measure.target import opened
+from ktbench.measure.target import Target, opened
 from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError
 
 
@@ -45,7 +45,8 @@ def evaluate(
     """Accuracy of artifacts of one format over inputs (N, ...) in their layout, labels (N,).
 
     `expected` are classes (N,) that the host names, one array per job. One result per job, in
-    their order; all artifacts of a call share one process on the device, as nothing is timed.
+    their order; all artifacts of a call share one process on the device, as nothing is timed,
+    unless that ends without an answer: then each has a process of its own.
     """
     if len({job.export.format for job in jobs}) > 1:
         raise KtbenchError("evaluate takes artifacts of one format at a time")
@@ -54,13 +55,27 @@ def evaluate(
     try:
         with opened(device, transport, lease) as target:
             target.look()  # a board that was never there is not waited for
-            answer = patiently(lambda: target.evaluate(jobs, inputs))
+            answers = _answers(target, jobs, inputs)
     except (DeviceError, KtbenchError) as error:
         yield from (_failure(device, job, str(error)) for job in jobs)
         return
-    for index, job in enumerate(jobs):
+    for index, (job, answer) in enumerate(zip(jobs, answers, strict=True)):
         reference = expected[index] if expected is not None else None
-        yield _result(device, job, answer, index, labels, reference)
+        if isinstance(answer, DeviceError):
+            yield _failure(device, job, str(answer))
+        else:
+            yield _result(device, job, answer, labels, reference)
+
+
+def _answers(target: Target, jobs: Sequence[Job], inputs: Array) -> list[Evaluated | DeviceError]:
+    """One answer per job, each about that job's artifact alone; DeviceError for a lost device."""
+    try:
+        whole = patiently(lambda: target.evaluate(jobs, inputs))
+    except AnswerError as error:
+        if len(jobs) == 1:
+            return [error]
+        return [answer for job in jobs for answer in _answers(target, [job], inputs)]
+    return [whole.model_copy(update={"artifacts": [entry]}) for entry in whole.artifacts]
 
 
 def _failure(device: DeviceSpec, job: Job, reason: str) -> Failure:
@@ -72,11 +87,10 @@ def _result(
     device: DeviceSpec,
     job: Job,
     answer: Evaluated,
-    index: int,
     labels: NDArray[np.integer],
     expected: NDArray[np.integer] | None,
 ) -> BoardAccuracy | Failure:
-    entry = answer.artifacts[index]
+    (entry,) = answer.artifacts
     if entry.top1 is None:
         return _failure(device, job, entry.error or "the agent names no classes")
     found = np.asarray(entry.top1)

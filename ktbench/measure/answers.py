@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from devices._contract import DeviceError
+from devices._contract import AnswerError
 from ktbench.measure.budget import MAX_RUNS
 
 MAX_FACTS = 1 << 16
@@ -180,10 +180,10 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def parse(kind: type[Kind], answer: dict[str, Any]) -> Kind:
-    """An agent's answer as a record; DeviceError says what is wrong with a malformed one."""
+    """An agent's answer as a record; AnswerError says what is wrong with a malformed one."""
     try:
         return kind.model_validate(answer)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DeviceError(f"malformed answer: {where}: {first['msg']}") from error
+        raise AnswerError(f"malformed answer: {where}: {first['msg']}") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from devices._contract import DeviceError, Lease, Transport
+from devices._contract import AnswerError, DeviceError, Lease, Transport
 from ktbench.measure.answers import Bench
 from ktbench.measure.budget import Budget, budget_of
 from ktbench.measure.job import Job
@@ -118,7 +118,10 @@ class _Session:
         return found
 
     def _repeat(self, target: Target, turns: Sequence[tuple[_Row, int]]) -> None:
-        """All repeats; those that the connection's loss cut short are tried anew, for a while."""
+        """All repeats; those that the connection's loss cut short are tried anew, for a while.
+
+        An answer that makes no sense costs the artifact at work, and no other.
+        """
         left = list(turns)
 
         def go_on() -> None:
@@ -126,6 +129,11 @@ class _Session:
             try:
                 for answer in target.series(asked, self._budget):
                     self._take(left.pop(0)[0], answer)
+            except AnswerError as error:
+                at_work = left[0][0]
+                for _ in [row for row, _ in left if row is at_work]:
+                    self._take(at_work, error)
+                left[:] = [turn for turn in left if turn[0] is not at_work]
             except DeviceError as error:
                 if not error.lost or len(left) == len(asked):
                     raise  # a loss after an answer is another one: it is waited for anew

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from devices._contract import Blob, DeviceError, Lease, Profile, Transport
+from devices._contract import AnswerError, Blob, DeviceError, Lease, Profile, Transport
 from devices.transport import open_transport
 from ktbench import catalogue
 from ktbench.measure.answers import Bench, Evaluated, Probe, parse
@@ -111,7 +111,7 @@ class Target:
         }
         answer = parse(Evaluated, self._run(task, [*artifacts, stack], EVALUATE_S))
         if len(answer.artifacts) != len(jobs):
-            raise DeviceError("malformed answer: not one entry per artifact")
+            raise AnswerError("malformed answer: not one entry per artifact")
         return answer
 
     def release(self) -> None:
