@@ -14,12 +14,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks._claim import Outcome
+from benchmarks._paired import compare
 from devices.agent.board import Board
 from ktbench.measure import Budget, Job, measure
 from ktbench.records import DeviceSpec, ExportSpec, Failure
 
 BAR = 0.03
-ROUNDS = 10
+PAIRS = 20
 RUNS = 1500
 WARM_S = 0.5
 
@@ -93,13 +94,18 @@ def run() -> Outcome:
         model = Path(name, "model.onnx")
         write_model(model)
         cpu = Board().choose_cpus(1)[0]  # the agent's choice, so that both run on the same one
-        for number in range(2 * ROUNDS):
-            if number % 4 in (0, 3):  # a drift hits both alike
-                agent.append(_agent_ms(model, Path(name)))
-            else:
-                bare.append(_bare_ms(model, cpu))
-    one, other = statistics.median(agent), statistics.median(bare)
-    print(f"agent      {one:.4f} ms (p50, median of {ROUNDS} processes; least {min(agent):.4f})")
-    print(f"bare loop  {other:.4f} ms (p50, median of {ROUNDS} processes; least {min(bare):.4f})")
-    ratio = one / other
-    return Outcome(f"{ratio - 1:+.1%} of a bare loop", f"within {BAR:.0%}", abs(ratio - 1) <= BAR)
+
+        def by_agent() -> float:
+            agent.append(_agent_ms(model, Path(name)))
+            return agent[-1]
+
+        def by_loop() -> float:
+            bare.append(_bare_ms(model, cpu))
+            return bare[-1]
+
+        found = compare(by_agent, by_loop, PAIRS)
+    for side, medians in (("agent", agent), ("bare loop", bare)):
+        middle = statistics.median(medians)
+        print(f"{side:<10} {middle:.4f} ms (median of {PAIRS} processes' medians), ", end="")
+        print(f"{min(medians):.4f} to {max(medians):.4f}")
+    return found.outcome("a bare loop", BAR)
