@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import onnx
 import pytest
@@ -70,6 +71,27 @@ def write_onnx(path: Path, batch: int | str = 1) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
+    return path
+
+
+def write_tflite(path: Path, operator: str = "RELU") -> Path:
+    """A TFLite model of one operator on four numbers; XNNPACK takes over RELU, not LOG_SOFTMAX."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, graph, step = schema.ModelT(), schema.SubGraphT(), schema.OperatorT()
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, operator)
+    code.version = 1
+    graph.tensors = [schema.TensorT(), schema.TensorT()]
+    for tensor, name in zip(graph.tensors, ("x", "y"), strict=True):
+        tensor.name, tensor.shape, tensor.type = name, [1, 4], schema.TensorType.FLOAT32
+    step.inputs, step.outputs = [0], [1]
+    graph.inputs, graph.outputs, graph.operators = [0], [1], [step]
+    model.version, model.operatorCodes, model.subgraphs = 3, [code], [graph]
+    model.buffers = [schema.BufferT()]  # the first one is empty: tensors without data name it
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(builder.Output())
     return path
 
 

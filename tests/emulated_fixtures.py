@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from devices.transport.ssh import SshTransport
 from ktbench.boards import look_at, set_up, take_down
 from tests.boards import lacking
-from tests.emulated import WANTED, EmulatedBoard, running_board
+from tests.emulated import WANTED, EmulatedBoard, running_board, wanted
 from tests.emulated_image import folder, missing
 
 LISTING = 'cd ~; python3 -c "import os; print(*sorted(os.path.join(d, f) for d, ds, fs in ' + (
@@ -21,7 +20,7 @@ LISTING = 'cd ~; python3 -c "import os; print(*sorted(os.path.join(d, f) for d, 
 @pytest.fixture(scope="session")
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedBoard]:
     """A board as it was unpacked."""
-    if os.environ.get(WANTED) not in ("1", "all"):
+    if not wanted():
         pytest.skip(f"an emulated board takes minutes: set {WANTED}=1, or all")
     reason = missing()
     if reason:

@@ -294,6 +294,15 @@ def test_every_runtime_of_the_folder_keeps_the_contract() -> None:
         module("../../os")
 
 
+def test_a_process_loads_no_runtime_but_the_one_that_it_needs() -> None:
+    lines = (
+        "import sys; from devices.agent.runtimes import choose",
+        "assert choose(['onnxruntime', 'tflite'], 'tflite') == 'tflite'",
+        "assert 'ai_edge_litert' in sys.modules and 'onnxruntime' not in sys.modules",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
+
+
 def test_a_format_without_a_runtime_says_what_is_missing() -> None:
     assert choose(["tflite", "onnxruntime"], "onnx") == "onnxruntime"
     with pytest.raises(TaskError, match="no runtime for onnx models"):

@@ -9,14 +9,15 @@ import pytest
 
 from ktbench.results import ResultsFolder
 from tests.emulated import EmulatedBoard
+from tests.emulated_tasks import watched
 from tests.running import Commands, write_matrix
 
 pytest_plugins = ("tests.emulated_fixtures", "tests.running_fixtures")
 pytestmark = pytest.mark.timeout(1500)
 
 
-def test_a_matrix_is_measured_on_the_board_and_right_there(
-    reached: EmulatedBoard, ktbench: Commands, tmp_path: Path
+def test_a_matrix_is_right_on_the_board_and_a_power_cut_costs_it_the_artifact_at_work(
+    reached: EmulatedBoard, ktbench: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matrix = write_matrix(
         tmp_path / "m.yaml",
@@ -26,10 +27,27 @@ def test_a_matrix_is_measured_on_the_board_and_right_there(
         exports={"formats": ["onnx", "tflite"], "precisions": ["fp32", "int8"]},
         devices=[{"emulated_aarch64": {"name": "arm", "host": "board", "repeats": 1}}],
     )
+    with monkeypatch.context() as impatient, watched(on_last_bench=reached.cut_power):
+        impatient.setattr("ktbench.measure.patience.WAITS_S", ())
+        cut = ktbench("run", matrix, "--results", "r", "--quiet")
+    reached.start()
+    (line,) = cut.err.splitlines()
+    assert cut.code == 1 and line.startswith("  not measured: ") and "cannot reach board" in line
+    kept = list(ResultsFolder(tmp_path / "r").measurements())
+    assert len(kept) == 7
     ktbench.report = True
-    answer = ktbench("run", matrix, "--results", tmp_path / "r")
-    assert answer.code == 0, answer.err
-    results = ResultsFolder(tmp_path / "r")
+    with watched() as tasks:
+        whole = ktbench("run", matrix, "--results", "r")
+    assert whole.code == 0, whole.err
+    assert tasks.count("bench") == tasks.count("evaluate") == 1
+    found = list(ResultsFolder(tmp_path / "r").measurements())
+    assert len(found) == 8 and all(measured in found for measured in kept)
+    assert_right(ResultsFolder(tmp_path / "r"))
+    assert_labelled(tmp_path / "r" / "report")
+
+
+def assert_right(results: ResultsFolder) -> None:
+    """Every artifact has a valid measurement, whose classes on the board are those of here."""
     found = {(m.cell_key, m.export): m for m in results.measurements()}
     artifacts = [a for result in results.results() for a in result.artifacts]
     assert len(found) == len(artifacts) == 8
@@ -38,7 +56,6 @@ def test_a_matrix_is_measured_on_the_board_and_right_there(
         assert measured.origin == "emulated" and measured.validity.valid
         assert measured.test_inputs == 40
         assert measured.test_accuracy == pytest.approx(artifact.test_accuracy, abs=1 / 40 + 1e-9)
-    assert_labelled(tmp_path / "r" / "report")
 
 
 def assert_labelled(report: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from devices._contract import Blob, DeviceError
+from devices.agent import protocol
 from devices.transport import ssh
 from devices.transport.ssh import SshTransport
 from ktbench.measure import measure
 from ktbench.records import DeviceSpec, Failure, Measurement
-from ktbench.results import ResultsFolder
-from tests.boards import SHORT, images, job, logits, write_onnx
+from tests.boards import SHORT, images, job, logits, write_onnx, write_tflite
 from tests.emulated import LONG, EmulatedBoard
-from tests.running import Commands, write_matrix
+from tests.emulated_tasks import watched
 
-pytest_plugins = ("tests.emulated_fixtures", "tests.running_fixtures")
+pytest_plugins = ("tests.emulated_fixtures",)
 pytestmark = pytest.mark.timeout(1500)
 
 DEVICE = DeviceSpec(profile="emulated_aarch64", host="board", name="emulated", repeats=1)
@@ -101,6 +102,80 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(reached: EmulatedBoard) -
         way.run({"task": "look"}, [blob], 60)
 
 
+def test_a_runtime_that_falls_back_is_invalid_and_one_without_the_provider_says_what_it_has(
+    reached: EmulatedBoard, tmp_path: Path
+) -> None:
+    taken, left = write_tflite(tmp_path / "a.tflite"), write_onnx(tmp_path / "b.onnx", "lacking")
+    unfit = write_tflite(tmp_path / "c.tflite", "LOG_SOFTMAX")
+    wants = DEVICE.model_copy(update={"provider": "xnnpack"})
+    jobs = [job(taken), job(left), job(unfit)]
+    good, lacking, fallen = measure(wants, jobs, tmp_path, budget=SHORT)
+    assert isinstance(good, Measurement) and good.validity.valid and good.provider == "XNNPACK"
+    assert isinstance(lacking, Failure)
+    assert "built without XnnpackExecutionProvider: it has" in lacking.reason, lacking
+    assert "CPUExecutionProvider" in lacking.reason
+    assert isinstance(fallen, Measurement)
+    assert fallen.validity.reasons == ("fallback: XNNPACK was asked for, builtin ran",)
+
+
+# ---------------------------------------------------------------- a board that lies
+
+
+LIAR = """#!/usr/bin/python3
+import json, sys
+lies = {lies!r}
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0])
+from agent import __main__ as agent, protocol, series
+frame, honest = protocol.frame, series.outcome
+def outcome(task, store):
+    lie = lies.get(task["artifact"])
+    if lie != "paths":
+        return honest(task, store) if lie is None else lie
+    answer = json.loads(honest(task, store).decode())
+    escaping = "../../../../../../tmp/escaped"
+    answer["ok"].update(runtime=escaping, provider=escaping, wanted_provider=escaping)
+    answer["ok"].update(artifact=escaping, outputs_digest=escaping, samples=escaping)
+    answer["ok"]["facts"][escaping] = escaping
+    return json.dumps(answer).encode()
+series.outcome = outcome
+protocol.frame = lambda body: body if body.startswith(protocol.MARK) else frame(body)
+agent.main()
+"""
+"""In the place of the board's Python: the agent, but for what it answers of some artifacts."""
+
+
+def test_a_board_that_lies_harms_nothing_here_and_its_honest_answers_count(
+    reached: EmulatedBoard, tmp_path: Path
+) -> None:
+    names = ("endless", "text", "paths", "honest")
+    models = {name: write_onnx(tmp_path / "models" / f"{name}.onnx", name) for name in names}
+    lies: dict[str, bytes | str] = {
+        "endless": protocol.MARK + b"\xff" * 4 + b"{" * 100_000,  # announces 4 GiB
+        "text": b"'; rm -rf ~ #",
+        "paths": "paths",
+    }
+    told = {Blob.read(models[name]).digest: lie for name, lie in lies.items()}
+    script = base64.b64encode(LIAR.format(lies=told).encode()).decode()
+    reached.ssh("/bin/busybox base64 -d > liar; chmod 755 liar", given=script)
+    device = DEVICE.model_copy(update={"python": "~/liar"})
+    results = tmp_path / "results"
+    results.mkdir()
+    try:
+        jobs = [job(models[name]) for name in names]
+        found = dict(zip(names, measure(device, jobs, results, budget=SHORT), strict=True))
+    finally:
+        reached.ssh("rm liar")
+    endless, text, paths, honest = (found[name] for name in names)
+    assert isinstance(endless, Failure) and "over the limit" in endless.reason, endless
+    assert isinstance(text, Failure) and "a message is not JSON" in text.reason, text
+    assert isinstance(paths, Measurement) and paths.runtime.endswith("/tmp/escaped")
+    assert isinstance(honest, Measurement) and honest.validity.valid
+    written = {path.relative_to(results).as_posix() for path in results.rglob("*.*")}
+    assert written == {paths.samples, honest.samples}
+    assert not Path("/tmp/escaped").exists()
+
+
 # ---------------------------------------------------------------- memory
 
 
@@ -146,56 +221,6 @@ def alert(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ssh._OPTIONS, "ServerAliveInterval", "3")
 
 
-def nothing() -> None:
-    """What there is to do in most cases."""
-
-
-@contextmanager
-def watched(
-    on_loss: Callable[[], None] = nothing, on_second_bench: Callable[[], None] = nothing
-) -> Iterator[list[str]]:
-    """The tasks that boards are given over SSH; of a series, each of its own.
-
-    `on_loss` is called when the first one is lost, `on_second_bench` in a series' second.
-    """
-    tasks: list[str] = []
-    run, series = SshTransport.run, SshTransport.series
-
-    def look(error: DeviceError) -> None:
-        if error.lost and "lost" not in tasks:
-            tasks.append("lost")
-            on_loss()
-
-    def one(
-        way: SshTransport, task: dict[str, Any], blobs: Sequence[Blob], limit_s: float
-    ) -> dict[str, Any]:
-        tasks.append(task["task"])
-        try:
-            return run(way, task, blobs, limit_s)
-        except DeviceError as error:
-            look(error)
-            raise
-
-    def several(
-        way: SshTransport, task: dict[str, Any], blobs: Sequence[Blob], limits: Sequence[float]
-    ) -> Iterator[dict[str, Any] | DeviceError]:
-        tasks.extend(each["task"] for each in task["tasks"])
-        try:
-            with closing(series(way, task, blobs, limits)) as answers:
-                for number, answer in enumerate(answers):
-                    if number == 0 and len(limits) > 1:
-                        threading.Timer(1.0, on_second_bench).start()
-                    yield answer
-        except DeviceError as error:
-            look(error)
-            raise
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SshTransport, "run", one)
-        patch.setattr(SshTransport, "series", several)
-        yield tasks
-
-
 @pytest.mark.usefixtures("alert")
 @pytest.mark.parametrize(
     ("lose", "bring_back"),
@@ -225,30 +250,6 @@ def test_a_board_that_is_lost_in_mid_run_is_measured_when_it_is_back(
     saboteur.join()
     assert tasks[:4] == ["probe", "bench", "lost", "bench"]
     assert isinstance(found, Measurement) and found.validity.valid, found
-
-
-def test_a_power_cut_costs_the_artifact_at_work_and_a_later_run_measures_just_that(
-    reached: EmulatedBoard, ktbench: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    matrix = write_matrix(
-        tmp_path / "m.yaml",
-        teachers=[],
-        methods=["none"],
-        exports={"formats": "onnx", "precisions": ["fp32", "int8"]},
-        devices=[{"emulated_aarch64": {"name": "arm", "host": "board", "repeats": 1}}],
-    )
-    monkeypatch.setattr("ktbench.measure.patience.WAITS_S", ())
-    with watched(on_second_bench=reached.cut_power):
-        cut = ktbench("run", matrix, "--results", "r", "--quiet")
-    reached.start()
-    (line,) = cut.err.splitlines()
-    assert cut.code == 1 and line.startswith("  not measured: ") and "cannot reach board" in line
-    (kept,) = ResultsFolder(tmp_path / "r").measurements()
-    with watched() as tasks:
-        whole = ktbench("run", matrix, "--results", "r", "--quiet")
-    assert whole.code == 0 and tasks.count("bench") == 1
-    found = list(ResultsFolder(tmp_path / "r").measurements())
-    assert len(found) == 2 and kept in found and all(m.validity.valid for m in found)
 
 
 # ---------------------------------------------------------------- figures that repeat

@@ -28,7 +28,7 @@ from ktbench.records import (
     Measurement,
     Tolerance,
 )
-from tests.boards import SHORT, images, job, logits, write_onnx
+from tests.boards import SHORT, images, job, logits, write_onnx, write_tflite
 
 pytest_plugins = ("tests.board_fixtures",)
 
@@ -71,6 +71,16 @@ def test_a_model_is_measured_here_and_every_sample_is_kept(
     assert [path.name for path in (tmp_path / "measurements").iterdir()] == [
         Path(found.samples).name
     ]
+
+
+def test_a_runtime_that_falls_back_makes_a_measurement_invalid(tmp_path: Path) -> None:
+    taken = write_tflite(tmp_path / "a.tflite")
+    unfit = write_tflite(tmp_path / "b.tflite", "LOG_SOFTMAX")
+    wants = DeviceSpec(profile="local", name="here", repeats=1, provider="xnnpack")
+    good, fallen = measure(wants, [job(taken), job(unfit)], tmp_path, budget=SHORT)
+    assert isinstance(good, Measurement) and isinstance(fallen, Measurement)
+    assert good.provider == "XNNPACK" and not good.validity.reasons
+    assert fallen.validity.reasons == ("fallback: XNNPACK was asked for, builtin ran",)
 
 
 def test_a_tflite_model_is_measured_here(tflite_model: Path, tmp_path: Path) -> None:

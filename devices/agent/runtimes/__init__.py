@@ -69,28 +69,28 @@ def module(name: str) -> Any:
 
 def installed() -> Dict[str, Dict[str, Any]]:
     """Each known runtime with its formats and its version, or why it cannot be had."""
-    found = {}
-    for name in names():
-        runtime = module(name)
-        entry: Dict[str, Any] = {
-            "formats": list(runtime.FORMATS),
-            "install": runtime.INSTALL,
-        }
-        try:
-            entry["version"] = runtime.version()
-        except Exception as error:  # a broken wheel raises whatever it likes
-            entry["error"] = "%s: %s" % (type(error).__name__, error)
-        found[name] = entry
-    return found
+    return {name: _looked_at(module(name)) for name in names()}
+
+
+def _looked_at(runtime: Any) -> Dict[str, Any]:
+    entry: Dict[str, Any] = {"formats": list(runtime.FORMATS), "install": runtime.INSTALL}
+    try:
+        entry["version"] = runtime.version()
+    except Exception as error:  # a broken wheel raises whatever it likes
+        entry["error"] = "%s: %s" % (type(error).__name__, error)
+    return entry
 
 
 def choose(wanted: List[str], form: str) -> str:
-    """The first wanted runtime that runs this format; TaskError says what each one lacks."""
-    known = installed()
+    """The first wanted runtime that runs this format; TaskError says what each one lacks.
+
+    No other is loaded: it would cost a board seconds, and count as the artifact's memory.
+    """
     reasons = []
     for name in wanted:
-        entry = known.get(name, {})
-        if form in entry.get("formats", ()):
+        runtime = module(name) if name in names() else None
+        if runtime is not None and form in runtime.FORMATS:
+            entry = _looked_at(runtime)
             if "version" in entry:
                 return name
             reasons.append("%s (%s)" % (name, entry["error"]))
