@@ -83,3 +83,14 @@ def test_the_studies_page_has_the_accuracies_of_the_committed_efficiency_study()
     assert shown.keys() == found.keys()
     for where, of_seeds in found.items():
         assert shown[where] == pytest.approx(100 * sum(of_seeds) / 5, abs=0.051), where
+
+
+def test_what_views_cost_is_what_the_committed_run_has() -> None:
+    cells = load_results(ROOT / "results/reference/views").cells
+    taught = cells[cells["method"] != "none"]
+    means = taught.groupby("budget")["accuracy"].mean()
+    [fresh] = [mean for budget, mean in means.items() if "views" not in str(budget)]
+    lost = {str(budget): 100 * (fresh - mean) for budget, mean in means.items()}
+    page = " ".join((ROOT / "docs/cache.md").read_text(encoding="utf-8").split())
+    assert f"one view costs {lost['views=1']:.1f} points" in page
+    assert f"and four cost {lost['views=4']:.1f}" in page
