@@ -10,6 +10,7 @@ import pandas as pd
 from ktbench.report import reuse, text
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.parts import Box, Column, Row, Table, rows_of
+from ktbench.report.savings import saving_sentences
 
 WITHIN = 0.01
 """An export may be this much less accurate on validation than the best one, if it is faster."""
@@ -33,7 +34,7 @@ def sentences(analysis: Analysis) -> list[str]:
     found = [_gain_sentence(methods)]
     found += _loss_sentence(methods)
     found += _deploy_sentences(analysis)
-    found += _speed_sentence(analysis)
+    found += saving_sentences(analysis) or _speed_sentence(analysis)
     found += _views_sentences(analysis)
     return found
 
@@ -154,11 +155,15 @@ def _views_sentences(analysis: Analysis) -> list[str]:
     """What reusing augmentations changes, over everything that has a teacher."""
     return [
         f"Epochs that take turns with {_bold(text.count(row['views'], 'stored view'))} of each "
-        f"image instead of fresh augmentations change test accuracy by {_gain(row)} over "
-        f"{text.count(row['groups'], 'pair')} of student and method, and spare up to "
+        f"image instead of fresh augmentations change test accuracy by {_gain(row)}{_clear(row)} "
+        f"over {text.count(row['groups'], 'pair')} of student and method, and spare up to "
         f"{text.percent(row['saved'])} of the teacher's passes."
         for row in rows_of(reuse.overall(analysis.reused))[:2]
     ]
+
+
+def _clear(row: Row) -> str:
+    return ", which is not clear," if row["sign"] == "none" else ""
 
 
 # ---------------------------------------------------------------- the table

@@ -12,13 +12,23 @@ LEVEL = f"{100 * stats.LEVEL:.0f} %"
 """Of every interval, in words."""
 
 
+_DIFFERENCES = (
+    f"Differences are paired by seed, with t intervals at {LEVEL}, each row's own; each column of "
+    "them is one family, and full colour marks what is clear among all its rows (Holm's step-down)."
+)
+
+
 def _change_box(row: Row, name: str) -> Box:
     value, sign = row[name], row[f"{name}_sign"]
     if not text.known(value):
         return Box(text.NOTHING, "muted")
     kind = {"positive": "gain", "negative": "loss"}.get(sign, "none")
     bounds = text.point_interval(row[f"{name}_low"], row[f"{name}_high"])
-    return Box(f"{text.points(value)} {bounds}".strip(), kind, f"n = {row[f'{name}_n']}")
+    hint = f"n = {row[f'{name}_n']}"
+    if text.known(row[f"{name}_p"]):
+        p, among = text.small(row[f"{name}_p"]), text.small(row[f"{name}_p_holm"])
+        hint += f", p = {p}, among all {among}"
+    return Box(f"{text.points(value)} {bounds}".strip(), kind, hint)
 
 
 def _first(frame: pd.DataFrame) -> list[Row]:
@@ -59,7 +69,7 @@ def window_table(frame: pd.DataFrame) -> Table:
     caption = (
         "Transfer during a part of the training; outside it the student learns from labels alone "
         "and no teacher is run. The loss's scale falls there by the transfer's terms (“jump”), "
-        f"unless it is kept. Differences are paired by seed, with t intervals at {LEVEL}."
+        f"unless it is kept. {_DIFFERENCES}"
     )
     return Table("efficiency-windows", caption, columns, rows, frame, total=len(frame))
 
@@ -97,8 +107,8 @@ def pool_table(frame: pd.DataFrame) -> Table:
     ]
     caption = (
         "One teacher of a pool, one drawn at random for every step, and the average of several "
-        "teachers' logits; differences to the average of the most, paired by seed, with t "
-        f"intervals at {LEVEL}. FLOPs include the teachers' forward passes."
+        "teachers' logits. FLOPs include the teachers' forward passes. “Minus the average”: that "
+        f"of the most teachers. {_DIFFERENCES}"
     )
     return Table("efficiency-pools", caption, columns, rows, frame, total=len(frame))
 
