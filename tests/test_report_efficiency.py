@@ -29,7 +29,7 @@ from tests.running import SMALL, Commands, write_matrix
 
 
 def compared(folder: Path) -> dict[str, Comparison]:
-    frame = quality_cost.trainings(Analysis(load_results(folder)))
+    frame = Analysis(load_results(folder)).trainings
     return {one.label: one for one in quality_cost.comparisons(frame)}
 
 
@@ -120,7 +120,7 @@ def test_only_seeds_that_have_every_budget_on_both_sides_count(tmp_path: Path) -
 
 def test_a_windows_change_is_paired_by_seed_with_transfer_throughout(study: Path) -> None:
     analysis = Analysis(load_results(study))
-    frame = sweeps.windows(quality_cost.trainings(analysis))
+    frame = sweeps.windows(analysis.trainings)
     assert list(frame["window"]) == ["", "0–30 %"] * (len(EPOCHS) + 1)
     row = frame[(frame["epochs"] == 16) & (frame["window"] == "0–30 %")].iloc[0]
     cells = analysis.cells
@@ -139,7 +139,7 @@ def test_a_windows_change_is_paired_by_seed_with_transfer_throughout(study: Path
 
 def test_the_mean_over_budgets_has_a_figure_per_seed(study: Path) -> None:
     analysis = Analysis(load_results(study))
-    frame = sweeps.windows(quality_cost.trainings(analysis))
+    frame = sweeps.windows(analysis.trainings)
     row = frame[(frame["epochs"] == 0) & (frame["window"] == "0–30 %")].iloc[0]
     cells = analysis.cells[analysis.cells["teacher"] == "T0"]
     means = cells.groupby(["distill_end", "seed"])["accuracy"].mean()
@@ -150,7 +150,7 @@ def test_the_mean_over_budgets_has_a_figure_per_seed(study: Path) -> None:
 
 def test_a_pools_uses_stand_beside_each_other_with_what_they_cost(study: Path) -> None:
     analysis = Analysis(load_results(study))
-    frame = sweeps.pools(analysis, quality_cost.trainings(analysis))
+    frame = sweeps.pools(analysis, analysis.trainings)
     own = frame[frame["epochs"] == 32].set_index("teacher")
     assert own["drawn"].to_dict() == {"T0": 1, "one of four": 1, "all four": 4}
     assert own["members"].to_dict() == {"T0": 1, "one of four": 4, "all four": 4}
@@ -231,7 +231,7 @@ def test_a_real_study_of_budgets_windows_and_a_pool_is_told(
     answer = ktbench("run", "matrix.yaml", "--results", "run")
     assert answer.code == 0, answer.err
     analysis = Analysis(load_results(tmp_path / "run"))
-    frame = quality_cost.trainings(analysis)
+    frame = analysis.trainings
     assert len(frame) == 2 * 5
     longest = frame[frame["epochs"] == 2].set_index(["teacher", "window"])
     one, passes = longest.loc["T", ""], longest["teacher_flops"]

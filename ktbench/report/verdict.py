@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ktbench import stats
 from ktbench.report import reuse, text
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.parts import Box, Column, Row, Table, rows_of
@@ -14,6 +15,9 @@ from ktbench.report.savings import saving_sentences
 
 WITHIN = 0.01
 """An export may be this much less accurate on validation than the best one, if it is faster."""
+
+
+_TOGETHER = f"at {100 * stats.LEVEL:.0f}\u00a0% for all together"
 
 
 def best_methods(analysis: Analysis) -> pd.DataFrame:
@@ -53,13 +57,13 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
     if clear.empty:
         return (
             f"No method gains clearly over no transfer in any of "
-            f"{text.count(len(judged), 'comparison')}, judged together{_alone(judged)}."
+            f"{text.count(len(judged), 'comparison')}, {_TOGETHER}{_alone(judged)}."
         )
     top = _top(clear)
     return (
         f"{_bold(top['label'])} gains {_gain(top)} over no transfer on {top['student']}; "
         f"{len(clear)} of {text.count(len(judged), 'comparison')} "
-        f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}, judged together."
+        f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}, {_TOGETHER}."
     )
 
 
@@ -110,9 +114,11 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
             f"{text.percent(best['accuracy'])} at {text.milliseconds(best['p50_ms'])} ms {origin}"
         )
         if quick["p50_ms"] < best["p50_ms"]:
+            same = quick["student"] == best["student"] and quick["label"] == best["label"]
             sentence += (
                 f"; within {100 * WITHIN:.0f} point of it on validation, the fastest is "
-                f"{_deployment(quick)}: {text.percent(quick['accuracy'])} at "
+                f"{f'the same {_file(quick)}' if same else _deployment(quick)}: "
+                f"{text.percent(quick['accuracy'])} at "
                 f"{text.milliseconds(quick['p50_ms'])} ms, {text.size(quick['bytes'])}"
             )
         found.append(sentence + ".")
@@ -120,8 +126,12 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
 
 
 def _deployment(row: Row) -> str:
+    return f"{row['student']} with {row['label']} {_file(row)}"
+
+
+def _file(row: Row) -> str:
     threads = f", {row['threads']} threads" if row["threads"] != 1 else ""
-    return f"{row['student']} with {row['label']} as {row['export']}{threads}"
+    return f"as {row['export']}{threads}"
 
 
 def _first(rows: pd.DataFrame) -> Row:
@@ -178,6 +188,8 @@ def verdict_table(analysis: Analysis) -> Table:
     frame = best[[*GROUP, "accuracy", "gain", "gain_low", "gain_high", "n", "sign", "is_baseline"]]
     frame = frame.rename(columns={"accuracy": "test_accuracy"})
     if len(picked):
+        order = {device.name: at for at, device in enumerate(analysis.results.lock.plan.devices)}
+        picked = picked.sort_values("device", key=lambda d: d.map(order), kind="stable")
         frame = frame.merge(picked.rename(columns={"n": "measured_cells"}), on=GROUP, how="left")
         frame = frame.drop(columns=["valid", "reasons"])
     rows = [_verdict_row(row, origins) for row in rows_of(frame)]

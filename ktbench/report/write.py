@@ -36,6 +36,8 @@ def build_page(analysis: Analysis) -> Page:
     """The whole report, before any markup."""
     verdict = Section("verdict", "Verdict", "", [verdict_table(analysis)])
     trained = bool((analysis.gains["trained"] > 0).any())
+    plan = analysis.results.lock.plan
+    exported = bool(plan.exports) or len(analysis.exported) > 0
     page = Page(
         title=analysis.results.lock.plan.name,
         subtitle=_subtitle(analysis),
@@ -47,10 +49,10 @@ def build_page(analysis: Analysis) -> Page:
             *sections.published(analysis),
             sections.convergence(analysis),
             *sections.efficiency(analysis),
-            sections.accuracy_and_cost(analysis),
+            *([sections.accuracy_and_cost(analysis)] if exported else []),
             *sections.blocks(analysis),
-            sections.integrity(analysis),
-            sections.devices(analysis),
+            *([sections.integrity(analysis)] if exported else []),
+            *([sections.devices(analysis)] if plan.devices else []),
             *sections.stability(analysis),
             sections.costs(analysis),
             *sections.views(analysis),
