@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks._synthetic import Shape, write_folder
 from ktbench import stats
 from ktbench.records import Cell
-from ktbench.report import quality_cost, sweeps, write_report
+from ktbench.report import quality_cost, savings, sections, sweeps, text, write_report
 from ktbench.report.analysis import Analysis
+from ktbench.report.parts import Cards, Figure, Note
 from ktbench.report.quality_cost import Comparison
 from ktbench.report.sections.efficiency import efficiency
+from ktbench.report.verdict import sentences
 from ktbench.results import load_results
 from tests.efficiency import (
     EPOCHS,
@@ -203,6 +206,104 @@ def test_an_unfinished_study_says_so_and_one_budget_has_no_such_section(tmp_path
     assert "No seed has finished two budgets" in said(nothing)
     usual = write_folder(tmp_path / "b", Shape(exports=(), devices=(), epochs=2)).path
     assert efficiency(Analysis(load_results(usual))) == ()
+
+
+# ---------------------------------------------------------------- the verdict
+
+
+def verdict(folder: Path) -> list[str]:
+    return sentences(Analysis(load_results(folder)))[-2:]
+
+
+def test_the_verdict_says_what_is_saved_where_and_from_how_many_students_a_teacher_pays(
+    study: Path,
+) -> None:
+    analysis = Analysis(load_results(study))
+    heads = analysis.speedups.set_index(["label", "kind", "students"])
+    best = heads.loc["kd ← T0, 0–30 %", "flops", 0]
+    saves, pays = verdict(study)
+    figure = text.speedup(best["speedup"], best["speedup_low"], best["speedup_high"])
+    assert saves.startswith("**kd ← T0, 0–30 %** saves training on resnet8: at best it takes")
+    assert f"{figure} fewer FLOPs" in saves and f"at {text.percent(best['q'])} (n = 5" in saves
+    assert f"nowhere from {text.percent(best['q_low'])} to" in saves
+    row = analysis.by_budget.set_index(["label", "epochs"]).loc["kd ← T0, 0–30 %", 64]
+    low, high = row["flops_pays_from_low"], row["flops_pays_from_high"]
+    assert pays.startswith(f"From **2 students** on [{low:.0f}, {high:.0f}], training the teacher")
+    assert pays.endswith(f"{text.percent(row['q'])}, the accuracy of 64 epochs without transfer.")
+
+
+@pytest.mark.parametrize(
+    ("gain", "seeds", "first", "second"),
+    [
+        (-0.05, 5, "Transfer saves no training: the best, **kd", "**never pays**, however many"),
+        (0.0, 5, "Whether transfer saves training is **not decided**: the best", "never pays"),
+        (0.05, 1, "**not decided** without an interval over seeds: at best", "by the mean, at"),
+        (0.03, 2, "is **not decided**", "From"),
+    ],
+    ids=["loss", "nothing", "one-seed", "two-seeds"],
+)
+def test_the_verdict_claims_no_more_than_the_seeds_show(
+    tmp_path: Path, gain: float, seeds: int, first: str, second: str
+) -> None:
+    saves, pays = verdict(write_efficiency(tmp_path / "run", plan_of(seeds=seeds), gain=gain))
+    assert first in saves and second in pays
+    if gain <= 0:
+        assert "takes" in saves and "training without transfer takes fewer at every" in saves
+
+
+def test_a_saving_that_may_be_none_leaves_open_when_a_teacher_pays() -> None:
+    row = {"label": "kd", "student": "s", "epochs": 8, "q": 0.5, "flops_training": 9.0}
+    bounds = {"flops_saved": 2.0, "flops_saved_low": -1.0, "flops_pays_from": 5.0}
+    ends = {"flops_pays_from_low": 3.0, "flops_pays_from_high": math.nan}
+    frame = pd.DataFrame([row | bounds | ends])
+    [said] = savings.pays({"student": "s", "label": "kd"}, frame)
+    assert "**not decided**: 5 students by the mean, from 3 students to never" in said
+    gone = frame.assign(flops_saved=-0.5, flops_pays_from=math.nan)
+    [said] = savings.pays({"student": "s", "label": "kd"}, gone)
+    assert "ever pays is **not decided**: the interval goes from 3 students to never" in said
+    [said] = savings.pays({"student": "s", "label": "kd"}, frame.assign(flops_training=math.nan))
+    assert "is not known" in said
+
+
+# ---------------------------------------------------------------- families, names of budgets
+
+
+def test_a_sweeps_signs_and_a_tables_speedups_are_judged_among_all_their_rows(study: Path) -> None:
+    analysis = Analysis(load_results(study))
+    windows = sweeps.windows(analysis.trainings)
+    adjusted = stats.holm(windows["gain_p"])
+    assert windows["gain_p_holm"].tolist() == pytest.approx(adjusted.tolist(), nan_ok=True)
+    assert windows["gain_sign"].tolist() == stats.signs_at(windows["gain"], adjusted)
+    bounded = windows.dropna(subset=["change_p"])
+    assert (bounded["change_p_holm"] >= bounded["change_p"]).all()
+    assert (bounded["change_p_holm"] > bounded["change_p"]).any()
+    budgets = analysis.by_budget
+    adjusted = stats.holm(budgets["flops_p"])
+    assert budgets["flops_p_holm"].tolist() == pytest.approx(adjusted.tolist(), nan_ok=True)
+    for _, own in analysis.speedups.groupby(["kind", "students"]):
+        assert own["sign"].tolist() == stats.signs_at(np.log(own["speedup"]), stats.holm(own["p"]))
+    assert "each column of them is one family" in said(study)
+
+
+def test_every_budget_has_its_name_and_curves_are_those_of_the_longest(study: Path) -> None:
+    analysis = Analysis(load_results(study))
+    methods = set(analysis.methods)
+    assert {f"kd [epochs={epochs}]" for epochs in EPOCHS} < methods and "kd" not in methods
+    labels = set(analysis.gains.loc[analysis.gains["is_baseline"], "label"])
+    assert labels == {f"no transfer [epochs={epochs}]" for epochs in EPOCHS}
+    figure = sections.convergence(analysis).parts[0]
+    assert isinstance(figure, Figure) and "The longest budget alone, 64 epochs" in figure.caption
+    drawn = figure.svg.decode()
+    assert ">no transfer<" in drawn and ">kd ← T0<" in drawn and "epochs=" not in drawn
+
+
+def test_a_swept_budget_and_a_window_are_no_unfairness(study: Path) -> None:
+    section = sections.fairness(Analysis(load_results(study)))
+    notes = [part for part in section.parts if isinstance(part, Note)]
+    assert [note.kind for note in notes] == ["good", "muted"]
+    assert "heard during a part of the training" in notes[0].text
+    [cards] = [part for part in section.parts if isinstance(part, Cards)]
+    assert ("epochs", "4, 8, 16, 32, 64") in cards.cards[1].facts
 
 
 # ---------------------------------------------------------------- a real study

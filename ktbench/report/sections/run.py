@@ -95,6 +95,7 @@ def _run_failures(analysis: Analysis) -> Table:
 def fairness(analysis: Analysis) -> Section:
     """Whether the comparison is fair, how figures were made, and with what."""
     parts: list[Part] = [*_fair_notes(analysis), *_mixed_notes(analysis)]
+    parts += _left_out_notes(analysis)
     parts += [Cards([_data_card(analysis), _training_card(analysis), _machine_card(analysis)])]
     return Section(
         "provenance",
@@ -103,6 +104,15 @@ def fairness(analysis: Analysis) -> Section:
         "batches. A validation split chooses; the test set is read once, at the end.",
         parts,
     )
+
+
+def _left_out_notes(analysis: Analysis) -> list[Note]:
+    """Sections that the page lacks, as the matrix does not ask for what they tell."""
+    plan = analysis.results.lock.plan
+    if plan.exports or len(analysis.exported):
+        return []
+    device = "" if plan.devices else " and no device"
+    return [Note(f"Nothing has been exported: the matrix names no export{device}.", "muted")]
 
 
 def _fair_notes(analysis: Analysis) -> list[Note]:
