@@ -17,6 +17,7 @@ from ktbench.report.analysis import Analysis
 from ktbench.report.parts import Cards, Figure, Note
 from ktbench.report.quality_cost import Comparison
 from ktbench.report.sections.efficiency import efficiency
+from ktbench.report.sections.sweeps import pool_figure, window_figure
 from ktbench.report.verdict import sentences
 from ktbench.results import load_results
 from tests.efficiency import (
@@ -162,6 +163,24 @@ def test_a_pools_uses_stand_beside_each_other_with_what_they_cost(study: Path) -
     )
     assert own.loc["T0", "training_flops"] * 4 == own.loc["one of four", "training_flops"]
     assert math.isnan(own.loc["all four", "change"]) and own.loc["T0", "change_n"] == 5
+
+
+def test_every_window_and_every_use_of_a_pool_is_drawn_with_its_gain_and_its_flops(
+    study: Path,
+) -> None:
+    analysis = Analysis(load_results(study))
+    [windows] = window_figure(sweeps.windows(analysis.trainings))
+    [pools] = pool_figure(sweeps.pools(analysis, analysis.trainings))
+    assert isinstance(windows, Figure) and isinstance(pools, Figure)
+    assert "means over all budgets" in windows.caption
+    drawn = windows.svg.decode()
+    frame = sweeps.windows(analysis.trainings)
+    for row in frame[frame["epochs"] == 0].to_dict("records"):
+        assert f">{row['window'] or 'throughout'}<" in drawn
+        assert f">{text.points(row['gain'])}   {text.ratio(row['flops'])} FLOPs<" in drawn
+    for words in ("T0, one, always the same", "one of four, one of 4, drawn"):
+        assert f">{words}<" in pools.svg.decode()
+    assert window_figure(frame.assign(gain=math.nan)) == [], "nothing to compare with yet"
 
 
 # ---------------------------------------------------------------- the page

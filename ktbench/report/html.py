@@ -64,14 +64,14 @@ def _environment() -> Environment:
 
 
 def _bold(words: str) -> Markup:
-    """Escaped words with `**...**` in bold and backticks as code."""
-    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(words)))
+    """Escaped words with `**...**` in bold and backticks as code, broken as `_breakable` ones."""
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(_breakable(words)))
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", bold))
 
 
 def _breakable(name: str) -> Markup:
     """Escaped words that may also be broken before the settings of a name."""
-    return Markup(re.sub(r"(?<=\S)\(", "<wbr>(", str(escape(name))))
+    return Markup(re.sub(r"(?<=\w)\(", "<wbr>(", str(escape(name))))
 
 
 def _source(figure: Figure) -> str:

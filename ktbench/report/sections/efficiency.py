@@ -18,7 +18,13 @@ from ktbench.report.figures.efficiency import (
 from ktbench.report.parts import ROWS_SHOWN, Box, Column, Note, Part, Row, Section, Table, rows_of
 from ktbench.report.quality_cost import Comparison
 from ktbench.report.savings import span, spans
-from ktbench.report.sections.sweeps import LEVEL, pool_table, window_table
+from ktbench.report.sections.sweeps import (
+    LEVEL,
+    pool_figure,
+    pool_table,
+    window_figure,
+    window_table,
+)
 
 _COUNTED = {"flops": "FLOPs", "seconds": "seconds"}
 
@@ -39,8 +45,8 @@ def efficiency(analysis: Analysis) -> tuple[Section, ...]:
         parts += _speedups(analysis)
     elif planned:
         parts.append(Note("No seed has finished two budgets with and without transfer yet."))
-    parts += [window_table(windows)] if len(windows) else []
-    parts += [pool_table(pools)] if len(pools) else []
+    parts += [*window_figure(windows), window_table(windows)] if len(windows) else []
+    parts += [*pool_figure(pools), pool_table(pools)] if len(pools) else []
     lead = (
         "Whether transfer saves training: what it costs to reach the same test accuracy with and "
         "without it. Each budget is a training of its own with its own full learning-rate "

@@ -1,4 +1,4 @@
-"""Tables of windows of distillation and of pools of teachers."""
+"""Figures and tables of windows of distillation and of pools of teachers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pandas as pd
 
 from ktbench import stats
 from ktbench.report import quality_cost, text
-from ktbench.report.parts import ROWS_SHOWN, Box, Column, Row, Table, rows_of
+from ktbench.report.figures.sweeps import PANELS_SHOWN, Panel, Way, sweep_figure
+from ktbench.report.parts import ROWS_SHOWN, Box, Column, Part, Row, Table, rows_of
 
 LEVEL = f"{100 * stats.LEVEL:.0f} %"
 """Of every interval, in words."""
@@ -29,6 +30,63 @@ def _change_box(row: Row, name: str) -> Box:
         p, among = text.small(row[f"{name}_p"]), text.small(row[f"{name}_p_holm"])
         hint += f", p = {p}, among all {among}"
     return Box(f"{text.points(value)} {bounds}".strip(), kind, hint)
+
+
+def window_figure(frame: pd.DataFrame) -> list[Part]:
+    """What every window gains and costs; nothing where nothing can be drawn."""
+    several = frame["teacher"].nunique() > 1
+    panels = [
+        Panel(
+            f"{own['student'].iloc[0]}, {quality_cost.label_of(first, several=several)}",
+            [_way(r, r["window"] or "throughout") for r in rows_of(own)],
+        )
+        for own in _drawn(frame, ["student", "method", "teacher", "rest"])
+        for first in [{**rows_of(own)[0], "window": ""}]
+    ]
+    return _figure(panels, frame, "efficiency-windows", "transfer throughout", "windows")
+
+
+def pool_figure(frame: pd.DataFrame) -> list[Part]:
+    """What every use of a pool gains and costs; nothing where nothing can be drawn."""
+    panels = [
+        Panel(
+            f"{own['student'].iloc[0]}, {own['method'].iloc[0]}",
+            [_way(r, f"{r['teacher']}, {_use(r)}") for r in rows_of(own)],
+        )
+        for own in _drawn(frame, ["pool", "student", "method", "window", "rest"])
+    ]
+    return _figure(panels, frame, "efficiency-pools", "the average of the most", "uses of a pool")
+
+
+def _drawn(frame: pd.DataFrame, by: list[str]) -> list[pd.DataFrame]:
+    """The means over all budgets, else the longest budget, of each transfer."""
+    known = frame.dropna(subset=["gain", "flops"])
+    if (known["epochs"] == 0).any():
+        known = known[known["epochs"] == 0]
+    else:
+        known = known[known["epochs"] == known["epochs"].max()]
+    return [own for _, own in known.groupby(by, sort=False) if len(own) > 1]
+
+
+def _way(row: Row, label: str) -> Way:
+    return Way(label, row["flops"], row["gain"], row["gain_low"], row["gain_high"])
+
+
+def _figure(
+    panels: list[Panel], frame: pd.DataFrame, name: str, reference: str, what: str
+) -> list[Part]:
+    if not panels:
+        return []
+    averaged = (frame["epochs"] == 0).any()
+    budgets = "means over all budgets" if averaged else "the longest budget"
+    caption = (
+        f"Gain in test accuracy over no transfer (dashed), {budgets}: intervals at {LEVEL} over "
+        f"seeds, each on its own. At the right what the training costs, {reference} as 1."
+    )
+    if len(panels) > PANELS_SHOWN:
+        caption += f" First {PANELS_SHOWN} of {len(panels)} transfers."
+    alternative = f"Gain over no transfer against FLOPs, for {what}"
+    return [sweep_figure(panels, name=name, caption=caption, alternative=alternative)]
 
 
 def _first(frame: pd.DataFrame) -> list[Row]:
