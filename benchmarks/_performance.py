@@ -65,6 +65,10 @@ class Entry:
     machine: Machine
 
 
+_RAY = "(raylet)"
+"""In what Ray itself prints, with addresses of the machine: no figure, and not kept."""
+
+
 class Copying(io.TextIOBase):
     """Passes on what is printed and keeps it."""
 
@@ -102,7 +106,9 @@ class Recording:
             figure=outcome.figure,
             bar=outcome.bar,
             held=outcome.held,
-            printed=tuple(self.output.kept.getvalue().splitlines()),
+            printed=tuple(
+                line for line in self.output.kept.getvalue().splitlines() if _RAY not in line
+            ),
             date=datetime.now(UTC).date().isoformat(),
             load=round(self.load, 2),
             machine=this_machine(),

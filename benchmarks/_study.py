@@ -16,7 +16,7 @@ from ktbench.results import ResultsFolder
 from ktbench.runner import Silent
 from ktbench.runner import run as run_plan
 
-MATRIX = Path(__file__).resolve().parent.parent / "matrices" / "blockwise.yaml"
+MATRIX = Path(__file__).resolve().parent.parent / "matrices" / "blockwise-small.yaml"
 TEACHER = "teacher"
 """The student whose blocks are all the teacher's own."""
 

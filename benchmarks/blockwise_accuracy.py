@@ -1,11 +1,11 @@
 """Blockwise students come within one point of their teacher at 40 % of its parameters.
 
-The study's own matrix at a size that two cores carry (matrices/blockwise.yaml; CIFAR-10), or a
-results folder of it that `$KTBENCH_RESULTS` names: every 3 x 3 convolution of a teacher replaced by
-two separable ones, trained alone, put together, and finished by cross-entropy and by distillation
-from the whole teacher. The corrected block ends in a signed layer, the study's in a ReLU, which
-cannot reach a target from before an activation. Test accuracies, means over seeds; nothing was
-chosen by them. The teacher finished likewise says what the finish alone gives.
+The study's own matrix at a size that two cores carry (matrices/blockwise-small.yaml; CIFAR-10), or
+a results folder of it that `$KTBENCH_RESULTS` names: every 3 x 3 convolution of a teacher replaced
+by two separable ones, trained alone, put together, and finished by cross-entropy and by
+distillation from the whole teacher. The corrected block ends in a signed layer, the study's in a
+ReLU, which cannot reach a target from before an activation. Test accuracies, means over seeds;
+nothing was chosen by them. The teacher finished likewise says what the finish alone gives.
 """
 
 from __future__ import annotations

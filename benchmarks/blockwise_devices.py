@@ -1,11 +1,11 @@
 """Blockwise students beside their teacher on a device: size and latency in every format.
 
-The study's matrix (matrices/blockwise.yaml), or a results folder of it that `$KTBENCH_RESULTS`
-names: each student as ONNX and TFLite, fp32 and int8, against the teacher's own network, exported
-and measured in the same way and in turns with it. A row has the median latency of single images
-with its 95 % interval and whether it was measured or emulated, the file's size, and the test
-accuracy of the file itself. Nothing is promised but a figure for each: a separable convolution
-computes far less than a dense one, and need be neither quicker nor, in int8, smaller.
+The study's matrix (matrices/blockwise-small.yaml), or a results folder of it that
+`$KTBENCH_RESULTS` names: each student as ONNX and TFLite, fp32 and int8, against the teacher's own
+network, exported and measured in the same way and in turns with it. A row has the median latency
+of single images with its 95 % interval and whether it was measured or emulated, the file's size,
+and the test accuracy of the file itself. Nothing is promised but a figure for each: a separable
+convolution computes far less than a dense one, and need be neither quicker nor, in int8, smaller.
 """
 
 from __future__ import annotations

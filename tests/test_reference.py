@@ -51,3 +51,46 @@ def test_the_studies_page_has_the_figures_of_the_committed_run() -> None:
             accuracy, baseline = mean[student, method], mean[student, "none"]
             shown = accuracy if method == "none" else accuracy - baseline
             assert float(figure.replace("−", "-")) == pytest.approx(shown, abs=0.051)
+
+
+def test_the_studies_page_has_the_accuracies_of_the_committed_efficiency_study() -> None:
+    folder = ROOT / "results/reference/efficiency-small"
+    cells = {cell.key: cell for cell in ResultsFolder(folder).lock().plan.cells}
+    frame = load_results(folder).cells
+    found: dict[tuple[int, str], list[float]] = {}
+    for key, accuracy in zip(frame["key"], frame["accuracy"], strict=True):
+        cell = cells[key]
+        use = "no transfer" if cell.teacher is None else cell.teacher.name
+        if cell.distill is not None:
+            use = {0.25: "first quarter", 0.5: "first half"}[cell.distill.end]
+        found.setdefault((cell.train.epochs, use), []).append(accuracy)
+    assert all(len(of_seeds) == 5 for of_seeds in found.values())
+    page = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
+    columns = (
+        "no transfer",
+        "T",
+        "first half",
+        "first quarter",
+        "pool(sample=1)",
+        "pool(sample=4)",
+    )
+    shown = {}
+    for line in page[page.index("| epochs | no transfer |") :].splitlines()[2:8]:
+        epochs, *figures = (part.strip(" %") for part in line.split("|")[1:-1])
+        for name, figure in zip(columns, figures, strict=True):
+            if figure:
+                shown[int(epochs), name] = float(figure)
+    assert shown.keys() == found.keys()
+    for where, of_seeds in found.items():
+        assert shown[where] == pytest.approx(100 * sum(of_seeds) / 5, abs=0.051), where
+
+
+def test_what_views_cost_is_what_the_committed_run_has() -> None:
+    cells = load_results(ROOT / "results/reference/views").cells
+    taught = cells[cells["method"] != "none"]
+    means = taught.groupby("budget")["accuracy"].mean()
+    [fresh] = [mean for budget, mean in means.items() if "views" not in str(budget)]
+    lost = {str(budget): 100 * (fresh - mean) for budget, mean in means.items()}
+    page = " ".join((ROOT / "docs/cache.md").read_text(encoding="utf-8").split())
+    assert f"one view costs {lost['views=1']:.1f} points" in page
+    assert f"and four cost {lost['views=4']:.1f}" in page

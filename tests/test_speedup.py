@@ -9,15 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks._simulated import BUDGETS, PLAIN, STEP_COST, TAUGHT, pairs, simulated
 from ktbench import speedup
 from ktbench.speedup import Runs
 from ktbench.stats import Floats
-
-BUDGETS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
-PLAIN = np.array([0.50, 0.58, 0.64, 0.68, 0.70])
-TAUGHT = np.array([0.54, 0.63, 0.69, 0.72, 0.735])
-STEP_COST = 1.3
-"""What a step with a teacher costs, in steps without."""
 
 
 def exact(cost: Floats, quality: Floats) -> Runs:
@@ -152,24 +147,6 @@ def test_runs_that_cannot_be_are_refused(cost: Floats, quality: Floats) -> None:
 
 
 # ---------------------------------------------------------------- intervals
-
-
-def simulated(
-    rng: np.random.Generator, seeds: int, budgets: Floats, quality: Floats, shared: Floats
-) -> Runs:
-    """Runs around a known curve; `shared` is what both sides of a seed have in common."""
-    cost = budgets * np.exp(rng.normal(0, 0.02, (seeds, len(budgets))))
-    return Runs(cost, quality + shared[:, None] + rng.normal(0, 0.004, cost.shape))
-
-
-def pairs(seeds: int, times: int, taught: Floats, cost: float) -> list[tuple[Runs, Runs]]:
-    rng = np.random.default_rng(20)
-    found = []
-    for _ in range(times):
-        shared = rng.normal(0, 0.01, seeds)
-        baseline = simulated(rng, seeds, BUDGETS, PLAIN, shared)
-        found.append((baseline, simulated(rng, seeds, cost * BUDGETS, taught, shared)))
-    return found
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
 
+from benchmarks._simulated import null_table
 from ktbench import stats
 
 settings.register_profile("quick", deadline=None, max_examples=60)
@@ -197,10 +198,7 @@ def test_holm_keeps_false_signs_in_a_whole_matrix_to_its_level() -> None:
     false, unadjusted = 0, 0
     groups = np.repeat(np.arange(cells), n)
     for _ in range(matrices):
-        # A fifth of the spread comes from the baseline, which all cells of a seed share.
-        shared = draws.normal(0, 0.2**0.5, (1, n))
-        values = draws.normal(0, 0.8**0.5, (cells, n)) - shared
-        found = stats.intervals(values.ravel(), groups, cells)
+        found = stats.intervals(null_table(draws, cells, n).ravel(), groups, cells)
         p = stats.t_test(found)
         false += any(s != "none" for s in stats.signs_at(found.mean, stats.holm(p)))
         unadjusted += any(s != "none" for s in stats.signs(found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -256,6 +257,21 @@ def test_last_and_best_are_both_recorded_and_the_kept_one_is_stored(tmp_path: Pa
         with torch.inference_mode():
             right = (student(digits().normalise(images)).argmax(1) == labels).float().mean()
         assert float(right) == pytest.approx(expected)
+
+
+def test_nothing_is_chosen_by_the_test_images(tmp_path: Path) -> None:
+    """With other test labels the same weights are kept, of the same epoch."""
+    budget = TRAIN.model_copy(update={"epochs": 4, "lr": 0.3, "keep": "best"})
+    images, labels = digits().splits["test"]
+    swapped = replace(digits(), splits={**digits().splits, "test": (images, (labels + 1) % 10)})
+    one, other = (
+        train([cell("none", train=budget)], tmp_path / name, dataset=dataset)[0]
+        for name, dataset in (("as it is", digits()), ("swapped", swapped))
+    )
+    assert isinstance(one, Checkpoint) and isinstance(other, Checkpoint)
+    assert one.accuracy.test_best != other.accuracy.test_best
+    assert (one.digest, one.accuracy.best_epoch) == (other.digest, other.accuracy.best_epoch)
+    assert one.accuracy.validation_best == other.accuracy.validation_best
 
 
 # ---------------------------------------------------------------- failures

@@ -93,12 +93,14 @@ def teacher(root: Path) -> Live:
     return _TEACHERS["t"]
 
 
-def train(cells: list[Cell], root: Path, **options: Any) -> list[Checkpoint | Failure]:
-    """Train cells as one cohort under the shared teacher."""
+def train(
+    cells: list[Cell], root: Path, *, dataset: Dataset | None = None, **options: Any
+) -> list[Checkpoint | Failure]:
+    """Train cells as one cohort under the shared teacher, on digits unless told otherwise."""
     taught = any(c.teacher is not None for c in cells)
     return train_cohort(
         cells,
-        dataset=digits(cells[0].data.model_dump_json()),
+        dataset=dataset or digits(cells[0].data.model_dump_json()),
         teacher=teacher(root) if taught else None,
         places=places_in(root),
         base=HERE,

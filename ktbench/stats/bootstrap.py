@@ -20,8 +20,9 @@ def bca(values: ArrayLike, level: float = LEVEL) -> Interval:
 
     It undercovers where values are few: of 95 % intervals over normal values, 85 % hold the mean at
     n = 5, 90 % at 10, 93 % at 20 (of Student's t: 95 % at each), and over exponential values, for
-    whose skew it was made, 79, 88 and 92 % (t: 89, 90 and 92 %); 4,000 simulations each. So t
-    intervals decide and rank, and this one is a second opinion from `LEAST_FOR_BCA` values on.
+    whose skew it was made, 79, 87 and 91 % (t: 88, 90 and 92 %), as `benchmarks/coverage.py` has
+    it. So t intervals decide and rank, and this one is a second opinion from `LEAST_FOR_BCA`
+    values on.
 
     The same values in any order give the same interval: the draws are seeded by them. None of the
     bounds below three values or without a spread, as of `interval`. Raises ValueError without
