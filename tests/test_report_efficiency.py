@@ -311,7 +311,10 @@ def test_every_budget_has_its_name_and_curves_are_those_of_the_longest(study: Pa
     labels = set(analysis.gains.loc[analysis.gains["is_baseline"], "label"])
     assert labels == {f"no transfer [epochs={epochs}]" for epochs in EPOCHS}
     figure = sections.convergence(analysis).parts[0]
-    assert isinstance(figure, Figure) and "The longest budget alone, 64 epochs" in figure.caption
+    assert (
+        isinstance(figure, Figure)
+        and "The longest budget of both alone, 64 epochs" in figure.caption
+    )
     drawn = figure.svg.decode()
     assert ">no transfer<" in drawn and ">kd ← T0<" in drawn and "epochs=" not in drawn
 

@@ -61,7 +61,8 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
         )
     top = _top(clear)
     return (
-        f"{_bold(top['label'])} gains {_gain(top)} over no transfer on {top['student']}; "
+        f"{_bold(top['label'])} gains {_gain(top)} over no transfer{_likewise(top)} on "
+        f"{top['student']}; "
         f"{len(clear)} of {text.count(len(judged), 'comparison')} "
         f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}, {_TOGETHER}."
     )
@@ -82,8 +83,14 @@ def _loss_sentence(methods: pd.DataFrame) -> list[str]:
     top = _top(clear, worst=True)
     many = "" if len(clear) == 1 else f" ({len(clear)} clear losses in all)"
     return [
-        f"{_bold(top['label'])} hurts on {top['student']}: {_gain(top)} against no transfer{many}."
+        f"{_bold(top['label'])} hurts on {top['student']}: {_gain(top)} against no "
+        f"transfer{_likewise(top)}{many}."
     ]
+
+
+def _likewise(row: Row) -> str:
+    """That the baseline has the same unusual training, and is no better for it."""
+    return " trained likewise" if "[" in row["label"] else ""
 
 
 def _top(rows: pd.DataFrame, *, worst: bool = False) -> Row:

@@ -97,12 +97,13 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
             tiles.append((f"{counts[status]:,}", words, kind))
     compared = ~analysis.gains["is_baseline"] & (analysis.gains["n"] > 0)
     signs = analysis.gains.loc[compared, "sign"].value_counts()
-    for sign, words, kind in (
-        ("positive", "clear gains", "gain"),
-        ("none", "no clear difference", ""),
-        ("negative", "clear losses", "loss"),
+    for sign, one, several, kind in (
+        ("positive", "clear gain", "clear gains", "gain"),
+        ("none", "no clear difference", "no clear difference", ""),
+        ("negative", "clear loss", "clear losses", "loss"),
     ):
-        tiles.append((f"{int(signs.get(sign, 0)):,}", words, kind))
+        number = int(signs.get(sign, 0))
+        tiles.append((f"{number:,}", one if number == 1 else several, kind))
     if unknown := int(signs.get("unknown", 0)):
         tiles.append((f"{unknown:,}", "cannot be judged", ""))
     return tiles

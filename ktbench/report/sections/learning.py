@@ -34,8 +34,8 @@ def convergence(analysis: Analysis) -> Section:
         caption += f" First {STUDENTS_SHOWN} of {len(analysis.students):,} students."
     if analysis.sweeps_epochs:
         caption += (
-            f" The longest budget alone, {cells['epochs'].max()} epochs: a shorter one has a "
-            "learning-rate schedule of its own, and stands under “Training efficiency”."
+            f" The longest budget of both alone, {cells['epochs'].max()} epochs: each has a "
+            "learning-rate schedule of its own, and they meet under “Training efficiency”."
         )
     lines = _lines(cells)
     trained = cells.loc[~cells["is_baseline"], "label"].nunique()
@@ -48,12 +48,13 @@ def convergence(analysis: Analysis) -> Section:
 
 
 def _drawn(analysis: Analysis) -> pd.DataFrame:
-    """The trained cells whose curves are drawn: of several budgets those of the longest."""
+    """The trained cells whose curves are drawn: of several budgets the longest of both sides."""
     cells = analysis.cells[analysis.cells["accuracy"].notna()]
     if not analysis.sweeps_epochs or cells.empty:
         return cells
-    plain = cells.loc[cells["is_baseline"], "epochs"]
-    longest = int((plain if len(plain) else cells["epochs"]).max())
+    plain = set(cells.loc[cells["is_baseline"], "epochs"])
+    taught = set(cells.loc[~cells["is_baseline"], "epochs"])
+    longest = max(plain & taught or plain | taught)
     own: pd.DataFrame = cells[cells["epochs"] == longest].copy()
     for part, rest in ((f" [epochs={longest}]", ""), (f"[epochs={longest}, ", "[")):
         own["label"] = own["label"].str.replace(part, rest, regex=False)
