@@ -16,19 +16,30 @@ _SWEPT = ["student", "method", "teacher", "rest", "epochs"]
 def over_budgets(frame: pd.DataFrame) -> pd.DataFrame:
     """Per kind of transfer and seed: means over the budgets, as rows with 0 `epochs`.
 
-    Only of seeds that have every budget of the matrix, and only where there are several.
+    Of the budgets that every kind that has several has; only of seeds that have all of these, and
+    only where there are several. No transfer may have longer ones beside.
     """
     by = ["student", "method", "teacher", "window", "rest", "seed"]
+    if frame.empty:
+        return frame
+    asked = frame.groupby(by[:-1], sort=False)["epochs"].agg(frozenset)
+    shared = {
+        student: frozenset.intersection(*own)
+        for student, own in asked[asked.map(len) > 1].groupby("student", sort=False)
+    }
+    inside = [
+        e in shared.get(s, ()) for s, e in zip(frame["student"], frame["epochs"], strict=True)
+    ]
+    frame = frame[inside]
     if frame.empty:
         return frame
     grouped = frame.groupby(by, sort=False)
     rows = grouped.first().reset_index()
     figures = ["accuracy", *KINDS, "teacher_flops"]
     rows[figures] = grouped[figures].mean().reset_index()[figures]
-    counted = frame.groupby("student")["epochs"].nunique()
-    whole = grouped["accuracy"].count().to_numpy() == rows["student"].map(counted).to_numpy()
-    several = rows["student"].map(counted).to_numpy() > 1
-    found: pd.DataFrame = rows[whole & several].assign(epochs=0)
+    counted = rows["student"].map({student: len(own) for student, own in shared.items()}).to_numpy()
+    whole = (grouped["accuracy"].count().to_numpy() == counted) & (counted > 1)
+    found: pd.DataFrame = rows[whole].assign(epochs=0)
     return found
 
 

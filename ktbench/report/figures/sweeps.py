@@ -55,7 +55,7 @@ def _panel(axes: Axes, panel: Panel) -> None:
         if np.isfinite(low) and np.isfinite(high):
             axes.hlines(y, low, high, color=color, linewidth=2, alpha=0.6)
         axes.plot(gain, y, marker="o", color=color, markersize=6, linestyle="")
-        words = f"{text.points(way.gain)}   {text.ratio(way.flops)} FLOPs"
+        words = f"{text.points(way.gain)} · {text.ratio(way.flops)} FLOPs"
         axes.text(1.02, y, words, transform=axes.get_yaxis_transform(), fontsize=8.5, va="center")
     axes.set_ylim(len(panel.ways) - 0.5, -0.5)
     axes.set_yticks(range(len(panel.ways)), [wrapped(way.label, 34, 1) for way in panel.ways])

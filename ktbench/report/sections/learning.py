@@ -34,8 +34,8 @@ def convergence(analysis: Analysis) -> Section:
         caption += f" First {STUDENTS_SHOWN} of {len(analysis.students):,} students."
     if analysis.sweeps_epochs:
         caption += (
-            f" The longest budget of both alone, {cells['epochs'].max()} epochs: each has a "
-            "learning-rate schedule of its own, and they meet under “Training efficiency”."
+            f" The budget of {cells['epochs'].max()} epochs alone, the longest with and without "
+            "transfer; all of them meet under “Training efficiency”."
         )
     lines = _lines(cells)
     trained = cells.loc[~cells["is_baseline"], "label"].nunique()

@@ -78,7 +78,7 @@ def _figure(
     if not panels:
         return []
     averaged = (frame["epochs"] == 0).any()
-    budgets = "means over all budgets" if averaged else "the longest budget"
+    budgets = "means over the budgets in common" if averaged else "the longest budget"
     caption = (
         f"Gain in test accuracy over no transfer (dashed), {budgets}: intervals at {LEVEL} over "
         f"seeds, each on its own. At the right what the training costs, {reference} as 1."
