@@ -55,6 +55,7 @@ def _print_comparisons(found: settle.Settlement) -> None:
         "gain and spread stay as they are",
         ["student", "method", "gain, points", "n", "seeds to settle", "new seeds"],
         rows,
+        whole=("gain, points",),
     )
 
 

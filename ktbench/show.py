@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import MISSING, fields
 from typing import Literal
 
@@ -26,13 +26,24 @@ DATASETS = {
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: bool = False,
+    whole: Collection[str] = (),
 ) -> None:
-    """Print a table. `numbers`: every column but the first holds figures, and stands right."""
+    """Print a table. `numbers`: every column but the first holds figures, and stands right.
+
+    `whole`: columns that are not broken on a narrow terminal, as the first never is.
+    """
     table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         side: Literal["left", "right"] = "right" if numbers and i else "left"
-        table.add_column(column, header_style="bold", overflow="fold", justify=side, no_wrap=not i)
+        unbroken = not i or column in whole
+        table.add_column(
+            column, header_style="bold", overflow="fold", justify=side, no_wrap=unbroken
+        )
     for row in rows:
         table.add_row(*row)
     console = Console()

@@ -83,13 +83,15 @@ class Curve:
 class Headline:
     """The largest speedup, where it is, and an interval that allows for its having been looked for.
 
-    `low` and `high` are NaN without an interval; see `headline`.
+    `low`, `high` and `p` (two-sided, of a speedup of 1, as wide) are NaN without an interval; see
+    `headline`.
     """
 
     q: float
     value: float
     low: float
     high: float
+    p: float
 
 
 def frontier(runs: Runs) -> tuple[Floats, Floats]:
@@ -200,12 +202,27 @@ def headline(baseline: Runs, method: Runs, level: float = LEVEL) -> Headline | N
     if not q.size:
         return None
     budgets = max(len(frontier(baseline)[0]), len(frontier(method)[0]))
-    curve = speedup(baseline, method, q, 1 - (1 - level) / budgets)
+    level = 1 - (1 - level) / budgets
+    curve = speedup(baseline, method, q, level)
     judged = ~np.isnan(curve.low)
     allowed = judged if judged.any() else np.ones(len(q), dtype=bool)
     best = int(np.where(allowed, curve.value, -np.inf).argmax())
     bounds = float(curve.low[best]), float(curve.high[best])
-    return Headline(float(curve.q[best]), float(curve.value[best]), *bounds)
+    p = float(np.minimum(budgets * p_of_one(curve, baseline.seeds, level)[best], 1.0))
+    return Headline(float(curve.q[best]), float(curve.value[best]), *bounds, p)
+
+
+def p_of_one(curve: Curve, seeds: int, level: float = LEVEL) -> Floats:
+    """Two-sided p of a speedup of 1 by the same t as the curve's interval at `level`; else NaN.
+
+    (Q,): at most 1 - level where the interval leaves 1 out.
+    """
+    freedom = max(seeds - 1, 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.log(curve.high / curve.value) / special.stdtrit(freedom, (1 + level) / 2)
+        t = np.log(curve.value) / error
+    found: Floats = 2 * special.stdtr(freedom, -np.abs(t))
+    return found
 
 
 def ranges(q: Floats, where: Bools) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ def page(folder: Path) -> str:
 class Outline(HTMLParser):
     """Checks that tags close, and collects text and addresses."""
 
-    VOID = frozenset({"meta", "img", "br"})
+    VOID = frozenset({"meta", "img", "br", "wbr"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,11 +21,13 @@ class Outline(HTMLParser):
         self.addresses: list[str] = []
         self.anchors: set[str] = set()
         self.words: list[str] = []
+        self._glued = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.addresses += [v for k, v in found.items() if k in ("src", "href") and v]
         self.anchors |= {found["id"] or ""} if "id" in found else set()
+        self._glued |= tag == "wbr"  # a place to break a word, which is one word all the same
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -34,7 +36,10 @@ class Outline(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open[-1:] not in (["style"], ["script"]):
+            if self._glued:
+                data = self.words.pop() + data
             self.words.append(data)
+        self._glued = False
 
 
 def outline(folder: Path) -> Outline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmarks._synthetic import LOCAL, PROVENANCE, Shape, plan_of, result_of, 
 from ktbench import stats
 from ktbench.compare import Limits, compare
 from ktbench.compare.judging import difference, unpaired, verdicts
-from ktbench.records import Cell, Failure, Validity
+from ktbench.records import Cell, DeviceSpec, Failure, Validity
 from ktbench.results import ResultsFolder, load_results
 from tests.running import Commands
 
@@ -186,19 +187,21 @@ def test_settings_and_versions_that_differ_are_named(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- latency
 
 
-def timed(path: Path, medians: list[float], **change: object) -> Path:
+def timed(
+    path: Path,
+    medians: list[float],
+    devices: tuple[DeviceSpec, ...] = (LOCAL,),
+    **change: object,
+) -> Path:
     """A folder with one graph whose repeats have these medians in ms, with little spread within."""
-    shape = replace(
-        SHAPE, devices=(LOCAL,), exports=Shape().exports[:1], gains={}, seeds=2, **change
-    )  # type: ignore[arg-type]
-    found = write_folder(path, shape)
-    [measurement] = found.measurements()
+    shape = replace(SHAPE, devices=devices, exports=Shape().exports[:1], gains={}, seeds=2)
+    found = write_folder(path, replace(shape, **change))  # type: ignore[arg-type]
     random = np.random.default_rng(3)
     seconds = np.concatenate([m * random.normal(1, 0.01, 500) for m in medians]) / 1e3
     repeat = np.repeat(np.arange(len(medians)), 500).astype(np.int16)
-    pq.write_table(
-        pa.table({"repeat": repeat, "seconds": seconds}), found.path / measurement.samples
-    )
+    table = pa.table({"repeat": repeat, "seconds": seconds})
+    for measurement in found.measurements():
+        pq.write_table(table, found.path / measurement.samples)
     return found.path
 
 
@@ -216,6 +219,20 @@ def test_a_clear_rise_of_latency_is_a_regression_beyond_what_is_allowed(
     assert "resnet8 as onnx-fp32 on local: 1.30× the latency" in answer.out
     assert ktbench("compare", a, b, "--latency-rise", "50").code == 0
     assert ktbench("compare", b, a).code == 0
+
+
+def test_every_device_has_a_table_and_no_ratio_is_lost_in_80_columns(
+    ktbench: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    boards = tuple(DeviceSpec(profile="local", name=f"a board of some name {n}") for n in (1, 2))
+    a = timed(tmp_path / "a", [1.00, 1.01, 0.99], boards)
+    b = timed(tmp_path / "b", [1.30, 1.31, 1.29], boards)
+    answer = ktbench("compare", a, b)
+    tables = answer.out.partition("Test accuracy: ")[0]
+    titles = [line for line in tables.splitlines() if line.startswith("Median latency on")]
+    assert titles == [f"Median latency on a board of some name {n}" for n in (1, 2)]
+    assert len(re.findall(r"1\.3\d?× \[1\.2\d, 1\.3\d\] +regression", tables)) == 2
 
 
 def test_the_spread_of_a_latency_is_that_of_repeats_and_not_of_runs(tmp_path: Path) -> None:

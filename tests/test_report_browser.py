@@ -243,6 +243,24 @@ def test_nothing_is_fetched_nothing_complains_and_nothing_is_wider_than_the_scre
     assert all("Content Security Policy" in words for words in visited.complaints)
 
 
+def test_long_names_are_broken_before_their_settings_and_fit_a_narrow_screen(
+    browser: Browser, tmp_path: Path
+) -> None:
+    student, method = "a_student_of_a_long_name(width=0.25)", "a_method_whose_name_is_long(p=1)"
+    shape = Shape(students=(student,), gains={method: 0.2}, epochs=2, devices=(), exports=())
+    index = write_report(write_folder(tmp_path / "run", shape).path)
+    wide = "e => e.scrollWidth - e.clientWidth"
+    with visit(browser, index, width=390) as visited:
+        page = visited.page
+        assert page.locator(".headline").inner_text().startswith(f"{method} gains")
+        assert page.locator("html").evaluate(wide) == 0
+        assert page.locator(".headline").evaluate(wide) == 0
+        name = page.locator(f"{CELLS} td.long").first
+        assert name.text_content() == student
+        tops = "e => new Set([...e.getClientRects()].map(r => r.top)).size"
+        assert name.locator("span").evaluate(tops) == 2, "two lines"
+
+
 def test_hostile_names_stay_text(browser: Browser, tmp_path: Path) -> None:
     shape = Shape(
         students=(HOSTILE, "resnet8"),

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks._synthetic import Shape, write_folder
 from ktbench import stats
 from ktbench.records import Cell
-from ktbench.report import quality_cost, sweeps, write_report
+from ktbench.report import quality_cost, savings, sections, sweeps, text, write_report
 from ktbench.report.analysis import Analysis
+from ktbench.report.parts import Cards, Figure, Note
 from ktbench.report.quality_cost import Comparison
 from ktbench.report.sections.efficiency import efficiency
+from ktbench.report.sections.sweeps import pool_figure, window_figure
+from ktbench.report.verdict import sentences
 from ktbench.results import load_results
 from tests.efficiency import (
     EPOCHS,
@@ -29,7 +33,7 @@ from tests.running import SMALL, Commands, write_matrix
 
 
 def compared(folder: Path) -> dict[str, Comparison]:
-    frame = quality_cost.trainings(Analysis(load_results(folder)))
+    frame = Analysis(load_results(folder)).trainings
     return {one.label: one for one in quality_cost.comparisons(frame)}
 
 
@@ -120,7 +124,7 @@ def test_only_seeds_that_have_every_budget_on_both_sides_count(tmp_path: Path) -
 
 def test_a_windows_change_is_paired_by_seed_with_transfer_throughout(study: Path) -> None:
     analysis = Analysis(load_results(study))
-    frame = sweeps.windows(quality_cost.trainings(analysis))
+    frame = sweeps.windows(analysis.trainings)
     assert list(frame["window"]) == ["", "0–30 %"] * (len(EPOCHS) + 1)
     row = frame[(frame["epochs"] == 16) & (frame["window"] == "0–30 %")].iloc[0]
     cells = analysis.cells
@@ -139,7 +143,7 @@ def test_a_windows_change_is_paired_by_seed_with_transfer_throughout(study: Path
 
 def test_the_mean_over_budgets_has_a_figure_per_seed(study: Path) -> None:
     analysis = Analysis(load_results(study))
-    frame = sweeps.windows(quality_cost.trainings(analysis))
+    frame = sweeps.windows(analysis.trainings)
     row = frame[(frame["epochs"] == 0) & (frame["window"] == "0–30 %")].iloc[0]
     cells = analysis.cells[analysis.cells["teacher"] == "T0"]
     means = cells.groupby(["distill_end", "seed"])["accuracy"].mean()
@@ -148,9 +152,26 @@ def test_the_mean_over_budgets_has_a_figure_per_seed(study: Path) -> None:
     assert (row["change"], row["change_high"]) == pytest.approx((expected.mean, expected.high))
 
 
+def test_a_longer_budget_of_no_transfer_alone_is_in_no_mean_and_no_curve(tmp_path: Path) -> None:
+    plan = plan_of(USES[:2], seeds=2, epochs=(4, 8, 16))
+    cells = tuple(c for c in plan.cells if c.teacher is None or c.train.epochs < 16)
+    folder = write_efficiency(tmp_path / "run", plan.model_copy(update={"cells": cells}))
+    analysis = Analysis(load_results(folder))
+    frame = sweeps.windows(analysis.trainings)
+    mean = frame[(frame["epochs"] == 0) & (frame["window"] == "")].iloc[0]
+    own = analysis.cells[analysis.cells["epochs"] < 16]
+    sides = (own[own["is_baseline"]], own[own["distill_end"] == 1.0])
+    plain, whole = (side.groupby("seed")["accuracy"].mean().to_dict() for side in sides)
+    expected = stats.paired_gain(whole, plain)
+    assert expected is not None and mean["gain_n"] == 2
+    assert mean["gain"] == pytest.approx(expected.mean)
+    figure = sections.convergence(analysis).parts[0]
+    assert isinstance(figure, Figure) and "The budget of 8 epochs alone" in figure.caption
+
+
 def test_a_pools_uses_stand_beside_each_other_with_what_they_cost(study: Path) -> None:
     analysis = Analysis(load_results(study))
-    frame = sweeps.pools(analysis, quality_cost.trainings(analysis))
+    frame = sweeps.pools(analysis, analysis.trainings)
     own = frame[frame["epochs"] == 32].set_index("teacher")
     assert own["drawn"].to_dict() == {"T0": 1, "one of four": 1, "all four": 4}
     assert own["members"].to_dict() == {"T0": 1, "one of four": 4, "all four": 4}
@@ -159,6 +180,24 @@ def test_a_pools_uses_stand_beside_each_other_with_what_they_cost(study: Path) -
     )
     assert own.loc["T0", "training_flops"] * 4 == own.loc["one of four", "training_flops"]
     assert math.isnan(own.loc["all four", "change"]) and own.loc["T0", "change_n"] == 5
+
+
+def test_every_window_and_every_use_of_a_pool_is_drawn_with_its_gain_and_its_flops(
+    study: Path,
+) -> None:
+    analysis = Analysis(load_results(study))
+    [windows] = window_figure(sweeps.windows(analysis.trainings))
+    [pools] = pool_figure(sweeps.pools(analysis, analysis.trainings))
+    assert isinstance(windows, Figure) and isinstance(pools, Figure)
+    assert "means over the budgets in common" in windows.caption
+    drawn = windows.svg.decode()
+    frame = sweeps.windows(analysis.trainings)
+    for row in frame[frame["epochs"] == 0].to_dict("records"):
+        assert f">{row['window'] or 'throughout'}<" in drawn
+        assert f">{text.points(row['gain'])} · {text.ratio(row['flops'])} FLOPs<" in drawn
+    for words in ("T0, one, always the same", "one of four, one of 4, drawn"):
+        assert f">{words}<" in pools.svg.decode()
+    assert window_figure(frame.assign(gain=math.nan)) == [], "nothing to compare with yet"
 
 
 # ---------------------------------------------------------------- the page
@@ -205,6 +244,104 @@ def test_an_unfinished_study_says_so_and_one_budget_has_no_such_section(tmp_path
     assert efficiency(Analysis(load_results(usual))) == ()
 
 
+# ---------------------------------------------------------------- the verdict
+
+
+def verdict(folder: Path) -> list[str]:
+    return sentences(Analysis(load_results(folder)))[-2:]
+
+
+def test_the_verdict_says_what_is_saved_where_and_from_how_many_students_a_teacher_pays(
+    study: Path,
+) -> None:
+    analysis = Analysis(load_results(study))
+    heads = analysis.speedups.set_index(["label", "kind", "students"])
+    best = heads.loc["kd ← T0, 0–30 %", "flops", 0]
+    saves, pays = verdict(study)
+    figure = text.speedup(best["speedup"], best["speedup_low"], best["speedup_high"])
+    assert saves.startswith("**kd ← T0, 0–30 %** saves training on resnet8: at best it takes")
+    assert f"{figure} fewer FLOPs" in saves and f"at {text.percent(best['q'])} (n = 5" in saves
+    assert f"nowhere from {text.percent(best['q_low'])} to" in saves
+    row = analysis.by_budget.set_index(["label", "epochs"]).loc["kd ← T0, 0–30 %", 64]
+    low, high = row["flops_pays_from_low"], row["flops_pays_from_high"]
+    assert pays.startswith(f"From **2 students** on [{low:.0f}, {high:.0f}], training the teacher")
+    assert pays.endswith(f"{text.percent(row['q'])}, the accuracy of 64 epochs without transfer.")
+
+
+@pytest.mark.parametrize(
+    ("gain", "seeds", "first", "second"),
+    [
+        (-0.05, 5, "Transfer saves no training: the best, **kd", "**never pays**, however many"),
+        (0.0, 5, "Whether transfer saves training is **not decided**: the best", "never pays"),
+        (0.05, 1, "**not decided** without an interval over seeds: at best", "by the mean, at"),
+        (0.03, 2, "is **not decided**", "From"),
+    ],
+    ids=["loss", "nothing", "one-seed", "two-seeds"],
+)
+def test_the_verdict_claims_no_more_than_the_seeds_show(
+    tmp_path: Path, gain: float, seeds: int, first: str, second: str
+) -> None:
+    saves, pays = verdict(write_efficiency(tmp_path / "run", plan_of(seeds=seeds), gain=gain))
+    assert first in saves and second in pays
+    if gain <= 0:
+        assert "takes" in saves and "training without transfer takes fewer at every" in saves
+
+
+def test_a_saving_that_may_be_none_leaves_open_when_a_teacher_pays() -> None:
+    row = {"label": "kd", "student": "s", "epochs": 8, "q": 0.5, "flops_training": 9.0}
+    bounds = {"flops_saved": 2.0, "flops_saved_low": -1.0, "flops_pays_from": 5.0}
+    ends = {"flops_pays_from_low": 3.0, "flops_pays_from_high": math.nan}
+    frame = pd.DataFrame([row | bounds | ends])
+    [said] = savings.pays({"student": "s", "label": "kd"}, frame)
+    assert "**not decided**: 5 students by the mean, from 3 students to never" in said
+    gone = frame.assign(flops_saved=-0.5, flops_pays_from=math.nan)
+    [said] = savings.pays({"student": "s", "label": "kd"}, gone)
+    assert "ever pays is **not decided**: the interval goes from 3 students to never" in said
+    [said] = savings.pays({"student": "s", "label": "kd"}, frame.assign(flops_training=math.nan))
+    assert "is not known" in said
+
+
+# ---------------------------------------------------------------- families, names of budgets
+
+
+def test_a_sweeps_signs_and_a_tables_speedups_are_judged_among_all_their_rows(study: Path) -> None:
+    analysis = Analysis(load_results(study))
+    windows = sweeps.windows(analysis.trainings)
+    adjusted = stats.holm(windows["gain_p"])
+    assert windows["gain_p_holm"].tolist() == pytest.approx(adjusted.tolist(), nan_ok=True)
+    assert windows["gain_sign"].tolist() == stats.signs_at(windows["gain"], adjusted)
+    bounded = windows.dropna(subset=["change_p"])
+    assert (bounded["change_p_holm"] >= bounded["change_p"]).all()
+    assert (bounded["change_p_holm"] > bounded["change_p"]).any()
+    budgets = analysis.by_budget
+    adjusted = stats.holm(budgets["flops_p"])
+    assert budgets["flops_p_holm"].tolist() == pytest.approx(adjusted.tolist(), nan_ok=True)
+    for _, own in analysis.speedups.groupby(["kind", "students"]):
+        assert own["sign"].tolist() == stats.signs_at(np.log(own["speedup"]), stats.holm(own["p"]))
+    assert "each column of them is one family" in said(study)
+
+
+def test_every_budget_has_its_name_and_curves_are_those_of_the_longest(study: Path) -> None:
+    analysis = Analysis(load_results(study))
+    methods = set(analysis.methods)
+    assert {f"kd [epochs={epochs}]" for epochs in EPOCHS} < methods and "kd" not in methods
+    labels = set(analysis.gains.loc[analysis.gains["is_baseline"], "label"])
+    assert labels == {f"no transfer [epochs={epochs}]" for epochs in EPOCHS}
+    figure = sections.convergence(analysis).parts[0]
+    assert isinstance(figure, Figure) and "The budget of 64 epochs alone" in figure.caption
+    drawn = figure.svg.decode()
+    assert ">no transfer<" in drawn and ">kd ← T0<" in drawn and "epochs=" not in drawn
+
+
+def test_a_swept_budget_and_a_window_are_no_unfairness(study: Path) -> None:
+    section = sections.fairness(Analysis(load_results(study)))
+    notes = [part for part in section.parts if isinstance(part, Note)]
+    assert [note.kind for note in notes] == ["good", "muted"]
+    assert "heard during a part of the training" in notes[0].text
+    [cards] = [part for part in section.parts if isinstance(part, Cards)]
+    assert ("epochs", "4, 8, 16, 32, 64") in cards.cards[1].facts
+
+
 # ---------------------------------------------------------------- a real study
 
 
@@ -231,7 +368,7 @@ def test_a_real_study_of_budgets_windows_and_a_pool_is_told(
     answer = ktbench("run", "matrix.yaml", "--results", "run")
     assert answer.code == 0, answer.err
     analysis = Analysis(load_results(tmp_path / "run"))
-    frame = quality_cost.trainings(analysis)
+    frame = analysis.trainings
     assert len(frame) == 2 * 5
     longest = frame[frame["epochs"] == 2].set_index(["teacher", "window"])
     one, passes = longest.loc["T", ""], longest["teacher_flops"]

@@ -18,10 +18,10 @@ from benchmarks._synthetic import (
     write_folder,
 )
 from ktbench.records import DeviceSpec, Failure, Item, KtbenchError, Statistic, Validity
-from ktbench.report import write_report
+from ktbench.report import sections, write_report
 from ktbench.report.analysis import Analysis
-from ktbench.report.parts import ROWS_SHOWN
-from ktbench.report.verdict import sentences
+from ktbench.report.parts import ROWS_SHOWN, Cards
+from ktbench.report.verdict import sentences, verdict_table
 from ktbench.results import ResultsFolder, load_results
 from tests.report_page import outline, page
 
@@ -162,6 +162,41 @@ def test_an_invalid_measurement_is_shown_with_its_reason_and_decides_nothing(
     assert "invalid: the governor changed" in words and "0 of 1 measurement valid" in words
     assert "No valid measurement yet" in words and "no route to host" in words
     assert not any("On **" in s for s in sentences(Analysis(load_results(folder.path))))
+
+
+def test_warnings_that_differ_in_their_figures_alone_are_one_with_the_range(tmp_path: Path) -> None:
+    shape = Shape(students=("resnet8",), gains={}, epochs=2, devices=())
+    folder = write_folder(tmp_path / "run", shape)
+    plan = plan_of(shape).model_copy(update={"devices": (LOCAL,)})
+    shares = (13, 9, 104)
+    with folder.open(plan, "", PROVENANCE, data_digest="d" * 16):
+        for share, export in zip(shares, EXPORTS, strict=False):
+            warned = Validity(warnings=(f"unsteady: {share}% of the mean", "below 0.1 ms"))
+            found = measurement_of(plan.cells[0], export, LOCAL, validity=warned)
+            folder.write_measurement(found)
+    [cards] = [
+        part
+        for part in sections.devices(Analysis(load_results(folder.path))).parts
+        if isinstance(part, Cards)
+    ]
+    assert [note.text for note in cards.cards[0].notes[1:]] == [
+        "unsteady: 9–104% of the mean (3×)",
+        "below 0.1 ms (3×)",
+    ]
+
+
+def test_the_verdict_lists_devices_in_the_order_of_the_matrix(tmp_path: Path) -> None:
+    slow, quick = (DeviceSpec(profile="local", name=name) for name in ("slow", "quick"))
+    shape = Shape(students=("resnet8",), gains={}, epochs=2, devices=())
+    folder = write_folder(tmp_path / "run", shape)
+    plan = plan_of(shape).model_copy(update={"devices": (slow, quick)})
+    with folder.open(plan, "", PROVENANCE, data_digest="d" * 16):
+        for device, milliseconds in ((slow, 0.9), (quick, 0.2)):
+            found = measurement_of(plan.cells[0], EXPORTS[0], device)
+            p50 = found.p50_ms.model_copy(update={"value": milliseconds})
+            folder.write_measurement(found.model_copy(update={"p50_ms": p50}))
+    rows = verdict_table(Analysis(load_results(folder.path))).frame
+    assert rows["device"].tolist() == ["slow", "quick"]
 
 
 def test_files_that_differ_in_weights_alone_are_a_noise_check(tmp_path: Path) -> None:

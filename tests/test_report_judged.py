@@ -21,7 +21,7 @@ from ktbench import stats
 from ktbench.records import DeviceSpec, Measurement, Statistic
 from ktbench.report import sections, write_report
 from ktbench.report.analysis import Analysis
-from ktbench.report.parts import Section, Table
+from ktbench.report.parts import Note, Section, Table
 from ktbench.report.verdict import sentences
 from ktbench.results import ResultsFolder, load_results
 from tests.report_page import outline, page
@@ -79,7 +79,7 @@ def test_the_page_names_level_and_family_and_marks_what_is_clear_on_its_own_only
     assert len(alone) and page(path).count("(+) [") == len(alone)
     figure = (path / "report/figures/gains.svg").read_text(encoding="utf-8")
     assert "clear on its own, not among all" in figure
-    assert "judged together" in sentences(analysis)[0]
+    assert sentences(analysis)[0].endswith("at 95\u00a0% for all together.")
 
 
 def test_undecided_comparisons_stand_with_the_seeds_that_would_settle_them(tmp_path: Path) -> None:
@@ -162,6 +162,9 @@ def test_devices_that_order_deployments_alike_agree_wholly(tmp_path: Path) -> No
     [row] = found["stability"].to_dict("records")
     assert (row["device"], row["other"], row["deployments"]) == ("local", "board", 12)
     assert row["tau"] == pytest.approx(1.0) and row["tau_high"] == 1.0 and row["swapped"] == 0
+    told = section.parts[0]
+    assert isinstance(told, Note) and told.kind == "good"
+    assert "put 12 deployments in the same order: none of 66 pairs swaps (" in told.text
     assert "swaps" not in found
 
 
@@ -176,6 +179,11 @@ def test_a_student_that_is_slow_on_one_device_only_is_named_with_its_rivals(tmp_
     assert set(same["quicker"]) == {"resnet8"}
     assert set(same["slower"]) == {"vgg_shallow", "vgg_thin"}
     assert swaps["same_export"].tolist() == sorted(swaps["same_export"], reverse=True)
+    told = section.parts[0]
+    assert isinstance(told, Note) and told.kind == "warn"
+    assert (
+        f"(1 thread) do not put 12 deployments in the same order: {len(swaps)} of 66" in told.text
+    )
     write_report(tmp_path / "run")
     assert "Order on other devices" in page(tmp_path / "run")
 

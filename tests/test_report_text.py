@@ -65,3 +65,19 @@ def test_a_size_has_a_decimal_prefix(value: int, shown: str) -> None:
 @pytest.mark.parametrize(("value", "shown"), [(0.31, "0.31"), (1.2e-6, "1.2e−6"), (0.0, "0")])
 def test_a_tiny_difference_is_a_power_of_ten(value: float, shown: str) -> None:
     assert text.small(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (1.852, 1.2, 2.9, "1.85× [1.20, 2.90]"),
+        (0.4233, 0.3171, 0.5649, "0.42× [0.32, 0.56]"),
+        (0.0884, 0.0664, 0.118, "0.088× [0.066, 0.12]"),
+        (12.34, math.nan, math.nan, "12.3×"),
+        (math.nan, 1.0, 2.0, "–"),
+    ],
+)
+def test_a_speedup_has_the_digits_that_its_interval_is_worth(
+    value: float, low: float, high: float, shown: str
+) -> None:
+    assert text.speedup(value, low, high) == shown

@@ -176,8 +176,20 @@ def test_the_headlines_interval_allows_for_the_choice_of_the_largest() -> None:
         curve = speedup.speedup(baseline, method, [head.q])
         plain.append(curve.low[0] <= 1 <= curve.high[0])
         allowed.append(head.low <= 1 <= head.high)
+        assert (head.p > 0.05) == allowed[-1], "the p says what the interval says"
     assert np.mean(plain) < 0.93
     assert np.mean(allowed) >= 0.95
+
+
+def test_the_p_of_a_speedup_is_at_most_5_percent_where_the_interval_leaves_one_out() -> None:
+    curves = [speedup.at_budgets(*pair) for pair in pairs(3, 200, PLAIN, 1.0)]
+    p = np.stack([speedup.p_of_one(curve, 3) for curve in curves])
+    outside = np.stack([(c.low > 1) | (c.high < 1) for c in curves])
+    known = ~np.isnan(p)
+    assert ((p <= 0.05) == outside)[known].all() and 0 < outside.sum() < known.sum()
+    assert (np.isnan(p) == np.stack([np.isnan(c.low) for c in curves])).all()
+    alone = speedup.headline(*truth())
+    assert alone is not None and np.isnan(alone.p), "one seed has no p"
 
 
 def test_what_both_sides_share_widens_no_interval() -> None:

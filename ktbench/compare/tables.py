@@ -47,7 +47,7 @@ def sheets(found: Comparison) -> list[Sheet]:
     told: list[Sheet | None] = [
         _accuracy_sheet(trained, found),
         _export_sheet(exported, found),
-        _latency_sheet(found.latencies),
+        *_latency_sheets(found.latencies),
         _size_sheet(found),
         _missing_sheet("Trained in A only", found.only_before, found),
         _missing_sheet("Trained in B only", found.only_after, found),
@@ -150,28 +150,31 @@ def _unpaired(found: Sequence[Accuracy]) -> bool:
     return any(a.how == "unpaired" for a in found)
 
 
-def _latency_sheet(found: Sequence[Latency]) -> Sheet | None:
-    """One device alone stands in the title, which leaves room in a narrow terminal."""
-    places = list(dict.fromkeys(map(_where, found)))
-    if not places:
-        return None
-    several = len(places) > 1
+def _latency_sheets(found: Sequence[Latency]) -> list[Sheet]:
+    """A table per device, whose name in the title leaves room in a narrow terminal.
+
+    The device with the gravest row comes first; the rows are judged together all the same.
+    """
+    by_place: dict[str, list[Latency]] = {}
+    for row in _sorted(found, lambda t: -t.ratio):
+        by_place.setdefault(_where(row), []).append(row)
+    return [_latency_sheet(place, rows) for place, rows in by_place.items()]
+
+
+def _latency_sheet(place: str, found: Sequence[Latency]) -> Sheet:
     rows = [
         [
             t.student,
             t.export,
-            *([_where(t)] if several else []),
             f"{t.before_ms:.3g}",
             f"{t.after_ms:.3g}",
             _ratio(t),
             "; ".join([t.verdict, *t.notes]),
         ]
-        for t in _sorted(found, lambda t: -t.ratio)[:ROWS_SHOWN]
+        for t in found[:ROWS_SHOWN]
     ]
-    device = ["device"] if several else []
-    heads = ["student", "export", *device, "A, ms", "B, ms", "ratio", ""]
-    title = "Median latency" if several else f"Median latency on {places[0]}"
-    return Sheet(title, heads, rows, 2 + several, _left_out(len(rows), len(found)))
+    heads = ["student", "export", "A, ms", "B, ms", "ratio", ""]
+    return Sheet(f"Median latency on {place}", heads, rows, 2, _left_out(len(rows), len(found)))
 
 
 def _where(found: Latency) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ktbench import stats
 from ktbench.records import BASELINE, Augmentation
-from ktbench.report import reuse
+from ktbench.report import quality_cost, reuse
 from ktbench.report.judged import judged
 from ktbench.results import Results
 from ktbench.results.settings import told
@@ -69,11 +69,14 @@ class Analysis:
         """
         cells = self.results.cells.copy()
         cells["training"] = [
-            self._budget_without(("outputs.", "distill."), key) for key in cells["key"]
+            self.budget_without(("outputs.", "distill."), key) for key in cells["key"]
         ]
         cells["is_baseline"] = cells["method"] == BASELINE.label
         cells["plain_method"] = cells["method"]
-        cells["method"], cells["label"] = _names(cells, cells["budget"])
+        named = cells["budget"]
+        if self.sweeps_epochs:  # a budget without a name would be taken for the only one
+            named = pd.Series([self._with_epochs(key) for key in cells["key"]], cells.index)
+        cells["method"], cells["label"] = _names(cells, named)
         columns = ["student", "seed", "training", "key", "accuracy", "validation"]
         base = cells.loc[cells["is_baseline"], columns]
         renamed = {"key": "baseline", "accuracy": "base", "validation": "validation_base"}
@@ -89,7 +92,22 @@ class Analysis:
         cells["validation_gain"] = cells["validation"] - cells["validation_base"]
         return cells
 
-    def _budget_without(self, prefix: str | tuple[str, ...], key: str) -> str:
+    @cached_property
+    def sweeps_epochs(self) -> bool:
+        """Whether no transfer is trained in several budgets."""
+        plain = (c for c in self.results.lock.plan.cells if c.method == BASELINE)
+        return len({cell.train.epochs for cell in plain}) > 1
+
+    def _with_epochs(self, key: str) -> str:
+        return told({"epochs": str(self._epochs[key])} | self.results.differences[key])
+
+    @cached_property
+    def _epochs(self) -> dict[str, int]:
+        plan = self.results.lock.plan
+        return {c.key: c.train.epochs for c in (*plan.cells, *(s.cell for s in plan.skips))}
+
+    def budget_without(self, prefix: str | tuple[str, ...], key: str) -> str:
+        """A cell's budget in words, without the settings that begin so."""
         odd = self.results.differences[key]
         return told({n: v for n, v in odd.items() if not n.startswith(prefix)})
 
@@ -99,12 +117,33 @@ class Analysis:
 
         Empty unless the matrix has views and fresh augmentations.
         """
-        likewise = [self._budget_without("views", key) for key in self.cells["key"]]
+        likewise = [self.budget_without("views", key) for key in self.cells["key"]]
         cells = self.cells.assign(likewise=likewise)
         cells["method"], cells["label"] = _names(cells, cells["likewise"])
         plan = self.results.lock.plan
         same = {cell.key for cell in plan.cells if cell.data.augment == Augmentation()}
         return reuse.paired(cells[~cells["key"].isin(same)], self.curves)
+
+    @cached_property
+    def trainings(self) -> pd.DataFrame:
+        """`quality_cost.trainings` of the results."""
+        return quality_cost.trainings(self.results)
+
+    @cached_property
+    def compared(self) -> list[quality_cost.Comparison]:
+        """`quality_cost.comparisons`; none, and quickly so, where no budget is swept."""
+        budgets = {c.train.epochs for c in self.results.lock.plan.cells if c.teacher is not None}
+        return quality_cost.comparisons(self.trainings) if len(budgets) > 1 else []
+
+    @cached_property
+    def speedups(self) -> pd.DataFrame:
+        """`quality_cost.headlines` of what is `compared`."""
+        return quality_cost.headlines(self.compared)
+
+    @cached_property
+    def by_budget(self) -> pd.DataFrame:
+        """`quality_cost.by_budget` of what is `compared`."""
+        return quality_cost.by_budget(self.compared)
 
     @cached_property
     def curves(self) -> pd.DataFrame:

@@ -57,15 +57,21 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     environment.filters["bold"] = _bold
+    environment.filters["breakable"] = _breakable
     environment.filters["source"] = _source
     environment.filters["kind_of_part"] = _kind_of_part
     return environment
 
 
 def _bold(words: str) -> Markup:
-    """Escaped words with `**...**` in bold and backticks as code."""
-    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(words)))
+    """Escaped words with `**...**` in bold and backticks as code, broken as `_breakable` ones."""
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(_breakable(words)))
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", bold))
+
+
+def _breakable(name: str) -> Markup:
+    """Escaped words that may also be broken before the settings of a name."""
+    return Markup(re.sub(r"(?<=\w)\(", "<wbr>(", str(escape(name))))
 
 
 def _source(figure: Figure) -> str:

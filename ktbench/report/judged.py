@@ -41,6 +41,13 @@ def judged(
     return frame
 
 
+def as_family(found: stats.Intervals) -> pd.DataFrame:
+    """One row per mean, all of them one family: `p`, `p_holm`, and the `sign` that stays."""
+    p = stats.t_test(found)
+    adjusted = stats.holm(p)
+    return pd.DataFrame({"p": p, "p_holm": adjusted, "sign": stats.signs_at(found.mean, adjusted)})
+
+
 def _bootstrapped(
     gains: stats.Floats, group: NDArray[np.int64], n: NDArray[np.int64]
 ) -> tuple[stats.Floats, stats.Floats]:

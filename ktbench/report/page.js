@@ -178,7 +178,7 @@
     const percent = (v) => `${+(100 * v).toFixed(1)} %`;
     found.push(chart("Validation accuracy by epoch", accuracy, percent, own.phases));
     const losses = Object.entries(own.losses).map(([name, values], i) =>
-      ({ name, epoch: own.epoch, values, kind: `c${i % 6}` }));
+      ({ name, epoch: own.epoch, values, kind: `c${i % 8}` }));
     if (losses.length) found.push(chart("Loss by epoch", losses, String, own.phases));
     const notes = [];
     if (own.phases.length > 1) {

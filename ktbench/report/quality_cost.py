@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ktbench import speedup
+from ktbench import speedup, stats
 from ktbench.records import BASELINE, Cell, Checkpoint, Teacher, Window
-from ktbench.report.analysis import Analysis
+from ktbench.results import Results
 from ktbench.results.settings import told
 
 KINDS = ("flops", "seconds")
@@ -61,15 +61,14 @@ def window_label(window: Window | None) -> str:
     return f"{100 * window.start:g}–{100 * window.end:g} %{kept}"
 
 
-def trainings(analysis: Analysis) -> pd.DataFrame:
+def trainings(results: Results) -> pd.DataFrame:
     """One row per cell of the matrix: what it is, its accuracy, its costs and its teachers'.
 
     `flops` and `seconds` include the teacher's forward passes, `teacher_...` is their part;
     `training_...` is the teachers' own training. `rest` names every other setting that is not the
     usual one, `alike` those of them that change no transfer too. NaN where there is no figure.
     """
-    results = analysis.results
-    checkpoints = dict(_teachers(analysis))
+    checkpoints = dict(_teachers(results))
     rows = [
         _named(cell, results.differences[cell.key])
         | {f"training_{kind}": _training(cell.teachers, checkpoints, kind) for kind in KINDS}
@@ -107,9 +106,9 @@ def _named(cell: Cell, odd: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def _teachers(analysis: Analysis) -> Iterator[tuple[str, Checkpoint]]:
+def _teachers(results: Results) -> Iterator[tuple[str, Checkpoint]]:
     """Every teacher's checkpoint that the results know, by the key of the teacher's cell."""
-    for result in analysis.results.by_key.values():
+    for result in results.by_key.values():
         found = result.ensemble or ((result.teacher,) if result.teacher else ())
         for teacher, checkpoint in zip(result.cell.teachers, found, strict=False):
             yield teacher.cell.key, checkpoint
@@ -210,6 +209,8 @@ def headlines(found: Sequence[Comparison]) -> pd.DataFrame:
     largest over quality with the bounds of an interval that allows for the choice, at `q`;
     `below` the stretches of quality at which the speedup is under 1, of those from `q_low` to
     `q_high` that both sides reach. Figures are NaN where the sides reach no quality in common.
+    `p` is two-sided, of a speedup of 1, and allows for the choice; `p_holm` and `sign` are judged
+    among all comparisons of one kind of cost and sharing.
     """
     rows = []
     for one in found:
@@ -219,13 +220,18 @@ def headlines(found: Sequence[Comparison]) -> pd.DataFrame:
                 extra = one.training[kind] / students if students else 0.0
                 row = one.name | {"n": len(one.seeds), "kind": kind, "students": students}
                 rows.append(row | _headline(one.baseline[kind], one.treated[kind].plus(extra)))
-    return pd.DataFrame(rows, columns=None if rows else list(_HEADLINE))
+    frame = pd.DataFrame(rows, columns=None if rows else list(_HEADLINE))
+    for _, own in frame.groupby(["kind", "students"], sort=False):
+        adjusted = stats.holm(own["p"])
+        frame.loc[own.index, "p_holm"] = adjusted
+        frame.loc[own.index, "sign"] = stats.signs_at(np.log(own["speedup"]), adjusted)
+    return frame
 
 
 _NAMES = ("student", "label", "method", "teacher", "window", "n", "kind")
 _HEADLINE = (
     *_NAMES,
-    *("students", "q", "speedup", "speedup_low", "speedup_high", "q_low", "q_high", "below"),
+    *("students", "q", "speedup", "speedup_low", "speedup_high", "p", "q_low", "q_high", "below"),
 )
 
 
@@ -241,6 +247,7 @@ def _headline(baseline: speedup.Runs, treated: speedup.Runs) -> dict[str, object
         "speedup": best.value,
         "speedup_low": best.low,
         "speedup_high": best.high,
+        "p": best.p,
         "q_low": float(q[0]),
         "q_high": float(q[-1]),
         "below": "; ".join(f"{a:.4f} to {b:.4f}" for a, b in under),
@@ -250,14 +257,20 @@ def _headline(baseline: speedup.Runs, treated: speedup.Runs) -> dict[str, object
 def by_budget(found: Sequence[Comparison]) -> pd.DataFrame:
     """One row per comparison × budget of no transfer: what the same mean accuracy `q` costs.
 
-    By kind: `flops_speedup` with its interval, `flops_alone`, the speedup with the teacher's
-    training for one student, `flops_saved` per student with its interval, and `flops_pays_from`
-    with `_low` and `_high`: the least number of students that repay the training, for the saving
-    and for the bounds of its interval; NaN where no number does, and where the training's cost is
-    not known (`flops_training` is NaN). `cheapest` and `best`: the qualities that transfer reaches.
+    By kind: `flops_speedup` with its interval, `flops_p`, and `flops_p_holm` and `flops_sign` among
+    all rows; `flops_alone`, the speedup with the teacher's training for one student; `flops_saved`
+    per student with its interval, and `flops_pays_from` with `_low` and `_high`: the least number
+    of students that repay the training, for the saving and for the bounds of its interval; NaN
+    where no number does, and where the training's cost is not known (`flops_training` is NaN).
+    `cheapest` and `best`: the qualities that transfer reaches.
     """
     rows = [row for one in found for row in _budget_rows(one)]
-    return pd.DataFrame(rows, columns=None if rows else [*_NAMES[:-1], "epochs", "q"])
+    frame = pd.DataFrame(rows, columns=None if rows else [*_NAMES[:-1], "epochs", "q"])
+    for kind in KINDS if rows else ():
+        adjusted = stats.holm(frame[f"{kind}_p"])
+        frame[f"{kind}_p_holm"] = adjusted
+        frame[f"{kind}_sign"] = stats.signs_at(np.log(frame[f"{kind}_speedup"]), adjusted)
+    return frame
 
 
 def _budget_rows(one: Comparison) -> list[dict[str, object]]:
@@ -278,6 +291,7 @@ def _budget_rows(one: Comparison) -> list[dict[str, object]]:
 def _at_budgets(one: Comparison, kind: str) -> list[dict[str, float]]:
     baseline, treated, training = one.baseline[kind], one.treated[kind], one.training[kind]
     ratio = speedup.at_budgets(baseline, treated)
+    p = speedup.p_of_one(ratio, baseline.seeds)
     saved = speedup.saved_at_budgets(baseline, treated)
     alone = np.full(len(ratio.q), np.nan)
     if training >= 0:
@@ -287,6 +301,7 @@ def _at_budgets(one: Comparison, kind: str) -> list[dict[str, float]]:
             "speedup": float(ratio.value[at]),
             "speedup_low": float(ratio.low[at]),
             "speedup_high": float(ratio.high[at]),
+            "p": float(p[at]),
             "alone": float(alone[at]),
             "training": training,
             "saved": float(saved.value[at]),

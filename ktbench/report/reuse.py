@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 
 from ktbench import stats
+from ktbench.report.judged import as_family
 
 _ROW = ["student", "label", "teacher", "views"]
-_FIGURES = ["n", "fresh", "reused", "gain", "gain_low", "gain_high", "sign", "saved"]
+_GAIN = ["gain", "gain_low", "gain_high", "p", "p_holm", "sign"]
+_FIGURES = ["n", "fresh", "reused", *_GAIN, "saved"]
 
 
 def paired(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
@@ -33,7 +35,8 @@ def by_group(pairs: pd.DataFrame) -> pd.DataFrame:
     """One row per group × number of views that was also trained with fresh augmentations.
 
     `gain` is the mean over seeds of the paired difference in test accuracy, reused minus fresh,
-    with its t interval; `n` the seeds that have both; `saved` the mean of that of `paired`.
+    with its t interval; `n` the seeds that have both; `saved` the mean of that of `paired`. The
+    rows are one family: `p_holm` and `sign` are judged among all of them.
     """
     number = pairs.groupby(_ROW, sort=False).ngroup()
     frame = pairs.groupby(number)[[*_ROW, "is_baseline"]].first()
@@ -48,29 +51,40 @@ def overall(pairs: pd.DataFrame) -> pd.DataFrame:
     """One row per number of views: the mean over all groups with a teacher, `groups` of them.
 
     Cells of one seed share initial weights and data order, so they are no independent draws: the
-    interval is that of the seeds' means, over the groups that have every seed.
+    interval is that of the seeds' means, over the groups that have every seed. The rows are a
+    family of their own.
     """
     pairs = pairs[pairs["teacher"] != ""]
-    rows = []
+    rows, gains = [], []
     for views, own in pairs.groupby("views", sort=True):
         sizes = own.groupby(_ROW)["seed"].transform("size")
         whole = own[sizes == own["seed"].nunique()]
         if whole.empty:
             continue
         by_seed = whole.groupby("seed")[["accuracy_fresh", "accuracy", "gain", "saved"]].mean()
-        found = stats.intervals(by_seed["gain"], np.zeros(len(by_seed), dtype=int), 1)
-        row = pd.DataFrame({"views": [views], "groups": [whole[_ROW].drop_duplicates().shape[0]]})
-        row["fresh"], row["reused"] = by_seed["accuracy_fresh"].mean(), by_seed["accuracy"].mean()
-        row["saved"] = by_seed["saved"].mean()
-        rows.append(_with(row, found))
+        rows.append(
+            {
+                "views": views,
+                "groups": len(whole[_ROW].drop_duplicates()),
+                "fresh": by_seed["accuracy_fresh"].mean(),
+                "reused": by_seed["accuracy"].mean(),
+                "saved": by_seed["saved"].mean(),
+            }
+        )
+        gains.append(by_seed["gain"].to_numpy(dtype=float))
     columns = ["views", "groups", *_FIGURES]
-    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    number = np.repeat(np.arange(len(gains)), [len(own) for own in gains])
+    return _with(pd.DataFrame(rows), stats.intervals(np.concatenate(gains), number, len(gains)))[
+        columns
+    ]
 
 
 def _with(frame: pd.DataFrame, found: stats.Intervals) -> pd.DataFrame:
     frame["gain"], frame["gain_low"], frame["gain_high"] = found.mean, found.low, found.high
-    frame["n"], frame["sign"] = found.n, stats.signs(found)
-    return frame
+    frame["n"] = found.n
+    return frame.join(as_family(found))
 
 
 def _saved(pairs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series[float]:

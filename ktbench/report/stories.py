@@ -99,7 +99,8 @@ def _outcome(row: Row, result: Result | None) -> Facts:
     accuracy, cost = checkpoint.accuracy, checkpoint.cost
     gain = text.points(row["gain"])
     facts += [["test accuracy", text.percent(row["accuracy"])]]
-    facts += [["gain over no transfer", f"{gain} points"]] if row["gain"] == row["gain"] else []
+    if row["gain"] == row["gain"] and not row["is_baseline"]:
+        facts.append(["gain over no transfer", f"{gain} points"])
     return [
         *facts,
         ["validation", text.percent(row["validation"])],

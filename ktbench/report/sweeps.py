@@ -16,19 +16,30 @@ _SWEPT = ["student", "method", "teacher", "rest", "epochs"]
 def over_budgets(frame: pd.DataFrame) -> pd.DataFrame:
     """Per kind of transfer and seed: means over the budgets, as rows with 0 `epochs`.
 
-    Only of seeds that have every budget of the matrix, and only where there are several.
+    Of the budgets that every kind that has several has; only of seeds that have all of these, and
+    only where there are several. No transfer may have longer ones beside.
     """
     by = ["student", "method", "teacher", "window", "rest", "seed"]
+    if frame.empty:
+        return frame
+    asked = frame.groupby(by[:-1], sort=False)["epochs"].agg(frozenset)
+    shared = {
+        student: frozenset.intersection(*own)
+        for student, own in asked[asked.map(len) > 1].groupby("student", sort=False)
+    }
+    inside = [
+        e in shared.get(s, ()) for s, e in zip(frame["student"], frame["epochs"], strict=True)
+    ]
+    frame = frame[inside]
     if frame.empty:
         return frame
     grouped = frame.groupby(by, sort=False)
     rows = grouped.first().reset_index()
     figures = ["accuracy", *KINDS, "teacher_flops"]
     rows[figures] = grouped[figures].mean().reset_index()[figures]
-    counted = frame.groupby("student")["epochs"].nunique()
-    whole = grouped["accuracy"].count().to_numpy() == rows["student"].map(counted).to_numpy()
-    several = rows["student"].map(counted).to_numpy() > 1
-    found: pd.DataFrame = rows[whole & several].assign(epochs=0)
+    counted = rows["student"].map({student: len(own) for student, own in shared.items()}).to_numpy()
+    whole = (grouped["accuracy"].count().to_numpy() == counted) & (counted > 1)
+    found: pd.DataFrame = rows[whole].assign(epochs=0)
     return found
 
 
@@ -39,7 +50,8 @@ def windows(frame: pd.DataFrame) -> pd.DataFrame:
     `change`: test accuracy minus that of transfer throughout, the same seed, with its interval
     over the `change_n` seeds that have both (NaN where the matrix has no such cells, and for
     themselves); `gain`: minus no transfer of the same budget, likewise. `flops` and `seconds` are
-    ratios to transfer throughout, `teacher_share` the teacher's part of the FLOPs.
+    ratios to transfer throughout, `teacher_share` the teacher's part of the FLOPs. The rows are a
+    family for `change` and one for `gain`: `..._p_holm` and `..._sign` are judged among them.
     """
     rows = []
     frame = pd.concat([frame, over_budgets(frame)], ignore_index=True)
@@ -47,7 +59,7 @@ def windows(frame: pd.DataFrame) -> pd.DataFrame:
         if own["window"].nunique() > 1:
             whole = own[own["window"] == ""]
             rows += [_swept(frame, part, whole) for _, part in own.groupby("window", sort=False)]
-    return pd.DataFrame(rows, columns=None if rows else [*_SWEPT, "window"])
+    return _judged(pd.DataFrame(rows, columns=None if rows else [*_SWEPT, "window"]))
 
 
 def pools(analysis: Analysis, frame: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +87,18 @@ def pools(analysis: Analysis, frame: pd.DataFrame) -> pd.DataFrame:
                     {"pool": number + 1, "drawn": _drawn(use), "members": len(_members(use))}
                     | _swept(frame, part, most)
                 )
-    return pd.DataFrame(rows, columns=None if rows else ["pool", "drawn", "members", *_SWEPT])
+    return _judged(
+        pd.DataFrame(rows, columns=None if rows else ["pool", "drawn", "members", *_SWEPT])
+    )
+
+
+def _judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the signs of its differences, each column of them a family of its own."""
+    for name in ("change", "gain") if len(frame) else ():
+        adjusted = stats.holm(frame[f"{name}_p"])
+        frame[f"{name}_p_holm"] = adjusted
+        frame[f"{name}_sign"] = stats.signs_at(frame[name], adjusted)
+    return frame
 
 
 def _members(use: Teacher | Ensemble) -> frozenset[str]:
@@ -117,12 +140,12 @@ def _paired(own: pd.DataFrame, other: pd.DataFrame, name: str) -> dict[str, obje
         {int(seed): float(value) for seed, value in zip(s["seed"], s["accuracy"], strict=True)}
         for s in (side[side["accuracy"].notna()] for side in (own, other))
     )
-    found = stats.paired_gain(ours, theirs)
-    low, high = (found.low, found.high) if found else (None, None)
+    gains = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+    found = stats.intervals(gains, np.zeros(len(gains), dtype=int), 1)
     return {
-        name: found.mean if found else np.nan,
-        f"{name}_low": np.nan if low is None else low,
-        f"{name}_high": np.nan if high is None else high,
-        f"{name}_n": found.n if found else 0,
-        f"{name}_sign": found.sign if found else "unknown",
+        name: float(found.mean[0]),
+        f"{name}_low": float(found.low[0]),
+        f"{name}_high": float(found.high[0]),
+        f"{name}_n": len(gains),
+        f"{name}_p": float(stats.t_test(found)[0]),
     }

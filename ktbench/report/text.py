@@ -98,7 +98,25 @@ def size(number_of_bytes: object) -> str:
 
 def ratio(value: object) -> str:
     """`1.85×`."""
-    return f"{significant(value)}×" if known(value) else NOTHING
+    return f"{factor(value)}×" if known(value) else NOTHING
+
+
+def factor(value: object) -> str:
+    """A speedup without its sign, two decimals where they are known: `1.85`, `0.42`, `12.3`."""
+    if not known(value):
+        return NOTHING
+    number = _number(value)
+    return (
+        f"{number:.2f}" if 0.095 <= number < 9.995 else significant(number, 3 if number > 1 else 2)
+    )
+
+
+def speedup(value: object, low: object, high: object) -> str:
+    """`1.85× [1.20, 2.90]`, without bounds where there are none."""
+    if not known(value):
+        return NOTHING
+    bounds = f" [{factor(low)}, {factor(high)}]" if known(low) and known(high) else ""
+    return f"{factor(value)}×{bounds}"
 
 
 def count(number: int, noun: str) -> str:

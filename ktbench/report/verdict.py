@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ktbench import stats
 from ktbench.report import reuse, text
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.parts import Box, Column, Row, Table, rows_of
+from ktbench.report.savings import saving_sentences
 
 WITHIN = 0.01
 """An export may be this much less accurate on validation than the best one, if it is faster."""
+
+
+_TOGETHER = f"at {100 * stats.LEVEL:.0f}\u00a0% for all together"
 
 
 def best_methods(analysis: Analysis) -> pd.DataFrame:
@@ -33,7 +38,7 @@ def sentences(analysis: Analysis) -> list[str]:
     found = [_gain_sentence(methods)]
     found += _loss_sentence(methods)
     found += _deploy_sentences(analysis)
-    found += _speed_sentence(analysis)
+    found += saving_sentences(analysis) or _speed_sentence(analysis)
     found += _views_sentences(analysis)
     return found
 
@@ -52,13 +57,14 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
     if clear.empty:
         return (
             f"No method gains clearly over no transfer in any of "
-            f"{text.count(len(judged), 'comparison')}, judged together{_alone(judged)}."
+            f"{text.count(len(judged), 'comparison')}, {_TOGETHER}{_alone(judged)}."
         )
     top = _top(clear)
     return (
-        f"{_bold(top['label'])} gains {_gain(top)} over no transfer on {top['student']}; "
+        f"{_bold(top['label'])} gains {_gain(top)} over no transfer{_likewise(top)} on "
+        f"{top['student']}; "
         f"{len(clear)} of {text.count(len(judged), 'comparison')} "
-        f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}, judged together."
+        f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}, {_TOGETHER}."
     )
 
 
@@ -77,8 +83,14 @@ def _loss_sentence(methods: pd.DataFrame) -> list[str]:
     top = _top(clear, worst=True)
     many = "" if len(clear) == 1 else f" ({len(clear)} clear losses in all)"
     return [
-        f"{_bold(top['label'])} hurts on {top['student']}: {_gain(top)} against no transfer{many}."
+        f"{_bold(top['label'])} hurts on {top['student']}: {_gain(top)} against no "
+        f"transfer{_likewise(top)}{many}."
     ]
+
+
+def _likewise(row: Row) -> str:
+    """That the baseline has the same unusual training, and is no better for it."""
+    return " trained likewise" if "[" in row["label"] else ""
 
 
 def _top(rows: pd.DataFrame, *, worst: bool = False) -> Row:
@@ -109,9 +121,11 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
             f"{text.percent(best['accuracy'])} at {text.milliseconds(best['p50_ms'])} ms {origin}"
         )
         if quick["p50_ms"] < best["p50_ms"]:
+            same = quick["student"] == best["student"] and quick["label"] == best["label"]
             sentence += (
                 f"; within {100 * WITHIN:.0f} point of it on validation, the fastest is "
-                f"{_deployment(quick)}: {text.percent(quick['accuracy'])} at "
+                f"{f'the same {_file(quick)}' if same else _deployment(quick)}: "
+                f"{text.percent(quick['accuracy'])} at "
                 f"{text.milliseconds(quick['p50_ms'])} ms, {text.size(quick['bytes'])}"
             )
         found.append(sentence + ".")
@@ -119,8 +133,12 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
 
 
 def _deployment(row: Row) -> str:
+    return f"{row['student']} with {row['label']} {_file(row)}"
+
+
+def _file(row: Row) -> str:
     threads = f", {row['threads']} threads" if row["threads"] != 1 else ""
-    return f"{row['student']} with {row['label']} as {row['export']}{threads}"
+    return f"as {row['export']}{threads}"
 
 
 def _first(rows: pd.DataFrame) -> Row:
@@ -154,11 +172,15 @@ def _views_sentences(analysis: Analysis) -> list[str]:
     """What reusing augmentations changes, over everything that has a teacher."""
     return [
         f"Epochs that take turns with {_bold(text.count(row['views'], 'stored view'))} of each "
-        f"image instead of fresh augmentations change test accuracy by {_gain(row)} over "
-        f"{text.count(row['groups'], 'pair')} of student and method, and spare up to "
+        f"image instead of fresh augmentations change test accuracy by {_gain(row)}{_clear(row)} "
+        f"over {text.count(row['groups'], 'pair')} of student and method, and spare up to "
         f"{text.percent(row['saved'])} of the teacher's passes."
         for row in rows_of(reuse.overall(analysis.reused))[:2]
     ]
+
+
+def _clear(row: Row) -> str:
+    return ", which is not clear," if row["sign"] == "none" else ""
 
 
 # ---------------------------------------------------------------- the table
@@ -173,6 +195,8 @@ def verdict_table(analysis: Analysis) -> Table:
     frame = best[[*GROUP, "accuracy", "gain", "gain_low", "gain_high", "n", "sign", "is_baseline"]]
     frame = frame.rename(columns={"accuracy": "test_accuracy"})
     if len(picked):
+        order = {device.name: at for at, device in enumerate(analysis.results.lock.plan.devices)}
+        picked = picked.sort_values("device", key=lambda d: d.map(order), kind="stable")
         frame = frame.merge(picked.rename(columns={"n": "measured_cells"}), on=GROUP, how="left")
         frame = frame.drop(columns=["valid", "reasons"])
     rows = [_verdict_row(row, origins) for row in rows_of(frame)]

@@ -36,6 +36,8 @@ def build_page(analysis: Analysis) -> Page:
     """The whole report, before any markup."""
     verdict = Section("verdict", "Verdict", "", [verdict_table(analysis)])
     trained = bool((analysis.gains["trained"] > 0).any())
+    plan = analysis.results.lock.plan
+    exported = bool(plan.exports) or len(analysis.exported) > 0
     page = Page(
         title=analysis.results.lock.plan.name,
         subtitle=_subtitle(analysis),
@@ -47,10 +49,10 @@ def build_page(analysis: Analysis) -> Page:
             *sections.published(analysis),
             sections.convergence(analysis),
             *sections.efficiency(analysis),
-            sections.accuracy_and_cost(analysis),
+            *([sections.accuracy_and_cost(analysis)] if exported else []),
             *sections.blocks(analysis),
-            sections.integrity(analysis),
-            sections.devices(analysis),
+            *([sections.integrity(analysis)] if exported else []),
+            *([sections.devices(analysis)] if plan.devices else []),
             *sections.stability(analysis),
             sections.costs(analysis),
             *sections.views(analysis),
@@ -95,12 +97,13 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
             tiles.append((f"{counts[status]:,}", words, kind))
     compared = ~analysis.gains["is_baseline"] & (analysis.gains["n"] > 0)
     signs = analysis.gains.loc[compared, "sign"].value_counts()
-    for sign, words, kind in (
-        ("positive", "clear gains", "gain"),
-        ("none", "no clear difference", ""),
-        ("negative", "clear losses", "loss"),
+    for sign, one, several, kind in (
+        ("positive", "clear gain", "clear gains", "gain"),
+        ("none", "no clear difference", "no clear difference", ""),
+        ("negative", "clear loss", "clear losses", "loss"),
     ):
-        tiles.append((f"{int(signs.get(sign, 0)):,}", words, kind))
+        number = int(signs.get(sign, 0))
+        tiles.append((f"{number:,}", one if number == 1 else several, kind))
     if unknown := int(signs.get("unknown", 0)):
         tiles.append((f"{unknown:,}", "cannot be judged", ""))
     return tiles

@@ -25,6 +25,8 @@ from ktbench.report.figures.canvas import (
 from ktbench.report.parts import Figure
 
 STUDENTS_SHOWN, METHODS_SHOWN = 6, 7
+_LABEL = (34, 1)
+"""How a line's name is wrapped in the legend."""
 
 
 def convergence_figure(
@@ -40,9 +42,12 @@ def convergence_figure(
     `curves`: student, label, seed, epoch, validation_accuracy; `methods`: labels to draw.
     """
     shown = list(students)[:STUDENTS_SHOWN]
-    columns = min(3, max(1, len(shown)))
+    columns = 2 if len(shown) == 4 else min(3, max(1, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
-    with drawing(0.4 + 3.55 * columns, 0.9 + 2.6 * rows) as figure:
+    width = 0.4 + columns * {1: 5.1, 2: 4.6}.get(columns, 3.55)
+    labels = [wrapped(label, *_LABEL) for label in (NO_TRANSFER, *methods)]
+    beside = _legend_columns(width, labels)
+    with drawing(width, 0.55 + 0.17 * math.ceil(len(labels) / beside) + 2.6 * rows) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         panels = list(grid.flat)
         for axes, student in zip(panels, shown, strict=False):
@@ -59,7 +64,7 @@ def convergence_figure(
             list(handles.values()),
             list(handles),
             loc="outside upper left",
-            ncols=min(4, max(1, len(handles))),
+            ncols=min(beside, max(1, len(handles))),
             frameon=False,
             fontsize=8.5,
         )
@@ -69,6 +74,12 @@ def convergence_figure(
             caption=caption,
             alternative=f"Validation accuracy against epochs for {', '.join(shown)}",
         )
+
+
+def _legend_columns(width: float, labels: Sequence[str]) -> int:
+    """As many as fit side by side in so many inches, four at most."""
+    longest = max((len(label) for label in labels), default=1)
+    return max(1, min(4, len(labels), int(width / (0.45 + 0.06 * longest))))
 
 
 def _panel(axes: Axes, student: str, curves: pd.DataFrame, methods: Sequence[str]) -> None:
@@ -89,7 +100,7 @@ def _panel(axes: Axes, student: str, curves: pd.DataFrame, methods: Sequence[str
         else:
             style |= {"marker": MARKERS[(number - 1) % len(MARKERS)], "markersize": 3.5}
             style["markevery"] = max(1, len(epochs) // 8)
-        axes.plot(epochs, mean.to_numpy(), label=wrapped(label, 34, 1), **style)  # type: ignore[arg-type]
+        axes.plot(epochs, mean.to_numpy(), label=wrapped(label, *_LABEL), **style)  # type: ignore[arg-type]
         axes.fill_between(epochs, low, high, color=color, alpha=0.13, linewidth=0)
         late = mean[epochs > epochs.max() * 0.15]
         lows.append(float((late if len(late) else mean).min()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Patch, Rectangle
 
 from ktbench.report import text
+from ktbench.report.analysis import NO_TRANSFER
 from ktbench.report.figures.canvas import (
     GAIN,
     INK,
@@ -57,13 +58,15 @@ def gain_figure(
     width = 0.3 + max(1.4, 0.085 * longest) + 1.4 * (len(columns) + 1)
     with drawing(width, 1.2 + 0.78 * len(rows)) as figure:
         axes = figure.subplots()
-        _frame(axes, rows, columns)
+        _frame(axes, rows, columns, {str(g["label"]) for g in bases.values()})
         for y, student in enumerate(rows):
             _baseline_box(axes, y, bases.get(student))
             for x, method in enumerate(columns, start=1):
                 _box(axes, x, y, found.get((student, method)), limit)
         odd = any(g["sign"] == "none" and g["alone"] in ("positive", "negative") for g in groups)
-        _legend(axes, limit, columns=5 if len(columns) > 3 else 3, alone=odd)
+        _legend(
+            axes, limit, columns=6 if len(columns) > 5 else 3, alone=odd, lacking=_lacking(groups)
+        )
         return rendered(
             figure,
             name=name,
@@ -73,10 +76,13 @@ def gain_figure(
         )
 
 
-def _frame(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+def _frame(
+    axes: Axes, rows: Sequence[str], columns: Sequence[str], baselines: Collection[str]
+) -> None:
+    base = next(iter(baselines)) if len(baselines) == 1 else NO_TRANSFER
     axes.set_xlim(-0.5, len(columns) + 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    heads = ["no transfer\n(accuracy)", *(wrapped(m, 17) for m in columns)]
+    heads = [f"{wrapped(base, 17)}\n(accuracy)", *(wrapped(m, 17) for m in columns)]
     axes.set_xticks(range(len(heads)), heads, fontsize=9)
     axes.set_yticks(range(len(rows)), [_row_label(r) for r in rows], fontsize=9)
     axes.xaxis.tick_top()
@@ -163,14 +169,24 @@ def _luminance(colour: tuple[float, float, float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _legend(axes: Axes, limit: float, *, columns: int, alone: bool) -> None:
+def _lacking(groups: Sequence[Group]) -> set[str]:
+    """What became of groups that have no gain."""
+    without = [g for g in groups if g["n"] == 0]
+    return {status for status in ("failed", "skipped") if any(g[status] for g in without)}
+
+
+def _legend(
+    axes: Axes, limit: float, *, columns: int, alone: bool, lacking: Collection[str]
+) -> None:
     handles = [
         Patch(facecolor=_SCALE(0.9), edgecolor=GAIN, linewidth=1.2, label="clear gain"),
         Patch(facecolor=NEUTRAL, edgecolor="#d5dae0", label="no clear difference"),
         Patch(facecolor=_SCALE(0.1), edgecolor=LOSS, linewidth=1.2, label="clear loss"),
-        Patch(facecolor="#ffffff", edgecolor="#b5bcc4", hatch="xxx", label="failed"),
-        Patch(facecolor="#ffffff", edgecolor="#b5bcc4", hatch="///", label="skipped"),
     ]
+    for status, hatch in (("failed", "xxx"), ("skipped", "///")):
+        if status in lacking:
+            box = Patch(facecolor="#ffffff", edgecolor="#b5bcc4", hatch=hatch, label=status)
+            handles.append(box)
     if alone:
         dashed = Patch(facecolor=NEUTRAL, edgecolor=GAIN, linestyle=_DASHES)
         dashed.set_label("clear on its own, not among all")

@@ -217,7 +217,7 @@ def _way(assembly: Assembly) -> str:
     workers = text.count(assembly.workers, "worker")
     words = f"{assembly.student}, seed {assembly.seed}: {workers}, {schedule}; {feed}"
     if assembly.elapsed_seconds is None:
-        return f"{words}; blocks of an earlier run were used again"
+        return f"{words}; blocks of an earlier run were used again."
     words += f"; {text.seconds(assembly.elapsed_seconds)} by the clock"
     if assembly.joules is not None:
         idle = ", idle share included" if assembly.joules_origin == "measured" else ""

@@ -17,7 +17,14 @@ from ktbench.report.figures.efficiency import (
 )
 from ktbench.report.parts import ROWS_SHOWN, Box, Column, Note, Part, Row, Section, Table, rows_of
 from ktbench.report.quality_cost import Comparison
-from ktbench.report.sections.sweeps import LEVEL, pool_table, window_table
+from ktbench.report.savings import span, spans
+from ktbench.report.sections.sweeps import (
+    LEVEL,
+    pool_figure,
+    pool_table,
+    window_figure,
+    window_table,
+)
 
 _COUNTED = {"flops": "FLOPs", "seconds": "seconds"}
 
@@ -26,7 +33,7 @@ def efficiency(analysis: Analysis) -> tuple[Section, ...]:
     """The section, or nothing without several budgets, windows or a pool of teachers."""
     if not _asked(analysis):
         return ()
-    frame = quality_cost.trainings(analysis)
+    frame = analysis.trainings
     taught = frame[frame["teacher"] != ""]
     several = taught.groupby(["student", "method", "teacher", "window", "rest"])["epochs"].nunique()
     windows, pools = sweeps.windows(frame), sweeps.pools(analysis, frame)
@@ -34,13 +41,12 @@ def efficiency(analysis: Analysis) -> tuple[Section, ...]:
     if not planned and windows.empty and pools.empty:
         return ()
     parts: list[Part] = []
-    found = quality_cost.comparisons(frame) if planned else []
-    if found:
-        parts += _speedups(found)
+    if analysis.compared:
+        parts += _speedups(analysis)
     elif planned:
         parts.append(Note("No seed has finished two budgets with and without transfer yet."))
-    parts += [window_table(windows)] if len(windows) else []
-    parts += [pool_table(pools)] if len(pools) else []
+    parts += [*window_figure(windows), window_table(windows)] if len(windows) else []
+    parts += [*pool_figure(pools), pool_table(pools)] if len(pools) else []
     lead = (
         "Whether transfer saves training: what it costs to reach the same test accuracy with and "
         "without it. Each budget is a training of its own with its own full learning-rate "
@@ -57,8 +63,8 @@ def _asked(analysis: Analysis) -> bool:
     return several or any(c.distill or isinstance(c.teacher, Ensemble) for c in taught)
 
 
-def _speedups(found: Sequence[Comparison]) -> list[Part]:
-    heads, budgets = quality_cost.headlines(found), quality_cost.by_budget(found)
+def _speedups(analysis: Analysis) -> list[Part]:
+    found, heads = analysis.compared, analysis.speedups
     shown = _lines(found, heads)
     left_out = (
         f" The {LINES_SHOWN} of each student with the largest speedup in FLOPs."
@@ -84,7 +90,7 @@ def _speedups(found: Sequence[Comparison]) -> list[Part]:
         cost_figure(shown, name="efficiency-cost", caption=cost + left_out),
         speedup_figure(shown, name="efficiency-speedup", caption=speed + left_out),
         _headline_table(heads),
-        _budget_table(budgets),
+        _budget_table(analysis.by_budget),
         *_sharing_tables(heads),
         Note(
             "Between two budgets, cost is interpolated linearly in its logarithm between mean "
@@ -160,21 +166,26 @@ def _beyond(row: Row, found: Sequence[Comparison]) -> str:
 
 
 def _speedup_text(row: Row) -> str:
-    if not text.known(row["speedup"]):
-        return text.NOTHING
-    low, high = row["speedup_low"], row["speedup_high"]
-    if not (text.known(low) and text.known(high)):
-        return text.ratio(row["speedup"])
-    return f"{text.ratio(row['speedup'])} [{text.significant(low)}, {text.significant(high)}]"
+    return text.speedup(row["speedup"], row["speedup_low"], row["speedup_high"])
+
+
+_KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": ""}
 
 
 def _speedup_box(row: Row) -> Box:
+    """A speedup, in full colour where its sign is clear among its column's."""
     if not text.known(row["speedup"]):
         return Box(text.NOTHING, "muted", "they reach no accuracy in common")
-    kind = ""
-    if text.known(row["speedup_low"]):
-        kind = "gain" if row["speedup_low"] > 1 else "loss" if row["speedup_high"] < 1 else "none"
-    return Box(_speedup_text(row), kind)
+    hint = ""
+    if text.known(row["p"]):
+        hint = f"p = {text.small(row['p'])}, among all {text.small(row['p_holm'])}"
+    return Box(_speedup_text(row), _KINDS[row["sign"]], hint)
+
+
+_FAMILY = (
+    "Full colour: clear among all rows that count the same, one family (Holm's step-down at "
+    f"{LEVEL}); the intervals are each row's own."
+)
 
 
 def _headline_table(heads: pd.DataFrame) -> Table:
@@ -196,7 +207,7 @@ def _headline_table(heads: pd.DataFrame) -> Table:
         "The largest speedup over all accuracies that both sides reach, the teacher's forward "
         "passes counted, its training not. The largest of noisy figures is too large on average: "
         "its interval is widened (Bonferroni over the budgets) to hold wherever the largest lies, "
-        "and the next table has accuracies that were fixed beforehand."
+        f"and the next table has accuracies that were fixed beforehand. {_FAMILY}"
     )
     columns = [
         *_FIRST,
@@ -204,7 +215,7 @@ def _headline_table(heads: pd.DataFrame) -> Table:
         Column("largest speedup"),
         Column("at test accuracy"),
         Column("compared over"),
-        Column("below 1 over"),
+        Column("dearer than no transfer at", hint="where the speedup is below 1"),
     ]
     return Table("efficiency", caption, columns, rows, frame, total=len(frame))
 
@@ -213,25 +224,13 @@ _FIRST = [Column("student", number=False), Column("transfer", number=False), Col
 
 
 def _span(low: object, high: object) -> str:
-    if not text.known(low):
-        return text.NOTHING
-    ends = text.percent(low), text.percent(high)
-    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+    return span(low, high) if text.known(low) else text.NOTHING
 
 
 def _slower(row: Row) -> str:
     if not text.known(row["q_low"]):
         return text.NOTHING
-    if not row["below"]:
-        return "nowhere"
-    parts = [part.split(" to ") for part in row["below"].split("; ")]
-    spans = [_span(float(low), float(high)) for low, high in parts]
-    return "everywhere" if _whole(row, parts) else ", ".join(spans)
-
-
-def _whole(row: Row, parts: list[list[str]]) -> bool:
-    ends = f"{row['q_low']:.4f}", f"{row['q_high']:.4f}"
-    return len(parts) == 1 and tuple(parts[0]) == ends
+    return ", ".join(spans(row)) or "nowhere"
 
 
 def _budget_table(frame: pd.DataFrame) -> Table:
@@ -243,7 +242,7 @@ def _budget_table(frame: pd.DataFrame) -> Table:
             Box(str(r["epochs"])),
             Box(text.percent(r["q"])),
             *(_there(r, kind) for kind in quality_cost.KINDS),
-            Box(text.ratio(r["flops_alone"])),
+            Box(text.speedup(r["flops_alone"], None, None)),
             _pays_box(r),
         ]
         for r in rows_of(frame)[:ROWS_SHOWN]
@@ -258,17 +257,16 @@ def _budget_table(frame: pd.DataFrame) -> Table:
         Column("teacher pays from", hint="students that share one training of the teacher"),
     ]
     caption = (
-        f"Speedup at the mean accuracy that each budget of no transfer reaches; intervals at "
-        f"{LEVEL}, with no allowance for the number of rows. A teacher's training pays from n "
-        "students where n times the FLOPs that each saves are more than it took; [in brackets] n "
-        "at the ends of the saving's interval."
+        f"Speedup at the mean accuracy that each budget of no transfer reaches. {_FAMILY} A "
+        "teacher's training pays from n students where n times the FLOPs that each saves are more "
+        "than it took; [in brackets] n at the ends of the saving's interval."
     )
     return Table("efficiency-budgets", caption, columns, rows, frame, total=len(frame))
 
 
 def _there(row: Row, kind: str) -> Box:
     """A speedup at a budget's accuracy, or why there is none."""
-    names = ("speedup", "speedup_low", "speedup_high")
+    names = ("speedup", "speedup_low", "speedup_high", "p", "p_holm", "sign")
     own = {name: row[f"{kind}_{name}"] for name in names}
     if text.known(own["speedup"]):
         return _speedup_box(own)
@@ -313,7 +311,8 @@ def _sharing_tables(heads: pd.DataFrame) -> list[Table]:
     counts = [Column(text.count(n, "student")) for n in quality_cost.SHARED_BY]
     caption = (
         "The largest speedup in FLOPs with the teacher's own training divided among so many "
-        "students, intervals as above. All members of a pool count, and teachers' own teachers."
+        "students, intervals as above, each column a family. All members of a pool count, and "
+        "teachers' own teachers."
     )
     columns = [*_FIRST, *counts, Column("not counted")]
     return [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from ktbench.report import text
 from ktbench.report.analysis import Analysis
 from ktbench.report.figures import convergence_figure
@@ -21,37 +23,50 @@ def convergence(analysis: Analysis) -> Section:
     curves = analysis.curves
     if curves.empty:
         return Section("convergence", "Convergence", lead, [Note("No cell has been trained yet.")])
-    cells = analysis.cells.loc[
-        analysis.cells["accuracy"].notna(), ["key", "student", "label", "seed"]
-    ]
+    cells = _drawn(analysis)
     shown = analysis.students[:STUDENTS_SHOWN]
     cells = cells[cells["student"].isin(shown)]
     wanted = curves.loc[curves["key"].isin(cells["key"]), ["key", "epoch", "validation_accuracy"]]
-    data = wanted.astype({"key": object}).merge(cells, on="key")
+    columns = ["key", "student", "label", "seed"]
+    data = wanted.astype({"key": object}).merge(cells[columns], on="key")
     caption = "Validation accuracy by epoch: mean over seeds, band from the lowest to the highest."
     if len(analysis.students) > STUDENTS_SHOWN:
         caption += f" First {STUDENTS_SHOWN} of {len(analysis.students):,} students."
-    trained = len(_labels(analysis))
+    if analysis.sweeps_epochs:
+        caption += (
+            f" The budget of {cells['epochs'].max()} epochs alone, the longest with and without "
+            "transfer; all of them meet under “Training efficiency”."
+        )
+    lines = _lines(cells)
+    trained = cells.loc[~cells["is_baseline"], "label"].nunique()
     if trained > METHODS_SHOWN:
         caption += f" The {METHODS_SHOWN} of {trained} methods with the best validation accuracy."
     figure = convergence_figure(
-        data, name="convergence", caption=caption, students=shown, methods=_lines(analysis)
+        data, name="convergence", caption=caption, students=shown, methods=lines
     )
     return Section("convergence", "Convergence", lead, [figure, _arrival_table(analysis)])
 
 
-def _labels(analysis: Analysis) -> list[str]:
-    """The methods that trained, in the matrix's order."""
-    frame = analysis.gains
-    return list(dict.fromkeys(frame.loc[~frame["is_baseline"] & (frame["trained"] > 0), "label"]))
+def _drawn(analysis: Analysis) -> pd.DataFrame:
+    """The trained cells whose curves are drawn: of several budgets the longest of both sides."""
+    cells = analysis.cells[analysis.cells["accuracy"].notna()]
+    if not analysis.sweeps_epochs or cells.empty:
+        return cells
+    plain = set(cells.loc[cells["is_baseline"], "epochs"])
+    taught = set(cells.loc[~cells["is_baseline"], "epochs"])
+    longest = max(plain & taught or plain | taught)
+    own: pd.DataFrame = cells[cells["epochs"] == longest].copy()
+    for part, rest in ((f" [epochs={longest}]", ""), (f"[epochs={longest}, ", "[")):
+        own["label"] = own["label"].str.replace(part, rest, regex=False)
+    return own
 
 
-def _lines(analysis: Analysis) -> list[str]:
+def _lines(cells: pd.DataFrame) -> list[str]:
     """The methods with the best mean validation gain, in the matrix's order."""
-    frame = analysis.gains
-    means = frame[~frame["is_baseline"]].groupby("label", sort=False)["validation_gain"].mean()
-    best = set(means.dropna().sort_values(ascending=False, kind="stable").index[:METHODS_SHOWN])
-    return [label for label in _labels(analysis) if label in best]
+    own = cells[~cells["is_baseline"]]
+    means = own.groupby("label", sort=False)["validation_gain"].mean().dropna()
+    best = set(means.sort_values(ascending=False, kind="stable").index[:METHODS_SHOWN])
+    return [label for label in dict.fromkeys(own["label"]) if label in best]
 
 
 def _arrival_table(analysis: Analysis) -> Table:

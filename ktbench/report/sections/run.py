@@ -7,7 +7,7 @@ from collections import Counter
 import pandas as pd
 
 from ktbench import stats
-from ktbench.records import Plan, Provenance, TrainSpec
+from ktbench.records import BASELINE, Plan, Provenance, TrainSpec
 from ktbench.report import text
 from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.parts import (
@@ -95,6 +95,7 @@ def _run_failures(analysis: Analysis) -> Table:
 def fairness(analysis: Analysis) -> Section:
     """Whether the comparison is fair, how figures were made, and with what."""
     parts: list[Part] = [*_fair_notes(analysis), *_mixed_notes(analysis)]
+    parts += _left_out_notes(analysis)
     parts += [Cards([_data_card(analysis), _training_card(analysis), _machine_card(analysis)])]
     return Section(
         "provenance",
@@ -105,21 +106,37 @@ def fairness(analysis: Analysis) -> Section:
     )
 
 
+def _left_out_notes(analysis: Analysis) -> list[Note]:
+    """Sections that the page lacks, as the matrix does not ask for what they tell."""
+    plan = analysis.results.lock.plan
+    if plan.exports or len(analysis.exported):
+        return []
+    device = "" if plan.devices else " and no device"
+    return [Note(f"Nothing has been exported: the matrix names no export{device}.", "muted")]
+
+
 def _fair_notes(analysis: Analysis) -> list[Note]:
-    cells = analysis.results.cells
+    whole_cells = analysis.results.cells
+    # When a teacher is heard is what is compared, and not another training of the student.
+    apart = [analysis.budget_without("distill.", str(key)) for key in whole_cells["key"]]
+    cells = whole_cells.assign(budget=apart)
+    windowed = bool((cells["budget"] != whole_cells["budget"]).any())
     odd = cells[cells["budget"] != ""]
-    if odd.empty:
-        return [
-            Note(
-                "Fair comparison: every cell has the same data, epochs, optimiser, learning-rate "
-                "schedule and numeric settings.",
-                "good",
-            )
-        ]
-    whole = _whole_budgets(cells)
-    notes = [_axis_note(whole)] if whole else []
+    whole = _whole_budgets(cells) if len(odd) else []
     odd = odd[~odd["budget"].isin(whole)]
-    return notes + ([_odd_note(odd)] if len(odd) else [])
+    if len(odd) and not whole:
+        return [_odd_note(odd)]
+    fair = (
+        _axis_words(whole)
+        if whole
+        else (
+            "every cell has the same data, epochs, optimiser, learning-rate schedule and numeric "
+            "settings."
+        )
+    )
+    if windowed:
+        fair += " A teacher that is heard during a part of the training only is a kind of its own."
+    return [Note(f"Fair comparison: {fair}", "good"), *([_odd_note(odd)] if len(odd) else [])]
 
 
 def _whole_budgets(cells: pd.DataFrame) -> list[str]:
@@ -133,13 +150,11 @@ def _whole_budgets(cells: pd.DataFrame) -> list[str]:
     return [budget for budget, own in asked.items() if own == usual]
 
 
-def _axis_note(budgets: list[str]) -> Note:
+def _axis_words(budgets: list[str]) -> str:
     listed = ", ".join(f"[{budget}]" for budget in budgets)
-    return Note(
-        f"Fair comparison: the whole matrix was trained as usual and again with {listed}. What "
-        "was trained differently is never pooled, and a method is compared with no transfer "
-        "trained likewise.",
-        "good",
+    return (
+        f"the whole matrix was trained as usual and again with {listed}. What was trained "
+        "differently is never pooled, and a method is compared with no transfer trained likewise."
     )
 
 
@@ -202,17 +217,18 @@ def _training_card(analysis: Analysis) -> Card:
     if plan.cells:
         usual = Counter(c.train.canonical for c in plan.cells).most_common(1)[0][0]
         train = next(c.train for c in plan.cells if c.train.canonical == usual)
-        facts += [*_training_facts(train), *_numeric_facts(plan)]
+        facts += [*_training_facts(train, plan), *_numeric_facts(plan)]
     facts.append(("intervals", f"Student's t over seeds, {100 * stats.LEVEL:.0f} %"))
     return Card("Training", facts)
 
 
-def _training_facts(train: TrainSpec) -> list[tuple[str, str]]:
+def _training_facts(train: TrainSpec, plan: Plan) -> list[tuple[str, str]]:
+    budgets = sorted({cell.train.epochs for cell in plan.cells if cell.method == BASELINE})
     optimiser = (
         f"{train.optimiser}, learning rate {train.lr:g}, weight decay {train.weight_decay:g}"
     )
     return [
-        ("epochs", str(train.epochs)),
+        ("epochs", ", ".join(map(str, budgets)) or str(train.epochs)),
         ("batch", str(train.batch_size)),
         ("optimiser", optimiser),
         ("schedule", train.schedule),

@@ -10,10 +10,12 @@ import pandas as pd
 from ktbench import stats
 from ktbench.report import text
 from ktbench.report.analysis import Analysis
-from ktbench.report.parts import ROWS_SHOWN, Box, Column, Part, Row, Section, Table, rows_of
+from ktbench.report.parts import ROWS_SHOWN, Box, Column, Note, Part, Row, Section, Table, rows_of
 
 _SIDE = ["device", "origin", "threads"]
 _ITEM = ["student", "export"]
+_SAID = 3
+"""Pairs of devices that are told in words too."""
 _BOUNDS = ["p50_ms", "p50_ms_low", "p50_ms_high"]
 
 
@@ -26,13 +28,28 @@ def stability(analysis: Analysis) -> tuple[Section, ...]:
     lead = (
         "Does the choice of a device change which deployment is quicker? A deployment is a student "
         "in an export, ordered by median latency on each device, with as many threads and figures "
-        "of the same origin. Two deployments swap where both devices are clear about their order, "
-        "and of opposite minds; where the medians' intervals overlap, a pair is not clear."
+        "of the same origin. Two of them swap where each device is clear about their order and the "
+        "orders are opposite; where the medians' intervals overlap, a pair is not clear."
     )
-    parts: list[Part] = [_agreement_table(pairs, sides)]
+    parts: list[Part] = [Note(*_said(r)) for r in rows_of(pairs)[:_SAID]]
+    parts.append(_agreement_table(pairs, sides))
     if len(swaps):
         parts.append(_swap_table(swaps))
     return (Section("stability", "Order on other devices", lead, parts),)
+
+
+def _said(row: Row) -> tuple[str, str]:
+    """A pair of devices in plain words, and the note's style."""
+    count = row["deployments"]
+    total = count * (count - 1) // 2
+    close = f" ({row['unclear']} {'is' if row['unclear'] == 1 else 'are'} too close to tell)"
+    pairs = f"of {text.count(total, 'pair')}"
+    devices = f"**{row['device']}** and **{row['other']}** ({text.count(row['threads'], 'thread')})"
+    words, kind = f"put {count} deployments in the same order: none {pairs} swaps", "good"
+    if row["swapped"]:
+        swaps = f"{row['swapped']} {pairs} {'swaps' if row['swapped'] == 1 else 'swap'}"
+        words, kind = f"do not put {count} deployments in the same order: {swaps}", "warn"
+    return f"{devices} {words}{close if row['unclear'] else ''}.", kind
 
 
 def _latencies(analysis: Analysis) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Tables of windows of distillation and of pools of teachers."""
+"""Figures and tables of windows of distillation and of pools of teachers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import pandas as pd
 
 from ktbench import stats
 from ktbench.report import quality_cost, text
-from ktbench.report.parts import ROWS_SHOWN, Box, Column, Row, Table, rows_of
+from ktbench.report.figures.sweeps import PANELS_SHOWN, Panel, Way, sweep_figure
+from ktbench.report.parts import ROWS_SHOWN, Box, Column, Part, Row, Table, rows_of
 
 LEVEL = f"{100 * stats.LEVEL:.0f} %"
 """Of every interval, in words."""
+
+
+_DIFFERENCES = (
+    f"Differences are paired by seed, with t intervals at {LEVEL}, each row's own; each column of "
+    "them is one family, and full colour marks what is clear among all its rows (Holm's step-down)."
+)
 
 
 def _change_box(row: Row, name: str) -> Box:
@@ -18,7 +25,68 @@ def _change_box(row: Row, name: str) -> Box:
         return Box(text.NOTHING, "muted")
     kind = {"positive": "gain", "negative": "loss"}.get(sign, "none")
     bounds = text.point_interval(row[f"{name}_low"], row[f"{name}_high"])
-    return Box(f"{text.points(value)} {bounds}".strip(), kind, f"n = {row[f'{name}_n']}")
+    hint = f"n = {row[f'{name}_n']}"
+    if text.known(row[f"{name}_p"]):
+        p, among = text.small(row[f"{name}_p"]), text.small(row[f"{name}_p_holm"])
+        hint += f", p = {p}, among all {among}"
+    return Box(f"{text.points(value)} {bounds}".strip(), kind, hint)
+
+
+def window_figure(frame: pd.DataFrame) -> list[Part]:
+    """What every window gains and costs; nothing where nothing can be drawn."""
+    several = frame["teacher"].nunique() > 1
+    panels = [
+        Panel(
+            f"{own['student'].iloc[0]}, {quality_cost.label_of(first, several=several)}",
+            [_way(r, r["window"] or "throughout") for r in rows_of(own)],
+        )
+        for own in _drawn(frame, ["student", "method", "teacher", "rest"])
+        for first in [{**rows_of(own)[0], "window": ""}]
+    ]
+    return _figure(panels, frame, "efficiency-windows", "transfer throughout", "windows")
+
+
+def pool_figure(frame: pd.DataFrame) -> list[Part]:
+    """What every use of a pool gains and costs; nothing where nothing can be drawn."""
+    panels = [
+        Panel(
+            f"{own['student'].iloc[0]}, {own['method'].iloc[0]}",
+            [_way(r, f"{r['teacher']}, {_use(r)}") for r in rows_of(own)],
+        )
+        for own in _drawn(frame, ["pool", "student", "method", "window", "rest"])
+    ]
+    return _figure(panels, frame, "efficiency-pools", "the average of the most", "uses of a pool")
+
+
+def _drawn(frame: pd.DataFrame, by: list[str]) -> list[pd.DataFrame]:
+    """The means over all budgets, else the longest budget, of each transfer."""
+    known = frame.dropna(subset=["gain", "flops"])
+    if (known["epochs"] == 0).any():
+        known = known[known["epochs"] == 0]
+    else:
+        known = known[known["epochs"] == known["epochs"].max()]
+    return [own for _, own in known.groupby(by, sort=False) if len(own) > 1]
+
+
+def _way(row: Row, label: str) -> Way:
+    return Way(label, row["flops"], row["gain"], row["gain_low"], row["gain_high"])
+
+
+def _figure(
+    panels: list[Panel], frame: pd.DataFrame, name: str, reference: str, what: str
+) -> list[Part]:
+    if not panels:
+        return []
+    averaged = (frame["epochs"] == 0).any()
+    budgets = "means over the budgets in common" if averaged else "the longest budget"
+    caption = (
+        f"Gain in test accuracy over no transfer (dashed), {budgets}: intervals at {LEVEL} over "
+        f"seeds, each on its own. At the right what the training costs, {reference} as 1."
+    )
+    if len(panels) > PANELS_SHOWN:
+        caption += f" First {PANELS_SHOWN} of {len(panels)} transfers."
+    alternative = f"Gain over no transfer against FLOPs, for {what}"
+    return [sweep_figure(panels, name=name, caption=caption, alternative=alternative)]
 
 
 def _first(frame: pd.DataFrame) -> list[Row]:
@@ -59,7 +127,7 @@ def window_table(frame: pd.DataFrame) -> Table:
     caption = (
         "Transfer during a part of the training; outside it the student learns from labels alone "
         "and no teacher is run. The loss's scale falls there by the transfer's terms (“jump”), "
-        f"unless it is kept. Differences are paired by seed, with t intervals at {LEVEL}."
+        f"unless it is kept. {_DIFFERENCES}"
     )
     return Table("efficiency-windows", caption, columns, rows, frame, total=len(frame))
 
@@ -97,8 +165,8 @@ def pool_table(frame: pd.DataFrame) -> Table:
     ]
     caption = (
         "One teacher of a pool, one drawn at random for every step, and the average of several "
-        "teachers' logits; differences to the average of the most, paired by seed, with t "
-        f"intervals at {LEVEL}. FLOPs include the teachers' forward passes."
+        "teachers' logits. FLOPs include the teachers' forward passes. “Minus the average”: that "
+        f"of the most teachers. {_DIFFERENCES}"
     )
     return Table("efficiency-pools", caption, columns, rows, frame, total=len(frame))
 

@@ -20,7 +20,9 @@ def views(analysis: Analysis) -> tuple[Section, ...]:
         "Epochs take turns with K stored augmentations per image, so that a teacher's outputs can "
         "be used again, or draw new ones every time. The difference is the test accuracy with "
         "views minus that with fresh augmentations: same student, method, teacher, seed and "
-        f"training; mean over n seeds with Student's t interval at {100 * stats.LEVEL:.0f} %."
+        f"training; mean over n seeds with Student's t interval at {100 * stats.LEVEL:.0f} %, each "
+        "on its own. Each of the two tables is a family: full colour marks what is clear among all "
+        "its rows (paired t tests, Holm's step-down), apart from the gains over no transfer."
     )
     parts: list[Part] = [_overall_table(reuse.overall(pairs)), _table(reuse.by_group(pairs))]
     parts.append(
@@ -39,6 +41,7 @@ def _columns(first: list[Column]) -> list[Column]:
         Column("test accuracy, fresh"),
         Column("with views"),
         Column("difference, points"),
+        Column("p among all", hint="paired t test, adjusted by Holm's step-down"),
         Column("n"),
         Column(
             "teacher's passes saved",
@@ -53,6 +56,7 @@ def _figures(row: Row) -> list[Box]:
         Box(text.percent(row["fresh"])),
         Box(text.percent(row["reused"])),
         gain_box({**row, "is_baseline": False}),
+        Box(text.small(row["p_holm"])),
         Box(str(row["n"])),
         Box(text.percent(row["saved"]), "" if saved else "muted", "" if saved else "no teacher"),
     ]
