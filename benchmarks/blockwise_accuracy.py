@@ -4,8 +4,9 @@ The study's own matrix at a size that two cores carry (matrices/blockwise-small.
 a results folder of it that `$KTBENCH_RESULTS` names: every 3 x 3 convolution of a teacher replaced
 by two separable ones, trained alone, put together, and finished by cross-entropy and by
 distillation from the whole teacher. The corrected block ends in a signed layer, the study's in a
-ReLU, which cannot reach a target from before an activation. Test accuracies, means over seeds;
-nothing was chosen by them. The teacher finished likewise says what the finish alone gives.
+ReLU, which cannot reach a target from before an activation. Test accuracies, means over seeds with
+Student's t interval at 95 %; nothing was chosen by them. The teacher finished likewise says what
+the finish alone gives.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from statistics import mean
 from benchmarks import _study
 from benchmarks._claim import Outcome
 from benchmarks._study import Row, Study
+from ktbench import stats
 
 POINTS, SHARE, FAR = 0.01, 0.40, 0.05
 CORRECTED, PLAIN = "separable", "depthwise_separable"
@@ -49,16 +51,27 @@ def judged(found: Study) -> Outcome:
     if not methods:
         raise RuntimeError(f"no student of {CORRECTED} blocks")
     best = max(methods.values(), key=lambda rows: mean(_validation(r) for r in rows))
-    lost = mean(r.start.teacher_test for r in best) - finished(best)
+    lost = stats.interval([row.start.teacher_test - _accuracy(row, "test") for row in best])
     kept = share(best)
-    theirs = [row for row in found.rows if row.student == PLAIN]
-    ahead = assembled(best) - assembled(theirs) if theirs else float("nan")
+    # The blocks do not depend on the finish: one row per seed.
+    theirs = {row.seed: row.start.test for row in found.rows if row.student == PLAIN}
+    ahead = stats.paired_gain({row.seed: row.start.test for row in best}, theirs)
+    against = points(ahead, sign=True) if ahead else "no figure"
     return Outcome(
-        f"{100 * lost:.1f} points lost after {best[0].method} at {kept:.0%} of the parameters; "
-        f"assembled {100 * ahead:+.1f} points against the study's block",
+        f"{points(lost)} points lost after {best[0].method} at {kept:.0%} of the parameters; "
+        f"assembled {against} points against the study's block",
         f"<= {100 * POINTS:g} point at <= {SHARE:.0%}, >= {100 * FAR:+g} points",
-        lost <= POINTS and kept <= SHARE and ahead >= FAR,
+        lost.mean <= POINTS and kept <= SHARE and ahead is not None and ahead.mean >= FAR,
     )
+
+
+def points(found: stats.Interval, *, sign: bool = False) -> str:
+    """`0.7 [0.5, 1.0]`, in hundredths; without an interval where one seed has none."""
+    plus = "+" if sign else ""
+    told = f"{100 * found.mean:{plus}.1f}"
+    if found.low is None or found.high is None:
+        return told
+    return f"{told} [{100 * found.low:{plus}.1f}, {100 * found.high:{plus}.1f}]"
 
 
 def share(rows: list[Row]) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from ktbench import load_results
+from ktbench import load_results, stats
 from ktbench.results import ResultsFolder
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +84,33 @@ def test_the_studies_page_has_the_accuracies_of_the_committed_efficiency_study()
     assert shown.keys() == found.keys()
     for where, of_seeds in found.items():
         assert shown[where] == pytest.approx(100 * sum(of_seeds) / 5, abs=0.051), where
+
+
+def test_the_studies_page_has_the_figures_of_the_committed_blockwise_study() -> None:
+    results = ResultsFolder(ROOT / "results/reference/blockwise-small")
+    found: dict[tuple[str, str], list[float]] = {}
+    for result in results.results():
+        settings, trained = result.cell.student.settings, result.checkpoint
+        assert trained is not None
+        kind = "teacher" if "choice" in settings else settings.get("replace", "separable")
+        accuracy = trained.accuracy.test_last
+        found.setdefault((str(kind), result.cell.method.name), []).append(100 * accuracy)
+    page = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
+    rows = {
+        "teacher": "the teacher, finished likewise",
+        "depthwise_separable": "the study's block (`depthwise_separable`)",
+        "separable": "the corrected block (`separable`)",
+    }
+    shown = {}
+    for kind, name in rows.items():
+        [line] = [x for x in page.splitlines() if x.startswith(f"| {name} |")]
+        for method, text in zip(("none", "kd"), line.split("|")[4:6], strict=True):
+            if text.strip():
+                shown[kind, method] = [float(x) for x in re.findall(r"[\d.]+", text)]
+    assert shown.keys() == found.keys() and all(len(x) == 5 for x in found.values())
+    for where, of_seeds in found.items():
+        one = stats.interval(of_seeds)
+        assert shown[where] == pytest.approx([one.mean, one.low, one.high], abs=0.051), where
 
 
 def test_what_views_cost_is_what_the_committed_run_has() -> None:
