@@ -13,14 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
 from tests.emulated_image import image
 
 WANTED = "KTBENCH_EMULATED_BOARD"
-LONG = pytest.mark.skipif(
-    os.environ.get(WANTED) != "all", reason=f"restarts the emulated board: set {WANTED}=all"
-)
 BOOT_S = 240.0
 _AT_ONCE = ("-smp", "2", "-accel", "tcg,thread=multi")
 _COUNTING = ("-smp", "1", "-accel", "tcg,thread=single", "-icount", "shift=1")
@@ -33,7 +28,7 @@ until $b grep -qs onnxruntime /proc/[0-9]*/maps; do $b usleep 100000; done
 def wanted() -> bool:
     """Whether it was asked for, by its own variable or as a part of CI."""
     in_ci = "1" if os.environ.get("KTBENCH_CI") == "1" else "0"
-    return os.environ.get(WANTED, in_ci) in ("1", "all")
+    return os.environ.get(WANTED, in_ci) == "1"
 
 
 @dataclass

@@ -21,7 +21,7 @@ LISTING = 'cd ~; python3 -c "import os; print(*sorted(os.path.join(d, f) for d, 
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedBoard]:
     """A board as it was unpacked."""
     if not wanted():
-        pytest.skip(f"an emulated board takes minutes: set {WANTED}=1, or all")
+        pytest.skip(f"an emulated board takes minutes: set {WANTED}=1")
     reason = missing()
     if reason:
         lacking(f"no emulated board: {reason}")

@@ -23,7 +23,7 @@ from devices.transport.ssh import SshTransport
 from ktbench.measure import measure
 from ktbench.records import DeviceSpec, Failure, Measurement
 from tests.boards import SHORT, images, job, logits, write_onnx, write_tflite
-from tests.emulated import LONG, EmulatedBoard
+from tests.emulated import EmulatedBoard
 from tests.emulated_tasks import watched
 
 pytest_plugins = ("tests.emulated_fixtures",)
@@ -225,7 +225,7 @@ def alert(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (EmulatedBoard.unplug, EmulatedBoard.plug),
         (EmulatedBoard.freeze, EmulatedBoard.thaw),
-        pytest.param(EmulatedBoard.cut_power, EmulatedBoard.start, marks=LONG),
+        (EmulatedBoard.cut_power, EmulatedBoard.start),
     ],
 )
 def test_a_board_that_is_lost_in_mid_run_is_measured_when_it_is_back(
@@ -253,7 +253,6 @@ def test_a_board_that_is_lost_in_mid_run_is_measured_when_it_is_back(
 # ---------------------------------------------------------------- figures that repeat
 
 
-@LONG
 def test_measurements_on_a_clock_that_counts_instructions_agree_within_a_hundredth(
     reached: EmulatedBoard, tmp_path: Path
 ) -> None:
