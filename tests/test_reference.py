@@ -113,6 +113,27 @@ def test_the_studies_page_has_the_figures_of_the_committed_blockwise_study() -> 
         assert shown[where] == pytest.approx([one.mean, one.low, one.high], abs=0.051), where
 
 
+def test_the_pools_weights_are_those_of_a_live_teacher_in_less_time_as_the_page_says() -> None:
+    found = {}
+    for name in ("elastic-small", "elastic-small-live"):
+        trained = {}
+        for result in ResultsFolder(ROOT / "results/reference" / name).results():
+            assert result.checkpoint is not None
+            trained[result.cell.method.name, result.cell.seed] = result.checkpoint
+        found[name] = trained
+    pool, live = found.values()
+    assert len(pool) == 10
+    assert {k: c.digest for k, c in pool.items()} == {k: c.digest for k, c in live.items()}
+    clock = [
+        [trained["kd", seed].cost.shared_seconds for seed in range(5)] for trained in (pool, live)
+    ]
+    one = stats.interval([b / a for a, b in zip(*clock, strict=True)])
+    page = " ".join((ROOT / "docs/studies.md").read_text(encoding="utf-8").split())
+    assert f"takes {sum(clock[0]) / 5:.1f} s on the clock" in page
+    assert f"and {sum(clock[1]) / 5:.1f} s" in page
+    assert f"{one.mean:.2f} times as long [{one.low:.2f}, {one.high:.2f}]" in page
+
+
 def test_what_views_cost_is_what_the_committed_run_has() -> None:
     cells = load_results(ROOT / "results/reference/views").cells
     taught = cells[cells["method"] != "none"]
