@@ -3,7 +3,8 @@
 `--record` before the names (all when there are none) also writes what came out, with the machine,
 into docs/performance.json and docs/performance.md; entries of other benchmarks stay.
 
-Exit code: 0 when every claim asked for held, 1 when one fell short, 2 for an unknown name.
+Exit code: 0 when every claim asked for held, 1 when one fell short, 2 for an unknown name and for
+what cannot be measured as asked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import _performance as performance
 from benchmarks._claim import Outcome
+from ktbench.records import KtbenchError
 
 
 def claims() -> dict[str, str]:
@@ -37,7 +39,11 @@ def main(arguments: list[str], docs: Path = performance.DOCS) -> int:
         return 2
     held = True
     for name in names or known:
-        outcome = _measured(name, docs if is_recording else None)
+        try:
+            outcome = _measured(name, docs if is_recording else None)
+        except KtbenchError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 2
         print(outcome.line(name), flush=True)
         held &= outcome.held
     return 0 if held else 1

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from ktbench.engine.inline import Inline
 from ktbench.matrix import load, plan
-from ktbench.records import Assembly, Checkpoint, Measurement, Result
+from ktbench.records import Assembly, Checkpoint, KtbenchError, Measurement, Result
 from ktbench.results import ResultsFolder
 from ktbench.runner import Silent
 from ktbench.runner import run as run_plan
@@ -60,16 +60,18 @@ def results_folder() -> Iterator[Path]:
             write_report=None,
         )
         if not done.ok:
-            raise RuntimeError(f"the matrix did not finish: {done.failed or done.unmeasured}")
+            raise KtbenchError(f"the matrix did not finish: {done.failed or done.unmeasured}")
         yield Path(place, "results")
 
 
 def study(folder: Path) -> Study:
-    """Every blockwise cell that is trained; RuntimeError where there is none."""
+    """Every blockwise cell that is trained; KtbenchError where there is none."""
     results = ResultsFolder(folder)
     rows = [row for result in results.results() if (row := _row(result)) is not None]
     if not rows:
-        raise RuntimeError(f"{folder}: no finished blockwise student")
+        raise KtbenchError(
+            f"{folder}: no finished blockwise student: run {MATRIX.name}, or unset KTBENCH_RESULTS"
+        )
     measured = {(m.graph_key, m.export.label): m for m in results.measurements() if m.threads == 1}
     return Study(tuple(sorted(rows, key=lambda r: (r.student, r.method, r.seed))), measured)
 

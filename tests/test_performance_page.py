@@ -114,3 +114,17 @@ def test_a_benchmark_runs_and_only_recording_writes_what_it_printed(
     assert entry.machine == performance.this_machine() and entry.machine.memory_bytes > 2**28
     assert main(["--record", "startup", "nosuch"], docs) == 2
     assert main(["--recrd"], docs) == 2
+
+
+def test_a_benchmark_that_is_sent_to_no_study_says_so_in_a_line_and_records_nothing(
+    docs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KTBENCH_RESULTS", str(tmp_path / "none"))
+    assert main(["--record", "blockwise_accuracy"], docs) == 2
+    told = capsys.readouterr()
+    [line] = told.err.splitlines()
+    assert line.startswith("blockwise_accuracy: ") and "no finished blockwise student" in line
+    assert not (docs / performance.FIGURES).exists()
