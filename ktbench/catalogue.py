@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ktbench.records import KtbenchError, digest_of
+from ktbench.supervision import mark
 
 if TYPE_CHECKING:
     from devices._contract import Profile
@@ -323,6 +324,19 @@ def device(name: str) -> Profile:
 # ---------------------------------------------------------------- a user's own
 
 
+_refused: dict[str, str] = {}
+
+
+def refuse(name: str, reason: str) -> None:
+    """Do not run the code of an item again in this process: it ended another one."""
+    _refused[name] = reason
+
+
+def refused(name: str) -> str | None:
+    """Why an item's code is not run, or None."""
+    return _refused.get(name)
+
+
 def is_own(name: str) -> bool:
     """True for `file.py:Name` and `package.module:Name`."""
     return ":" in name
@@ -347,6 +361,7 @@ def _own_module(name: str, base: str) -> ModuleType:
 
 
 def _imported(name: str, place: str, base: str) -> ModuleType:
+    mark(name, "importing", name)
     try:
         return _own_file(place, base) if place.endswith(".py") else importlib.import_module(place)
     except FileNotFoundError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,8 @@ from ktbench import (
 
 if TYPE_CHECKING:
     from ktbench.engine.contract import Engine
+    from ktbench.records import Plan
+    from ktbench.supervision import Child
 
 app = typer.Typer(
     name="ktbench",
@@ -126,8 +129,12 @@ def run(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     engine: Annotated[
-        str, typer.Option(metavar="inline|ray", help="Where work runs: in this process, or on Ray.")
-    ] = "inline",
+        str,
+        typer.Option(
+            metavar="supervised|inline|ray",
+            help="Where work runs: in a child process that is watched, in this process, or on Ray.",
+        ),
+    ] = "supervised",
     workers: Annotated[
         int | None,
         typer.Option(
@@ -153,17 +160,34 @@ def run(
     A run that was stopped goes on where it was. The exit code is 0 when no cell failed and every
     device was measured, 1 otherwise, 2 when the run could not begin or not go on (a full disk).
     """
+    from ktbench.runner import memory_bytes, plan_matrix
+
+    with closing(_child()) as child:
+        where = _engine(engine, child, workers, address, gpus_per_worker)
+        limit = None if memory is None else memory_bytes(memory)
+        planned = plan_matrix(matrix, child=child).plan
+        if engine != "supervised":
+            child.close()
+        _run(planned, matrix, results, where, limit, fresh=fresh, quiet=quiet)
+
+
+def _run(
+    planned: Plan,
+    matrix: Path,
+    results: Path | None,
+    engine: Engine,
+    memory: int | None,
+    *,
+    fresh: bool,
+    quiet: bool,
+) -> None:
+    """Carry out a plan before the user's eyes; ends the command with its exit code."""
     from rich.console import Console
 
-    from ktbench.matrix import load, plan
-    from ktbench.runner import Silent, memory_bytes
+    from ktbench.runner import Silent
     from ktbench.runner import run as run_plan
     from ktbench.ui import Bars, Lines, announce, summarise
 
-    where = _engine(engine, workers, address, gpus_per_worker)
-    limit = None if memory is None else memory_bytes(memory)
-    loaded = load(matrix)
-    planned = plan(loaded)
     folder = results or Path("results", planned.name)
     console = Console(stderr=True)
     watching = Silent() if quiet else Bars(console) if console.is_terminal else Lines()
@@ -175,11 +199,11 @@ def run(
                 planned,
                 matrix_text=matrix.read_text(encoding="utf-8"),
                 folder=folder,
-                engine=where,
+                engine=engine,
                 watcher=watcher,
                 write_report=_write_report,
                 fresh=fresh,
-                memory=limit,
+                memory=memory,
             )
     except Stopped as stopped:
         stopped.advice = "; run the same command again to go on"
@@ -188,8 +212,21 @@ def run(
     raise typer.Exit(0 if summary.ok else 1)
 
 
+def _child() -> Child:
+    """A child process that has begun to start: its imports take as long as this one's."""
+    from ktbench.supervision import Child
+
+    child = Child()
+    child.start()
+    return child
+
+
 def _engine(
-    name: str, workers: int | None, address: str | None, gpus_per_worker: float | None
+    name: str,
+    child: Child,
+    workers: int | None,
+    address: str | None,
+    gpus_per_worker: float | None,
 ) -> Engine:
     """The engine that the options ask for."""
     from ktbench.records import KtbenchError
@@ -200,8 +237,8 @@ def _engine(
         return OnRay(
             workers=workers, address=address, gpus_per_worker=gpus_per_worker or GPUS_PER_WORKER
         )
-    if name != "inline":
-        raise KtbenchError(f"--engine {name}: must be inline or ray")
+    if name not in ("supervised", "inline"):
+        raise KtbenchError(f"--engine {name}: must be supervised, inline or ray")
     options = {
         "--workers": workers,
         "--address": address,
@@ -210,9 +247,13 @@ def _engine(
     for option, value in options.items():
         if value is not None:
             raise KtbenchError(f"{option} needs --engine ray")
-    from ktbench.engine.inline import Inline
+    if name == "inline":
+        from ktbench.engine.inline import Inline
 
-    return Inline()
+        return Inline()
+    from ktbench.engine.supervised import Supervised
+
+    return Supervised(child)
 
 
 def _write_report(folder: Path) -> Path:
@@ -245,10 +286,6 @@ def plan(
     ] = None,
 ) -> None:
     """Show what a matrix would do: its cells, what is skipped and why, and an estimated cost."""
-    from ktbench.matrix import load
-    from ktbench.matrix import plan as make_plan
-    from ktbench.show import plan_as_json, plan_as_text
-
     if settle is not None:
         from ktbench.commands_settle import settle_matrix
 
@@ -258,8 +295,16 @@ def plan(
         from ktbench.records import KtbenchError
 
         raise KtbenchError(f"--output {output}: needs --settle RESULTS")
-    planned = make_plan(load(matrix))
-    print(plan_as_json(planned)) if as_json else plan_as_text(planned)
+    with closing(_child()) as child:
+        from ktbench.runner import plan_matrix
+        from ktbench.show import plan_as_json, plan_as_text
+
+        planned = plan_matrix(matrix, child=child, estimated=True)
+    assert planned.estimate is not None
+    if as_json:
+        print(plan_as_json(planned.plan, planned.estimate))
+    else:
+        plan_as_text(planned.plan, planned.estimate)
 
 
 @app.command()

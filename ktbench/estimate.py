@@ -25,6 +25,7 @@ from ktbench.records import (
     TrainSpec,
     Window,
 )
+from ktbench.supervision import mark
 
 CONVERT_S = {"onnx": 4.0, "tflite": 8.0}
 """Converting one architecture, done once per export: typical of small networks on one core."""
@@ -48,6 +49,8 @@ class Estimate(Record):
     """Training the students, their teachers' forward passes included."""
     export_seconds: float
     measure_seconds: float
+    untimed: tuple[str, ...] = ()
+    """Networks whose training step ended the process that timed it: they count for nothing."""
     flops: float
     """Of the students' and teachers' trainings, a backward pass counted as two forward ones."""
 
@@ -68,9 +71,10 @@ class Estimate(Record):
             "measuring": self.measure_seconds,
         }
         split = ", ".join(f"{name} {_duration(value)}" for name, value in parts.items())
+        left_out = f"; without {', '.join(self.untimed)}" if self.untimed else ""
         return (
             f"estimate: {_duration(self.seconds)} on this machine ({split}), {self.flops:.2g} FLOPs"
-            " of training; methods' own layers not counted"
+            f" of training; methods' own layers not counted{left_out}"
         )
 
 
@@ -110,6 +114,7 @@ def estimate(plan: Plan) -> Estimate:
         train_seconds=round(train, 1),
         export_seconds=round(_exporting(plan), 1),
         measure_seconds=round(_measuring(plan), 1),
+        untimed=tuple(clock.untimed),
         flops=flops,
     )
 
@@ -140,6 +145,7 @@ class _Clock:
     base: Path
     _speeds: dict[tuple[str, str, int, int], _Speed] = field(default_factory=dict)
     _infos: dict[str, DataInfo] = field(default_factory=dict)
+    untimed: dict[str, None] = field(default_factory=dict)
 
     def training(self, cell: Cell) -> tuple[float, float]:
         """Seconds and FLOPs of a student's own part: its steps and its validation passes."""
@@ -190,7 +196,11 @@ class _Clock:
         info = self._info(cell.data)
         batch = min(cell.train.batch_size, info.train_size, _LARGEST_BATCH)
         question = (item.label, cell.data.canonical, batch, cell.numeric.threads)
+        if catalogue.refused(item.label):
+            self.untimed[item.label] = None
+            return _Speed(0.0, 0.0, 0)
         if question not in self._speeds:
+            mark(item.label, "timing a training step", item.label)
             before = torch.get_num_threads()
             torch.set_num_threads(cell.numeric.threads)
             try:

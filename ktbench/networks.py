@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench import catalogue
 from ktbench.records import Item, KtbenchError
+from ktbench.supervision import mark
 from students._contract import Student
 from transfer_methods._contract import Shapes
 
@@ -35,6 +36,9 @@ def outline(item: Item, num_classes: int, shape: tuple[int, int, int], base: str
 
     Raises KtbenchError with one sentence when the network cannot take them.
     """
+    if reason := catalogue.refused(item.label):
+        raise KtbenchError(f"{item.label} cannot be looked at: {reason}")
+    mark(item.label, "looking at the network", item.label)
     student = _built(item, num_classes, shape[0], base).eval()
     try:
         with torch.no_grad():

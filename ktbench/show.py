@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import MISSING, fields
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,9 @@ from rich.text import Text
 
 from ktbench import catalogue
 from ktbench.records import DeviceSpec, Ensemble, Plan
+
+if TYPE_CHECKING:
+    from ktbench.estimate import Estimate
 
 KINDS = ("students", "replacements", "methods", "devices", "datasets")
 DATASETS = {
@@ -61,21 +64,17 @@ def print_line(text: str) -> None:
 # ---------------------------------------------------------------- plan
 
 
-def plan_as_json(plan: Plan) -> str:
+def plan_as_json(plan: Plan, estimate: Estimate) -> str:
     """The plan with its estimate, for programs."""
-    from ktbench.estimate import estimate
-
     value = plan.model_dump(mode="json")
     for cell, shown in zip(plan.cells, value["cells"], strict=True):
         shown["key"] = cell.key
-    value["estimate"] = estimate(plan).model_dump(mode="json")
+    value["estimate"] = estimate.model_dump(mode="json")
     return json.dumps(value, indent=1)
 
 
-def plan_as_text(plan: Plan) -> None:
+def plan_as_text(plan: Plan, estimate: Estimate) -> None:
     """Cells by student and method, skips by reason, and what it will cost."""
-    from ktbench.estimate import estimate
-
     counts = Counter((c.student.label, c.method.label) for c in plan.cells)
     students = list(dict.fromkeys(c.student.label for c in plan.cells))
     methods = list(dict.fromkeys(c.method.label for c in plan.cells))
@@ -97,7 +96,7 @@ def plan_as_text(plan: Plan) -> None:
         print_line(line)
     print(f"exports:  {exports}")
     print(f"devices:  {devices}")
-    print_line(estimate(plan).text)
+    print_line(estimate.text)
 
 
 def _protocols(plan: Plan) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from ktbench import cli
 from ktbench.records import Result
 from ktbench.results import ResultsFolder
+from ktbench.supervision import Child
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL: dict[str, Any] = {
@@ -52,8 +54,21 @@ def write_matrix(path: Path, **changes: Any) -> Path:
     return path
 
 
+class KeptChild(Child):
+    """A child process that the commands of many tests use one after the other."""
+
+    def close(self) -> None:
+        """Stay, unless work is under way in it: the next command needs it again."""
+        if self.busy:
+            super().close()
+
+
+CHILD = KeptChild()
+atexit.register(lambda: Child.close(CHILD))
+
+
 class Commands:
-    """`ktbench ...` in this process; the teacher store and the working folder are the test's.
+    """`ktbench ...` in this process and its one child process; the teacher store and the working folder are the test's.
 
     Runs end without their report, which takes longer than a small matrix, unless `report` is set.
     """
@@ -73,6 +88,7 @@ class Commands:
         code = 0
         try:
             with self._monkeypatch.context() as patch:
+                patch.setattr(cli, "_child", lambda: CHILD)
                 if not self.report:
                     patch.setattr(cli, "_write_report", lambda folder: folder)
                 cli.main()

@@ -30,6 +30,7 @@ SHARED = {
     "ktbench.percentiles",
     "ktbench.speedup",
     "ktbench.provenance",
+    "ktbench.supervision",
     "ktbench.files",
     "ktbench.weights",
     "ktbench.estimate",

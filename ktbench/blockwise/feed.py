@@ -35,6 +35,7 @@ from ktbench.records import (
     StorageError,
     one_line,
 )
+from ktbench.supervision import mark
 from ktbench.weights import read_torch, weights_digest
 from students._contract import Student
 
@@ -140,6 +141,8 @@ class _Room:
 
     def _open(self, task: BlockTask, spec: BlockTrain, note: Note) -> BlockTraining | Failure:
         """A training at its start or at its last checkpoint."""
+
+        mark(task.key, "building a block", task.name)
 
         def build() -> BlockTraining:
             steps = self.stream.steps_per_epoch
@@ -291,6 +294,7 @@ def _failing_alone(training: BlockTraining, work: Callable[[], None]) -> None:
     """What goes wrong with a block ends that block and no other."""
     if training.failure is not None:
         return
+    mark(training.task.key, "training a block", training.task.name)
     try:
         work()
     except (StorageError, OSError):

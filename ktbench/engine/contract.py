@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ktbench.records import NumericSpec, Plan
+from ktbench.supervision import Mark
 
 
 class Work(Protocol):
@@ -27,9 +28,15 @@ Report = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Lost:
-    """What comes of a job when whatever ran it died, again and again."""
+    """What comes of a job when whatever ran it died."""
 
     reason: str
+    mark: Mark = field(default_factory=Mark)
+    """What was being worked on, where the engine knows."""
+    again: bool = False
+    """Whether the same job may be run again: what died may have been killed from outside."""
+    killed: bool = False
+    """Whether it was killed (SIGKILL), rather than died of what it did."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class Engine(Protocol):
 
     def check(self, plan: Plan) -> None:
         """Raise KtbenchError, before anything is written, where nothing can compute as asked."""
+
+    def ahead(self, function: Callable[[Job, Report], Outcome], job: Job) -> Outcome | Lost:
+        """What one job on this machine comes to, before `at` and without its folder."""
 
     def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
         """Jobs of this plan may be run inside the block; they write below `folder`.

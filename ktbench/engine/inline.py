@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ktbench.engine.contract import Job, Outcome, Report, Workers
+from ktbench.engine.contract import Job, Lost, Outcome, Report, Workers
 from ktbench.numeric import check
 from ktbench.records import Plan
 
@@ -18,6 +18,10 @@ class Inline:
         """See `Engine`: this process must be able to do it."""
         for spec in {cell.numeric.canonical: cell.numeric for cell in plan.cells}.values():
             check(spec)
+
+    def ahead(self, function: Callable[[Job, Report], Outcome], job: Job) -> Outcome | Lost:
+        """See `Engine`: in this process."""
+        return function(job, lambda _: None)
 
     def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
         """Nothing to start, nothing to end."""

@@ -52,6 +52,10 @@ class OnRay:
     def check(self, plan: Plan) -> None:
         """See `Engine`. What the nodes can do is seen when they are there, in `at`."""
 
+    def ahead(self, function: Callable[[Job, Report], Outcome], job: Job) -> Outcome | Lost:
+        """See `Engine`: in this process."""
+        return function(job, lambda _: None)
+
     @contextmanager
     def at(self, plan: Plan, folder: Path) -> Iterator[Workers]:
         """See `Engine`.

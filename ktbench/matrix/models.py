@@ -22,6 +22,7 @@ from ktbench.records import (
     DataSpec,
     Format,
     Kept,
+    Limits,
     NumericSpec,
     Precision,
     SourceSpec,
@@ -283,6 +284,8 @@ class Matrix(Section):
     """What students are exported to: one grid or a list of them; nothing when not given."""
     devices: Items = ()
     """Where exports are measured: `local`, or `{profile: {host: ..., threads: [1, 4]}}`."""
+    limits: Limits = Limits()
+    """When a training that hangs is ended."""
     include: Annotated[tuple[Include, ...], OneOrMore] = ()
     """Blocks of cells to add, or to train differently."""
     exclude: Annotated[tuple[Rule, ...], OneOrMore] = ()

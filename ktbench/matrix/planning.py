@@ -26,6 +26,7 @@ from ktbench.records import (
     Skip,
     Teacher,
 )
+from ktbench.supervision import mark
 from ktbench.window import misfit
 from transfer_methods._contract import Needs, Setting, Shapes, TransferMethod
 
@@ -81,6 +82,7 @@ def plan(matrix: Matrix) -> Plan:
         devices=axes.devices,
         source=matrix.teacher.spec,
         blockwise=matrix.blockwise.run,
+        limits=matrix.limits,
     )
 
 
@@ -139,6 +141,9 @@ class _Judge:
         student = self._outline(cell.student)
         if isinstance(student, str):
             return student
+        if reason := catalogue.refused(cell.method.label):
+            return f"{cell.method.label} cannot be asked: {reason}"
+        mark(cell.method.label, "asking the method", cell.method.label)
         kind = catalogue.method(cell.method.name, self.base)
         config = catalogue.method_config(cell.method.name, cell.method.settings, self.base)
         info = self._info(cell.data)

@@ -65,6 +65,7 @@ from ktbench.records.unkeyed import (
     ExportSpec,
     Format,
     Kept,
+    Limits,
     Precision,
     SourceSpec,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "Item",
     "Kept",
     "KtbenchError",
+    "Limits",
     "Measurement",
     "NumericSpec",
     "Origin",

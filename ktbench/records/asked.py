@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from ktbench.records.base import Composed, Record, canonical_json, digest_of
-from ktbench.records.unkeyed import BlockRun, DeviceSpec, ExportSpec, SourceSpec
+from ktbench.records.unkeyed import BlockRun, DeviceSpec, ExportSpec, Limits, SourceSpec
 
 
 class Item(Record):
@@ -284,6 +284,7 @@ class Plan(Record):
     devices: tuple[DeviceSpec, ...] = ()
     source: SourceSpec = SourceSpec()
     blockwise: BlockRun = BlockRun()
+    limits: Limits = Limits()
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:

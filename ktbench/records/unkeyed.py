@@ -30,6 +30,14 @@ class BlockRun(Record):
     """Of one busy core, for an estimate where the processor does not count its energy."""
 
 
+class Limits(Record):
+    """What the run of a matrix may take before it is ended; no weight depends on it."""
+
+    step_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1800.0
+    """The longest that one training step, validation or export may take: a network that hangs
+    fails after so many seconds, and the others go on."""
+
+
 class ExportSpec(Record):
     """One way to write a student down for a runtime."""
 

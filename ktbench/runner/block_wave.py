@@ -28,6 +28,7 @@ from ktbench.runner.blocks import (
     train_some,
 )
 from ktbench.runner.jobs import CellTask
+from ktbench.runner.narrowing import Narrowing, run_narrowing
 from ktbench.runner.state import Run, Starts, Teachers, clocked
 from ktbench.runner.teachers import TrainedTeacher, dataset
 from ktbench.runner.watch import Shares
@@ -131,8 +132,17 @@ def _train(
     def tell(job: BlocksJob, share: float) -> None:
         shares.tell(job, job.units, share, job.label)
 
+    deaths = Narrowing()
+
+    def again(job: BlocksJob, lost: Lost) -> list[BlocksJob]:
+        shares.drop(job)
+        if job.place is not None:  # part of a chain, whose members wait for each other
+            return [job for _ in deaths.again([job.label], lost)]
+        groups = deaths.again([task.key for task in job.tasks], lost)
+        return [replace(job, tasks=tuple(job.tasks[n] for n in group)) for group in groups]
+
     with Meter() as meter:
-        for job, outcome in this.engine.run(train_some, jobs, tell):
+        for job, outcome in run_narrowing(this.engine, train_some, jobs, tell, again):
             shares.finish(job, job.units)
             _note(this, job, outcome, trained)
     for place in {job.place.folder for job in jobs if job.place is not None}:
@@ -280,7 +290,12 @@ def _gather(this: Run, students: Sequence[_Student], trained: _Trained, workers:
         made = _made(this, student, trained, workers)
         jobs.append(GatherJob(cell, results, student.taught_by, this.base, this.root, made))
         keys[cell.key] = [c.key for c in student.cells]
-    for job, outcome in this.engine.run(put_together, jobs, lambda *_: None):
+    deaths = Narrowing()
+
+    def again(job: GatherJob, lost: Lost) -> list[GatherJob]:
+        return [job for _ in deaths.again([job.cell.key], lost)]
+
+    for job, outcome in run_narrowing(this.engine, put_together, jobs, lambda *_: None, again):
         if isinstance(outcome, Lost):
             outcome = Failure(stage="train", what="assembling", reason=outcome.reason)
         if isinstance(outcome, Failure):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import atexit
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from ktbench.data import Dataset
+from ktbench.engine.contract import Lost
 from ktbench.export.exporter import Exporter
 from ktbench.files import write_atomically
 from ktbench.provenance import collect
@@ -28,17 +29,21 @@ from ktbench.records import (
     NumericSpec,
     Provenance,
     SourceSpec,
+    Stage,
     StorageError,
     one_line,
 )
 from ktbench.results import ResultsFolder
 from ktbench.runner.teachers import TrainedTeacher, account_of, dataset, same_dataset, source_of
+from ktbench.supervision import Mark, mark
 from ktbench.teacher.source import TeacherSource
 from ktbench.train import Places, Progress, train_cohort
 from ktbench.weights import load_student, weights_digest
 from students._contract import Student
 
 Report = Callable[[float], None]
+EXPORTING = "exporting"
+"""The stage of a mark that is followed by an export's label."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class CellTask:
     trained: Checkpoint | None = None
     """Its weights are there: nothing is trained again, and no teacher is needed."""
     exported: tuple[Artifact, ...] = ()
+    given_up: tuple[Failure, ...] = ()
+    """Exports that ended the process: they are not tried again in this run."""
 
 
 @dataclass(frozen=True)
@@ -215,8 +222,10 @@ def _export_cell(
     job: CohortJob, task: CellTask, checkpoint: Checkpoint, data: Dataset
 ) -> CellOutcome:
     cell = task.cell
-    done: list[Artifact | Failure] = list(task.exported)
-    wanted = [e for e in job.exports if e not in {artifact.export for artifact in task.exported}]
+    done: list[Artifact | Failure] = [*task.exported, *task.given_up]
+    there = {artifact.export for artifact in task.exported}
+    given_up = {failure.what for failure in task.given_up}
+    wanted = [e for e in job.exports if e not in there and e.label not in given_up]
     try:
         if wanted:
             exporter = _exporter(cell.data.model_dump_json(), job.base, job.root)
@@ -249,6 +258,7 @@ def _export(
         content = (job.root / earlier.path).read_bytes()
         if hashlib.sha256(content).hexdigest()[:16] == earlier.digest:
             return earlier
+    mark(cell.key, EXPORTING, spec.label)
     outcome = exporter.export(student, cell, spec)
     if isinstance(outcome, Artifact):
         write_atomically(record, outcome.model_dump_json(indent=1))
@@ -270,3 +280,31 @@ def _trained_student(job: CohortJob, cell: Cell, checkpoint: Checkpoint, data: D
             f"{weights}: is not what was trained (another digest): delete it to train again"
         )
     return student
+
+
+# ---------------------------------------------------------------- jobs whose process died
+
+
+def stage_of(mark: Mark) -> Stage:
+    """The stage of a failure for what was marked as being worked on."""
+    return "export" if mark.stage == EXPORTING else "train"
+
+
+def narrowed(job: CohortJob, groups: Sequence[Sequence[int]], lost: Lost) -> list[CohortJob]:
+    """The job's tasks in smaller jobs; a cell whose export ends the process does without it."""
+    if groups:
+        return [replace(job, tasks=tuple(job.tasks[n] for n in group)) for group in groups]
+    [task] = job.tasks
+    known = {failure.what for failure in task.given_up}
+    label = lost.mark.what
+    if lost.mark.stage != EXPORTING or label in known:
+        return []
+    failure = Failure(stage="export", what=label, reason=lost.reason)
+    return [replace(job, tasks=(replace(task, given_up=(*task.given_up, failure)),))]
+
+
+def saved_work(folder: Path) -> tuple[tuple[str, int], ...]:
+    """A value that changes whenever a cell's work is saved in its folder."""
+    with suppress(OSError):
+        return tuple(sorted((p.name, p.stat().st_mtime_ns) for p in folder.iterdir()))
+    return ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +12,121 @@ from numpy.typing import NDArray
 
 from ktbench.measure import Job, distinct, job_of, measure, measurement_id
 from ktbench.measure.job import CHECKED_INPUTS
-from ktbench.records import Artifact, Cell, DeviceSpec, Failure, Measurement, Plan, Result
+from ktbench.records import (
+    Cell,
+    DeviceSpec,
+    Failure,
+    Measurement,
+    NumericSpec,
+    Plan,
+    one_line,
+)
 from ktbench.results import ResultsFolder
 from ktbench.runner.board_accuracy import on_board, with_accuracy
 from ktbench.runner.teachers import dataset
 from ktbench.runner.watch import Watcher
+from ktbench.supervision import mark
 from ktbench.weights import load_student
 
 
+@dataclass(frozen=True)
+class ReferenceJob:
+    """Run a trained student over the validation images that its artifact is checked with."""
+
+    digest: str
+    """Of the artifact."""
+    cell: Cell
+    weights: Path
+    base: Path
+
+    @property
+    def numeric(self) -> NumericSpec:
+        """What the cell was trained with."""
+        return self.cell.numeric
+
+    @property
+    def label(self) -> str:
+        """Names what is being worked on."""
+        return self.cell.label
+
+
+Reference = tuple[NDArray[np.uint8], NDArray[np.float32]]
+"""Validation images and torch's logits."""
+References = dict[str, Reference | Failure]
+"""By the artifact's digest."""
+
+
+def reference(job: ReferenceJob, _: Callable[[float], None]) -> Reference | Failure:
+    """What torch answers; a failure is an outcome, not an exception."""
+    mark(job.cell.key, "running the trained network", job.label)
+    try:
+        torch.set_num_threads(job.numeric.threads)
+        data = dataset(job.cell.data, job.base)
+        student = load_student(
+            job.cell,
+            job.weights,
+            num_classes=len(data.classes),
+            in_channels=data.shape[0],
+            base=job.base,
+        )
+        images = data.images("validation")[:CHECKED_INPUTS]
+        with torch.inference_mode():
+            expected = student(data.normalise(images))
+    except Exception as error:  # a user's own network may raise anything
+        return Failure(stage="measure", what=job.label, reason=one_line(error))
+    return images.numpy(), expected.numpy()
+
+
+def reference_jobs(plan: Plan, results: ResultsFolder, root: Path) -> list[ReferenceJob]:
+    """One per artifact that some device has still to measure."""
+    wanted: dict[str, Job] = {}
+    for device in plan.devices:
+        wanted.update({job.digest: job for job in _unmeasured_on(plan, device, results)})
+    jobs = []
+    for job in wanted.values():
+        result = results.result(job.cell_key)
+        assert result is not None and result.checkpoint is not None
+        weights = root / result.checkpoint.path
+        jobs.append(ReferenceJob(job.digest, result.cell, weights, Path(plan.base)))
+    return jobs
+
+
+def unmeasured(plan: Plan, results: ResultsFolder) -> bool:
+    """Whether an artifact that is there has still to be measured."""
+    return any(_unmeasured_on(plan, device, results) for device in plan.devices)
+
+
+def _unmeasured_on(plan: Plan, device: DeviceSpec, results: ResultsFolder) -> list[Job]:
+    valid = {
+        Path(m.samples).name.partition(".")[0] for m in results.measurements() if m.validity.valid
+    }
+    return [
+        job
+        for job in distinct(_jobs(plan, results), device)
+        if any(measurement_id(device, job, threads) not in valid for threads in device.threads)
+    ]
+
+
 def measure_all(
-    plan: Plan, device: DeviceSpec, results: ResultsFolder, watcher: Watcher
+    plan: Plan,
+    device: DeviceSpec,
+    results: ResultsFolder,
+    watcher: Watcher,
+    references: References,
 ) -> Iterator[Measurement | Failure]:
     """Measure what this device has not measured yet; a measurement is written before it is given.
 
     Latency belongs to the graph, so cells of one graph share a measurement; where the device asks
     for the noise check, each cell's own artifact is measured.
     """
-    valid = {
-        Path(m.samples).name.partition(".")[0] for m in results.measurements() if m.validity.valid
-    }
-    jobs = [
-        job
-        for job in distinct(_jobs(plan, results), device)
-        if any(measurement_id(device, job, threads) not in valid for threads in device.threads)
-    ]
+    jobs, failed = [], []
+    for job in _unmeasured_on(plan, device, results):
+        known = references[job.digest]
+        if isinstance(known, Failure):
+            failed.append(known)
+        else:
+            jobs.append(_with_inputs(job, known, results))
+    yield from failed
     if not jobs:
         return
     repeats = len(jobs) * len(device.threads) * device.repeats
@@ -44,11 +136,10 @@ def measure_all(
         watcher.advance(number, f"repeat {number} of {repeats}")
 
     try:
-        with_inputs = [_with_inputs(plan, job, results) for job in jobs]
-        accuracies = on_board(device, with_inputs, results, Path(plan.base))
-        for outcome in measure(device, with_inputs, results.path, progress=tell):
+        accuracies = on_board(device, jobs, results, Path(plan.base))
+        for outcome in measure(device, jobs, results.path, progress=tell):
             if isinstance(outcome, Measurement):
-                outcome = with_accuracy(outcome, accuracies, with_inputs)
+                outcome = with_accuracy(outcome, accuracies, jobs)
                 results.write_measurement(outcome)
                 for reason in outcome.validity.reasons:
                     watcher.note(f"invalid on {device.name}: {outcome.export.label}: {reason}")
@@ -65,30 +156,9 @@ def _jobs(plan: Plan, results: ResultsFolder) -> Iterator[Job]:
                 yield job_of(artifact, results.path)
 
 
-def _with_inputs(plan: Plan, job: Job, results: ResultsFolder) -> Job:
+def _with_inputs(job: Job, known: Reference, results: ResultsFolder) -> Job:
     """The job with validation images and torch's logits, so that outputs are checked too."""
     result = results.result(job.cell_key)
     assert result is not None
     artifact = next(a for a in result.artifacts if a.digest == job.digest)
-    images, expected = _reference(plan, result, artifact, results)
-    return job_of(artifact, results.path, images, expected)
-
-
-def _reference(
-    plan: Plan, result: Result, artifact: Artifact, results: ResultsFolder
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    cell: Cell = result.cell
-    assert result.checkpoint is not None
-    base = Path(plan.base)
-    data = dataset(cell.data, base)
-    student = load_student(
-        cell,
-        results.path / result.checkpoint.path,
-        num_classes=len(data.classes),
-        in_channels=data.shape[0],
-        base=base,
-    )
-    images = data.images("validation")[:CHECKED_INPUTS]
-    with torch.inference_mode():
-        expected = student(data.normalise(images))
-    return images.numpy(), expected.numpy()
+    return job_of(artifact, results.path, *known)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ktbench.data import Dataset, Stream
 from ktbench.networks import outline
 from ktbench.records import Cell, Checkpoint, KtbenchError, SourceSpec, Teacher
+from ktbench.supervision import say
 from ktbench.teacher.pool import cluster
 from ktbench.teacher.pool.answers import Expected
 from ktbench.teacher.pool.messages import Identity, PoolJob, code_digest
@@ -69,15 +69,10 @@ def pooled(
         wait_seconds=wanted.wait_seconds,
         label=taught.label,
         history=history,
-        note=_say,
+        note=say,  # It cannot wait until the cohort is done: the training stands still.
     )
 
 
 def close() -> None:
     """End what this process has started of a cluster, so that the machine is quiet again."""
     cluster.disconnect()
-
-
-def _say(text: str) -> None:
-    """What cannot wait until the cohort is done: the training stands still meanwhile."""
-    print(f"ktbench: {text}", file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ from ktbench.records import (
     Failure,
     KtbenchError,
     Measurement,
+    NumericSpec,
     Plan,
     Provenance,
     Result,
@@ -29,12 +30,29 @@ from ktbench.runner.jobs import (
     CellOutcome,
     CellTask,
     CohortJob,
+    narrowed,
+    saved_work,
+    stage_of,
     train_and_export,
 )
-from ktbench.runner.measuring import measure_all
+from ktbench.runner.measuring import (
+    ReferenceJob,
+    References,
+    measure_all,
+    reference,
+    reference_jobs,
+    unmeasured,
+)
+from ktbench.runner.narrowing import Narrowing, run_narrowing
 from ktbench.runner.side_by_side import measure_devices
 from ktbench.runner.state import Run, Summary, Teachers, clocked
-from ktbench.runner.teachers import TeacherJob, TrainedTeacher, dataset, make_teacher
+from ktbench.runner.teachers import (
+    DataJob,
+    TeacherJob,
+    TrainedTeacher,
+    digest_data,
+    make_teacher,
+)
 from ktbench.runner.watch import Shares, Watcher
 from ktbench.train import checkpoint_interval
 
@@ -64,7 +82,7 @@ def run(
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
     engine.check(plan)
     with clocked(summary, "data"):
-        provenance, tested_on = _provenance(plan)
+        provenance, tested_on = _provenance(plan, engine)
     results = ResultsFolder(folder)
     ours = collect(tested_on)
     with results.open(plan, matrix_text, ours, fresh=fresh, data_digest=tested_on):
@@ -76,12 +94,16 @@ def run(
         summary.skipped = len(plan.skips)
         tasks = _open_tasks(this)
         teachers: Teachers = {}
-        if tasks:
+        references: References = {}
+        if tasks or unmeasured(plan, results):
             with engine.at(plan, folder) as workers, _pool_let_go(plan):
-                teachers = _teacher_wave(this, tasks)
-                this.starts.update(block_wave(this, tasks, teachers, workers))
-                _cohort_wave(this, tasks, teachers, workers)
-        _measuring_wave(this)  # once the engine is gone: a measurement wants a quiet machine
+                if tasks:
+                    teachers = _teacher_wave(this, tasks)
+                    this.starts.update(block_wave(this, tasks, teachers, workers))
+                    _cohort_wave(this, tasks, teachers, workers)
+                references = _reference_wave(this)
+        # Once the engine is gone: a measurement wants a quiet machine.
+        _measuring_wave(this, references)
         results.write_failures(
             [f for f in teachers.values() if isinstance(f, Failure)] + summary.unmeasured
         )
@@ -104,21 +126,22 @@ def _pool_let_go(plan: Plan) -> Iterator[None]:
             close()
 
 
-def _provenance(plan: Plan) -> tuple[dict[str, Provenance], str]:
+def _provenance(plan: Plan, engine: Engine) -> tuple[dict[str, Provenance], str]:
     """Provenance by data set, and the digest of what all cells are tested on.
 
     A folder's results must be tested on the same images; what a cell learnt from is its own, so
     that a teacher or a cell with more training images can be added to a matrix.
     """
-    base = Path(plan.base)
     ours = collect()
     cells = [*plan.cells, *(teacher.cell for teacher in plan.teachers)]
-    found, tested = {}, set()
-    for spec in {cell.data.canonical: cell.data for cell in cells}.values():
-        data = dataset(spec, base)
-        found[spec.canonical] = ours.model_copy(update={"data_digest": data.digest})
-        tested.add(data.test_digest)
-    return found, digest_of(sorted(tested))
+    specs = {cell.data.canonical: cell.data for cell in cells}
+    numeric = plan.cells[0].numeric if plan.cells else NumericSpec()
+    job = DataJob(tuple(specs.values()), Path(plan.base), numeric)
+    digests = engine.ahead(digest_data, job)
+    if isinstance(digests, Lost):
+        raise KtbenchError(f"data: {digests.reason}")
+    found = {name: ours.model_copy(update={"data_digest": digests[name].whole}) for name in specs}
+    return found, digest_of(sorted({digests[name].test for name in specs}))
 
 
 def _open_tasks(this: Run) -> list[CellTask]:
@@ -193,7 +216,12 @@ def _ready_teachers(
     def tell(job: TeacherJob, share: float) -> None:
         shares.tell(job, job.teacher.cell.train.epochs, share, job.teacher.name)
 
-    for job, outcome in this.engine.run(make_teacher, jobs, tell):
+    def again(job: TeacherJob, lost: Lost) -> list[TeacherJob]:
+        shares.drop(job)
+        return [job for _ in deaths.again([job.teacher.canonical], lost)]
+
+    deaths = Narrowing()
+    for job, outcome in run_narrowing(this.engine, make_teacher, jobs, tell, again):
         shares.finish(job, job.teacher.cell.train.epochs)
         if isinstance(outcome, Lost):
             outcome = Failure(stage="teacher", reason=outcome.reason, what=job.teacher.name)
@@ -241,7 +269,18 @@ def _cohort_wave(
     def tell(job: CohortJob, share: float) -> None:
         shares.tell(job, job.units, share, job.label)
 
-    for job, cohort in this.engine.run(train_and_export, jobs, tell):
+    def again(job: CohortJob, lost: Lost) -> list[CohortJob]:
+        shares.drop(job)
+        narrower = narrowed(job, deaths.again([t.cell.key for t in job.tasks], lost), lost)
+        if narrower:
+            labels = {task.cell.key: task.cell.label for task in job.tasks}
+            label = labels.get(lost.mark.subject, job.label)
+            then = "it runs again alone" if len(job.tasks) == 1 else "the others go on without it"
+            this.watcher.note(f"ended: {label}: {lost.reason}; {then}")
+        return narrower
+
+    deaths = Narrowing(lambda key: saved_work(this.results.work(key)))
+    for job, cohort in run_narrowing(this.engine, train_and_export, jobs, tell, again):
         shares.finish(job, job.units)
         if isinstance(cohort, Lost):
             _keep_lost(this, job, cohort)
@@ -275,7 +314,7 @@ def _weights_of_starts(this: Run, tasks: Sequence[CellTask]) -> dict[str, Path]:
 
 def _keep_lost(this: Run, job: CohortJob, lost: Lost) -> None:
     """Every cell of the job failed; its saved work stays, so that the next run goes on from it."""
-    failure = Failure(stage="train", reason=lost.reason)
+    failure = Failure(stage=stage_of(lost.mark), reason=lost.reason)
     for task in job.tasks:
         outcome = CellOutcome(task.cell, task.trained, task.exported, (failure,))
         _keep(this, outcome, job.taught_by, drop=False)
@@ -334,9 +373,25 @@ def _keep(
 # ---------------------------------------------------------------- last wave: measurements
 
 
-def _measuring_wave(this: Run) -> None:
+def _reference_wave(this: Run) -> References:
+    """What torch answers on the validation images, for every graph that is to be measured."""
+    jobs = reference_jobs(this.plan, this.results, this.root)
+    deaths = Narrowing()
+
+    def again(job: ReferenceJob, lost: Lost) -> list[ReferenceJob]:
+        return [job for _ in deaths.again([job.digest], lost)]
+
+    found: References = {}
+    for job, outcome in run_narrowing(this.engine, reference, jobs, lambda *_: None, again):
+        if isinstance(outcome, Lost):
+            outcome = Failure(stage="measure", reason=outcome.reason, what=job.label)
+        found[job.digest] = outcome
+    return found
+
+
+def _measuring_wave(this: Run, references: References) -> None:
     def measure(device: DeviceSpec, watcher: Watcher) -> Iterator[Measurement | Failure]:
-        return measure_all(this.plan, device, this.results, watcher)
+        return measure_all(this.plan, device, this.results, watcher, references)
 
     with clocked(this.summary, "measuring"):
         for outcome in measure_devices(this.plan.devices, measure, this.watcher):

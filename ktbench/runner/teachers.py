@@ -25,6 +25,7 @@ from ktbench.records import (
     Teacher,
     digest_of,
 )
+from ktbench.supervision import mark
 from ktbench.teacher.cached import Account, Cached
 from ktbench.teacher.live import Live
 from ktbench.teacher.reduced import Reduced
@@ -57,6 +58,33 @@ def same_dataset(spec: DataSpec, base: Path, digest: str | None) -> Dataset:
             "every node the same files"
         )
     return data
+
+
+@dataclass(frozen=True)
+class DataJob:
+    """Load the data sets of a run, where its trainings will need them."""
+
+    specs: tuple[DataSpec, ...]
+    base: Path
+    numeric: NumericSpec
+
+
+@dataclass(frozen=True)
+class DataDigests:
+    """The digests of a data set: of all its images, and of those for the test alone."""
+
+    whole: str
+    test: str
+
+
+def digest_data(job: DataJob, _: Report) -> dict[str, DataDigests]:
+    """The digests of every data set by its canonical text; raises KtbenchError for a bad one."""
+    digests = {}
+    for spec in job.specs:
+        mark(stage="reading the data", what=spec.source)
+        data = dataset(spec, job.base)
+        digests[spec.canonical] = DataDigests(data.digest, data.test_digest)
+    return digests
 
 
 @dataclass(frozen=True)

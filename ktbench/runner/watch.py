@@ -62,6 +62,10 @@ class Shares:
         self._running[id(job)] = share * units
         self._watcher.advance(self._finished + sum(self._running.values()), label)
 
+    def drop(self, job: Work) -> None:
+        """A job came to nothing; what it is replaced by starts from what was saved."""
+        self._running.pop(id(job), None)
+
     def finish(self, job: Work, units: float) -> None:
         """A job is over, however it ended."""
         self._running.pop(id(job), None)

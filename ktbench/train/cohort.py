@@ -27,6 +27,7 @@ from ktbench.records import (
     StorageError,
     one_line,
 )
+from ktbench.supervision import mark
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
 from ktbench.train.curves import write_curves
@@ -203,6 +204,7 @@ def _epoch(
         features = None
         if teacher is not None and needs:
             tidy()
+            mark(stage="running the teacher", what=f"step {step}")
             features = teacher.outputs(batch, needs)
         for lane in active:
             lane.seconds += data_seconds
@@ -225,6 +227,7 @@ def _epoch(
 @contextmanager
 def _failing_alone(lane: Lane, step: int) -> Iterator[None]:
     """What goes wrong in a student or a method, a user's own too, ends that lane and no other."""
+    mark(lane.cell.key, "training", f"step {step}")
     try:
         yield
     except Exception as error:
@@ -264,6 +267,7 @@ def _finish(lane: Lane, places: Callable[[Cell], Places]) -> Checkpoint | Failur
     between does not train again.
     """
     place = places(lane.cell)
+    mark(lane.cell.key, "reading the test set")
     if lane.failure is not None:
         place.work.unlink(missing_ok=True)
         return lane.failure

@@ -25,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ktbench.data import Stream
 from ktbench.records import Cell
+from ktbench.supervision import mark
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget, give_back, resident
 from ktbench.train.lane import Lane
@@ -167,6 +168,7 @@ def _dry(
     Compiled networks are measured as they are before compilation, which only takes less.
     """
     device = cell.numeric.device
+    mark(cell.key, "measuring the memory of a training step", cell.label)
     plain = cell.numeric.model_copy(update={"compile": False})
     lane, built = _taken(lambda: build(cell.model_copy(update={"numeric": plain})), device)
     taken, taught = [built], [Need(0, 0)]

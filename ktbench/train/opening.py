@@ -10,6 +10,7 @@ from pathlib import Path
 from ktbench.data import Dataset, Stream
 from ktbench.numeric import EVERYTHING
 from ktbench.records import Cell, Failure, StorageError, one_line
+from ktbench.supervision import mark
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
 from ktbench.train.lane import Lane
@@ -65,6 +66,7 @@ class Opening:
     def open(self, cell: Cell, note: Note) -> Lane | Failure:
         """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""
         work = self.places(cell).work
+        mark(cell.key, "building the network and its method", cell.label)
         try:
             lane = self.build(cell)
             if work.exists():

@@ -1,0 +1,74 @@
+"""Work whose process died, narrowed to the part that causes it; the rest goes on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ktbench.engine.contract import Engine, Job, Lost, Outcome, Report
+
+MOST_DEATHS = 2
+"""A part that died so often by itself, with nothing achieved in between, has failed."""
+MOST_KILLS = 6
+"""Likewise where the process was killed, which may come from outside."""
+DEATHS_IN_ALL = 30
+"""Of one part, whatever it achieved in between."""
+
+Part = TypeVar("Part")
+
+
+@dataclass
+class Narrowing:
+    """Decides what is run again after a death.
+
+    `name` names a part; `progress` gives a value that changes whenever work of a part was saved.
+    """
+
+    progress: Callable[[str], Any] = lambda _: None
+    _deaths: Counter[str] = field(default_factory=Counter)
+    _in_all: Counter[str] = field(default_factory=Counter)
+    _reached: dict[str, Any] = field(default_factory=dict)
+
+    def again(self, names: Sequence[str], lost: Lost) -> list[list[int]]:
+        """The positions of the parts that are run again, in groups; none where it has failed.
+
+        The part that was marked is run alone, or else a half at a time; a single one again, as
+        its process may have been killed from outside, but not for ever.
+        """
+        if len(names) > 1:
+            if lost.mark.subject in names:
+                suspect = list(names).index(lost.mark.subject)
+                return [[suspect], [n for n in range(len(names)) if n != suspect]]
+            half = len(names) // 2
+            return [list(range(half)), list(range(half, len(names)))]
+        [name] = names
+        reached = self.progress(name)
+        if self._reached.get(name) != reached:
+            self._deaths[name] = 0
+        self._reached[name] = reached
+        self._deaths[name] += 1
+        self._in_all[name] += 1
+        most = MOST_KILLS if lost.killed else MOST_DEATHS
+        over = self._deaths[name] >= most or self._in_all[name] >= DEATHS_IN_ALL
+        return [] if over or not lost.again else [[0]]
+
+
+def run_narrowing(
+    engine: Engine,
+    function: Callable[[Job, Report], Outcome],
+    jobs: Sequence[Job],
+    report: Callable[[Job, float], None],
+    again: Callable[[Job, Lost], Sequence[Job]],
+) -> Iterator[tuple[Job, Outcome | Lost]]:
+    """`engine.run`, in which a lost job is replaced by those of `again`; none: it is lost."""
+    waiting = list(jobs)
+    while waiting:
+        narrower: list[Job] = []
+        for job, outcome in engine.run(function, waiting, report):
+            parts = again(job, outcome) if isinstance(outcome, Lost) else ()
+            narrower += parts
+            if not parts:
+                yield job, outcome
+        waiting = narrower

@@ -1,0 +1,52 @@
+"""A matrix planned in a child process, as planning runs the code of whatever the matrix names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ktbench import catalogue
+from ktbench.estimate import Estimate, estimate
+from ktbench.matrix import load, plan
+from ktbench.records import KtbenchError, Plan
+from ktbench.supervision import Child, Died, allow
+
+STEP_S = 120.0
+"""Longest look at one network or method while a matrix is planned."""
+_MOST_DEATHS = 20
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what it will take where that was asked for."""
+
+    plan: Plan
+    estimate: Estimate | None = None
+
+
+def plan_matrix(matrix: Path, *, child: Child, estimated: bool = False) -> Planned:
+    """`matrix.plan` of a file; an item whose code ends the process is left out with its reason.
+
+    Raises MatrixError, and Died where no item is to blame.
+    """
+    refused: dict[str, str] = {}
+    while True:
+        try:
+            planned: Planned = child.run(_planned, matrix, refused, estimated, step_s=STEP_S)
+        except Died as died:
+            name = died.mark.subject
+            if not name or name in refused or len(refused) >= _MOST_DEATHS:
+                raise KtbenchError(f"{matrix}: cannot be planned: {died.reason}") from None
+            refused[name] = died.reason
+        else:
+            return planned
+
+
+def _planned(matrix: Path, refused: dict[str, str], estimated: bool) -> Planned:
+    """What the child does."""
+    for name, reason in refused.items():
+        catalogue.refuse(name, reason)
+    loaded = load(matrix)
+    allow(min(STEP_S, loaded.limits.step_seconds))
+    planned = plan(loaded)
+    return Planned(planned, estimate(planned) if estimated else None)
