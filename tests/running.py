@@ -68,9 +68,10 @@ atexit.register(lambda: Child.close(CHILD))
 
 
 class Commands:
-    """`ktbench ...` in this process and its one child process; the teacher store and the working folder are the test's.
+    """`ktbench ...` in this process and its child; store and working folder are the test's.
 
     Runs end without their report, which takes longer than a small matrix, unless `report` is set.
+    With `here` they train in this process, where a test can look on.
     """
 
     def __init__(
@@ -78,12 +79,15 @@ class Commands:
     ) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
         self.report = False
+        self.here = False
         monkeypatch.chdir(folder)
         monkeypatch.setenv("KTBENCH_CACHE", str(folder / "cache"))
 
     def __call__(self, *arguments: str | Path) -> Answer:
         """Run one command."""
         self._capsys.readouterr()
+        if self.here and arguments[0] == "run":
+            arguments = (*arguments, "--engine", "inline")
         self._monkeypatch.setattr(sys, "argv", ["ktbench", *map(str, arguments)])
         code = 0
         try:

@@ -33,8 +33,9 @@ class Fragile(Method):
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def trained(ktbench: Commands, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Labels of every cell that is given to the training loop, teachers included, in order."""
+    ktbench.here = True
     labels: list[str] = []
     real = jobs.train_cohort
 
@@ -217,6 +218,7 @@ def test_exports_of_a_run_that_was_stopped_before_its_result_are_not_made_again(
         patch.setattr(ResultsFolder, "write_result", stop)
         answer = ktbench("run", path, "--results", "r", "--quiet")
         assert (answer.code, answer.error) == (2, "ktbench: Input/output error")
+    ktbench.here = True
     exported: list[str] = []
     real = Exporter.export
 

@@ -36,7 +36,7 @@ class Lost:
     again: bool = False
     """Whether the same job may be run again: what died may have been killed from outside."""
     killed: bool = False
-    """Whether it was killed (SIGKILL), rather than died of what it did."""
+    """Whether somebody killed it, rather than that it died of what it did."""
 
 
 @dataclass(frozen=True)

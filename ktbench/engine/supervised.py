@@ -70,5 +70,4 @@ class Supervised:
 
 def lost(died: Died) -> Lost:
     """A death as the outcome of a job."""
-    killed = died.signal_number == 9
-    return Lost(died.reason, died.mark, again=True, killed=killed)
+    return Lost(died.reason, died.mark, again=True, killed=died.killed)

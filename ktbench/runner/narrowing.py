@@ -11,9 +11,9 @@ from ktbench.engine.contract import Engine, Job, Lost, Outcome, Report
 
 MOST_DEATHS = 2
 """A part that died so often by itself, with nothing achieved in between, has failed."""
-MOST_KILLS = 6
-"""Likewise where the process was killed, which may come from outside."""
-DEATHS_IN_ALL = 30
+MOST_KILLS = 20
+"""Likewise where somebody killed the process, which is no fault of the part."""
+DEATHS_IN_ALL = 20
 """Of one part, whatever it achieved in between."""
 
 Part = TypeVar("Part")
@@ -49,7 +49,7 @@ class Narrowing:
             self._deaths[name] = 0
         self._reached[name] = reached
         self._deaths[name] += 1
-        self._in_all[name] += 1
+        self._in_all[name] += not lost.killed
         most = MOST_KILLS if lost.killed else MOST_DEATHS
         over = self._deaths[name] >= most or self._in_all[name] >= DEATHS_IN_ALL
         return [] if over or not lost.again else [[0]]

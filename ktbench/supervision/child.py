@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from ktbench.records import KtbenchError
 from ktbench.supervision.marks import Board, Mark
+from ktbench.supervision.memory import oom_kills
 
 STEP_S = 1800.0
 """Time between two marks after which a child counts as hung, where nobody says another."""
@@ -32,17 +33,11 @@ LOG_BYTES = 16 << 20
 class Died(KtbenchError):  # noqa: N818 - reads as what it says
     """A child process that ended, or had to be ended, before its work was done."""
 
-    def __init__(self, reason: str, mark: Mark, *, signal_number: int = 0, log: str = "") -> None:
+    def __init__(self, reason: str, mark: Mark, *, killed: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.mark, self.signal_number, self.log = reason, mark, signal_number, log
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """An exception of several arguments has to say how it is made."""
-        return _died, (self.reason, self.mark, self.signal_number, self.log)
-
-
-def _died(reason: str, mark: Mark, signal_number: int, log: str) -> Died:
-    return Died(reason, mark, signal_number=signal_number, log=log)
+        self.reason, self.mark = reason, mark
+        self.killed = killed
+        """Whether somebody else killed it: the work itself may be in order."""
 
 
 class Child:
@@ -58,6 +53,7 @@ class Child:
         self._connection: Connection | None = None
         self._board: Board | None = None
         self._log: BinaryIO | None = None
+        self._oom_kills = 0
         self.busy = False
         """Whether work is under way in it."""
 
@@ -71,6 +67,7 @@ class Child:
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
+        self._oom_kills = oom_kills()
         ours, theirs = socket.socketpair()
         descriptor = Board.new()
         self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as the child
@@ -158,7 +155,7 @@ class Child:
             self._process.wait(2.0)
         self._kill()
         reason = f"nothing came of it for {step_s:g} s{_while(mark)}"
-        return self._over(reason, mark, 0, "; give it longer with limits.step_seconds")
+        return self._over(f"{reason}; give it longer with limits.step_seconds", mark)
 
     def _died(self) -> Died:
         """Why the process is gone, once it is."""
@@ -171,16 +168,19 @@ class Child:
         code = self._process.returncode
         if code >= 0:
             how = f"its process ended itself with exit code {code}"
-            return self._over(f"{how}{_while(mark)}", mark, 0)
+            return self._over(f"{how}{_while(mark)}", mark)
         name = _signal_name(-code)
-        how = f"its process was ended by {name}{_MEANING.get(name, '')}"
-        return self._over(f"{how}{_while(mark)}", mark, -code)
+        out_of_memory = name == "SIGKILL" and oom_kills() > self._oom_kills
+        meaning = " (the machine ran out of memory)" if out_of_memory else _MEANING.get(name, "")
+        how = f"its process was ended by {name}{meaning}"
+        killed = name == "SIGKILL" and not out_of_memory
+        return self._over(f"{how}{_while(mark)}", mark, killed=killed)
 
-    def _over(self, reason: str, mark: Mark, number: int, advice: str = "") -> Died:
+    def _over(self, reason: str, mark: Mark, *, killed: bool = False) -> Died:
         log = self._kept_log(mark)
         self.close()
         where = f"; its output: {log}" if log else ""
-        return Died(f"{reason}{advice}{where}", mark, signal_number=number, log=log)
+        return Died(f"{reason}{where}", mark, killed=killed)
 
     def close(self) -> None:
         """End the process, and what it started for its work, and wait until it is gone."""
@@ -240,7 +240,7 @@ _MEANING = {
     "SIGBUS": " (a crash in native code)",
     "SIGILL": " (an instruction that this processor lacks)",
     "SIGFPE": " (a division by zero in native code)",
-    "SIGKILL": ", as the kernel does when memory runs out",
+    "SIGKILL": " (somebody killed it)",
 }
 
 

@@ -53,6 +53,15 @@ def _free_in(group: Path, limit: str, usage: str) -> list[int]:
     return [] if most == "max" else [int(most) - used + files]
 
 
+def oom_kills() -> int:
+    """Processes that this machine's kernel has ended for want of memory since it started."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
 def limit_to_free() -> None:
     """Let this process's allocations fail before they take what the machine does not have.
 
