@@ -303,8 +303,11 @@ def narrowed(job: CohortJob, groups: Sequence[Sequence[int]], lost: Lost) -> lis
     return [replace(job, tasks=(replace(task, given_up=(*task.given_up, failure)),))]
 
 
-def saved_work(folder: Path) -> tuple[tuple[str, int], ...]:
-    """A value that changes whenever a cell's work is saved in its folder."""
+def saved_work(folder: Path) -> dict[str, str]:
+    """The digests of what is saved of a cell's work: they change when the work has come on."""
     with suppress(OSError):
-        return tuple(sorted((p.name, p.stat().st_mtime_ns) for p in folder.iterdir()))
-    return ()
+        return {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.iterdir())
+        }
+    return {}

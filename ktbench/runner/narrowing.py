@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ktbench.engine.contract import Engine, Job, Lost, Outcome, Report
 
 MOST_DEATHS = 2
-"""A part that died so often by itself, with nothing achieved in between, has failed."""
+"""A part that died so often, alone at last, with nothing achieved in between, has failed."""
 MOST_KILLS = 20
 """Likewise where somebody killed the process, which is no fault of the part."""
 DEATHS_IN_ALL = 20
@@ -37,22 +37,28 @@ class Narrowing:
         The part that was marked is run alone, or else a half at a time; a single one again, as
         its process may have been killed from outside, but not for ever.
         """
-        if len(names) > 1:
-            if lost.mark.subject in names:
-                suspect = list(names).index(lost.mark.subject)
-                return [[suspect], [n for n in range(len(names)) if n != suspect]]
-            half = len(names) // 2
-            return [list(range(half)), list(range(half, len(names)))]
-        [name] = names
+        if len(names) == 1:
+            self._count(names[0], lost)
+            return [] if self._failed(names[0], lost) else [[0]]
+        if lost.mark.subject in names:
+            self._count(lost.mark.subject, lost)
+            suspect = list(names).index(lost.mark.subject)
+            return [[suspect], [n for n in range(len(names)) if n != suspect]]
+        half = len(names) // 2
+        return [list(range(half)), list(range(half, len(names)))]
+
+    def _count(self, name: str, lost: Lost) -> None:
         reached = self.progress(name)
         if self._reached.get(name) != reached:
             self._deaths[name] = 0
         self._reached[name] = reached
         self._deaths[name] += 1
         self._in_all[name] += not lost.killed
+
+    def _failed(self, name: str, lost: Lost) -> bool:
         most = MOST_KILLS if lost.killed else MOST_DEATHS
         over = self._deaths[name] >= most or self._in_all[name] >= DEATHS_IN_ALL
-        return [] if over or not lost.again else [[0]]
+        return over or not lost.again
 
 
 def run_narrowing(

@@ -30,6 +30,7 @@ def plan_matrix(matrix: Path, *, child: Child, estimated: bool = False) -> Plann
     Raises MatrixError, and Died where no item is to blame.
     """
     refused: dict[str, str] = {}
+    child.logs = None  # there may be no results folder yet
     while True:
         try:
             planned: Planned = child.run(_planned, matrix, refused, estimated, step_s=STEP_S)

@@ -23,6 +23,8 @@ from ktbench.supervision.memory import oom_kills
 
 STEP_S = 1800.0
 """Time between two marks after which a child counts as hung, where nobody says another."""
+START_S = 600.0
+"""Likewise before the first mark of a piece of work, at least: packages are imported there."""
 _POLL_S = 0.5
 _GRACE_S = 5.0
 """Time for a child that was asked to end."""
@@ -136,11 +138,12 @@ class Child:
                     step_s = value
                 elif kind == "say":
                     print(f"ktbench: {value}", file=sys.stderr, flush=True)
-            now = self._board.read()[0]
+            now, mark = self._board.read()
+            limit = step_s if mark.text else max(step_s, START_S)
             if now != count:
                 count, since = now, time.monotonic()
-            elif time.monotonic() - since > step_s:
-                raise self._hung(step_s)
+            elif time.monotonic() - since > limit:
+                raise self._hung(limit)
             if message is None:
                 self._tidy_log()
                 if self._process.poll() is not None and not self._connection.poll():
