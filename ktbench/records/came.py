@@ -50,6 +50,20 @@ class Accuracies(Record):
     test_best: float
 
 
+LayoutName = Literal["channels_last", "contiguous", "contiguous_without_onednn"]
+
+
+class LayoutUsed(Record):
+    """How a network's tensors lay in memory while it was trained."""
+
+    name: LayoutName
+    reason: str | None = None
+    """Why it was not the first choice, `channels_last`, or what the matrix asks for."""
+    checked: bool = False
+    """Whether a training step in it was compared with a double-precision reference, on this kind
+    of machine."""
+
+
 class Checkpoint(Record):
     """A trained student: where its weights are and how it got there."""
 
@@ -64,6 +78,8 @@ class Checkpoint(Record):
     epochs: int
     accuracy: Accuracies
     cost: Cost
+    layout: LayoutUsed | None = None
+    """None in records of the first schema: channels-last, not checked."""
 
 
 class Tolerance(Record):
