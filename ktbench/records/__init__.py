@@ -36,6 +36,7 @@ from ktbench.records.base import (
 )
 from ktbench.records.came import (
     Accuracies,
+    ArithmeticVerdict,
     Artifact,
     Assembly,
     BlockResult,
@@ -76,6 +77,7 @@ __all__ = [
     "BASELINE",
     "SCHEMA",
     "Accuracies",
+    "ArithmeticVerdict",
     "Artifact",
     "Assembly",
     "Augmentation",

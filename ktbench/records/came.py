@@ -64,6 +64,24 @@ class LayoutUsed(Record):
     of machine."""
 
 
+class ArithmeticVerdict(Record):
+    """Whether a training step of a network is computed rightly on one kind of machine."""
+
+    layout: LayoutName
+    layout_reason: str | None = None
+    """Why the network's own layers ask for another than the first choice."""
+    right: bool | None
+    """None: the network could not be run; what it raised stands in `reason`."""
+    reason: str = ""
+    worst: float = 0.0
+    """The largest difference of an operation from its reference over what rounding explains."""
+    operations: int = 0
+    """How many were compared."""
+    images: int
+    """In the batch."""
+    seconds: float
+
+
 class Checkpoint(Record):
     """A trained student: where its weights are and how it got there."""
 
