@@ -9,6 +9,7 @@ import torch
 
 from ktbench import catalogue
 from ktbench.data import Dataset, load
+from ktbench.layout import FIRST
 from ktbench.records import Cell, DataSpec, Item, NumericSpec, Teacher, TrainSpec
 from ktbench.teacher.live import Live
 from ktbench.train import Places
@@ -42,7 +43,7 @@ def teacher(data: Dataset, name: str = TEACHER) -> Live:
     """An untrained teacher: what it says is of no account here."""
     torch.manual_seed(0)
     network = catalogue.build_student(name, {}, num_classes=10, in_channels=3)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    FIRST.place(network)
     return Live(network, trained_on=data, dataset=data)
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from ktbench import catalogue
 from ktbench.data import Dataset, Stream, load
+from ktbench.layout import FIRST
 from ktbench.networks import outline
 from ktbench.records import Cell, Checkpoint, DataSpec, Item, NumericSpec, Teacher, TrainSpec
 from ktbench.teacher.live import Live
@@ -111,7 +112,8 @@ class Lesson:
             in_channels=self.dataset.shape[0],
         )
         made.load_state_dict(torch.load(io.BytesIO(self.weights), weights_only=True))
-        return made.to(memory_format=torch.channels_last)
+        FIRST.place(made)
+        return made
 
     def live(self) -> Live:
         """The teacher in this process."""

@@ -25,6 +25,7 @@ import torch
 
 from benchmarks._pool import Lesson, OpenPool
 from ktbench import catalogue
+from ktbench.layout import FIRST
 from ktbench.records import DataSpec, Item, TrainSpec
 from ktbench.teacher.pool.messages import Ask, Hello, Packed, PoolJob, Receipt, StreamKey
 from ktbench.train.placing import make_batch
@@ -79,7 +80,7 @@ def calibrated() -> Times:
     """Measure the real pair now, in this process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    images = torch.randn(64, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    images = FIRST.inputs(torch.randn(64, 3, 32, 32))
     labels = torch.randint(10, (64,))
     teacher, student = (_network(name) for name in CALIBRATED_ON)
     teacher.eval()
@@ -100,7 +101,8 @@ def calibrated() -> Times:
 
 def _network(name: str) -> Any:
     made: Any = catalogue.build_student(name, {}, num_classes=10, in_channels=3)
-    return made.to(memory_format=torch.channels_last)
+    FIRST.place(made)
+    return made
 
 
 def _median_seconds(take: Callable[[], None], rounds: int = 7) -> float:

@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._claim import Outcome
 from ktbench import catalogue, provenance
+from ktbench.layout import FIRST
 from ktbench.train.shapes import scope_parameters
 from students._contract import Features, Student
 from transfer_methods._contract import Batch, Phase, Setting, Shapes, TransferMethod
@@ -86,7 +87,7 @@ class Bench:
         self.teacher.eval()
         shape = (pair.batch, 3, pair.image, pair.image)
         self.batch = Batch(
-            inputs=torch.randn(shape).contiguous(memory_format=torch.channels_last),
+            inputs=FIRST.inputs(torch.randn(shape)),
             labels=torch.randint(pair.classes, (pair.batch,)),
             indices=torch.randperm(pair.train_size)[: pair.batch],
             epoch=1,
@@ -104,7 +105,7 @@ class Bench:
 
     def _network(self, name: str) -> Student:
         network = catalogue.build_student(name, {}, num_classes=self.pair.classes, in_channels=3)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        FIRST.place(network)
         return network
 
     def teach(self) -> Features:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
+from ktbench.layout import safe
 from ktbench.networks import forward_flops
 from ktbench.records import (
     BlockTrain,
@@ -20,6 +21,7 @@ from ktbench.records import (
     DataSpec,
     Ensemble,
     Item,
+    NumericSpec,
     Plan,
     Record,
     TrainSpec,
@@ -143,7 +145,7 @@ class _Clock:
     """Times networks, each once."""
 
     base: Path
-    _speeds: dict[tuple[str, str, int, int], _Speed] = field(default_factory=dict)
+    _speeds: dict[tuple[str, str, int, int, str], _Speed] = field(default_factory=dict)
     _infos: dict[str, DataInfo] = field(default_factory=dict)
     untimed: dict[str, None] = field(default_factory=dict)
 
@@ -195,21 +197,22 @@ class _Clock:
     def _speed(self, item: Item, cell: Cell) -> _Speed:
         info = self._info(cell.data)
         batch = min(cell.train.batch_size, info.train_size, _LARGEST_BATCH)
-        question = (item.label, cell.data.canonical, batch, cell.numeric.threads)
+        numeric = cell.numeric
+        question = (item.label, cell.data.canonical, batch, numeric.threads, numeric.layout)
         if catalogue.refused(item.label):
             self.untimed[item.label] = None
             return _Speed(0.0, 0.0, 0)
         if question not in self._speeds:
             mark(item.label, "timing a training step", item.label)
             before = torch.get_num_threads()
-            torch.set_num_threads(cell.numeric.threads)
+            torch.set_num_threads(numeric.threads)
             try:
-                self._speeds[question] = self._timed(item, info, batch)
+                self._speeds[question] = self._timed(item, info, batch, numeric)
             finally:
                 torch.set_num_threads(before)
         return self._speeds[question]
 
-    def _timed(self, item: Item, info: DataInfo, batch: int) -> _Speed:
+    def _timed(self, item: Item, info: DataInfo, batch: int, numeric: NumericSpec) -> _Speed:
         """The best of a few, a single one where that takes long."""
         with torch.random.fork_rng(devices=[]):
             network = catalogue.build_student(
@@ -220,12 +223,14 @@ class _Clock:
                 base=str(self.base),
             )
             inputs = torch.rand(batch, *info.shape)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        layout = safe(network, inputs, numeric)
+        layout.place(network)
+        inputs = layout.inputs(inputs)
         optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, fused=True)
-        step = _best(lambda: _step(network, optimiser, inputs))
-        network.eval()
-        forward = _best(lambda: _forward(network, inputs))
+        with layout.running():
+            step = _best(lambda: _step(network, optimiser, inputs))
+            network.eval()
+            forward = _best(lambda: _forward(network, inputs))
         flops = forward_flops(item, info.num_classes, info.shape, str(self.base))
         return _Speed(forward / batch, step / batch, flops)
 

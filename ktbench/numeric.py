@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ktbench.layout import FIRST, Layout
 from ktbench.records import KtbenchError, NumericSpec
 from students._contract import Features, Student
 from transfer_methods._contract import Needs
@@ -97,17 +98,28 @@ class Runner:
     """
 
     def __init__(
-        self, network: Student, spec: NumericSpec, *, architecture: str = "", frozen: bool = False
+        self,
+        network: Student,
+        spec: NumericSpec,
+        *,
+        architecture: str = "",
+        frozen: bool = False,
+        layout: Layout = FIRST,
     ) -> None:
         self.network = network
+        self.layout = layout
         self.device = torch.device(spec.device)
         self._bf16, self._compile, self._frozen = spec.precision == "bf16", spec.compile, frozen
-        self._architecture = f"{next(_numbers)}" if frozen else architecture
+        self._architecture = f"{next(_numbers)}" if frozen else f"{architecture} {layout.name}"
 
     def __call__(self, inputs: Tensor, needs: Needs, *, eager: bool = False) -> Features:
         """One pass; what the network cannot show of `needs` is missing. `eager`: not compiled."""
         needs = needs if self.network.has_preacts else _without_preacts(needs)
-        compiled = self._compile and not eager
+        inputs = self.layout.inputs(inputs)
+        with self.layout.running():
+            return self._pass(inputs, needs, compiled=self._compile and not eager)
+
+    def _pass(self, inputs: Tensor, needs: Needs, *, compiled: bool) -> Features:
         if not compiled and not self._bf16:
             return self.network.forward_features(inputs, preacts=needs.preacts)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
@@ -125,7 +137,7 @@ class Runner:
         """
         if self._frozen:
             needs = EVERYTHING if self.network.has_preacts else _without_preacts(EVERYTHING)
-        with _compiling(frozen=self._frozen):
+        with _compiling(frozen=self._frozen, lay_out=self.layout.channels_last):
             return Features(*_compiled(self._architecture, needs)(self.network, inputs))
 
 
@@ -177,8 +189,11 @@ def _compiled(architecture: str, needs: Needs) -> _Pass:
 
 
 @contextmanager
-def _compiling(*, frozen: bool) -> Iterator[None]:
-    """The compiler's settings, for as long as one of our passes runs."""
+def _compiling(*, frozen: bool, lay_out: bool) -> Iterator[None]:
+    """The compiler's settings, for as long as one of our passes runs.
+
+    Where it may `lay_out`, it puts channels last in any network, whatever it is given.
+    """
     import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
     import torch._inductor.config as inductor
@@ -187,7 +202,7 @@ def _compiling(*, frozen: bool) -> Iterator[None]:
         dynamo.patch(fail_on_recompile_limit_hit=True),
         # A phase with several updates goes through the backward pass once for each.
         functorch.patch(donated_buffer=False),
-        inductor.patch(freezing=frozen),
+        inductor.patch(freezing=frozen, layout_optimization=lay_out),
     ):
         yield
 

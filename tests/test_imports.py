@@ -35,6 +35,7 @@ SHARED = {
     "ktbench.weights",
     "ktbench.estimate",
     "ktbench.networks",
+    "ktbench.layout",
     "ktbench.numeric",
     "ktbench.window",
     "ktbench.teacher.source",

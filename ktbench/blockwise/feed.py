@@ -25,6 +25,7 @@ from ktbench.blockwise.taps import Taps
 from ktbench.blockwise.training import BlockTraining
 from ktbench.data import Dataset, Stream
 from ktbench.files import write_atomically
+from ktbench.layout import frozen
 from ktbench.numeric import prepare
 from ktbench.records import (
     BlockResult,
@@ -81,7 +82,8 @@ def train_blocks(
             report((done + share) / len(packs))
 
         hands = Hands(place) if place is not None and feed == "relay" else None
-        room = _Room(teacher, Inputs(dataset, trained_on or dataset, device), store, seed, hands)
+        inputs = Inputs(dataset, trained_on or dataset, device, frozen(numeric))
+        room = _Room(teacher, inputs, store, seed, numeric, hands)
         try:
             failures |= room.train(pack, spec, tell, note, checkpoint_seconds)
         finally:
@@ -107,6 +109,7 @@ class _Room:
     inputs: Inputs
     store: BlockStore
     seed: int
+    numeric: NumericSpec
     hands: Hands | None = None
 
     def train(
@@ -147,7 +150,9 @@ class _Room:
         def build() -> BlockTraining:
             steps = self.stream.steps_per_epoch
             device = self.inputs.device
-            return BlockTraining(task, self.teacher, spec, self.seed, steps, device)
+            return BlockTraining(
+                task, self.teacher, spec, self.seed, steps, device, numeric=self.numeric
+            )
 
         work = self.store.work(task.key)
         try:
@@ -195,8 +200,8 @@ class _Room:
             self._close(training)
 
     def _try(self, training: BlockTraining) -> None:
-        block, module = training.task.block, training.module
-        training.judge(attempt(self.teacher, block, module, self.taps, self.inputs))
+        block, replacement = training.task.block, training.replacement
+        training.judge(attempt(self.teacher, block, replacement, self.taps, self.inputs))
 
     def _close(self, training: BlockTraining) -> None:
         """Keep what has ended: weights first, so that a record is never without them."""

@@ -19,6 +19,7 @@ from ktbench.blockwise.blocks import (
 from ktbench.blockwise.inputs import Inputs
 from ktbench.blockwise.splice import accuracy_of
 from ktbench.data import Dataset
+from ktbench.layout import frozen
 from ktbench.numeric import prepare
 from ktbench.records import (
     Assembly,
@@ -72,8 +73,9 @@ def gather(
     if earlier is not None and _blocks(earlier) == [(r.key, r.digest) for r in done]:
         return earlier
     teacher.to(device).eval()
-    theirs = Inputs(dataset, trained_on or dataset, device)
-    own = Inputs(dataset, dataset, device)
+    layout = frozen(cell.numeric)
+    theirs = Inputs(dataset, trained_on or dataset, device, layout)
+    own = Inputs(dataset, dataset, device, layout)
     reached = accuracy_of(teacher, theirs, "validation")
     used = _good_enough(done, reached, start_of(cell).train.keep_within)
     shape = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]}

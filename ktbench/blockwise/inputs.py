@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ktbench.data import Dataset, Split, Stream, between
+from ktbench.layout import FIRST, Layout
 
 CHUNK = 256
 """Images of one pass of an evaluation."""
@@ -22,26 +23,27 @@ class Inputs:
     dataset: Dataset
     trained_on: Dataset
     device: torch.device
+    layout: Layout = FIRST
+    """That of the network which is given them."""
 
     def training(self, stream: Stream, indices: Tensor, epoch: int) -> Tensor:
-        """A training batch (B, C, H, W), augmented, channels-last."""
+        """A training batch (B, C, H, W), augmented."""
         return self._moved(stream.inputs(indices, epoch))
 
     def held_out(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """A split in chunks of inputs (B, C, H, W), channels-last, and labels (B,)."""
+        """A split in chunks of inputs (B, C, H, W) and labels (B,)."""
         images, labels = self.dataset.images(split), self.dataset.labels(split)
         for start in range(0, len(labels), CHUNK):
             chunk = self.dataset.normalise(images[start : start + CHUNK])
-            inputs = self._moved(chunk.contiguous(memory_format=torch.channels_last))
-            yield inputs, labels[start : start + CHUNK].to(self.device)
+            yield self._moved(chunk), labels[start : start + CHUNK].to(self.device)
 
     def few(self, count: int = 2) -> Tensor:
         """Some training images as they are, to see what a network does with them."""
         images = self.dataset.normalise(self.dataset.images("train")[:count])
-        return self._moved(images.contiguous(memory_format=torch.channels_last))
+        return self._moved(images)
 
     def _moved(self, inputs: Tensor) -> Tensor:
-        inputs = inputs.to(self.device)
+        inputs = self.layout.inputs(inputs).to(self.device)
         if self._between is None:
             return inputs
         scale, shift = self._between

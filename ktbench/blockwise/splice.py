@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ktbench.blockwise.inputs import Inputs
 from ktbench.blockwise.taps import Taps
@@ -12,10 +14,11 @@ from ktbench.data import Split
 from students._blocks import Block
 from students._contract import Student
 
+Run = Callable[[Tensor], Tensor]
+"""Gives a replacement's output in eval mode."""
 
-def attempt(
-    teacher: Student, block: Block, replacement: nn.Module, taps: Taps, inputs: Inputs
-) -> Tried:
+
+def attempt(teacher: Student, block: Block, replacement: Run, taps: Taps, inputs: Inputs) -> Tried:
     """What a replacement does on the validation set while it stands for the teacher's block.
 
     One pass of the teacher gives both: the block's own output is the target, and what stands for
@@ -24,14 +27,12 @@ def attempt(
     sums = _Sums()
 
     def put(given: Tensor, target: Tensor) -> Tensor:
-        output: Tensor = replacement(given)
+        output = replacement(given)
         sums.add(output, target)
         return output
 
-    replacement.eval()
     with taps.at(block, put):
         accuracy = accuracy_of(teacher, inputs, "validation")
-    replacement.train()
     return Tried(accuracy, *sums.read())
 
 

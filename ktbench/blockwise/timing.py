@@ -17,6 +17,7 @@ from ktbench.blockwise.schedule import Load
 from ktbench.blockwise.taps import AtEnd, Taps
 from ktbench.blockwise.training import BlockTraining
 from ktbench.data import Dataset, Stream
+from ktbench.layout import frozen
 from ktbench.numeric import prepare
 from ktbench.records import BlockTrain, NumericSpec
 from students._contract import Student
@@ -43,13 +44,13 @@ def measured_loads(
     """
     device = prepare(numeric)
     teacher.requires_grad_(False).eval().to(device)
-    inputs = Inputs(dataset, trained_on or dataset, device)
+    inputs = Inputs(dataset, trained_on or dataset, device, frozen(numeric))
     stream = Stream(dataset, seed, spec.batch_size)
     taps = Taps(teacher, [task.block for task in tasks], inputs.few())
     watch = _Watch(device)
     with ExitStack() as stack, torch.no_grad():
         for task in tasks:
-            training = BlockTraining(task, teacher, spec, seed, steps, device)
+            training = BlockTraining(task, teacher, spec, seed, steps, device, numeric=numeric)
             stack.enter_context(taps.at(task.block, watch.at(training)))
         for indices in islice(stream.order(0), steps):
             watch.begin()

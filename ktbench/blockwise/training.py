@@ -13,7 +13,15 @@ from torch.nn import functional
 
 from ktbench.blockwise.blocks import BlockTask
 from ktbench.data import counter_hash
-from ktbench.records import BlockResult, BlockTrain, Failure, KtbenchError, Try
+from ktbench.layout import Layout, safe
+from ktbench.records import (
+    BlockResult,
+    BlockTrain,
+    Failure,
+    KtbenchError,
+    NumericSpec,
+    Try,
+)
 from ktbench.weights import weights_digest
 from students._blocks import adopt, build_replacement, parameters_of
 from students._contract import Student
@@ -59,6 +67,9 @@ class BlockTraining:
     tries: list[Try] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     """Mean squared errors on the training images, by epoch."""
+    numeric: NumericSpec = field(default_factory=NumericSpec)
+    layout: Layout | None = None
+    """How the replacement is run: found out at its first input."""
 
     def __post_init__(self) -> None:
         """Build the replacement from its own seed."""
@@ -67,7 +78,7 @@ class BlockTraining:
         # Drawn on the CPU, so that a seed's weights at the start are the same on every device.
         self.module: nn.Module = build_replacement(block, self.task.entry)
         adopt(block, self.task.entry, self.module, self.teacher)
-        self.module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module.to(self.device)
         self.module.train()
         self._optimiser = make_optimiser(self.train, list(self.module.parameters()))
         self._sum, self._count = torch.zeros((), dtype=torch.float64, device=self.device), 0
@@ -92,11 +103,12 @@ class BlockTraining:
 
     def step(self, given: Tensor, target: Tensor) -> None:
         """One step towards `target` (B, C', H', W') from `given` (B, C, H, W); neither changes."""
+        layout = self._laid_out(given)
         number = self.steps_done
         torch.manual_seed(self._seeded(_STEP, number))  # of dropout and the like
         version = given._version
-        with torch.enable_grad():
-            loss = functional.mse_loss(self.module(given), target)
+        with torch.enable_grad(), layout.running():
+            loss = functional.mse_loss(self.module(layout.inputs(given)), target)
             loss.backward()  # type: ignore[no-untyped-call]
         if given._version != version:
             raise KtbenchError(f"{self.task.replacement} changes its input, which others read")
@@ -107,6 +119,22 @@ class BlockTraining:
         self._optimiser.zero_grad(set_to_none=True)
         self._sum += loss.detach()
         self._count += 1
+
+    def _laid_out(self, given: Tensor) -> Layout:
+        """How to run the replacement on inputs such as these, its weights laid out so."""
+        if self.layout is None:
+            self.layout = safe(self.module, given, self.numeric)
+            self.layout.place(self.module, self.device)
+        return self.layout
+
+    def replacement(self, given: Tensor) -> Tensor:
+        """The replacement's output (B, C', H', W') in eval mode, for a try."""
+        layout = self._laid_out(given)
+        self.module.eval()
+        with layout.running():
+            output: Tensor = self.module(layout.inputs(given))
+        self.module.train()
+        return output
 
     def end_epoch(self) -> None:
         """Close an epoch; a loss that was not finite ends the training with what was kept.

@@ -126,7 +126,7 @@ class TeacherOutputs(Record):
 class NumericSpec(Record):
     """What decides the bits of a result beside the maths; part of every cell's key."""
 
-    added_later: ClassVar = frozenset({"compile", "outputs"})
+    added_later: ClassVar = frozenset({"compile", "outputs", "layout"})
 
     threads: Annotated[int, Field(ge=1)] = 1
     """Threads of every process that computes for a cell: they change the order of sums."""
@@ -138,6 +138,9 @@ class NumericSpec(Record):
     """Run students and teachers through `torch.compile`: slow to start, then quicker per step."""
     outputs: TeacherOutputs | None = None
     """None: the teacher's outputs as they are. Of no account for cells without a teacher."""
+    layout: Literal["auto", "channels_last", "contiguous"] = "auto"
+    """How images and weights lie in memory. `auto`: channels-last, but for networks with a layer
+    that meets a known fault of oneDNN, and where the check of the arithmetic finds it wrong."""
 
 
 class BlockTrain(Record):

@@ -50,6 +50,38 @@ class Accuracies(Record):
     test_best: float
 
 
+LayoutName = Literal["channels_last", "contiguous", "contiguous_without_onednn"]
+
+
+class LayoutUsed(Record):
+    """How a network's tensors lay in memory while it was trained."""
+
+    name: LayoutName
+    reason: str | None = None
+    """Why it was not the first choice, `channels_last`, or what the matrix asks for."""
+    checked: bool = False
+    """Whether a training step in it was compared with a double-precision reference, on this kind
+    of machine."""
+
+
+class ArithmeticVerdict(Record):
+    """Whether a training step of a network is computed rightly on one kind of machine."""
+
+    layout: LayoutName
+    layout_reason: str | None = None
+    """Why the network's own layers ask for another than the first choice."""
+    right: bool | None
+    """None: the network could not be run; what it raised stands in `reason`."""
+    reason: str = ""
+    worst: float = 0.0
+    """The largest difference of an operation from its reference over what rounding explains."""
+    operations: int = 0
+    """How many were compared."""
+    images: int
+    """In the batch."""
+    seconds: float
+
+
 class Checkpoint(Record):
     """A trained student: where its weights are and how it got there."""
 
@@ -64,6 +96,8 @@ class Checkpoint(Record):
     epochs: int
     accuracy: Accuracies
     cost: Cost
+    layout: LayoutUsed | None = None
+    """None in records of the first schema: channels-last, not checked."""
 
 
 class Tolerance(Record):

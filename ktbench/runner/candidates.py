@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ktbench.blockwise.gather import assemble
 from ktbench.blockwise.inputs import Inputs
 from ktbench.blockwise.splice import accuracy_of
 from ktbench.data import Dataset, Split
+from ktbench.layout import frozen
 from ktbench.records import BlockResult, Cell, Item, KtbenchError, Plan, Teacher, digest_of
 from ktbench.results import ResultsFolder
 from ktbench.runner.blocks import start_of
@@ -78,7 +79,8 @@ class Candidates:
     @cached_property
     def inputs(self) -> Inputs:
         """What the teacher sees of the students' data."""
-        return Inputs(self.data, self.trained_on, torch.device("cpu"))
+        cpu, layout = torch.device("cpu"), frozen(self.cells[0].numeric)
+        return Inputs(self.data, self.trained_on, cpu, layout)
 
     def trained(self, seed: int, block: Block, label: str) -> nn.Module:
         """A replacement with its kept weights."""
@@ -111,7 +113,7 @@ class Candidates:
 
     def accuracy(self, choice: Labels, split: Split) -> float:
         """Top-1 as assembled, the mean over seeds."""
-        own = Inputs(self.data, self.data, torch.device("cpu"))
+        own = replace(self.inputs, trained_on=self.data)
         each = [accuracy_of(self.network(choice, cell), own, split) for cell in self.cells]
         return sum(each) / len(each)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ktbench.data import Dataset, Stream
+from ktbench.layout import Layout
 from ktbench.networks import outline
 from ktbench.records import Cell, Checkpoint, KtbenchError, SourceSpec, Teacher
 from ktbench.supervision import say
@@ -28,6 +29,7 @@ def pooled(
     base: Path,
     wanted: SourceSpec,
     history: Path | None,
+    layout: Layout | None = None,
 ) -> Pool:
     """The source for `taught` whose answers come from workers; `weights` is the teacher's file.
 
@@ -47,6 +49,7 @@ def pooled(
             trained_on=trained_on.digest,
             code=code_digest(),
         ),
+        layout=layout,
     )
     shapes = outline(
         teacher.cell.student, len(trained_on.classes), stream.dataset.shape, str(base)

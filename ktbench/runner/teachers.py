@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ktbench.data import Dataset, Stream, load
 from ktbench.files import write_atomically
+from ktbench.layout import Layout
 from ktbench.provenance import host
 from ktbench.records import (
     Cell,
@@ -246,6 +247,12 @@ def source_of(
     return serve(sampled, taught=taught, teacher=names, wanted=SourceSpec(source="live"))
 
 
+def layout_of(checkpoint: Checkpoint) -> Layout | None:
+    """That in which a network was trained: it is run in no other. None where it is not known."""
+    used = checkpoint.layout
+    return None if used is None else Layout(used.name, used.reason, used.checked)
+
+
 def _name(teacher: TrainedTeacher, base: Path) -> tuple[str, ...]:
     """All that its answer to an input depends on."""
     cell = teacher.teacher.cell
@@ -277,6 +284,7 @@ def _running(
             base=base,
             wanted=wanted,
             history=history,
+            layout=layout_of(taught_by.checkpoint),
         )
         if ending is not None:
             ending.callback(pool.close)
@@ -288,7 +296,13 @@ def _running(
         in_channels=trained_on.shape[0],
         base=base,
     )
-    return Live(network, trained_on=trained_on, dataset=stream.dataset, numeric=taught.numeric)
+    return Live(
+        network,
+        trained_on=trained_on,
+        dataset=stream.dataset,
+        numeric=taught.numeric,
+        layout=layout_of(taught_by.checkpoint),
+    )
 
 
 def account_of(source: TeacherSource | None) -> list[str]:

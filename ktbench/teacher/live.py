@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench.data import Dataset, between
+from ktbench.layout import Layout, frozen
 from ktbench.numeric import Clock, Runner
 from ktbench.records import NumericSpec
 from ktbench.weights import weights_digest
@@ -25,6 +26,8 @@ class Live:
 
     `trained_on` is the data set that the teacher learnt from, `dataset` the one whose batches it
     answers: where their statistics differ, inputs are moved from one normalisation to the other.
+    `layout` is that which the network was trained in; None where that was never another than the
+    first choice.
     """
 
     def __init__(
@@ -34,9 +37,12 @@ class Live:
         trained_on: Dataset,
         dataset: Dataset,
         numeric: NumericSpec | None = None,
+        layout: Layout | None = None,
     ) -> None:
+        numeric = numeric or NumericSpec()
         self._network = network.eval().requires_grad_(False)
-        self._run = Runner(self._network, numeric or NumericSpec(), frozen=True)
+        self._layout = layout or frozen(numeric)
+        self._run = Runner(self._network, numeric, frozen=True, layout=self._layout)
         self._network.to(self._run.device)
         self._affine = between(dataset, trained_on)
         self._flops: dict[tuple[int, ...], int] = {}
@@ -88,5 +94,5 @@ class Live:
 
     def _count(self, inputs: Tensor) -> int:
         with FlopCounterMode(display=False) as counter:
-            self._network.forward_features(inputs)
+            self._network.forward_features(self._layout.inputs(inputs))
         return int(counter.get_total_flops())

@@ -16,6 +16,7 @@ import torch
 
 from ktbench.data import Dataset, Stream
 from ktbench.files import write_atomically
+from ktbench.layout import Layout
 from ktbench.numeric import prepare
 from ktbench.records import (
     Accuracies,
@@ -67,6 +68,7 @@ def train_cohort(
     workers: int = 1,
     safeguard: bool = False,
     first_weights: Callable[[Cell], Path | None] = lambda _: None,
+    layouts: Callable[[Cell], Layout | None] = lambda _: None,
 ) -> list[Checkpoint | Failure]:
     """Train cells that share teacher, data, seed and budget; one result per cell, in order.
 
@@ -77,7 +79,8 @@ def train_cohort(
     half of what is free here, divided by the number of `workers` that train at once. With
     `safeguard` the start of each epoch is held in memory, and written when a StorageError ends the
     training: a source whose workers may all go needs it. `first_weights` names the file from which
-    a cell with a `start` begins; such a cell without one is a Failure.
+    a cell with a `start` begins; such a cell without one is a Failure. `layouts` says how a cell's
+    student is run; where it says nothing, its own layers decide.
     """
     interval = checkpoint_interval() if checkpoint_seconds is None else checkpoint_seconds
     first = cells[0]
@@ -85,7 +88,8 @@ def train_cohort(
     dataset = placed(dataset, device)
     stream = Stream(dataset, first.seed, first.train.batch_size, first.train.views)
     budget = partial(Budget.here, memory, device=first.numeric.device, workers=workers)
-    opening = Opening(dataset, teacher, places, base, _probe(stream, device), note, first_weights)
+    probe = _probe(stream, device)
+    opening = Opening(dataset, teacher, places, base, probe, note, first_weights, layouts)
     outcomes: list[Checkpoint | Failure] = []
     done = 0
     for cohort in cohorts(cells, opening, stream, budget):
@@ -307,11 +311,18 @@ def _finish(lane: Lane, places: Callable[[Cell], Places]) -> Checkpoint | Failur
             flops=lane.flops,
             teacher_flops=lane.teacher_flops,
         ),
+        layout=lane.layout.record,
     )
 
 
 def adopt(
-    cell: Cell, checkpoint: Path, *, dataset: Dataset, places: Places, base: Path
+    cell: Cell,
+    checkpoint: Path,
+    *,
+    dataset: Dataset,
+    places: Places,
+    base: Path,
+    layout: Layout | None = None,
 ) -> Checkpoint:
     """A user's own weights as the checkpoint of a cell that was never trained here.
 
@@ -320,7 +331,7 @@ def adopt(
     device = prepare(cell.numeric)
     dataset = placed(dataset, device)
     probe = _probe(Stream(dataset, cell.seed, cell.train.batch_size), device)
-    lane = Lane(cell, dataset, base, probe, None)
+    lane = Lane(cell, dataset, base, probe, None, asked=layout)
     load_weights(lane.student, checkpoint)
     lane.end_without_training()
     finished = _finish(lane, lambda _: places)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench import catalogue
 from ktbench.data import Dataset, Split, counter_hash
+from ktbench.layout import Guard, Layout, choose, without_onednn
 from ktbench.numeric import EVERYTHING, Clock, Runner
 from ktbench.records import Cell, Failure, KtbenchError
 from ktbench.train.schedule import learning_rate, make_optimiser
@@ -51,6 +52,8 @@ class Lane:
     """Of the teacher's stages."""
     first_weights: Path | None = None
     """A file that the student's weights are at the start; None: fresh ones of the seed."""
+    asked: Layout | None = None
+    """How to run the student; None: as its own layers decide."""
     epoch: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     failure: Failure | None = None
@@ -72,8 +75,16 @@ class Lane:
             raise KtbenchError(f"{cell.label}: its first weights, from blocks, are not there")
         # Drawn on the CPU, so that a seed's weights at the start are the same on every device.
         self.device = torch.device(cell.numeric.device)
-        self.student.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._run = Runner(self.student, cell.numeric, architecture=self._architecture())
+        architecture = self._architecture()
+        probe = self.probe.inputs
+        self.layout = self.asked or choose(
+            self.student, probe, cell.numeric, architecture=architecture
+        )
+        self.layout.place(self.student, self.device)
+        self.inputs = self.layout.inputs(probe)
+        self._run = Runner(
+            self.student, cell.numeric, architecture=architecture, layout=self.layout
+        )
         self.student.eval()
         with torch.no_grad():
             own = self._run(self.probe.inputs, EVERYTHING, eager=True)
@@ -95,6 +106,8 @@ class Lane:
         self._phase = -1
         self._running: list[Running] = []
         self._step_flops: dict[str, int] = {}
+        self._guarded = False
+        """Whether a layer of the method's met the fault that `layout` tells of."""
         self.seconds = self.teacher_seconds = self.shared_seconds = 0.0
         self.flops = self.teacher_flops = 0
         self.best_validation, self.best_epoch = -1.0, 0
@@ -146,9 +159,10 @@ class Lane:
         if kind in self._step_flops:
             self._train_step(batch, teacher, rate, taught=taught)
         else:  # A phase's first step is counted, by operations that a compiler would hide.
-            with FlopCounterMode(display=False) as counter:
+            with Guard() as guard, FlopCounterMode(display=False) as counter:
                 self._train_step(batch, teacher, rate, taught=taught, eager=True)
             self._step_flops[kind] = int(counter.get_total_flops())
+            self._guarded |= guard.hit
         self.flops += self._step_flops[kind]
 
     def _train_step(
@@ -175,14 +189,15 @@ class Lane:
         for number, running in enumerate(moving):
             update = running.update if taught else replace(running.update, terms=("ce",))
             total = total_of(terms, update.terms, method=method, phase=batch.phase)
-            gradients.append(
-                torch.autograd.grad(
-                    total,
-                    running.parameters,
-                    allow_unused=True,
-                    retain_graph=number + 1 < len(moving),
+            with without_onednn() if self._guarded else self.layout.running():
+                gradients.append(
+                    torch.autograd.grad(
+                        total,
+                        running.parameters,
+                        allow_unused=True,
+                        retain_graph=number + 1 < len(moving),
+                    )
                 )
-            )
         # Every gradient was taken at the same weights; only now does anything move.
         for running, found in zip(moving, gradients, strict=True):
             for parameter, gradient in zip(running.parameters, found, strict=True):
@@ -240,7 +255,8 @@ class Lane:
             if update in before:
                 self._running.append(before[update])
                 continue
-            parameters = scope_parameters(self.student, self.probe.inputs, update.student)
+            with Guard(), self.layout.running():
+                parameters = scope_parameters(self.student, self.inputs, update.student)
             parameters += [
                 parameter
                 for name, parameter in self.method.named_parameters()
@@ -296,7 +312,7 @@ class Lane:
         """
         self.student.eval()
         with torch.inference_mode():
-            finite = bool(self.student(self.probe.inputs).isfinite().all())
+            finite = bool(self.logits(self.inputs).isfinite().all())
         self.student.train()
         return None if finite else "the trained network's logits are not finite: lower the rate"
 
@@ -311,12 +327,16 @@ class Lane:
         with torch.inference_mode():
             for start in range(0, len(labels), 256):
                 chunk, truth = images[start : start + 256], labels[start : start + 256]
-                inputs = self.dataset.normalise(chunk).to(
-                    self.device, memory_format=torch.channels_last
-                )
-                right += (self.student(inputs).argmax(1) == truth).sum()
+                inputs = self.dataset.normalise(chunk).to(self.device)
+                right += (self.logits(inputs).argmax(1) == truth).sum()
         self.student.train()
         return int(right) / len(labels)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The plain network's answer (B, K), in the layout that it is trained in."""
+        with self.layout.running():
+            logits: Tensor = self.student(self.layout.inputs(images))
+        return logits
 
     # ------------------------------------------------------------ state
 
@@ -332,6 +352,8 @@ class Lane:
             "method": self.method.state_dict(),
             "optimisers": [r.optimiser.state_dict() for r in self._running],
             "step_flops": self._step_flops,
+            "layout": self.layout.record.model_dump(),
+            "guarded": self._guarded,
             "costs": [self.seconds, self.teacher_seconds, self.shared_seconds],
             "flops": [self.flops, self.teacher_flops],
             "best": [self.best_validation, self.best_epoch],
@@ -351,6 +373,7 @@ class Lane:
                 running.optimiser.load_state_dict(saved)
         self.epoch, self.rows = state["epoch"], state["rows"]
         self._step_flops = state["step_flops"]
+        self._guarded = bool(state.get("guarded"))
         self.seconds, self.teacher_seconds, self.shared_seconds = state["costs"]
         self.flops, self.teacher_flops = state["flops"]
         self.best_validation, self.best_epoch = state["best"]

@@ -213,10 +213,9 @@ def _batch(stream: Stream, cell: Cell, step: int) -> Batch:
 def _validate(lane: Lane) -> None:
     """One chunk of what `Lane.accuracy` does."""
     images = lane.dataset.normalise(lane.dataset.images("validation")[:_VALIDATED])
-    images = images.to(lane.probe.inputs.device).contiguous(memory_format=torch.channels_last)
     lane.student.eval()
     with torch.inference_mode():
-        lane.student(images)
+        lane.logits(images.to(lane.device))
     lane.student.train()
 
 
@@ -291,7 +290,7 @@ def _saved(lane: Lane) -> int:
     counting = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     # What cannot be run here cannot be trained: the lane fails at its first step.
     with suppress(Exception), torch.enable_grad(), counting:
-        lane.student.forward_features(lane.probe.inputs)
+        lane.student.forward_features(lane.inputs)
     lane.student.train()
     return sum(found.values())
 

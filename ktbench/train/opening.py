@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ktbench.data import Dataset, Stream
+from ktbench.layout import Layout
 from ktbench.numeric import EVERYTHING
-from ktbench.records import Cell, Failure, StorageError, one_line
+from ktbench.records import Cell, Failure, KtbenchError, StorageError, one_line
 from ktbench.supervision import mark
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
@@ -45,14 +47,16 @@ class Opening:
     probe: Batch
     note: Note
     first_weights: Callable[[Cell], Path | None] = lambda _: None
+    layouts: Callable[[Cell], Layout | None] = lambda _: None
+    """How a cell's student is run; None: as its own layers decide."""
 
     @cached_property
     def taught(self) -> Features | None:
         """The teacher's features of the probe: one copy for all lanes."""
         return None if self.teacher is None else self.teacher.outputs(self.probe, EVERYTHING)
 
-    def build(self, cell: Cell) -> Lane:
-        """A lane at its start."""
+    def build(self, cell: Cell, asked: Layout | None = None) -> Lane:
+        """A lane at its start; `asked` is the layout that an earlier run began it in."""
         return Lane(
             cell,
             self.dataset,
@@ -61,6 +65,7 @@ class Opening:
             self.taught,
             () if self.teacher is None else self.teacher.stage_names,
             self.first_weights(cell),
+            asked or self.layouts(cell),
         )
 
     def open(self, cell: Cell, note: Note) -> Lane | Failure:
@@ -71,7 +76,11 @@ class Opening:
             lane = self.build(cell)
             if work.exists():
                 try:
-                    lane.restore(read_torch(work))
+                    saved = read_torch(work)
+                    began = begun_in(saved, lane.layout)
+                    if began.name != lane.layout.name:
+                        lane = self.build(cell, began)
+                    lane.restore(saved)
                 except Exception as error:  # It is only saved work: training anew gives the same.
                     reason = f"its saved work does not fit ({one_line(error)})"
                     note(f"trains from the start: {cell.label}: {reason}")
@@ -81,6 +90,18 @@ class Opening:
         except Exception as error:  # a user's own network or method may raise anything
             return Failure(stage="train", reason=one_line(error), step=0)
         return lane
+
+
+def begun_in(saved: dict[str, Any], now: Layout) -> Layout:
+    """The layout in which a training was begun that left this: it goes on in no other.
+
+    Raises KtbenchError for work of an older ktbench where channels-last is not good enough `now`.
+    """
+    if "layout" in saved:
+        return Layout(**saved["layout"])
+    if not now.channels_last:
+        raise KtbenchError(f"begun channels-last, but {now.reason or 'the layout is another now'}")
+    return now
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ktbench.data import Dataset, Stream
+from ktbench.layout import FIRST
 from transfer_methods._contract import Batch
 
 SHARE = 0.25
@@ -52,7 +53,7 @@ def make_probe(stream: Stream, count: int, device: torch.device) -> Batch:
     """The first training images as they are, to find shapes and similarities."""
     indices = torch.arange(min(count, stream.dataset.size("train")))
     images = stream.dataset.images("train")[: len(indices)]
-    inputs = stream.dataset.normalise(images).contiguous(memory_format=torch.channels_last)
+    inputs = FIRST.inputs(stream.dataset.normalise(images))
     return Batch(
         inputs=inputs.to(device),
         labels=stream.dataset.labels("train")[: len(indices)].to(device),

@@ -15,11 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import ktbench
+from ktbench.layout import FIRST, Layout
 from ktbench.records import DataSpec, KtbenchError, NumericSpec, Teacher, digest_of
 from students._contract import Features
 from transfer_methods._contract import Needs
 
-_COMPUTING = ("ktbench/data", "ktbench/teacher", "ktbench/numeric.py", "ktbench/records")
+_COMPUTING = (
+    "ktbench/data",
+    "ktbench/teacher",
+    "ktbench/layout.py",
+    "ktbench/numeric.py",
+    "ktbench/records",
+)
 _BESIDE = ("students", "transfer_methods/_contract.py")
 
 
@@ -72,6 +79,8 @@ class PoolJob:
     base: str
     """Folder that relative paths start from, on machines that have no other."""
     identity: Identity
+    layout: Layout | None = None
+    """That in which the teacher was trained; None where it was never another than the first."""
 
     @property
     def threads(self) -> int:
@@ -82,6 +91,8 @@ class PoolJob:
     def name(self) -> str:
         """16 digits: equal for all trainings that the same workers can serve."""
         asked = [self.teacher.canonical, self.data.canonical, self.numeric.canonical]
+        if self.layout is not None and self.layout != FIRST:
+            asked.append(self.layout.name)
         return digest_of([asked, vars(self.identity)])
 
 

@@ -14,6 +14,7 @@ import torch
 
 from ktbench import catalogue
 from ktbench.data import Dataset, Stream, load
+from ktbench.layout import FIRST
 from ktbench.numeric import prepare
 from ktbench.records import KtbenchError
 from ktbench.teacher.live import Live
@@ -90,7 +91,13 @@ class Worker:
                 in_channels=trained_on.shape[0],
                 base=self._base,
             )
-        return Live(network, trained_on=trained_on, dataset=self._data, numeric=self._job.numeric)
+        return Live(
+            network,
+            trained_on=trained_on,
+            dataset=self._data,
+            numeric=self._job.numeric,
+            layout=self._job.layout,
+        )
 
     def answer(self, key: StreamKey, ask: Ask) -> tuple[Receipt, Packed | None]:
         """The teacher's outputs for a batch, or why there are none."""
@@ -133,6 +140,5 @@ class Worker:
 
 
 def plain_inputs(data: Dataset, indices: torch.Tensor) -> torch.Tensor:
-    """Training images (B, C, H, W) as they are, normalised, laid out channels-last."""
-    images = data.images("train")[indices]
-    return data.normalise(images).contiguous(memory_format=torch.channels_last)
+    """Training images (B, C, H, W) as they are, normalised, laid out as a stream's are."""
+    return FIRST.inputs(data.normalise(data.images("train")[indices]))
