@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -243,12 +244,28 @@ def plan(
             help="Of --settle (default: beside the matrix, NAME.settle.yaml)",
         ),
     ] = None,
+    no_code: Annotated[
+        bool,
+        typer.Option(
+            "--no-code",
+            help="Import and run no code that the matrix names: such cells are shown as not "
+            "looked at.",
+        ),
+    ] = False,
 ) -> None:
-    """Show what a matrix would do: its cells, what is skipped and why, and an estimated cost."""
+    """Show what a matrix would do: its cells, what is skipped and why, and an estimated cost.
+
+    Networks and methods of your own are imported and tried; --no-code plans without.
+    """
+    from ktbench.catalogue import no_code as unseen_code
     from ktbench.matrix import load
     from ktbench.matrix import plan as make_plan
     from ktbench.show import plan_as_json, plan_as_text
 
+    if no_code and settle is not None:
+        from ktbench.records import KtbenchError
+
+        raise KtbenchError("--no-code: not with --settle, which looks at what was run")
     if settle is not None:
         from ktbench.commands_settle import settle_matrix
 
@@ -258,8 +275,9 @@ def plan(
         from ktbench.records import KtbenchError
 
         raise KtbenchError(f"--output {output}: needs --settle RESULTS")
-    planned = make_plan(load(matrix))
-    print(plan_as_json(planned)) if as_json else plan_as_text(planned)
+    with unseen_code() if no_code else nullcontext():
+        planned = make_plan(load(matrix))
+        print(plan_as_json(planned)) if as_json else plan_as_text(planned)
 
 
 @app.command()

@@ -150,7 +150,8 @@ class Teachers:
         """The teacher of a teacher."""
         if method is None:
             return None
-        reads, say = reads_teacher(method, self.asker.base), self.asker.say
+        reads = reads_teacher(method, self.asker.base, unknown=entry.teacher is not None)
+        say = self.asker.say
         if entry.teacher is None:
             if reads:
                 say(path, f"method {method.name} needs a teacher: name it in teacher")

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench.data import Dataset, between
+from ktbench.networks import FlopCounter
 from ktbench.numeric import Clock, Runner
 from ktbench.records import NumericSpec
 from ktbench.weights import weights_digest
@@ -87,6 +87,6 @@ class Live:
         return self._seconds[self._last]
 
     def _count(self, inputs: Tensor) -> int:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             self._network.forward_features(inputs)
         return int(counter.get_total_flops())
