@@ -133,8 +133,10 @@ def _try_step(student: Student, images: torch.Tensor, num_classes: int) -> None:
 
 def forward_flops(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> int:
     """Floating-point operations of one image's forward pass, a multiply-add counted as two."""
-    with FlopCounter() as counter:
-        outline(item, num_classes, shape, base)
+    student = _built(item, num_classes, shape[0], base).eval()
+    images = _noise(1, shape) if own_names(item) else torch.zeros(1, *shape)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), FlopCounter() as counter:
+        student.forward_features(images, preacts=student.has_preacts)
     return int(counter.get_total_flops())
 
 

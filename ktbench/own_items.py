@@ -45,8 +45,8 @@ def own_network(name: str, base: str) -> Callable[..., Any]:
     """The class or function that a user's network is built by, checked before it is called.
 
     It is a class that derives from `nn.Module`, or a function that is defined where the name says:
-    in that file, a neighbour of it or that package. So a matrix cannot call what just lies about
-    (`os:system`). Raises KtbenchError.
+    in that file or a neighbour of it, in that module or one below it. So a matrix cannot call what
+    just lies about (`os:system`). Raises KtbenchError.
     """
     own = own_object(name, base)
     if (reason := _no_network(own, name.rpartition(":")[0])) is not None:
@@ -69,8 +69,8 @@ def _no_network(own: Any, place: str) -> str | None:
     if not inspect.isfunction(own):
         return "name a class that derives from nn.Module, or a function that returns a network"
     home = own.__module__ or ""
-    top = own_code.PREFIX if place.endswith(".py") else place.partition(".")[0]
-    if home.startswith(top) if place.endswith(".py") else home.partition(".")[0] == top:
+    within = own_code.PREFIX if place.endswith(".py") else f"{place}."
+    if f"{home}.".startswith(within):
         return None
     return f"the function is defined in {home}, not in {place}: name it where it is defined"
 

@@ -19,6 +19,7 @@ from ktbench.data import Dataset
 from ktbench.export import sidecar
 from ktbench.export.network import Deployed, Folding, deploy, plain_copy, plan_folding
 from ktbench.export.parity import TOLERANCES, Parity, check, raw_images, reference_logits
+from ktbench.export.reasons import reason_of
 from ktbench.export.template import Template, make_template
 from ktbench.export.writer import Floats, Writer
 from ktbench.records import (
@@ -129,7 +130,7 @@ class Exporter:
                 "larger disk, and run again"
             ) from error
         except Exception as error:  # converters raise anything for a network they cannot hold
-            return Failure(stage="export", what=spec.label, reason=one_line(error))
+            return Failure(stage="export", what=spec.label, reason=reason_of(error, spec))
         reason = parity.beyond(TOLERANCES[spec.precision])
         if reason is not None:
             return Failure(stage="export", what=spec.label, reason=reason)

@@ -188,6 +188,14 @@ def run(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 JOBS: dict[str, Callable[..., Any]] = {"convert": convert, "lower": lower, "run": run}
 
 
+def _briefly(error: Exception) -> str:
+    """The first line of what is said, and every line that names an operator."""
+    first, *others = str(error).strip().splitlines() or [""]
+    marks = ("aten.", "prims.", "aten::", "stablehlo.", "tfl.", "ot supported", "not found")
+    named = [line.strip() for line in others if any(mark in line for mark in marks)]
+    return "\n".join([first, *named[:5]])[:2000]
+
+
 def main() -> None:
     """Answer (job, arguments) with (True, result) or (False, one line); None ends it."""
     warnings.simplefilter("ignore")
@@ -203,8 +211,7 @@ def main() -> None:
         try:
             answer = (True, JOBS[job](*arguments))
         except Exception as error:  # whatever the converter raises, the parent decides
-            lines = str(error).strip().splitlines() or [""]
-            answer = (False, f"{type(error).__name__}: {lines[0]}")
+            answer = (False, f"{type(error).__name__}: {_briefly(error)}")
         connection.send(answer)
 
 

@@ -23,6 +23,8 @@ def pool_evenly(program: torch.export.ExportedProgram) -> None:
         if (window := _window(node)) is not None:
             _replace(graph, node, _pooled(graph, node, window, _ATEN.avg_pool2d.default))
     for node in list(graph.find_nodes(op="call_function", target=_MAX)):
+        for user in [user for user in node.users if not user.users]:
+            graph.erase_node(user)
         reads = list(node.users)  # the maxima, and where they were
         if (window := _window(node)) is None or any(
             user.target is not operator.getitem or user.args[1] != 0 for user in reads
