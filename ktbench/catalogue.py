@@ -8,11 +8,9 @@ named `path/to/file.py:Name` or `package.module:Name`.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
@@ -21,8 +19,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from ktbench.records import KtbenchError, digest_of
-from ktbench.supervision import mark
+from ktbench.own_items import NOT_LOOKED_AT as NOT_LOOKED_AT
+from ktbench.own_items import code_digest as code_digest
+from ktbench.own_items import is_own as is_own
+from ktbench.own_items import no_code as no_code
+from ktbench.own_items import own_network as own_network
+from ktbench.own_items import own_object as own_object
+from ktbench.own_items import refuse as refuse
+from ktbench.own_items import refused as refused
+from ktbench.own_items import unseen as unseen
+from ktbench.records import KtbenchError
 
 if TYPE_CHECKING:
     from devices._contract import Profile
@@ -128,7 +134,8 @@ def student_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
     if is_own(name):
         from students._own import wrap
 
-        own_object(name, base)
+        if not unseen(name):
+            own_network(name, base)
         return _keyword_settings(wrap)
     return _keyword_settings(_module("students", "student", _family(name)).build)
 
@@ -192,7 +199,7 @@ def build_student(
     try:
         return _built_student(name, settings, num_classes, in_channels, base)
     except (TypeError, ValueError) as error:
-        raise KtbenchError(f"student {name}: {error}") from error
+        raise KtbenchError(f"student {name}: {' '.join(str(error).split())}") from error
 
 
 def _built_student(
@@ -201,8 +208,8 @@ def _built_student(
     if is_own(name):
         from students._own import wrap
 
-        own = own_object(name, base)
-        return wrap(own, num_classes=num_classes, in_channels=in_channels, **settings)
+        builder = own_network(name, base)
+        return wrap(builder, num_classes=num_classes, in_channels=in_channels, **settings)
     module = _module("students", "student", _family(name))
     built = dict(settings)
     for setting in settings.keys() & set(_networks_of(module.build)):
@@ -298,8 +305,10 @@ def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
             raise UnknownName(f"setting of method {name}", setting, known)
     try:
         return kind(**{k: frozen(v) for k, v in settings.items()})
-    except (TypeError, ValueError) as error:
-        raise KtbenchError(f"method {name}: {error}") from error
+    except Exception as error:  # a user's own dataclass may check in any way
+        if not isinstance(error, TypeError | ValueError) and not is_own(name):
+            raise
+        raise KtbenchError(f"method {name}: {' '.join(str(error).split())}") from error
 
 
 def frozen(value: Any) -> Any:
@@ -319,85 +328,3 @@ def device(name: str) -> Profile:
     """A device's profile."""
     profile: Profile = _module("devices", "device", name).PROFILE
     return profile
-
-
-# ---------------------------------------------------------------- a user's own
-
-
-_refused: dict[str, str] = {}
-
-
-def refuse(name: str, reason: str) -> None:
-    """Do not run the code of an item again in this process: it ended another one."""
-    _refused[name] = reason
-
-
-def refused(name: str) -> str | None:
-    """Why an item's code is not run, or None."""
-    return _refused.get(name)
-
-
-def is_own(name: str) -> bool:
-    """True for `file.py:Name` and `package.module:Name`."""
-    return ":" in name
-
-
-def own_object(name: str, base: str) -> Any:
-    """What a user's `file.py:Name` or `package.module:Name` names."""
-    place, _, attribute = name.rpartition(":")
-    module = _own_module(name, base)
-    try:
-        return getattr(module, attribute)
-    except AttributeError as error:
-        raise KtbenchError(f"{name}: {place} defines no {attribute}") from error
-
-
-def _own_module(name: str, base: str) -> ModuleType:
-    import torch
-
-    place = name.rpartition(":")[0]
-    with torch.random.fork_rng(devices=[]):  # an import may draw numbers, but only once
-        return _imported(name, place, base)
-
-
-def _imported(name: str, place: str, base: str) -> ModuleType:
-    mark(name, "importing", name)
-    try:
-        return _own_file(place, base) if place.endswith(".py") else importlib.import_module(place)
-    except FileNotFoundError as error:
-        raise KtbenchError(f"{name}: no file {Path(base, place)}") from error
-    except Exception as error:  # whatever a user's file does when it is imported
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise KtbenchError(f"{name}: cannot import {place}: {reason}") from error
-
-
-def code_digest(name: str, base: str) -> str | None:
-    """16 digits over the file that a user's own item comes from; None for the catalogue's.
-
-    What that file imports is not in it.
-    """
-    if not is_own(name):
-        return None
-    module = _own_module(name, base)
-    path = getattr(module, "__file__", None)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else None
-
-
-def _own_file(place: str, base: str) -> ModuleType:
-    path = Path(base, place).resolve()
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    unique = f"ktbench_own_{path.stem}_{digest_of(str(path))}"
-    if unique in sys.modules:
-        return sys.modules[unique]
-    spec = importlib.util.spec_from_file_location(unique, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[unique]
-        raise
-    return module

@@ -284,8 +284,23 @@ def plan(
             help="Of --settle (default: beside the matrix, NAME.settle.yaml)",
         ),
     ] = None,
+    no_code: Annotated[
+        bool,
+        typer.Option(
+            "--no-code",
+            help="Import and run no code that the matrix names: such cells are shown as not "
+            "looked at.",
+        ),
+    ] = False,
 ) -> None:
-    """Show what a matrix would do: its cells, what is skipped and why, and an estimated cost."""
+    """Show what a matrix would do: its cells, what is skipped and why, and an estimated cost.
+
+    Networks and methods of your own are imported and tried; --no-code plans without.
+    """
+    if no_code and settle is not None:
+        from ktbench.records import KtbenchError
+
+        raise KtbenchError("--no-code: not with --settle, which looks at what was run")
     if settle is not None:
         from ktbench.commands_settle import settle_matrix
 
@@ -299,7 +314,7 @@ def plan(
         from ktbench.runner import plan_matrix
         from ktbench.show import plan_as_json, plan_as_text
 
-        planned = plan_matrix(matrix, child=child, estimated=True)
+        planned = plan_matrix(matrix, child=child, estimated=True, no_code=no_code)
     assert planned.estimate is not None
     if as_json:
         print(plan_as_json(planned.plan, planned.estimate))

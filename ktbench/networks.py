@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +12,30 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench import catalogue
-from ktbench.records import Item, KtbenchError
+from ktbench.layout import safe
+from ktbench.records import Item, KtbenchError, NumericSpec
 from ktbench.supervision import mark
 from students._contract import Student
 from transfer_methods._contract import Shapes
+
+
+class _OneModule(nullcontext[None]):
+    """Stands for the counter's module tracker: all that runs belongs to the whole."""
+
+    parents = frozenset({"Global"})
+
+
+class FlopCounter(FlopCounterMode):
+    """Counts floating-point operations of all that runs inside, forward and backward.
+
+    torch's counter also keeps account of the module that runs, by hooks on modules and tensors.
+    They fail around `torch.autograd.grad` for modules that take parameters as their inputs, as
+    every parametrization does (`weight_norm`, `spectral_norm`, `orthogonal`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker = _OneModule()  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -26,36 +48,102 @@ class Outline:
 
 def try_build(name: str, settings: dict[str, Any], base: str = ".") -> None:
     """Raise KtbenchError when a network cannot be built with these settings."""
-    inner = [settings[key] for key in catalogue.network_settings(name) if settings.get(key)]
-    if not any(catalogue.is_own(each) for each in (name, *(catalogue.named(e)[0] for e in inner))):
-        _built(Item(name=name, settings=settings), 10, 3, base)
+    item = Item(name=name, settings=settings)
+    if not own_names(item):
+        _built(item, 10, 3, base)
 
 
-def outline(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> Outline:
+def own_names(item: Item) -> list[str]:
+    """The users' own networks that an item is made of, itself and its settings."""
+    settings = [item.settings.get(key) for key in catalogue.network_settings(item.name)]
+    names = [item.name, *(catalogue.named(entry)[0] for entry in settings if entry)]  # type: ignore[arg-type]
+    return [name for name in names if catalogue.is_own(name)]
+
+
+def outline(
+    item: Item,
+    num_classes: int,
+    shape: tuple[int, int, int],
+    base: str,
+    *,
+    trained: bool = False,
+) -> Outline:
     """Shapes and parameter count for images of `shape` (C, H, W), from one pass over zeros.
 
-    Raises KtbenchError with one sentence when the network cannot take them.
+    A user's own network takes noise instead, as its code may look at what it is given; `trained`
+    tries a step of it, too. Raises KtbenchError with one sentence when the network cannot do it.
     """
     if reason := catalogue.refused(item.label):
         raise KtbenchError(f"{item.label} cannot be looked at: {reason}")
     mark(item.label, "looking at the network", item.label)
+    own = bool(own_names(item))
     student = _built(item, num_classes, shape[0], base).eval()
-    try:
-        with torch.no_grad():
-            images = torch.zeros(1, *shape)
+    size = "×".join(map(str, shape))
+    with _told(f"{item.label} cannot take images of {size}"):
+        images = torch.zeros(1, *shape) if not own else _noise(2, shape)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             features = student.forward_features(images, preacts=student.has_preacts)
-    except Exception as error:  # whatever a network does with images that it was not made for
-        size = "×".join(map(str, shape))
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise KtbenchError(f"{item.label} cannot take images of {size}: {reason}") from error
-    parameters = sum(parameter.numel() for parameter in student.parameters())
-    return Outline(Shapes.of(features, student.stage_names), parameters)
+            if own:
+                _check_logits(features.logits, len(images), num_classes)
+                _check_logits(student(images), len(images), num_classes)
+        shapes = Shapes.of(features, student.stage_names)
+        parameters = sum(parameter.numel() for parameter in student.parameters())
+    if own and trained:
+        with _told(f"{item.label} cannot be trained"), torch.random.fork_rng(devices=[]):
+            _try_step(student, _noise(4, shape), num_classes)
+    return Outline(shapes, parameters)
+
+
+@contextmanager
+def _told(trouble: str) -> Iterator[None]:
+    """Say in one line what a network raises, which may be anything."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        if not isinstance(error, ValueError) or not reason:
+            reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
+        raise KtbenchError(f"{trouble}: {reason}") from error
+
+
+def _noise(batch: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Normalised images of no meaning, the same every time."""
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _check_logits(logits: Any, batch: int, num_classes: int) -> None:
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(f"its logits are a {type(logits).__name__}, not a tensor")
+    if tuple(logits.shape) != (batch, num_classes):
+        raise ValueError(
+            f"its logits are {tuple(logits.shape)} for {batch} images of {num_classes} classes"
+        )
+    if not logits.is_floating_point():
+        raise ValueError(f"its logits are {logits.dtype}, not real numbers with a fraction")
+
+
+def _try_step(student: Student, images: torch.Tensor, num_classes: int) -> None:
+    """A pass in train mode and its gradient, as the training takes them."""
+    layout = safe(student, images, NumericSpec())
+    layout.place(student)
+    student.train()
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("it has no parameters that require a gradient")
+    logits = student.forward_features(layout.inputs(images)).logits
+    _check_logits(logits, len(images), num_classes)
+    if not logits.requires_grad:
+        raise ValueError("no parameter has part in its logits")
+    with layout.running():
+        torch.autograd.grad(logits.float().square().mean(), parameters, allow_unused=True)
 
 
 def forward_flops(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> int:
     """Floating-point operations of one image's forward pass, a multiply-add counted as two."""
-    with FlopCounterMode(display=False) as counter:
-        outline(item, num_classes, shape, base)
+    student = _built(item, num_classes, shape[0], base).eval()
+    images = _noise(1, shape) if own_names(item) else torch.zeros(1, *shape)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), FlopCounter() as counter:
+        student.forward_features(images, preacts=student.has_preacts)
     return int(counter.get_total_flops())
 
 
@@ -80,8 +168,12 @@ class _NoDraws(TorchFunctionMode):
 
 
 def _built(item: Item, num_classes: int, in_channels: int, base: str) -> Student:
-    """A network without values, built without moving the global generator."""
-    with torch.random.fork_rng(devices=[]), _NoDraws():
+    """A network without values, built without moving the global generator.
+
+    A user's own has its values: what it computes from them while it is built must be possible.
+    """
+    undrawn = nullcontext() if own_names(item) else _NoDraws()
+    with torch.random.fork_rng(devices=[]), undrawn:
         try:
             return catalogue.build_student(
                 item.name,
@@ -90,6 +182,8 @@ def _built(item: Item, num_classes: int, in_channels: int, base: str) -> Student
                 in_channels=in_channels,
                 base=base,
             )
-        except (ZeroDivisionError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except KtbenchError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise KtbenchError(f"{item.label} cannot be built: {reason}") from error

@@ -49,10 +49,10 @@ def print_table(
         )
     for row in rows:
         table.add_row(*row)
-    console = Console()
+    console = Console(emoji=False, markup=False)  # a name's `:key:` or `[x]` is text
     # Not the table's own title, which is broken to the table's width.
     console.print(Text(title, style="bold"), soft_wrap=not console.is_terminal)
-    console.print(table, highlight=False, markup=False)
+    console.print(table, highlight=False)
 
 
 def print_line(text: str) -> None:

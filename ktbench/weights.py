@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ktbench import catalogue
+from ktbench import catalogue, checkpoints
+from ktbench.checkpoints import require_regular as require_regular
 from ktbench.records import Cell, KtbenchError
 from students._contract import Student
 
@@ -42,55 +43,27 @@ def read_torch(path: Path) -> Any:
         ) from error
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
+def load_weights(module: nn.Module, path: Path, *, finite: bool = False) -> None:
     """Put a checkpoint's weights into a network of the same shape.
 
-    Accepts a state dict, or a mapping that holds one under `state_dict`, `model` or `net`.
+    Accepts what `checkpoints.read` does: a state dict, or a training's file that holds one, its
+    names with or without what trainings put before them. `finite` refuses values that are not.
     """
-    loaded = read_torch(path)
-    for key in ("state_dict", "model", "net"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping):
-        raise KtbenchError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
-    state = {name.removeprefix("module."): value for name, value in loaded.items()}
+    found = checkpoints.candidates(checkpoints.read(path), path)
     if isinstance(module, Student):
-        _suit(module, state, path)
-    wanted = module.state_dict()
-    state = _prefixed(state, wanted)
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or extra:
-        raise KtbenchError(
-            f"{path}: not weights of this network: "
-            f"{len(missing)} missing{_first(missing)}, {len(extra)} unknown{_first(extra)}"
-        )
-    for name, value in wanted.items():
-        if value.shape != state[name].shape:
-            raise KtbenchError(
-                f"{path}: {name} is {tuple(state[name].shape)}, "
-                f"this network's is {tuple(value.shape)}"
-            )
+        _suit(module, found[0].tensors, path)
+    own = module.state_dict()
+    state = checkpoints.fit(found, own, path)
+    checkpoints.check_values(state, own, path, finite=finite)
     module.load_state_dict(state)
 
 
 def _suit(student: Student, state: Mapping[str, Tensor], path: Path) -> None:
+    bare = {name.removeprefix("module."): value for name, value in state.items()}
     try:
-        student.suit(state)
+        student.suit(bare)
     except ValueError as error:
         raise KtbenchError(f"{path}: not weights of this network: {error}") from error
-
-
-def _prefixed(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A bare network's names as a wrapper around that network knows them."""
-    heads = {name.partition(".")[0] for name in wanted}
-    if len(heads) == 1 and not state.keys() & wanted.keys():
-        [head] = heads
-        return {f"{head}.{name}": value for name, value in state.items()}
-    return state
-
-
-def _first(names: list[str]) -> str:
-    return f" (first: {names[0]})" if names else ""
 
 
 def load_student(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -107,17 +108,72 @@ class OwnNetwork(Student):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _logits(self, output: Any) -> Tensor:
-        """The network's logits, also where it returns them as an attribute of that name."""
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor) or logits.dim() != 2:
-            shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"own network: forward must return logits (B, K), not {shown}")
+        """The network's logits among what it returned: see `_chosen`."""
+        logits = _chosen(output, self.num_classes)
+        if logits.dim() != 2:
+            raise ValueError(
+                f"own network: forward must return logits (B, K), not {tuple(logits.shape)}"
+            )
         if logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"own network: {logits.shape[1]} logits for {self.num_classes} classes;"
                 " take num_classes as a parameter or set it in arguments"
             )
+        if not logits.is_floating_point():
+            raise ValueError(
+                f"own network: logits must be real numbers with a fraction, not {logits.dtype}"
+            )
         return logits
+
+
+LOGITS = ("logits", "out", "output")
+"""Names that a network's output may call its logits by, the surest first."""
+
+
+def _chosen(output: Any, num_classes: int) -> Tensor:
+    """The logits of an output, in train and eval mode alike; ValueError where they are in doubt.
+
+    A tensor is the logits itself. Else it is what is called by a name of `LOGITS`, as a key or an
+    attribute; else the first member of a tuple or list, where that is a tensor (B, K); else the
+    only tensor (B, K) that there is.
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = _members(output)
+    for name in LOGITS:
+        value = named.get(name, getattr(output, name, None))
+        if isinstance(value, Tensor):
+            return value
+    fitting: list[Tensor] = [value for value in named.values() if _fits(value, num_classes)]
+    first = next(iter(named.values()), None)
+    if len(fitting) == 1 or (isinstance(output, tuple | list) and _fits(first, num_classes)):
+        return fitting[0]
+    kinds = ", ".join(f"{name}: {_shown(value)}" for name, value in list(named.items())[:6])
+    kind = f"{type(output).__name__} of {kinds}" if kinds else type(output).__name__
+    raise ValueError(
+        f"own network: forward must return logits (B, {num_classes}), not a {kind}: return them"
+        f" alone, or call them {', '.join(LOGITS[:-1])} or {LOGITS[-1]}"
+    )
+
+
+def _members(output: Any) -> dict[str, Any]:
+    """What an output holds, by key, field or position."""
+    if isinstance(output, Mapping):
+        return {str(key): value for key, value in output.items()}
+    if isinstance(output, tuple | list):
+        names = getattr(output, "_fields", None) or map(str, range(len(output)))
+        return dict(zip(names, output, strict=False))
+    if is_dataclass(output):
+        return {field.name: getattr(output, field.name, None) for field in fields(output)}
+    return dict(getattr(output, "__dict__", {}))
+
+
+def _fits(value: Any, num_classes: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == num_classes
+
+
+def _shown(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 class _Seen:

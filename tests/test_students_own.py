@@ -54,6 +54,11 @@ class Pair(Net):
         return super().forward(x), x
 
 
+class Doubt(Net):
+    def forward(self, x):
+        return {"a": super().forward(x), "b": super().forward(x)}
+
+
 class Ready(Student):
     stage_names = ("only",)
 
@@ -162,6 +167,11 @@ def test_logits_may_be_an_attribute_of_the_output(folder: Path) -> None:
     assert build(folder, "Wrapped")(images()).shape == (3, 10)
 
 
+def test_the_first_of_a_tuple_is_its_logits_where_it_has_their_shape(folder: Path) -> None:
+    student = build(folder, "Pair").eval()
+    assert torch.equal(student(images()), student.network(images())[0])  # type: ignore[operator]
+
+
 def test_the_seed_decides_the_weights_also_when_the_file_draws_numbers_on_import(
     folder: Path,
 ) -> None:
@@ -252,7 +262,7 @@ def test_a_wrong_description_is_refused_in_one_line(
     [
         ("Net", {"stages": ["unused"]}, "stage 'unused' did not run in the forward pass"),
         ("Net", {"stages": ["fc"]}, r"stage 'fc' must return a map .* not \(3, 10\)"),
-        ("Pair", {}, r"forward must return logits \(B, K\), not tuple"),
+        ("Doubt", {}, r"forward must return logits \(B, 10\), not a dict of a: \(3, 10\), b:"),
         ("seven", {}, "7 logits for 10 classes"),
     ],
 )

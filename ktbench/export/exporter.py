@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import hashlib
 import importlib
@@ -18,8 +17,9 @@ from torch import nn
 
 from ktbench.data import Dataset
 from ktbench.export import sidecar
-from ktbench.export.network import Deployed, Folding, deploy, plan_folding
+from ktbench.export.network import Deployed, Folding, deploy, plain_copy, plan_folding
 from ktbench.export.parity import TOLERANCES, Parity, check, raw_images, reference_logits
+from ktbench.export.reasons import reason_of
 from ktbench.export.template import Template, make_template
 from ktbench.export.writer import Floats, Writer
 from ktbench.records import (
@@ -130,7 +130,7 @@ class Exporter:
                 "larger disk, and run again"
             ) from error
         except Exception as error:  # converters raise anything for a network they cannot hold
-            return Failure(stage="export", what=spec.label, reason=one_line(error))
+            return Failure(stage="export", what=spec.label, reason=reason_of(error, spec))
         reason = parity.beyond(TOLERANCES[spec.precision])
         if reason is not None:
             return Failure(stage="export", what=spec.label, reason=reason)
@@ -143,7 +143,7 @@ class Exporter:
     def _prepare(self, student: Student, cell: Cell) -> _Subject:
         name = f"{cell.key} {weights_digest(student.state_dict())}"
         if self._subject is None or self._subject.name != name:
-            network = copy.deepcopy(student).eval()
+            network = plain_copy(student)
             architecture = _architecture(cell.student, student.structure, network)
             reference = reference_logits(network, self.dataset)
             self._subject = _Subject(name, architecture, student.structure, network, reference)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -63,7 +64,9 @@ class LiteRT:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines() or [""]
         self.close()
-        return f"the LiteRT process ended with code {code}: {lines[-1]}".rstrip(": ")
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+        told = f": {lines[-1].strip()}".rstrip(": ")
+        return f"the LiteRT process was ended {how}{told}: leave this format out of exports"
 
     def close(self) -> None:
         """End the process: told so, as a fork of this process may hold the line open."""
@@ -83,4 +86,5 @@ class LiteRT:
 
     def __del__(self) -> None:
         if self._connection is not None:
-            self.close()
+            with contextlib.suppress(Exception):  # as the interpreter ends, anything may be gone
+                self.close()

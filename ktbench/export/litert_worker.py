@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 SIGNATURE, INPUT, OUTPUT = "serving_default", "image", "logits"
 BATCH = 256
+LARGEST_RATIO = 128.0
+"""Output steps in a product of steps, with a factor of two to spare."""
 CHUNK = 32
 """Calibration images run at once: every activation of theirs is kept in memory."""
 
@@ -87,8 +89,57 @@ def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
             recipe.add_quantization_config(".*", end, algorithm_key=algorithms.NO_QUANTIZE)
     maker = quantizer.Quantizer(model)
     maker.load_quantization_recipe(recipe.get_quantization_recipe())
-    ranges = _ranges(model, recipe, images.astype(np.float32)) if precision == "int8" else None
+    if precision != "int8":
+        return bytes(maker.quantize(None, enable_progress_report=False).quantized_model)
+    ranges = _ranges(model, recipe, images.astype(np.float32))
+    lowered = bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
+    wider = _too_fine(lowered)
+    for name in wider.keys() & ranges.keys():
+        bound = np.full_like(np.asarray(ranges[name]["max"], np.float32), wider[name])
+        ranges[name] = {**ranges[name], "min": np.zeros_like(bound), "max": bound}
+    if not wider:
+        return lowered
     return bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+def _too_fine(model: bytes) -> dict[str, float]:
+    """Outputs of convolutions whose int8 step is too fine to run, by name, with a greatest value.
+
+    XNNPACK, which runs the graph here and on boards, takes no product of an input's and a weight's
+    step that is 256 output steps or more: it fails or ends the process. So it is for a layer that
+    gave nothing but zeros for every calibration image, as a dead gate does. A range up to the
+    value, in which the output's step is that product, loses nothing: no sum of products is finer.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    kinds = schema.BuiltinOperator
+    summing = (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED, kinds.TRANSPOSE_CONV)
+    found = {}
+    for part in graph.subgraphs:
+        for operator in part.operators:
+            if graph.operatorCodes[operator.opcodeIndex].builtinCode not in summing:
+                continue
+            steps = [_step(part.tensors[number]) for number in operator.inputs if number >= 0]
+            output = part.tensors[operator.outputs[0]]
+            known = [step for step in steps[-3:] if step]
+            if len(known) < 2 or not (own := _step(output)):
+                continue
+            product = known[0] * known[1]
+            if product >= LARGEST_RATIO * own:
+                found[_text(output.name)] = 255 * product
+    return found
+
+
+def _step(tensor: Any) -> float:
+    """The greatest step of a quantised tensor's channels; 0 of one that is not quantised."""
+    scales = getattr(tensor.quantization, "scale", None)
+    return float(np.max(scales)) if scales is not None and len(scales) else 0.0
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
@@ -137,6 +188,14 @@ def run(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 JOBS: dict[str, Callable[..., Any]] = {"convert": convert, "lower": lower, "run": run}
 
 
+def _briefly(error: Exception) -> str:
+    """The first line of what is said, and every line that names an operator."""
+    first, *others = str(error).strip().splitlines() or [""]
+    marks = ("aten.", "prims.", "aten::", "stablehlo.", "tfl.", "ot supported", "not found")
+    named = [line.strip() for line in others if any(mark in line for mark in marks)]
+    return "\n".join([first, *named[:5]])[:2000]
+
+
 def main() -> None:
     """Answer (job, arguments) with (True, result) or (False, one line); None ends it."""
     warnings.simplefilter("ignore")
@@ -152,8 +211,7 @@ def main() -> None:
         try:
             answer = (True, JOBS[job](*arguments))
         except Exception as error:  # whatever the converter raises, the parent decides
-            lines = str(error).strip().splitlines() or [""]
-            answer = (False, f"{type(error).__name__}: {lines[0]}")
+            answer = (False, f"{type(error).__name__}: {_briefly(error)}")
         connection.send(answer)
 
 

@@ -7,13 +7,18 @@ converted once can be filled with another student's weights (`template.py`).
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
 
 from ktbench.export.quiet import quiet
 
@@ -104,6 +109,51 @@ class Deployed(nn.Module):
         }
 
 
+class _LeafCopies(TorchFunctionMode):
+    """Lets `copy.deepcopy` copy a tensor that was computed, as a leaf with its values.
+
+    `torch.nn.utils.weight_norm`, `spectral_norm` and `prune` keep such a tensor in place of the
+    weight, which torch refuses to copy.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """See `TorchFunctionMode`."""
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            copied = args[0].detach().clone()
+            args[1][id(args[0])] = copied
+            return copied
+        return func(*args, **(kwargs or {}))
+
+
+def plain_copy(student: nn.Module) -> nn.Module:
+    """A copy in eval mode whose weights are plain parameters: what computed them is gone.
+
+    So a parametrized convolution is exported as any other. The student is left as it is.
+    """
+    with _LeafCopies(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = copy.deepcopy(student).eval()
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        for hook in list(module._forward_pre_hooks.values()):
+            _bake(module, hook)
+    return network
+
+
+def _bake(module: nn.Module, hook: Any) -> None:
+    """Put the weight that a hook computes before each pass in place of what it computes it from."""
+    if isinstance(hook, WeightNorm):
+        nn.utils.remove_weight_norm(module, hook.name)
+    elif isinstance(hook, SpectralNorm):
+        nn.utils.remove_spectral_norm(module, hook.name)
+    elif isinstance(hook, prune.BasePruningMethod):
+        prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
+
+
 def deploy(
     student: nn.Module,
     folding: Folding,
@@ -116,7 +166,7 @@ def deploy(
     `shape` (C, H, W) is of an image, `moments` the mean and deviation (C,) of raw training images;
     None for what takes its input as it is.
     """
-    network = copy.deepcopy(student).eval().requires_grad_(False)
+    network = plain_copy(student).requires_grad_(False)
     with torch.no_grad():
         for conv, norm in folding.pairs:
             _fold_pair(network, conv, norm)
@@ -176,7 +226,7 @@ def plan_folding(student: nn.Module, shape: tuple[int, int, int]) -> Folding:
     Found in the traced graph, not in the module tree, so that a residual that reads a convolution
     before its normalisation is seen.
     """
-    network = copy.deepcopy(student).eval()
+    network = plain_copy(student)
     try:
         folding = _from_graph(network, shape)
         generator = torch.Generator().manual_seed(0)

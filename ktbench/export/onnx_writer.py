@@ -212,10 +212,21 @@ def _quantised(model: onnx.ModelProto, calibration: Images, step: int) -> onnx.M
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=_wide_norms(model),
         )
         quantised = onnx.load(path)
     del quantised.metadata_props[:]
     return quantised
+
+
+def _wide_norms(model: onnx.ModelProto) -> list[str]:
+    """Layer normalisations over several axes, whose scale has no channels to be quantised by."""
+    sizes = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "LayerNormalization" and sizes.get(node.input[1], 1) > 1
+    ]
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ktbench.export.litert import LiteRT
+from ktbench.export.lowering import pool_evenly
 from ktbench.export.network import Deployed, Layout
 from ktbench.export.quiet import quiet
 from ktbench.export.writer import Floats, Images
@@ -44,6 +45,7 @@ class TfliteWriter:
         buffer = io.BytesIO()
         with quiet():
             program = torch.export.export(_Named(network), (), {"image": image})
+            pool_evenly(program)
             torch.export.save(program, buffer)
         dynamic = spec.batch == "dynamic"
         model: bytes = self._litert.ask("convert", buffer.getvalue(), tuple(image.shape), dynamic)

@@ -65,6 +65,9 @@ def variants(
     `given` are settings that every item has beside the entry's, those of `implied` unsaid.
     """
     given = given or {}
+    if kind is METHODS and catalogue.unseen(entry.name):
+        code = catalogue.code_digest(entry.name, base)  # its settings are as the file has them
+        return [Item(name=entry.name, settings=dict(entry.settings), code=code)], []
     try:
         known = kind.settings(entry.name, base)
     except KtbenchError as error:

@@ -15,7 +15,7 @@ from ktbench.matrix.models import Matrix
 from ktbench.matrix.rules import Draft, Rules
 from ktbench.matrix.source import KeyPath, Problem
 from ktbench.matrix.taught import numeric_of
-from ktbench.networks import Outline, outline
+from ktbench.networks import Outline, outline, own_names
 from ktbench.records import (
     Cell,
     DataSpec,
@@ -25,6 +25,7 @@ from ktbench.records import (
     Plan,
     Skip,
     Teacher,
+    one_line,
 )
 from ktbench.supervision import mark
 from ktbench.window import misfit
@@ -92,7 +93,7 @@ class _Judge:
 
     matrix: Matrix
     _reasons: dict[tuple[str, ...], str | None] = field(default_factory=dict)
-    _outlines: dict[str, Outline | str] = field(default_factory=dict)
+    _outlines: dict[tuple[str, bool], Outline | str] = field(default_factory=dict)
     _teachers: dict[str, str | None] = field(default_factory=dict)
     _infos: dict[str, DataInfo] = field(default_factory=dict)
 
@@ -132,18 +133,29 @@ class _Judge:
             self._reasons[question] = self._answer(cell)
         return self._reasons[question]
 
-    def _answer(self, cell: Cell) -> str | None:
+    def _answer(self, cell: Cell, *, trained: bool = True) -> str | None:
+        if reason := _unseen(cell):
+            return reason
         for teacher in cell.teachers:
             if reason := self._teacher(teacher):
                 return f"teacher {teacher.name}: {reason}"
         if cell.start is not None and (reason := self._teacher(cell.start.teacher)):
             return f"teacher {cell.start.teacher.name}: {reason}"
-        student = self._outline(cell.student)
+        student = self._outline(cell.student, trained=trained)
         if isinstance(student, str):
             return student
         if reason := catalogue.refused(cell.method.label):
             return f"{cell.method.label} cannot be asked: {reason}"
         mark(cell.method.label, "asking the method", cell.method.label)
+        try:
+            return self._misfit(cell, student)
+        except Exception as error:  # a user's own method may raise anything
+            if not catalogue.is_own(cell.method.name):
+                raise
+            return f"method {cell.method.name} failed: {one_line(error)}"
+
+    def _misfit(self, cell: Cell, student: Outline) -> str | None:
+        """What the method says against the pair, in one sentence, or None."""
         kind = catalogue.method(cell.method.name, self.base)
         config = catalogue.method_config(cell.method.name, cell.method.settings, self.base)
         info = self._info(cell.data)
@@ -166,31 +178,42 @@ class _Judge:
 
     def _shapes(self, teacher: Teacher) -> Shapes:
         """Of a teacher that can be had."""
-        found = self._outline(teacher.cell.student)
+        found = self._outline(teacher.cell.student, trained=False)
         assert isinstance(found, Outline)
         return found.shapes
 
     def _teacher(self, teacher: Teacher) -> str | None:
         """Why a teacher cannot be had, its own training included."""
         if teacher.canonical not in self._teachers:
-            reason = self._answer(teacher.cell)
+            reason = self._answer(teacher.cell, trained=teacher.checkpoint is None)
             self._teachers[teacher.canonical] = reason
         return self._teachers[teacher.canonical]
 
-    def _outline(self, item: Item) -> Outline | str:
-        if item.label not in self._outlines:
+    def _outline(self, item: Item, *, trained: bool = True) -> Outline | str:
+        question = (item.label, trained)
+        if question not in self._outlines:
             info = self._info(self.matrix.data)
             try:
-                found: Outline | str = outline(item, info.num_classes, info.shape, self.base)
+                found: Outline | str = outline(
+                    item, info.num_classes, info.shape, self.base, trained=trained
+                )
             except KtbenchError as error:
                 found = str(error)
-            self._outlines[item.label] = found
-        return self._outlines[item.label]
+            self._outlines[question] = found
+        return self._outlines[question]
 
     def _info(self, data: DataSpec) -> DataInfo:
         if data.canonical not in self._infos:
             self._infos[data.canonical] = describe(data, Path(self.base))
         return self._infos[data.canonical]
+
+
+def _unseen(cell: Cell) -> str | None:
+    """Why a cell is not looked at that users' code has part in, within `catalogue.no_code`."""
+    for name in (*own_names(cell.student), cell.method.name):
+        if catalogue.unseen(name):
+            return f"{name}: {catalogue.NOT_LOOKED_AT}"
+    return None
 
 
 def _unsampled(cell: Cell, kind: type[TransferMethod], config: object) -> str | None:

@@ -112,7 +112,9 @@ class Rules:
 
     def _reads_teacher(self, method: Item) -> bool:
         if method.label not in self._reads:
-            self._reads[method.label] = reads_teacher(method, self.finder.base)
+            self._reads[method.label] = reads_teacher(
+                method, self.finder.base, unknown=bool(self.axes.teachers)
+            )
         return self._reads[method.label]
 
     # ------------------------------------------------------------ exclude

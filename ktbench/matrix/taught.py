@@ -6,10 +6,18 @@ from ktbench import catalogue
 from ktbench.records import Ensemble, Item, NumericSpec, Teacher, TeacherOutputs
 
 
-def reads_teacher(item: Item, base: str) -> bool:
-    """Whether a method reads anything of a teacher."""
+def reads_teacher(item: Item, base: str, *, unknown: bool) -> bool:
+    """Whether a method reads anything of a teacher; `unknown` where a user's own does not say."""
+    if catalogue.unseen(item.name):
+        return unknown
     kind = catalogue.method(item.name, base)
-    return bool(kind.needs(catalogue.method_config(item.name, item.settings, base)))
+    config = catalogue.method_config(item.name, item.settings, base)
+    try:
+        return bool(kind.needs(config))
+    except Exception:  # what a user's own raises is the reason of its skips
+        if not catalogue.is_own(item.name):
+            raise
+        return unknown
 
 
 def numeric_of(numeric: NumericSpec, teacher: Teacher | Ensemble | None) -> NumericSpec:

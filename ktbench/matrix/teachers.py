@@ -18,7 +18,17 @@ from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import ItemEntry, Matrix, TeacherEntry
 from ktbench.matrix.source import KeyPath
 from ktbench.matrix.taught import numeric_of, reads_teacher
-from ktbench.records import BASELINE, Cell, DataSpec, Ensemble, Item, Teacher, TrainSpec
+from ktbench.records import (
+    BASELINE,
+    Cell,
+    DataSpec,
+    Ensemble,
+    Item,
+    KtbenchError,
+    Teacher,
+    TrainSpec,
+)
+from ktbench.weights import require_regular
 
 NAMED = 4
 """Members that the name of an ensemble spells out."""
@@ -150,7 +160,8 @@ class Teachers:
         """The teacher of a teacher."""
         if method is None:
             return None
-        reads, say = reads_teacher(method, self.asker.base), self.asker.say
+        reads = reads_teacher(method, self.asker.base, unknown=entry.teacher is not None)
+        say = self.asker.say
         if entry.teacher is None:
             if reads:
                 say(path, f"method {method.name} needs a teacher: name it in teacher")
@@ -176,11 +187,16 @@ class Teachers:
             return None
         file = Path(self.asker.base, entry.checkpoint)
         try:
+            if file.exists():
+                require_regular(file)  # opening a pipe would wait, a device may never end
             with file.open("rb") as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
         except OSError as error:
             reason = error.strerror or "cannot be read"
             self.asker.say((*path, "checkpoint"), f"{file}: {reason.lower()}")
+            return None
+        except KtbenchError as error:
+            self.asker.say((*path, "checkpoint"), str(error))
             return None
 
     # ------------------------------------------------------------ ensembles

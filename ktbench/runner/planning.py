@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,12 @@ class Planned:
     estimate: Estimate | None = None
 
 
-def plan_matrix(matrix: Path, *, child: Child, estimated: bool = False) -> Planned:
+def plan_matrix(
+    matrix: Path, *, child: Child, estimated: bool = False, no_code: bool = False
+) -> Planned:
     """`matrix.plan` of a file; an item whose code ends the process is left out with its reason.
+
+    With `no_code` nothing is imported or run that the matrix names.
 
     Raises MatrixError, and Died where no item is to blame.
     """
@@ -33,7 +38,9 @@ def plan_matrix(matrix: Path, *, child: Child, estimated: bool = False) -> Plann
     child.logs = None  # there may be no results folder yet
     while True:
         try:
-            planned: Planned = child.run(_planned, matrix, refused, estimated, step_s=STEP_S)
+            planned: Planned = child.run(
+                _planned, matrix, refused, estimated, no_code, step_s=STEP_S
+            )
         except Died as died:
             name = died.mark.subject
             if not name or name in refused or len(refused) >= _MOST_DEATHS:
@@ -43,11 +50,12 @@ def plan_matrix(matrix: Path, *, child: Child, estimated: bool = False) -> Plann
             return planned
 
 
-def _planned(matrix: Path, refused: dict[str, str], estimated: bool) -> Planned:
+def _planned(matrix: Path, refused: dict[str, str], estimated: bool, no_code: bool) -> Planned:
     """What the child does."""
     for name, reason in refused.items():
         catalogue.refuse(name, reason)
-    loaded = load(matrix)
-    allow(min(STEP_S, loaded.limits.step_seconds))
-    planned = plan(loaded)
-    return Planned(planned, estimate(planned) if estimated else None)
+    with catalogue.no_code() if no_code else nullcontext():
+        loaded = load(matrix)
+        allow(min(STEP_S, loaded.limits.step_seconds))
+        planned = plan(loaded)
+        return Planned(planned, estimate(planned) if estimated else None)

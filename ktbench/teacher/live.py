@@ -7,10 +7,10 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench.data import Dataset, between
 from ktbench.layout import Layout, frozen
+from ktbench.networks import FlopCounter
 from ktbench.numeric import Clock, Runner
 from ktbench.records import NumericSpec
 from ktbench.weights import weights_digest
@@ -93,6 +93,6 @@ class Live:
         return self._seconds[self._last]
 
     def _count(self, inputs: Tensor) -> int:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             self._network.forward_features(self._layout.inputs(inputs))
         return int(counter.get_total_flops())

@@ -332,8 +332,9 @@ def adopt(
     dataset = placed(dataset, device)
     probe = _probe(Stream(dataset, cell.seed, cell.train.batch_size), device)
     lane = Lane(cell, dataset, base, probe, None, asked=layout)
-    load_weights(lane.student, checkpoint)
+    load_weights(lane.student, checkpoint, finite=True)
     lane.end_without_training()
     finished = _finish(lane, lambda _: places)
-    assert isinstance(finished, Checkpoint)
+    if isinstance(finished, Failure):
+        raise KtbenchError(f"{checkpoint}: with these weights the network's logits are not finite")
     return finished

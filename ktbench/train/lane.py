@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench import catalogue
 from ktbench.data import Dataset, Split, counter_hash
 from ktbench.layout import Guard, Layout, choose, without_onednn
+from ktbench.networks import FlopCounter
 from ktbench.numeric import EVERYTHING, Clock, Runner
 from ktbench.records import Cell, Failure, KtbenchError
 from ktbench.train.schedule import learning_rate, make_optimiser
@@ -159,7 +159,7 @@ class Lane:
         if kind in self._step_flops:
             self._train_step(batch, teacher, rate, taught=taught)
         else:  # A phase's first step is counted, by operations that a compiler would hide.
-            with Guard() as guard, FlopCounterMode(display=False) as counter:
+            with Guard() as guard, FlopCounter() as counter:
                 self._train_step(batch, teacher, rate, taught=taught, eager=True)
             self._step_flops[kind] = int(counter.get_total_flops())
             self._guarded |= guard.hit
