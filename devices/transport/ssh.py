@@ -8,7 +8,6 @@ file to use in place of the user's own (`ssh -F`).
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import tempfile
 from collections.abc import Generator, Sequence
@@ -16,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from devices._contract import Blob, DeviceError
+from devices._contract import Blob, DeviceError, host_objection
 from devices.transport._exchange import LOADER, Exchange, last_line
 
 CONFIG_VARIABLE = "KTBENCH_SSH_CONFIG"
@@ -45,18 +44,14 @@ _SHARED = {
 }
 _LONGEST_SOCKET = 80
 """Characters of a socket's path: the kernel takes 108, of which ssh needs some for itself."""
-_HOST = re.compile(r"(?:[A-Za-z0-9_.+-]+@)?[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]-]*")
 
 
 def check_host(host: str | None) -> str:
     """The host as it was given; DeviceError for one that ssh could take for something else."""
     if not host:
         raise DeviceError("no host is given: name one, as ssh takes it (`host: pi` or `me@pi`)")
-    if host.startswith("-") or not _HOST.fullmatch(host):
-        raise DeviceError(
-            f"{host!r} is no host name: use letters, digits and . _ - : or an alias of your"
-            " SSH configuration"
-        )
+    if (reason := host_objection(host)) is not None:
+        raise DeviceError(reason)
     return host
 
 

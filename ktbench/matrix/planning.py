@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ktbench.data import DataInfo, describe
 from ktbench.matrix.axes import Axes, Finder
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.rules import Draft, Rules
+from ktbench.matrix.size import oversize
 from ktbench.matrix.source import KeyPath, Problem
 from ktbench.matrix.taught import numeric_of
 from ktbench.networks import Outline, outline
@@ -26,17 +27,32 @@ from ktbench.records import (
     Skip,
     Teacher,
 )
+from ktbench.records.text import folder_objection
 from ktbench.window import misfit
 from transfer_methods._contract import Needs, Setting, Shapes, TransferMethod
 
 
 def checked(matrix: Matrix) -> list[Problem]:
     """Everything that can be wrong with a matrix before its data is looked at."""
-    return _worked_out(matrix)[0].problems
+    return [*_unnamed(matrix), *_worked_out(matrix)[0].problems]
+
+
+def _unnamed(matrix: Matrix) -> Iterator[Problem]:
+    """That the file's name cannot be the matrix's, where it gives no other."""
+    if matrix.name is None and (reason := folder_objection(name_of(matrix))) is not None:
+        message = f"is the file's name when not given, and that {reason.partition(':')[0]}"
+        yield Problem(("name",), f"{message}: give the matrix a name")
+
+
+def name_of(matrix: Matrix) -> str:
+    """What the report and its folder are called."""
+    return matrix.name or Path(matrix.origin.file).stem
 
 
 def _worked_out(matrix: Matrix) -> tuple[Finder, Axes, list[Draft]]:
-    finder = Finder(matrix)
+    finder = Finder(matrix, oversize(matrix))
+    if finder.problems:
+        return finder, Axes((), (), (), (), ()), []
     axes = finder.axes()
     drafts = [] if finder.problems else Rules(finder, axes).drafts()
     return finder, axes, drafts
@@ -73,7 +89,7 @@ def plan(matrix: Matrix) -> Plan:
         else:
             skips.append(Skip(cell=cell, reason=reason))
     return Plan(
-        name=matrix.name or Path(matrix.origin.file).stem,
+        name=name_of(matrix),
         base=judge.base,
         cells=tuple(cells),
         skips=tuple(skips),

@@ -59,6 +59,7 @@ from ktbench.records.sought import (
     SoughtBlock,
     SoughtNetwork,
 )
+from ktbench.records.text import Name, printable
 from ktbench.records.unkeyed import (
     BlockRun,
     DeviceSpec,
@@ -95,6 +96,7 @@ __all__ = [
     "Kept",
     "KtbenchError",
     "Measurement",
+    "Name",
     "NumericSpec",
     "Origin",
     "Plan",
@@ -121,4 +123,5 @@ __all__ = [
     "canonical_json",
     "digest_of",
     "one_line",
+    "printable",
 ]
