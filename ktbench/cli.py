@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from pathlib import Path
@@ -61,6 +62,7 @@ def _stop(number: int, _: Any) -> None:
 
 def main() -> None:
     """Run a command; an error is one line on standard error and exit code 2."""
+    _write_any_character()
     # What is ignored stays so: `nohup` lets a run outlive its terminal.
     heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _stop) for number in heard}
@@ -70,8 +72,10 @@ def main() -> None:
         print(f"ktbench: stopped{stopped.advice}", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except OSError as error:
+        from ktbench.records import printable
+
         where = f"{error.filename}: " if error.filename else ""
-        print(f"ktbench: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"ktbench: {printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         from ktbench.records import KtbenchError
@@ -83,6 +87,13 @@ def main() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _write_any_character() -> None:
+    """What a terminal's encoding cannot show is written as an escape, not as a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _version(asked: bool) -> None:
@@ -173,7 +184,7 @@ def run(
         with watching as watcher:
             summary = run_plan(
                 planned,
-                matrix_text=matrix.read_text(encoding="utf-8"),
+                matrix_text=loaded.origin.text,
                 folder=folder,
                 engine=where,
                 watcher=watcher,
@@ -265,7 +276,9 @@ def plan(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)]) -> None:
     """Write the report of a results folder again, finished or not."""
-    print(_write_report(folder))
+    from ktbench.show import print_line
+
+    print_line(str(_write_report(folder)))
 
 
 commands_compare.add_to(app)
@@ -295,13 +308,14 @@ def init(
     from ktbench.files import write_atomically
     from ktbench.matrix import starter
     from ktbench.records import KtbenchError
+    from ktbench.show import print_line
 
     if path.exists():
         raise KtbenchError(f"{path}: is there already: name another file")
     schema_path = path.with_name("matrix.schema.json")
     write_atomically(schema_path, _schema_text())
     write_atomically(path, starter())
-    print(f"wrote {path} and {schema_path}; next: ktbench run {path}")
+    print_line(f"wrote {path} and {schema_path}; next: ktbench run {path}")
 
 
 @app.command()

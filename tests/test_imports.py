@@ -31,6 +31,7 @@ SHARED = {
     "ktbench.speedup",
     "ktbench.provenance",
     "ktbench.files",
+    "ktbench.machine",
     "ktbench.weights",
     "ktbench.estimate",
     "ktbench.networks",

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from ktbench.data import Stream
+from ktbench.machine import free_in_groups
 from ktbench.records import Cell, Checkpoint, Item
 from ktbench.runner.cohorts import COHORT, PER_WORKER, cohorts
 from ktbench.runner.jobs import CellTask
 from ktbench.teacher.live import Live
 from ktbench.train import memory_bytes
-from ktbench.train.budget import Budget, _free_in_groups
+from ktbench.train.budget import Budget
 from ktbench.train.cohort import _probe
 from ktbench.train.lane import Lane
 from ktbench.train.memory import Bound, Need, measure, notes, split, together
@@ -73,15 +74,15 @@ def test_a_control_groups_limit_holds_and_file_pages_count_as_free(tmp_path: Pat
         (group / "memory.stat").write_text(f"anon 1\ninactive_file {files}\n")
     own = tmp_path / "own"
     own.write_text("0::/box/inner\n")
-    assert _free_in_groups(tmp_path, own) == [400]
+    assert free_in_groups(tmp_path, own) == [400]
     old = tmp_path / "memory" / "box"
     old.mkdir(parents=True)
     (old / "memory.limit_in_bytes").write_text("500\n")
     (old / "memory.usage_in_bytes").write_text("450\n")
     (old / "memory.stat").write_text("total_inactive_file 20\n")
     own.write_text("5:cpu:/box\n4:memory:/box\n")
-    assert _free_in_groups(tmp_path, own) == [70]
-    assert _free_in_groups(tmp_path, tmp_path / "none") == []
+    assert free_in_groups(tmp_path, own) == [70]
+    assert free_in_groups(tmp_path, tmp_path / "none") == []
 
 
 # ---------------------------------------------------------------- splitting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
+from ktbench.machine import all_memory
 from ktbench.matrix.axes import Axes, Finder
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.rules import Draft, Rules
@@ -126,12 +128,14 @@ class _Judge:
         problems = []
         for path, data in places:
             try:
-                self._info(data)
+                info = self._info(data)
             except KtbenchError as error:
                 problems.append(Problem(path, str(error).removeprefix("data: ")))
                 if data == self.matrix.data:
                     break
-        return problems
+            else:
+                problems += [p.under(*path) for p in unbearable(data, info)]
+        return problems or list(_batches(self.matrix, self._info(self.matrix.data)))
 
     def reason(self, cell: Cell) -> str | None:
         """In one sentence, or None for a cell that can be trained."""
@@ -202,6 +206,39 @@ class _Judge:
         if data.canonical not in self._infos:
             self._infos[data.canonical] = describe(data, Path(self.base))
         return self._infos[data.canonical]
+
+
+def unbearable(data: DataSpec, info: DataInfo) -> Iterator[Problem]:
+    """What a data set's images make impossible: they are held in memory, and cropped after padding.
+
+    Paths are below `data`.
+    """
+    images = info.train_size + info.validation_size + info.test_size
+    held, most = images * math.prod(info.shape), all_memory()
+    if held > most:
+        path = ("image_size",) if data.image_size is not None else ()
+        yield Problem(
+            path,
+            f"{images:,} images of {'×'.join(map(str, info.shape))} take {held / 1e9:,.0f} GB of "
+            f"memory, and this machine has {most / 1e9:,.0f} GB: make image_size or train_size "
+            "smaller",
+        )
+    side = min(info.shape[1:])
+    if data.augment.crop_padding >= side:
+        message = f"must be below the {side} pixels of an image, not {data.augment.crop_padding}"
+        yield Problem(("augment", "crop_padding"), message)
+
+
+def _batches(matrix: Matrix, info: DataInfo) -> Iterator[Problem]:
+    """That a batch of images alone does not fit this machine."""
+    size = min(matrix.train.batch_size, info.train_size)
+    held, most = 4 * size * math.prod(info.shape), all_memory() // 2
+    if held > most:
+        yield Problem(
+            ("train", "batch_size"),
+            f"{size:,} images of {'×'.join(map(str, info.shape))} take {held / 1e9:,.0f} GB of "
+            f"memory, more than half of this machine's: make batch_size or image_size smaller",
+        )
 
 
 def _unsampled(cell: Cell, kind: type[TransferMethod], config: object) -> str | None:

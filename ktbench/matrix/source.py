@@ -59,6 +59,8 @@ class Origin:
     base: str = "."
     """Folder that the matrix's relative paths start from."""
     root: Branch | None = None
+    text: str = ""
+    """The file's own, as it was read."""
 
     def error(self, problems: Sequence[Problem]) -> MatrixError:
         """All problems as one error, a line each, in the order of the file; bounded."""
@@ -171,7 +173,7 @@ def parse(text: str, origin: Origin) -> tuple[dict[str, Any], Origin]:
     if not isinstance(value, dict):
         kind = "a list" if isinstance(value, list) else "one value"
         raise MatrixError(f"{origin.file}:{root.line}: must be a mapping (key: value), not {kind}")
-    origin = Origin(origin.file, origin.base, root)
+    origin = Origin(origin.file, origin.base, root, text)
     if reader.problems:
         raise origin.error(reader.problems)
     return value, origin
