@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from ktbench.files import MOST_TEXT, read_regular
 from ktbench.records import KtbenchError, digest_of
 
 if TYPE_CHECKING:
@@ -191,7 +192,8 @@ def build_student(
     try:
         return _built_student(name, settings, num_classes, in_channels, base)
     except (TypeError, ValueError) as error:
-        raise KtbenchError(f"student {name}: {error}") from error
+        reason = str(error).partition("\n")[0]  # below it, torch tells its own call stack
+        raise KtbenchError(f"student {name}: {reason}") from error
 
 
 def _built_student(
@@ -365,7 +367,7 @@ def code_digest(name: str, base: str) -> str | None:
         return None
     module = _own_module(name, base)
     path = getattr(module, "__file__", None)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else None
+    return hashlib.sha256(read_regular(path, MOST_TEXT)).hexdigest()[:16] if path else None
 
 
 def _own_file(place: str, base: str) -> ModuleType:

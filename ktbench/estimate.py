@@ -36,7 +36,7 @@ WRITE_S = {"onnx": 0.2, "tflite": 0.6}
 REPEAT_S = {"quick": 2.0, "full": 12.0}
 """One process that measures one graph, on a machine like this."""
 _LARGEST_BATCH = 32
-_LARGEST_INPUT = 32 * 3 * 256 * 256
+_LARGEST_INPUT = 32 * 3 * 96 * 96
 """Numbers of a batch that is timed, of images that are larger than most."""
 _TIMING_SHARE = 0.25
 """Of the free memory that timing may take."""

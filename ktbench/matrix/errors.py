@@ -33,7 +33,14 @@ _WANTED = {
 
 def problems_of(error: ValidationError, model: type[BaseModel] | None = None) -> list[Problem]:
     """One problem per finding; `model` is what was validated, to know the keys that exist."""
-    return [_problem(found, model) for found in error.errors(include_url=False)]
+    findings = error.errors(include_url=False)
+    inside = {found["loc"][:-1] for found in findings}
+    return [
+        _problem(found, model)
+        for found in findings
+        # A list whose members are all wrong counts as empty, too: that is no second problem.
+        if found["type"] != "too_short" or found["loc"] not in inside
+    ]
 
 
 def _problem(found: Any, model: type[BaseModel] | None) -> Problem:

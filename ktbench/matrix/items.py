@@ -23,7 +23,7 @@ from ktbench.matrix.source import KeyPath, Problem
 from ktbench.networks import try_build
 from ktbench.records import Item, KtbenchError
 
-MOST_VARIANTS = 2_000
+MOST_VARIANTS = 1_000
 """Of one entry: each is built once, to see whether it can be."""
 
 

@@ -133,8 +133,12 @@ class _Judge:
                 problems.append(Problem(path, str(error).removeprefix("data: ")))
                 if data == self.matrix.data:
                     break
+            except OSError as error:
+                problems.append(Problem(path, f"{error.filename}: {error.strerror}"))
+                break
             else:
-                problems += [p.under(*path) for p in unbearable(data, info)]
+                if path == ("data",) or data != self.matrix.data:
+                    problems += [p.under(*path) for p in unbearable(data, info)]
         return problems or list(_batches(self.matrix, self._info(self.matrix.data)))
 
     def reason(self, cell: Cell) -> str | None:

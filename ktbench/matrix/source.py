@@ -64,7 +64,7 @@ class Origin:
 
     def error(self, problems: Sequence[Problem]) -> MatrixError:
         """All problems as one error, a line each, in the order of the file; bounded."""
-        located = [(*self._place(p.path), p.message) for p in problems]
+        located = [(*self.place(p.path), p.message) for p in problems]
         located.sort(key=lambda found: found[0])
         lines = []
         for line, where, message in located[:MOST_PROBLEMS]:
@@ -74,7 +74,7 @@ class Origin:
             lines.append(f"{self.file}: and {len(located) - MOST_PROBLEMS} more problems")
         return MatrixError("\n".join(dict.fromkeys(lines)))
 
-    def _place(self, path: KeyPath) -> tuple[int, str]:
+    def place(self, path: KeyPath) -> tuple[int, str]:
         """Line and key path of the nearest value of the file.
 
         What the short forms leave out is left out here too: the position in a list that has one
@@ -149,6 +149,7 @@ def read(path: Path) -> tuple[dict[str, Any], Origin]:
 def parse(text: str, origin: Origin) -> tuple[dict[str, Any], Origin]:
     """As `read`, of a text."""
     try:
+        _refuse_depth(text, origin)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -177,6 +178,26 @@ def parse(text: str, origin: Origin) -> tuple[dict[str, Any], Origin]:
     if reader.problems:
         raise origin.error(reader.problems)
     return value, origin
+
+
+def _refuse_depth(text: str, origin: Origin) -> None:
+    """Raise MatrixError where lists and mappings stand within each other without end.
+
+    Told by the file's events, as a tree of such depth cannot be put together.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MOST_DEPTH:
+                at = (
+                    f"{origin.file}:{event.start_mark.line + 1}"
+                    if event.start_mark
+                    else origin.file
+                )
+                raise MatrixError(f"{at}: nested too deeply: {MOST_DEPTH} levels at most")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _text(path: Path, origin: Origin) -> str:

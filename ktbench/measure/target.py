@@ -13,6 +13,7 @@ import numpy as np
 from devices._contract import AnswerError, Blob, DeviceError, Lease, Profile, Transport
 from devices.transport import open_transport
 from ktbench import catalogue
+from ktbench.files import read_regular
 from ktbench.measure.answers import Bench, Evaluated, Probe, parse
 from ktbench.measure.budget import MAX_RUNS, Budget
 from ktbench.measure.job import CHECKED_INPUTS, Array, Job
@@ -153,7 +154,7 @@ def _checked(answer: dict[str, Any]) -> Bench | DeviceError:
 def read_artifact(job: Job) -> Blob:
     """The artifact's bytes; KtbenchError where they cannot be read."""
     try:
-        return Blob.read(job.path)
+        return Blob.of(read_regular(job.path))
     except OSError as error:
         raise KtbenchError(f"{job.path}: cannot read the artifact: {error.strerror}") from error
 
