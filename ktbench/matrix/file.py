@@ -42,9 +42,9 @@ def _validated(values: dict[str, Any], origin: Origin) -> Matrix:
 
 
 def _with(endless: list[Problem], problems: list[Problem], origin: Origin) -> list[Problem]:
-    """All problems, but that a number is not finite only where nothing else is said of it."""
-    said = {origin.place(problem.path) for problem in problems}
-    return [*problems, *(p for p in endless if origin.place(p.path) not in said)]
+    """All problems; of a number that is not finite, nothing else is said."""
+    said = {origin.place(problem.path) for problem in endless}
+    return [*endless, *(p for p in problems if origin.place(p.path) not in said)]
 
 
 def _names(values: dict[str, Any], base: str) -> Iterator[Problem]:
