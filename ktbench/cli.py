@@ -135,6 +135,12 @@ def run(
             "students are trained together (default: half of what is free)",
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Do not begin while a device of the matrix cannot be measured."
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     engine: Annotated[
         str, typer.Option(metavar="inline|ray", help="Where work runs: in this process, or on Ray.")
@@ -191,6 +197,7 @@ def run(
                 write_report=_write_report,
                 fresh=fresh,
                 memory=limit,
+                strict=strict,
             )
     except Stopped as stopped:
         stopped.advice = "; run the same command again to go on"
