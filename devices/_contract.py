@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import re
 import socket
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,32 @@ class Profile:
     """Measuring waits until the hottest sensor is below this many degrees Celsius."""
     emulated: bool = False
     """True where figures say nothing about a real board."""
+
+
+_HOST = re.compile(r"(?:[A-Za-z0-9_.+-]+@)?[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]-]*")
+_WITH_PORT = re.compile(r"(?P<host>(?:[^@]*@)?(?:[^:@]+|\[[^\]]*\])):(?P<port>[0-9]*)")
+
+
+def host_objection(host: str) -> str | None:
+    """Why ssh could not take a text for a host, with what to write instead; None where it can."""
+    shown = "".join(c if c.isprintable() else "?" for c in host[:80])
+    if "://" in host:
+        return (
+            f"{shown!r} is a URL: give the host alone, and its port and user in your SSH"
+            " configuration"
+        )
+    if found := _WITH_PORT.fullmatch(host):
+        name = "".join(c if c.isprintable() else "?" for c in found["host"][:80])
+        return (
+            f"{shown!r} names a port: give {name!r} alone, with `Port {found['port'][:6] or 22}`"
+            " for it in your SSH configuration (~/.ssh/config)"
+        )
+    if host.startswith("-") or not _HOST.fullmatch(host):
+        return (
+            f"{shown!r} is no host name: use letters, digits and . _ - : or an alias of your"
+            " SSH configuration"
+        )
+    return None
 
 
 class DeviceError(Exception):

@@ -199,7 +199,8 @@ def build_student(
     try:
         return _built_student(name, settings, num_classes, in_channels, base)
     except (TypeError, ValueError) as error:
-        raise KtbenchError(f"student {name}: {' '.join(str(error).split())}") from error
+        reason = str(error).partition("\n")[0]  # below it, torch tells its own call stack
+        raise KtbenchError(f"student {name}: {reason}") from error
 
 
 def _built_student(

@@ -7,7 +7,6 @@ class that is not of torch's tensors nothing is loaded: an inert stand-in takes 
 from __future__ import annotations
 
 import pickle
-import stat
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -21,6 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ktbench.files import MOST_WEIGHTS, check_regular
 from ktbench.records import KtbenchError
 
 WRAPPERS = (
@@ -48,13 +48,13 @@ _HOW = "save one with torch.save(model.state_dict(), path)"
 def require_regular(path: Path) -> None:
     """Raise KtbenchError where reading might never end: a pipe, a device, a folder."""
     try:
-        mode = path.stat().st_mode
+        check_regular(path, MOST_WEIGHTS)
     except FileNotFoundError as error:
         raise KtbenchError(f"{path}: no such checkpoint") from error
+    except IsADirectoryError as error:
+        raise KtbenchError(f"{path}: is a folder, not a regular file: name a file") from error
     except OSError as error:
         raise KtbenchError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
-    if not stat.S_ISREG(mode):
-        raise KtbenchError(f"{path}: not a regular file: name a file of weights")
 
 
 # ---------------------------------------------------------------- reading

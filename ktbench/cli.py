@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from contextlib import closing
@@ -64,6 +65,7 @@ def _stop(number: int, _: Any) -> None:
 
 def main() -> None:
     """Run a command; an error is one line on standard error and exit code 2."""
+    _write_any_character()
     # What is ignored stays so: `nohup` lets a run outlive its terminal.
     heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _stop) for number in heard}
@@ -73,8 +75,10 @@ def main() -> None:
         print(f"ktbench: stopped{stopped.advice}", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except OSError as error:
+        from ktbench.records import printable
+
         where = f"{error.filename}: " if error.filename else ""
-        print(f"ktbench: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"ktbench: {printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         from ktbench.records import KtbenchError
@@ -86,6 +90,13 @@ def main() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _write_any_character() -> None:
+    """What a terminal's encoding cannot show is written as an escape, not as a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _version(asked: bool) -> None:
@@ -127,6 +138,12 @@ def run(
             "students are trained together (default: half of what is free)",
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Do not begin while a device of the matrix cannot be measured."
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     engine: Annotated[
         str,
@@ -165,20 +182,30 @@ def run(
     with closing(_child()) as child:
         where = _engine(engine, child, workers, address, gpus_per_worker)
         limit = None if memory is None else memory_bytes(memory)
-        planned = plan_matrix(matrix, child=child).plan
+        planned = plan_matrix(matrix, child=child)
         if engine != "supervised":
             child.close()
-        _run(planned, matrix, results, where, limit, fresh=fresh, quiet=quiet)
+        _run(
+            planned.plan,
+            planned.text,
+            results,
+            where,
+            limit,
+            fresh=fresh,
+            strict=strict,
+            quiet=quiet,
+        )
 
 
 def _run(
     planned: Plan,
-    matrix: Path,
+    matrix_text: str,
     results: Path | None,
     engine: Engine,
     memory: int | None,
     *,
     fresh: bool,
+    strict: bool,
     quiet: bool,
 ) -> None:
     """Carry out a plan before the user's eyes; ends the command with its exit code."""
@@ -197,13 +224,14 @@ def _run(
         with watching as watcher:
             summary = run_plan(
                 planned,
-                matrix_text=matrix.read_text(encoding="utf-8"),
+                matrix_text=matrix_text,
                 folder=folder,
                 engine=engine,
                 watcher=watcher,
                 write_report=_write_report,
                 fresh=fresh,
                 memory=memory,
+                strict=strict,
             )
     except Stopped as stopped:
         stopped.advice = "; run the same command again to go on"
@@ -325,7 +353,9 @@ def plan(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)]) -> None:
     """Write the report of a results folder again, finished or not."""
-    print(_write_report(folder))
+    from ktbench.show import print_line
+
+    print_line(str(_write_report(folder)))
 
 
 commands_compare.add_to(app)
@@ -355,13 +385,14 @@ def init(
     from ktbench.files import write_atomically
     from ktbench.matrix import starter
     from ktbench.records import KtbenchError
+    from ktbench.show import print_line
 
     if path.exists():
         raise KtbenchError(f"{path}: is there already: name another file")
     schema_path = path.with_name("matrix.schema.json")
     write_atomically(schema_path, _schema_text())
     write_atomically(path, starter())
-    print(f"wrote {path} and {schema_path}; next: ktbench run {path}")
+    print_line(f"wrote {path} and {schema_path}; next: ktbench run {path}")
 
 
 @app.command()

@@ -57,6 +57,7 @@ def search(
     """
     from rich.console import Console
 
+    from ktbench.records import printable
     from ktbench.results import ResultsFolder
     from ktbench.runner.search import Wish, search
     from ktbench.runner.search_matrix import write_matrix
@@ -74,7 +75,7 @@ def search(
         found = search(results, wish, lambda text: status.update(text))
     path = write_matrix(found, results, output)
     _show(found)
-    print(f"wrote {path}; next: ktbench run {path} --results {folder}")
+    print(printable(f"wrote {path}; next: ktbench run {path} --results {folder}"))
 
 
 def _price(by: str) -> Price:
@@ -119,6 +120,8 @@ def _show(found: BlockSearch) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ktbench.records import printable
+
     columns = ["network", found.by, "of teacher's", "parameters", "validation", "test", "blocks"]
     table = Table(*columns, box=None, pad_edge=False)
     if found.teacher_ms is not None:
@@ -142,7 +145,7 @@ def _show(found: BlockSearch) -> None:
     if found.device is not None:
         told += f"; latencies {found.origin} on {found.device.name} ({found.runtime})"
     for line in (told, *found.notes):
-        print(line)
+        print(printable(line))
     console = Console()
     # A file or a pipe has no width to keep to.
     wide = console if console.is_terminal else Console(width=200)

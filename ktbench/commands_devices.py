@@ -78,9 +78,9 @@ def setup(host: Host, python: Python = "python3") -> None:
 
     ready = _over_ssh(host, python, lambda way: set_up(way, host, _tell))
     for note in ready.notes:
-        print(f"note: {note}")
-    print(f"{host} is ready: {', '.join(ready.runtimes)}")
-    print(f"next: ktbench devices check {host}; undo: ktbench devices remove {host}")
+        _tell(f"note: {note}")
+    _tell(f"{host} is ready: {', '.join(ready.runtimes)}")
+    _tell(f"next: ktbench devices check {host}; undo: ktbench devices remove {host}")
 
 
 def remove(host: Host) -> None:
@@ -88,7 +88,7 @@ def remove(host: Host) -> None:
     from ktbench.boards import take_down
 
     removed = _over_ssh(host, "python3", lambda way: take_down(way, host))
-    print(f"{host}: nothing of ktbench is left ({removed.bytes / 1e6:.0f} MB removed)")
+    _tell(f"{host}: nothing of ktbench is left ({removed.bytes / 1e6:.0f} MB removed)")
 
 
 def measure(
@@ -147,7 +147,9 @@ def measure(
 
 
 def _tell(line: str) -> None:
-    print(line, flush=True)
+    from ktbench.records import printable
+
+    print(printable(line), flush=True)
 
 
 def _over_ssh(host: str, python: str, do: Callable[[Transport], _Came]) -> _Came:

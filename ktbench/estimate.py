@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,15 @@ from torch.nn import functional
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
 from ktbench.layout import safe
-from ktbench.networks import forward_flops
+from ktbench.machine import bounded_memory, usable_cores
+from ktbench.networks import forward_flops, lacks_memory
 from ktbench.records import (
     BlockTrain,
     Cell,
     DataSpec,
     Ensemble,
     Item,
+    KtbenchError,
     NumericSpec,
     Plan,
     Record,
@@ -36,6 +39,14 @@ WRITE_S = {"onnx": 0.2, "tflite": 0.6}
 REPEAT_S = {"quick": 2.0, "full": 12.0}
 """One process that measures one graph, on a machine like this."""
 _LARGEST_BATCH = 32
+_LARGEST_INPUT = 32 * 3 * 96 * 96
+"""Numbers of a batch that is timed, of images that are larger than most."""
+_TIMING_SHARE = 0.25
+"""Of the free memory that timing may take."""
+TIMING_S = 10.0
+"""After so long, further networks are taken to be as fast per operation as those timed before."""
+LONGEST_S = 10 * 31_557_600
+"""Ten years: nobody waits so long, so a plan of more is refused."""
 
 
 class Estimate(Record):
@@ -109,7 +120,7 @@ def estimate(plan: Plan) -> Estimate:
     for cell in {(c.student.label, c.seed): c for c in plan.cells if c.start}.values():
         seconds, operations = clock.starting(cell)
         blocks, flops = blocks + seconds, flops + operations
-    return Estimate(
+    found = Estimate(
         cells=len(plan.cells),
         teacher_seconds=round(teachers, 1),
         block_seconds=round(blocks, 1),
@@ -119,6 +130,11 @@ def estimate(plan: Plan) -> Estimate:
         untimed=tuple(clock.untimed),
         flops=flops,
     )
+    if found.seconds > LONGEST_S:
+        raise KtbenchError(
+            f"{plan.name}: {found.text}: more than ten years: ask for fewer epochs, cells or pixels"
+        )
+    return found
 
 
 def _taught_share(cells: Sequence[Cell]) -> float:
@@ -148,6 +164,8 @@ class _Clock:
     _speeds: dict[tuple[str, str, int, int, str], _Speed] = field(default_factory=dict)
     _infos: dict[str, DataInfo] = field(default_factory=dict)
     untimed: dict[str, None] = field(default_factory=dict)
+    _spent: float = 0.0
+    """Seconds of timing."""
 
     def training(self, cell: Cell) -> tuple[float, float]:
         """Seconds and FLOPs of a student's own part: its steps and its validation passes."""
@@ -196,7 +214,8 @@ class _Clock:
 
     def _speed(self, item: Item, cell: Cell) -> _Speed:
         info = self._info(cell.data)
-        batch = min(cell.train.batch_size, info.train_size, _LARGEST_BATCH)
+        fitting = max(1, _LARGEST_INPUT // math.prod(info.shape))
+        batch = min(cell.train.batch_size, info.train_size, _LARGEST_BATCH, fitting)
         numeric = cell.numeric
         question = (item.label, cell.data.canonical, batch, numeric.threads, numeric.layout)
         if catalogue.refused(item.label):
@@ -204,13 +223,40 @@ class _Clock:
             return _Speed(0.0, 0.0, 0)
         if question not in self._speeds:
             mark(item.label, "timing a training step", item.label)
-            before = torch.get_num_threads()
-            torch.set_num_threads(numeric.threads)
+            before, began = torch.get_num_threads(), time.perf_counter()
+            torch.set_num_threads(min(numeric.threads, usable_cores()))
             try:
-                self._speeds[question] = self._timed(item, info, batch, numeric)
+                if self._spent < TIMING_S:
+                    self._speeds[question] = self._bounded(item, info, batch, numeric)
+                else:
+                    self._speeds[question] = self._like_others(item, info)
             finally:
                 torch.set_num_threads(before)
+                self._spent += time.perf_counter() - began
         return self._speeds[question]
+
+    def _bounded(self, item: Item, info: DataInfo, batch: int, numeric: NumericSpec) -> _Speed:
+        """As `_timed`; KtbenchError where a step takes more memory than can be spared."""
+        try:
+            with bounded_memory(_TIMING_SHARE):
+                return self._timed(item, info, batch, numeric)
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            size = "×".join(map(str, info.shape))
+            raise KtbenchError(
+                f"{item.label}: a training step with {batch} image{'s' if batch > 1 else ''} of "
+                f"{size} takes more memory than a quarter of what is free here: make "
+                "data.image_size or the network smaller"
+            ) from error
+
+    def _like_others(self, item: Item, info: DataInfo) -> _Speed:
+        """A network that is not timed itself: seconds by its operations."""
+        known = list(self._speeds.values())
+        flops = forward_flops(item, info.num_classes, info.shape, str(self.base))
+        share = flops / max(1, sum(speed.flops for speed in known))
+        forward, step = sum(s.forward for s in known), sum(s.step for s in known)
+        return _Speed(share * forward, share * step, flops)
 
     def _timed(self, item: Item, info: DataInfo, batch: int, numeric: NumericSpec) -> _Speed:
         """The best of a few, a single one where that takes long."""
@@ -284,4 +330,6 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    if seconds < LONGEST_S:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 31_557_600:.2g} years"

@@ -13,10 +13,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench import catalogue
 from ktbench.layout import safe
+from ktbench.machine import bounded_memory
 from ktbench.records import Item, KtbenchError, NumericSpec
 from ktbench.supervision import mark
 from students._contract import Student
 from transfer_methods._contract import Shapes
+
+_LARGE = 256
+"""Pixels a side from which a pass is costly enough to be asked about first."""
+_MOST_FLOPS = 5e10
+"""Of one image's pass: six times those of a ResNet-50 on photographs of 224 pixels a side."""
+_MOST_CALLS = 300_000
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "out of memory",
+    "overflow",
+)
+"""Words of torch where it is refused memory, or asked for more than can be counted."""
 
 
 class _OneModule(nullcontext[None]):
@@ -77,9 +92,11 @@ def outline(
         raise KtbenchError(f"{item.label} cannot be looked at: {reason}")
     mark(item.label, "looking at the network", item.label)
     own = bool(own_names(item))
+    if shape[1] * shape[2] > _LARGE**2:
+        _refuse_endless(item, num_classes, shape, base)
     student = _built(item, num_classes, shape[0], base).eval()
     size = "×".join(map(str, shape))
-    with _told(f"{item.label} cannot take images of {size}"):
+    with _told(f"{item.label} cannot take images of {size}"), bounded_memory():
         images = torch.zeros(1, *shape) if not own else _noise(2, shape)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             features = student.forward_features(images, preacts=student.has_preacts)
@@ -100,10 +117,7 @@ def _told(trouble: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        if not isinstance(error, ValueError) or not reason:
-            reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
-        raise KtbenchError(f"{trouble}: {reason}") from error
+        raise KtbenchError(f"{trouble}: {_said(error)}") from error
 
 
 def _noise(batch: int, shape: tuple[int, int, int]) -> torch.Tensor:
@@ -138,6 +152,25 @@ def _try_step(student: Student, images: torch.Tensor, num_classes: int) -> None:
         torch.autograd.grad(logits.float().square().mean(), parameters, allow_unused=True)
 
 
+def _refuse_endless(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> None:
+    """Raise KtbenchError where one image's pass would take minutes, as smaller images tell.
+
+    A network's operations grow with the area of its images; one that takes no smaller ones is let
+    through.
+    """
+    try:
+        small = forward_flops(item, num_classes, (shape[0], _LARGE // 4, _LARGE // 4), base)
+    except KtbenchError:
+        return
+    flops = small * shape[1] * shape[2] / (_LARGE // 4) ** 2
+    if flops > _MOST_FLOPS:
+        size = "×".join(map(str, shape))
+        raise KtbenchError(
+            f"{item.label} would take about {flops:.1e} FLOPs for one image of {size}, and "
+            f"{_MOST_FLOPS:.0e} is the most: make data.image_size or the network smaller"
+        )
+
+
 def forward_flops(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> int:
     """Floating-point operations of one image's forward pass, a multiply-add counted as two."""
     student = _built(item, num_classes, shape[0], base).eval()
@@ -154,13 +187,23 @@ class _NoDraws(TorchFunctionMode):
     whole plan does.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """The initialisers of `torch.nn.init` return their tensor; anything else runs.
 
-        A plain `normal_` runs too: code that draws until a value fits would never end.
+        A plain `normal_` runs too: code that draws until a value fits would never end. A network
+        whose layers come to no end is stopped on the way, by a KtbenchError.
         """
+        self._calls += 1
+        if self._calls > _MOST_CALLS:
+            raise KtbenchError(
+                f"a network without end: it takes over {_MOST_CALLS:,} calls of torch to build"
+            )
         given = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else given["tensor"]
@@ -173,7 +216,7 @@ def _built(item: Item, num_classes: int, in_channels: int, base: str) -> Student
     A user's own has its values: what it computes from them while it is built must be possible.
     """
     undrawn = nullcontext() if own_names(item) else _NoDraws()
-    with torch.random.fork_rng(devices=[]), undrawn:
+    with torch.random.fork_rng(devices=[]), bounded_memory(), undrawn:
         try:
             return catalogue.build_student(
                 item.name,
@@ -184,6 +227,21 @@ def _built(item: Item, num_classes: int, in_channels: int, base: str) -> Student
             )
         except KtbenchError:
             raise
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise KtbenchError(f"{item.label} cannot be built: {reason}") from error
+        except Exception as error:  # whatever a builder does with values that it was not made for
+            raise KtbenchError(f"{item.label} cannot be built: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """An error in one line, without torch's advice; of which kind it is, where that says more."""
+    text = " ".join(str(error).split())[:200]
+    if lacks_memory(error):
+        return "it takes more memory than half of what is free here"
+    if isinstance(error, ValueError) and text:
+        return text
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that memory was refused, or more was asked for than can be counted."""
+    said = str(error)
+    return isinstance(error, MemoryError | OverflowError) or any(w in said for w in _NO_MEMORY)

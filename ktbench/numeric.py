@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ktbench.layout import FIRST, Layout
+from ktbench.machine import usable_cores
 from ktbench.records import KtbenchError, NumericSpec
 from students._contract import Features, Student
 from transfer_methods._contract import Needs
@@ -31,6 +32,11 @@ _numbers = count()
 
 def check(spec: NumericSpec) -> None:
     """Raise KtbenchError, with one line, when this machine cannot do what a matrix asks for."""
+    if spec.threads > (cores := usable_cores()):
+        raise KtbenchError(
+            f"numeric.threads: {spec.threads} are more than the {cores} cores that this process "
+            f"may use: set it to {cores} at most, or run where there are more"
+        )
     if spec.device == "cuda" and not torch.cuda.is_available():
         built = "has no CUDA build" if torch.version.cuda is None else "finds no driver or device"
         raise KtbenchError(

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from ktbench import own_code
+from ktbench.files import MOST_TEXT, read_regular
 from ktbench.records import KtbenchError
 from ktbench.supervision import mark
 
@@ -123,7 +124,7 @@ def code_digest(name: str, base: str) -> str | None:
     if _UNSEEN.get():
         return None
     file = getattr(_own_module(name, base), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else None
+    return hashlib.sha256(read_regular(file, MOST_TEXT)).hexdigest()[:16] if file else None
 
 
 def _own_file(place: str, base: str) -> ModuleType:

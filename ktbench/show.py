@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ktbench import catalogue
-from ktbench.records import DeviceSpec, Ensemble, Plan
+from ktbench.records import DeviceSpec, Ensemble, Plan, printable
 
 if TYPE_CHECKING:
     from ktbench.estimate import Estimate
@@ -45,20 +45,20 @@ def print_table(
         side: Literal["left", "right"] = "right" if numbers and i else "left"
         unbroken = not i or column in whole
         table.add_column(
-            column, header_style="bold", overflow="fold", justify=side, no_wrap=unbroken
+            printable(column), header_style="bold", overflow="fold", justify=side, no_wrap=unbroken
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console = Console(emoji=False, markup=False)  # a name's `:key:` or `[x]` is text
     # Not the table's own title, which is broken to the table's width.
-    console.print(Text(title, style="bold"), soft_wrap=not console.is_terminal)
+    console.print(Text(printable(title), style="bold"), soft_wrap=not console.is_terminal)
     console.print(table, highlight=False)
 
 
 def print_line(text: str) -> None:
     """A line that a terminal breaks between words, and nothing else breaks."""
     console = Console()
-    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 # ---------------------------------------------------------------- plan
@@ -91,11 +91,11 @@ def plan_as_text(plan: Plan, estimate: Estimate) -> None:
     print()
     exports = ", ".join(e.label for e in plan.exports) or "none"
     devices = ", ".join(d.name for d in plan.devices) or "none"
-    print(f"teachers: {', '.join(t.name for t in plan.teachers) or 'none'}")
+    print_line(f"teachers: {', '.join(t.name for t in plan.teachers) or 'none'}")
     for line in _protocols(plan):
         print_line(line)
-    print(f"exports:  {exports}")
-    print(f"devices:  {devices}")
+    print_line(f"exports:  {exports}")
+    print_line(f"devices:  {devices}")
     print_line(estimate.text)
 
 
@@ -203,7 +203,7 @@ def check_devices(devices: Sequence[DeviceSpec], *, as_json: bool) -> int:
         return 0 if all(answer.ok for answer in found) else 1
     for answer in found:
         state = "can be measured" if answer.ok else "cannot be measured"
-        print(f"{answer.device} ({answer.title}): {state}")
+        print_line(f"{answer.device} ({answer.title}): {state}")
         for label, lines in (
             ("problem", answer.problems),
             ("warning", answer.warnings),
@@ -211,9 +211,9 @@ def check_devices(devices: Sequence[DeviceSpec], *, as_json: bool) -> int:
             ("advice", answer.advice),
         ):
             for line in lines:
-                print(f"  {label}: {line}")
+                print_line(f"  {label}: {line}")
         for facts in (answer.facts, answer.state):
             for key, value in (facts or {}).items():
                 shown = value if isinstance(value, str) else json.dumps(value)
-                print(f"  {key}: {shown}")
+                print_line(f"  {key}: {shown}")
     return 0 if all(answer.ok for answer in found) else 1

@@ -12,8 +12,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement, Statistic
-from ktbench.show import print_table
+from ktbench.records import (
+    DeviceSpec,
+    Failure,
+    KtbenchError,
+    Measurement,
+    Statistic,
+    printable,
+)
+from ktbench.show import print_line, print_table
 
 Answered = tuple[Path, Measurement | Failure]
 
@@ -39,7 +46,7 @@ def measure_models(models: Sequence[Path], device: DeviceSpec, *, as_json: bool)
         _show_many(found)
     for model, came in answered:
         if isinstance(came, Failure):
-            print(f"not measured: {model.name}: {came.reason}", file=sys.stderr)
+            print(printable(f"not measured: {model.name}: {came.reason}"), file=sys.stderr)
     good = [came.validity.valid for _, came in found]
     return 0 if all(good) and len(good) == len(answered) else 1
 
@@ -109,7 +116,9 @@ def _show_one(model: Path, found: Measurement) -> None:
     if found.slowdown is not None:
         print(f"the end takes {found.slowdown:.2f} times as long as the beginning")
     if found.energy_mj is not None:
-        print(f"energy {_interval(found.energy_mj)[0]} mJ per inference ({found.power_source})")
+        print_line(
+            f"energy {_interval(found.energy_mj)[0]} mJ per inference ({found.power_source})"
+        )
     if found.peak_memory_bytes is not None:
         print(f"peak memory {found.peak_memory_bytes / 2**20:.1f} MiB")
     _show_validity("", found)
@@ -141,4 +150,4 @@ def _show_many(found: Sequence[tuple[Path, Measurement]]) -> None:
 def _show_validity(name: str, found: Measurement) -> None:
     for word, lines in (("invalid", found.validity.reasons), ("warning", found.validity.warnings)):
         for line in lines:
-            print(f"{word}: {name}{line}")
+            print(printable(f"{word}: {name}{line}"))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ktbench import catalogue, checkpoints
-from ktbench.checkpoints import require_regular as require_regular
+from ktbench.files import MOST_WEIGHTS, UnsuitableFileError, check_regular
 from ktbench.records import Cell, KtbenchError
 from students._contract import Student
 
@@ -30,9 +30,12 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 def read_torch(path: Path) -> Any:
     """What `torch.save` wrote, tensors and plain values only; KtbenchError when it is not that."""
     try:
+        check_regular(path, MOST_WEIGHTS)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise KtbenchError(f"{path}: no such checkpoint") from error
+    except UnsuitableFileError:
+        raise
     except Exception as error:  # a damaged file makes the reader fail in any way
         # What torch says of a pickle of objects is a page of advice, partly to run its code.
         objects = isinstance(error, pickle.UnpicklingError)

@@ -176,6 +176,27 @@ class SshBoard:
         return DeviceSpec(profile="ssh", host=host, **values)  # type: ignore[arg-type]
 
 
+def login(board: SshBoard, name: str, script: str) -> str:
+    """An alias under which the board's login shell runs these lines first.
+
+    `exec sh -c "$SSH_ORIGINAL_COMMAND"` goes on as an ordinary shell does.
+    """
+    folder = board.config.parent
+    shell, key = folder / f"{name}.sh", folder / f"key-{name}"
+    if not key.exists():
+        public = _keys(folder, key.name).with_suffix(".pub").read_text()
+        with (folder / "user.pub").open("a") as file:
+            file.write(f'command="{shell}" {public}')
+        port = next(
+            line.split()[1] for line in board.config.read_text().splitlines() if "Port" in line
+        )
+        with board.config.open("a") as file:
+            file.write(_alias(folder, name, key=key.name, number=int(port)))
+    shell.write_text(f"#!/bin/sh\n{script}\n")
+    shell.chmod(0o755)
+    return name
+
+
 def _keys(folder: Path, name: str) -> Path:
     path = folder / name
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
@@ -210,9 +231,8 @@ SetEnv XDG_CACHE_HOME={cache}
 """
 
 
-def _client_config(folder: Path, port: int) -> str:
-    def alias(name: str, known: str = "known", key: str = "user", number: int = port) -> str:
-        return f"""
+def _alias(folder: Path, name: str, *, known: str = "known", key: str = "user", number: int) -> str:
+    return f"""
 Host {name}
   HostName 127.0.0.1
   Port {number}
@@ -223,13 +243,15 @@ Host {name}
   GlobalKnownHostsFile none
 """
 
+
+def _client_config(folder: Path, port: int) -> str:
     return "".join(
         [
-            alias("board"),
-            alias("impostor", known="known-other"),
-            alias("stranger", known="known-none"),
-            alias("locked", key="other"),
-            alias("nowhere", number=_free_port()),
+            _alias(folder, "board", number=port),
+            _alias(folder, "impostor", known="known-other", number=port),
+            _alias(folder, "stranger", known="known-none", number=port),
+            _alias(folder, "locked", key="other", number=port),
+            _alias(folder, "nowhere", number=_free_port()),
         ]
     )
 

@@ -347,7 +347,7 @@ def test_a_sustained_run_tells_how_it_slowed_down_and_takes_throttling_for_a_fin
     tmp_path: Path,
 ) -> None:
     tasks: list[dict[str, Any]] = []
-    samples = [10**6] * 200 + [2 * 10**6] * 200
+    samples = [10**6] * 400 + [2 * 10**6] * 400
 
     def answer(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
         tasks.append(task)

@@ -348,7 +348,7 @@ NOT_YAML = [
         "matrix.yaml:2: not valid YAML: expected a single document in the stream, but found "
         "another document",
     ),
-    ("a: 1\0\n", "matrix.yaml: not valid YAML: special characters are not allowed"),
+    ("a: 1\0\n", "matrix.yaml:1: not valid YAML: special characters are not allowed"),
     ("a: *b\n", "matrix.yaml:1: not valid YAML: found undefined alias 'b'"),
     ("a: &a [*a]\n", "matrix.yaml:1: a[0]: aliases make the file grow without end"),
     ("a: !!python/object:os.system {}\n", "matrix.yaml:1: a: tag tag:yaml.org,2002:python/"),

@@ -21,7 +21,7 @@ from ktbench.records import (
     Failure,
     Measurement,
 )
-from tests.boards import job, write_onnx
+from tests.boards import SHORT, agent_of, job, write_onnx
 
 pytest_plugins = ("tests.board_fixtures",)
 
@@ -100,6 +100,15 @@ def test_a_full_measurement_tells_the_99th_percentile(two: list[Job], tmp_path: 
         ({"state_before": {"cooling": {"c": 0}}, "state_after": {"cooling": {"c": 1}}}, "throttle"),
         ({"outputs_differing": 1}, "1 of 0 outputs of the timed runs differ"),
         ({"outputs_finite": False}, "not finite"),
+        ({"samples_ns": [0] * 64}, "64 of 64 timed runs took 0 ns"),
+        ({"samples_ns": [0] + [10**6, 10**6 + 1] * 31 + [5]}, "1 of 64 timed runs took 0 ns"),
+        ({"samples_ns": [123_456] * 64}, "all 64 timed runs took exactly 123,456 ns"),
+        ({"samples_ns": [10**6, 10**6 + 1] * 30}, "60 timed runs came, 64 were asked for"),
+        ({"samples_ns": [10**6, 10**6 + 1] * 99}, "198 timed runs came, 64 were asked for"),
+        ({"load_ns": 0}, "loading took 0 ns"),
+        ({"first_ns": 0}, "the first inference took 0 ns"),
+        ({"steady": [5.0, 5.001]}, "the board's clocks contradict each other"),
+        ({"clock_jump_s": -3600.0}, "the clock jumped by -3600.0 s"),
     ],
 )
 def test_a_run_that_cannot_be_trusted_is_invalid_with_its_reason(
@@ -108,6 +117,31 @@ def test_a_run_that_cannot_be_trusted_is_invalid_with_its_reason(
     first = played(two, tmp_path, **changes)[0]
     assert not first.validity.valid
     assert any(said in reason for reason in first.validity.reasons), first.validity
+
+
+def test_work_that_takes_longer_than_the_host_waited_is_not_believed(
+    two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_of(
+        "import agent.bench as b\n"
+        "real = b.time_steadily\n"
+        "def slower(*given):\n"
+        "    found = real(*given)\n"
+        "    return dict(found, samples=[10**9 + n for n, _ in enumerate(found['samples'])])\n"
+        "b.time_steadily = slower\n",
+        monkeypatch,
+    )
+    here = DeviceSpec(profile="local", name="here", repeats=2)
+    found = list(measure(here, two, tmp_path, budget=SHORT))
+    for each in found:
+        assert isinstance(each, Measurement) and not each.validity.valid
+        assert any("passed here: its clock is wrong" in r for r in each.validity.reasons)
+
+
+def test_an_honest_device_is_believed(two: list[Job], tmp_path: Path) -> None:
+    here = DeviceSpec(profile="local", name="here", repeats=3)
+    for each in measure(here, two, tmp_path, budget=SHORT):
+        assert isinstance(each, Measurement) and each.validity.valid, each
 
 
 def test_a_throttling_of_before_the_run_proves_nothing(two: list[Job], tmp_path: Path) -> None:
@@ -120,7 +154,7 @@ def test_a_throttling_of_before_the_run_proves_nothing(two: list[Job], tmp_path:
     ("changes", "said"),
     [
         ({"samples_ns": [10**6] * 50 + [3 * 10**6] * 14}, "unsteady"),
-        ({"samples_ns": [50_000] * 64}, "below 0.1 ms"),
+        ({"samples_ns": [50_000, 50_001] * 32}, "below 0.1 ms"),
         ({"cpu_share": 0.5}, "had the processor 50% of the time"),
         ({"repeat_ratio": 0.5}, "again and again took 50%"),
         ({"state_after": {"overcurrent_events": {"oc1": 2}}}, "over-current"),
@@ -161,6 +195,14 @@ def test_repeats_on_different_boards_are_not_pooled(two: list[Job], tmp_path: Pa
     "changes",
     [
         {"samples_ns": []},
+        {"samples_ns": [10**6]},
+        {"samples_ns": [10**6] * 63 + [-1]},
+        {"samples_ns": [10**6] * 63 + [1e6]},
+        {"cpu_share": float("inf")},
+        {"cpu_share": float("nan")},
+        {"clock_jump_s": float("inf")},
+        {"waited_s": -1.0},
+        {"batch": 10**9},
         {"samples_ns": [-1]},
         {"samples_ns": ["1"]},
         {"samples_ns": [10**40]},

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ktbench.data import Stream
+from ktbench.machine import free_in_groups
 from ktbench.records import Cell, Checkpoint, Item
 from ktbench.runner.cohorts import COHORT, PER_WORKER, cohorts
 from ktbench.runner.jobs import CellTask
-from ktbench.supervision.memory import free_in_groups
 from ktbench.teacher.live import Live
 from ktbench.train import memory_bytes
 from ktbench.train.budget import Budget

@@ -9,6 +9,7 @@ ends the talk; those to the tasks of a series come before it, each behind its nu
 mark, a length and JSON. Nothing else is ever read back.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -42,7 +43,9 @@ class ProtocolError(Exception):
 
 
 class EndedError(ProtocolError):
-    """The stream ended before the message did."""
+    """The stream ended before the message did; `said` is what came of it."""
+
+    said = b""
 
 
 class TaskError(Exception):
@@ -72,7 +75,9 @@ def read_exactly(read: Read, count: int) -> bytes:
     while count > 0:
         part = read(min(count, CHUNK))
         if not part:
-            raise EndedError("the stream ended early")
+            ended = EndedError("the stream ended early")
+            ended.said = b"".join(parts)
+            raise ended
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
@@ -86,7 +91,7 @@ def read_frame(read: Read, noise: int = 0) -> Dict[str, Any]:
 def parse(body: bytes) -> Dict[str, Any]:
     """The JSON object of a frame."""
     try:
-        value = json.loads(body.decode(), parse_constant=_refuse_constant)
+        value = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a message is not JSON: %s" % error)
     if not isinstance(value, dict):
@@ -100,7 +105,11 @@ def read_body(read: Read, noise: int = 0) -> bytes:
     while seen[-len(MARK) :] != MARK:
         if len(seen) - len(MARK) >= noise:
             raise ProtocolError("no message where one should begin")
-        seen += read_exactly(read, 1)
+        try:
+            seen += read_exactly(read, 1)
+        except EndedError as ended:
+            ended.said = seen
+            raise
     (length,) = _LENGTH.unpack(read_exactly(read, _LENGTH.size))
     if length > MAX_FRAME:
         raise ProtocolError("a message of %d bytes is over the limit" % length)
@@ -109,6 +118,13 @@ def read_body(read: Read, noise: int = 0) -> bytes:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError("%s is no number" % name)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("%s is too large for a number" % text[:40])
+    return value
 
 
 # ---------------------------------------------------------------- the board's side
@@ -143,9 +159,29 @@ def receive() -> None:
                 store(root, digest, size)
         prune(root, [digest for digest, _ in request["files"]])
         become(request["python"], os.path.join(root, request["agent"]))
-    except (ProtocolError, OSError, KeyError, TypeError, ValueError) as error:
+    except TaskError as error:
+        send({"error": str(error)})
+        sys.exit(1)
+    except OSError as error:
+        send({"error": unwritable(error)})
+        sys.exit(1)
+    except (ProtocolError, KeyError, TypeError, ValueError) as error:
         send({"error": "%s: %s" % (type(error).__name__, error)})
         sys.exit(1)
+
+
+def unwritable(error: OSError) -> str:
+    """Why the store cannot take files, and what helps."""
+    where = "%s: " % error.filename if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return where + "no space is left on the board: free some, or mount a larger disk there"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT):
+        return "%s%s: the agent's files go below ~/.cache there: make that writable, or set %s" % (
+            where,
+            error.strerror,
+            "XDG_CACHE_HOME for this login to a folder that is",
+        )
+    return "%s%s" % (where, error.strerror or error)
 
 
 def _check(request: Dict[str, Any]) -> None:
@@ -161,7 +197,15 @@ def _check(request: Dict[str, Any]) -> None:
 def store_folder(root: Optional[str]) -> str:
     """The folder of the store, made if need be: the one asked for, or the user's cache."""
     if root is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        cache = os.environ.get("XDG_CACHE_HOME")
+        if not cache:
+            home = os.path.expanduser("~")
+            if not os.path.isdir(home):
+                raise TaskError(
+                    "the home folder %s of this login does not exist: make it, or set"
+                    " XDG_CACHE_HOME for the login to a folder that can be written" % home
+                )
+            cache = os.path.join(home, ".cache")
         root = os.path.join(cache, "ktbench", "store")
     root = os.path.abspath(root)
     made, path = 0, root

@@ -23,6 +23,14 @@ SLOWEST_LINK = 50_000
 """Bytes a second that sending is given time for."""
 START_S = 60.0
 _STDERR = 1 << 15
+_SILENT = (
+    ": nothing was heard of it; a start-up file of its shell may wait for input, which it should do"
+    " only where somebody is at the terminal"
+)
+_TALKATIVE = (
+    ": a start-up file of its shell may print too much, which it should do only where somebody is"
+    " at the terminal"
+)
 
 Explain = Callable[[int, str], DeviceError | None]
 """Tells from exit code and standard error why there was no answer, where it knows."""
@@ -124,10 +132,15 @@ class Exchange:
     ) -> Iterator[Answer]:
         """Talk, and turn whatever goes wrong into one DeviceError."""
         deadline = _Deadline(process)
-        errors = _Tail(process.stderr)
+        errors, started = _Tail(process.stderr), False
         try:
-            deadline.set(START_S + limits[0] + sum(len(b.data) for b in blobs) / SLOWEST_LINK)
-            self._begin(process, task, blobs)
+            deadline.set(START_S)
+            wanted = self._greeted(process, blobs)
+            deadline.set(START_S + limits[0] + sum(len(b.data) for b in wanted) / SLOWEST_LINK)
+            started = True
+            for blob in wanted:
+                _write(process.stdin, blob.data)
+            _write(process.stdin, protocol.pack(task))
             if task["task"] != "series":
                 yield _answer(_next(process))
                 return
@@ -138,12 +151,16 @@ class Exchange:
         except protocol.EndedError as error:
             code = process.wait()
             if deadline.expired:
+                hint = "" if started else _SILENT
                 raise DeviceError(
-                    f"no answer within {deadline.seconds:.0f} s", lost=True
+                    f"no answer within {deadline.seconds:.0f} s{hint}", lost=True
                 ) from error
-            raise self._ended(code, errors.text(), task["limit_s"]) from error
+            said = errors.text()
+            if not said.strip() and not started:  # of a shell that runs nothing: its own words
+                said = error.said.decode("utf-8", "replace")
+            raise self._ended(code, said, task["limit_s"]) from error
         except protocol.ProtocolError as error:
-            raise _malformed(error) from error
+            raise _malformed(error, "" if started else _TALKATIVE) from error
         finally:
             deadline.cancel()
 
@@ -170,11 +187,8 @@ class Exchange:
             return known
         return _ended(code, errors, limit_s)
 
-    def _begin(
-        self, process: subprocess.Popen[bytes], task: dict[str, Any], blobs: Sequence[Blob]
-    ) -> None:
-        """Send the files that the device lacks, and the task."""
-        assert process.stdin is not None and process.stdout is not None
+    def _greeted(self, process: subprocess.Popen[bytes], blobs: Sequence[Blob]) -> list[Blob]:
+        """Start the receiver there; the files that the device lacks."""
         request = {
             "version": protocol.VERSION,
             "root": self._root,
@@ -184,10 +198,7 @@ class Exchange:
         }
         _write(process.stdin, bootstrap() + protocol.pack(request))
         missing = _missing(_ok(_next(process), "missing"), blobs)
-        for blob in blobs:
-            if blob.digest in missing:
-                _write(process.stdin, blob.data)
-        _write(process.stdin, protocol.pack(task))
+        return [blob for blob in blobs if blob.digest in missing]
 
 
 def _next(process: subprocess.Popen[bytes]) -> dict[str, Any]:
@@ -203,8 +214,8 @@ def _answer(frame: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _malformed(error: protocol.ProtocolError) -> AnswerError:
-    return AnswerError(f"malformed answer: {plain(str(error))}")
+def _malformed(error: protocol.ProtocolError, hint: str = "") -> AnswerError:
+    return AnswerError(f"malformed answer: {plain(str(error))}{hint}")
 
 
 def _ended(code: int, errors: str, limit_s: float) -> AnswerError:
@@ -237,8 +248,9 @@ def _missing(answer: Any, blobs: Sequence[Blob]) -> set[str]:
     return set(answer)
 
 
-def _write(stream: IO[bytes], data: bytes) -> None:
+def _write(stream: IO[bytes] | None, data: bytes) -> None:
     """Write all; a broken pipe is left for the reader, who finds out why."""
+    assert stream is not None
     view = memoryview(data)
     try:
         while view:

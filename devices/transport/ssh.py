@@ -8,7 +8,6 @@ file to use in place of the user's own (`ssh -F`).
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import tempfile
 from collections.abc import Generator, Sequence
@@ -16,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from devices._contract import Blob, DeviceError
+from devices._contract import Blob, DeviceError, host_objection
 from devices.transport._exchange import LOADER, Exchange, last_line
 
 CONFIG_VARIABLE = "KTBENCH_SSH_CONFIG"
@@ -45,18 +44,14 @@ _SHARED = {
 }
 _LONGEST_SOCKET = 80
 """Characters of a socket's path: the kernel takes 108, of which ssh needs some for itself."""
-_HOST = re.compile(r"(?:[A-Za-z0-9_.+-]+@)?[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]-]*")
 
 
 def check_host(host: str | None) -> str:
     """The host as it was given; DeviceError for one that ssh could take for something else."""
     if not host:
         raise DeviceError("no host is given: name one, as ssh takes it (`host: pi` or `me@pi`)")
-    if host.startswith("-") or not _HOST.fullmatch(host):
-        raise DeviceError(
-            f"{host!r} is no host name: use letters, digits and . _ - : or an alias of your"
-            " SSH configuration"
-        )
+    if (reason := host_objection(host)) is not None:
+        raise DeviceError(reason)
     return host
 
 
@@ -121,18 +116,35 @@ class SshTransport:
             )
 
     def _explain(self, code: int, errors: str) -> DeviceError | None:
+        """Why there was no answer: the shell's, the interpreter's or ssh's own words, and a way."""
         if code == 127 or "python3: not found" in errors:
             return DeviceError(f"{self._host} has no python3: install Python 3.6 or later there")
+        lost = False
+        table: tuple[tuple[str, str], ...] = _FAILED_THERE
+        if code == 255:
+            table, lost = _NO_LOGIN, not any(words in errors for words, _ in _REFUSED)
+        for words, meaning in table:
+            if words in errors:
+                told = meaning.format(host=self._host, words=last_line(errors))
+                return DeviceError(told, lost=lost)
         if code != 255:
             return None
-        for words, meaning in _MEANINGS:
-            if words in errors:
-                return DeviceError(meaning.format(host=self._host, words=last_line(errors)))
         said = last_line(errors) or "the connection broke"
         return DeviceError(f"cannot reach {self._host}: {said}", lost=True)
 
 
-_MEANINGS = (
+_OLD = "{host}'s interpreter is older than Python 3.6 ({words}): install a newer one, or name it"
+_FAILED_THERE = (
+    ("Unknown option: -I", f"{_OLD} in `python`"),
+    ("SyntaxError", f"{_OLD} in `python`"),
+    ("No module named typing", f"{_OLD} in `python`"),
+    (
+        "not available",
+        "{host} lets this login run nothing ({words}): use an account that has a shell",
+    ),
+)
+"""By what stood in the answer, where the connection itself held."""
+_REFUSED = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "{host} shows another host key than the one known: it may be another machine; if it was"
@@ -147,5 +159,32 @@ _MEANINGS = (
         "Permission denied",
         "{host} refuses the login ({words}): a key must work without a password, try"
         " `ssh -o BatchMode=yes {host} true`",
+    ),
+    (
+        "Too many authentication failures",
+        "{host} refuses the login ({words}): name the one key for it in your SSH configuration"
+        " (`IdentityFile`, `IdentitiesOnly yes`)",
+    ),
+)
+"""Trying again does not help."""
+_NO_LOGIN = (
+    *_REFUSED,
+    (
+        "Could not resolve hostname",
+        "cannot reach {host}: {words}: no such name is known here; give it a `HostName` in your SSH"
+        " configuration, or check the network",
+    ),
+    (
+        "Connection refused",
+        "cannot reach {host}: {words}: nothing listens there; start its SSH server, or check `Port`"
+        " in your SSH configuration",
+    ),
+    (
+        "timed out",
+        "cannot reach {host}: {words}: switch it on, or check the address and the network",
+    ),
+    (
+        "No route to host",
+        "cannot reach {host}: {words}: switch it on, or check the address and the network",
     ),
 )

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ktbench.compare.found import Comparison
 from ktbench.compare.tables import Sheet, sheets, summary
+from ktbench.records import printable
 
 _WHOLE = 24
 """Characters of a column that is not broken where the terminal is narrow."""
@@ -33,7 +34,7 @@ def print_comparison(found: Comparison) -> None:
 
 
 def _line(console: Console, words: str, style: str = "") -> None:
-    console.print(Text(words, style=style), soft_wrap=not console.is_terminal)
+    console.print(Text(printable(words), style=style), soft_wrap=not console.is_terminal)
 
 
 def _table(sheet: Sheet) -> Table:

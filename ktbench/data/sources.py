@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ktbench.files import MOST_WEIGHTS, check_regular
 from ktbench.records import DataSpec, KtbenchError
 
 Pixels = NDArray[np.uint8]
@@ -54,6 +55,8 @@ def resolve(spec: DataSpec, base: Path) -> Path:
     path = Path(base, text)
     if not path.exists():
         raise KtbenchError(f"data: no such file or folder {path}: give data.path where it lies")
+    if not path.is_dir():
+        check_regular(path, MOST_WEIGHTS)
     return path
 
 

@@ -1,5 +1,11 @@
 """Trained students to artifacts: ONNX and TFLite files, checked against torch before they count."""
 
-from ktbench.export.exporter import Exporter, export_student, graph_key, impossible
+from ktbench.export.exporter import (
+    Exporter,
+    export_student,
+    graph_key,
+    impossible,
+    missing_packages,
+)
 
-__all__ = ["Exporter", "export_student", "graph_key", "impossible"]
+__all__ = ["Exporter", "export_student", "graph_key", "impossible", "missing_packages"]

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,15 @@ _WRITERS: dict[Format, tuple[str, str]] = {
     "onnx": ("ktbench.export.onnx_writer", "OnnxWriter"),
     "tflite": ("ktbench.export.tflite_writer", "TfliteWriter"),
 }
+_PACKAGES: dict[Format, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "tflite": ("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
+}
+
+
+def missing_packages(format: Format) -> list[str]:
+    """Packages that writing a format takes and that are not installed, as pip names them."""
+    return [name for name in _PACKAGES[format] if find_spec(name.replace("-", "_")) is None]
 
 
 def graph_key(

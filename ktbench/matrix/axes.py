@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from devices._contract import host_objection
 from ktbench import catalogue
 from ktbench.matrix.errors import problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, Kind, variants
@@ -27,6 +28,8 @@ from ktbench.records import (
     TrainSpec,
     Window,
 )
+
+Value = TypeVar("Value", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,8 @@ class Finder:
         methods = self.items(METHODS, matrix.methods, ("methods",))
         if BASELINE not in methods:
             methods = [BASELINE, *methods]
-        for number, seed in enumerate(matrix.seeds):
-            if seed in matrix.seeds[:number]:
-                self.say(("seeds", number), f"{seed} stands twice")
+        for number, seed in repeated(matrix.seeds):
+            self.say(("seeds", number), f"{seed} stands twice")
         views, budgets, windows = self._views(), self._budgets(), self._windows()
         if not matrix.teacher.keep:
             self.say(("teacher", "keep"), "must not be empty")
@@ -130,9 +132,8 @@ class Finder:
     def _views(self) -> tuple[int | None, ...]:
         """The axis of views; one member that changes nothing where there is none."""
         matrix = self.matrix
-        for number, views in enumerate(matrix.views):
-            if views in matrix.views[:number]:
-                self.say(("views", number), f"{views} stands twice")
+        for number, views in repeated(matrix.views):
+            self.say(("views", number), f"{views} stands twice")
         changes: list[tuple[KeyPath, object]] = [(("train", "views"), matrix.train.views)]
         changes += [
             (("include", i, "train", "views"), rule.train.get("views"))
@@ -146,9 +147,8 @@ class Finder:
     def _budgets(self) -> tuple[int | None, ...]:
         """The axis of budgets; one member that changes nothing where there is none."""
         matrix = self.matrix
-        for number, epochs in enumerate(matrix.budget):
-            if epochs in matrix.budget[:number]:
-                self.say(("budget", number), f"{epochs} stands twice")
+        for number, epochs in repeated(matrix.budget):
+            self.say(("budget", number), f"{epochs} stands twice")
         for number, rule in enumerate(matrix.include if matrix.budget else ()):
             if "epochs" in rule.train:
                 path: KeyPath = ("include", number, "train", "epochs")
@@ -224,6 +224,15 @@ class Finder:
         return spec
 
 
+def repeated(values: Sequence[Value]) -> Iterator[tuple[int, Value]]:
+    """The values that stood before, each with its position."""
+    seen: set[Value] = set()
+    for number, value in enumerate(values):
+        if value in seen:
+            yield number, value
+        seen.add(value)
+
+
 def windows_of(grid: WindowGrid) -> list[Window | None]:
     """Every combination of a grid; that of the whole training is None, whatever its scale."""
     combined = product(grid.start, grid.end, grid.scale)
@@ -252,6 +261,8 @@ def device_spec(entry: ItemEntry) -> tuple[DeviceSpec | None, list[Problem]]:
         return None, [Problem((name, "profile"), f"the profile is {name!r} already")]
     if profile.transport == "ssh" and spec.host is None:
         return None, [Problem((name,), "needs a host: a name or an alias of your SSH config")]
+    if spec.host is not None and (reason := host_objection(spec.host)) is not None:
+        return None, [Problem((name, "host"), reason)]
     if profile.transport == "local" and spec.host is not None:
         return None, [Problem((name, "host"), f"{name} is this machine: it takes no host")]
     return spec, []

@@ -33,7 +33,14 @@ _WANTED = {
 
 def problems_of(error: ValidationError, model: type[BaseModel] | None = None) -> list[Problem]:
     """One problem per finding; `model` is what was validated, to know the keys that exist."""
-    return [_problem(found, model) for found in error.errors(include_url=False)]
+    findings = error.errors(include_url=False)
+    inside = {found["loc"][:-1] for found in findings}
+    return [
+        _problem(found, model)
+        for found in findings
+        # A list whose members are all wrong counts as empty, too: that is no second problem.
+        if found["type"] != "too_short" or found["loc"] not in inside
+    ]
 
 
 def _problem(found: Any, model: type[BaseModel] | None) -> Problem:
@@ -59,7 +66,7 @@ def phrase(found: Any) -> str:
     kind, given = found["type"], shown(found["input"])
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
-        return f"must be {words} {found['ctx'][bound]:g}, not {given}"
+        return f"must be {words} {_plain(found['ctx'][bound])}, not {given}"
     if kind == "literal_error":
         options = found["ctx"]["expected"].replace("'", "")
         close = nearest(str(found["input"]), options.replace(" or ", ", ").split(", "))
@@ -69,12 +76,24 @@ def phrase(found: Any) -> str:
         return str(found["ctx"]["error"])
     if kind == "too_short":
         return "must not be empty"
+    if kind == "too_long":
+        return f"must have at most {found['ctx']['max_length']} members"
+    if kind == "string_too_long":
+        return f"must be at most {found['ctx']['max_length']} characters long"
+    if kind == "string_too_short":
+        return "must not be empty"
+    if kind == "string_pattern_mismatch":
+        return f"must match {found['ctx']['pattern']}, not {given}"
     if kind == "sequence_str":
         return f"must be a list, not {given}"
     for stem, wanted in _WANTED.items():
         if kind == stem or kind.startswith(f"{stem}_"):
             return f"must be {wanted}, not {given}"
     return f"{found['msg'][:1].lower()}{found['msg'][1:]}, not {given}"
+
+
+def _plain(bound: float) -> str:
+    return f"{bound:g}" if isinstance(bound, float) or bound < 10**6 else f"{bound:,}"
 
 
 def shown(value: Any) -> str:

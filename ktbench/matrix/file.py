@@ -33,12 +33,18 @@ def _validated(values: dict[str, Any], origin: Origin) -> Matrix:
     try:
         matrix = Matrix.model_validate(values).at(origin)
     except ValidationError as error:
-        problems = [*problems_of(error, Matrix), *_names(values, origin.base), *endless]
-        raise origin.error(problems) from error
-    problems = [*checked(matrix), *endless]
+        problems = [*problems_of(error, Matrix), *_names(values, origin.base)]
+        raise origin.error(_with(endless, problems, origin)) from error
+    problems = _with(endless, checked(matrix), origin)
     if problems:
         raise origin.error(problems)
     return matrix
+
+
+def _with(endless: list[Problem], problems: list[Problem], origin: Origin) -> list[Problem]:
+    """All problems; of a number that is not finite, nothing else is said."""
+    said = {origin.place(problem.path) for problem in endless}
+    return [*endless, *(p for p in problems if origin.place(p.path) not in said)]
 
 
 def _names(values: dict[str, Any], base: str) -> Iterator[Problem]:

@@ -23,7 +23,8 @@ from ktbench.matrix.source import KeyPath, Problem
 from ktbench.networks import try_build
 from ktbench.records import Item, KtbenchError
 
-MOST_VARIANTS = 10_000
+MOST_VARIANTS = 1_000
+"""Of one entry: each is built once, to see whether it can be."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,11 @@ def variants(
             problems.append(Problem((entry.name, setting), message))
     if problems:
         return [], problems
-    count = math.prod(len(values) for values in choices.values())
-    if not 1 <= count <= MOST_VARIANTS:
-        reason = "an empty list tries nothing" if not count else f"{count} variants are too many"
+    size = math.prod(len(values) for values in choices.values())
+    if not 1 <= size <= MOST_VARIANTS:
+        reason = "an empty list tries nothing"
+        if size:
+            reason = f"{size:,} variants are too many: {MOST_VARIANTS:,} at most"
         return [], [Problem((entry.name,), reason)]
     items = []
     for chosen in product(*choices.values()):
@@ -97,6 +100,20 @@ def variants(
             item = item.model_copy(update={"settings": settings, "implied": implied})
         items.append(item)
     return ([], problems) if problems else (items, [])
+
+
+def count(kind: Kind, entry: ItemEntry, base: str) -> int:
+    """How many items an entry stands for, none of them built; 1 for one that stands for none."""
+    try:
+        known = kind.settings(entry.name, base)
+    except KtbenchError:
+        return 1
+    lengths = (
+        len(_choices(known[setting], value, ()))
+        for setting, value in entry.settings.items()
+        if setting in known
+    )
+    return max(1, math.prod(lengths))
 
 
 def _unknown(kind: Kind, name: str, setting: str, known: Mapping[str, SettingInfo]) -> str:

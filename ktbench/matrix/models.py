@@ -28,8 +28,14 @@ from ktbench.records import (
     SourceSpec,
     TrainSpec,
 )
+from ktbench.records.asked import MOST_EPOCHS
+from ktbench.records.text import LARGEST, Count, Flag, FolderName, Line, Name, Number, Whole
 
 MOST_SEEDS = 10_000
+MOST_MEMBERS = 1_000
+"""Of a list that is no list of seeds."""
+MOST_OF_A_GRID = 16
+"""Of a list of an export grid."""
 
 
 class Section(BaseModel):
@@ -44,16 +50,17 @@ def _as_list(value: Any) -> Any:
 
 
 OneOrMore = BeforeValidator(_as_list)
-Texts = Annotated[tuple[str, ...], OneOrMore]
-Seed = Annotated[int, Field(ge=0)]
-Seeds = Annotated[tuple[Seed, ...], OneOrMore]
-Views = Literal["fresh"] | Annotated[int, Field(ge=1)]
+Texts = Annotated[tuple[Line, ...], OneOrMore, Field(max_length=MOST_MEMBERS)]
+Seed = Annotated[Whole, Field(ge=0, le=LARGEST)]
+Seeds = Annotated[tuple[Seed, ...], OneOrMore, Field(max_length=MOST_SEEDS)]
+Views = Literal["fresh"] | Count
+Epochs = Annotated[Whole, Field(ge=1, le=MOST_EPOCHS)]
 
 
 class ItemEntry(Section):
     """`name`, or `{name: {setting: value, ...}}`."""
 
-    name: str
+    name: Line
     settings: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -77,7 +84,7 @@ class ItemEntry(Section):
         return {"name": name, "settings": settings or {}}
 
 
-Items = Annotated[tuple[ItemEntry, ...], OneOrMore]
+Items = Annotated[tuple[ItemEntry, ...], OneOrMore, Field(max_length=MOST_MEMBERS)]
 Changes = dict[str, JsonValue]
 
 
@@ -91,15 +98,15 @@ class TeacherEntry(Section):
 
     student: ItemEntry | None = None
     """The network."""
-    name: str | None = None
+    name: Name | None = None
     """What the report calls it; the network's name with its settings when not given."""
-    of: Annotated[tuple[TeacherEntry, ...], OneOrMore] = ()
+    of: Annotated[tuple[TeacherEntry, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """In place of a network: the teachers of an ensemble, by name or pattern, or written here as in
     `teachers` (then they teach in this ensemble alone)."""
-    sample: Annotated[tuple[Annotated[int, Field(ge=1)], ...], OneOrMore] = ()
+    sample: Annotated[tuple[Count, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Of an ensemble: how many are drawn at every step, to average their logits; a list tries
     each."""
-    train_size: Annotated[int, Field(ge=1)] | None = None
+    train_size: Count | None = None
     """Training images that it sees: as many as the students when not given; `all` (or null) for
     all that validation and test leave."""
     train: Changes = Field(default_factory=dict)
@@ -110,7 +117,7 @@ class TeacherEntry(Section):
     """How it is taught itself, when `teacher` is given."""
     teacher: str | None = None
     """The name of the teacher that teaches it: a chain of assistants."""
-    checkpoint: str | None = None
+    checkpoint: Line | None = None
     """A file of the network's weights (a `state_dict`), relative to the matrix file; then nothing
     is trained."""
 
@@ -147,11 +154,17 @@ def _one_kind(entry: dict[str, Any]) -> None:
 class WindowGrid(Section):
     """Windows of the training in which the transfer counts: every combination of the lists."""
 
-    start: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], OneOrMore] = (0.0,)
+    start: Annotated[
+        tuple[Annotated[Number, Field(ge=0, lt=1)], ...], OneOrMore, Field(max_length=MOST_MEMBERS)
+    ] = (0.0,)
     """Share of the training after which the transfer begins to count."""
-    end: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], OneOrMore] = (1.0,)
+    end: Annotated[
+        tuple[Annotated[Number, Field(gt=0, le=1)], ...], OneOrMore, Field(max_length=MOST_MEMBERS)
+    ] = (1.0,)
     """Share of the training after which it counts no more."""
-    scale: Annotated[tuple[Literal["jump", "keep"], ...], OneOrMore] = ("jump",)
+    scale: Annotated[
+        tuple[Literal["jump", "keep"], ...], OneOrMore, Field(max_length=MOST_MEMBERS)
+    ] = ("jump",)
     """The cross-entropy outside the window: at the weight that it has in the method (`jump`: the
     loss gets smaller), or at that of all terms together (`keep`)."""
 
@@ -159,13 +172,21 @@ class WindowGrid(Section):
 class ExportGrid(Section):
     """Formats times precisions, written down in the same way."""
 
-    formats: Annotated[tuple[Format, ...], OneOrMore] = ("onnx",)
+    formats: Annotated[tuple[Format, ...], OneOrMore, Field(max_length=MOST_OF_A_GRID)] = ("onnx",)
     """`onnx`, `tflite`, or both."""
-    precisions: Annotated[tuple[Precision, ...], OneOrMore] = ("fp32",)
+    precisions: Annotated[tuple[Precision, ...], OneOrMore, Field(max_length=MOST_OF_A_GRID)] = (
+        "fp32",
+    )
     """`fp32`, `fp16`, `int8` (static, calibrated on training images)."""
-    batch: Annotated[tuple[Literal["1", "dynamic"], ...], OneOrMore] = ("1",)
+    batch: Annotated[
+        tuple[Literal["1", "dynamic"], ...], OneOrMore, Field(max_length=MOST_OF_A_GRID)
+    ] = ("1",)
     """`1`, `dynamic`, or both."""
-    opset: Annotated[tuple[Annotated[int, Field(ge=13, le=23)], ...], OneOrMore] = (18,)
+    opset: Annotated[
+        tuple[Annotated[Whole, Field(ge=13, le=23)], ...],
+        OneOrMore,
+        Field(max_length=MOST_OF_A_GRID),
+    ] = (18,)
     """Of ONNX only: 18 by default, 13 to 15 for old boards."""
 
     @validator("batch", mode="before")
@@ -177,7 +198,7 @@ class ExportGrid(Section):
 class TeacherSection(SourceSpec):
     """Where a teacher's outputs come from while its students learn."""
 
-    keep: Annotated[tuple[Kept, ...], OneOrMore] = ("logits",)
+    keep: Annotated[tuple[Kept, ...], OneOrMore, Field(max_length=MOST_OF_A_GRID)] = ("logits",)
     """What a cache keeps: `logits`, `embedding`, `stages`; methods that read more are served
     live."""
 
@@ -216,9 +237,9 @@ class Rule(Section):
     """Patterns of teachers' names; cells without a teacher never match."""
     seed: Seeds = ()
     """Seeds."""
-    budget: Annotated[tuple[Annotated[int, Field(ge=1)], ...], OneOrMore] = ()
+    budget: Annotated[tuple[Epochs, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Members of the matrix's `budget`."""
-    windowed: bool | None = None
+    windowed: Flag | None = None
     """True: cells whose transfer counts for a part of the training only (`distill`); false: those
     that are taught throughout, or not at all."""
 
@@ -237,11 +258,11 @@ class Include(Section):
     """Patterns of teachers' names."""
     seed: Seeds = ()
     """Seeds, the matrix's or others."""
-    budget: Annotated[tuple[Annotated[int, Field(ge=1)], ...], OneOrMore] = ()
+    budget: Annotated[tuple[Epochs, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Members of the matrix's `budget`."""
-    views: Annotated[tuple[Views, ...], OneOrMore] = ()
+    views: Annotated[tuple[Views, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Members of the matrix's `views`."""
-    distill: Annotated[tuple[WindowGrid, ...], OneOrMore] = ()
+    distill: Annotated[tuple[WindowGrid, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Members of the matrix's `distill`."""
     train: Changes = Field(default_factory=dict)
     """What the training of these cells does differently from `train`; the report says so."""
@@ -250,11 +271,11 @@ class Include(Section):
 class Matrix(Section):
     """The axes of a benchmark: every student learns by every method from every teacher."""
 
-    name: str | None = None
-    """What the report is called; the file's name when not given."""
+    name: FolderName | None = None
+    """What the report and its folder are called; the file's name when not given."""
     data: DataSpec
     """The data set, its splits and its augmentation."""
-    teachers: Annotated[tuple[TeacherEntry, ...], OneOrMore] = ()
+    teachers: Annotated[tuple[TeacherEntry, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Networks to learn from."""
     students: Annotated[Items, Field(min_length=1)]
     """Networks to train; `{vgg_thin: {width: [0.25, 0.5]}}` tries each value."""
@@ -263,13 +284,13 @@ class Matrix(Section):
     always one of them."""
     seeds: Annotated[Seeds, Field(min_length=1)] = (0, 1, 2)
     """A list of seeds, or how many."""
-    views: Annotated[tuple[Views, ...], OneOrMore] = ()
+    views: Annotated[tuple[Views, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Numbers of augmentations per image that epochs take turns with, and `fresh` for new ones in
     every epoch: each is tried, by every method. `train.views` when not given."""
-    budget: Annotated[tuple[Annotated[int, Field(ge=1)], ...], OneOrMore] = ()
+    budget: Annotated[tuple[Epochs, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Numbers of epochs, each a whole training of its own: every cell is there once per number,
     with a learning-rate schedule that ends there. `train.epochs` when not given."""
-    distill: Annotated[tuple[WindowGrid, ...], OneOrMore] = ()
+    distill: Annotated[tuple[WindowGrid, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Windows of the training in which the transfer counts, each tried by every method that reads a
     teacher: `{end: [0.2, 0.5, 1]}`. The whole training when not given."""
     train: TrainSpec
@@ -280,15 +301,15 @@ class Matrix(Section):
     """How the blocks of blockwise students are trained, before `train` finishes them."""
     numeric: NumericSpec = NumericSpec()
     """What decides the bits of a result beside the maths."""
-    exports: Annotated[tuple[ExportGrid, ...], OneOrMore] = ()
+    exports: Annotated[tuple[ExportGrid, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """What students are exported to: one grid or a list of them; nothing when not given."""
     devices: Items = ()
     """Where exports are measured: `local`, or `{profile: {host: ..., threads: [1, 4]}}`."""
     limits: Limits = Limits()
     """When a training that hangs is ended."""
-    include: Annotated[tuple[Include, ...], OneOrMore] = ()
+    include: Annotated[tuple[Include, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Blocks of cells to add, or to train differently."""
-    exclude: Annotated[tuple[Rule, ...], OneOrMore] = ()
+    exclude: Annotated[tuple[Rule, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
     """Cells to leave out, those of `include` too: this has the last word."""
 
     _origin: Origin = PrivateAttr(default=Origin())

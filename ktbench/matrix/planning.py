@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import torch
 
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
+from ktbench.machine import all_memory
 from ktbench.matrix.axes import Axes, Finder
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.rules import Draft, Rules
+from ktbench.matrix.size import oversize
 from ktbench.matrix.source import KeyPath, Problem
 from ktbench.matrix.taught import numeric_of
 from ktbench.networks import Outline, outline, own_names
@@ -27,6 +30,7 @@ from ktbench.records import (
     Teacher,
     one_line,
 )
+from ktbench.records.text import folder_objection
 from ktbench.supervision import mark
 from ktbench.window import misfit
 from transfer_methods._contract import Needs, Setting, Shapes, TransferMethod
@@ -34,11 +38,25 @@ from transfer_methods._contract import Needs, Setting, Shapes, TransferMethod
 
 def checked(matrix: Matrix) -> list[Problem]:
     """Everything that can be wrong with a matrix before its data is looked at."""
-    return _worked_out(matrix)[0].problems
+    return [*_unnamed(matrix), *_worked_out(matrix)[0].problems]
+
+
+def _unnamed(matrix: Matrix) -> Iterator[Problem]:
+    """That the file's name cannot be the matrix's, where it gives no other."""
+    if matrix.name is None and (reason := folder_objection(name_of(matrix))) is not None:
+        message = f"is the file's name when not given, and that {reason.partition(':')[0]}"
+        yield Problem(("name",), f"{message}: give the matrix a name")
+
+
+def name_of(matrix: Matrix) -> str:
+    """What the report and its folder are called."""
+    return matrix.name or Path(matrix.origin.file).stem
 
 
 def _worked_out(matrix: Matrix) -> tuple[Finder, Axes, list[Draft]]:
-    finder = Finder(matrix)
+    finder = Finder(matrix, oversize(matrix))
+    if finder.problems:
+        return finder, Axes((), (), (), (), ()), []
     axes = finder.axes()
     drafts = [] if finder.problems else Rules(finder, axes).drafts()
     return finder, axes, drafts
@@ -75,7 +93,7 @@ def plan(matrix: Matrix) -> Plan:
         else:
             skips.append(Skip(cell=cell, reason=reason))
     return Plan(
-        name=matrix.name or Path(matrix.origin.file).stem,
+        name=name_of(matrix),
         base=judge.base,
         cells=tuple(cells),
         skips=tuple(skips),
@@ -113,12 +131,18 @@ class _Judge:
         problems = []
         for path, data in places:
             try:
-                self._info(data)
+                info = self._info(data)
             except KtbenchError as error:
                 problems.append(Problem(path, str(error).removeprefix("data: ")))
                 if data == self.matrix.data:
                     break
-        return problems
+            except OSError as error:
+                problems.append(Problem(path, f"{error.filename}: {error.strerror}"))
+                break
+            else:
+                if path == ("data",) or data != self.matrix.data:
+                    problems += [p.under(*path) for p in unbearable(data, info)]
+        return problems or list(_batches(self.matrix, self._info(self.matrix.data)))
 
     def reason(self, cell: Cell) -> str | None:
         """In one sentence, or None for a cell that can be trained."""
@@ -214,6 +238,39 @@ def _unseen(cell: Cell) -> str | None:
         if catalogue.unseen(name):
             return f"{name}: {catalogue.NOT_LOOKED_AT}"
     return None
+
+
+def unbearable(data: DataSpec, info: DataInfo) -> Iterator[Problem]:
+    """What a data set's images make impossible: they are held in memory, and cropped after padding.
+
+    Paths are below `data`.
+    """
+    images = info.train_size + info.validation_size + info.test_size
+    held, most = images * math.prod(info.shape), all_memory()
+    if held > most:
+        path = ("image_size",) if data.image_size is not None else ()
+        yield Problem(
+            path,
+            f"{images:,} images of {'×'.join(map(str, info.shape))} take {held / 1e9:,.0f} GB of "
+            f"memory, and this machine has {most / 1e9:,.0f} GB: make image_size or train_size "
+            "smaller",
+        )
+    side = min(info.shape[1:])
+    if data.augment.crop_padding >= side:
+        message = f"must be below the {side} pixels of an image, not {data.augment.crop_padding}"
+        yield Problem(("augment", "crop_padding"), message)
+
+
+def _batches(matrix: Matrix, info: DataInfo) -> Iterator[Problem]:
+    """That a batch of images alone does not fit this machine."""
+    size = min(matrix.train.batch_size, info.train_size)
+    held, most = 4 * size * math.prod(info.shape), all_memory() // 2
+    if held > most:
+        yield Problem(
+            ("train", "batch_size"),
+            f"{size:,} images of {'×'.join(map(str, info.shape))} take {held / 1e9:,.0f} GB of "
+            f"memory, more than half of this machine's: make batch_size or image_size smaller",
+        )
 
 
 def _unsampled(cell: Cell, kind: type[TransferMethod], config: object) -> str | None:

@@ -16,8 +16,6 @@ from ktbench.matrix.source import KeyPath
 from ktbench.matrix.taught import reads_teacher
 from ktbench.records import Ensemble, Item, Teacher, TrainSpec, Window
 
-MOST_CELLS = 1_000_000
-
 
 class Place(NamedTuple):
     """A cell's coordinates: labels, the teacher's name, the seed, and where it stands on the axes
@@ -70,11 +68,6 @@ class Rules:
         """The cells in the order of the file: by student, method, teacher, budget, window, views
         and seed."""
         axes, matrix = self.axes, self.matrix
-        size = len(axes.students) * len(axes.methods) * len(matrix.seeds) * len(axes.views)
-        size *= len(axes.budgets) * len(axes.windows)
-        if size * max(1, len(axes.teachers)) > MOST_CELLS:
-            self.finder.say((), f"the matrix has more than {MOST_CELLS:,} cells")
-            return []
         whole = self._block(axes, matrix.seeds, matrix.train)
         drafts = {draft.place: draft for draft in whole}
         for number, include in enumerate(matrix.include):

@@ -1,7 +1,9 @@
 """A matrix file as plain values, and the line on which each of them stands.
 
 Scalars follow the core schema of YAML 1.2: only `true` and `false` are booleans (`no` and `off`
-are text), `1e-3` is a number, dates are text. A key is always text and may stand once.
+are text), `1e-3` is a number, dates are text. A key is always text and may stand once. What readers
+of YAML understand differently (`010`, `0x10`) is refused, and so is what no matrix can mean: a
+number beyond 64 bits, a character that a terminal acts on, a file without an end.
 """
 
 from __future__ import annotations
@@ -14,11 +16,19 @@ from typing import Any
 
 import yaml
 
+from ktbench.files import read_regular
 from ktbench.records import KtbenchError
+from ktbench.records.text import LARGEST, unprintable
 
 KeyPath = tuple[str | int, ...]
 MOST_PROBLEMS = 20
 MOST_VALUES = 100_000
+MOST_BYTES = 1 << 20
+"""Of a file: thousands of entries, and read in seconds."""
+MOST_DEPTH = 32
+"""Lists and mappings within each other; the deepest matrix that means something has ten."""
+_LONGEST_KEY = 60
+_OTHER_BASE = re.compile(r"[-+]?0[0-9xX].*")
 
 
 @dataclass(frozen=True)
@@ -49,10 +59,12 @@ class Origin:
     base: str = "."
     """Folder that the matrix's relative paths start from."""
     root: Branch | None = None
+    text: str = ""
+    """The file's own, as it was read."""
 
     def error(self, problems: Sequence[Problem]) -> MatrixError:
         """All problems as one error, a line each, in the order of the file; bounded."""
-        located = [(*self._place(p.path), p.message) for p in problems]
+        located = [(*self.place(p.path), p.message) for p in problems]
         located.sort(key=lambda found: found[0])
         lines = []
         for line, where, message in located[:MOST_PROBLEMS]:
@@ -62,7 +74,7 @@ class Origin:
             lines.append(f"{self.file}: and {len(located) - MOST_PROBLEMS} more problems")
         return MatrixError("\n".join(dict.fromkeys(lines)))
 
-    def _place(self, path: KeyPath) -> tuple[int, str]:
+    def place(self, path: KeyPath) -> tuple[int, str]:
         """Line and key path of the nearest value of the file.
 
         What the short forms leave out is left out here too: the position in a list that has one
@@ -90,8 +102,12 @@ class MatrixError(KtbenchError):
 def _written(path: Sequence[str | int]) -> str:
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+        if isinstance(part, int):
+            text += f"[{part}]"
+            continue
+        key = part if len(part) <= _LONGEST_KEY else f"{part[: _LONGEST_KEY - 1]}…"
+        text += f".{key}" if text else key
+    return " ".join(text.split())
 
 
 # ---------------------------------------------------------------- YAML
@@ -133,16 +149,24 @@ def read(path: Path) -> tuple[dict[str, Any], Origin]:
 def parse(text: str, origin: Origin) -> tuple[dict[str, Any], Origin]:
     """As `read`, of a text."""
     try:
+        _refuse_depth(text, origin)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{origin.file}:{mark.line + 1}" if mark else origin.file
         raise MatrixError(f"{at}: not valid YAML: {_syntax(error)}") from error
     except yaml.YAMLError as error:
-        reason = getattr(error, "reason", None) or str(error)
-        raise MatrixError(f"{origin.file}: not valid YAML: {reason}") from error
+        reason, at = getattr(error, "reason", None) or str(error), origin.file
+        if isinstance(error, yaml.reader.ReaderError):
+            at = f"{at}:{1 + text.count(chr(10), 0, error.position)}"
+            reason = f"{reason} (U+{ord(text[error.position]):04X})"
+        raise MatrixError(f"{at}: not valid YAML: {reason}") from error
     except RecursionError as error:
-        raise MatrixError(f"{origin.file}: nested too deeply") from error
+        raise MatrixError(
+            f"{origin.file}: nested too deeply: {MOST_DEPTH} levels at most"
+        ) from error
+    except ValueError as error:  # an escape beyond the last character that there is
+        raise MatrixError(f"{origin.file}: not valid YAML: {error}") from error
     if node is None:
         raise MatrixError(f"{origin.file}: is empty: `ktbench init` writes a starter")
     reader = _Reader()
@@ -150,15 +174,35 @@ def parse(text: str, origin: Origin) -> tuple[dict[str, Any], Origin]:
     if not isinstance(value, dict):
         kind = "a list" if isinstance(value, list) else "one value"
         raise MatrixError(f"{origin.file}:{root.line}: must be a mapping (key: value), not {kind}")
-    origin = Origin(origin.file, origin.base, root)
+    origin = Origin(origin.file, origin.base, root, text)
     if reader.problems:
         raise origin.error(reader.problems)
     return value, origin
 
 
+def _refuse_depth(text: str, origin: Origin) -> None:
+    """Raise MatrixError where lists and mappings stand within each other without end.
+
+    Told by the file's events, as a tree of such depth cannot be put together.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MOST_DEPTH:
+                at = (
+                    f"{origin.file}:{event.start_mark.line + 1}"
+                    if event.start_mark
+                    else origin.file
+                )
+                raise MatrixError(f"{at}: nested too deeply: {MOST_DEPTH} levels at most")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
 def _text(path: Path, origin: Origin) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_regular(path, limit=MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise MatrixError(
             f"{path}: no such file: name a matrix, or write a starter with `ktbench init`"
@@ -184,6 +228,17 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
     return ", ".join(part for part in (context, problem) if part)
 
 
+def _unusable(node: yaml.Node) -> str | None:
+    """Why a scalar's text cannot be meant, or None."""
+    if (code := unprintable(node.value)) is not None:
+        return f"holds the control character {code}: leave it out"
+    if node.tag.endswith(":int") and _OTHER_BASE.fullmatch(node.value):
+        return (
+            f"must be a number in decimal digits without zeros before it, not {node.value[:40]!r}"
+        )
+    return None
+
+
 class _Reader:
     """Turns a node tree into values, and keeps what it cannot take as problems."""
 
@@ -204,6 +259,10 @@ class _Reader:
         if node.tag not in _READ and node.tag not in _COLLECTIONS:
             self.problems.append(Problem(path, f"tag {node.tag} is not taken here"))
             return None, Branch(line)
+        if len(path) > MOST_DEPTH:
+            message = f"nested too deeply: {MOST_DEPTH} levels at most"
+            self.problems.append(Problem(path[:4], message))
+            return None, Branch(line)
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -215,11 +274,18 @@ class _Reader:
             self._open.discard(id(node))
 
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
+        if (reason := _unusable(node)) is not None:
+            self.problems.append(Problem(path, reason))
+            return None
         try:
-            return _READ[node.tag](node.value)
+            value = _READ[node.tag](node.value)
         except (KeyError, ValueError):
             self.problems.append(Problem(path, "is not a number that can be used"))
             return None
+        if isinstance(value, int) and abs(value) > LARGEST:
+            self.problems.append(Problem(path, "is a whole number beyond 64 bits"))
+            return None
+        return value
 
     def _sequence(self, node: yaml.Node, path: KeyPath, line: int) -> tuple[Any, Branch]:
         pairs = [self.value(child, (*path, i)) for i, child in enumerate(node.value)]
@@ -238,6 +304,10 @@ class _Reader:
                 self.problems.append(Problem(path, "a key must be text"))
                 continue
             name = str(key.value)
+            if (code := unprintable(name)) is not None:
+                message = f"a key holds the control character {code}: leave it out"
+                self.problems.append(Problem(path, message))
+                continue
             value, branch = self.value(child, (*path, name))
             at = key.start_mark.line + 1
             if name in values:

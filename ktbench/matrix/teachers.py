@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,6 +15,7 @@ from pydantic import JsonValue
 
 from ktbench import catalogue
 from ktbench.catalogue import nearest
+from ktbench.files import MOST_WEIGHTS, UnsuitableFileError, check_regular
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import ItemEntry, Matrix, TeacherEntry
 from ktbench.matrix.source import KeyPath
@@ -24,12 +26,12 @@ from ktbench.records import (
     DataSpec,
     Ensemble,
     Item,
-    KtbenchError,
     Teacher,
     TrainSpec,
 )
-from ktbench.weights import require_regular
 
+LONGEST_CHAIN = 32
+"""Teachers that are taught by each other, one after the other."""
 NAMED = 4
 """Members that the name of an ensemble spells out."""
 
@@ -172,6 +174,8 @@ class Teachers:
         elif entry.teacher in self._open:
             chain = " ← ".join([*self._open[self._open.index(entry.teacher) :], entry.teacher])
             say((*path, "teacher"), f"teachers teach each other in a circle: {chain}")
+        elif len(self._open) >= LONGEST_CHAIN:
+            say((*path, "teacher"), f"a chain of more than {LONGEST_CHAIN} teachers")
         elif any(e.name == entry.teacher and e.of for e in self.asker.matrix.teachers):
             say((*path, "teacher"), f"{entry.teacher!r} is an ensemble, which teaches students")
         elif entry.teacher not in self._wanted:
@@ -187,17 +191,15 @@ class Teachers:
             return None
         file = Path(self.asker.base, entry.checkpoint)
         try:
-            if file.exists():
-                require_regular(file)  # opening a pipe would wait, a device may never end
+            check_regular(file, MOST_WEIGHTS)
             with file.open("rb") as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        except UnsuitableFileError as error:
+            self.asker.say((*path, "checkpoint"), str(error))
         except OSError as error:
             reason = error.strerror or "cannot be read"
             self.asker.say((*path, "checkpoint"), f"{file}: {reason.lower()}")
-            return None
-        except KtbenchError as error:
-            self.asker.say((*path, "checkpoint"), str(error))
-            return None
+        return None
 
     # ------------------------------------------------------------ ensembles
 
@@ -250,7 +252,7 @@ def _unfolded(
     entry: TeacherEntry, items: Sequence[Item], path: KeyPath
 ) -> Iterator[tuple[_Wanted, str]]:
     """Every network, training and seed of an entry, with a name that says what differs."""
-    lists = {k: v for k, v in entry.train.items() if isinstance(v, list) and _tried(k, v)}
+    lists = trained_with(entry)
     common = {key: value for key, value in entry.train.items() if key not in lists}
     trainings = [dict(zip(lists, chosen, strict=True)) for chosen in product(*lists.values())]
     for item, train, seed in product(items, trainings, entry.seed):
@@ -258,6 +260,16 @@ def _unfolded(
         differs |= {"seed": seed} if len(entry.seed) > 1 else {}
         wanted = _Wanted(path, entry, item, {**common, **train}, seed)
         yield wanted, _name(entry, item, items, differs)
+
+
+def trained_with(entry: TeacherEntry) -> dict[str, list[JsonValue]]:
+    """The settings of an entry's training of which several values are tried."""
+    return {k: v for k, v in entry.train.items() if isinstance(v, list) and _tried(k, v)}
+
+
+def trainings(entry: TeacherEntry) -> int:
+    """How many teachers an entry makes of one network."""
+    return math.prod(map(len, trained_with(entry).values())) * len(entry.seed)
 
 
 def _tried(key: str, value: list[JsonValue]) -> bool:

@@ -55,7 +55,7 @@ MAX_SAMPLES = 200_000
 class _Answer(BaseModel):
     """Strict about types; further keys of a newer agent are left alone."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
 
 class Runtime(_Answer):
@@ -123,8 +123,8 @@ class Bench(_Answer):
     load_ns: Nanoseconds
     first_ns: Nanoseconds
     samples_ns: Annotated[list[Nanoseconds], Field(min_length=1, max_length=MAX_RUNS)]
-    warm_runs: int
-    cpu_share: float
+    warm_runs: Annotated[int, Field(ge=0)]
+    cpu_share: Annotated[float, Field(ge=0)]
     repeat_ratio: float | None
     outputs_checked: int
     outputs_differing: int
@@ -136,18 +136,26 @@ class Bench(_Answer):
     provider: Text
     wanted_provider: Text
     numpy: Text
-    batch: Annotated[int, Field(ge=1)]
-    waited_s: float
+    batch: Annotated[int, Field(ge=1, le=1 << 16)]
+    waited_s: Annotated[float, Field(ge=0)]
     facts: Facts
     state_before: Facts
     state_after: Facts
-    peak_memory_bytes: int | None
+    peak_memory_bytes: Annotated[int, Field(ge=0)] | None
     build_ns: Nanoseconds | None = None
     nodes: dict[Text, int] | None = None
     telemetry: Telemetry | None = None
     idle: Span | None = None
     steady: Span | None = None
     clock_jump_s: float = 0.0
+    host_s: float | None = None
+    """Most seconds that this repeat can have taken by the clock of this machine, which sets it,
+    whatever the device says; None where there is no device."""
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that loading and all timed runs took by the device's clock."""
+        return (self.load_ns + self.first_ns + sum(self.samples_ns)) / 1e9
 
     @property
     def board(self) -> Facts:

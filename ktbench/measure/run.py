@@ -113,7 +113,8 @@ class _Session:
     def _result(self, target: Target, row: _Row) -> Measurement | Failure:
         if row.reason is not None:
             return self.failure(row, row.reason)
-        found = summarise(target, row.job, row.threads, row.repeats, self._folder, row.started)
+        about = (row.job, row.threads, row.repeats, self._folder, row.started)
+        found = summarise(target, *about, self._budget)
         self.yielded += 1
         return found
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ktbench.files import read_regular
 from ktbench.measure.budget import Budget
 from ktbench.measure.job import Job
 from ktbench.measure.run import Progress, measure
@@ -65,7 +66,7 @@ def _job(path: Path) -> Job:
     if form is None:
         raise KtbenchError(f"{path}: not a model: name a .onnx or .tflite file")
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise KtbenchError(f"{path}: cannot read the model: {error.strerror}") from error
     digest = hashlib.sha256(content).hexdigest()[:16]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from devices.transport import agent_digest
 from ktbench.files import write_atomically
 from ktbench.measure.answers import Bench
-from ktbench.measure.budget import P99_RUNS
+from ktbench.measure.budget import P99_RUNS, Budget
 from ktbench.measure.energy import Energy, energy_of, hottest, slowdown
 from ktbench.measure.job import Job, measurement_id
 from ktbench.measure.target import Target
@@ -27,9 +27,18 @@ SAMPLES = "measurements/{id}.samples.parquet"
 
 
 def summarise(
-    target: Target, job: Job, threads: int, repeats: Sequence[Bench], folder: Path, started: str
+    target: Target,
+    job: Job,
+    threads: int,
+    repeats: Sequence[Bench],
+    folder: Path,
+    started: str,
+    budget: Budget | None = None,
 ) -> Measurement:
-    """The measurement of these repeats; their samples are written below the results folder."""
+    """The measurement of these repeats; their samples are written below the results folder.
+
+    `budget` is what was asked for: a measurement of other counts is invalid.
+    """
     name = SAMPLES.format(id=measurement_id(target.spec, job, threads))
     write_samples(folder / name, repeats)
     first, last = repeats[0], repeats[-1]
@@ -81,6 +90,7 @@ def summarise(
             threads,
             gate_c=target.profile.start_below_c,
             sustained=scenario == "sustained",
+            budget=budget,
         ),
         agent_digest=agent_digest()[:16],
         started=started,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ import numpy as np
 from devices._contract import AnswerError, Blob, DeviceError, Lease, Profile, Transport
 from devices.transport import open_transport
 from ktbench import catalogue
+from ktbench.files import read_regular
 from ktbench.measure.answers import Bench, Evaluated, Probe, parse
 from ktbench.measure.budget import MAX_RUNS, Budget
 from ktbench.measure.job import CHECKED_INPUTS, Array, Job
+from ktbench.percentiles import least_count
 from ktbench.records import DeviceSpec, KtbenchError, Origin
 
 PROBE_S = 120.0
@@ -66,9 +69,17 @@ class Target:
         tasks = [self._bench(turn, budget, blobs) for turn in turns]
         task = self._leased({"task": "series", "tasks": tasks})
         limits = [budget.repeat_s] * len(tasks)
+        began, claimed = time.monotonic(), 0.0
         with closing(self.transport.series(task, list(blobs.values()), limits)) as answers:
             for answer in answers:
-                yield answer if isinstance(answer, DeviceError) else _checked(answer)
+                bench = answer if isinstance(answer, DeviceError) else _checked(answer, budget)
+                if isinstance(bench, Bench):
+                    # Answers may be held up on their way, so that it is their sum that counts.
+                    left = max(0.0, time.monotonic() - began - claimed)
+                    claimed += bench.busy_s
+                    real = self.profile.transport != "fake"
+                    bench = bench.model_copy(update={"host_s": left if real else None})
+                yield bench
 
     def _bench(self, turn: Turn, budget: Budget, blobs: dict[str, Blob]) -> dict[str, Any]:
         """The task of a turn, whose files join the others."""
@@ -143,17 +154,23 @@ class Target:
         )
 
 
-def _checked(answer: dict[str, Any]) -> Bench | DeviceError:
+def _checked(answer: dict[str, Any], budget: Budget) -> Bench | DeviceError:
     try:
-        return parse(Bench, answer)
+        bench = parse(Bench, answer)
     except DeviceError as error:
         return error
+    count, least = len(bench.samples_ns), least_count(0.9)
+    if count < least:  # no percentile can be told of them, so there is no measurement to doubt
+        return AnswerError(
+            f"malformed answer: {count} timed runs came, {budget.runs} were asked for"
+        )
+    return bench
 
 
 def read_artifact(job: Job) -> Blob:
     """The artifact's bytes; KtbenchError where they cannot be read."""
     try:
-        return Blob.read(job.path)
+        return Blob.of(read_regular(job.path))
     except OSError as error:
         raise KtbenchError(f"{job.path}: cannot read the artifact: {error.strerror}") from error
 

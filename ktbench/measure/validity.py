@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from ktbench.measure.answers import Bench, Facts
-from ktbench.measure.budget import MAX_RUNS
+from ktbench.measure.budget import MAX_RUNS, Budget
 from ktbench.measure.energy import energy_of, temperature
 from ktbench.measure.job import Job
 from ktbench.records import Validity
@@ -20,6 +20,9 @@ GPU_SPREAD = 0.025
 """The same where a GPU ran, which no other process takes turns on."""
 GPUS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 SHORT_MS = 0.1
+CLOCK_DRIFT = 0.02
+"""Share by which two machines' clocks may differ in speed."""
+CLOCK_SLACK_S = 0.05
 CLOCK_JUMP_S = 1.0
 """Seconds by which the wall's clock may be set during a repeat."""
 ENERGY_S = 5.0
@@ -41,15 +44,18 @@ def judge(
     *,
     gate_c: float | None = None,
     sustained: bool = False,
+    budget: Budget | None = None,
 ) -> Validity:
     """Reasons that make a measurement invalid, and warnings to read it with.
 
-    `gate_c`: the temperature below which a repeat should start. In a `sustained` measurement a
-    throttled board is what was to be found out: a warning, and no reason.
+    `budget`: what was asked for. `gate_c`: the temperature below which a repeat should start. In a
+    `sustained` measurement a throttled board is what was to be found out: a warning, and no reason.
     """
     slowed = ["the board throttled during the run"] if any(map(throttled, repeats)) else []
     reasons = [
         *_board_reasons(repeats),
+        *_time_reasons(repeats),
+        *(_count_reasons(repeats, budget) if budget is not None else ()),
         *_clock_and_heat_reasons(repeats, gate_c),
         *([] if sustained else slowed),
         *_output_reasons(repeats),
@@ -89,6 +95,49 @@ def _board_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
                 yield f"the {name} changed during the run: {' and '.join(sorted(values))}"
         if answer.board != first.board or _software(answer) != _software(first):
             yield "the repeats ran on different boards or runtimes"
+
+
+def _time_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
+    """What contradicts a clock: the device's own, or this machine's, which saw the answers come."""
+    for answer in repeats:
+        samples = answer.samples_ns
+        if still := samples.count(0):
+            yield f"{still} of {len(samples)} timed runs took 0 ns: the board's clock is too coarse"
+        elif len(set(samples)) == 1 < len(samples):
+            yield (
+                f"all {len(samples)} timed runs took exactly {samples[0]:,} ns: the board's clock"
+                " does not tell them apart"
+            )
+        if not answer.load_ns or not answer.first_ns:
+            what = "loading" if not answer.load_ns else "the first inference"
+            yield f"{what} took 0 ns: the board's clock is too coarse"
+        seen = answer.host_s
+        if seen is not None and answer.busy_s > seen * (1 + CLOCK_DRIFT) + CLOCK_SLACK_S:
+            yield (
+                f"the board tells of {answer.busy_s:.3g} s of work, and {seen:.3g} s passed here:"
+                " its clock is wrong"
+            )
+        yield from _steady_reasons(answer)
+
+
+def _count_reasons(repeats: Sequence[Bench], budget: Budget) -> Iterator[str]:
+    """Runs that are fewer than asked for, or more where none may come for the time's sake."""
+    for answer in repeats:
+        count = len(answer.samples_ns)
+        if count < budget.runs or (count > budget.runs and not budget.seconds):
+            yield f"{count} timed runs came, {budget.runs} were asked for"
+
+
+def _steady_reasons(answer: Bench) -> Iterator[str]:
+    """What the sum of the timed runs and the time around them say against each other."""
+    if answer.steady is None:
+        return
+    span, total = answer.steady[1] - answer.steady[0], sum(answer.samples_ns) / 1e9
+    if total > span * (1 + CLOCK_DRIFT) + CLOCK_SLACK_S / 10:
+        yield (
+            f"the timed runs add up to {total:.3g} s, and {span:.3g} s passed from the first to the"
+            " last: the board's clocks contradict each other"
+        )
 
 
 def _clock_and_heat_reasons(repeats: Sequence[Bench], gate_c: float | None) -> Iterator[str]:

@@ -62,6 +62,7 @@ from ktbench.records.sought import (
     SoughtBlock,
     SoughtNetwork,
 )
+from ktbench.records.text import Name, printable
 from ktbench.records.unkeyed import (
     BlockRun,
     DeviceSpec,
@@ -103,6 +104,7 @@ __all__ = [
     "LayoutUsed",
     "Limits",
     "Measurement",
+    "Name",
     "NumericSpec",
     "Origin",
     "Plan",
@@ -129,4 +131,5 @@ __all__ = [
     "canonical_json",
     "digest_of",
     "one_line",
+    "printable",
 ]

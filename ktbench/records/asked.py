@@ -9,7 +9,21 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from ktbench.records.base import Composed, Record, canonical_json, digest_of
-from ktbench.records.unkeyed import BlockRun, DeviceSpec, ExportSpec, Limits, SourceSpec
+from ktbench.records.text import LARGEST, Count, Flag, Line, Number, Whole
+from ktbench.records.unkeyed import (
+    MOST_THREADS,
+    BlockRun,
+    DeviceSpec,
+    ExportSpec,
+    Limits,
+    SourceSpec,
+)
+
+LARGEST_IMAGE = 8192
+"""Pixels a side: beyond, one image does not fit the machines that students are meant for."""
+LARGEST_BATCH = 1 << 20
+MOST_EPOCHS = 10_000_000
+MOST_MILESTONES = 1000
 
 
 class Item(Record):
@@ -56,9 +70,9 @@ BASELINE = Item(name="none")
 class Augmentation(Record):
     """Random changes to a training image, drawn per (seed, epoch, sample)."""
 
-    crop_padding: Annotated[int, Field(ge=0)] = 0
-    """Pixels of zero padding before a random crop back to the image's size."""
-    flip: bool = False
+    crop_padding: Annotated[Whole, Field(ge=0, le=LARGEST_IMAGE)] = 0
+    """Pixels of zero padding before a random crop back to the image's size, which is larger."""
+    flip: Flag = False
     """Mirror left and right with probability one half."""
 
 
@@ -68,21 +82,21 @@ class DataSpec(Record):
     source: Literal["digits", "hub", "parquet", "folder"]
     """`digits` (ships with scikit-learn), a Hugging Face `hub` name, local `parquet` files in hub
     layout, or an image `folder` with one sub-folder per class."""
-    path: str | None = None
+    path: Line | None = None
     """Hub name, or folder (relative to the matrix file; `${NAME}` takes the environment's)."""
-    image_column: str | None = None
+    image_column: Line | None = None
     """Column of the images; found by type when not given."""
-    label_column: str | None = None
+    label_column: Line | None = None
     """Column of the labels; found by type when not given."""
-    image_size: Annotated[int, Field(ge=4)] | None = None
+    image_size: Annotated[Whole, Field(ge=4, le=LARGEST_IMAGE)] | None = None
     """Resize every image to this many pixels a side."""
-    train_size: Annotated[int, Field(ge=1)] | None = None
+    train_size: Count | None = None
     """Training images used, drawn class by class; all that remain when not given."""
-    validation_size: Annotated[int, Field(ge=1)] | None = None
+    validation_size: Count | None = None
     """Images held out to choose by; a tenth of the training images when not given."""
-    test_size: Annotated[int, Field(ge=1)] | None = None
+    test_size: Count | None = None
     """Test images: a fifth of the data where the source has no test split, else all of it."""
-    split_seed: int = 0
+    split_seed: Annotated[Whole, Field(ge=-LARGEST, le=LARGEST)] = 0
     """Seed of the splits; the same for every cell of a matrix."""
     augment: Augmentation = Augmentation()
 
@@ -92,21 +106,23 @@ class TrainSpec(Record):
 
     added_later: ClassVar = frozenset({"views"})
 
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    epochs: Annotated[Whole, Field(ge=1, le=MOST_EPOCHS)]
+    batch_size: Annotated[Whole, Field(ge=1, le=LARGEST_BATCH)] = 64
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: Annotated[float, Field(gt=0)] = 0.05
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    lr: Annotated[Number, Field(gt=0)] = 0.05
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """Of SGD; the Adam family keeps its own betas."""
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
     schedule: Literal["constant", "cosine", "step", "exponential"] = "cosine"
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.625, 0.75, 0.875)
+    milestones: Annotated[
+        tuple[Annotated[Number, Field(gt=0, lt=1)], ...], Field(max_length=MOST_MILESTONES)
+    ] = (0.625, 0.75, 0.875)
     """Of `step`: fractions of the training after which the rate is multiplied by `gamma`."""
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
     """Of `step` (per milestone) and `exponential` (per epoch)."""
     keep: Literal["last", "best"] = "last"
     """Which weights go on to export: the last, or the best on the validation set."""
-    views: Annotated[int, Field(ge=1)] | None = None
+    views: Count | None = None
     """Augmentations kept per image, equal for all seeds, that epochs take turns with, so that a
     teacher's outputs can be used again; None draws new ones in every epoch."""
 
@@ -116,10 +132,10 @@ class TeacherOutputs(Record):
 
     precision: Literal["fp32", "fp16"] = "fp32"
     """What they are rounded to."""
-    sampled: Annotated[int, Field(ge=1, le=32767)] | None = None
+    sampled: Annotated[Whole, Field(ge=1, le=32767)] | None = None
     """Draws from softmax(logits / temperature), with replacement, whose counts stand for it: an
     unbiased estimate (random sampling distillation, Anshumann et al., 2025); None keeps all."""
-    temperature: Annotated[float, Field(gt=0)] = 4.0
+    temperature: Annotated[Number, Field(gt=0, le=1e6)] = 4.0
     """Of the draws; a method must soften with the same."""
 
 
@@ -128,13 +144,14 @@ class NumericSpec(Record):
 
     added_later: ClassVar = frozenset({"compile", "outputs", "layout"})
 
-    threads: Annotated[int, Field(ge=1)] = 1
-    """Threads of every process that computes for a cell: they change the order of sums."""
+    threads: Annotated[Whole, Field(ge=1, le=MOST_THREADS)] = 1
+    """Threads of every process that computes for a cell: they change the order of sums. A run is
+    refused where there are fewer cores."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward passes under autocast to bfloat16; weights and sums stay fp32."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where cells are trained."""
-    compile: bool = False
+    compile: Flag = False
     """Run students and teachers through `torch.compile`: slow to start, then quicker per step."""
     outputs: TeacherOutputs | None = None
     """None: the teacher's outputs as they are. Of no account for cells without a teacher."""
@@ -149,20 +166,20 @@ class BlockTrain(Record):
     The defaults are those of the blockwise study (Blakeney et al., arXiv 2012.03096, and its code).
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 30
+    epochs: Annotated[Whole, Field(ge=1, le=MOST_EPOCHS)] = 30
     """Most passes over the training images, for every block."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[Whole, Field(ge=1, le=LARGEST_BATCH)] = 64
     optimiser: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
-    lr: Annotated[float, Field(gt=0)] = 2e-3
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.96
+    lr: Annotated[Number, Field(gt=0)] = 2e-3
+    decay: Annotated[Number, Field(gt=0, le=1)] = 0.96
     """The rate's factor after every `decay_steps` steps."""
-    decay_steps: Annotated[int, Field(ge=1)] = 3000
-    splice_every: Annotated[int, Field(ge=1)] = 5
+    decay_steps: Count = 3000
+    splice_every: Count = 5
     """Epochs between two tries of a block in the teacher's place, on the validation set; the best
     is kept."""
-    patience: Annotated[int, Field(ge=1)] = 2
+    patience: Count = 2
     """Tries without a gain after which a block is done."""
-    keep_within: Annotated[float, Field(gt=0, le=1)] = 0.15
+    keep_within: Annotated[Number, Field(gt=0, le=1)] = 0.15
     """A replacement is used where the teacher with it alone loses at most this much of its
     validation accuracy; else the block stays the teacher's own."""
 
@@ -182,8 +199,8 @@ class Window(Record):
     al., arXiv 2211.00683).
     """
 
-    start: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    end: Annotated[float, Field(gt=0, le=1)] = 1.0
+    start: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    end: Annotated[Number, Field(gt=0, le=1)] = 1.0
     scale: Literal["jump", "keep"] = "jump"
     """Of the cross-entropy outside. `jump`: the weight that it has in the method, so that the
     loss's scale falls by the transfer terms; `keep`: the weight that stands for all terms, as the
@@ -260,7 +277,7 @@ class Ensemble(Composed):
 
     name: str
     """Short name within the matrix; part of the key, as a teacher's is."""
-    sample: Annotated[int, Field(ge=1)]
+    sample: Count
     """Teachers per step, without replacement, by the step's own counter-based draw: a function of
     the cell's seed and the step, so that the students of a cohort share every pass. One costs one
     pass whatever the number of members; all of them are the ensemble's average."""

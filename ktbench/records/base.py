@@ -12,12 +12,21 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from ktbench.records.text import printable
+
 SCHEMA = 1
 """Of what is written to a results folder; its history stands in the package's docstring."""
 
 
 class KtbenchError(Exception):
-    """What went wrong, where, and what to do, in one line for the user."""
+    """What went wrong, where, and what to do, in one line for the user.
+
+    Whatever name or path it tells, its text holds nothing that a terminal acts on.
+    """
+
+    def __str__(self) -> str:
+        """The text, free of control characters but for line breaks between problems."""
+        return printable(super().__str__())
 
 
 class StorageError(KtbenchError):
@@ -29,7 +38,7 @@ def one_line(error: Exception) -> str:
 
     The place is the innermost line that is not torch's, so that users find it in a file of theirs.
     """
-    text = " ".join(str(error).split())[:300]
+    text = printable(" ".join(_words(error).split()))[:300]
     if isinstance(error, KtbenchError):
         return text
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -38,7 +47,17 @@ def one_line(error: Exception) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if "torch" not in Path(frame.filename).parts
     ]
-    return f"{said} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else said
+    if not frames:
+        return said
+    return f"{said} ({printable(Path(frames[-1].filename).name)}:{frames[-1].lineno})"
+
+
+def _words(error: Exception) -> str:
+    """What an error says; somebody's own class may fail to say anything."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)

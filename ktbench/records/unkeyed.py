@@ -10,10 +10,17 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ktbench.records.base import Record
+from ktbench.records.text import Flag, Line, Name, Number, Whole
 
 Format = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
 Kept = Literal["logits", "embedding", "stages"]
+
+MOST_THREADS = 1024
+MOST_REPEATS = 10_000
+MOST_WORKERS = 10_000
+MOST_SECONDS = 1e7
+"""Of a wait: a third of a year."""
 
 
 class BlockRun(Record):
@@ -26,7 +33,7 @@ class BlockRun(Record):
     """`longest_first`: packed on the workers by measured times; `contiguous`: neighbours on one
     worker, cut where the slowest takes least, each handing its boundary on to the next; `queue`:
     whoever is free takes the next."""
-    watts: Annotated[float, Field(gt=0)] = 10.0
+    watts: Annotated[Number, Field(gt=0, le=1e6)] = 10.0
     """Of one busy core, for an estimate where the processor does not count its energy."""
 
 
@@ -44,7 +51,7 @@ class ExportSpec(Record):
     format: Format
     precision: Precision = "fp32"
     batch: Literal["1", "dynamic"] = "1"
-    opset: Annotated[int, Field(ge=13, le=23)] = 18
+    opset: Annotated[Whole, Field(ge=13, le=23)] = 18
     """Of ONNX only: 18 by default, 13 to 15 for old boards."""
 
     @property
@@ -65,20 +72,22 @@ class DeviceSpec(Record):
 
     profile: str
     """A file of `devices/`: `local`, `ssh`, ..."""
-    name: str
+    name: Name
     """What the report calls it; unique within the matrix."""
-    host: str | None = None
+    host: Line | None = None
     """A host name or an alias of the user's SSH configuration; None for `local`."""
-    python: str = "python3"
+    python: Line = "python3"
     """The interpreter on the device that has numpy and a runtime; None of it is built into a
     shell string."""
-    threads: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    threads: Annotated[
+        tuple[Annotated[Whole, Field(ge=1, le=MOST_THREADS)], ...], Field(min_length=1)
+    ] = (1,)
     """Runtime threads; each value is measured on its own."""
     mode: Literal["quick", "full"] = "quick"
     """`quick`: 64 timed runs a repeat; `full`: at least 662 and 10 s (MLPerf LoadGen)."""
-    repeats: Annotated[int, Field(ge=1)] = 3
+    repeats: Annotated[Whole, Field(ge=1, le=MOST_REPEATS)] = 3
     """Fresh processes per graph, interleaved over the graphs."""
-    noise_check: bool = False
+    noise_check: Flag = False
     """Measure every cell's own artifact instead of one per distinct graph."""
     provider: Literal["cpu", "xnnpack", "cuda", "tensorrt"] = "cpu"
     """What the runtime is asked to run graphs with; a measurement that another one ran is
@@ -86,7 +95,7 @@ class DeviceSpec(Record):
     scenario: Literal["single_stream", "offline", "sustained"] = "single_stream"
     """`single_stream`: one input after the other; `offline`: batches, for their throughput;
     `sustained`: ten minutes on end in one process, for what heat makes of the latency."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[Whole, Field(ge=1, le=1 << 16)] = 32
     """Of `offline`: inputs per run, of exports with `batch: dynamic`."""
     governor: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")] | None = None
     """The processors' frequency governor while the board is measured, such as `performance`; it is
@@ -109,18 +118,18 @@ class SourceSpec(Record):
     when a batch comes again; `pool`: workers on a Ray cluster run it."""
     keep: Annotated[tuple[Kept, ...], Field(min_length=1)] = ("logits",)
     """What a cache keeps; methods that read more are served live."""
-    cap_gb: Annotated[float, Field(gt=0)] = 20.0
+    cap_gb: Annotated[Number, Field(gt=0, le=1e9)] = 20.0
     """Most that all caches of this user may take on disk, in 10⁹ bytes; the least recently used
     make room."""
-    cache: bool = False
+    cache: Flag = False
     """Of a pool: what workers said is kept too, as `cached` does."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[Whole, Field(ge=0, le=MOST_WORKERS)] = 0
     """Of a pool: started for the run, beside those that join with `ktbench teacher serve`."""
-    most_workers: Annotated[int, Field(ge=0)] = 0
+    most_workers: Annotated[Whole, Field(ge=0, le=MOST_WORKERS)] = 0
     """Of a pool: started at most, where students wait for teachers; never less than `workers`."""
-    wait_seconds: Annotated[float, Field(gt=0)] = 300.0
+    wait_seconds: Annotated[Number, Field(gt=0, le=MOST_SECONDS)] = 300.0
     """Of a pool: how long a training waits while no worker is there."""
-    address: str | None = None
+    address: Line | None = None
     """Of a pool: the Ray cluster, `auto` or HOST:PORT; its own one in this process when not given
     and `workers` are asked for."""
 

@@ -22,6 +22,8 @@ class Planned:
     """A plan, and what it will take where that was asked for."""
 
     plan: Plan
+    text: str
+    """The matrix as it was read."""
     estimate: Estimate | None = None
 
 
@@ -58,4 +60,4 @@ def _planned(matrix: Path, refused: dict[str, str], estimated: bool, no_code: bo
         loaded = load(matrix)
         allow(min(STEP_S, loaded.limits.step_seconds))
         planned = plan(loaded)
-        return Planned(planned, estimate(planned) if estimated else None)
+        return Planned(planned, loaded.origin.text, estimate(planned) if estimated else None)

@@ -44,6 +44,7 @@ from ktbench.runner.measuring import (
     unmeasured,
 )
 from ktbench.runner.narrowing import Narrowing, run_narrowing
+from ktbench.runner.ready import refuse_unready
 from ktbench.runner.side_by_side import measure_devices
 from ktbench.runner.state import Run, Summary, Teachers, clocked
 from ktbench.runner.teachers import (
@@ -67,12 +68,14 @@ def run(
     write_report: Callable[[Path], Path] | None,
     fresh: bool = False,
     memory: int | None = None,
+    strict: bool = False,
 ) -> Summary:
     """Carry out a plan into a results folder; what is already there is not done again.
 
     A process that trains holds `memory` bytes at most; when not given, half of what is free where
     it runs, divided by the number of the engine's processes there.
-    Raises KtbenchError when the run cannot begin or its folder cannot be written. A cell or a
+    Raises KtbenchError when the run cannot begin or its folder cannot be written; `strict`: also
+    when a device cannot be measured now, which is else a note and a failure at the end. A cell or a
     device that fails is a record in the folder and in the summary; the others go on.
     """
     if plan.skips and not plan.cells:
@@ -80,8 +83,9 @@ def run(
     began = time.perf_counter()
     summary = Summary(folder)
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
-    engine.check(plan)
     with clocked(summary, "data"):
+        for warning in refuse_unready(plan, engine, folder, fresh=fresh, strict=strict):
+            watcher.note(f"warning: {warning}")
         provenance, tested_on = _provenance(plan, engine)
     results = ResultsFolder(folder)
     ours = collect(tested_on)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from ktbench.machine import free_memory
 from ktbench.records import KtbenchError
-from ktbench.supervision.memory import free_bytes
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -60,7 +60,7 @@ def _on_machine() -> tuple[int, int]:
     """Bytes that this process holds, and that are free."""
     gc.collect()
     give_back()
-    return resident(), free_bytes()
+    return resident(), free_memory()
 
 
 def resident() -> int:

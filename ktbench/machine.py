@@ -1,0 +1,138 @@
+"""What this process may use of its machine: cores and memory, control groups considered."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+_LEAST_ROOM = 1 << 30
+"""Bytes that a bounded block gets in any case: libraries and threads take some, too."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy: those that it may run on, less by a group's quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min([cores, *_quotas(CGROUPS, OWN_GROUPS)]))
+
+
+def free_memory() -> int:
+    """Bytes that are free on this machine, or in the control group that holds this process."""
+    free = [int(psutil.virtual_memory().available), *free_in_groups(CGROUPS, OWN_GROUPS)]
+    return max(0, min(free))
+
+
+def all_memory() -> int:
+    """Bytes of this machine's memory, or of the control group that holds this process."""
+    limits = _limits(CGROUPS, OWN_GROUPS)
+    return min([int(psutil.virtual_memory().total), *limits])
+
+
+@contextmanager
+def bounded_memory(share: float = 0.5) -> Iterator[int]:
+    """Let the block take a share of what is free; what asks for more gets a MemoryError.
+
+    Of torch: a RuntimeError. Yields the bytes. Without it a network far too large is not refused
+    but has its process killed, as systems promise more memory than there is.
+    """
+    room = max(_LEAST_ROOM, int(share * free_memory()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = _reserved() + room
+    if soft != resource.RLIM_INFINITY and soft <= most:
+        yield room
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    try:
+        yield room
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _reserved() -> int:
+    """Bytes of address space that this process holds, used or not."""
+    return int(psutil.Process().memory_info().vms)
+
+
+# ---------------------------------------------------------------- control groups
+
+
+def free_in_groups(root: Path, own: Path) -> list[int]:
+    """What each limited control group that holds this process has left (Linux, version 1 or 2)."""
+    found = (_free_in(group, *names) for group, names in _memory_groups(root, own))
+    return [free for free in found if free is not None]
+
+
+def _limits(root: Path, own: Path) -> list[int]:
+    """Most that each limited control group that holds this process may have in memory."""
+    found = []
+    for group, (limit, _) in _memory_groups(root, own):
+        with suppress(OSError, ValueError):  # "max" is no number, and no limit
+            found.append(int((group / limit).read_text()))
+    return found
+
+
+def _memory_groups(root: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
+    for controllers, path in _own_groups(own):
+        if "memory" in controllers:
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            yield from ((group, names) for group in _with_parents(root / "memory", path))
+        elif controllers == [""]:
+            names = ("memory.max", "memory.current")
+            yield from ((group, names) for group in _with_parents(root, path))
+
+
+def _own_groups(own: Path) -> list[tuple[list[str], str]]:
+    """The controllers of each hierarchy, and this process's group in it."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    parts = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    return [(controllers.split(","), path) for _, controllers, path in parts]
+
+
+def _with_parents(top: Path, path: str) -> list[Path]:
+    """A group and those above it, whose limits hold for it too."""
+    group = Path(path.lstrip("/"))
+    return [top / part for part in (group, *group.parents)]
+
+
+def _free_in(group: Path, limit: str, usage: str) -> int | None:
+    """Bytes left in one group, if it has a limit; pages of files that can go count as free."""
+    try:
+        most, used = (group / limit).read_text().strip(), int((group / usage).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    files = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    return None if most == "max" else int(most) - used + files
+
+
+def _quotas(root: Path, own: Path) -> list[int]:
+    """Whole cores that each control group's quota of processor time is worth, rounded up."""
+    found = []
+    for controllers, path in _own_groups(own):
+        for group in _with_parents(root / "cpu" if "cpu" in controllers else root, path):
+            with suppress(OSError, ValueError):
+                quota, period = _quota(group, version_1="cpu" in controllers)
+                if quota > 0 and period > 0:
+                    found.append(math.ceil(quota / period))
+    return found
+
+
+def _quota(group: Path, *, version_1: bool) -> tuple[int, int]:
+    """Microseconds of processor time per period; raises OSError or ValueError where unlimited."""
+    if version_1:
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota, period = (int((group / name).read_text()) for name in names)
+        return quota, period
+    quota, period = map(int, (group / "cpu.max").read_text().split())
+    return quota, period
