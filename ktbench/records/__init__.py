@@ -5,6 +5,8 @@ record and returns the next. What lands in a results folder is one of these as J
 
 Schema history (`SCHEMA`):
     1  first version
+    2  files of a results folder carry a seal (their own digest) and the digests of the files that
+       belong to them; what version 1 wrote is read as it is, unsealed
 """
 
 from ktbench.records.asked import (
@@ -34,6 +36,7 @@ from ktbench.records.base import (
     digest_of,
     one_line,
 )
+from ktbench.records.bounds import printable
 from ktbench.records.came import (
     Accuracies,
     Artifact,
@@ -123,4 +126,5 @@ __all__ = [
     "canonical_json",
     "digest_of",
     "one_line",
+    "printable",
 ]

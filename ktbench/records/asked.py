@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from ktbench.records.base import Composed, Record, canonical_json, digest_of
+from ktbench.records.bounds import Facts, Name, Whole, Words, printable
 from ktbench.records.unkeyed import BlockRun, DeviceSpec, ExportSpec, Limits, SourceSpec
 
 
@@ -17,9 +18,9 @@ class Item(Record):
 
     added_later: ClassVar = frozenset({"code", "implied"})
 
-    name: str
+    name: Name
     """The item's name in the catalogue, or `path/to/file.py:Class` or `package.module:Class`."""
-    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    settings: Facts = Field(default_factory=dict)
     """Settings of the item, as its own `Config` (method) or `build` (student) names them."""
     code: str | None = None
     """SHA-256 (16 digits) of the file of a user's own network or method: other code is another
@@ -33,11 +34,15 @@ class Item(Record):
         shown = {k: v for k, v in sorted(self.settings.items()) if k not in self.implied}
         if not shown:
             return self.name
-        return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in shown.items())})"
+        told = f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in shown.items())})"
+        if len(told) > _LONGEST_LABEL:
+            told = f"{told[:_LONGEST_LABEL]}… {digest_of(self.settings)[:6]})"
+        return printable(" ".join(told.splitlines()))
 
 
 _LONGEST = 6
 """Members of a list that a label writes out."""
+_LONGEST_LABEL = 1_000
 
 
 def _short(value: JsonValue) -> str:
@@ -76,13 +81,13 @@ class DataSpec(Record):
     """Column of the labels; found by type when not given."""
     image_size: Annotated[int, Field(ge=4)] | None = None
     """Resize every image to this many pixels a side."""
-    train_size: Annotated[int, Field(ge=1)] | None = None
+    train_size: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     """Training images used, drawn class by class; all that remain when not given."""
-    validation_size: Annotated[int, Field(ge=1)] | None = None
+    validation_size: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     """Images held out to choose by; a tenth of the training images when not given."""
-    test_size: Annotated[int, Field(ge=1)] | None = None
+    test_size: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     """Test images: a fifth of the data where the source has no test split, else all of it."""
-    split_seed: int = 0
+    split_seed: Whole = 0
     """Seed of the splits; the same for every cell of a matrix."""
     augment: Augmentation = Augmentation()
 
@@ -92,8 +97,8 @@ class TrainSpec(Record):
 
     added_later: ClassVar = frozenset({"views"})
 
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    epochs: Annotated[int, Field(ge=1, lt=2**63)]
+    batch_size: Annotated[int, Field(ge=1, lt=2**63)] = 64
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -106,7 +111,7 @@ class TrainSpec(Record):
     """Of `step` (per milestone) and `exponential` (per epoch)."""
     keep: Literal["last", "best"] = "last"
     """Which weights go on to export: the last, or the best on the validation set."""
-    views: Annotated[int, Field(ge=1)] | None = None
+    views: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     """Augmentations kept per image, equal for all seeds, that epochs take turns with, so that a
     teacher's outputs can be used again; None draws new ones in every epoch."""
 
@@ -128,7 +133,7 @@ class NumericSpec(Record):
 
     added_later: ClassVar = frozenset({"compile", "outputs"})
 
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, lt=2**63)] = 1
     """Threads of every process that computes for a cell: they change the order of sums."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward passes under autocast to bfloat16; weights and sums stay fp32."""
@@ -146,18 +151,18 @@ class BlockTrain(Record):
     The defaults are those of the blockwise study (Blakeney et al., arXiv 2012.03096, and its code).
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 30
+    epochs: Annotated[int, Field(ge=1, lt=2**63)] = 30
     """Most passes over the training images, for every block."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[int, Field(ge=1, lt=2**63)] = 64
     optimiser: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
     lr: Annotated[float, Field(gt=0)] = 2e-3
     decay: Annotated[float, Field(gt=0, le=1)] = 0.96
     """The rate's factor after every `decay_steps` steps."""
-    decay_steps: Annotated[int, Field(ge=1)] = 3000
-    splice_every: Annotated[int, Field(ge=1)] = 5
+    decay_steps: Annotated[int, Field(ge=1, lt=2**63)] = 3000
+    splice_every: Annotated[int, Field(ge=1, lt=2**63)] = 5
     """Epochs between two tries of a block in the teacher's place, on the validation set; the best
     is kept."""
-    patience: Annotated[int, Field(ge=1)] = 2
+    patience: Annotated[int, Field(ge=1, lt=2**63)] = 2
     """Tries without a gain after which a block is done."""
     keep_within: Annotated[float, Field(gt=0, le=1)] = 0.15
     """A replacement is used where the teacher with it alone loses at most this much of its
@@ -210,7 +215,7 @@ class Cell(Composed):
     method: Item
     teacher: Teacher | Ensemble | None = None
     """None for methods that read nothing of a teacher, so that they are trained once."""
-    seed: int
+    seed: Whole
     train: TrainSpec
     numeric: NumericSpec = NumericSpec()
     start: Start | None = None
@@ -243,7 +248,7 @@ class Cell(Composed):
 class Teacher(Composed):
     """A trained cell that others learn from: by rule its method is `none`, or a chain of them."""
 
-    name: str
+    name: Name
     """Short name within the matrix; part of the key, as it names a row of the report."""
     cell: Cell
     checkpoint: str | None = None
@@ -255,9 +260,9 @@ class Teacher(Composed):
 class Ensemble(Composed):
     """Several teachers of which some are drawn at every step, and their logits averaged."""
 
-    name: str
+    name: Name
     """Short name within the matrix; part of the key, as a teacher's is."""
-    sample: Annotated[int, Field(ge=1)]
+    sample: Annotated[int, Field(ge=1, lt=2**63)]
     """Teachers per step, without replacement, by the step's own counter-based draw: a function of
     the cell's seed and the step, so that the students of a cohort share every pass. One costs one
     pass whatever the number of members; all of them are the ensemble's average."""
@@ -269,13 +274,13 @@ class Skip(Record):
     """A cell that cannot exist, and why; it is shown, not dropped."""
 
     cell: Cell
-    reason: str
+    reason: Words
 
 
 class Plan(Record):
     """The matrix, worked out: every cell once, every impossible pair with its reason."""
 
-    name: str
+    name: Name
     base: str
     """Absolute folder that relative paths of the matrix start from; in no key."""
     cells: tuple[Cell, ...]

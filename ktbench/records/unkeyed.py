@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ktbench.records.base import Record
+from ktbench.records.bounds import Name
 
 Format = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -65,18 +66,18 @@ class DeviceSpec(Record):
 
     profile: str
     """A file of `devices/`: `local`, `ssh`, ..."""
-    name: str
+    name: Name
     """What the report calls it; unique within the matrix."""
     host: str | None = None
     """A host name or an alias of the user's SSH configuration; None for `local`."""
     python: str = "python3"
     """The interpreter on the device that has numpy and a runtime; None of it is built into a
     shell string."""
-    threads: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    threads: tuple[Annotated[int, Field(ge=1, lt=2**63)], ...] = (1,)
     """Runtime threads; each value is measured on its own."""
     mode: Literal["quick", "full"] = "quick"
     """`quick`: 64 timed runs a repeat; `full`: at least 662 and 10 s (MLPerf LoadGen)."""
-    repeats: Annotated[int, Field(ge=1)] = 3
+    repeats: Annotated[int, Field(ge=1, lt=2**63)] = 3
     """Fresh processes per graph, interleaved over the graphs."""
     noise_check: bool = False
     """Measure every cell's own artifact instead of one per distinct graph."""
@@ -86,7 +87,7 @@ class DeviceSpec(Record):
     scenario: Literal["single_stream", "offline", "sustained"] = "single_stream"
     """`single_stream`: one input after the other; `offline`: batches, for their throughput;
     `sustained`: ten minutes on end in one process, for what heat makes of the latency."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1, lt=2**63)] = 32
     """Of `offline`: inputs per run, of exports with `batch: dynamic`."""
     governor: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")] | None = None
     """The processors' frequency governor while the board is measured, such as `performance`; it is
