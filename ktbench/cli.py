@@ -16,6 +16,7 @@ from ktbench import (
     commands_compare,
     commands_devices,
     commands_teacher,
+    commands_verify,
 )
 
 if TYPE_CHECKING:
@@ -314,6 +315,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=Fa
 
 
 commands_compare.add_to(app)
+commands_verify.add_to(app)
 
 
 # ---------------------------------------------------------------- catalogue

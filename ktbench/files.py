@@ -53,7 +53,7 @@ def require_held(path: Path) -> None:
     if not path.absolute().is_relative_to(folder):
         return
     try:
-        about = os.stat(os.path.join(folder, name))
+        about = Path(folder, name).stat()
         same = (about.st_dev, about.st_ino) == (device, inode)
     except OSError:
         same = False

@@ -73,6 +73,10 @@ class ResultsFolder:
         self._held = False
         self._redone: set[str] = set()
         """Cells whose weights were lost, so that their trainings may end otherwise."""
+        self.lost_measurements: set[str] = set()
+        """Names of measurements whose samples were lost, so that they are to be made again."""
+        self.notes: list[str] = []
+        """What was healed when the folder was opened, one line each."""
 
     # ------------------------------------------------------------ places
 
@@ -151,7 +155,7 @@ class ResultsFolder:
                 write_atomically(clearing, "")
                 self._clear()
             else:
-                refuse_to_mix(self.path, self.lock(), lock)
+                self._refuse_to_mix(lock)
         remove_leftovers(self.path, _FOLDERS)
         write_atomically(self.lock_file, sealed(LockFile.of(lock), indent=None))
         write_atomically(self.path / "matrix.yaml", matrix_text)
@@ -159,6 +163,28 @@ class ResultsFolder:
         clearing.unlink(missing_ok=True)
         for name in _FOLDERS[:-2]:
             (self.path / name).mkdir(exist_ok=True)
+
+    def _refuse_to_mix(self, lock: Lock) -> None:
+        """Compare with the folder's lock; in the place of a damaged one each result is asked."""
+        try:
+            refuse_to_mix(self.path, self.lock(), lock)
+        except DamagedError as error:
+            made = [found for key in self.keys() if (found := self._sound(key)) is not None]
+            if not made:
+                raise
+            for result in made:
+                now = lock.model_copy(update={"data_digest": None})
+                refuse_to_mix(self.path, Lock(plan=lock.plan, provenance=result.provenance), now)
+            self._held = True
+            self.set_aside(self.lock_file)
+            self._held = False
+            self.notes.append(f"damaged: lock.json ({error.reason}): set aside, written again")
+
+    def _sound(self, key: str) -> Result | None:
+        try:
+            return self.result(key)
+        except KtbenchError:
+            return None
 
     def _refuse_unknown_lock(self) -> None:
         """Deleting needs a lock.json that only ktbench can have written, of any version."""
@@ -191,7 +217,7 @@ class ResultsFolder:
 
     def lock(self) -> Lock:
         """The folder's lock; raises KtbenchError when there is none or it cannot be read."""
-        remedy = "choose another --results folder"
+        remedy = "run its matrix again to have it made anew"
         try:
             file = stored(LockFile, self.lock_file, most=MOST_OF_LOCK, remedy=remedy).record
             return file.lock()
@@ -305,20 +331,22 @@ class ResultsFolder:
         known = {p: m for p, m in before.files.items() if p in paths} if before else {}
         return known | marks_of(self.path, [p for p in paths if p not in known])
 
-    def forget(self, key: str, paths: Sequence[str]) -> None:
+    def forget(self, key: str, lost: Sequence[str], rewritten: Sequence[str] = ()) -> None:
         """Give up files of a cell's result that are lost or altered, so that they are made anew.
 
-        What stands in their places is set aside.
+        What stands in their places is set aside. `rewritten` are whole files that will be written
+        again with them.
         """
         self._require_hold()
         found = self.stored(key)
         assert found is not None
-        for path in paths:
+        for path in lost:
             self.set_aside(self.path / path)
-        if found.record.checkpoint and found.record.checkpoint.path in paths:
+        given_up = {*lost, *rewritten}
+        if found.record.checkpoint and found.record.checkpoint.path in given_up:
             self._redone.add(key)
         if found.sealed:
-            kept = {path: mark for path, mark in found.files.items() if path not in paths}
+            kept = {path: mark for path, mark in found.files.items() if path not in given_up}
             write_atomically(self.cell(key), sealed(found.record, kept))
 
     def set_aside(self, path: Path) -> None:
@@ -360,9 +388,9 @@ class ResultsFolder:
         self._require_hold()
         name = Path(measurement.samples).name.removesuffix(_SAMPLES)
         path = self.path / "measurements" / f"{name}.json"
-        before = self._whole(path, lambda: self.measurement(path))
+        before, lost = self._whole(path, lambda: self.measurement(path)), self.lost_measurements
         marks = marks_of(self.path, [measurement.samples])
-        if before is not None and before.record.validity.valid and name not in self._redone:
+        if before is not None and before.record.validity.valid and name not in lost:
             if before.record == measurement:
                 return
             raise KtbenchError(
@@ -370,10 +398,10 @@ class ResultsFolder:
             )
         write_atomically(path, sealed(measurement, marks))
 
-    def measure_again(self, path: Path) -> None:
-        """Give up a measurement whose samples are lost or altered, so that it is made anew."""
-        self._redone.add(path.stem)
-        self.set_aside(path)
+    def measure_again(self, path: Path, samples: str) -> None:
+        """Give up a measurement whose samples are lost or altered; it stands until a new one."""
+        self.lost_measurements.add(path.stem)
+        self.set_aside(self.path / samples)
 
     def write_failures(self, failures: Sequence[Failure]) -> None:
         """Replace the list of what this run could not do that belongs to no cell."""
