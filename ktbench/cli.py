@@ -75,14 +75,16 @@ def main() -> None:
         sys.exit(stopped.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"ktbench: {where}{error.strerror or error}", file=sys.stderr)
+        from ktbench.records import printable
+
+        print(printable(f"ktbench: {where}{error.strerror or error}"), file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        from ktbench.records import KtbenchError
+        from ktbench.records import KtbenchError, printable
 
         if not isinstance(error, KtbenchError):
             raise
-        print(f"ktbench: {error}", file=sys.stderr)
+        print(printable(f"ktbench: {error}"), file=sys.stderr)
         sys.exit(2)
     finally:
         for number, handler in before.items():

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ktbench import catalogue
-from ktbench.records import DeviceSpec, Ensemble, Plan
+from ktbench.records import DeviceSpec, Ensemble, Plan, printable
 
 if TYPE_CHECKING:
     from ktbench.estimate import Estimate
@@ -48,17 +48,17 @@ def print_table(
             column, header_style="bold", overflow="fold", justify=side, no_wrap=unbroken
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console = Console()
     # Not the table's own title, which is broken to the table's width.
-    console.print(Text(title, style="bold"), soft_wrap=not console.is_terminal)
+    console.print(Text(printable(title), style="bold"), soft_wrap=not console.is_terminal)
     console.print(table, highlight=False, markup=False)
 
 
 def print_line(text: str) -> None:
     """A line that a terminal breaks between words, and nothing else breaks."""
     console = Console()
-    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 # ---------------------------------------------------------------- plan

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from ktbench.records import printable
+
 if TYPE_CHECKING:
     from ktbench.records import Failure, Plan
     from ktbench.runner import Summary
@@ -66,7 +68,7 @@ class Bars:
     def advance(self, done: float, what: str = "") -> None:
         """See `Watcher`."""
         if self._task is not None:
-            self.progress.update(self._task, completed=done, what=escape(what))
+            self.progress.update(self._task, completed=done, what=escape(printable(what)))
 
     def end(self) -> None:
         """See `Watcher`."""
@@ -77,7 +79,7 @@ class Bars:
 
     def note(self, text: str) -> None:
         """See `Watcher`."""
-        self.progress.console.print(text, highlight=False, markup=False)
+        self.progress.console.print(printable(text), highlight=False, markup=False)
 
 
 class Lines:
@@ -118,7 +120,7 @@ class Lines:
 
     def note(self, text: str) -> None:
         """See `Watcher`."""
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
 
 # ---------------------------------------------------------------- before and after a run
@@ -188,4 +190,4 @@ def _count(number: int, thing: str) -> str:
 
 def _say(console: Console, text: str) -> None:
     """A line of markup, never broken: a path can be copied, a program can read it."""
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, soft_wrap=True)

@@ -169,7 +169,7 @@ class ResultsFolder:
         try:
             refuse_to_mix(self.path, self.lock(), lock)
         except DamagedError as error:
-            made = [found for key in self.keys() if (found := self._sound(key)) is not None]
+            made = [found for key in self.result_keys() if (found := self._sound(key)) is not None]
             if not made:
                 raise
             for result in made:
@@ -258,14 +258,14 @@ class ResultsFolder:
             raise DamagedError(path, reason)
         return found
 
-    def keys(self) -> list[str]:
+    def result_keys(self) -> list[str]:
         """Keys of all cells that have a result on disk, those no longer in the matrix included."""
         names = (self.path / "cells").glob("[!.]*.json")
         return sorted(path.name.removesuffix(".json") for path in names)
 
     def results(self) -> Iterator[Result]:
         """Every result on disk, by key; cells that the matrix no longer has included."""
-        for key in self.keys():
+        for key in self.result_keys():
             result = self.result(key)
             if result is not None:
                 yield result

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from ktbench.files import NotRegularError, read_regular
 from ktbench.records import (
     Assembly,
     BlockResult,
@@ -23,7 +26,7 @@ from ktbench.results.integrity import Fault, Integrity, other_weights
 from ktbench.results.lock import Lock, many_objects
 from ktbench.results.problems import Problem
 from ktbench.results.raw import read_samples
-from ktbench.results.storage import DamagedError, Stored, stored
+from ktbench.results.storage import MOST_BYTES, DamagedError, Stored, said
 
 _REMEDIES = {
     "weights": "run again to train the cell again",
@@ -37,6 +40,7 @@ _BLOCKS: tuple[tuple[str, type[Record]], ...] = (
     ("search-", BlockSearch),
     ("", BlockResult),
 )
+_BLOCK_REMEDY = "delete it: it is made anew where it is needed"
 _DAY = timedelta(days=1)
 
 
@@ -72,6 +76,7 @@ def verify(path: Path, *, partial: bool = False) -> Verified:
             folder.failures()
         except KtbenchError as error:
             found.problems.append(Problem.of(error, folder.path, folder.path / "failures.json"))
+    found.problems = list(dict.fromkeys(found.problems))
     if partial:
         found.problems = [p for p in found.problems if p.reason != "is missing"]
     return found
@@ -91,7 +96,7 @@ def _results(
     folder: ResultsFolder, lock: Lock | None, cells: dict[str, Cell] | None, found: Verified
 ) -> None:
     integrity = Integrity(folder.path)
-    for key in folder.keys():
+    for key in folder.result_keys():
         path = folder.cell(key)
         try:
             record = folder.stored(key)
@@ -115,7 +120,8 @@ def _told(fault: Fault, key: str, wanted: bool) -> Problem:
     remedy = _REMEDIES[fault.part]
     if not wanted:
         remedy = f"the matrix has no such cell any more: delete cells/{key}.json if it can go"
-    return Problem(fault.path, fault.reason, remedy, key)
+    shared = fault.part in ("teacher", "start")  # One line, however many cells share it.
+    return Problem(fault.path, fault.reason, remedy, "" if shared else key)
 
 
 def _against_itself(result: Result) -> Iterator[str]:
@@ -132,10 +138,9 @@ def _against_itself(result: Result) -> Iterator[str]:
 def _against_lock(result: Result, lock: Lock | None) -> Iterator[str]:
     if lock is None or result.status == "skipped":
         return
-    for what in ("torch",):
-        ours, theirs = (p.versions.get(what) for p in (result.provenance, lock.provenance))
-        if ours and theirs and ours != theirs:
-            yield f"was made with {what} {ours}, the folder with {theirs}"
+    ours, theirs = (p.versions.get("torch") for p in (result.provenance, lock.provenance))
+    if ours and theirs and ours != theirs:
+        yield f"was made with torch {ours}, the folder with {theirs}"
     if result.provenance.machine != lock.provenance.machine:
         yield f"was made on {result.provenance.machine}, the folder on {lock.provenance.machine}"
 
@@ -181,14 +186,13 @@ def _blocks(folder: ResultsFolder, found: Verified) -> None:
             continue
         kind = next(kind for prefix, kind in _BLOCKS if path.name.startswith(prefix))
         try:
-            record = stored(
-                kind, path, remedy="delete it: it is made anew where it is needed"
-            ).record
-        except KtbenchError as error:
-            found.problems.append(Problem.of(error, folder.path, path))
+            record = kind.model_validate_json(read_regular(path, MOST_BYTES))
+        except (ValidationError, NotRegularError, OSError) as error:
+            reason = said(error) if isinstance(error, ValidationError) else str(error)
+            place = path.relative_to(folder.path).as_posix()
+            found.problems.append(Problem(place, reason, _BLOCK_REMEDY))
             continue
         if isinstance(record, BlockResult) and (folder.path / record.path).exists():
             reason = other_weights(folder.path / record.path, record.digest)
             if reason:
-                remedy = "delete it: it is trained again where it is needed"
-                found.problems.append(Problem(record.path, reason, remedy))
+                found.problems.append(Problem(record.path, reason, _BLOCK_REMEDY))
