@@ -31,7 +31,7 @@ from ktbench.records import Cell, Failure, KtbenchError, Measurement, Plan, Prov
 from ktbench.results import running
 from ktbench.results.leftovers import refuse_foreign, remove_leftovers
 from ktbench.results.lock import Lock, LockFile
-from ktbench.results.rules import belongs, extended, files_of, refuse_to_mix
+from ktbench.results.rules import belongs, extended, files_of, refuse_to_mix, unchanged
 from ktbench.results.storage import (
     MOST_BYTES,
     MOST_OF_LOCK,
@@ -328,7 +328,8 @@ class ResultsFolder:
     def _marks(self, result: Result, before: Stored[Result] | None) -> dict[str, Mark]:
         """Marks of a result's files: those that it had, and of the others as they are now."""
         paths = files_of(result)
-        known = {p: m for p, m in before.files.items() if p in paths} if before else {}
+        same = set(unchanged(before.record, result)) if before else set()
+        known = {p: m for p, m in before.files.items() if p in same} if before else {}
         return known | marks_of(self.path, [p for p in paths if p not in known])
 
     def forget(self, key: str, lost: Sequence[str], rewritten: Sequence[str] = ()) -> None:

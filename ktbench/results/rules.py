@@ -24,6 +24,18 @@ def files_of(result: Result) -> list[str]:
     return [*paths, *([result.start.path] if result.start else [])]
 
 
+def unchanged(earlier: Result, result: Result) -> list[str]:
+    """Paths of files that belong to what is the same in two results of a cell."""
+    same = result.checkpoint == earlier.checkpoint
+    kept = result.model_copy(
+        update={
+            "checkpoint": result.checkpoint if same else None,
+            "artifacts": tuple(a for a in result.artifacts if a in earlier.artifacts),
+        }
+    )
+    return files_of(kept)
+
+
 def belongs(result: Result, key: str) -> str | None:
     """Why a result cannot be that of the cell, by what it says of its own parts; or None."""
     checkpoint = result.checkpoint

@@ -193,6 +193,6 @@ def _blocks(folder: ResultsFolder, found: Verified) -> None:
             found.problems.append(Problem(place, reason, _BLOCK_REMEDY))
             continue
         if isinstance(record, BlockResult) and (folder.path / record.path).exists():
-            reason = other_weights(folder.path / record.path, record.digest)
-            if reason:
-                found.problems.append(Problem(record.path, reason, _BLOCK_REMEDY))
+            wrong = other_weights(folder.path / record.path, record.digest)
+            if wrong:
+                found.problems.append(Problem(record.path, wrong, _BLOCK_REMEDY))

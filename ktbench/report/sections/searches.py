@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from ktbench.files import NotRegularError, read_regular
-from ktbench.records import BlockSearch, SoughtNetwork
+from ktbench.records import BlockSearch, SoughtNetwork, printable
 from ktbench.report import text
 from ktbench.report.analysis import Analysis
 from ktbench.report.figures.search import search_figure
@@ -26,11 +26,11 @@ def searches(analysis: Analysis) -> list[Part]:
     for path in sorted((analysis.results.path / "blocks").glob("search-*.json")):
         try:
             found = BlockSearch.model_validate_json(read_regular(path, _MOST_BYTES))
-        except (
-            OSError,
-            NotRegularError,
-            ValidationError,
-        ):  # a damaged one is made again by the next search
+        except (OSError, NotRegularError, ValidationError):
+            words = (
+                f"{printable(path.name)}: not a search's record; the next search makes it again."
+            )
+            parts.append(Note(words, "warn"))
             continue
         if found.teacher in names:
             parts += _parts(analysis, found, _name(found, parts))
