@@ -340,5 +340,11 @@ def measurement_of(
     )
 
 
+def slower(measurement: Measurement, p50: float) -> Measurement:
+    """The measurement with another median, in milliseconds, and the other figures to match."""
+    times = {"p50_ms": _statistic(p50), "p90_ms": _statistic(p50 * 1.1), "mean_ms": p50 * 1.02}
+    return measurement.model_copy(update=times)
+
+
 def _statistic(value: float) -> Statistic:
     return Statistic(value=value, low=value * 0.98, high=value * 1.03)

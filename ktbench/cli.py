@@ -17,6 +17,7 @@ from ktbench import (
     commands_compare,
     commands_devices,
     commands_teacher,
+    commands_verify,
 )
 
 if TYPE_CHECKING:
@@ -81,11 +82,11 @@ def main() -> None:
         print(f"ktbench: {printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        from ktbench.records import KtbenchError
+        from ktbench.records import KtbenchError, printable
 
         if not isinstance(error, KtbenchError):
             raise
-        print(f"ktbench: {error}", file=sys.stderr)
+        print(printable(f"ktbench: {error}"), file=sys.stderr)
         sys.exit(2)
     finally:
         for number, handler in before.items():
@@ -359,6 +360,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=Fa
 
 
 commands_compare.add_to(app)
+commands_verify.add_to(app)
 
 
 # ---------------------------------------------------------------- catalogue

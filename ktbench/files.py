@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ktbench.records import KtbenchError, StorageError
@@ -24,6 +28,58 @@ MOST_WEIGHTS = 64 << 30
 class UnsuitableFileError(KtbenchError):
     """A path that leads to something other than a regular file, or to one that is too large."""
 
+    def __init__(self, path: Path | str, what: str) -> None:
+        super().__init__(f"{path}: {what}")
+        self.what = what
+        """What is wrong, without the path."""
+
+
+_HELD = "KTBENCH_HELD_FOLDER"
+"""Variable of this process, and of those that it starts: the folder that a run holds, and the
+device and inode of the file by which it holds it."""
+
+
+@contextmanager
+def held_folder(folder: Path, handle: int, name: str) -> Iterator[None]:
+    """Write into a folder only while it is the one that this run holds.
+
+    `handle` is open on the folder's file `name`. When the folder has been renamed, deleted or taken
+    over by another run meanwhile, what is to be written into it raises StorageError, here and in
+    processes started from here, and nothing is made anew in its place.
+    """
+    about = os.fstat(handle)
+    before = os.environ.get(_HELD)
+    held = [str(folder.absolute()), name, about.st_dev, about.st_ino]
+    os.environ[_HELD] = json.dumps(held)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_HELD, None)
+        else:
+            os.environ[_HELD] = before
+
+
+def require_held(path: Path) -> None:
+    """Raise StorageError where a path is in a folder that this run held and holds no more."""
+    told = os.environ.get(_HELD)
+    if not told:
+        return
+    folder, name, device, inode = json.loads(told)
+    if not path.absolute().is_relative_to(folder):
+        return
+    try:
+        about = Path(folder, name).stat()
+        same = (about.st_dev, about.st_ino) == (device, inode)
+    except OSError:
+        same = False
+    if not same:
+        raise StorageError(
+            f"{folder}: was renamed, deleted or taken over by another run while this one was "
+            "writing to it: nothing more is written; run again, with --results if it lies "
+            "elsewhere now"
+        )
+
 
 def cache_folder() -> Path:
     """Where ktbench keeps what later runs can use again."""
@@ -36,9 +92,11 @@ def cache_folder() -> Path:
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file so that its name never shows half of it, even through a loss of power.
 
-    Raises StorageError when the disk is full; what stood there before is untouched.
+    Raises StorageError when the disk is full, or the folder is no longer the run's own
+    (`held_folder`); what stood there before is untouched.
     """
     content = data.encode() if isinstance(data, str) else data
+    require_held(path)
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,12 +147,17 @@ def check_regular(path: Path | str, limit: int = MOST_RECORD) -> int:
     try:
         status = Path(path).stat()
     except ValueError as error:  # a zero byte or half a character, which no path can hold
-        raise UnsuitableFileError(f"{str(path)!r}: cannot be a path: {error}") from error
+        raise UnsuitableFileError(repr(str(path)), f"cannot be a path: {error}") from error
     return _suitable(path, status, limit)
 
 
-def read_regular(path: Path | str, limit: int = MOST_RECORD) -> bytes:
-    """All bytes of a regular file; raises as `check_regular`, and never reads beyond `limit`."""
+def read_regular(path: Path | str, limit: int = MOST_RECORD, *, follow: bool = True) -> bytes:
+    """All bytes of a regular file; raises as `check_regular`, and never reads beyond `limit`.
+
+    Without `follow` a link is no regular file: what it leads to may be outside the folder.
+    """
+    if not follow and Path(path).is_symlink():
+        raise UnsuitableFileError(path, "is a link, not a regular file")
     check_regular(path, limit)
     # Between the look and this line a pipe may have taken the file's place: opening must not wait.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -111,7 +174,7 @@ def _suitable(path: Path | str, status: os.stat_result, limit: int) -> int:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
         kind = next((words for is_kind, words in _KINDS if is_kind(status.st_mode)), "something")
-        raise UnsuitableFileError(f"{path}: is {kind}, not a regular file: name a file")
+        raise UnsuitableFileError(path, f"is {kind}, not a regular file: name a file")
     if status.st_size > limit:
         raise _too_large(path, status.st_size, limit)
     return status.st_size
@@ -119,8 +182,9 @@ def _suitable(path: Path | str, status: os.stat_result, limit: int) -> int:
 
 def _too_large(path: Path | str, size: int, limit: int) -> UnsuitableFileError:
     return UnsuitableFileError(
-        f"{path}: {_size(size)} are more than the {_size(limit)} that such a file may hold: "
-        "name another file"
+        path,
+        f"{_size(size)} are more than the {_size(limit)} that such a file may hold: "
+        "name another file",
     )
 
 
@@ -130,3 +194,16 @@ def _size(count: int) -> str:
         if count >= unit:
             return f"{count / unit:.4g} {name}"
     return f"{count} bytes"
+
+
+def digest_of_file(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 (16 digits) of a regular file, read piece by piece; links are followed.
+
+    Raises as `check_regular`.
+    """
+    check_regular(path, MOST_WEIGHTS)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        _suitable(path, os.fstat(handle), MOST_WEIGHTS)
+        total = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return file.tell(), total

@@ -14,12 +14,21 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import special
 
-from benchmarks._synthetic import LOCAL, PROVENANCE, Shape, plan_of, result_of, write_folder
+from benchmarks._synthetic import (
+    LOCAL,
+    PROVENANCE,
+    Shape,
+    plan_of,
+    result_of,
+    slower,
+    write_folder,
+)
 from ktbench import stats
 from ktbench.compare import Limits, compare
 from ktbench.compare.judging import difference, unpaired, verdicts
 from ktbench.records import Cell, DeviceSpec, Failure, Validity
 from ktbench.results import ResultsFolder, load_results
+from ktbench.results.storage import marks_of, sealed
 from tests.running import Commands
 
 pytest_plugins = ("tests.running_fixtures",)
@@ -200,8 +209,12 @@ def timed(
     seconds = np.concatenate([m * random.normal(1, 0.01, 500) for m in medians]) / 1e3
     repeat = np.repeat(np.arange(len(medians)), 500).astype(np.int16)
     table = pa.table({"repeat": repeat, "seconds": seconds})
-    for measurement in found.measurements():
+    middle = float(np.quantile(1e3 * seconds, 0.5, method="inverted_cdf"))
+    runs = {"runs": len(seconds), "repeats": len(medians), "mean_ms": 1e3 * seconds.mean()}
+    for file in found.measurement_files():
+        measurement = slower(found.measurement(file).record, middle).model_copy(update=runs)
         pq.write_table(table, found.path / measurement.samples)
+        file.write_text(sealed(measurement, marks_of(found.path, [measurement.samples])))
     return found.path
 
 
@@ -254,8 +267,8 @@ def test_an_invalid_measurement_is_shown_and_not_judged(
     a, b = timed(tmp_path / "a", [1.00, 1.01, 0.99]), timed(tmp_path / "b", [2.00, 2.01, 1.99])
     [path] = (b / "measurements").glob("*.json")
     hot = Validity(reasons=("the board throttled during the run",))
-    record = json.loads(path.read_text()) | {"validity": hot.model_dump(mode="json")}
-    path.write_text(json.dumps(record))
+    before = ResultsFolder(b).measurement(path)
+    path.write_text(sealed(before.record.model_copy(update={"validity": hot}), before.files))
     found = compare(a, b)
     [row] = found.latencies
     assert (row.verdict, row.low) == ("cannot be judged", None)
@@ -275,12 +288,20 @@ def test_folders_that_cannot_be_compared_end_with_one_line_and_exit_code_2(
     assert answer.code == 2 and "there is nothing to compare" in answer.error
     answer = ktbench("compare", a, tmp_path / "nowhere")
     assert answer.code == 2 and "no results folder" in answer.error
-    one, two = timed(tmp_path / "c", [1.0, 1.1]), timed(tmp_path / "d", [1.0, 1.1])
-    [samples] = (two / "measurements").glob("*.parquet")
-    samples.write_bytes(b"PAR1")
-    answer = ktbench("compare", one, two)
-    assert answer.code == 2 and "cannot read the samples" in answer.error
     assert ktbench("compare", a, a, "--accuracy-drop", "-1").code == 2
+
+
+def test_damaged_samples_are_told_and_cost_the_interval_of_their_own_measurement_alone(
+    ktbench: Commands, tmp_path: Path
+) -> None:
+    a, b = timed(tmp_path / "a", [1.0, 1.1]), timed(tmp_path / "b", [1.0, 1.1])
+    [samples] = (b / "measurements").glob("*.parquet")
+    samples.write_bytes(b"PAR1")
+    answer = ktbench("compare", a, b)
+    assert answer.code == 0 and "Damaged in B, and left out" in answer.out
+    assert "B: 1 damaged file left out" in answer.out
+    [row] = compare(a, b).latencies
+    assert row.verdict == "cannot be judged" and row.repeats_before == 2
 
 
 @pytest.mark.parametrize("columns", [80, 120])

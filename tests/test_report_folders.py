@@ -15,6 +15,7 @@ from benchmarks._synthetic import (
     measurement_of,
     plan_of,
     result_of,
+    slower,
     write_folder,
 )
 from ktbench.records import DeviceSpec, Failure, Item, KtbenchError, Statistic, Validity
@@ -193,8 +194,7 @@ def test_the_verdict_lists_devices_in_the_order_of_the_matrix(tmp_path: Path) ->
     with folder.open(plan, "", PROVENANCE, data_digest="d" * 16):
         for device, milliseconds in ((slow, 0.9), (quick, 0.2)):
             found = measurement_of(plan.cells[0], EXPORTS[0], device)
-            p50 = found.p50_ms.model_copy(update={"value": milliseconds})
-            folder.write_measurement(found.model_copy(update={"p50_ms": p50}))
+            folder.write_measurement(slower(found, milliseconds))
     rows = verdict_table(Analysis(load_results(folder.path))).frame
     assert rows["device"].tolist() == ["slow", "quick"]
 
@@ -206,8 +206,7 @@ def test_files_that_differ_in_weights_alone_are_a_noise_check(tmp_path: Path) ->
     with folder.open(plan, "", PROVENANCE, data_digest="d" * 16):
         for number, cell in enumerate(plan.cells[:3]):
             found = measurement_of(cell, EXPORTS[0], LOCAL)
-            p50 = found.p50_ms.model_copy(update={"value": 0.10 + 0.01 * number})
-            folder.write_measurement(found.model_copy(update={"p50_ms": p50}))
+            folder.write_measurement(slower(found, 0.10 + 0.01 * number))
     noise = Analysis(load_results(folder.path)).noise
     assert noise["n"].tolist() == [3] and noise["spread"][0] == pytest.approx(0.2)
     write_report(folder.path)

@@ -153,7 +153,8 @@ def _scaled(found: Measurement, factor: float, blur: float) -> Measurement:
     value = found.p50_ms.value * factor
     bounds = {"low": value * (1 - blur), "high": value * (1 + blur)}
     p50 = Statistic(**{**found.p50_ms.model_dump(), "value": value, **bounds})
-    return found.model_copy(update={"p50_ms": p50})
+    p90 = Statistic(value=value * 1.1, low=value, high=value * 1.2)
+    return found.model_copy(update={"p50_ms": p50, "p90_ms": p90})
 
 
 def test_devices_that_order_deployments_alike_agree_wholly(tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from benchmarks._synthetic import (
     measurement_of,
     plan_of,
     result_of,
+    slower,
     write_folder,
 )
 from ktbench.records import Cell, DeviceSpec, Failure, KtbenchError, Plan, TrainSpec, Validity
 from ktbench.results import ResultsFolder
 from ktbench.results.lock import Lock, LockFile
+from ktbench.results.storage import sealed
 
 GAINS = {"kd": 0.03, "fitnet": -0.02}
 SMALL = Shape(students=("resnet8", "vgg_thin"), gains=GAINS, seeds=2, epochs=4)
@@ -93,16 +95,18 @@ def test_a_curve_has_one_row_per_epoch_and_null_where_a_term_is_absent(tmp_path:
     assert np.array_equal(last[cells.index].to_numpy(), cells["validation_last"].to_numpy())
 
 
-def test_a_missing_or_damaged_curve_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_curve_costs_its_own_cell_and_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "run", SMALL)
-    path = folder.curves(plan_of(SMALL).cells[0].key)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(KtbenchError) as damaged:
-        _ = ktbench.load_results(folder.path).curves
-    assert str(path) in str(damaged.value) and "\n" not in str(damaged.value)
-    path.unlink()
-    with pytest.raises(KtbenchError, match=path.name):
-        _ = ktbench.load_results(folder.path).curves
+    keys = [cell.key for cell in plan_of(SMALL).cells]
+    damaged, missing = (folder.curves(key) for key in keys[:2])
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    missing.unlink()
+    results = ktbench.load_results(folder.path)
+    assert set(results.curves["key"]) == set(keys[2:])
+    assert [(p.key, p.path) for p in results.problems] == [
+        (key, f"cells/{key}.curves.parquet") for key in keys[:2]
+    ]
+    assert results.cells["accuracy"].notna().all()
 
 
 def test_latency_of_a_graph_is_shared_and_accuracy_is_the_cells_own(tmp_path: Path) -> None:
@@ -120,8 +124,7 @@ def test_a_cells_own_measurement_goes_before_another_of_its_graph(tmp_path: Path
     plan = plan_of(SMALL)
     other = next(c for c in plan.cells if c.student.name == "resnet8" and c.method.name == "kd")
     own = measurement_of(other, EXPORTS[0], LOCAL)
-    slower = own.p50_ms.model_copy(update={"value": 7.0})
-    own = own.model_copy(update={"p50_ms": slower, "started": "2026-01-03T00:00:00+00:00"})
+    own = slower(own, 7.0).model_copy(update={"started": "2026-01-03T00:00:00+00:00"})
     with folder.open(plan, "", PROVENANCE, data_digest="d" * 16):
         folder.write_measurement(own)
     deployed = ktbench.load_results(folder.path).deployed
@@ -231,10 +234,10 @@ def test_a_lock_file_gives_back_the_same_plan(tmp_path: Path) -> None:
 
 def test_a_lock_that_names_a_part_it_does_not_have_is_damaged(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "run", SMALL)
-    file = LockFile.model_validate_json(folder.lock_file.read_bytes())
+    file = LockFile.of(folder.lock())
     cut = file.plan.parts.model_copy(update={"student": ()})
     plan: object = file.plan.model_copy(update={"parts": cut})
-    folder.lock_file.write_text(file.model_copy(update={"plan": plan}).model_dump_json())
+    folder.lock_file.write_text(sealed(file.model_copy(update={"plan": plan}), indent=None))
     with pytest.raises(KtbenchError, match="is damaged"):
         folder.lock()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ktbench.compare.judging import How, Verdict
+from ktbench.results import Problem
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ class Comparison:
     versions: Sequence[Setting]
     only_before: Sequence[Missing]
     only_after: Sequence[Missing]
+    damaged_before: Sequence[Problem] = ()
+    """What does not hold in A and is left out."""
+    damaged_after: Sequence[Problem] = ()
 
     @cached_property
     def several_teachers(self) -> bool:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ktbench.compare.found import Latency
 from ktbench.compare.judging import Difference, unpaired, verdicts
-from ktbench.records import KtbenchError, Measurement
+from ktbench.records import Measurement
 from ktbench.results import Results
 
 _Name = tuple[str, str, str, str, int, str, int]
@@ -55,24 +52,17 @@ def _difference(
     before: Results, old: Measurement, after: Results, new: Measurement, limit: float
 ) -> Difference:
     """Of minus the logarithms, so that more is better."""
-    sides = [-np.log(_medians(side.path, m)) for side, m in ((before, old), (after, new))]
+    sides = [-np.log(_medians(side, m)) for side, m in ((before, old), (after, new))]
     if not (old.validity.valid and new.validity.valid):
         sides = [side.mean(keepdims=True) for side in sides]  # no interval, so no verdict
     return unpaired(list(sides[0]), list(sides[1]), limit)
 
 
-def _medians(folder: Path, found: Measurement) -> NDArray[np.float64]:
+def _medians(side: Results, found: Measurement) -> NDArray[np.float64]:
     """Median milliseconds of each repeat; of a measurement without its samples the one median."""
-    path = folder / found.samples
-    if not path.exists():
+    table = side.samples(found)
+    if table is None:
         return np.array([found.p50_ms.value])
-    try:
-        table = pq.read_table(path, columns=["repeat", "seconds"])
-    except (OSError, pa.ArrowException) as error:
-        first = str(error).splitlines()[0]
-        raise KtbenchError(
-            f"{path}: cannot read the samples ({first}): restore the file"
-        ) from error
     repeat = table["repeat"].to_numpy()
     seconds = table["seconds"].to_numpy()
     return np.array([1e3 * np.median(seconds[repeat == r]) for r in np.unique(repeat)])

@@ -30,7 +30,7 @@ def compare(before: Path, after: Path, limits: Limits | None = None) -> Comparis
     if not accuracies:
         raise KtbenchError(
             f"{before} and {after}: no student with the same method is trained in both: there is "
-            "nothing to compare"
+            f"nothing to compare{_damage_told(sides)}"
         )
     return Comparison(
         before=before,
@@ -43,7 +43,15 @@ def compare(before: Path, after: Path, limits: Limits | None = None) -> Comparis
         versions=versions(sides.before, sides.after),
         only_before=_missing(sides.before, sides.after),
         only_after=_missing(sides.after, sides.before),
+        damaged_before=sides.before.problems,
+        damaged_after=sides.after.problems,
     )
+
+
+def _damage_told(sides: _Sides) -> str:
+    """Where a comparison fails for want of results: which damaged ones were left out."""
+    problems = [*sides.before.problems, *sides.after.problems]
+    return f" ({len(problems)} damaged files are left out: `ktbench verify`)" if problems else ""
 
 
 @dataclass(frozen=True)

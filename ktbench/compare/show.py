@@ -57,13 +57,18 @@ def _table(sheet: Sheet) -> Table:
         )
     for row in sheet.rows:
         style = _STYLES.get(row[-1].partition(";")[0], "")
-        table.add_row(*(Text(box, style=style) for box in row))
+        table.add_row(*(Text(printable(box), style=style) for box in row))
     return table
 
 
 def markdown(found: Comparison) -> str:
     """One document, for a pull request's comment."""
-    lines = ["# ktbench compare", "", f"A `{found.before}`, B `{found.after}`", ""]
+    lines = [
+        "# ktbench compare",
+        "",
+        f"A `{_plain(str(found.before))}`, B `{_plain(str(found.after))}`",
+        "",
+    ]
     lines += [f"- {_plain(line.strip())}" for line in summary(found)]
     for sheet in sheets(found):
         lines += ["", f"## {sheet.title}", ""]
@@ -77,7 +82,7 @@ def markdown(found: Comparison) -> str:
 
 
 def _plain(words: str) -> str:
-    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return printable(words).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _cell(words: str) -> str:

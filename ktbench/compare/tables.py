@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ktbench.compare.found import Accuracy, Comparison, Latency, Missing, Setting, points
 from ktbench.compare.judging import Verdict
+from ktbench.results import Problem
 
 ROWS_SHOWN = 40
 """Most rows of a table; `--json` has all."""
@@ -51,6 +52,8 @@ def sheets(found: Comparison) -> list[Sheet]:
         _size_sheet(found),
         _missing_sheet("Trained in A only", found.only_before, found),
         _missing_sheet("Trained in B only", found.only_after, found),
+        _damage_sheet("Damaged in A, and left out", found.damaged_before),
+        _damage_sheet("Damaged in B, and left out", found.damaged_after),
         _setting_sheet("Settings that differ", found.settings),
         _setting_sheet("Versions and machines that differ", found.versions),
     ]
@@ -66,6 +69,10 @@ def summary(found: Comparison) -> list[str]:
     exported = [a for a in found.accuracies if a.export]
     lines += [f"Export: {_counted(exported)}."] if exported else []
     lines += [f"Latency: {_counted(found.latencies)}."] if found.latencies else []
+    for side, damaged in (("A", found.damaged_before), ("B", found.damaged_after)):
+        if damaged:
+            files = "file" if len(damaged) == 1 else "files"
+            lines.append(f"{side}: {len(damaged)} damaged {files} left out; see `ktbench verify`.")
     limits = found.limits
     allowed = f"{limits.accuracy_drop:g} points of accuracy or {limits.latency_rise:g} % of latency"
     worse = found.regressions
@@ -224,6 +231,14 @@ def _missing_sheet(title: str, found: Sequence[Missing], whole: Comparison) -> S
         return None
     heads = ["student", "method", "seeds", "on the other side"]
     return Sheet(title, heads, rows, 4, _left_out(len(rows), len(found)))
+
+
+def _damage_sheet(title: str, found: Sequence[Problem]) -> Sheet | None:
+    rows = [[p.path, p.reason, p.remedy] for p in found[:ROWS_SHOWN]]
+    if not rows:
+        return None
+    heads = ["file", "what is wrong", "what to do"]
+    return Sheet(title, heads, rows, 3, _left_out(len(rows), len(found)))
 
 
 def _setting_sheet(title: str, found: Sequence[Setting]) -> Sheet | None:

@@ -5,6 +5,8 @@ record and returns the next. What lands in a results folder is one of these as J
 
 Schema history (`SCHEMA`):
     1  first version
+    2  files of a results folder carry a seal (their own digest) and the digests of the files that
+       belong to them; what version 1 wrote is read as it is, unsealed
 """
 
 from ktbench.records.asked import (

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from ktbench.records.base import Composed, Record, canonical_json, digest_of
-from ktbench.records.text import LARGEST, Count, Flag, Line, Number, Whole
+from ktbench.records.bounds import Facts, Name, Words
+from ktbench.records.text import LARGEST, Count, Flag, Line, Number, Whole, printable
 from ktbench.records.unkeyed import (
     MOST_THREADS,
     BlockRun,
@@ -31,9 +32,9 @@ class Item(Record):
 
     added_later: ClassVar = frozenset({"code", "implied"})
 
-    name: str
+    name: Name
     """The item's name in the catalogue, or `path/to/file.py:Class` or `package.module:Class`."""
-    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    settings: Facts = Field(default_factory=dict)
     """Settings of the item, as its own `Config` (method) or `build` (student) names them."""
     code: str | None = None
     """SHA-256 (16 digits) of the file of a user's own network or method: other code is another
@@ -47,11 +48,15 @@ class Item(Record):
         shown = {k: v for k, v in sorted(self.settings.items()) if k not in self.implied}
         if not shown:
             return self.name
-        return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in shown.items())})"
+        told = f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in shown.items())})"
+        if len(told) > _LONGEST_LABEL:
+            told = f"{told[:_LONGEST_LABEL]}… {digest_of(self.settings)[:6]})"
+        return printable(" ".join(told.splitlines()))
 
 
 _LONGEST = 6
 """Members of a list that a label writes out."""
+_LONGEST_LABEL = 1_000
 
 
 def _short(value: JsonValue) -> str:
@@ -230,7 +235,7 @@ class Cell(Composed):
     method: Item
     teacher: Teacher | Ensemble | None = None
     """None for methods that read nothing of a teacher, so that they are trained once."""
-    seed: int
+    seed: Whole
     train: TrainSpec
     numeric: NumericSpec = NumericSpec()
     start: Start | None = None
@@ -263,7 +268,7 @@ class Cell(Composed):
 class Teacher(Composed):
     """A trained cell that others learn from: by rule its method is `none`, or a chain of them."""
 
-    name: str
+    name: Name
     """Short name within the matrix; part of the key, as it names a row of the report."""
     cell: Cell
     checkpoint: str | None = None
@@ -275,7 +280,7 @@ class Teacher(Composed):
 class Ensemble(Composed):
     """Several teachers of which some are drawn at every step, and their logits averaged."""
 
-    name: str
+    name: Name
     """Short name within the matrix; part of the key, as a teacher's is."""
     sample: Count
     """Teachers per step, without replacement, by the step's own counter-based draw: a function of
@@ -289,13 +294,13 @@ class Skip(Record):
     """A cell that cannot exist, and why; it is shown, not dropped."""
 
     cell: Cell
-    reason: str
+    reason: Words
 
 
 class Plan(Record):
     """The matrix, worked out: every cell once, every impossible pair with its reason."""
 
-    name: str
+    name: Name
     base: str
     """Absolute folder that relative paths of the matrix start from; in no key."""
     cells: tuple[Cell, ...]

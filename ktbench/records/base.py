@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from ktbench.records.text import printable
 
-SCHEMA = 1
+SCHEMA = 2
 """Of what is written to a results folder; its history stands in the package's docstring."""
 
 
@@ -74,9 +74,11 @@ def digest_of(value: Any) -> str:
 
 
 class Record(BaseModel):
-    """Base of every record: frozen, and strict about unknown keys."""
+    """Base of every record: frozen, strict about unknown keys, every number finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     added_later: ClassVar[frozenset[str]] = frozenset()
     """Fields that came after the first version: left out of `canonical` at their default, so that

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import JsonValue
+from pydantic import model_validator
 
 from ktbench.records.asked import Cell
 from ktbench.records.base import SCHEMA, Record, digest_of
+from ktbench.records.bounds import (
+    Amount,
+    Count,
+    Digest,
+    Facts,
+    Inside,
+    Moment,
+    Name,
+    Positive,
+    Share,
+    Words,
+)
 from ktbench.records.unkeyed import DeviceSpec, ExportSpec
 
 Stage = Literal["plan", "data", "teacher", "train", "export", "measure"]
@@ -18,10 +30,10 @@ class Failure(Record):
     """Something that was tried and did not work, and why."""
 
     stage: Stage
-    reason: str
-    what: str = ""
+    reason: Words
+    what: Words = ""
     """The part concerned: an export's label, a device's name; empty for the whole cell."""
-    step: int | None = None
+    step: Count | None = None
     """Training step at which it happened."""
 
 
@@ -33,21 +45,27 @@ class Cost(Record):
     passed (a cohort divides its teacher pass and its data work among its students).
     """
 
-    seconds: float
-    teacher_seconds: float
-    shared_seconds: float
-    flops: int
-    teacher_flops: int
+    seconds: Amount
+    teacher_seconds: Amount
+    shared_seconds: Amount
+    flops: Count
+    teacher_flops: Count
 
 
 class Accuracies(Record):
     """Top-1 accuracies in [0, 1]; `best` is chosen on validation, test is read once, at the end."""
 
-    validation_last: float
-    validation_best: float
-    best_epoch: int
-    test_last: float
-    test_best: float
+    validation_last: Share
+    validation_best: Share
+    best_epoch: Count
+    test_last: Share
+    test_best: Share
+
+    @model_validator(mode="after")
+    def _best_is_best(self) -> Self:
+        if self.validation_best < self.validation_last:
+            raise ValueError("the best validation accuracy is below the last one")
+        return self
 
 
 LayoutName = Literal["channels_last", "contiguous", "contiguous_without_onednn"]
@@ -85,27 +103,35 @@ class ArithmeticVerdict(Record):
 class Checkpoint(Record):
     """A trained student: where its weights are and how it got there."""
 
-    cell_key: str
-    path: str
+    cell_key: Digest
+    path: Inside
     """Weights (`torch.load(..., weights_only=True)`), relative to the results folder."""
-    digest: str
+    digest: Digest
     """SHA-256 (16 digits) of the weights' names, shapes and bytes: the bit-for-bit invariant."""
-    curves: str
+    curves: Inside
     """Parquet of the per-epoch curves, relative to the results folder."""
-    parameters: int
-    epochs: int
+    parameters: Count
+    epochs: Count
     accuracy: Accuracies
     cost: Cost
     layout: LayoutUsed | None = None
     """None in records of the first schema: channels-last, not checked."""
 
+    @model_validator(mode="after")
+    def _best_epoch_was_trained(self) -> Self:
+        if self.accuracy.best_epoch > self.epochs:
+            raise ValueError(
+                f"best_epoch {self.accuracy.best_epoch} is after the last epoch, {self.epochs}"
+            )
+        return self
+
 
 class Tolerance(Record):
     """How far an artifact may be from torch before it is a failure."""
 
-    agreement: float
+    agreement: Share
     """Least share of validation images with the same top-1 class."""
-    difference: float | None
+    difference: Amount | None
     """Largest allowed absolute difference of logits, relative to the logits' standard deviation;
     None where only agreement is judged."""
 
@@ -113,27 +139,33 @@ class Tolerance(Record):
 class Artifact(Record):
     """An exported student, and the proof that it is the same network."""
 
-    cell_key: str
+    cell_key: Digest
     export: ExportSpec
-    graph_key: str
+    graph_key: Digest
     """Equal for artifacts that differ only in their weights."""
-    path: str
+    path: Inside
     """Relative to the results folder; its sidecar lies beside it with `.json` added."""
-    digest: str
-    bytes: int
-    input_shape: tuple[int, ...]
+    digest: Digest
+    bytes: Positive
+    input_shape: tuple[Positive, ...]
     """Of one raw image as the artifact takes it: (C, H, W) for ONNX, (H, W, C) for TFLite."""
-    agreement: float
+    agreement: Share
     """Share of the validation set on which artifact and torch name the same class."""
-    max_difference: float
+    max_difference: Amount
     """Largest absolute difference of logits over the validation set."""
     tolerance: Tolerance
-    validation_accuracy: float
-    test_accuracy: float
-    runtime: str
+    validation_accuracy: Share
+    test_accuracy: Share
+    runtime: Words
     """Runtime and version that the check ran in."""
-    seconds: float
+    seconds: Amount
     """What exporting and checking took."""
+
+    @model_validator(mode="after")
+    def _agrees_as_asked(self) -> Self:
+        if self.agreement < self.tolerance.agreement:
+            raise ValueError("agrees less with torch than its tolerance allows")
+        return self
 
 
 class Statistic(Record):
@@ -143,12 +175,18 @@ class Statistic(Record):
     low: float
     high: float
 
+    @model_validator(mode="after")
+    def _in_its_interval(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError("lies outside its own interval")
+        return self
+
 
 class Validity(Record):
     """Whether a measurement can be trusted: any reason makes it invalid."""
 
-    reasons: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    reasons: tuple[Words, ...] = ()
+    warnings: tuple[Words, ...] = ()
 
     @property
     def valid(self) -> bool:
@@ -156,40 +194,46 @@ class Validity(Record):
         return not self.reasons
 
 
+_NEVER_NEGATIVE = (
+    *("load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms"),
+    *("inputs_per_s", "energy_mj", "power_w", "idle_w"),
+)
+
+
 class Measurement(Record):
     """One graph on one device with one thread count: every figure comes from kept samples."""
 
     device: DeviceSpec
     origin: Origin
-    graph_key: str
-    cell_key: str
+    graph_key: Digest
+    cell_key: Digest
     """The cell whose artifact was run; latency belongs to the graph, so others share it."""
     export: ExportSpec
-    artifact_digest: str
-    threads: int
-    batch: int
-    runtime: str
-    runtime_version: str
-    provider: str
+    artifact_digest: Digest
+    threads: Positive
+    batch: Positive
+    runtime: Words
+    runtime_version: Words
+    provider: Words
     """The execution provider or delegate that really ran, read back from the session."""
-    board: dict[str, JsonValue]
+    board: Facts
     """Facts of the device as its agent found them; an absent sensor is absent here too."""
-    state_before: dict[str, JsonValue]
-    state_after: dict[str, JsonValue]
-    samples: str
+    state_before: Facts
+    state_after: Facts
+    samples: Inside
     """Parquet of raw samples (repeat, index, seconds), relative to the results folder."""
-    runs: int
-    repeats: int
+    runs: Positive
+    repeats: Positive
     load_ms: Statistic
     first_ms: Statistic
     p50_ms: Statistic
     p90_ms: Statistic
     p99_ms: Statistic | None
     """None where too few runs were timed to bound it."""
-    mean_ms: float
-    stdev_ms: float
-    peak_memory_bytes: int | None
-    build_ms: float | None = None
+    mean_ms: Amount
+    stdev_ms: Amount
+    peak_memory_bytes: Count | None
+    build_ms: Amount | None = None
     """Compiling an engine, where the provider does so and none was kept; no part of `load_ms`."""
     inputs_per_s: Statistic | None = None
     """Throughput over the steady state; of the offline scenario."""
@@ -202,28 +246,42 @@ class Measurement(Record):
     """Mean power of the board during the steady state."""
     idle_w: Statistic | None = None
     """Mean power of the idle board, before the model was loaded."""
-    power_source: str | None = None
+    power_source: Words | None = None
     """The sensor, and the rails that were added up."""
     hottest_c: float | None = None
     """The highest temperature seen beside the steady state, or before and after it."""
-    slowdown: float | None = None
+    slowdown: Amount | None = None
     """Median of the last tenth of the steady state's time over that of the first tenth; of the
     sustained scenario."""
-    agreement: float | None = None
+    agreement: Share | None = None
     """Share of the checked inputs on which the device and the reference name the same class; None
     where there was no reference."""
-    checked_inputs: int = 0
+    checked_inputs: Count = 0
     """Inputs whose outputs on the device were compared with the reference."""
-    test_accuracy: float | None = None
+    test_accuracy: Share | None = None
     """Top-1 accuracy on the device over the test set; None where it was not asked for."""
-    test_agreement: float | None = None
+    test_agreement: Share | None = None
     """Share of the test set on which the device and torch name the same class."""
-    test_inputs: int = 0
+    test_inputs: Count = 0
     """Images of the test set that the device was asked."""
     validity: Validity
-    agent_digest: str
-    started: str
+    agent_digest: Name
+    started: Moment
     """UTC, ISO 8601."""
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        """No time, power or rate is negative; percentiles rise; no repeat is without a run."""
+        for name in _NEVER_NEGATIVE:
+            statistic: Statistic | None = getattr(self, name)
+            if statistic is not None and statistic.low < 0:
+                raise ValueError(f"{name} is negative")
+        rising = [p.value for p in (self.p50_ms, self.p90_ms, self.p99_ms) if p is not None]
+        if rising != sorted(rising):
+            raise ValueError("p50_ms, p90_ms and p99_ms do not rise")
+        if self.repeats > self.runs:
+            raise ValueError("has more repeats than runs")
+        return self
 
     @property
     def comparability(self) -> str:
@@ -245,25 +303,25 @@ class Measurement(Record):
 class Provenance(Record):
     """Where and with what a record was made."""
 
-    ktbench: str
-    commit: str | None
-    python: str
-    machine: str
-    processor: str
-    cores: int
-    system: str
-    versions: dict[str, str]
+    ktbench: Words
+    commit: Words | None
+    python: Words
+    machine: Words
+    processor: Words
+    cores: Count
+    system: Words
+    versions: dict[Name, Words]
     data_digest: str | None = None
-    created: str
+    created: Moment
 
 
 class Try(Record):
     """A block in the teacher's place once, on the validation set."""
 
-    epoch: int
-    accuracy: float
+    epoch: Count
+    accuracy: Share
     """Of the whole network, top-1."""
-    loss: float
+    loss: Amount
     """Mean squared error over the target's variance about its channels' means: 1 is what the best
     constant per channel reaches."""
 
@@ -271,80 +329,86 @@ class Try(Record):
 class BlockResult(Record):
     """A block's replacement, trained alone to give the block's output from the block's input."""
 
-    key: str
+    key: Name
     """Names the training: equal for every student that shares it."""
-    block: str
+    block: Name
     """Path of the block's first module in the teacher."""
-    replacement: str
+    replacement: Name
     """Name and settings of what stands for it."""
-    parameters_before: int
-    parameters: int
-    epochs: int
+    parameters_before: Count
+    parameters: Count
+    epochs: Count
     """That were trained; fewer than asked for where `stopped` says so."""
     stopped: Literal["epochs", "patience", "diverged"]
     """Why it ended: all epochs, tries without a gain, or a loss that was not finite."""
-    best_epoch: int
+    best_epoch: Count
     """After which the kept weights were tried: the highest accuracy, among equals the least
     loss."""
-    validation_accuracy: float
+    validation_accuracy: Share
     """Of the teacher with the kept weights in the block's place."""
-    loss: float
+    loss: Amount
     """Of the kept weights on the validation set, normalised as in `Try`."""
-    losses: tuple[float, ...]
+    losses: tuple[Amount, ...]
     """On the training images by epoch, normalised by the same variance."""
     tries: tuple[Try, ...]
-    seconds: float
+    seconds: Amount
     """The block's own steps and their batches, as it would take alone."""
-    teacher_seconds: float
+    teacher_seconds: Amount
     """The teacher's passes up to the block's end, as it would take alone."""
-    shared_seconds: float
+    shared_seconds: Amount
     """Its share of the clock that really passed, tries included."""
-    digest: str
+    digest: Digest
     """SHA-256 (16 digits) of the kept weights."""
-    path: str
+    path: Inside
     """The kept weights, relative to the results folder."""
+
+    @model_validator(mode="after")
+    def _best_epoch_was_trained(self) -> Self:
+        if self.best_epoch > self.epochs:
+            raise ValueError(f"best_epoch {self.best_epoch} is after the last epoch, {self.epochs}")
+        return self
 
 
 class Assembly(Record):
     """A teacher with its trained replacements in place: a blockwise student's first weights."""
 
-    key: str
+    key: Name
     """Names it: equal for the cells that start from it."""
-    student: str
+    student: Name
     """Label of the student."""
     seed: int
     blocks: tuple[BlockResult, ...]
     """All that were trained, in the network's order."""
-    used: tuple[str, ...]
+    used: tuple[Name, ...]
     """Names of the blocks that are replaced; the others stay the teacher's own."""
     failures: tuple[Failure, ...] = ()
     """Blocks whose training failed: they stay the teacher's own."""
-    teacher_validation: float
-    teacher_test: float
+    teacher_validation: Share
+    teacher_test: Share
     """Top-1 of the teacher on the splits of the student."""
-    validation: float
+    validation: Share
     """Top-1 of the assembled network; which blocks are used was chosen on this split."""
-    test: float
+    test: Share
     """Read once, never chosen by."""
-    teacher_parameters: int
-    parameters: int
-    digest: str
+    teacher_parameters: Count
+    parameters: Count
+    digest: Digest
     """SHA-256 (16 digits) of the assembled weights."""
-    path: str
+    path: Inside
     """The assembled weights, relative to the results folder."""
-    seconds: float
+    seconds: Amount
     """Of all blocks, as if each had trained alone, the teacher's passes left out."""
-    teacher_seconds: float
+    teacher_seconds: Amount
     """The teacher's passes, as if each block had trained alone."""
-    shared_seconds: float
+    shared_seconds: Amount
     """What the trainings really took, added up over workers."""
     feed: Literal["relay", "prefix"] = "relay"
     schedule: Literal["longest_first", "contiguous", "queue"] = "longest_first"
-    workers: int = 1
-    elapsed_seconds: float | None = None
+    workers: Positive = 1
+    elapsed_seconds: Amount | None = None
     """Of the clock, from the first block's start to the last one's end; None where blocks were
     found from an earlier run."""
-    joules: float | None = None
+    joules: Amount | None = None
     """Energy of the trainings, idle share included; None where nothing was trained now."""
     joules_origin: Origin | None = None
     """Whether the energy was measured or estimated."""
@@ -357,7 +421,7 @@ class Result(Record):
     cell: Cell
     status: Literal["done", "failed", "skipped"]
     """`done`: trained, and every export that was asked for stands; `failed`: see `failures`."""
-    reason: str | None = None
+    reason: Words | None = None
     """Of a skip."""
     checkpoint: Checkpoint | None = None
     teacher: Checkpoint | None = None
@@ -370,6 +434,16 @@ class Result(Record):
     artifacts: tuple[Artifact, ...] = ()
     failures: tuple[Failure, ...] = ()
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _status_says_what_there_is(self) -> Self:
+        if self.status == "done" and (self.checkpoint is None or self.failures):
+            raise ValueError("is done without a checkpoint, or with failures")
+        if self.status == "failed" and not self.failures:
+            raise ValueError("failed without a failure")
+        if self.status == "skipped" and self.checkpoint is not None:
+            raise ValueError("is skipped with a checkpoint")
+        return self
 
 
 Result.model_rebuild()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import JsonValue
-
 from ktbench.records.asked import Item
 from ktbench.records.base import SCHEMA, Record
+from ktbench.records.bounds import Amount, Count, Digest, Json, Name, Share, Words
 from ktbench.records.came import Origin, Statistic
 from ktbench.records.unkeyed import DeviceSpec
 
@@ -17,22 +16,22 @@ Price = Literal["parameters", "bytes", "latency"]
 class BlockOption(Record):
     """One way to fill a block: the teacher's own (`keep`), or a trained replacement."""
 
-    replacement: str
+    replacement: Name
     """Its label."""
-    entry: JsonValue
+    entry: Json
     """As a matrix's `choice` names it."""
     cost: float
     """What it adds to a network's cost."""
     score: float
     """What it adds to a network's score; 0 for the teacher's own, mostly negative for others."""
-    loss: float | None = None
+    loss: Amount | None = None
     """Normalised loss of a replacement (see `BlockResult`), the mean over seeds."""
 
 
 class SoughtBlock(Record):
     """A block with all ways to fill it, the teacher's own first."""
 
-    block: str
+    block: Name
     options: tuple[BlockOption, ...]
 
 
@@ -41,20 +40,20 @@ class SoughtNetwork(Record):
 
     kind: Literal["searched", "uniform"]
     """`uniform`: one replacement for every block that it makes smaller."""
-    name: str
+    name: Name
     """For people: the budget of a searched one, the replacement of a uniform one."""
-    budget: float | None
+    budget: Amount | None
     """Most that it might cost, as a share of the teacher; None for a uniform one."""
-    choice: tuple[str, ...]
+    choice: tuple[Name, ...]
     """Labels, block by block."""
     student: Item
     """As the matrix of the search has it."""
     cost: float
     """Sum of its options' costs and of what all networks of the search share."""
-    parameters: int
-    validation: float
+    parameters: Count
+    validation: Share
     """Top-1 as assembled, the mean over seeds; what is chosen among networks is chosen by it."""
-    test: float
+    test: Share
     """Read once, never chosen by."""
     measured_ms: Statistic | None = None
     """Median latency of the whole network on the search's device, where that was measured."""
@@ -64,25 +63,25 @@ class BlockSearch(Record):
     """One run of the search: `blocks/search-KEY.json` of a results folder."""
 
     schema_version: int = SCHEMA
-    key: str
+    key: Digest
     """Names what was asked: the teacher, the blocks and what their cost is."""
-    teacher: str
+    teacher: Name
     by: Price
     device: DeviceSpec | None = None
     """Of latencies."""
     origin: Origin | None = None
     """Of latencies."""
-    runtime: str = ""
+    runtime: Words = ""
     """Of latencies: the runtime and its version."""
     seeds: tuple[int, ...]
     blocks: tuple[SoughtBlock, ...]
     shared: float
     """Cost of what no choice changes."""
-    teacher_cost: float
-    teacher_parameters: int
-    teacher_validation: float
-    teacher_test: float
+    teacher_cost: Amount
+    teacher_parameters: Count
+    teacher_validation: Share
+    teacher_test: Share
     teacher_ms: Statistic | None = None
     networks: tuple[SoughtNetwork, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Words, ...] = ()
     """What the user should know of the figures."""

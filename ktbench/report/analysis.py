@@ -17,7 +17,7 @@ from ktbench import stats
 from ktbench.records import BASELINE, Augmentation
 from ktbench.report import quality_cost, reuse
 from ktbench.report.judged import judged
-from ktbench.results import Results
+from ktbench.results import Problem, Results
 from ktbench.results.settings import told
 
 NO_TRANSFER = "no transfer"
@@ -151,6 +151,14 @@ class Analysis:
         return self.results.read_curves(["validation_accuracy", *_COSTS])
 
     @cached_property
+    def problems(self) -> list[Problem]:
+        """All that does not hold in the folder, of what the report reads."""
+        _ = self.curves
+        for measurement in self.results.all_measurements:
+            self.results.samples(measurement)
+        return self.results.problems
+
+    @cached_property
     def students(self) -> list[str]:
         """Labels in the matrix's order."""
         return list(dict.fromkeys(self.cells["student"]))
@@ -174,7 +182,7 @@ class Analysis:
         cells = self.cells
         keys, number = self._groups(cells)
         frame = keys.copy()
-        for status in ("done", "failed", "skipped", "pending"):
+        for status in ("done", "failed", "skipped", "damaged", "pending"):
             frame[status] = (cells["status"] == status).groupby(number).sum().astype(int)
         frame["reason"] = cells.loc[cells["reason"] != ""].groupby(number)["reason"].first()
         frame["reason"] = frame["reason"].fillna("")

@@ -90,6 +90,7 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
     tiles = [(f"{done:,} of {total:,}", "cells done", "")]
     for status, words, kind in (
         ("failed", "failed", "bad"),
+        ("damaged", "damaged", "bad"),
         ("skipped", "skipped", ""),
         ("pending", "not run yet", ""),
     ):

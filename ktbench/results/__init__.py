@@ -3,5 +3,15 @@
 from ktbench.results.folder import ResultsFolder
 from ktbench.results.frames import Results, load_results
 from ktbench.results.lock import Lock, many_objects
+from ktbench.results.problems import Problem
+from ktbench.results.storage import DamagedError
 
-__all__ = ["Lock", "Results", "ResultsFolder", "load_results", "many_objects"]
+__all__ = [
+    "DamagedError",
+    "Lock",
+    "Problem",
+    "Results",
+    "ResultsFolder",
+    "load_results",
+    "many_objects",
+]

@@ -11,6 +11,7 @@ blocks/             trained replacements of a teacher's blocks, what was assembl
 measurements/       ID.json (a `Measurement`) and ID.samples.parquet
 failures.json       what the last run could not do that belongs to no cell
 work/KEY/           what a cell without a result yet has: its training's checkpoint, its exports
+damaged/            files that were not what had been written, set aside before they were made anew
 report/             the report
 """
 
@@ -18,27 +19,30 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ktbench.files import PREFIX, write_atomically
-from ktbench.records import (
-    SCHEMA,
-    Cell,
-    Failure,
-    KtbenchError,
-    Measurement,
-    Plan,
-    Provenance,
-    Record,
-    Result,
-)
+from ktbench.files import UnsuitableFileError, read_regular, require_held, write_atomically
+from ktbench.records import Cell, Failure, KtbenchError, Measurement, Plan, Provenance, Result
 from ktbench.results import running
+from ktbench.results.leftovers import refuse_foreign, remove_leftovers
 from ktbench.results.lock import Lock, LockFile
+from ktbench.results.rules import belongs, extended, files_of, refuse_to_mix, unchanged
+from ktbench.results.storage import (
+    MOST_BYTES,
+    MOST_OF_LOCK,
+    DamagedError,
+    Mark,
+    Stored,
+    marks_of,
+    said,
+    sealed,
+    stored,
+)
 
 _SAMPLES = ".samples.parquet"
 _FOLDERS = (
@@ -49,6 +53,7 @@ _FOLDERS = (
     "teachers",
     "blocks",
     "work",
+    "damaged",
     "report",
 )
 _FILES = ("matrix.yaml", "failures.json")
@@ -56,7 +61,8 @@ _CLEARING = "clearing"
 """There from the start of a `fresh` run's deletions to their end, so that a kill between them
 cannot leave old results under a new lock."""
 
-_Kind = TypeVar("_Kind", bound=Record)
+_FAILURES = TypeAdapter(tuple[Failure, ...])
+_Read = TypeVar("_Read")
 
 
 class ResultsFolder:
@@ -65,6 +71,12 @@ class ResultsFolder:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._held = False
+        self._redone: set[str] = set()
+        """Cells whose weights were lost, so that their trainings may end otherwise."""
+        self.lost_measurements: set[str] = set()
+        """Names of measurements whose samples were lost, so that they are to be made again."""
+        self.notes: list[str] = []
+        """What was healed when the folder was opened, one line each."""
 
     # ------------------------------------------------------------ places
 
@@ -121,10 +133,10 @@ class ResultsFolder:
         lock = Lock(plan=plan, provenance=provenance, data_digest=data_digest)
         with ExitStack() as stack:
             try:
-                self._refuse_foreign()
+                refuse_foreign(self.path)
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(running.run_lock(self.path))
-                self._refuse_foreign()
+                refuse_foreign(self.path)
                 self._prepare(lock, matrix_text, fresh)
             except OSError as error:
                 raise KtbenchError(f"{error.filename or self.path}: {error.strerror}") from error
@@ -133,23 +145,6 @@ class ResultsFolder:
                 yield self
             finally:
                 self._held = False
-
-    def _refuse_foreign(self) -> None:
-        """Nothing is written into, or deleted from, a folder that no run of ktbench made."""
-        if self.path.exists() and not self.path.is_dir():
-            raise KtbenchError(f"{self.path}: is a file: choose another --results folder")
-        if not self.path.is_dir() or self.lock_file.exists():
-            return
-        foreign = [
-            p.name
-            for p in self.path.iterdir()
-            if p.name != running.NAME and not p.name.startswith(PREFIX)
-        ]
-        if foreign:
-            raise KtbenchError(
-                f"{self.path}: holds {min(foreign)!r} but no lock.json, so it is no results "
-                "folder: choose another --results folder"
-            )
 
     def _prepare(self, lock: Lock, matrix_text: str, fresh: bool) -> None:
         """Bring the held folder to the state in which a run of `lock.plan` can begin."""
@@ -160,21 +155,43 @@ class ResultsFolder:
                 write_atomically(clearing, "")
                 self._clear()
             else:
-                _refuse_to_mix(self.path, self.lock(), lock)
-        self._remove_leftovers()
-        write_atomically(self.lock_file, LockFile.of(lock).model_dump_json())
+                self._refuse_to_mix(lock)
+        remove_leftovers(self.path, _FOLDERS)
+        write_atomically(self.lock_file, sealed(LockFile.of(lock), indent=None))
         write_atomically(self.path / "matrix.yaml", matrix_text)
         (self.path / "failures.json").unlink(missing_ok=True)
         clearing.unlink(missing_ok=True)
-        for name in _FOLDERS[:-1]:
+        for name in _FOLDERS[:-2]:
             (self.path / name).mkdir(exist_ok=True)
+
+    def _refuse_to_mix(self, lock: Lock) -> None:
+        """Compare with the folder's lock; in the place of a damaged one each result is asked."""
+        try:
+            refuse_to_mix(self.path, self.lock(), lock)
+        except DamagedError as error:
+            made = [found for key in self.result_keys() if (found := self._sound(key)) is not None]
+            if not made:
+                raise
+            for result in made:
+                now = lock.model_copy(update={"data_digest": None})
+                refuse_to_mix(self.path, Lock(plan=lock.plan, provenance=result.provenance), now)
+            self._held = True
+            self.set_aside(self.lock_file)
+            self._held = False
+            self.notes.append(f"damaged: lock.json ({error.reason}): set aside, written again")
+
+    def _sound(self, key: str) -> Result | None:
+        try:
+            return self.result(key)
+        except KtbenchError:
+            return None
 
     def _refuse_unknown_lock(self) -> None:
         """Deleting needs a lock.json that only ktbench can have written, of any version."""
         try:
-            found = json.loads(self.lock_file.read_bytes())
+            found = json.loads(read_regular(self.lock_file, MOST_OF_LOCK, follow=False))
             known = isinstance(found, dict) and {"schema_version", "plan"} <= found.keys()
-        except ValueError:
+        except (ValueError, RecursionError, UnsuitableFileError):
             known = False
         if not known:
             raise KtbenchError(
@@ -196,99 +213,170 @@ class ResultsFolder:
         for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
 
-    def _remove_leftovers(self) -> None:
-        """Remove the temporary files of a killed run."""
-        places = [self.path, *(self.path / name for name in _FOLDERS)]
-        for number, place in enumerate(places):
-            pattern = f"{PREFIX}*" if number == 0 else f"**/{PREFIX}*"
-            for leftover in place.glob(pattern):
-                leftover.unlink(missing_ok=True)
-
     # ------------------------------------------------------------ reading
 
     def lock(self) -> Lock:
         """The folder's lock; raises KtbenchError when there is none or it cannot be read."""
-        if not self.lock_file.is_file():
-            raise KtbenchError(f"{self.path}: no results folder: it has no lock.json")
-        file = _read(LockFile, self.lock_file)
+        remedy = "run its matrix again to have it made anew"
         try:
+            file = stored(LockFile, self.lock_file, most=MOST_OF_LOCK, remedy=remedy).record
             return file.lock()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise KtbenchError(f"{self.path}: no results folder: it has no lock.json") from error
         except IndexError as error:
-            raise KtbenchError(
-                f"{self.lock_file}: is damaged (a cell names a part that is not there): restore "
-                "it, or choose another --results folder"
-            ) from error
+            reason = "a cell names a part that is not there"
+            raise DamagedError(self.lock_file, reason, remedy) from error
 
     def result(self, key: str) -> Result | None:
         """A cell's result, or None when there is none yet.
 
-        Raises KtbenchError when the file is damaged, of a newer schema or of another cell.
+        Raises DamagedError when the file is not what was written or of another cell, KtbenchError
+        when it is of a newer schema or cannot be read.
         """
-        found = self._result(key)
-        if found is not None and found.cell.key != key:
-            raise self._renamed(key, found)
-        return found
+        found = self.stored(key)
+        return None if found is None else found.record
 
-    def result_of(self, cell: Cell) -> Result | None:
-        """`result`, checked by comparing cells, which is quicker than working out a key."""
-        found = self._result(cell.key)
-        if found is not None and found.cell != cell:
-            raise self._renamed(cell.key, found)
-        return found
+    def stored(self, key: str) -> Stored[Result] | None:
+        """`result` with the marks of its files."""
+        return self._stored(key, lambda cell: cell.key == key)
 
-    def _result(self, key: str) -> Result | None:
+    def stored_of(self, cell: Cell) -> Stored[Result] | None:
+        """`stored`, checked by comparing cells, which is quicker than working out a key."""
+        return self._stored(cell.key, lambda other: other == cell)
+
+    def _stored(self, key: str, same: Callable[[Cell], bool]) -> Stored[Result] | None:
         path = self.cell(key)
-        return _read(Result, path) if path.exists() else None
+        try:
+            found = stored(Result, path)
+        except FileNotFoundError:
+            return None
+        if not same(found.record.cell):
+            other = f"it holds the result of cell {found.record.cell.key}: edited or renamed"
+            raise DamagedError(path, other)
+        reason = belongs(found.record, key)
+        if reason:
+            raise DamagedError(path, reason)
+        return found
 
-    def _renamed(self, key: str, found: Result) -> KtbenchError:
-        return KtbenchError(
-            f"{self.cell(key)}: holds the result of cell {found.cell.key}: it was edited or "
-            "renamed; delete the file to run the cell again"
-        )
+    def result_keys(self) -> list[str]:
+        """Keys of all cells that have a result on disk, those no longer in the matrix included."""
+        names = (self.path / "cells").glob("[!.]*.json")
+        return sorted(path.name.removesuffix(".json") for path in names)
 
     def results(self) -> Iterator[Result]:
         """Every result on disk, by key; cells that the matrix no longer has included."""
-        for path in sorted((self.path / "cells").glob("[!.]*.json")):
-            result = self.result(path.name.removesuffix(".json"))
+        for key in self.result_keys():
+            result = self.result(key)
             if result is not None:
                 yield result
 
+    def measurement_files(self) -> list[Path]:
+        """Files of all measurements on disk, by name."""
+        return sorted((self.path / "measurements").glob("[!.]*.json"))
+
+    def measurement(self, path: Path) -> Stored[Measurement]:
+        """A measurement from its file; raises as `result` does."""
+        found = stored(Measurement, path)
+        if found.record.samples != f"measurements/{path.stem}{_SAMPLES}":
+            reason = f"it holds the measurement of {found.record.samples}: it was edited or renamed"
+            raise DamagedError(path, reason)
+        return found
+
     def measurements(self) -> Iterator[Measurement]:
         """Every measurement on disk, by name."""
-        for path in sorted((self.path / "measurements").glob("[!.]*.json")):
-            yield _read(Measurement, path)
+        for path in self.measurement_files():
+            yield self.measurement(path).record
 
     def failures(self) -> tuple[Failure, ...]:
         """What the last run could not do that belongs to no cell: a device out of reach."""
         path = self.path / "failures.json"
-        if not path.exists():
-            return ()
         try:
-            return _FAILURES.validate_json(path.read_bytes())
+            return _FAILURES.validate_json(read_regular(path, MOST_BYTES, follow=False))
+        except FileNotFoundError:
+            return ()
+        except UnsuitableFileError as error:
+            raise DamagedError(path, error.what) from error
+        except OSError as error:
+            raise DamagedError(path, f"cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            raise _unreadable(path, path.read_bytes(), error) from error
+            raise DamagedError(path, said(error)) from error
 
     # ------------------------------------------------------------ writing
 
     def write_result(self, result: Result) -> None:
         """Write a cell's result, once.
 
-        A `failed` or `skipped` one may be replaced, as nothing was trained for good. To a trained
-        one artifacts may be added: what it was exported to before, and its teacher, stay in the
-        record. The same result again is no error. Raises KtbenchError on any other change.
+        A `failed` or `skipped` one may be replaced, as nothing was trained for good, and so may one
+        whose weights were lost (`forget`). To a trained one artifacts may be added: what it was
+        exported to before, and its teacher, stay in the record. The same result again is no error.
+        Raises KtbenchError on any other change.
         """
         self._require_hold()
-        earlier = self.result(result.cell.key)
-        if earlier == result:
-            return
+        key = result.cell.key
+        before = self._whole(self.cell(key), lambda: self.stored(key))
+        earlier = before.record if before else None
         if earlier is not None and earlier.status == "done":
-            if result.checkpoint != earlier.checkpoint:
+            if result.checkpoint == earlier.checkpoint:
+                if result != earlier:
+                    result = extended(earlier, result)
+            elif key not in self._redone:
                 raise KtbenchError(
-                    f"{self.cell(result.cell.key)}: a result is never changed: use --fresh or "
-                    "another folder"
+                    f"{self.cell(key)}: a result is never changed: use --fresh or another folder"
                 )
-            result = _extended(earlier, result)
-        write_atomically(self.cell(result.cell.key), result.model_dump_json(indent=1))
+        marks = self._marks(result, before)
+        if before is None or result != earlier or marks != before.files:
+            write_atomically(self.cell(key), sealed(result, marks))
+
+    def _marks(self, result: Result, before: Stored[Result] | None) -> dict[str, Mark]:
+        """Marks of a result's files: those that it had, and of the others as they are now."""
+        paths = files_of(result)
+        same = set(unchanged(before.record, result)) if before else set()
+        known = {p: m for p, m in before.files.items() if p in same} if before else {}
+        return known | marks_of(self.path, [p for p in paths if p not in known])
+
+    def forget(self, key: str, lost: Sequence[str], rewritten: Sequence[str] = ()) -> None:
+        """Give up files of a cell's result that are lost or altered, so that they are made anew.
+
+        What stands in their places is set aside. `rewritten` are whole files that will be written
+        again with them.
+        """
+        self._require_hold()
+        found = self.stored(key)
+        assert found is not None
+        for path in lost:
+            self.set_aside(self.path / path)
+        given_up = {*lost, *rewritten}
+        if found.record.checkpoint and found.record.checkpoint.path in given_up:
+            self._redone.add(key)
+        if found.sealed:
+            kept = {path: mark for path, mark in found.files.items() if path not in given_up}
+            write_atomically(self.cell(key), sealed(found.record, kept))
+
+    def set_aside(self, path: Path) -> None:
+        """Move what is not what was written to `damaged/`, where nothing looks for it."""
+        self._require_hold()
+        name = "-".join(path.relative_to(self.path).parts)
+        place = self.path / "damaged"
+        number, target = 1, place / name
+        while target.is_symlink() or target.exists():
+            number, target = number + 1, place / f"{name}.{number}"
+        try:
+            place.mkdir(exist_ok=True)
+            path.rename(target)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise KtbenchError(f"{path}: cannot set it aside: {error.strerror}") from error
+
+    def _whole(self, path: Path, read: Callable[[], _Read | None]) -> _Read | None:
+        """What is there already; a damaged file counts as none, and is set aside."""
+        try:
+            return read()
+        except FileNotFoundError:
+            return None
+        except DamagedError:
+            self.set_aside(path)
+            return None
 
     def drop_work(self, key: str) -> None:
         """Remove the saved work of a training whose result is written."""
@@ -298,20 +386,25 @@ class ResultsFolder:
     def write_measurement(self, measurement: Measurement) -> None:
         """Write a measurement beside its samples, under their name.
 
-        An invalid one may be replaced. Raises KtbenchError on any other change.
+        An invalid or a damaged one may be replaced. Raises KtbenchError on any other change.
         """
         self._require_hold()
         name = Path(measurement.samples).name.removesuffix(_SAMPLES)
         path = self.path / "measurements" / f"{name}.json"
-        if path.exists():
-            earlier = _read(Measurement, path)
-            if earlier == measurement:
+        before, lost = self._whole(path, lambda: self.measurement(path)), self.lost_measurements
+        marks = marks_of(self.path, [measurement.samples])
+        if before is not None and before.record.validity.valid and name not in lost:
+            if before.record == measurement:
                 return
-            if earlier.validity.valid:
-                raise KtbenchError(
-                    f"{path}: a measurement is never changed: use --fresh or another folder"
-                )
-        write_atomically(path, measurement.model_dump_json(indent=1))
+            raise KtbenchError(
+                f"{path}: a measurement is never changed: use --fresh or another folder"
+            )
+        write_atomically(path, sealed(measurement, marks))
+
+    def measure_again(self, path: Path, samples: str) -> None:
+        """Give up a measurement whose samples are lost or altered; it stands until a new one."""
+        self.lost_measurements.add(path.stem)
+        self.set_aside(self.path / samples)
 
     def write_failures(self, failures: Sequence[Failure]) -> None:
         """Replace the list of what this run could not do that belongs to no cell."""
@@ -321,65 +414,4 @@ class ResultsFolder:
     def _require_hold(self) -> None:
         if not self._held:
             raise RuntimeError("a results folder is written inside `with folder.open(...)` only")
-
-
-def _extended(earlier: Result, result: Result) -> Result:
-    """The newer result, with the origin and the other artifacts of the earlier one."""
-    replaced = {a.export.label for a in result.artifacts} | {f.what for f in result.failures}
-    kept = tuple(a for a in earlier.artifacts if a.export.label not in replaced)
-    origin = {name: getattr(earlier, name) for name in ("teacher", "ensemble", "start")}
-    return result.model_copy(update={**origin, "artifacts": (*kept, *result.artifacts)})
-
-
-_FAILURES = TypeAdapter(tuple[Failure, ...])
-
-
-def _read(kind: type[_Kind], path: Path) -> _Kind:
-    """A record from its file; raises KtbenchError that names the file, and leaves it alone."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise KtbenchError(f"{path}: cannot read: {error.strerror}") from error
-    try:
-        found = kind.model_validate_json(content)
-    except ValidationError as error:
-        raise _unreadable(path, content, error) from error
-    _refuse_newer(path, getattr(found, "schema_version", SCHEMA))
-    return found
-
-
-def _unreadable(path: Path, content: bytes, error: ValidationError) -> KtbenchError:
-    what = "no whole JSON"
-    with suppress(ValueError):
-        plain = json.loads(content)
-        if isinstance(plain, dict):
-            _refuse_newer(path, plain.get("schema_version", SCHEMA))
-        first = error.errors(include_url=False)[0]
-        what = f"{'.'.join(str(part) for part in first['loc']) or 'the file'}: {first['msg']}"
-    remedy = "delete it to have it made again"
-    if path.name == "lock.json":
-        remedy = "choose another --results folder"
-    return KtbenchError(f"{path}: is damaged ({what}): restore it, or {remedy}")
-
-
-def _refuse_newer(path: Path, version: object) -> None:
-    if isinstance(version, int) and version > SCHEMA:
-        raise KtbenchError(
-            f"{path}: written by a newer ktbench (schema {version}, this one knows {SCHEMA}): "
-            "upgrade ktbench, or choose another --results folder"
-        )
-
-
-def _refuse_to_mix(path: Path, earlier: Lock, now: Lock) -> None:
-    """Results of different data, torch or processor kinds never lie in one folder."""
-    facts = (
-        ("data (digest)", earlier.data_digest, now.data_digest),
-        ("torch", earlier.provenance.versions.get("torch"), now.provenance.versions.get("torch")),
-        ("machine", earlier.provenance.machine, now.provenance.machine),
-    )
-    for what, old, new in facts:
-        if old != new:
-            raise KtbenchError(
-                f"{path}: its results were made with {what} {old}, this run has {new}: they are "
-                "never mixed; use --fresh or another --results folder"
-            )
+        require_held(self.path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ktbench.records import (
     Artifact,
@@ -28,7 +27,10 @@ from ktbench.records import (
 from ktbench.results import settings
 from ktbench.results.folder import ResultsFolder
 from ktbench.results.lock import Lock, many_objects
+from ktbench.results.problems import Problem
+from ktbench.results.raw import CURVE_COLUMNS, read_curve, read_samples
 from ktbench.results.settings import told
+from ktbench.results.storage import DamagedError, Mark
 
 _ACCURACIES = ("validation_last", "validation_best", "best_epoch", "test_last", "test_best")
 _COSTS = ("seconds", "teacher_seconds", "shared_seconds", "flops", "teacher_flops")
@@ -50,6 +52,17 @@ class Results:
     """Measurements of the matrix's graphs on its devices."""
     failures: tuple[Failure, ...]
     """What the last run could not do that belongs to no cell."""
+    damaged: Mapping[str, Problem] = field(default_factory=dict)
+    """By path: what could not be believed when the folder was read, and is left out."""
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    """Of curves and samples, by their path."""
+    _found: dict[str, Problem] = field(default_factory=dict, compare=False)
+    """What was found when curves and samples were read."""
+
+    @property
+    def problems(self) -> list[Problem]:
+        """All that does not hold, as far as it has been read: `read_curves` adds to it."""
+        return list(({**self.damaged} | self._found).values())
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -61,7 +74,8 @@ class Results:
         not. `distill_start`, `distill_end`, `distill_scale`: the window of the transfer (0, 1 and
         jump where it is the whole training). `teachers_sampled` of `teachers_of`: networks asked
         per step, and all that may be (1 of 1 for a single teacher). Without a teacher these five
-        are NaN, empty and NA. `status`: done, failed, skipped or pending, with its `reason`.
+        are NaN, empty and NA. `status`: done, failed, skipped, damaged (its record) or pending,
+        with its `reason`.
         `validation` and `accuracy`: of the weights that are exported, on the validation
         and the test set; accuracies in [0, 1]. Costs as in `records.Cost`. Where there is no
         checkpoint, figures are NaN (floats) or NA (integers).
@@ -70,9 +84,10 @@ class Results:
         odd = self.differences
         reasons = {skip.cell.key: skip.reason for skip in plan.skips}
         cells = {cell.key: cell for cell in (*plan.cells, *(skip.cell for skip in plan.skips))}
+        damaged = {p.key: p.reason for p in self.damaged.values() if p.key}
         rows = [
             {"budget": told(odd[key])}
-            | _cell_row(key, cell, self.by_key.get(key), reasons.get(key))
+            | _cell_row(key, cell, self.by_key.get(key), reasons.get(key), damaged.get(key))
             for key, cell in cells.items()
         ]
         frame = pd.DataFrame(rows, columns=list(_cell_columns()))
@@ -107,17 +122,44 @@ class Results:
         return self.read_curves()
 
     def read_curves(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """`curves`, with some of its columns only: that is quicker for thousands of cells."""
-        trained = {key: r.checkpoint for key, r in self.by_key.items() if r.checkpoint}
-        tables = [_curve(self.path / checkpoint.curves, columns) for checkpoint in trained.values()]
+        """`curves`, with some of its columns only: that is quicker for thousands of cells.
+
+        A curve that cannot be believed is left out, and is one of the `problems`.
+        """
+        tables: dict[str, pa.Table] = {}
+        for key, result in self.by_key.items():
+            if result.checkpoint is not None:
+                path = result.checkpoint.curves
+                try:
+                    tables[key] = read_curve(
+                        self.path / path, result.checkpoint, self.marks.get(path), columns
+                    )
+                except DamagedError as error:
+                    problem = Problem.of(error, self.path, self.path / path, key)
+                    self._found.setdefault(path, problem)
         if not tables:
-            return pd.DataFrame(columns=["key", *(columns or _CURVE_COLUMNS)])
-        table = pa.concat_tables(tables, promote_options="default")
+            return pd.DataFrame(columns=["key", *(columns or CURVE_COLUMNS)])
+        table = pa.concat_tables(tables.values(), promote_options="default")
         frame: pd.DataFrame = table.to_pandas()
-        keys = pd.Categorical(list(trained), categories=list(trained))
-        rows = np.array([table.num_rows for table in tables])
+        keys = pd.Categorical(list(tables), categories=list(tables))
+        rows = np.array([table.num_rows for table in tables.values()])
         frame.insert(0, "key", pd.Series(keys.repeat(rows)))
         return frame
+
+    def samples(self, measurement: Measurement) -> pa.Table | None:
+        """The timed runs of a measurement, `repeat` and `seconds`; None where there are none.
+
+        Those that cannot be believed count as none, and are one of the `problems`.
+        """
+        path = measurement.samples
+        mark = self.marks.get(path)
+        if mark is None and not (self.path / path).exists():
+            return None
+        try:
+            return read_samples(self.path / path, measurement, mark)
+        except DamagedError as error:
+            self._found.setdefault(path, Problem.of(error, self.path, self.path / path))
+            return None
 
     @cached_property
     def deployed(self) -> pd.DataFrame:
@@ -164,20 +206,58 @@ class Results:
 def load_results(path: Path | str) -> Results:
     """The results of the matrix that a folder was last run with.
 
-    Results of cells and devices that the matrix no longer has stay on disk and are left out. Raises
-    KtbenchError when it is no results folder, or when a file of it is damaged or newer.
+    Results of cells and devices that the matrix no longer has stay on disk and are left out, and so
+    is what cannot be believed (`Results.damaged`). Raises KtbenchError when it is no results folder
+    or its lock is damaged or newer.
     """
     folder = ResultsFolder(Path(path))
+    damaged: dict[str, Problem] = {}
+    marks: dict[str, Mark] = {}
+    by_key = {}
     with many_objects():
         lock = folder.lock()
-        found = ((cell.key, folder.result_of(cell)) for cell in lock.plan.cells)
-        by_key = {key: result for key, result in found if result is not None}
+        for cell in lock.plan.cells:
+            try:
+                found = folder.stored_of(cell)
+            except KtbenchError as error:
+                problem = Problem.of(error, folder.path, folder.cell(cell.key), cell.key)
+                damaged[problem.path] = problem
+                continue
+            if found is not None:
+                by_key[cell.key] = found.record
+                marks.update(found.files)
+    measured = _measured(folder, lock, by_key, marks, damaged)
+    try:
+        failures = folder.failures()
+    except KtbenchError as error:
+        problem = Problem.of(error, folder.path, folder.path / "failures.json")
+        damaged[problem.path], failures = problem, ()
+    return Results(folder.path, lock, by_key, measured, failures, damaged, marks)
+
+
+def _measured(
+    folder: ResultsFolder,
+    lock: Lock,
+    by_key: Mapping[str, Result],
+    marks: dict[str, Mark],
+    damaged: dict[str, Problem],
+) -> tuple[Measurement, ...]:
+    """Measurements of the matrix's graphs on its devices; others are left out."""
     graphs = {a.graph_key for r in by_key.values() for a in r.artifacts}
     devices = {device.name for device in lock.plan.devices}
-    measured = tuple(
-        m for m in folder.measurements() if m.graph_key in graphs and m.device.name in devices
-    )
-    return Results(folder.path, lock, by_key, measured, folder.failures())
+    measured = []
+    for path in folder.measurement_files():
+        try:
+            found = folder.measurement(path)
+        except (KtbenchError, FileNotFoundError) as error:
+            told = error if isinstance(error, KtbenchError) else KtbenchError("is missing")
+            problem = Problem.of(told, folder.path, path)
+            damaged[problem.path] = problem
+            continue
+        if found.record.graph_key in graphs and found.record.device.name in devices:
+            measured.append(found.record)
+            marks.update(found.files)
+    return tuple(measured)
 
 
 # ---------------------------------------------------------------- rows
@@ -230,7 +310,9 @@ def _cell_columns() -> dict[str, Any]:
     }
 
 
-def _cell_row(key: str, cell: Cell, result: Result | None, skip: str | None) -> dict[str, Any]:
+def _cell_row(
+    key: str, cell: Cell, result: Result | None, skip: str | None, damage: str | None
+) -> dict[str, Any]:
     row = {
         "key": key,
         "student": cell.student.label,
@@ -244,6 +326,8 @@ def _cell_row(key: str, cell: Cell, result: Result | None, skip: str | None) -> 
         "reason": skip or "",
         "artifacts": 0,
     }
+    if damage is not None:
+        row |= {"status": "damaged", "reason": f"its record {damage}"}
     if result is None:
         return row
     parts = [f"{f.what}: {f.reason}" if f.what else f.reason for f in result.failures]
@@ -368,26 +452,3 @@ def _measurement_row(measurement: Measurement) -> dict[str, Any]:
         "reasons": "; ".join(measurement.validity.reasons),
         "warnings": "; ".join(measurement.validity.warnings),
     }
-
-
-_CURVE_COLUMNS = (
-    "epoch",
-    "step",
-    "phase",
-    "validation_accuracy",
-    "seconds",
-    "teacher_seconds",
-    "flops",
-    "teacher_flops",
-    "lr",
-)
-
-
-def _curve(path: Path, columns: Sequence[str] | None) -> pa.Table:
-    try:
-        # A curve is a few kilobytes: read whole, without the reader's own threads and buffers.
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
-        return file.read(columns=columns, use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        first = str(error).splitlines()[0]
-        raise KtbenchError(f"{path}: cannot read the curves ({first}): restore the file") from error

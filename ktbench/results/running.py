@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ktbench import provenance
+from ktbench.files import held_folder
 from ktbench.records import KtbenchError
 
 NAME = "running"
@@ -23,6 +24,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; raises KtbenchError with the holder's process and host.
 
     The kernel frees the lock of a killed process, so what it left is taken over on this machine.
+    Nothing is written into the folder once it is no longer the one that is held (`held_folder`).
     A file of another machine stays in force: whether its process lives cannot be told from here.
     """
     path = folder / NAME
@@ -34,9 +36,11 @@ def run_lock(folder: Path) -> Iterator[None]:
         os.close(handle)
         raise
     try:
-        yield
+        with held_folder(folder, handle, NAME):
+            yield
     finally:
-        path.unlink(missing_ok=True)  # Before the lock is freed: nobody else can hold it yet.
+        if _is_same_file(handle, path):  # Another run's, where the folder was moved away.
+            path.unlink(missing_ok=True)  # Before the lock is freed: nobody else can hold it yet.
         os.close(handle)
 
 
@@ -76,7 +80,7 @@ def _acquire(path: Path) -> int:
 def _is_same_file(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

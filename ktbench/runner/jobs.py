@@ -54,6 +54,8 @@ class CellTask:
     trained: Checkpoint | None = None
     """Its weights are there: nothing is trained again, and no teacher is needed."""
     exported: tuple[Artifact, ...] = ()
+    exported_of: str | None = None
+    """Digest of the weights that were exported, where these are lost: others are exported anew."""
     given_up: tuple[Failure, ...] = ()
     """Exports that ended the process: they are not tried again in this run."""
 
@@ -222,8 +224,9 @@ def _export_cell(
     job: CohortJob, task: CellTask, checkpoint: Checkpoint, data: Dataset
 ) -> CellOutcome:
     cell = task.cell
-    done: list[Artifact | Failure] = [*task.exported, *task.given_up]
-    there = {artifact.export for artifact in task.exported}
+    exported = task.exported if task.exported_of in (None, checkpoint.digest) else ()
+    done: list[Artifact | Failure] = [*exported, *task.given_up]
+    there = {artifact.export for artifact in exported}
     given_up = {failure.what for failure in task.given_up}
     wanted = [e for e in job.exports if e not in there and e.label not in given_up]
     try:

@@ -97,9 +97,8 @@ def unmeasured(plan: Plan, results: ResultsFolder) -> bool:
 
 
 def _unmeasured_on(plan: Plan, device: DeviceSpec, results: ResultsFolder) -> list[Job]:
-    valid = {
-        Path(m.samples).name.partition(".")[0] for m in results.measurements() if m.validity.valid
-    }
+    names = {Path(m.samples).name.partition(".")[0]: m for m in results.measurements()}
+    valid = {name for name, m in names.items() if m.validity.valid} - results.lost_measurements
     return [
         job
         for job in distinct(_jobs(plan, results), device)

@@ -26,6 +26,7 @@ from ktbench.records import (
 from ktbench.results import ResultsFolder
 from ktbench.runner.block_wave import block_wave
 from ktbench.runner.cohorts import cohorts
+from ktbench.runner.healing import mark_again, open_tasks
 from ktbench.runner.jobs import (
     CellOutcome,
     CellTask,
@@ -96,15 +97,20 @@ def run(
                 Result(cell=skip.cell, status="skipped", reason=skip.reason, provenance=ours)
             )
         summary.skipped = len(plan.skips)
-        tasks = _open_tasks(this)
+        for note in results.notes:
+            watcher.note(note)
+        opened = open_tasks(this)
+        tasks, restored = opened.tasks, opened.restored
         teachers: Teachers = {}
         references: References = {}
-        if tasks or unmeasured(plan, results):
+        if tasks or restored or unmeasured(plan, results):
             with engine.at(plan, folder) as workers, _pool_let_go(plan):
-                if tasks:
-                    teachers = _teacher_wave(this, tasks)
-                    this.starts.update(block_wave(this, tasks, teachers, workers))
+                if tasks or restored:
+                    teachers = _teacher_wave(this, [*tasks, *restored])
+                    starts = block_wave(this, [*tasks, *restored], teachers, workers)
+                    this.starts.update(starts)
                     _cohort_wave(this, tasks, teachers, workers)
+                    mark_again(this, opened)
                 references = _reference_wave(this)
         # Once the engine is gone: a measurement wants a quiet machine.
         _measuring_wave(this, references)
@@ -146,38 +152,6 @@ def _provenance(plan: Plan, engine: Engine) -> tuple[dict[str, Provenance], str]
         raise KtbenchError(f"data: {digests.reason}")
     found = {name: ours.model_copy(update={"data_digest": digests[name].whole}) for name in specs}
     return found, digest_of(sorted({digests[name].test for name in specs}))
-
-
-def _open_tasks(this: Run) -> list[CellTask]:
-    """The cells that still want something, with what an earlier run did of them."""
-    tasks = []
-    wanted = set(this.plan.exports)
-    for cell in this.plan.cells:
-        earlier = this.results.result(cell.key)
-        if earlier is None or earlier.checkpoint is None:
-            tasks.append(CellTask(cell))
-            continue
-        _refuse_other_data(this, earlier)
-        exported = tuple(
-            a
-            for a in earlier.artifacts
-            if a.export in wanted and (this.results.path / a.path).is_file()
-        )
-        if len(exported) == len(wanted):
-            this.summary.reused += 1
-        else:
-            there = this.results.weights(cell.key).is_file()
-            tasks.append(CellTask(cell, earlier.checkpoint if there else None, exported))
-    return tasks
-
-
-def _refuse_other_data(this: Run, earlier: Result) -> None:
-    learnt, now = earlier.provenance.data_digest, this.provenance_of(earlier.cell).data_digest
-    if learnt is not None and learnt != now:
-        raise KtbenchError(
-            f"{this.results.path}: {earlier.cell.label} learnt from data of digest {learnt}, which "
-            f"has changed to {now}: use --fresh or another --results folder"
-        )
 
 
 # ---------------------------------------------------------------- first wave: teachers

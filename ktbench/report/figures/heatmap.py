@@ -137,8 +137,8 @@ def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
     gain, sign = float(group["gain"]), group["sign"]
     bounds = text.point_interval(group["gain_low"], group["gain_high"])
     n = f"n = {group['n']}"
-    if group["failed"]:
-        n += f" · {group['failed']} failed"
+    for status in ("failed", "damaged"):
+        n += f" · {group[status]} {status}" if group[status] else ""
     if sign in ("positive", "negative"):
         fill = _SCALE(0.5 + 0.5 * gain / limit)
         color = "#ffffff" if _luminance((fill[0], fill[1], fill[2])) < 0.42 else INK
@@ -153,14 +153,14 @@ def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
 
 
 def _missing(axes: Axes, x: int, y: int, group: Group) -> None:
-    counts = {s: int(group[s]) for s in ("failed", "skipped", "pending", "done")}
-    status = max(counts, key=lambda s: counts[s])
-    words = {"failed": "failed", "skipped": "skipped", "pending": "not run", "done": "no pair"}
-    hatch = {"failed": "xxx", "skipped": "///", "pending": "...", "done": ""}[status]
+    hatches = {"failed": "xxx", "damaged": "xxx", "skipped": "///", "pending": "...", "done": ""}
+    status = max(hatches, key=lambda s: int(group[s]))
+    word = {"pending": "not run", "done": "no pair"}.get(status, status)
+    hatch = hatches[status]
     _rectangle(axes, x, y, facecolor="#ffffff", edgecolor="#c3c9d0", linewidth=0.6, hatch=hatch)
-    color = "#9c2f10" if status == "failed" else MUTED
+    color = "#9c2f10" if status in ("failed", "damaged") else MUTED
     plate = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 1.5}
-    axes.text(x, y, words[status], ha="center", va="center", fontsize=8.5, color=color, bbox=plate)
+    axes.text(x, y, word, ha="center", va="center", fontsize=8.5, color=color, bbox=plate)
 
 
 def _luminance(colour: tuple[float, float, float]) -> float:

@@ -8,7 +8,7 @@ from ktbench.report import text
 from ktbench.report.analysis import Analysis
 from ktbench.report.parts import Box, Column, Row, Section, Table, rows_of
 
-_STATUS = {"done": "good", "failed": "bad"}
+_STATUS = {"done": "good", "failed": "bad", "damaged": "bad"}
 
 
 def cells(analysis: Analysis, keys: Sequence[str]) -> Section:

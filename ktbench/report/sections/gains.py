@@ -28,6 +28,9 @@ _SIGN_STUDENTS = 12
 _INTERVAL_STUDENTS = 6
 """Most columns of signs that have room for intervals."""
 
+_WITHOUT = {"failed": "failed", "damaged": "damaged", "skipped": "skipped", "pending": "not run"}
+"""What becomes of cells that have no result, in words."""
+
 
 def gains(analysis: Analysis) -> Section:
     """The heat map per teacher, study A's sign table, and every gain in figures."""
@@ -148,9 +151,9 @@ def _sign_box(row: Row | None, *, bounded: bool) -> Box:
     if row is None:
         return Box(text.NOTHING, "muted", "not in the matrix")
     if row["n"] == 0:
-        words = {"failed": "failed", "skipped": "skipped", "pending": "not run"}
-        status = max(words, key=lambda s: row[s])
-        return Box(words[status], "bad" if status == "failed" else "muted", row["reason"])
+        status = max(_WITHOUT, key=lambda s: row[s])
+        bad = status in ("failed", "damaged")
+        return Box(_WITHOUT[status], "bad" if bad else "muted", row["reason"])
     sign, kind = _SIGNS[row["sign"]]
     if row["sign"] == "none" and row["alone"] != "none":
         sign = f"({_SIGNS[row['alone']][0]})"
@@ -252,5 +255,4 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
 
 
 def _troubles(row: Row) -> str:
-    words = {"failed": "failed", "skipped": "skipped", "pending": "not run"}
-    return ", ".join(f"{row[s]} {w}" for s, w in words.items() if row[s])
+    return ", ".join(f"{row[s]} {w}" for s, w in _WITHOUT.items() if row[s])

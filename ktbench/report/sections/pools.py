@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from ktbench.files import UnsuitableFileError, read_regular
 from ktbench.report import text
 from ktbench.report.analysis import Analysis
 from ktbench.report.figures import Timeline, timeline_figure
@@ -27,6 +27,9 @@ from ktbench.report.parts import (
     rows_of,
 )
 
+_MOST_BYTES = 64 * 2**20
+_LONGEST_S = 1e7
+"""Of a pool's life; far longer ones cannot be drawn."""
 _LOSSES = ("leave", "dismissed")
 _COLUMNS = [
     "pool", "teacher", "worker", "node", "answers", "seconds", "per_second",
@@ -34,8 +37,12 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
+_Second = Annotated[float, Field(ge=0, le=_LONGEST_S, allow_inf_nan=False)]
+_Number = Annotated[int, Field(ge=0, lt=2**53)]
+
+
 class _Event(BaseModel):
-    second: float
+    second: _Second
     kind: str
     worker: str
     reason: str = ""
@@ -45,13 +52,13 @@ class _History(BaseModel):
     """A pool's file, as `ktbench.teacher.pool.history` writes it."""
 
     teacher: str
-    started: float
-    seconds: float
+    started: Annotated[float, Field(allow_inf_nan=False)]
+    seconds: _Second
     events: list[_Event]
-    answers: list[tuple[int, int]]
-    workers: list[tuple[int, int]]
-    work: dict[str, tuple[int, float]] = {}
-    dropped: int = 0
+    answers: list[tuple[_Number, _Number]]
+    workers: list[tuple[_Number, _Number]]
+    work: dict[str, tuple[_Number, _Second]] = {}
+    dropped: _Number = 0
 
     @property
     def delivered(self) -> int:
@@ -85,8 +92,9 @@ def _read(folder: Path) -> tuple[dict[str, _History], list[str]]:
     unreadable = []
     for path in sorted(folder.glob("*.json")):
         try:
-            found[path.stem] = _History.model_validate(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, ValidationError):
+            content = read_regular(path, _MOST_BYTES, follow=False)
+            found[path.stem] = _History.model_validate_json(content)
+        except (OSError, UnsuitableFileError, ValidationError):
             unreadable.append(f"{path.name}: not a pool's history; it is left out.")
     ordered = sorted(found.items(), key=lambda item: (item[1].started, item[0]))
     return dict(ordered), unreadable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -21,6 +22,7 @@ from ktbench.report.parts import (
     Section,
     Table,
 )
+from ktbench.results import Problem
 
 # ---------------------------------------------------------------- failures and skips
 
@@ -28,7 +30,7 @@ from ktbench.report.parts import (
 def troubles(analysis: Analysis) -> Section:
     """Every cell without a whole result, with its reason, and what devices refused."""
     cells = analysis.cells
-    odd = cells[cells["status"].isin(["failed", "skipped", "pending"])]
+    odd = cells[cells["status"].isin(["failed", "skipped", "damaged", "pending"])]
     parts: list[Part] = []
     pending = odd[odd["status"] == "pending"]
     if len(pending):
@@ -39,6 +41,8 @@ def troubles(analysis: Analysis) -> Section:
         parts.append(_reason_table(told))
     if analysis.results.failures:
         parts.append(_run_failures(analysis))
+    if analysis.problems:
+        parts.append(_damage(analysis.problems))
     if not parts:
         parts.append(Note("None: every cell of the matrix has been trained and exported.", "good"))
     lead = "A cell that failed or cannot exist is a row with a reason, never a blank."
@@ -58,7 +62,7 @@ def _reason_table(told: pd.DataFrame) -> Table:
             Box(str(row.student)),
             Box(str(row.label)),
             Box(str(row.seeds)),
-            Box(str(row.status), "bad" if row.status == "failed" else "muted"),
+            Box(str(row.status), "bad" if row.status in ("failed", "damaged") else "muted"),
             Box(str(row.reason)),
         ]
         for row in frame.head(ROWS_SHOWN).itertuples(index=False)
@@ -66,7 +70,7 @@ def _reason_table(told: pd.DataFrame) -> Table:
     heads = ["student", "method", "seeds", "status", "reason"]
     return Table(
         "failures",
-        "Cells that failed or were skipped; seeds with the same reason share a row.",
+        "Cells that failed, were skipped or are damaged; seeds with the same reason share a row.",
         [Column(head, number=False) for head in heads],
         rows,
         told[["key", "student", "method", "teacher", "seed", "status", "reason"]],
@@ -86,6 +90,24 @@ def _run_failures(analysis: Analysis) -> Table:
         rows,
         frame,
         total=len(failures),
+    )
+
+
+def _damage(problems: Sequence[Problem]) -> Table:
+    """Files of the folder that could not be believed, and what heals each."""
+    heads = ("file", "what is wrong", "what to do")
+    frame = pd.DataFrame(
+        [(p.key, p.path, p.reason, p.remedy) for p in problems],
+        columns=["key", "path", "reason", "remedy"],
+    )
+    rows = [[Box(p.path), Box(p.reason, "bad"), Box(p.remedy)] for p in problems[:ROWS_SHOWN]]
+    return Table(
+        "damaged",
+        "Files that are damaged, missing or against their records: what they hold is left out.",
+        [Column(head, number=False) for head in heads],
+        rows,
+        frame,
+        total=len(problems),
     )
 
 

@@ -7,12 +7,14 @@ from collections import Counter
 import pandas as pd
 from pydantic import ValidationError
 
-from ktbench.records import BlockSearch, SoughtNetwork
+from ktbench.files import UnsuitableFileError, read_regular
+from ktbench.records import BlockSearch, SoughtNetwork, printable
 from ktbench.report import text
 from ktbench.report.analysis import Analysis
 from ktbench.report.figures.search import search_figure
 from ktbench.report.parts import ROWS_SHOWN, Box, Column, Note, Part, Row, Table, rows_of
 
+_MOST_BYTES = 32 * 2**20
 _AXES = {"parameters": "parameters", "bytes": "size", "latency": "predicted latency"}
 
 
@@ -23,8 +25,12 @@ def searches(analysis: Analysis) -> list[Part]:
     parts: list[Part] = []
     for path in sorted((analysis.results.path / "blocks").glob("search-*.json")):
         try:
-            found = BlockSearch.model_validate_json(path.read_bytes())
-        except ValidationError:  # a damaged one is made again by the next search
+            found = BlockSearch.model_validate_json(read_regular(path, _MOST_BYTES, follow=False))
+        except (OSError, UnsuitableFileError, ValidationError):
+            words = (
+                f"{printable(path.name)}: not a search's record; the next search makes it again."
+            )
+            parts.append(Note(words, "warn"))
             continue
         if found.teacher in names:
             parts += _parts(analysis, found, _name(found, parts))

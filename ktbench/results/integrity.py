@@ -1,0 +1,120 @@
+"""Whether the files of a cell are still what was written: weights, curves, artifacts, teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ktbench.files import UnsuitableFileError
+from ktbench.records import Checkpoint, KtbenchError, Result
+from ktbench.results.raw import read_curve
+from ktbench.results.storage import DamagedError, Mark, Stored
+
+Part = Literal["weights", "curves", "artifact", "teacher", "start"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file that is missing or is not what was written."""
+
+    path: str
+    """Below the results folder."""
+    reason: str
+    part: Part
+    export: str = ""
+    """Label of the export, of an artifact."""
+
+
+@dataclass
+class Integrity:
+    """Checks the files of a folder's cells; those that several cells share are read once."""
+
+    root: Path
+    _known: dict[tuple[str, Mark | str | None], str | None] = field(default_factory=dict)
+
+    def faults(self, stored: Stored[Result]) -> list[Fault]:
+        """Every file of a result that does not hold."""
+        found: list[Fault] = []
+        result = stored.record
+        if result.checkpoint is not None:
+            found += self._checkpoint(result.checkpoint, stored, "weights", "curves")
+        for artifact in result.artifacts:
+            label, beside = artifact.export.label, f"{artifact.path}.json"
+            reason = self._file(artifact.path, Mark(artifact.bytes, artifact.digest))
+            found += [Fault(artifact.path, reason, "artifact", label)] if reason else []
+            reason = self._file(beside, stored.files.get(beside))
+            found += [Fault(beside, reason, "artifact", label)] if reason else []
+        for teacher in (*([result.teacher] if result.teacher else []), *result.ensemble):
+            found += self._checkpoint(teacher, stored, "teacher", "teacher")
+        if result.start is not None:
+            start = result.start
+            reason = self._weights(start.path, start.digest, stored.files.get(start.path))
+            found += [Fault(start.path, reason, "start")] if reason else []
+        return found
+
+    def _checkpoint(
+        self, found: Checkpoint, stored: Stored[Result], weights: Part, curves: Part
+    ) -> Iterator[Fault]:
+        reason = self._weights(found.path, found.digest, stored.files.get(found.path))
+        if reason:
+            yield Fault(found.path, reason, weights)
+        reason = self._curve(found, stored.files.get(found.curves))
+        if reason:
+            yield Fault(found.curves, reason, curves)
+
+    def _curve(self, found: Checkpoint, mark: Mark | None) -> str | None:
+        name = (found.curves, mark)
+        if name not in self._known:
+            try:
+                read_curve(self.root / found.curves, found, mark)
+                self._known[name] = None
+            except DamagedError as error:
+                self._known[name] = error.reason
+        return self._known[name]
+
+    def _weights(self, path: str, digest: str, mark: Mark | None) -> str | None:
+        """Of weights without a mark their own digest is worked out, which takes longer."""
+        reason = self._file(path, mark)
+        if reason or mark is not None:
+            return reason
+        name = (path, digest)
+        if name not in self._known:
+            self._known[name] = other_weights(self.root / path, digest)
+        return self._known[name]
+
+    def _file(self, path: str, mark: Mark | None) -> str | None:
+        name = (path, mark)
+        if name not in self._known:
+            self._known[name] = other_file(self.root / path, mark)
+        return self._known[name]
+
+
+def other_file(path: Path, mark: Mark | None) -> str | None:
+    """Why a file is not the one that its mark is of, or None; without a mark it must be there."""
+    try:
+        size = path.stat().st_size
+        if mark is not None and size != mark.bytes:
+            return f"has {size:,} bytes instead of {mark.bytes:,}"
+        now = Mark.of(path) if mark is not None else None
+    except FileNotFoundError:
+        return "is missing"
+    except UnsuitableFileError as error:
+        return error.what
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not path.is_file():
+        return "is not a regular file"
+    return None if now == mark else "is not what was written: another digest"
+
+
+def other_weights(path: Path, digest: str) -> str | None:
+    """Why a file does not hold the weights of a digest, or None."""
+    from ktbench.weights import read_torch, weights_digest  # torch takes seconds to import
+
+    try:
+        same = weights_digest(read_torch(path)) == digest
+    except (KtbenchError, AttributeError, TypeError):
+        return "holds no readable weights"
+    return None if same else "holds other weights than were trained"

@@ -1,0 +1,151 @@
+"""Curves and samples: small Parquet files that must agree with the record that they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ktbench.files import UnsuitableFileError, read_regular
+from ktbench.records import Checkpoint, Measurement, printable
+from ktbench.results.storage import DamagedError, Mark
+
+CURVE_COLUMNS = {
+    "epoch": pa.int32(),
+    "step": pa.int64(),
+    "phase": pa.string(),
+    "validation_accuracy": pa.float64(),
+    "seconds": pa.float64(),
+    "teacher_seconds": pa.float64(),
+    "flops": pa.int64(),
+    "teacher_flops": pa.int64(),
+    "lr": pa.float64(),
+}
+"""Beside these a curve has `loss_<term>` columns."""
+_MOST_BYTES = 32 * 2**20
+_MOST_COLUMNS = 200
+_MOST_OF_SAMPLES = 2**30
+_CHECKED = ("epoch", "validation_accuracy", "flops")
+_CUMULATIVE = ("seconds", "teacher_seconds", "flops", "teacher_flops")
+_NEAR = 1e-6
+"""Share by which a figure may differ from the one worked out again in another order."""
+
+
+def read_curve(
+    path: Path, checkpoint: Checkpoint, mark: Mark | None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """A training's curve, with some of its columns or all.
+
+    Raises DamagedError where it cannot be read or is not the curve of that training.
+    """
+    file, names = _opened(path, mark, _MOST_BYTES, checkpoint.epochs)
+    if len(names) > _MOST_COLUMNS:
+        raise DamagedError(path, f"has {len(names)} columns")
+    wanted = [n for n in (columns or [*CURVE_COLUMNS, *(n for n in names if n[:5] == "loss_")])]
+    try:
+        table = file.read(columns=list({*wanted, *_CHECKED}), use_threads=False)
+        table.validate(full=True)
+    except Exception as error:  # a damaged file makes the reader fail in any way
+        raise DamagedError(path, _first_line(error)) from error
+    _check_types(path, table, wanted)
+    reason = _contradiction(table, checkpoint)
+    if reason:
+        raise DamagedError(path, f"is not this training's: {reason}")
+    return table.select(wanted)
+
+
+def _check_types(path: Path, table: pa.Table, wanted: Sequence[str]) -> None:
+    for name in {*wanted, *_CHECKED}:
+        if name not in table.schema.names:
+            raise DamagedError(path, f"has no column {name}")
+        if table.schema.field(name).type != CURVE_COLUMNS.get(name, pa.float64()):
+            raise DamagedError(path, f"its column {printable(name)[:60]} is of another type")
+
+
+def _contradiction(table: pa.Table, checkpoint: Checkpoint) -> str | None:
+    """Why a curve cannot be that of a training, or None."""
+    if any(table.column(name).null_count for name in table.schema.names if name[:5] != "loss_"):
+        return "values are missing"
+    epochs, accuracy = (table.column(n).to_numpy() for n in _CHECKED[:2])
+    if len(epochs) and (epochs[0] != 1 or (np.diff(epochs) != 1).any()):
+        return "its epochs do not follow each other"
+    if not ((accuracy >= 0) & (accuracy <= 1)).all():
+        return "an accuracy is not between 0 and 1"
+    for name in _CUMULATIVE:
+        if name in table.schema.names:
+            costs = table.column(name).to_numpy()
+            if not (
+                np.isfinite(costs).all() and (costs >= 0).all() and (np.diff(costs) >= 0).all()
+            ):
+                return f"its {name} are negative or fall"
+    told = checkpoint.accuracy
+    if len(epochs) and (accuracy[-1], accuracy.max()) != (
+        told.validation_last,
+        told.validation_best,
+    ):
+        return "its validation accuracies are not those of the record"
+    if len(epochs) and table.column("flops")[-1].as_py() != checkpoint.cost.flops:
+        return "its FLOPs are not those of the record"
+    return None
+
+
+def read_samples(path: Path, measurement: Measurement, mark: Mark | None) -> pa.Table:
+    """A measurement's timed runs: `repeat` and `seconds`.
+
+    Raises DamagedError where they cannot be read or are not those of the measurement.
+    """
+    file, names = _opened(path, mark, _MOST_OF_SAMPLES, measurement.runs)
+    for name in ("repeat", "seconds"):
+        if name not in names:
+            raise DamagedError(path, f"has no column {name}")
+    try:
+        table = file.read(columns=["repeat", "seconds"], use_threads=False)
+        table.validate(full=True)
+        repeat = table["repeat"].to_numpy()
+        times = table["seconds"].to_numpy().astype(float) * 1e3
+        distinct = len(np.unique(repeat))
+    except Exception as error:  # a damaged file makes the reader fail in any way
+        raise DamagedError(path, _first_line(error)) from error
+    if not (np.isfinite(times).all() and (times >= 0).all()):
+        raise DamagedError(path, "a time is negative or not a number")
+    middle = float(np.quantile(times, 0.5, method="inverted_cdf"))
+    figures = ((times.mean(), measurement.mean_ms), (middle, measurement.p50_ms.value))
+    if distinct != measurement.repeats or not all(np.isclose(a, b, rtol=_NEAR) for a, b in figures):
+        raise DamagedError(path, "contradicts the measurement's figures")
+    return table
+
+
+def _opened(
+    path: Path, mark: Mark | None, most: int, rows: int
+) -> tuple[pq.ParquetFile, list[str]]:
+    """The file, once its bytes are those of its mark and its size is what the record says."""
+    try:
+        # A curve is a few kilobytes: read whole, without the reader's own threads and buffers.
+        content = read_regular(path, most, follow=False)
+    except FileNotFoundError as error:
+        raise DamagedError(path, "is missing") from error
+    except UnsuitableFileError as error:
+        raise DamagedError(path, error.what) from error
+    except OSError as error:
+        raise DamagedError(path, f"cannot be read: {error.strerror}") from error
+    if mark is not None and mark != Mark(len(content), hashlib.sha256(content).hexdigest()[:16]):
+        raise DamagedError(path, "is not what was written: another digest")
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+        found, names = file.metadata.num_rows, list(file.schema_arrow.names)
+    except Exception as error:  # a damaged file makes the reader fail in any way
+        raise DamagedError(path, _first_line(error)) from error
+    if found != rows:
+        raise DamagedError(path, f"has {found:,} rows, the record says {rows:,}")
+    if len(set(names)) != len(names) or any(printable(n) != n or len(n) > 200 for n in names):
+        raise DamagedError(path, "its columns are not named as they were")
+    return file, names
+
+
+def _first_line(error: Exception) -> str:
+    lines = printable(str(error)).splitlines() or [type(error).__name__]
+    return f"no readable Parquet: {lines[0][:200]}"

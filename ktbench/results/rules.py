@@ -1,0 +1,64 @@
+"""What belongs together in a results folder: a cell and its files, results and their folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ktbench.records import KtbenchError, Result
+from ktbench.results.lock import Lock
+
+
+def extended(earlier: Result, result: Result) -> Result:
+    """The newer result, with the origin and the other artifacts of the earlier one."""
+    replaced = {a.export.label for a in result.artifacts} | {f.what for f in result.failures}
+    kept = tuple(a for a in earlier.artifacts if a.export.label not in replaced)
+    origin = {name: getattr(earlier, name) for name in ("teacher", "ensemble", "start")}
+    return result.model_copy(update={**origin, "artifacts": (*kept, *result.artifacts)})
+
+
+def files_of(result: Result) -> list[str]:
+    """Paths of all files that belong to a result, below the results folder."""
+    trained = [result.checkpoint, result.teacher, *result.ensemble]
+    paths = [path for c in trained if c is not None for path in (c.path, c.curves)]
+    paths += [path for a in result.artifacts for path in (a.path, f"{a.path}.json")]
+    return [*paths, *([result.start.path] if result.start else [])]
+
+
+def unchanged(earlier: Result, result: Result) -> list[str]:
+    """Paths of files that belong to what is the same in two results of a cell."""
+    same = result.checkpoint == earlier.checkpoint
+    kept = result.model_copy(
+        update={
+            "checkpoint": result.checkpoint if same else None,
+            "artifacts": tuple(a for a in result.artifacts if a in earlier.artifacts),
+        }
+    )
+    return files_of(kept)
+
+
+def belongs(result: Result, key: str) -> str | None:
+    """Why a result cannot be that of the cell, by what it says of its own parts; or None."""
+    checkpoint = result.checkpoint
+    if checkpoint is not None:
+        own = (key, f"weights/{key}.pt", f"cells/{key}.curves.parquet")
+        if (checkpoint.cell_key, checkpoint.path, checkpoint.curves) != own:
+            return "its checkpoint is of another cell"
+    for artifact in result.artifacts:
+        if artifact.cell_key != key or not artifact.path.startswith(f"artifacts/{key}/"):
+            return "an artifact is of another cell"
+    return None
+
+
+def refuse_to_mix(path: Path, earlier: Lock, now: Lock) -> None:
+    """Results of different data, torch or processor kinds never lie in one folder."""
+    facts = (
+        ("data (digest)", earlier.data_digest, now.data_digest),
+        ("torch", earlier.provenance.versions.get("torch"), now.provenance.versions.get("torch")),
+        ("machine", earlier.provenance.machine, now.provenance.machine),
+    )
+    for what, old, new in facts:
+        if old != new:
+            raise KtbenchError(
+                f"{path}: its results were made with {what} {old}, this run has {new}: they are "
+                "never mixed; use --fresh or another --results folder"
+            )
