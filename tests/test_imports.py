@@ -32,6 +32,7 @@ SHARED = {
     "ktbench.provenance",
     "ktbench.supervision",
     "ktbench.files",
+    "ktbench.isolation",
     "ktbench.machine",
     "ktbench.weights",
     "ktbench.estimate",

@@ -164,7 +164,6 @@ def test_a_cell_that_fails_while_it_is_measured_fails_alone(tmp_path: Path) -> N
 def test_every_phase_is_measured_and_equal_pairs_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opening, stream = _opening(tmp_path)
     phases: list[tuple[str, str]] = []
     original = Lane.step
 
@@ -173,6 +172,7 @@ def test_every_phase_is_measured_and_equal_pairs_once(
         phases.append((lane.cell.method.name, lane.phases[lane._phase].name))
 
     monkeypatch.setattr(Lane, "step", spy)
+    opening, stream = _opening(tmp_path)
     state = torch.random.get_rng_state()
     cells = [cell("fitnet"), cell("kd"), cell("kd"), cell("fitnet")]
     shared, needs = measure(cells, opening.build, stream, opening.teacher)
@@ -190,8 +190,6 @@ def test_the_teacher_is_only_asked_about_batches_of_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source may keep what it says under (sample, view): another image would be a lie there."""
-    opening, stream = _opening(tmp_path)
-    assert opening.taught is not None
     asked: list[Batch] = []
     original = Live.outputs
 
@@ -200,6 +198,9 @@ def test_the_teacher_is_only_asked_about_batches_of_the_training(
         return original(self, batch, needs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Live, "outputs", spy)
+    opening, stream = _opening(tmp_path)
+    assert opening.taught is not None
+    asked.clear()
     measure([cell("fitnet"), cell("kd")], opening.build, stream, opening.teacher)
     assert {batch.epoch for batch in asked} == {0, 2}
     for batch in asked:

@@ -46,6 +46,15 @@ class Stream:
         return padded.contiguous(), self.dataset.labels("train")
 
     @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """The tensors that every batch is made from."""
+        return self._raw
+
+    def forget(self) -> None:
+        """Make them anew from the data set when the next batch is made."""
+        self.__dict__.pop("_raw", None)
+
+    @property
     def augment(self) -> Augmentation:
         """The data set's own."""
         return self.dataset.spec.augment

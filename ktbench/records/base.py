@@ -33,31 +33,51 @@ class StorageError(KtbenchError):
     """A file could not be written: the run stops, since going on would lose what comes next."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error for people: what ktbench raises says it all, anything else needs its kind and place.
 
     The place is the innermost line that is not torch's, so that users find it in a file of theirs.
+    Whatever the error is, the line is valid UTF-8 of bounded length, without control characters.
     """
-    text = printable(" ".join(_words(error).split()))[:300]
+    text = _plain(error, 500 if isinstance(error, KtbenchError) else 300)
     if isinstance(error, KtbenchError):
         return text
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "torch" not in Path(frame.filename).parts
-    ]
-    if not frames:
-        return said
-    return f"{said} ({printable(Path(frames[-1].filename).name)}:{frames[-1].lineno})"
+    kind = _printable(type(error).__name__, 100)
+    said = f"{kind}: {text}" if text else kind
+    if isinstance(error, BaseExceptionGroup):
+        first = error.exceptions[0]
+        said += f", the first: {_printable(type(first).__name__, 100)}: {_plain(first, 200)}"
+    place = _place(error)
+    return f"{said} ({place})" if place else said
 
 
-def _words(error: Exception) -> str:
-    """What an error says; somebody's own class may fail to say anything."""
+def _plain(error: BaseException, most: int) -> str:
+    """An error's own text; empty where it cannot even say that."""
     try:
-        return str(error)
-    except Exception:
+        return _printable(str(error), most)
+    except BaseException:  # the text of a class of anyone's
         return ""
+
+
+def _printable(text: str, most: int) -> str:
+    """A text's first characters on one line; what cannot be shown or stored is left out."""
+    start = str.encode(text[: 4 * most], "utf-8", "replace").decode()
+    return printable(" ".join(start.split()))[:most]
+
+
+def _place(error: BaseException) -> str:
+    """File and line; empty where nothing is known of it."""
+    try:
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if "torch" not in Path(frame.filename).parts
+        ]
+    except Exception:  # it reads the files, as their loaders give them
+        return ""
+    if not frames:
+        return ""
+    return _printable(f"{Path(frames[-1].filename).name}:{frames[-1].lineno}", 200)
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ktbench.data import Dataset, between
+from ktbench.isolation import own_code
 from ktbench.layout import Layout, frozen
 from ktbench.networks import FlopCounter
 from ktbench.numeric import Clock, Runner
@@ -69,7 +70,7 @@ class Live:
             inputs = inputs * scale + shift
         self._last = tuple(inputs.shape)
         # Not inference mode: a method may keep what it is given for its own backward pass.
-        with torch.no_grad():
+        with own_code(), torch.no_grad():
             if self._last not in self._flops:
                 self._flops[self._last] = self._count(inputs)
             return self._timed(inputs, needs)
@@ -79,7 +80,8 @@ class Live:
         # Reading a GPU's clock waits for it, so the first passes there stand for the others.
         timed = self._run.device.type == "cpu" or self._passes[self._last] <= TIMED_PASSES
         with self._clock if timed else nullcontext():
-            features = self._run(inputs, needs)
+            # A copy: a network may work in place, and students read the same inputs.
+            features = self._run(inputs.clone(), needs)
         if timed:
             self._seconds[self._last] = self._clock.read()
         return features
@@ -94,5 +96,5 @@ class Live:
 
     def _count(self, inputs: Tensor) -> int:
         with FlopCounter() as counter:
-            self._network.forward_features(self._layout.inputs(inputs))
+            self._network.forward_features(self._layout.inputs(inputs.clone()))
         return int(counter.get_total_flops())

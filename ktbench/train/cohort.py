@@ -5,53 +5,36 @@ from __future__ import annotations
 import io
 import math
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ktbench.data import Dataset, Stream
 from ktbench.files import write_atomically
+from ktbench.isolation import Guard, hearing, own_code
 from ktbench.layout import Layout
 from ktbench.numeric import prepare
-from ktbench.records import (
-    Accuracies,
-    Cell,
-    Checkpoint,
-    Cost,
-    Failure,
-    KtbenchError,
-    StorageError,
-    one_line,
-)
-from ktbench.supervision import mark
+from ktbench.records import Accuracies, Cell, Checkpoint, Cost, Failure, KtbenchError
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget
 from ktbench.train.curves import write_curves
 from ktbench.train.lane import Lane
-from ktbench.train.opening import Cohort, Note, Opening, Places, cohorts
-from ktbench.train.placing import make_batch, make_probe, placed
+from ktbench.train.opening import Note, Opening, Places, cohorts
+from ktbench.train.placing import make_probe, placed
 from ktbench.train.terms import Diverged
+from ktbench.train.together import Progress, Together
 from ktbench.weights import load_weights, weights_digest
-from transfer_methods._contract import Batch, Needs
+from transfer_methods._contract import Batch
 
 PROBE_IMAGES = 16
 CPU = torch.device("cpu")
 INTERVAL_VARIABLE = "KTBENCH_CHECKPOINT_SECONDS"
 INTERVAL_S = 20.0
 """Time between two checkpoints of an unfinished training, where the variable says nothing else."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a cohort is: epochs done of all epochs of all its cells."""
-
-    done: int
-    total: int
 
 
 def train_cohort(
@@ -88,43 +71,37 @@ def train_cohort(
     dataset = placed(dataset, device)
     stream = Stream(dataset, first.seed, first.train.batch_size, first.train.views)
     budget = partial(Budget.here, memory, device=first.numeric.device, workers=workers)
+    guard = Guard()
     probe = _probe(stream, device)
-    opening = Opening(dataset, teacher, places, base, probe, note, first_weights, layouts)
+    opening = Opening(dataset, teacher, places, base, probe, note, first_weights, layouts, guard)
     outcomes: list[Checkpoint | Failure] = []
     done = 0
-    for cohort in cohorts(cells, opening, stream, budget):
-        failed = sum(isinstance(lane, Failure) for lane in cohort.lanes)
-        before = (done + failed) * first.train.epochs
+    with hearing(), guard:
+        for cohort in cohorts(cells, opening, stream, budget):
+            failed = sum(isinstance(lane, Failure) for lane in cohort.lanes)
+            before = (done + failed) * first.train.epochs
 
-        def tell(progress: Progress, before: int = before) -> None:
-            report(Progress(before + progress.done, len(cells) * first.train.epochs))
+            def tell(progress: Progress, before: int = before) -> None:
+                report(Progress(before + progress.done, len(cells) * first.train.epochs))
 
-        outcomes += _train_together(
-            cohort, stream, teacher, places, tell, note, interval, safeguard
-        )
-        done += len(cohort.lanes)
-        del cohort  # before the next one is opened
+            together = Together(cohort, opening, stream, tell, interval, safeguard)
+            outcomes += _train_together(together)
+            done += len(cohort.lanes)
+            del cohort, together  # before the next one is opened
     return outcomes
 
 
-def _train_together(
-    cohort: Cohort,
-    stream: Stream,
-    teacher: TeacherSource | None,
-    places: Callable[[Cell], Places],
-    report: Callable[[Progress], None],
-    note: Note,
-    interval: float,
-    safeguard: bool,
-) -> list[Checkpoint | Failure]:
+def _train_together(together: Together) -> list[Checkpoint | Failure]:
     """Train the lanes that could be opened; the outcomes of all, in order."""
+    teacher = together.opening.teacher
     before = teacher.digest if teacher is not None else None
-    running = [lane for lane in cohort.lanes if isinstance(lane, Lane)]
-    _tell_resumed(running, note)
-    _train(running, stream, teacher, places, report, interval, safeguard, cohort.tidy)
+    together.train()
     if teacher is not None and teacher.digest != before:
         raise KtbenchError("the teacher's weights or buffers changed while its students learnt")
-    return [lane if isinstance(lane, Failure) else _finish(lane, places) for lane in cohort.lanes]
+    return [
+        lane if isinstance(lane, Failure) else _finish(lane, together)
+        for lane in together.cohort.lanes
+    ]
 
 
 def checkpoint_interval() -> float:
@@ -141,111 +118,6 @@ def checkpoint_interval() -> float:
     return seconds
 
 
-def _tell_resumed(lanes: Sequence[Lane], note: Note) -> None:
-    resumed = [lane for lane in lanes if lane.epoch]
-    if resumed:
-        first, more = resumed[0], len(resumed) - 1
-        others = f" (and {more} more)" if more else ""
-        note(f"went on after epoch {first.epoch}: {first.cell.label}{others}")
-
-
-def _train(
-    lanes: Sequence[Lane],
-    stream: Stream,
-    teacher: TeacherSource | None,
-    places: Callable[[Cell], Places],
-    report: Callable[[Progress], None],
-    checkpoint_seconds: float,
-    safeguard: bool,
-    tidy: Callable[[], None],
-) -> None:
-    epochs = lanes[0].cell.train.epochs if lanes else 0
-    saved = time.monotonic()
-    for epoch in range(min((lane.epoch for lane in lanes), default=0), epochs):
-        active = [lane for lane in lanes if lane.failure is None and lane.epoch == epoch]
-        starts = [(places(lane.cell).work, _packed(lane)) for lane in active] if safeguard else []
-        try:
-            _epoch(active, stream, teacher, epoch, epochs, tidy)
-        except StorageError:
-            for path, start in starts:
-                write_atomically(path, start)
-            raise
-        report(Progress(sum(epochs if x.failure else x.epoch for x in lanes), epochs * len(lanes)))
-        if time.monotonic() - saved >= checkpoint_seconds and epoch + 1 < epochs:
-            for lane in active:
-                if lane.failure is None:
-                    _save(lane, places(lane.cell).work)
-            saved = time.monotonic()
-
-
-def _epoch(
-    active: list[Lane],
-    stream: Stream,
-    teacher: TeacherSource | None,
-    epoch: int,
-    epochs: int,
-    tidy: Callable[[], None],
-) -> None:
-    """One pass over the training set for the lanes that stand at this epoch."""
-    steps = stream.steps_per_epoch
-    started = time.perf_counter()
-    for number, indices in enumerate(stream.order(epoch)):
-        active = [lane for lane in active if lane.failure is None]
-        if not active:
-            return
-        step = epoch * steps + number
-        clock = time.perf_counter()
-        batch = make_batch(
-            stream,
-            indices,
-            epoch=epoch,
-            step=step,
-            steps=epochs * steps,
-            device=active[0].device,
-        )
-        data_seconds = time.perf_counter() - clock
-        needs = _union(active, batch.progress)
-        features = None
-        if teacher is not None and needs:
-            tidy()
-            mark(stage="running the teacher", what=f"step {step}")
-            features = teacher.outputs(batch, needs)
-        for lane in active:
-            lane.seconds += data_seconds
-            reads = bool(lane.needs(batch.progress))
-            if features is not None and teacher is not None and reads:
-                lane.teacher_seconds += teacher.seconds()
-                lane.teacher_flops += teacher.flops()
-            tidy()
-            with _failing_alone(lane, step):
-                lane.step(batch, features if reads else None)
-    for lane in active:
-        if lane.failure is None:
-            with _failing_alone(lane, (epoch + 1) * steps - 1):
-                lane.end_epoch(step=(epoch + 1) * steps, progress=(epoch + 1) / epochs)
-    done = [lane for lane in active if lane.failure is None]
-    for lane in done:
-        lane.shared_seconds += (time.perf_counter() - started) / len(done)
-
-
-@contextmanager
-def _failing_alone(lane: Lane, step: int) -> Iterator[None]:
-    """What goes wrong in a student or a method, a user's own too, ends that lane and no other."""
-    mark(lane.cell.key, "training", f"step {step}")
-    try:
-        yield
-    except Exception as error:
-        at = error.step if isinstance(error, Diverged) else step
-        lane.failure = Failure(stage="train", reason=one_line(error), step=at)
-
-
-def _union(lanes: Sequence[Lane], progress: float) -> Needs:
-    needs = Needs()
-    for lane in lanes:
-        needs |= lane.needs(progress)
-    return needs
-
-
 def _probe(stream: Stream, device: torch.device = CPU) -> Batch:
     """The first training images as they are, to find shapes and similarities."""
     return make_probe(stream, PROBE_IMAGES, device)
@@ -254,55 +126,66 @@ def _probe(stream: Stream, device: torch.device = CPU) -> Batch:
 # ---------------------------------------------------------------- closing a lane
 
 
-def _save(lane: Lane, path: Path) -> None:
-    write_atomically(path, _packed(lane))
-
-
-def _packed(lane: Lane) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(lane.state(), buffer)
-    return buffer.getvalue()
-
-
-def _finish(lane: Lane, places: Callable[[Cell], Places]) -> Checkpoint | Failure:
-    """Read the test set, once, and write weights and curves.
+def _finish(lane: Lane, together: Together) -> Checkpoint | Failure:
+    """The checkpoint of a lane at its end, or why it has none.
 
     The saved work stays until the caller has written the cell's result, so that a run killed in
     between does not train again.
     """
-    place = places(lane.cell)
-    mark(lane.cell.key, "reading the test set")
+    places = together.opening.places(lane.cell)
+    if lane.failure is None:
+        together.save(lane)
+    closed: list[Closed] = []
+    if lane.failure is None:
+        together.alone(lane, lambda: closed.append(_close(lane)), doing="reading the test set")
     if lane.failure is not None:
-        place.work.unlink(missing_ok=True)
+        places.work.unlink(missing_ok=True)
         return lane.failure
-    _save(lane, place.work)
+    return _written(lane, places, *closed)
+
+
+@dataclass(frozen=True)
+class Closed:
+    """What is known of a network that is trained."""
+
+    kept: dict[str, Tensor]
+    parameters: int
+    test_last: float
+    test_best: float
+
+
+def _close(lane: Lane) -> Closed:
+    """Read the test set, once; raises Diverged for a network of no use."""
     if reason := lane.unfit():
-        place.work.unlink(missing_ok=True)
-        steps = lane.rows[-1]["step"]
-        return Failure(stage="train", reason=reason, step=max(0, steps - 1))
+        raise Diverged(reason, max(0, lane.rows[-1]["step"] - 1))
     last = {name: value.clone() for name, value in lane.student.state_dict().items()}
     test_last = lane.accuracy("test")
     lane.student.load_state_dict(lane.best_state)
     test_best = lane.accuracy("test")
     kept = last if lane.cell.train.keep == "last" else lane.best_state
     kept = {name: value.cpu().contiguous() for name, value in kept.items()}
+    return Closed(kept, sum(p.numel() for p in lane.student.parameters()), test_last, test_best)
+
+
+def _written(lane: Lane, place: Places, closed: Closed) -> Checkpoint:
+    """The record of a trained network, whose weights and curves are written."""
     buffer = io.BytesIO()
-    torch.save(kept, buffer)
+    torch.save(closed.kept, buffer)
     write_atomically(place.weights, buffer.getvalue())
     write_curves(lane.rows, place.curves)
     return Checkpoint(
         cell_key=lane.cell.key,
         path=str(place.weights.relative_to(place.root)),
-        digest=weights_digest(kept),
+        digest=weights_digest(closed.kept),
         curves=str(place.curves.relative_to(place.root)),
-        parameters=sum(p.numel() for p in lane.student.parameters()),
+        parameters=closed.parameters,
         epochs=lane.epoch,
         accuracy=Accuracies(
             validation_last=lane.rows[-1]["validation_accuracy"],
             validation_best=lane.best_validation,
             best_epoch=lane.best_epoch,
-            test_last=test_last,
-            test_best=test_best,
+            test_last=closed.test_last,
+            test_best=closed.test_best,
         ),
         cost=Cost(
             seconds=lane.seconds,
@@ -333,8 +216,10 @@ def adopt(
     probe = _probe(Stream(dataset, cell.seed, cell.train.batch_size), device)
     lane = Lane(cell, dataset, base, probe, None, asked=layout)
     load_weights(lane.student, checkpoint, finite=True)
-    lane.end_without_training()
-    finished = _finish(lane, lambda _: places)
-    if isinstance(finished, Failure):
-        raise KtbenchError(f"{checkpoint}: with these weights the network's logits are not finite")
-    return finished
+    with own_code():
+        lane.end_without_training()
+        if lane.unfit():
+            problem = "with these weights the network's logits are not finite"
+            raise KtbenchError(f"{checkpoint}: {problem}")
+        closed = _close(lane)
+    return _written(lane, places, closed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from ktbench import catalogue
 from ktbench.data import Dataset, Split, counter_hash
+from ktbench.isolation import claim, own_code, seed_all
 from ktbench.layout import Guard, Layout, choose, without_onednn
 from ktbench.networks import FlopCounter
 from ktbench.numeric import EVERYTHING, Clock, Runner
@@ -26,6 +28,7 @@ from students._contract import Features
 from transfer_methods._contract import Batch, Needs, Phase, Setting, Shapes, Update
 
 _INIT, _ADAPTORS, _DROPOUT = 101, 102, 103
+_EVALUATION = 105  # 104 draws the teachers of a step
 
 
 @dataclass
@@ -61,48 +64,25 @@ class Lane:
     def __post_init__(self) -> None:
         """Build the student and the method, each from its own seed."""
         data, cell = self.dataset, self.cell
-        torch.manual_seed(derived_seed(cell.seed, _INIT))
-        self.student = catalogue.build_student(
-            cell.student.name,
-            cell.student.settings,
-            num_classes=len(data.classes),
-            in_channels=data.shape[0],
-            base=str(self.base),
-        )
+        seed_all(derived_seed(cell.seed, _INIT))
+        with own_code():
+            self.student = catalogue.build_student(
+                cell.student.name,
+                cell.student.settings,
+                num_classes=len(data.classes),
+                in_channels=data.shape[0],
+                base=str(self.base),
+            )
+        claim(self.student, cell.student.label)
         if self.first_weights is not None:
             load_weights(self.student, self.first_weights)
         elif cell.start is not None:
             raise KtbenchError(f"{cell.label}: its first weights, from blocks, are not there")
         # Drawn on the CPU, so that a seed's weights at the start are the same on every device.
         self.device = torch.device(cell.numeric.device)
-        architecture = self._architecture()
-        probe = self.probe.inputs
-        self.layout = self.asked or choose(
-            self.student, probe, cell.numeric, architecture=architecture
-        )
-        self.layout.place(self.student, self.device)
-        self.inputs = self.layout.inputs(probe)
-        self._run = Runner(
-            self.student, cell.numeric, architecture=architecture, layout=self.layout
-        )
-        self.student.eval()
-        with torch.no_grad():
-            own = self._run(self.probe.inputs, EVERYTHING, eager=True)
-        kind = catalogue.method(cell.method.name, str(self.base))
-        config = catalogue.method_config(cell.method.name, cell.method.settings, str(self.base))
-        self._needs: Needs = kind.needs(config)
-        self._student_needs: Needs = kind.student_needs(config)
-        setting = self._setting(own)
-        if reason := kind.incompatible(config, setting):
-            raise KtbenchError(f"{cell.label}: {reason}")
-        torch.manual_seed(derived_seed(cell.seed, _ADAPTORS))
-        self.method = kind(config, setting).to(self.device)
-        self.phases: Sequence[Phase] = self.method.phases()
-        self._scale = kind.scale(config)
-        if cell.distill is not None:
-            steps = cell.train.epochs * max(1, setting.train_size // setting.batch_size)
-            if reason := misfit(cell.distill, self._scale, self.phases, steps=steps):
-                raise KtbenchError(f"{cell.label}: {reason}")
+        with own_code():
+            self._lay_out()
+            self._make_method()
         self._phase = -1
         self._running: list[Running] = []
         self._step_flops: dict[str, int] = {}
@@ -114,6 +94,45 @@ class Lane:
         self.best_state: dict[str, Tensor] = {}
         self._terms, self._clock = Terms(), Clock(self.device)
         self.student.train()
+        modules = (self.student, self.method)
+        self._own = [t for m in modules for t in chain(m.parameters(), m.buffers())]
+        self._mark: int | None = None
+
+    def _lay_out(self) -> None:
+        """Put the student where and as it is trained."""
+        numeric, architecture = self.cell.numeric, self._architecture()
+        probe = self.probe.inputs
+        self.layout = self.asked or choose(
+            self.student, probe.clone(), numeric, architecture=architecture
+        )
+        self.layout.place(self.student, self.device)
+        self.inputs = self.layout.inputs(probe)
+        self._run = Runner(self.student, numeric, architecture=architecture, layout=self.layout)
+
+    def _make_method(self) -> None:
+        """The method, from a seed of its own, told of what the student shows of the probe."""
+        cell = self.cell
+        self.student.eval()
+        with torch.no_grad():
+            own = self._run(self.probe.inputs.clone(), EVERYTHING, eager=True)
+        kind = catalogue.method(cell.method.name, str(self.base))
+        config = catalogue.method_config(cell.method.name, cell.method.settings, str(self.base))
+        self._needs: Needs = kind.needs(config)
+        self._student_needs: Needs = kind.student_needs(config)
+        setting = self._setting(own)
+        if reason := kind.incompatible(config, setting):
+            raise KtbenchError(f"{cell.label}: {reason}")
+        seed_all(derived_seed(cell.seed, _ADAPTORS))
+        self.method = kind(config, setting).to(self.device)
+        claim(self.method, f"method {cell.method.name}")
+        self.phases: Sequence[Phase] = tuple(self.method.phases())
+        self._scale = kind.scale(config)
+        if not (self.phases and all(isinstance(phase, Phase) for phase in self.phases)):
+            raise KtbenchError(f"method {cell.method.name}: phases must return some Phase objects")
+        if cell.distill is not None:
+            steps = cell.train.epochs * max(1, setting.train_size // setting.batch_size)
+            if reason := misfit(cell.distill, self._scale, self.phases, steps=steps):
+                raise KtbenchError(f"{cell.label}: {reason}")
 
     def _setting(self, own: Features) -> Setting:
         teacher = self.teacher_features
@@ -149,11 +168,11 @@ class Lane:
 
     def _step(self, batch: Batch, teacher: Features | None) -> None:
         phase = self._enter_phase(batch.progress)
-        batch = batch.in_phase(phase.name)
+        batch = _private(batch.in_phase(phase.name))
         rate = learning_rate(self.cell.train, epoch=batch.epoch, progress=batch.progress)
-        # Dropout and the like draw from the global generator: seeded per step, it does not
+        # Dropout and the like draw from the global generators: seeded per step, they do not
         # depend on who else is in the cohort or on where a run was resumed.
-        torch.manual_seed(derived_seed(batch.seed, _DROPOUT))
+        seed_all(derived_seed(batch.seed, _DROPOUT))
         taught = self._taught(phase, batch.progress)
         kind = phase.name if taught else f"{phase.name} without transfer"
         if kind in self._step_flops:
@@ -215,6 +234,20 @@ class Lane:
         weight = self._scale.alone if keep else self._scale.ce
         return weight * functional.cross_entropy(features.logits, batch.labels)
 
+    # ------------------------------------------------------------ others
+
+    def mark(self) -> None:
+        """Remember what is now written in the student and the method."""
+        self._mark = self._written()
+
+    @property
+    def touched(self) -> bool:
+        """Whether anyone has written into them since."""
+        return self._mark is not None and self._mark != self._written()
+
+    def _written(self) -> int:
+        return sum([tensor._version for tensor in self._own])
+
     # ------------------------------------------------------------ phases
 
     def needs(self, progress: float) -> Needs:
@@ -256,7 +289,7 @@ class Lane:
                 self._running.append(before[update])
                 continue
             with Guard(), self.layout.running():
-                parameters = scope_parameters(self.student, self.inputs, update.student)
+                parameters = scope_parameters(self.student, self.inputs.clone(), update.student)
             parameters += [
                 parameter
                 for name, parameter in self.method.named_parameters()
@@ -312,7 +345,7 @@ class Lane:
         """
         self.student.eval()
         with torch.inference_mode():
-            finite = bool(self.logits(self.inputs).isfinite().all())
+            finite = bool(self.logits(self.inputs.clone()).isfinite().all())
         self.student.train()
         return None if finite else "the trained network's logits are not finite: lower the rate"
 
@@ -322,6 +355,7 @@ class Lane:
         Always single precision and not compiled: this is the network that is exported.
         """
         images, labels = self.dataset.images(split), self.dataset.labels(split).to(self.device)
+        seed_all(derived_seed(self.cell.seed, _EVALUATION))  # a network may draw here, too
         self.student.eval()
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         with torch.inference_mode():
@@ -378,6 +412,16 @@ class Lane:
         self.flops, self.teacher_flops = state["flops"]
         self.best_validation, self.best_epoch = state["best"]
         self.best_state = state["best_state"]
+
+
+def _private(batch: Batch) -> Batch:
+    """A batch of a lane's own: networks and methods may work in place on what they are given."""
+    return replace(
+        batch,
+        inputs=batch.inputs.clone(),
+        labels=batch.labels.clone(),
+        indices=batch.indices.clone(),
+    )
 
 
 def derived_seed(seed: int, purpose: int) -> int:

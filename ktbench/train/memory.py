@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from ktbench.data import Stream
-from ktbench.records import Cell
+from ktbench.isolation import Guard, own_code
+from ktbench.records import Cell, KtbenchError
 from ktbench.supervision import mark
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.budget import Budget, give_back, resident
@@ -130,13 +131,14 @@ def measure(
     build: Callable[[Cell], Lane],
     stream: Stream,
     teacher: TeacherSource | None,
+    guard: Guard | None = None,
 ) -> tuple[Need, list[Need]]:
     """What the cells' cohort takes once, and what each of its lanes takes.
 
     Cells of the same student and method are measured once. One that fails here will fail in the
     same way when it is trained: it takes nothing.
     """
-    device = cells[0].numeric.device
+    device, guard = cells[0].numeric.device, guard or Guard()
     _, data = _taken(partial(_batch, stream, cells[0], 0), device)
     once = [Need(2 * data.stays, data.step)]  # The last batch goes when the next one is there.
     found: dict[str, Need] = {}
@@ -146,7 +148,7 @@ def measure(
                 continue
             found[kind] = Need(0, 0)
             # What is raised here ends its own cell when that is trained, with its reason.
-            with suppress(Exception):
+            with suppress(KtbenchError), guard.containing(all_of_it=True):
                 taught, found[kind] = _dry(cell, build, stream, teacher)
                 once.append(Need(2 * data.stays + taught.stays, taught.step))
     return _most(once), [found[kind] for kind in map(_kind, cells)]
@@ -289,8 +291,8 @@ def _saved(lane: Lane) -> int:
     lane.student.eval()
     counting = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     # What cannot be run here cannot be trained: the lane fails at its first step.
-    with suppress(Exception), torch.enable_grad(), counting:
-        lane.student.forward_features(lane.inputs)
+    with suppress(KtbenchError), own_code(), torch.enable_grad(), counting:
+        lane.student.forward_features(lane.inputs.clone())
     lane.student.train()
     return sum(found.values())
 

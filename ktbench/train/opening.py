@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from ktbench.data import Dataset, Stream
+from ktbench.isolation import Guard
 from ktbench.layout import Layout
 from ktbench.numeric import EVERYTHING
 from ktbench.records import Cell, Failure, KtbenchError, StorageError, one_line
@@ -49,24 +50,31 @@ class Opening:
     first_weights: Callable[[Cell], Path | None] = lambda _: None
     layouts: Callable[[Cell], Layout | None] = lambda _: None
     """How a cell's student is run; None: as its own layers decide."""
+    guard: Guard = field(default_factory=Guard)
+    _told: set[str] = field(default_factory=set)
 
     @cached_property
     def taught(self) -> Features | None:
         """The teacher's features of the probe: one copy for all lanes."""
-        return None if self.teacher is None else self.teacher.outputs(self.probe, EVERYTHING)
+        if self.teacher is None:
+            return None
+        with self.guard.kept(all_of_it=True):
+            return self.teacher.outputs(self.probe, EVERYTHING)
+
+    def tell(self, cell: Cell, changed: Sequence[str]) -> None:
+        """Tell the user, once, which settings of the process a cell's code changes."""
+        line = f"{cell.label}: its code changed {', '.join(changed)}: put back"
+        if line not in self._told:
+            self._told.add(line)
+            self.note(line)
 
     def build(self, cell: Cell, asked: Layout | None = None) -> Lane:
         """A lane at its start; `asked` is the layout that an earlier run began it in."""
-        return Lane(
-            cell,
-            self.dataset,
-            self.base,
-            self.probe,
-            self.taught,
-            () if self.teacher is None else self.teacher.stage_names,
-            self.first_weights(cell),
-            asked or self.layouts(cell),
-        )
+        taught, first, data = self.taught, self.first_weights(cell), self.dataset
+        names = () if self.teacher is None else self.teacher.stage_names
+        layout = asked or self.layouts(cell)
+        with self.guard.containing(partial(self.tell, cell), all_of_it=True):
+            return Lane(cell, data, self.base, self.probe, taught, names, first, layout)
 
     def open(self, cell: Cell, note: Note) -> Lane | Failure:
         """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""
@@ -80,7 +88,8 @@ class Opening:
                     began = begun_in(saved, lane.layout)
                     if began.name != lane.layout.name:
                         lane = self.build(cell, began)
-                    lane.restore(saved)
+                    with self.guard.containing(all_of_it=True):
+                        lane.restore(saved)
                 except Exception as error:  # It is only saved work: training anew gives the same.
                     reason = f"its saved work does not fit ({one_line(error)})"
                     note(f"trains from the start: {cell.label}: {reason}")
@@ -123,7 +132,7 @@ def cohorts(
     if lanes is not None:
         yield Cohort(lanes)
         return
-    shared, needs = measure(cells, opening.build, stream, opening.teacher)
+    shared, needs = measure(cells, opening.build, stream, opening.teacher, opening.guard)
     now = budget()  # with what the first steps of a process load for good
     groups = split(shared, needs, now.room)
     for line in notes(cells, shared, needs, groups, now):
@@ -143,8 +152,11 @@ def _if_roomy(
     for cell in cells:
         lane = opening.open(cell, said.append)
         lanes.append(lane)
-        if isinstance(lane, Lane) and ROOMY * bound.add(lane) > room:
-            return None
+        if isinstance(lane, Lane):
+            with opening.guard.kept():
+                size = bound.add(lane)
+            if ROOMY * size > room:
+                return None
     for line in said:
         opening.note(line)
     return lanes
