@@ -267,7 +267,7 @@ def test_a_plan_of_centuries_is_refused_with_its_estimate(
     ktbench: Commands, tmp_path: Path
 ) -> None:
     train: dict[str, Any] = {"epochs": 10_000_000, "batch_size": 30}
-    path = write_matrix(tmp_path / "m.yaml", train=train, seeds=1000)
+    path = write_matrix(tmp_path / "m.yaml", train=train, seeds=10_000)
     answer = ktbench("plan", path)
     assert answer.code == 2 and not answer.out
     assert "estimate: " in answer.error and "years" in answer.error
