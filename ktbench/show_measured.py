@@ -57,6 +57,7 @@ def device_of(name: str, profile: str | None, **settings: Any) -> DeviceSpec:
     KtbenchError for a profile or setting that is none, and for a profile of another kind.
     """
     from ktbench import catalogue
+    from ktbench.matrix.errors import phrase
 
     here = name == "local"
     profile = profile or ("local" if here else "ssh")
@@ -72,10 +73,12 @@ def device_of(name: str, profile: str | None, **settings: Any) -> DeviceSpec:
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
+        where = str(first["loc"][0]).replace("_", "-")
+        option = name if where in ("name", "host") else f"--{where} {first['input']}"
         wanted = first.get("ctx", {}).get("expected")
-        said = f"must be {wanted}" if wanted else first["msg"]
-        raise KtbenchError(f"{option} {first['input']}: {said}") from error
+        raise KtbenchError(
+            f"{option}: {f'must be {wanted}' if wanted else phrase(first)}"
+        ) from error
 
 
 def _as_json(model: Path, came: Measurement | Failure) -> dict[str, Any]:

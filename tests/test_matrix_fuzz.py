@@ -79,7 +79,7 @@ def test_every_mutant_of_a_matrix_is_planned_or_refused_in_lines(
 ) -> None:
     monkeypatch.setenv("KTBENCH_CACHE", str(tmp_path / "cache"))
     troubles = []
-    count = PER_MATRIX or 25
+    count = PER_MATRIX or 15
     for number, content in enumerate(mutants(text, count, SEED)):
         path = tmp_path / f"m{number}.yaml"
         path.write_bytes(content)
@@ -91,7 +91,7 @@ def test_every_mutant_of_a_matrix_is_planned_or_refused_in_lines(
 
 def test_mutants_through_the_command_line_end_with_lines_and_an_exit_code(tmp_path: Path) -> None:
     text = (ROOT / "matrix.yaml").read_text()
-    for number, content in enumerate(mutants(text, 3 if not PER_MATRIX else 40, SEED + 1)):
+    for number, content in enumerate(mutants(text, 2 if not PER_MATRIX else 20, SEED + 1)):
         path = tmp_path / f"m{number}.yaml"
         path.write_bytes(content)
         done = started("plan", path, cache=tmp_path / "cache")

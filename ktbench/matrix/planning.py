@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +10,8 @@ import torch
 
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
-from ktbench.machine import all_memory
 from ktbench.matrix.axes import Axes, Finder
+from ktbench.matrix.images import overweight, unbearable
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.rules import Draft, Rules
 from ktbench.matrix.size import oversize
@@ -142,7 +141,7 @@ class _Judge:
             else:
                 if path == ("data",) or data != self.matrix.data:
                     problems += [p.under(*path) for p in unbearable(data, info)]
-        return problems or list(_batches(self.matrix, self._info(self.matrix.data)))
+        return problems or list(overweight(self.matrix, self._info(self.matrix.data)))
 
     def reason(self, cell: Cell) -> str | None:
         """In one sentence, or None for a cell that can be trained."""
@@ -238,39 +237,6 @@ def _unseen(cell: Cell) -> str | None:
         if catalogue.unseen(name):
             return f"{name}: {catalogue.NOT_LOOKED_AT}"
     return None
-
-
-def unbearable(data: DataSpec, info: DataInfo) -> Iterator[Problem]:
-    """What a data set's images make impossible: they are held in memory, and cropped after padding.
-
-    Paths are below `data`.
-    """
-    images = info.train_size + info.validation_size + info.test_size
-    held, most = images * math.prod(info.shape), all_memory()
-    if held > most:
-        path = ("image_size",) if data.image_size is not None else ()
-        yield Problem(
-            path,
-            f"{images:,} images of {'×'.join(map(str, info.shape))} take {held / 1e9:,.0f} GB of "
-            f"memory, and this machine has {most / 1e9:,.0f} GB: make image_size or train_size "
-            "smaller",
-        )
-    side = min(info.shape[1:])
-    if data.augment.crop_padding >= side:
-        message = f"must be below the {side} pixels of an image, not {data.augment.crop_padding}"
-        yield Problem(("augment", "crop_padding"), message)
-
-
-def _batches(matrix: Matrix, info: DataInfo) -> Iterator[Problem]:
-    """That a batch of images alone does not fit this machine."""
-    size = min(matrix.train.batch_size, info.train_size)
-    held, most = 4 * size * math.prod(info.shape), all_memory() // 2
-    if held > most:
-        yield Problem(
-            ("train", "batch_size"),
-            f"{size:,} images of {'×'.join(map(str, info.shape))} take {held / 1e9:,.0f} GB of "
-            f"memory, more than half of this machine's: make batch_size or image_size smaller",
-        )
 
 
 def _unsampled(cell: Cell, kind: type[TransferMethod], config: object) -> str | None:

@@ -143,6 +143,12 @@ _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 def read(path: Path) -> tuple[dict[str, Any], Origin]:
     """The file's top mapping and where its values stand; raises MatrixError."""
     origin = Origin(file=str(path), base=str(path.absolute().parent))
+    try:
+        origin.base.encode()
+    except UnicodeEncodeError as error:
+        raise MatrixError(
+            f"{path}: its folder's name is not UTF-8 text, as that of records is: rename the folder"
+        ) from error
     return parse(_text(path, origin), origin)
 
 

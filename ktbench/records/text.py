@@ -13,8 +13,8 @@ LONGEST_NAME = 200
 LARGEST = 2**63 - 1
 """The largest whole number that tables and records of every kind hold."""
 
-_UNSEEN = ("Cc", "Cs", "Cn", "Zl", "Zp")
-"""Unicode's categories of control characters, half characters, no characters, line separators."""
+_UNSEEN = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, half characters and line separators."""
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of the text beside them."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)

@@ -40,7 +40,7 @@ class BlockRun(Record):
 class Limits(Record):
     """What the run of a matrix may take before it is ended; no weight depends on it."""
 
-    step_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1800.0
+    step_seconds: Annotated[Number, Field(gt=0, le=MOST_SECONDS)] = 1800.0
     """The longest that one training step, validation or export may take: a network that hangs
     fails after so many seconds, and the others go on."""
 
