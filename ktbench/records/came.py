@@ -253,6 +253,8 @@ class Provenance(Record):
     cores: int
     system: str
     versions: dict[str, str]
+    instruction_set: str | None = None
+    """That the kernels of torch and of oneDNN use; None in older records, and where unknown."""
     data_digest: str | None = None
     created: str
 
