@@ -311,6 +311,8 @@ class Provenance(Record):
     cores: Count
     system: Words
     versions: dict[Name, Words]
+    instruction_set: Words | None = None
+    """That the kernels of torch and of oneDNN use; None in older records, and where unknown."""
     data_digest: str | None = None
     created: Moment
 
