@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
-from ktbench.networks import forward_flops
+from ktbench.networks import forward_flops, own_names
 from ktbench.records import (
     BlockTrain,
     Cell,
@@ -50,6 +50,8 @@ class Estimate(Record):
     measure_seconds: float
     flops: float
     """Of the students' and teachers' trainings, a backward pass counted as two forward ones."""
+    untimed: tuple[str, ...] = ()
+    """Users' networks that failed while they were timed: what they take is not counted."""
 
     @property
     def seconds(self) -> float:
@@ -70,8 +72,12 @@ class Estimate(Record):
         split = ", ".join(f"{name} {_duration(value)}" for name, value in parts.items())
         return (
             f"estimate: {_duration(self.seconds)} on this machine ({split}), {self.flops:.2g} FLOPs"
-            " of training; methods' own layers not counted"
+            f" of training; methods' own layers not counted{self._left_out}"
         )
+
+    @property
+    def _left_out(self) -> str:
+        return f", nor {', '.join(self.untimed)}, which cannot be timed" if self.untimed else ""
 
 
 def estimate(plan: Plan) -> Estimate:
@@ -111,6 +117,7 @@ def estimate(plan: Plan) -> Estimate:
         export_seconds=round(_exporting(plan), 1),
         measure_seconds=round(_measuring(plan), 1),
         flops=flops,
+        untimed=tuple(clock.untimed),
     )
 
 
@@ -140,6 +147,8 @@ class _Clock:
     base: Path
     _speeds: dict[tuple[str, str, int, int], _Speed] = field(default_factory=dict)
     _infos: dict[str, DataInfo] = field(default_factory=dict)
+    untimed: dict[str, None] = field(default_factory=dict)
+    """Labels of users' networks that failed."""
 
     def training(self, cell: Cell) -> tuple[float, float]:
         """Seconds and FLOPs of a student's own part: its steps and its validation passes."""
@@ -195,6 +204,11 @@ class _Clock:
             torch.set_num_threads(cell.numeric.threads)
             try:
                 self._speeds[question] = self._timed(item, info, batch)
+            except Exception:  # a user's own may do anything with these images
+                if not own_names(item):
+                    raise
+                self.untimed[item.label] = None
+                self._speeds[question] = _Speed(0.0, 0.0, 0)
             finally:
                 torch.set_num_threads(before)
         return self._speeds[question]
