@@ -16,7 +16,7 @@ from ktbench import catalogue
 from ktbench.data import DataInfo, describe
 from ktbench.layout import safe
 from ktbench.machine import bounded_memory, usable_cores
-from ktbench.networks import forward_flops, lacks_memory
+from ktbench.networks import forward_flops, lacks_memory, own_names
 from ktbench.records import (
     BlockTrain,
     Cell,
@@ -62,10 +62,10 @@ class Estimate(Record):
     """Training the students, their teachers' forward passes included."""
     export_seconds: float
     measure_seconds: float
-    untimed: tuple[str, ...] = ()
-    """Networks whose training step ended the process that timed it: they count for nothing."""
     flops: float
     """Of the students' and teachers' trainings, a backward pass counted as two forward ones."""
+    untimed: tuple[str, ...] = ()
+    """Networks that failed, or ended their process, while they were timed: they are not counted."""
 
     @property
     def seconds(self) -> float:
@@ -84,11 +84,14 @@ class Estimate(Record):
             "measuring": self.measure_seconds,
         }
         split = ", ".join(f"{name} {_duration(value)}" for name, value in parts.items())
-        left_out = f"; without {', '.join(self.untimed)}" if self.untimed else ""
         return (
             f"estimate: {_duration(self.seconds)} on this machine ({split}), {self.flops:.2g} FLOPs"
-            f" of training; methods' own layers not counted{left_out}"
+            f" of training; methods' own layers not counted{self._left_out}"
         )
+
+    @property
+    def _left_out(self) -> str:
+        return f", nor {', '.join(self.untimed)}, which cannot be timed" if self.untimed else ""
 
 
 def estimate(plan: Plan) -> Estimate:
@@ -127,8 +130,8 @@ def estimate(plan: Plan) -> Estimate:
         train_seconds=round(train, 1),
         export_seconds=round(_exporting(plan), 1),
         measure_seconds=round(_measuring(plan), 1),
-        untimed=tuple(clock.untimed),
         flops=flops,
+        untimed=tuple(clock.untimed),
     )
     if found.seconds > LONGEST_S:
         raise KtbenchError(
@@ -164,6 +167,7 @@ class _Clock:
     _speeds: dict[tuple[str, str, int, int, str], _Speed] = field(default_factory=dict)
     _infos: dict[str, DataInfo] = field(default_factory=dict)
     untimed: dict[str, None] = field(default_factory=dict)
+    """Labels of networks that failed."""
     _spent: float = 0.0
     """Seconds of timing."""
 
@@ -230,6 +234,11 @@ class _Clock:
                     self._speeds[question] = self._bounded(item, info, batch, numeric)
                 else:
                     self._speeds[question] = self._like_others(item, info)
+            except Exception:  # a user's own may do anything with these images
+                if not own_names(item):
+                    raise
+                self.untimed[item.label] = None
+                self._speeds[question] = _Speed(0.0, 0.0, 0)
             finally:
                 torch.set_num_threads(before)
                 self._spent += time.perf_counter() - began

@@ -66,7 +66,7 @@ class LiteRT:
         self.close()
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
         told = f": {lines[-1].strip()}".rstrip(": ")
-        return f"the LiteRT process was ended {how}{told}: leave this format out of exports"
+        return f"the LiteRT process was ended {how}{told}"
 
     def close(self) -> None:
         """End the process: told so, as a fork of this process may hold the line open."""

@@ -19,6 +19,8 @@ def pool_evenly(program: torch.export.ExportedProgram) -> None:
     batch than that of the trace fits; the adaptive maximum it does not know.
     """
     graph = program.graph_module.graph
+    if not any(node.target in (_AVERAGE, _MAX) for node in graph.nodes):
+        return
     for node in list(graph.find_nodes(op="call_function", target=_AVERAGE)):
         if (window := _window(node)) is not None:
             _replace(graph, node, _pooled(graph, node, window, _ATEN.avg_pool2d.default))

@@ -68,13 +68,14 @@ def quiet() -> Iterator[None]:
         # The older exporter writes a whole graph to the terminal before it raises.
         streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Muted(streams[0], here), _Muted(streams[1], here)
-        graphs = torch._C._jit_is_onnx_log_enabled()
-        torch._C._jit_set_onnx_log_enabled(False)
+        # It does so past Python's streams, and turns its own switch on.
+        log = torch._C._jit_onnx_log
+        torch._C._jit_onnx_log = lambda *_: None
         try:
             yield
         finally:
             sys.stdout, sys.stderr = streams
-            torch._C._jit_set_onnx_log_enabled(graphs)
+            torch._C._jit_onnx_log = log
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             root.removeHandler(placeholder)

@@ -26,12 +26,14 @@ _BY_VALUE = re.compile(
     r"GuardOnDataDependent|data-dependent|DynamicControlFlow|UserErrorType.DYNAMIC|SymBool", re.I
 )
 _GRAPH = re.compile(r" While executing %| Signature: | Caused by: | For more information")
-_LONGEST = 200
+_ADVICE = "leave this format out of exports, or write the network without it"
+_LONGEST = 260
 
 
 def reason_of(error: Exception, spec: ExportSpec) -> str:
     """One line on what a converter raised, without colours, pages of advice or stack traces."""
-    said = [clean(text) for text in _chain(error)]
+    whole = isinstance(error, KtbenchError)  # what ktbench raises says it all
+    said = [clean(str(error))] if whole else [clean(text) for text in _chain(error)]
     everything = " ".join(said)
     operator = next(
         (match[1] for text in reversed(said) for p in _OPERATOR if (match := p.search(text))), None
@@ -47,13 +49,13 @@ def reason_of(error: Exception, spec: ExportSpec) -> str:
             f"forward decides by the values that it computes{_place(error)}, which no graph can "
             "hold: compute both ways and choose with torch.where, or leave it out of exports"
         )
-    whole = clean(one_line(error))
-    innermost = next((text for text in reversed(said) if text), whole)
-    if len(said) > 1 and innermost not in whole:
-        whole = f"{_GRAPH.split(innermost)[0][:_LONGEST]}{_place(error)}"
-    whole = _GRAPH.split(whole)[0][:_LONGEST].rstrip(" .:")
-    told = whole if operator is None or operator in whole else f"{operator}: {whole}"
-    return f"{told}: leave this format out of exports, or write the network without it"
+    told = clean(one_line(error))
+    innermost = next((text for text in reversed(said) if text), told)
+    if len(said) > 1 and innermost not in told:
+        told = f"{_GRAPH.split(innermost)[0][:_LONGEST]}{_place(error)}"
+    told = _GRAPH.split(told)[0][:_LONGEST].rstrip(" .:")
+    told = told if operator is None or operator in told else f"{operator}: {told}"
+    return told if _ADVICE in told else f"{told}: {_ADVICE}"
 
 
 def clean(text: str) -> str:
