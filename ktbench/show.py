@@ -20,8 +20,8 @@ KINDS = ("students", "replacements", "methods", "devices", "datasets")
 DATASETS = {
     "digits": "1,797 handwritten digits of 8×8 pixels; ships with scikit-learn",
     "hub": "any image classification set of the Hugging Face hub, by name",
-    "parquet": "local train*.parquet and test*.parquet in hub layout",
-    "folder": "a folder of images, one sub-folder per class",
+    "parquet": "local tables, such as train*.parquet and test*.parquet in hub layout; or CSV",
+    "folder": "a folder of images, one sub-folder per class, in folders per split where it has any",
 }
 
 
@@ -64,17 +64,20 @@ def print_line(text: str) -> None:
 def plan_as_json(plan: Plan) -> str:
     """The plan with its estimate, for programs."""
     from ktbench.estimate import estimate
+    from ktbench.show_data import data_as_json, data_of
 
     value = plan.model_dump(mode="json")
     for cell, shown in zip(plan.cells, value["cells"], strict=True):
         shown["key"] = cell.key
+    value["data"] = [data_as_json(info) for info in data_of(plan)]
     value["estimate"] = estimate(plan).model_dump(mode="json")
     return json.dumps(value, indent=1)
 
 
 def plan_as_text(plan: Plan) -> None:
-    """Cells by student and method, skips by reason, and what it will cost."""
+    """Cells by student and method, skips by reason, the data's classes, and what it will cost."""
     from ktbench.estimate import estimate
+    from ktbench.show_data import data_notes, data_of, data_rows, data_title
 
     counts = Counter((c.student.label, c.method.label) for c in plan.cells)
     students = list(dict.fromkeys(c.student.label for c in plan.cells))
@@ -89,6 +92,12 @@ def plan_as_text(plan: Plan) -> None:
             ["student", "method", "cells", "why"],
             [[s, m, str(n), why] for (s, m, why), n in reasons.items()],
         )
+    for info in data_of(plan):
+        print()
+        columns = ["class", "train", "validation", "test"]
+        print_table(data_title(info), columns, data_rows(info), numbers=True)
+    for note in data_notes(plan):
+        print_line(f"note: {note}")
     print()
     exports = ", ".join(e.label for e in plan.exports) or "none"
     devices = ", ".join(d.name for d in plan.devices) or "none"

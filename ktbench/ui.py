@@ -125,7 +125,9 @@ class Lines:
 
 
 def announce(plan: Plan, folder: Path, console: Console) -> None:
-    """What is going to be done, in a line or two."""
+    """What is going to be done, in a line or two, and what of the data is left out."""
+    from ktbench.show_data import data_notes
+
     teachers = ", ".join(t.name for t in plan.teachers) or "no teacher"
     devices = ", ".join(d.name for d in plan.devices) or "no device"
     _say(
@@ -136,6 +138,8 @@ def announce(plan: Plan, folder: Path, console: Console) -> None:
     )
     if plan.skips:
         _say(console, f"{_count(len(plan.skips), 'impossible cell')} skipped: see `ktbench plan`")
+    for note in data_notes(plan):
+        _say(console, escape(f"data: {note}"))
 
 
 _STAGES = ("data", "teachers", "blocks", "training", "export", "measuring", "report")

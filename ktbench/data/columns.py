@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -111,7 +112,7 @@ def _image(
     fields = [field for field in schema if field.name != label]
     pictures = [f.name for f in fields if features.get(f.name) == "Image" or holds_bytes(f.type)]
     if not pictures:
-        pictures = [f.name for f in fields if _names_files(f.type, lambda f=f: column(f.name))]
+        pictures = [f.name for f in fields if _names_files(f.type, partial(column, f.name))]
     usual = [candidate for candidate in pictures if _plain(candidate) in _IMAGES]
     for candidates in (usual, pictures):
         if len(candidates) == 1:

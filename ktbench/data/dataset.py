@@ -138,8 +138,9 @@ def _described(spec_json: str, base: Path) -> DataInfo:
     spec = DataSpec.model_validate_json(spec_json)
     source = open_source(spec, base)
     rows = split_rows(spec, source.labels)
-    sizes = (len(rows[name][1]) for name in SPLITS)
-    return DataInfo(len(source.classes), _shape(source, rows), *sizes, _contents(source, rows))
+    train, validation, test = (len(rows[name][1]) for name in SPLITS)
+    shape, contents = _shape(source, rows), _contents(source, rows)
+    return DataInfo(len(source.classes), shape, train, validation, test, contents)
 
 
 def describe(spec: DataSpec, base: Path) -> DataInfo:
@@ -165,7 +166,7 @@ def _same_shape(
     source: Source, rows: dict[str, tuple[str, Rows]], shapes: dict[str, tuple[int, ...]]
 ) -> None:
     """Raise KtbenchError when images of one split are not like those of another."""
-    examples = {}
+    examples: dict[tuple[int, ...], str] = {}
     for name, shape in shapes.items():
         origin, chosen = rows[name]
         examples.setdefault(shape, source.row_name(origin, int(chosen[0])))
@@ -184,7 +185,7 @@ def _contents(source: Source, rows: dict[str, tuple[str, Rows]]) -> Contents:
         missing = [source.classes[n] for n in np.flatnonzero(counts[name] == 0)]
         if missing:
             notes.append(f"no image of {some(missing)} in the {name} split")
-    told = {name: tuple(counts[name].tolist()) for name in SPLITS}
+    told: dict[str, tuple[int, ...]] = {name: tuple(counts[name].tolist()) for name in SPLITS}
     return Contents(source.name, source.classes, told, source.about, tuple(notes))
 
 

@@ -45,7 +45,7 @@ def as_classes(
             f"data: {where}: labels are text in {kinds[str]} and numbers in {kinds[int]}: write "
             "them alike"
         )
-    distinct = sorted({value for _, values in coded.values() for value in values})  # type: ignore[type-var]
+    distinct = sorted({value for _, values in coded.values() for value in values})
     titles, number = _titles(where, distinct, names)
     labels = {
         split: np.array([number[value] for value in values], dtype=np.int64)[indices]

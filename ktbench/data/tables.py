@@ -73,9 +73,7 @@ class Parquet:
     def _opened(self) -> list[Any]:
         import pyarrow.parquet
 
-        return [
-            _reading(file, lambda f=file: pyarrow.parquet.ParquetFile(f)) for file in self.files
-        ]
+        return [_reading(file, pyarrow.parquet.ParquetFile, file) for file in self.files]
 
     @property
     def schema(self) -> Any:
@@ -93,7 +91,7 @@ class Parquet:
                     f"data: {shown(str(file))} has no column {name!r}, only "
                     f"{some(opened.schema_arrow.names, 20)}"
                 )
-            parts.append(_reading(file, lambda o=opened: o.read(columns=[name])))
+            parts.append(_reading(file, opened.read, columns=[name]))
         try:
             joined = pyarrow.concat_tables(parts, promote_options="permissive")
         except pyarrow.ArrowException as error:
@@ -112,21 +110,19 @@ class Parquet:
                 end = start + opened.metadata.row_group(group).num_rows
                 inside = rows[(rows >= start) & (rows < end)]
                 if len(inside):
-                    read = _reading(
-                        file, lambda o=opened, g=group: o.read_row_group(g, columns=[name])
-                    )
+                    read = _reading(file, opened.read_row_group, group, columns=[name])
                     column = read.column(name)
                     found |= {row: column[row - start] for row in inside.tolist()}
                 start = end
         return [found[row] for row in rows.tolist()]
 
 
-def _reading(file: Path, read: Callable[[], Any]) -> Any:
+def _reading(file: Path, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """What `read` gives; raises KtbenchError that names the file it cannot be had from."""
     import pyarrow
 
     try:
-        return read()
+        return read(*arguments, **options)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise KtbenchError(f"data: cannot read {shown(str(file))}: {line(error)}") from error
 
@@ -151,10 +147,8 @@ def _opened(files: Sequence[Path]) -> Table:
     parts = []
     for file in files:
         options = pyarrow.csv.ParseOptions(delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-        parts.append(
-            _reading(file, lambda f=file, o=options: pyarrow.csv.read_csv(f, parse_options=o))
-        )
-    table = _reading(files[0], lambda: pyarrow.concat_tables(parts, promote_options="permissive"))
+        parts.append(_reading(file, pyarrow.csv.read_csv, file, parse_options=options))
+    table = _reading(files[0], pyarrow.concat_tables, parts, promote_options="permissive")
     return InMemory(table, files[0].parent)
 
 
