@@ -180,11 +180,13 @@ def _contents(source: Source, rows: dict[str, tuple[str, Rows]]) -> Contents:
         name: np.bincount(source.labels[origin][chosen], minlength=size)
         for name, (origin, chosen) in rows.items()
     }
-    notes = list(source.notes)
-    for name in SPLITS:
-        missing = [source.classes[n] for n in np.flatnonzero(counts[name] == 0)]
-        if missing:
-            notes.append(f"no image of {some(missing)} in the {name} split")
+    absent: dict[tuple[str, ...], list[str]] = {}
+    for number, title in enumerate(source.classes):
+        where = tuple(name for name in SPLITS if not counts[name][number])
+        absent.setdefault(where, []).append(title)
+    absent.pop((), None)
+    lines = [f"no image of {some(names)} in {', '.join(where)}" for where, names in absent.items()]
+    notes = [*source.notes, *lines]
     told: dict[str, tuple[int, ...]] = {name: tuple(counts[name].tolist()) for name in SPLITS}
     return Contents(source.name, source.classes, told, source.about, tuple(notes))
 

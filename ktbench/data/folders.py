@@ -12,7 +12,7 @@ import numpy as np
 
 from ktbench.data.names import by_split, plain_split, split_of
 from ktbench.data.pixels import Pixels, decode, read_all
-from ktbench.data.source import Labels, Source, refuse_untaught, resolve, shown, some
+from ktbench.data.source import Labels, Source, counted, refuse_untaught, resolve, shown, some
 from ktbench.records import DataSpec, KtbenchError
 
 IMAGE_FILES = frozenset(
@@ -238,7 +238,7 @@ def _refuse_splits_as_classes(nested: set[str], flat: set[str], where: str) -> N
     plain = [name for name in sorted(nested) if plain_split(name)]
     if plain:
         raise KtbenchError(
-            f"data: {where}: {some(plain)} is named as a split, but no folder of class folders is "
+            f"data: {where}: {some(plain)} looks like a split, but no folder of class folders is "
             "named train: put the training classes into one"
         )
     if "train" in named.values() and len(set(named.values())) > 1 and set(named) >= set(tops):
@@ -254,11 +254,12 @@ def _left_out(tree: Tree, splits: dict[str, str], found: Sorted) -> Iterator[str
     unused = Counter(parts[0] if len(parts) > 1 else "." for parts in set(tree.pictures) - used)
     for top, count in sorted(unused.items()):
         if split_of(top) and top not in splits.values():
-            yield f"{shown(top)}: {count:,} pictures without class folders are not read"
+            yield f"{shown(top)}: {counted(count, 'picture')} without class folders, not read"
         elif splits and top not in splits.values() and top != ".":
-            yield f"{shown(top)}: beside the splits, its {count:,} pictures are not read"
+            yield f"{shown(top)}: {counted(count, 'picture')} beside the splits, not read"
         else:
-            yield f"{count:,} pictures beside the class folders of {shown(top)} are not read"
+            place = "" if top == "." else f" of {shown(top)}"
+            yield f"{counted(count, 'picture')} beside the class folders{place}, not read"
     depth = 2 if splits else 1
     full = {parts[:n] for parts in tree.pictures for n in range(1, len(parts))}
     empty = ["/".join(p) for p in tree.folders if len(p) <= depth and p not in full]
@@ -272,4 +273,4 @@ def _left_out(tree: Tree, splits: dict[str, str], found: Sorted) -> Iterator[str
 
 def _endings(unread: Counter[str]) -> str:
     items: Iterable[tuple[str, int]] = unread.most_common(5)
-    return ", ".join(f"{count:,} files with {shown(ending)}" for ending, count in items)
+    return ", ".join(f"{counted(count, 'file')} with {shown(ending)}" for ending, count in items)

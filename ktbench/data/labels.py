@@ -90,6 +90,8 @@ def _distinct(where: str, column: Any) -> tuple[Labels, list[Value | None]]:
     import pyarrow.types as types
 
     kind = column.type
+    if types.is_null(kind):
+        return np.zeros(len(column), dtype=np.int64), [None]
     if not may_be_label(kind):
         raise KtbenchError(f"data: {where}: a column of {shown(str(kind))} holds no labels")
     column = column.cast(kind.value_type) if types.is_dictionary(kind) else column

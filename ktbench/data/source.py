@@ -61,6 +61,11 @@ def some(names: list[str], most: int = 5) -> str:
     return ", ".join(shown(name) for name in names[:most]) + more
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def refuse_untaught(name: str, classes: tuple[str, ...], labels: dict[str, Labels]) -> None:
     """Raise KtbenchError for a class that only a later split has: nothing could learn it."""
     if not any(len(numbers) for numbers in labels.values()):
@@ -71,7 +76,8 @@ def refuse_untaught(name: str, classes: tuple[str, ...], labels: dict[str, Label
         if untaught and taught:
             raise KtbenchError(
                 f"data: {name}: the {split} split has classes without a training image "
-                f"({some(untaught)}), which no network can learn; train has {some(list(classes))}: "
+                f"({some(untaught)}), which no network can learn; train has "
+                f"{some([classes[n] for n in sorted(taught)])}: "
                 "give both the same names, or leave these images out"
             )
     if len(taught) == 1:

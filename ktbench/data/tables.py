@@ -86,11 +86,7 @@ class Parquet:
 
         parts = []
         for file, opened in zip(self.files, self._opened, strict=True):
-            if name not in opened.schema_arrow.names:
-                raise KtbenchError(
-                    f"data: {shown(str(file))} has no column {name!r}, only "
-                    f"{some(opened.schema_arrow.names, 20)}"
-                )
+            _refuse_without(file, opened.schema_arrow.names, name)
             parts.append(_reading(file, opened.read, columns=[name]))
         try:
             joined = pyarrow.concat_tables(parts, promote_options="permissive")
@@ -106,6 +102,7 @@ class Parquet:
         found: dict[int, Any] = {}
         start = 0
         for file, opened in zip(self.files, self._opened, strict=True):
+            _refuse_without(file, opened.schema_arrow.names, name)
             for group in range(opened.num_row_groups):
                 end = start + opened.metadata.row_group(group).num_rows
                 inside = rows[(rows >= start) & (rows < end)]
@@ -115,6 +112,13 @@ class Parquet:
                     found |= {row: column[row - start] for row in inside.tolist()}
                 start = end
         return [found[row] for row in rows.tolist()]
+
+
+def _refuse_without(file: Path, columns: Sequence[str], name: str) -> None:
+    if name not in columns:
+        raise KtbenchError(
+            f"data: {shown(str(file))} has no column {name!r}, only {some(list(columns), 20)}"
+        )
 
 
 def _reading(file: Path, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
