@@ -176,10 +176,10 @@ def test_plan_lists_the_classes_with_their_images_in_each_split(
     spec = {"source": "folder", "path": str(tmp_path / "data")}
     matrix = write_matrix(tmp_path / "m.yaml", data=spec, methods=["none"], teachers=[])
     told = json.loads(ktbench("plan", matrix, "--json").out)["data"][0]
-    assert told["classes"] == names and sum(told["counts"]["train"]) == 105
+    assert told["classes"] == names and sum(told["counts"]["train"]) == 108
     text = ktbench("plan", matrix).out
     assert "class00" in text and "class29" in text and "class15" not in text
-    assert "… 18 more" in text and "105" in text
+    assert "… 18 more" in text and "108" in text
 
 
 def test_plan_refuses_what_a_run_would(ktbench: Commands, tmp_path: Path) -> None:
