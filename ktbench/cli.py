@@ -22,7 +22,7 @@ from ktbench import (
 
 if TYPE_CHECKING:
     from ktbench.engine.contract import Engine
-    from ktbench.records import Plan
+    from ktbench.runner import Planned
     from ktbench.supervision import Child
 
 app = typer.Typer(
@@ -187,8 +187,7 @@ def run(
         if engine != "supervised":
             child.close()
         _run(
-            planned.plan,
-            planned.text,
+            planned,
             results,
             where,
             limit,
@@ -199,8 +198,7 @@ def run(
 
 
 def _run(
-    planned: Plan,
-    matrix_text: str,
+    planned: Planned,
     results: Path | None,
     engine: Engine,
     memory: int | None,
@@ -216,16 +214,16 @@ def _run(
     from ktbench.runner import run as run_plan
     from ktbench.ui import Bars, Lines, announce, summarise
 
-    folder = results or Path("results", planned.name)
+    folder = results or Path("results", planned.plan.name)
     console = Console(stderr=True)
     watching = Silent() if quiet else Bars(console) if console.is_terminal else Lines()
     if not quiet:
-        announce(planned, folder, console)
+        announce(planned.plan, planned.data, folder, console)
     try:
         with watching as watcher:
             summary = run_plan(
-                planned,
-                matrix_text=matrix_text,
+                planned.plan,
+                matrix_text=planned.text,
                 folder=folder,
                 engine=engine,
                 watcher=watcher,
@@ -344,11 +342,10 @@ def plan(
         from ktbench.show import plan_as_json, plan_as_text
 
         planned = plan_matrix(matrix, child=child, estimated=True, no_code=no_code)
-    assert planned.estimate is not None
     if as_json:
-        print(plan_as_json(planned.plan, planned.estimate))
+        print(plan_as_json(planned))
     else:
-        plan_as_text(planned.plan, planned.estimate)
+        plan_as_text(planned)
 
 
 @app.command()

@@ -17,14 +17,14 @@ from ktbench import catalogue
 from ktbench.records import DeviceSpec, Ensemble, Plan, printable
 
 if TYPE_CHECKING:
-    from ktbench.estimate import Estimate
+    from ktbench.runner import Planned
 
 KINDS = ("students", "replacements", "methods", "devices", "datasets")
 DATASETS = {
     "digits": "1,797 handwritten digits of 8×8 pixels; ships with scikit-learn",
     "hub": "any image classification set of the Hugging Face hub, by name",
-    "parquet": "local train*.parquet and test*.parquet in hub layout",
-    "folder": "a folder of images, one sub-folder per class",
+    "parquet": "local tables, such as train*.parquet and test*.parquet in hub layout; or CSV",
+    "folder": "a folder of images, one sub-folder per class, in folders per split where it has any",
 }
 
 
@@ -64,17 +64,26 @@ def print_line(text: str) -> None:
 # ---------------------------------------------------------------- plan
 
 
-def plan_as_json(plan: Plan, estimate: Estimate) -> str:
+def plan_as_json(planned: Planned) -> str:
     """The plan with its estimate, for programs."""
+    from ktbench.show_data import data_as_json
+
+    plan, estimate = planned.plan, planned.estimate
+    assert estimate is not None
     value = plan.model_dump(mode="json")
     for cell, shown in zip(plan.cells, value["cells"], strict=True):
         shown["key"] = cell.key
+    value["data"] = [data_as_json(info) for info in planned.data]
     value["estimate"] = estimate.model_dump(mode="json")
     return json.dumps(value, indent=1)
 
 
-def plan_as_text(plan: Plan, estimate: Estimate) -> None:
-    """Cells by student and method, skips by reason, and what it will cost."""
+def plan_as_text(planned: Planned) -> None:
+    """Cells by student and method, skips by reason, the data's classes, and what it will cost."""
+    from ktbench.show_data import data_notes, data_rows, data_title
+
+    plan, estimate = planned.plan, planned.estimate
+    assert estimate is not None
     counts = Counter((c.student.label, c.method.label) for c in plan.cells)
     students = list(dict.fromkeys(c.student.label for c in plan.cells))
     methods = list(dict.fromkeys(c.method.label for c in plan.cells))
@@ -88,6 +97,12 @@ def plan_as_text(plan: Plan, estimate: Estimate) -> None:
             ["student", "method", "cells", "why"],
             [[s, m, str(n), why] for (s, m, why), n in reasons.items()],
         )
+    for info in planned.data:
+        print()
+        columns = ["class", "train", "validation", "test"]
+        print_table(data_title(info), columns, data_rows(info), numbers=True)
+    for note in data_notes(planned.data):
+        print_line(f"note: {note}")
     print()
     exports = ", ".join(e.label for e in plan.exports) or "none"
     devices = ", ".join(d.name for d in plan.devices) or "none"

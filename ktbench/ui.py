@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from rich.table import Column
 from ktbench.records import printable
 
 if TYPE_CHECKING:
+    from ktbench.data import DataInfo
     from ktbench.records import Failure, Plan
     from ktbench.runner import Summary
 
@@ -126,8 +128,10 @@ class Lines:
 # ---------------------------------------------------------------- before and after a run
 
 
-def announce(plan: Plan, folder: Path, console: Console) -> None:
-    """What is going to be done, in a line or two."""
+def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Console) -> None:
+    """What is going to be done, in a line or two, and what of the data is left out."""
+    from ktbench.show_data import data_notes
+
     teachers = ", ".join(t.name for t in plan.teachers) or "no teacher"
     devices = ", ".join(d.name for d in plan.devices) or "no device"
     _say(
@@ -138,6 +142,8 @@ def announce(plan: Plan, folder: Path, console: Console) -> None:
     )
     if plan.skips:
         _say(console, f"{_count(len(plan.skips), 'impossible cell')} skipped: see `ktbench plan`")
+    for note in data_notes(data):
+        _say(console, escape(f"data: {note}"))
 
 
 _STAGES = ("data", "teachers", "blocks", "training", "export", "measuring", "report")

@@ -15,6 +15,7 @@ import pytest
 
 from ktbench import matrix, show
 from ktbench.records import KtbenchError, printable
+from ktbench.runner.planning import plan_here
 from tests.matrix_mutants import mutants
 from tests.running import ROOT, started
 
@@ -55,8 +56,8 @@ def _trouble(path: Path, *, to_the_end: bool) -> str | None:
     """
     try:
         with _alarm(LONGEST_S):
-            planned = matrix.plan(matrix.load(path))
-            if to_the_end and planned.cells:
+            planned = plan_here(path, estimated=to_the_end)
+            if to_the_end and planned.plan.cells:
                 show.plan_as_json(planned)
     except KtbenchError as error:
         lines = str(error).splitlines()
@@ -69,7 +70,7 @@ def _trouble(path: Path, *, to_the_end: bool) -> str | None:
         return f"over {LONGEST_S} s: {late}"
     except BaseException:
         return traceback.format_exc()[-2000:]
-    return None if planned.cells or planned.skips else "a plan of nothing"
+    return None if planned.plan.cells or planned.plan.skips else "a plan of nothing"
 
 
 @pytest.mark.timeout(0)

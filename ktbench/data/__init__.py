@@ -5,7 +5,17 @@ Images become one uint8 tensor once. What a batch looks like is a function of
 """
 
 from ktbench.data.counter import counter_hash
-from ktbench.data.dataset import DataInfo, Dataset, Split, between, describe, load
+from ktbench.data.dataset import Contents, DataInfo, Dataset, Split, between, describe, load
 from ktbench.data.stream import Stream
 
-__all__ = ["DataInfo", "Dataset", "Split", "Stream", "between", "counter_hash", "describe", "load"]
+__all__ = [
+    "Contents",
+    "DataInfo",
+    "Dataset",
+    "Split",
+    "Stream",
+    "between",
+    "counter_hash",
+    "describe",
+    "load",
+]

@@ -12,17 +12,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ktbench.data.sources import Source, open_source
-from ktbench.data.splits import split_rows
-from ktbench.records import DataSpec, KtbenchError
+from ktbench.data.pixels import refuse_mixed
+from ktbench.data.source import Source, some
+from ktbench.data.sources import open_source
+from ktbench.data.splits import Rows, split_rows
+from ktbench.records import DataSpec
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
+_LOOKED_AT = 8
+"""Images of each split that planning decodes."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What people want to know of a data set before they train on it."""
+
+    name: str
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    """Images by split and class."""
+    about: str
+    """Which columns were chosen, where there was a choice."""
+    notes: tuple[str, ...]
+    """What is left out, and which classes are short of images, a line each."""
+
+
 @dataclass(frozen=True)
 class DataInfo:
-    """What planning needs to know of a data set, had without reading its images."""
+    """What planning needs to know of a data set, had from its labels and a few images."""
 
     num_classes: int
     shape: tuple[int, int, int]
@@ -30,6 +50,7 @@ class DataInfo:
     train_size: int
     validation_size: int
     test_size: int
+    contents: Contents | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,9 @@ def load(spec: DataSpec, base: Path) -> Dataset:
         images = torch.from_numpy(source.read(origin, chosen))
         labels = torch.from_numpy(source.labels[origin][chosen].astype(np.int64))
         splits[name] = (images, labels)
+    _same_shape(
+        source, rows, {name: tuple(images.shape[1:]) for name, (images, _) in splits.items()}
+    )
     return Dataset(spec=spec, classes=source.classes, splits=splits)
 
 
@@ -114,20 +138,57 @@ def _described(spec_json: str, base: Path) -> DataInfo:
     spec = DataSpec.model_validate_json(spec_json)
     source = open_source(spec, base)
     rows = split_rows(spec, source.labels)
-    sizes = (len(rows[name][1]) for name in SPLITS)
-    return DataInfo(len(source.classes), _shape(source), *sizes)
+    train, validation, test = (len(rows[name][1]) for name in SPLITS)
+    shape, contents = _shape(source, rows), _contents(source, rows)
+    return DataInfo(len(source.classes), shape, train, validation, test, contents)
 
 
 def describe(spec: DataSpec, base: Path) -> DataInfo:
-    """Class count, image shape and training size, from labels and one image."""
+    """Classes, image shape and sizes, from all labels and a few images of each split.
+
+    Raises KtbenchError for what `load` would refuse without decoding every image.
+    """
     return _described(spec.model_dump_json(), base)
 
 
-def _shape(source: Source) -> tuple[int, int, int]:
-    first = source.read("train", np.zeros(1, dtype=np.int64))
-    if first.ndim != 4:
-        raise KtbenchError(f"{source.name}: an image has {first.ndim - 1} dimensions, not 3")
-    return int(first.shape[1]), int(first.shape[2]), int(first.shape[3])
+def _shape(source: Source, rows: dict[str, tuple[str, Rows]]) -> tuple[int, int, int]:
+    """(C, H, W) of the images: of some from every split, as shapes may differ."""
+    shapes = {}
+    for name, (origin, chosen) in rows.items():
+        places = np.linspace(0, len(chosen) - 1, min(_LOOKED_AT, len(chosen))).astype(np.int64)
+        shapes[name] = source.read(origin, chosen[places]).shape[1:]
+    _same_shape(source, rows, shapes)
+    channels, height, width = shapes["train"]
+    return int(channels), int(height), int(width)
+
+
+def _same_shape(
+    source: Source, rows: dict[str, tuple[str, Rows]], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    """Raise KtbenchError when images of one split are not like those of another."""
+    examples: dict[tuple[int, ...], str] = {}
+    for name, shape in shapes.items():
+        origin, chosen = rows[name]
+        examples.setdefault(shape, source.row_name(origin, int(chosen[0])))
+    if len(examples) > 1:
+        refuse_mixed(examples)
+
+
+def _contents(source: Source, rows: dict[str, tuple[str, Rows]]) -> Contents:
+    size = len(source.classes)
+    counts = {
+        name: np.bincount(source.labels[origin][chosen], minlength=size)
+        for name, (origin, chosen) in rows.items()
+    }
+    absent: dict[tuple[str, ...], list[str]] = {}
+    for number, title in enumerate(source.classes):
+        where = tuple(name for name in SPLITS if not counts[name][number])
+        absent.setdefault(where, []).append(title)
+    absent.pop((), None)
+    lines = [f"no image of {some(names)} in {', '.join(where)}" for where, names in absent.items()]
+    notes = [*source.notes, *lines]
+    told: dict[str, tuple[int, ...]] = {name: tuple(counts[name].tolist()) for name in SPLITS}
+    return Contents(source.name, source.classes, told, source.about, tuple(notes))
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,14 +85,14 @@ class DataSpec(Record):
     """A data set, its splits and its augmentation."""
 
     source: Literal["digits", "hub", "parquet", "folder"]
-    """`digits` (ships with scikit-learn), a Hugging Face `hub` name, local `parquet` files in hub
-    layout, or an image `folder` with one sub-folder per class."""
+    """`digits` (ships with scikit-learn), a Hugging Face `hub` name, local `parquet` (or CSV)
+    tables, or an image `folder` with one sub-folder per class."""
     path: Line | None = None
     """Hub name, or folder (relative to the matrix file; `${NAME}` takes the environment's)."""
     image_column: Line | None = None
-    """Column of the images; found by type when not given."""
+    """Column of the images; chosen where there is no doubt when not given."""
     label_column: Line | None = None
-    """Column of the labels; found by type when not given."""
+    """Column of the labels; chosen where there is no doubt when not given."""
     image_size: Annotated[Whole, Field(ge=4, le=LARGEST_IMAGE)] | None = None
     """Resize every image to this many pixels a side."""
     train_size: Count | None = None

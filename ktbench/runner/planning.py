@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ktbench import catalogue
+from ktbench.data import DataInfo, describe
 from ktbench.estimate import Estimate, estimate
 from ktbench.matrix import load, plan
-from ktbench.records import KtbenchError, Plan
+from ktbench.records import DataSpec, KtbenchError, Plan
 from ktbench.supervision import Child, Died, allow
 
 STEP_S = 120.0
@@ -24,6 +25,8 @@ class Planned:
     plan: Plan
     text: str
     """The matrix as it was read."""
+    data: tuple[DataInfo, ...]
+    """The students' data sets: one, unless the matrix says otherwise."""
     estimate: Estimate | None = None
 
 
@@ -56,8 +59,21 @@ def _planned(matrix: Path, refused: dict[str, str], estimated: bool, no_code: bo
     """What the child does."""
     for name, reason in refused.items():
         catalogue.refuse(name, reason)
+    return plan_here(matrix, estimated=estimated, no_code=no_code)
+
+
+def plan_here(matrix: Path, *, estimated: bool = False, no_code: bool = False) -> Planned:
+    """As `plan_matrix`, in this process: whatever ends it ends the caller too."""
     with catalogue.no_code() if no_code else nullcontext():
         loaded = load(matrix)
         allow(min(STEP_S, loaded.limits.step_seconds))
         planned = plan(loaded)
-        return Planned(planned, loaded.origin.text, estimate(planned) if estimated else None)
+        return Planned(
+            planned, loaded.origin.text, _data(planned), estimate(planned) if estimated else None
+        )
+
+
+def _data(plan: Plan) -> tuple[DataInfo, ...]:
+    cells = [*plan.cells, *(skip.cell for skip in plan.skips)]
+    specs: dict[str, DataSpec] = {cell.data.canonical: cell.data for cell in cells}
+    return tuple(describe(spec, Path(plan.base)) for spec in specs.values())

@@ -1,0 +1,276 @@
+"""A folder of images: what lies in it, and which folders are splits and which are classes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ktbench.data.names import by_split, plain_split, split_of
+from ktbench.data.pixels import Pixels, decode, read_all
+from ktbench.data.source import Labels, Source, counted, refuse_untaught, resolve, shown, some
+from ktbench.records import DataSpec, KtbenchError
+
+IMAGE_FILES = frozenset(
+    {".apng", ".avif", ".bmp", ".bw", ".dds", ".dib", ".gif", ".icns", ".ico", ".j2c", ".j2k"}
+    | {".jfif", ".jif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".msp", ".pbm"}
+    | {".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras", ".rgb", ".sgi"}
+    | {".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"}
+)
+"""Endings of the files that are read as pictures, lower case."""
+
+_NEVER_DATA = frozenset(
+    {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+)
+_NEVER_NAMED = frozenset({"thumbs.db", "desktop.ini"})
+_LINKED = 10_000
+"""Folders reached by links, beside the real ones, after which links are taken for a maze."""
+
+Parts = tuple[str, ...]
+Sorted = dict[str, dict[str, list[Parts]]]
+"""Split → class → files, as paths from the root."""
+
+
+@dataclass
+class Tree:
+    """The files below a folder, links followed, without what programs leave behind."""
+
+    root: Path
+    pictures: list[Parts] = field(default_factory=list)
+    folders: list[Parts] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+    """How many other files there are, by ending."""
+    loops: list[str] = field(default_factory=list)
+    """Links that lead back to a folder around them."""
+
+
+def folder(spec: DataSpec, base: Path) -> Source:
+    """`FOLDER/class/*.png`, `FOLDER/split/class/*.png` or `FOLDER/class/split/*.png`."""
+    path = resolve(spec, base)
+    if not path.is_dir():
+        raise KtbenchError(f"data: {path} is a file: give the folder that holds class folders")
+    tree = walk(path)
+    by_class, notes = sort_out(tree)
+    names = sorted({name for classes in by_class.values() for name in classes})
+    files: dict[str, list[Path]] = {}
+    labels: dict[str, Labels] = {}
+    for split, classes in by_class.items():
+        rows = [
+            (file, names.index(name))
+            for name in sorted(classes)
+            for file in sorted(path.joinpath(*parts) for parts in classes[name])
+        ]
+        files[split] = [file for file, _ in rows]
+        labels[split] = np.array([number for _, number in rows], dtype=np.int64)
+    titles = tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in names)
+    if len(titles) == 1:
+        _refuse_one_class(tree, names[0])
+    refuse_untaught(str(path), titles, labels)
+
+    def row_name(split: str, row: int) -> str:
+        return shown(str(files[split][row]))
+
+    def one(split: str, row: int) -> Pixels:
+        try:
+            data = files[split][row].read_bytes()
+        except OSError as error:
+            raise KtbenchError(
+                f"data: {row_name(split, row)}: cannot be read ({error.strerror})"
+            ) from error
+        return decode(data, row_name(split, row), spec.image_size)
+
+    def read(split: str, rows: Labels) -> Pixels:
+        return read_all(lambda row: one(split, row), rows, lambda row: row_name(split, row))
+
+    return Source(str(path), titles, labels, read, row_name, tuple(notes))
+
+
+def _refuse_one_class(tree: Tree, name: str) -> None:
+    inner = {parts[1] for parts in tree.pictures if parts[0] == name and len(parts) > 2}
+    advice = (
+        f"give data.path {shown(str(tree.root / name))}" if len(inner) > 1 else "two are needed"
+    )
+    raise KtbenchError(
+        f"data: {shown(str(tree.root))} has one class only ({shown(name)}): {advice}"
+    )
+
+
+# ---------------------------------------------------------------- what lies there
+
+
+def walk(root: Path) -> Tree:
+    """Every file below a folder; raises KtbenchError for what cannot be listed or followed."""
+    tree = Tree(root)
+    waiting: list[tuple[Path, Parts, frozenset[tuple[int, int]]]] = [(root, (), frozenset())]
+    real: set[tuple[int, int]] = set()
+    reached = 0
+    while waiting:
+        path, parts, around = waiting.pop()
+        try:
+            about = path.stat()
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            raise KtbenchError(
+                f"data: {shown(str(path))}: cannot be listed ({error.strerror})"
+            ) from error
+        place = (about.st_dev, about.st_ino)
+        if place in around:
+            tree.loops.append("/".join(parts))
+            continue
+        real.add(place)
+        reached += 1
+        if reached > len(real) + _LINKED:
+            raise KtbenchError(f"data: {shown(str(root))}: its links lead in circles: remove them")
+        if parts:
+            tree.folders.append(parts)
+        inner = [entry for entry in entries if _note(entry, parts, tree)]
+        waiting += [(Path(e.path), (*parts, e.name), around | {place}) for e in inner]
+    return tree
+
+
+def _note(entry: os.DirEntry[str], parts: Parts, tree: Tree) -> bool:
+    """Whether an entry is a folder to look into; files are noted in the tree."""
+    name = entry.name.lower()
+    if name.startswith(".") or name in _NEVER_DATA or name in _NEVER_NAMED:
+        return False
+    if entry.is_dir():
+        return True
+    ending = Path(name).suffix
+    if ending in IMAGE_FILES and entry.is_file():
+        tree.pictures.append((*parts, entry.name))
+    elif ending in IMAGE_FILES and entry.is_symlink():
+        raise KtbenchError(f"data: {shown(entry.path)}: the link leads nowhere: remove it")
+    elif parts:
+        tree.unread[ending or "no ending"] += 1
+    return False
+
+
+# ---------------------------------------------------------------- splits and classes
+
+
+def sort_out(tree: Tree) -> tuple[Sorted, list[str]]:
+    """Pictures by split and class, and what is not read, a line each.
+
+    Raises KtbenchError where folders could be splits or classes, or there is nothing to read.
+    """
+    where = shown(str(tree.root))
+    if not any(len(parts) > 1 for parts in tree.pictures):
+        if not any(len(parts) == 1 for parts in tree.folders):
+            raise KtbenchError(f"data: {where} has no sub-folders: one per class is needed")
+        others = f" (but {_endings(tree.unread)})" if tree.unread else ""
+        raise KtbenchError(f"data: {where} is empty: no image file in any class folder{others}")
+    nested = {parts[0] for parts in tree.pictures if len(parts) > 2}
+    flat = {parts[0] for parts in tree.pictures if len(parts) == 2} - nested
+    splits = by_split(nested, where)
+    if splits:
+        _refuse_classes_beside_train(splits, nested | flat, nested, where)
+        placed = _split_first(tree, splits)
+    elif second := _split_second(tree, where):
+        placed = ((second[parts[1]], parts[0], parts) for parts in tree.pictures if len(parts) > 2)
+    else:
+        _refuse_splits_as_classes(nested, flat, where)
+        placed = (("train", parts[0], parts) for parts in tree.pictures if len(parts) > 1)
+    found: Sorted = {}
+    for split, name, parts in placed:
+        found.setdefault(split, {}).setdefault(name, []).append(parts)
+    return found, [*_left_out(tree, splits, found)]
+
+
+def _split_first(tree: Tree, splits: dict[str, str]) -> Iterator[tuple[str, str, Parts]]:
+    for split, name in splits.items():
+        files = [parts for parts in tree.pictures if parts[0] == name and len(parts) > 2]
+        inner = {parts[1] for parts in files}
+        # Archives are often unpacked into a folder of their own name: train/train/class.
+        again = len(inner) == 1 and split_of(next(iter(inner))) == split
+        depth = 2 if again and all(len(parts) > 3 for parts in files) else 1
+        for parts in files:
+            yield split, parts[depth], parts
+
+
+def _split_second(tree: Tree, where: str) -> dict[str, str]:
+    """The splits in `class/split/*.png`, by folder name; empty where there are none."""
+    inner: dict[str, set[str]] = {}
+    for parts in tree.pictures:
+        inner.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")
+    inner = {name: names for name, names in inner.items() if names != {""} or len(names) > 1}
+    names = set().union(*inner.values())
+    plain = {name: split for name in names if (split := plain_split(name)) is not None}
+    if not {"train"} < set(plain.values()):
+        return {}
+    bare = [name for name, inside in inner.items() if not inside <= set(plain)]
+    bare += [p[0] for p in tree.pictures if len(p) == 2 and p[0] not in inner]
+    if bare:
+        raise KtbenchError(
+            f"data: {where}: some class folders hold the splits {some(sorted(plain))}, but "
+            f"{some(sorted(set(bare)))} holds other pictures: put every class of a split into one "
+            "folder with its name"
+        )
+    by_split(plain, where)
+    return plain
+
+
+def _refuse_classes_beside_train(
+    splits: dict[str, str], tops: set[str], nested: set[str], where: str
+) -> None:
+    """Raise KtbenchError where `train` may be a class beside others, or a split has other words."""
+    rest = sorted(tops - set(splits.values()))
+    odd = [name for name in rest if name in nested and split_of(name) not in {None, *splits}]
+    if odd:
+        raise KtbenchError(
+            f"data: {where} has {some([*splits.values()])}, and {some(odd)} seems to be a split, "
+            "too: name it train, validation or test, or move it away"
+        )
+    if len(splits) == 1 and any(name in nested for name in rest):
+        raise KtbenchError(
+            f"data: {where}: is {splits['train']} a split or a class beside "
+            f"{some([name for name in rest if name in nested])}? Move one of them away"
+        )
+
+
+def _refuse_splits_as_classes(nested: set[str], flat: set[str], where: str) -> None:
+    """Raise KtbenchError where the network would learn to tell splits apart."""
+    tops = sorted(nested | flat)
+    named = {name: split for name in tops if (split := split_of(name)) is not None}
+    plain = [name for name in sorted(nested) if plain_split(name)]
+    if plain:
+        raise KtbenchError(
+            f"data: {where}: {some(plain)} looks like a split, but no folder of class folders is "
+            "named train: put the training classes into one"
+        )
+    if "train" in named.values() and len(set(named.values())) > 1 and set(named) >= set(tops):
+        raise KtbenchError(
+            f"data: {where}: {some(tops)} are named as splits, but are not train, validation and "
+            "test with sub-folders, one per class: name and fill them so"
+        )
+
+
+def _left_out(tree: Tree, splits: dict[str, str], found: Sorted) -> Iterator[str]:
+    """What a user might expect to be read and is not, a line each."""
+    used = {parts for classes in found.values() for files in classes.values() for parts in files}
+    unused = Counter(parts[0] if len(parts) > 1 else "." for parts in set(tree.pictures) - used)
+    for top, count in sorted(unused.items()):
+        if split_of(top) and top not in splits.values():
+            yield f"{shown(top)}: {counted(count, 'picture')} without class folders, not read"
+        elif splits and top not in splits.values() and top != ".":
+            yield f"{shown(top)}: {counted(count, 'picture')} beside the splits, not read"
+        else:
+            place = "" if top == "." else f" of {shown(top)}"
+            yield f"{counted(count, 'picture')} beside the class folders{place}, not read"
+    depth = 2 if splits else 1
+    full = {parts[:n] for parts in tree.pictures for n in range(1, len(parts))}
+    empty = ["/".join(p) for p in tree.folders if len(p) <= depth and p not in full]
+    if empty:
+        yield f"no class, as it holds no picture: {some(sorted(empty))}"
+    if tree.unread:
+        yield f"not read: {_endings(tree.unread)}"
+    if tree.loops:
+        yield f"links that lead back to a folder around them are not followed: {some(tree.loops)}"
+
+
+def _endings(unread: Counter[str]) -> str:
+    items: Iterable[tuple[str, int]] = unread.most_common(5)
+    return ", ".join(f"{counted(count, 'file')} with {shown(ending)}" for ending, count in items)

@@ -1,0 +1,265 @@
+"""Encoded pictures to 8-bit pixels, as a viewer on a white page shows them.
+
+What has no such meaning (floats outside 0 to 1, animations, damaged files) is refused with the
+picture's name; nothing is clipped or dropped.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktbench.records import KtbenchError
+
+Pixels = NDArray[np.uint8]
+
+_GREY = {"1", "L", "LA", "La", "F"}
+_SINGLE_SHOT = {"MPO", "PSD"}
+"""Formats whose first frame is the picture, and the others are previews or layers of it."""
+_UNSAFE = {"EPS"}
+"""Formats that are programs: decoding one would run it."""
+_ORIENTATION = 0x0112
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_SIGNED = 2
+_DARKEST_32_BITS = 1 << 28
+"""The least maximum at which a 32-bit picture, scaled by its depth, keeps 16 shades."""
+
+
+def decode(data: bytes, where: str, size: int | None) -> Pixels:
+    """An encoded picture as (C, H, W) uint8: one channel for grey pictures, else three.
+
+    Other depths are scaled to 8 bits, transparency lies on white, EXIF says which side is up.
+    Raises KtbenchError that begins with `where` when there is no such picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _refuse_what_is_no_single_picture(image)
+            image.load()
+            plain = _on_white(_upright(image))
+    except KtbenchError as error:
+        raise KtbenchError(f"data: {where}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise KtbenchError(f"data: {where}: far too many pixels: make it smaller") from error
+    except UnidentifiedImageError as error:  # whose text names an object in memory
+        raise KtbenchError(f"data: {where}: not a readable image") from error
+    except Exception as error:  # decoders of damaged files raise many kinds
+        raise KtbenchError(f"data: {where}: not a readable image ({line(error)})") from error
+    return resized(plain, size)
+
+
+def resized(image: Any, size: int | None) -> Pixels:
+    """A Pillow image of mode L or RGB as (C, H, W) uint8, `size` pixels a side where given."""
+    from PIL import Image
+
+    if size is not None and image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def read_all(
+    one: Callable[[int], Pixels], rows: NDArray[np.int64], name_of: Callable[[int], str]
+) -> Pixels:
+    """Every row decoded, (n, C, H, W): on several threads, as Pillow works outside Python's lock.
+
+    Raises KtbenchError with the first row that cannot be read and how many more there are, or
+    when the pictures are not of one size and kind.
+    """
+
+    def outcome(row: int) -> Pixels | KtbenchError:
+        try:
+            return one(row)
+        except KtbenchError as error:
+            return error
+
+    numbers = [int(row) for row in rows]
+    # What Pillow warns of is either refused here or read all the same.
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")
+        outcomes = list(pool.map(outcome, numbers))
+    errors = [answer for answer in outcomes if isinstance(answer, KtbenchError)]
+    if errors:
+        more = f"; {len(errors) - 1:,} more cannot be read" if len(errors) > 1 else ""
+        raise KtbenchError(f"{errors[0]}{more}") from errors[0]
+    images = [answer for answer in outcomes if not isinstance(answer, KtbenchError)]
+    return stack(images, lambda place: name_of(numbers[place]))
+
+
+def stack(images: list[Pixels], name_of: Callable[[int], str]) -> Pixels:
+    """Pictures of one shape as one array; raises KtbenchError that names two which differ."""
+    first: dict[tuple[int, ...], int] = {}
+    for place, image in enumerate(images):
+        first.setdefault(image.shape, place)
+    if len(first) > 1:
+        refuse_mixed({shape: name_of(place) for shape, place in first.items()})
+    return np.stack(images)
+
+
+def refuse_mixed(examples: dict[tuple[int, ...], str]) -> None:
+    """Raise KtbenchError for pictures of several shapes (C, H, W), with an example of each."""
+    shapes = sorted(examples)
+    channels = {shape[0]: examples[shape] for shape in shapes}
+    if len({shape[1:] for shape in shapes}) == 1:
+        raise KtbenchError(
+            "data: grey and colour images are mixed (grey: "
+            f"{channels[1]}; colour: {channels[3]}): convert them to one kind"
+        )
+    sizes = "; ".join(f"{'×'.join(map(str, s))}: {examples[s]}" for s in shapes[:3])
+    more = " …" if len(shapes) > 3 else ""
+    raise KtbenchError(f"data: images of mixed sizes ({sizes}{more}): set data.image_size")
+
+
+def line(error: BaseException) -> str:
+    """The text of an error on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+# ---------------------------------------------------------------- what is a picture
+
+
+def _refuse_what_is_no_single_picture(image: Any) -> None:
+    """Refuse by header alone, before a pixel is decoded."""
+    from PIL import Image
+
+    width, height = image.size
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and width * height > most:
+        raise KtbenchError(
+            f"{width:,} × {height:,} pixels, more than {most:,} in all: make it smaller"
+        )
+    if image.format in _UNSAFE:
+        raise KtbenchError(f"{image.format} is a program that draws: convert it to PNG")
+    if getattr(image, "is_animated", False) and image.format not in _SINGLE_SHOT:
+        raise KtbenchError(
+            f"holds {image.n_frames} pictures (an animation or pages): keep one of them"
+        )
+
+
+def _upright(image: Any) -> Any:
+    """The picture as its EXIF orientation turns it."""
+    from PIL import ImageOps
+
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1)
+        if turned not in range(2, 9):
+            return image
+        upright = ImageOps.exif_transpose(image)
+        upright.format = image.format  # which a copy forgets, and which says what values mean
+        return upright
+    except Exception:  # damaged EXIF of many kinds: the pixels are whole, and viewers show them
+        return image
+
+
+def _on_white(image: Any) -> Any:
+    """Mode L for grey pictures, RGB for all others, both 8 bits."""
+    if image.mode.startswith("I") or (image.mode == "L" and _is_signed(image)):
+        return _from_integers(image)
+    if image.mode == "F":
+        return _from_floats(image)
+    if image.mode == "LAB":
+        return _from_lab(image)
+    mode = "L" if image.mode in _GREY else "RGB"
+    if image.has_transparency_data:
+        return _flattened(image, mode)
+    return image.convert(mode)
+
+
+def _flattened(image: Any, mode: str) -> Any:
+    """A picture with transparency, on white."""
+    from PIL import Image
+
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    image = image.convert(straight or ("LA" if mode == "L" else "RGBA"))
+    alpha = image.getchannel("A")
+    colour = image.convert(mode)
+    least, most = alpha.getextrema()
+    if least == 255:
+        return colour
+    page = Image.new(mode, image.size, "white")
+    page.paste(colour, mask=alpha)
+    pixels = np.asarray(page)
+    if least != most and (pixels == 255).all():
+        raise KtbenchError("white on transparent: nothing is left of it on white: flatten it")
+    return page
+
+
+# ---------------------------------------------------------------- other depths
+
+
+def _tag(image: Any, number: int) -> int | None:
+    """The first value of a TIFF tag."""
+    value = image.tag_v2.get(number) if image.format == "TIFF" else None
+    return int(value[0] if isinstance(value, tuple) else value) if value is not None else None
+
+
+def _is_signed(image: Any) -> bool:
+    return _tag(image, _SAMPLE_FORMAT) == _SIGNED
+
+
+def _from_integers(image: Any) -> Any:
+    """Signed integers or more than 8 bits, scaled so that the depth's largest is white."""
+    tiff = image.format == "TIFF"
+    wide = image.mode == "I" and image.format not in ("PNG", "PPM")
+    bits = _tag(image, _BITS) or (32 if wide else 16)
+    signed = _is_signed(image)
+    values = np.asarray(image).astype(np.int64)
+    if tiff and bits == 32 and not signed:
+        values &= 0xFFFFFFFF  # Pillow holds 32 bits as signed, whatever they are
+    if tiff and bits == 8:
+        values -= (values > 127) * 256  # and 8 bits as unsigned
+    least, most = int(values.min()), int(values.max())
+    if least < 0:
+        raise KtbenchError(f"has negative values (from {least} to {most}): save it with 8 bits")
+    if bits == 32 and 0 < most < _DARKEST_32_BITS:
+        raise KtbenchError(
+            f"32-bit values from {least} to {most}, whose white is not known: save it with 8 or "
+            "16 bits"
+        )
+    shades = _shades(values / ((1 << (bits - signed)) - 1), image)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        shades[values == transparent] = 255
+    return _image(shades)
+
+
+def _from_floats(image: Any) -> Any:
+    """Floats from 0 (black) to 1 (white)."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise KtbenchError("has values that are not finite (NaN or infinity): save it with 8 bits")
+    least, most = float(values.min()), float(values.max())
+    if least < 0 or most > 1:
+        raise KtbenchError(
+            f"floats from {least:g} to {most:g}, whose white is not known: scale them to lie "
+            "between 0 and 1"
+        )
+    return _image(_shades(values, image))
+
+
+def _shades(shares: NDArray[np.float64], image: Any) -> Pixels:
+    """Shares of white as 0 to 255; a TIFF may count from white instead of from black."""
+    if image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == 0:
+        shares = 1 - shares
+    return np.rint(shares * 255).astype(np.uint8)
+
+
+def _from_lab(image: Any) -> Any:
+    from PIL import ImageCms
+
+    lab, screen = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.profileToProfile(image, lab, screen, outputMode="RGB")
+
+
+def _image(pixels: Pixels) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
