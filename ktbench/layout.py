@@ -158,7 +158,10 @@ def _decided(network: nn.Module, inputs: Tensor) -> Layout:
     watch = _Watch()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):  # one that this pass may not come by, too
-            watch.look(module.weight.shape, module.stride, module.groups, transposed=False)
+            # Not `weight.shape`: reading a computed weight may move what it is computed from.
+            inputs_of_group = module.in_channels // module.groups
+            shape = torch.Size((module.out_channels, inputs_of_group, *module.kernel_size))
+            watch.look(shape, module.stride, module.groups, transposed=False)
     with suppress(Exception):  # what the network raises is told where it is trained
         _traced(network, inputs, watch)
     if watch.met is None:
