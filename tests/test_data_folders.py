@@ -173,13 +173,13 @@ def test_plan_lists_the_classes_with_their_images_in_each_split(
 ) -> None:
     names = [f"class{number:02}" for number in range(30)]
     _fill(tmp_path / "data", *names, count=5)
-    spec = {"source": "folder", "path": str(tmp_path / "data")}
+    spec = {"source": "folder", "path": str(tmp_path / "data"), "validation_size": 30}
     matrix = write_matrix(tmp_path / "m.yaml", data=spec, methods=["none"], teachers=[])
     told = json.loads(ktbench("plan", matrix, "--json").out)["data"][0]
-    assert told["classes"] == names and sum(told["counts"]["train"]) == 108
+    assert told["classes"] == names and sum(told["counts"]["train"]) == 90
     text = ktbench("plan", matrix).out
     assert "class00" in text and "class29" in text and "class15" not in text
-    assert "… 18 more" in text and "108" in text
+    assert "… 18 more" in text and "90" in text
 
 
 def test_plan_refuses_what_a_run_would(ktbench: Commands, tmp_path: Path) -> None:
