@@ -14,6 +14,7 @@ from types import FrameType
 import pytest
 
 from ktbench import matrix, show
+from ktbench.estimate import estimate
 from ktbench.records import KtbenchError, printable
 from tests.matrix_mutants import mutants
 from tests.running import ROOT, started
@@ -57,7 +58,7 @@ def _trouble(path: Path, *, to_the_end: bool) -> str | None:
         with _alarm(LONGEST_S):
             planned = matrix.plan(matrix.load(path))
             if to_the_end and planned.cells:
-                show.plan_as_json(planned)
+                show.plan_as_json(planned, estimate(planned))
     except KtbenchError as error:
         lines = str(error).splitlines()
         if not lines or not all(line.strip() for line in lines) or len(str(error)) > 20_000:
