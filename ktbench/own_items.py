@@ -103,7 +103,7 @@ def _imported(name: str, place: str, base: str) -> ModuleType:
         raise KtbenchError(f"{name}: cannot import {place}: {_said(error)}") from error
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
