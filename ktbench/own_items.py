@@ -20,7 +20,7 @@ from typing import Any
 
 from ktbench import own_code
 from ktbench.files import MOST_TEXT, read_regular
-from ktbench.records import KtbenchError
+from ktbench.records import OWN_ERRORS, KtbenchError
 from ktbench.supervision import mark
 
 NOT_LOOKED_AT = "not looked at, as no code is run that the matrix names (--no-code)"
@@ -99,11 +99,11 @@ def _imported(name: str, place: str, base: str) -> ModuleType:
         if not Path(base, place).is_file():
             raise KtbenchError(f"{name}: no file {Path(base, place)}") from error
         raise KtbenchError(f"{name}: cannot import {place}: {_said(error)}") from error
-    except Exception as error:  # whatever a user's file does when it is imported
+    except OWN_ERRORS as error:  # whatever a user's file does when it is imported
         raise KtbenchError(f"{name}: cannot import {place}: {_said(error)}") from error
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -27,6 +27,7 @@ from ktbench.records.asked import (
     Window,
 )
 from ktbench.records.base import (
+    OWN_ERRORS,
     SCHEMA,
     Composed,
     KtbenchError,
@@ -75,6 +76,7 @@ from ktbench.records.unkeyed import (
 
 __all__ = [
     "BASELINE",
+    "OWN_ERRORS",
     "SCHEMA",
     "Accuracies",
     "ArithmeticVerdict",

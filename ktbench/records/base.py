@@ -33,6 +33,10 @@ class StorageError(KtbenchError):
     """A file could not be written: the run stops, since going on would lose what comes next."""
 
 
+OWN_ERRORS = (Exception, SystemExit, GeneratorExit, BaseExceptionGroup)
+"""What a user's own code may raise; KeyboardInterrupt and what signal handlers raise are not."""
+
+
 def one_line(error: BaseException) -> str:
     """An error for people: what ktbench raises says it all, anything else needs its kind and place.
 

@@ -15,6 +15,7 @@ from ktbench.blockwise.pipeline import Place
 from ktbench.blockwise.schedule import Load
 from ktbench.data import Dataset
 from ktbench.records import (
+    OWN_ERRORS,
     Assembly,
     BlockResult,
     BlockRun,
@@ -129,7 +130,7 @@ def train_some(job: BlocksJob, report: Report) -> BlocksOutcome:
         )
     except (StorageError, OSError):
         raise
-    except Exception as error:  # a user's own network may raise anything
+    except OWN_ERRORS as error:  # a user's own network may raise anything
         failure = Failure(stage="train", reason=one_line(error))
         results = [failure.model_copy(update={"what": task.name}) for task in job.tasks]
     spent = time.process_time() - cpu
@@ -152,7 +153,7 @@ def time_some(job: BlocksJob, _: Report) -> dict[str, Load] | Failure:
         )
     except (StorageError, OSError):
         raise
-    except Exception as error:  # it will come again, and be told, where the blocks are trained
+    except OWN_ERRORS as error:  # it will come again, and be told, where the blocks are trained
         return Failure(stage="train", reason=one_line(error))
 
 
@@ -172,7 +173,7 @@ def put_together(job: GatherJob, _: Report) -> Assembly | Failure:
         )
     except (StorageError, OSError):
         raise
-    except Exception as error:  # a user's own network may raise anything
+    except OWN_ERRORS as error:  # a user's own network may raise anything
         return Failure(stage="train", what="assembling", reason=one_line(error))
 
 

@@ -17,9 +17,11 @@ from ktbench.data import Dataset
 from ktbench.engine.contract import Lost
 from ktbench.export.exporter import Exporter
 from ktbench.files import write_atomically
+from ktbench.isolation import Guard
 from ktbench.layout import Layout
 from ktbench.provenance import collect
 from ktbench.records import (
+    OWN_ERRORS,
     Artifact,
     Cell,
     Checkpoint,
@@ -151,7 +153,7 @@ def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
                 notes += [f"{account}: {job.label}" for account in account_of(source)]
     except (StorageError, OSError):
         raise
-    except Exception as error:  # a user's own network may raise anything
+    except OWN_ERRORS as error:  # a user's own network may raise anything
         failure = Failure(stage="train", reason=one_line(error))
         cells = tuple(CellOutcome(t.cell, t.trained, t.exported, (failure,)) for t in job.tasks)
         return CohortOutcome(cells, seconds, tuple(notes))
@@ -233,6 +235,7 @@ def _export_cell(
     there = {artifact.export for artifact in exported}
     given_up = {failure.what for failure in task.given_up}
     wanted = [e for e in job.exports if e not in there and e.label not in given_up]
+    guard = Guard()
     try:
         if wanted:
             exporter = _exporter(cell.data.model_dump_json(), job.base, job.root)
@@ -240,8 +243,10 @@ def _export_cell(
             done += [_export(job, exporter, student, checkpoint, cell, spec) for spec in wanted]
     except StorageError:
         raise
-    except KtbenchError as error:
-        done.append(Failure(stage="export", reason=str(error)))
+    except OWN_ERRORS as error:  # a user's own network may raise anything
+        done.append(Failure(stage="export", reason=one_line(error)))
+    finally:
+        guard.put_back()
     return CellOutcome(
         cell,
         checkpoint,

@@ -14,6 +14,7 @@ from ktbench.files import write_atomically
 from ktbench.layout import Layout
 from ktbench.provenance import host
 from ktbench.records import (
+    OWN_ERRORS,
     Cell,
     Checkpoint,
     DataSpec,
@@ -129,7 +130,7 @@ def make_teacher(job: TeacherJob, report: Report) -> TrainedTeacher | Failure:
         raise
     except KtbenchError as error:
         return Failure(stage="teacher", reason=str(error), what=job.teacher.name)
-    except Exception as error:  # a user's own network may raise anything
+    except OWN_ERRORS as error:  # a user's own network may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return Failure(stage="teacher", reason=reason, what=job.teacher.name)
 
