@@ -208,7 +208,7 @@ class _Judge(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and bound is not None:
                 self.operations += 1
                 ratio = bound.ratio(tensor)
-                self.worst = max(self.worst, ratio)
+                self.worst = max(self.worst, min(ratio, 1e18))
                 if ratio > 1 and not self.wrong:
                     self.wrong = _said(func, args, number)
         return given

@@ -60,6 +60,11 @@ class Layout:
         return self.name == "channels_last"
 
     @property
+    def text(self) -> str:
+        """For people."""
+        return _TEXTS[self.name]
+
+    @property
     def record(self) -> LayoutUsed:
         """What a checkpoint says of it."""
         return LayoutUsed(name=self.name, reason=self.reason, checked=self.checked)
@@ -88,6 +93,11 @@ class Layout:
         return without_onednn() if self.name == "contiguous_without_onednn" else nullcontext()
 
 
+_TEXTS: dict[LayoutName, str] = {
+    "channels_last": "channels-last",
+    "contiguous": "contiguous",
+    "contiguous_without_onednn": "contiguous without oneDNN",
+}
 FIRST = Layout()
 """The first choice, and what networks that only run forward take where nothing else is asked."""
 

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import ktbench
+from ktbench.instruction_set import instruction_set
 from ktbench.records import Provenance
 
 DISTRIBUTIONS = (
@@ -50,7 +51,8 @@ def collect(data_digest: str | None = None) -> Provenance:
         commit=_commit(),
         python=platform.python_version(),
         machine=platform.machine(),
-        processor=_processor(),
+        processor=processor(),
+        instruction_set=instruction_set(),
         cores=cores(),
         system=f"{platform.system()} {platform.release()}",
         versions=_versions(),
@@ -98,16 +100,22 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+def processor() -> str:
+    """The processor's own name."""
+    return _described("model name") or platform.processor() or "unknown"
+
+
 @cache
-def _processor() -> str:
+def _described(name: str) -> str:
+    """What the kernel says of the first processor; empty where it says nothing."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
-            if key.strip() == "model name":
+            if key.strip() == name:
                 return " ".join(value.split())
     except (OSError, UnicodeDecodeError):
         pass
-    return platform.processor() or "unknown"
+    return ""
 
 
 def cores() -> int:

@@ -55,6 +55,7 @@ def facts() -> dict[str, str]:
         "Python": here.python,
         "machine": here.machine,
         "processor": here.processor,
+        "instruction set": here.instruction_set or "unknown",
         **here.versions,
     }
 

@@ -75,7 +75,7 @@ class LayoutUsed(Record):
     """How a network's tensors lay in memory while it was trained."""
 
     name: LayoutName
-    reason: str | None = None
+    reason: Words | None = None
     """Why it was not the first choice, `channels_last`, or what the matrix asks for."""
     checked: bool = False
     """Whether a training step in it was compared with a double-precision reference, on this kind
@@ -86,18 +86,18 @@ class ArithmeticVerdict(Record):
     """Whether a training step of a network is computed rightly on one kind of machine."""
 
     layout: LayoutName
-    layout_reason: str | None = None
+    layout_reason: Words | None = None
     """Why the network's own layers ask for another than the first choice."""
     right: bool | None
     """None: the network could not be run; what it raised stands in `reason`."""
-    reason: str = ""
-    worst: float = 0.0
+    reason: Words = ""
+    worst: Amount = 0.0
     """The largest difference of an operation from its reference over what rounding explains."""
-    operations: int = 0
+    operations: Count = 0
     """How many were compared."""
-    images: int
+    images: Count
     """In the batch."""
-    seconds: float
+    seconds: Amount
 
 
 class Checkpoint(Record):
@@ -311,6 +311,8 @@ class Provenance(Record):
     cores: Count
     system: Words
     versions: dict[Name, Words]
+    instruction_set: Words | None = None
+    """That the kernels of torch and of oneDNN use; None in older records, and where unknown."""
     data_digest: str | None = None
     created: Moment
 

@@ -110,8 +110,18 @@ def _outcome(row: Row, result: Result | None) -> Facts:
         ["teacher's share", text.seconds(cost.teacher_seconds)],
         ["really took", text.seconds(cost.shared_seconds)],
         ["FLOPs", f"{text.scaled(cost.flops)}; teacher's {text.scaled(cost.teacher_flops)}"],
+        *_layout(checkpoint),
         ["weights' digest", checkpoint.digest],
     ]
+
+
+def _layout(checkpoint: Checkpoint) -> Facts:
+    """How the network lay in memory, whether its arithmetic was checked, and why not as usual."""
+    used = checkpoint.layout
+    if used is None:
+        return []
+    said = [used.name.replace("_", " "), "arithmetic checked" if used.checked else "not checked"]
+    return [["layout", ", ".join([*said, *([used.reason] if used.reason else [])])]]
 
 
 def _epoch(checkpoint: Checkpoint) -> str:
@@ -194,6 +204,7 @@ def _shared_facts(
         facts = [
             ["ktbench", p.ktbench + (f", commit {p.commit}" if p.commit else "")],
             ["processor", f"{p.processor}, {text.count(p.cores, 'core')} ({p.machine})"],
+            *([["instruction set", p.instruction_set]] if p.instruction_set else []),
             ["system", f"{p.system}, Python {p.python}"],
             ["versions", ", ".join(f"{n} {v}" for n, v in sorted(p.versions.items()))],
             ["data's digest", p.data_digest or analysis.results.lock.data_digest or text.NOTHING],

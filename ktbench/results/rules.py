@@ -55,8 +55,11 @@ def refuse_to_mix(path: Path, earlier: Lock, now: Lock) -> None:
         ("data (digest)", earlier.data_digest, now.data_digest),
         ("torch", earlier.provenance.versions.get("torch"), now.provenance.versions.get("torch")),
         ("machine", earlier.provenance.machine, now.provenance.machine),
+        ("instruction set", earlier.provenance.instruction_set, now.provenance.instruction_set),
     )
     for what, old, new in facts:
+        if what == "instruction set" and None in (old, new):
+            continue  # not known, as in older folders
         if old != new:
             raise KtbenchError(
                 f"{path}: its results were made with {what} {old}, this run has {new}: they are "

@@ -17,6 +17,7 @@ from ktbench.data import Dataset
 from ktbench.engine.contract import Lost
 from ktbench.export.exporter import Exporter
 from ktbench.files import write_atomically
+from ktbench.layout import Layout
 from ktbench.provenance import collect
 from ktbench.records import (
     Artifact,
@@ -79,6 +80,8 @@ class CohortJob:
     """What the run found its data to be: another, on another node, is refused."""
     starts: dict[str, Path] = field(default_factory=dict)
     """Files of first weights by the cell's key; a cell that is missing begins from its seed."""
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    """How students are run, by the cell's key; where it is missing, its own layers decide."""
 
     @property
     def numeric(self) -> NumericSpec:
@@ -192,6 +195,7 @@ def _train(
             workers=job.workers,
             safeguard=job.source.source == "pool",
             first_weights=lambda cell: job.starts.get(cell.key),
+            layouts=lambda cell: job.layouts.get(cell.key),
         )
         if cells
         else ()

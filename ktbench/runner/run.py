@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ktbench.engine.contract import Engine, Lost, Workers
+from ktbench.layout import Layout
 from ktbench.provenance import collect
 from ktbench.records import (
     Assembly,
@@ -24,6 +25,7 @@ from ktbench.records import (
     digest_of,
 )
 from ktbench.results import ResultsFolder
+from ktbench.runner.arithmetic import arithmetic_wave
 from ktbench.runner.block_wave import block_wave
 from ktbench.runner.cohorts import cohorts
 from ktbench.runner.healing import mark_again, open_tasks
@@ -47,7 +49,7 @@ from ktbench.runner.measuring import (
 from ktbench.runner.narrowing import Narrowing, run_narrowing
 from ktbench.runner.ready import refuse_unready
 from ktbench.runner.side_by_side import measure_devices
-from ktbench.runner.state import Run, Summary, Teachers, clocked
+from ktbench.runner.state import Checked, Run, Summary, Teachers, clocked
 from ktbench.runner.teachers import (
     DataJob,
     TeacherJob,
@@ -106,6 +108,7 @@ def run(
         if tasks or restored or unmeasured(plan, results):
             with engine.at(plan, folder) as workers, _pool_let_go(plan):
                 if tasks or restored:
+                    this.checked.layouts.update(_arithmetic_wave(this, tasks).layouts)
                     teachers = _teacher_wave(this, [*tasks, *restored])
                     starts = block_wave(this, [*tasks, *restored], teachers, workers)
                     this.starts.update(starts)
@@ -154,6 +157,17 @@ def _provenance(plan: Plan, engine: Engine) -> tuple[dict[str, Provenance], str]
     return found, digest_of(sorted({digests[name].test for name in specs}))
 
 
+# ---------------------------------------------------------------- before all: arithmetic
+
+
+def _arithmetic_wave(this: Run, tasks: Sequence[CellTask]) -> Checked:
+    """Check every architecture that is trained now, of teachers too."""
+    trained = [task.cell for task in tasks if task.trained is None]
+    teachers = this.plan.model_copy(update={"cells": tuple(trained)}).teachers
+    taught = [teacher.cell for teacher in teachers if teacher.checkpoint is None]
+    return arithmetic_wave(this, [*taught, *trained])
+
+
 # ---------------------------------------------------------------- first wave: teachers
 
 
@@ -187,9 +201,15 @@ def _ready_teachers(
         taught_by = _ready(teacher.cell, ready)
         if isinstance(taught_by, Failure):
             ready[teacher.canonical] = taught_by
+            continue
+        layout = None if teacher.checkpoint else this.checked.of(teacher.cell)
+        if isinstance(layout, Failure):
+            unable = layout.model_copy(update={"stage": "teacher", "what": teacher.name})
+            ready[teacher.canonical] = unable
+            this.watcher.note(f"failed: teacher {teacher.name}: {unable.reason}")
         else:
             digest = this.provenance_of(teacher.cell).data_digest
-            jobs.append(TeacherJob(teacher, taught_by, this.base, this.root, digest))
+            jobs.append(TeacherJob(teacher, taught_by, this.base, this.root, digest, layout))
 
     def tell(job: TeacherJob, share: float) -> None:
         shares.tell(job, job.teacher.cell.train.epochs, share, job.teacher.name)
@@ -238,7 +258,7 @@ def _cohort_wave(
             share = (this.memory, workers.per_machine)
             starts = _weights_of_starts(this, group)
             whole = (tuple(group), teacher, exports, *where, source, *share, digest, starts)
-            jobs.append(CohortJob(*whole))
+            jobs.append(CohortJob(*whole, layouts=_layouts(this, group)))
     if not jobs:
         return
     this.watcher.begin("students", sum(job.units for job in jobs))
@@ -273,15 +293,25 @@ def _cohort_wave(
 
 
 def _that_can_start(this: Run, tasks: Sequence[CellTask]) -> list[CellTask]:
-    """The tasks but for those whose first weights could not be made: these have failed."""
+    """The tasks but for those that have failed already.
+
+    Their first weights could not be made, or their arithmetic is wrong in every layout.
+    """
     able = []
     for task in tasks:
-        start = this.starts.get(task.cell.key)
-        if isinstance(start, Failure) and task.trained is None:
-            _keep(this, CellOutcome(task.cell, None, failures=(start,)), (), tell=False)
+        reasons = this.starts.get(task.cell.key), this.checked.of(task.cell)
+        failed = [reason for reason in reasons if isinstance(reason, Failure)]
+        if failed and task.trained is None:
+            _keep(this, CellOutcome(task.cell, None, failures=(failed[0],)), (), tell=False)
         else:
             able.append(task)
     return able
+
+
+def _layouts(this: Run, tasks: Sequence[CellTask]) -> dict[str, Layout]:
+    """By the cell's key: the layout in which its arithmetic was found right."""
+    found = {task.cell.key: this.checked.of(task.cell) for task in tasks}
+    return {key: layout for key, layout in found.items() if isinstance(layout, Layout)}
 
 
 def _weights_of_starts(this: Run, tasks: Sequence[CellTask]) -> dict[str, Path]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ktbench.engine.contract import Engine
-from ktbench.records import Assembly, Cell, Failure, Plan, Provenance, Result
+from ktbench.layout import Layout
+from ktbench.records import Assembly, Cell, Failure, Plan, Provenance, Result, digest_of
 from ktbench.results import ResultsFolder
 from ktbench.runner.teachers import TrainedTeacher
 from ktbench.runner.watch import Watcher
@@ -40,6 +41,29 @@ class Summary:
         return not self.failed and not self.unmeasured
 
 
+BATCH = 32
+"""Images of a batch whose arithmetic is checked, at most."""
+
+
+@dataclass
+class Checked:
+    """The layouts of a run's architectures, or why one of them cannot be trained here."""
+
+    layouts: dict[str, Layout | Failure] = field(default_factory=dict)
+
+    def of(self, cell: Cell) -> Layout | Failure | None:
+        """How to run a cell's student; None where its own layers decide."""
+        return self.layouts.get(architecture(cell))
+
+
+def architecture(cell: Cell) -> str:
+    """Equal for cells whose students are built alike and take steps of the same kind."""
+    numeric = cell.numeric.model_copy(update={"outputs": None})
+    batch = min(cell.train.batch_size, BATCH)
+    own = [cell.student.canonical, cell.data.canonical, numeric.canonical, batch]
+    return digest_of(own)
+
+
 @dataclass(frozen=True)
 class Run:
     """What the waves of one run share."""
@@ -53,6 +77,7 @@ class Run:
     summary: Summary
     memory: int | None = None
     starts: Starts = field(default_factory=dict)
+    checked: Checked = field(default_factory=Checked)
 
     @property
     def base(self) -> Path:

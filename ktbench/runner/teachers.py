@@ -111,6 +111,8 @@ class TeacherJob:
     """The results folder."""
     data_digest: str | None = None
     """What the run found its data to be: another, on another node, is refused."""
+    layout: Layout | None = None
+    """How it is run while it is trained; None: its own layers decide."""
 
     @property
     def numeric(self) -> NumericSpec:
@@ -161,6 +163,7 @@ def _stored(job: TeacherJob, data: Dataset, report: Report) -> TrainedTeacher | 
                 ),
                 places=lambda _: places,
                 base=job.base,
+                layouts=lambda _: job.layout,
                 report=lambda p: report(p.done / p.total),
                 note=notes.append,
             )

@@ -10,6 +10,7 @@ import torch
 import ktbench
 from ktbench.data import Stream
 from ktbench.files import cache_folder
+from ktbench.instruction_set import kind
 from ktbench.provenance import collect
 from ktbench.records import Cell, SourceSpec, digest_of
 from ktbench.teacher.cached import Cached
@@ -64,6 +65,6 @@ def _name(taught: Cell, stream: Stream, teacher: tuple[str, ...], needs: Needs) 
             stream.batch_size,
             taught.numeric.canonical,
             [str(needs), ktbench.__version__, torch.__version__],
-            [ours.machine, ours.processor, torch.backends.cpu.get_cpu_capability()],
+            [kind(), ours.processor, torch.backends.cpu.get_cpu_capability()],
         ]
     )

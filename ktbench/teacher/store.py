@@ -1,7 +1,7 @@
 """Trained teachers on disk, shared by every matrix of this user.
 
 A teacher is found by everything that its weights depend on: its cell, the bytes of its data set,
-torch's version and the kind of processor. The folder is `$KTBENCH_CACHE/teachers`, or
+torch's version and the kind of machine. The folder is `$KTBENCH_CACHE/teachers`, or
 `~/.cache/ktbench/teachers`; it may be copied to another machine of the same kind.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 
 from ktbench.files import PREFIX, cache_folder, write_atomically
+from ktbench.instruction_set import kind
 from ktbench.records import Cell, Checkpoint, KtbenchError, StorageError, digest_of
 from ktbench.weights import read_torch, weights_digest
 
@@ -32,7 +32,7 @@ class TeacherStore:
 
     def folder(self, cell: Cell, data_digest: str) -> Path:
         """Where this teacher lies, trained or not."""
-        name = digest_of([cell.key, data_digest, torch.__version__, platform.machine()])
+        name = digest_of([cell.key, data_digest, torch.__version__, kind()])
         return self.root / name
 
     @contextmanager

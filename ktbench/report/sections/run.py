@@ -279,6 +279,7 @@ def _machine_card(analysis: Analysis) -> Card:
     versions = [f"{n} {p.versions[n]}" for n in names if n in p.versions]
     facts = [
         ("processor", f"{p.processor}, {text.count(p.cores, 'core')} ({p.machine})"),
+        *((("instruction set", p.instruction_set),) if p.instruction_set else ()),
         ("system", f"{p.system}, Python {p.python}"),
         ("ktbench", p.ktbench + (f", commit {_short(p.commit)}" if p.commit else "")),
         ("versions", ", ".join(versions) or text.NOTHING),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import ktbench
+from ktbench.instruction_set import kind
 from ktbench.layout import FIRST, Layout
 from ktbench.records import DataSpec, KtbenchError, NumericSpec, Teacher, digest_of
 from students._contract import Features
@@ -55,7 +55,7 @@ class Identity:
     """Digest of the data set that the teacher learnt from: its normalisation."""
     code: str
     torch_version: str = field(default_factory=lambda: str(torch.__version__))
-    machine: str = field(default_factory=platform.machine)
+    machine: str = field(default_factory=kind)
     kernels: str = field(default_factory=torch.backends.cpu.get_cpu_capability)
     """The instruction set that torch's kernels use here."""
 
