@@ -6,10 +6,11 @@ same operands, in double precision by torch's own plain kernels. So neither what
 (dropout), nor a ReLU at whose edge rounding decides, nor an ill-conditioned network is mistaken for
 a fault: only what an operation itself adds is judged.
 
-What may differ. Every order of single-precision sums is within some tens of roundings of the sum of
-the operands' absolute values, which is worked out in double precision as well: `_SUMS` of them are
-allowed, and besides `_REFERENCE` times what the plain kernel in the operation's own precision is
-off by, and some roundings of the result, which bf16 needs. A fault is off by as much as the result
+What may differ. Sums of products in single precision, in whatever order, are off by some roundings
+of the sum of the absolute values, which is worked out in double precision as well. `_SUMS`
+of them are allowed, and some of the result, which bf16 needs: right kernels took a third of it at
+most in 900 random networks. Of normalisation and pooling a thousandth is allowed, and `_REFERENCE` times what
+the plain kernel is off by in the operation's own precision. A fault is off by as much as the result
 is large.
 
 Then the step is taken twice more with nothing in between: both must give the same bits, and what
@@ -37,7 +38,8 @@ from ktbench.records import ArithmeticVerdict, NumericSpec, one_line
 from students._contract import Student
 from transfer_methods._contract import Needs
 
-_SUMS, _REFERENCE, _RESULT = 64, 8, 8
+_SUMS, _REFERENCE, _RESULT, _OTHERWISE = 64, 8, 8, 1e-3
+_EPSILON = torch.finfo(torch.float32).eps
 _STEPS_APART = {"fp32": 0.05, "bf16": 0.5}
 """Of a gradient's norm: between a step that is watched or compiled and one that is not, which round
 differently on their way. Each operation has been judged by then."""
@@ -220,7 +222,7 @@ class _Bound:
 
     exact: Tensor
     rounding: float
-    """Of the reference in the operation's own precision, and of sums of the operands' sizes."""
+    """What rounding on the way explains; that of the result itself comes on top."""
 
     def ratio(self, given: Tensor) -> float:
         """The largest difference over what is allowed; infinite where it is not a number."""
@@ -240,19 +242,20 @@ def _bounds(func: Any, args: Any, kwargs: Any, *, summing: bool) -> list[_Bound 
     with without_onednn():
         try:
             exact = _several(func(*_mapped(args, _double), **kwargs))
-            plain = _several(func(*_mapped(args, _plain), **kwargs))
-            sizes = _several(func(*_mapped(args, _size), **kwargs)) if summing else exact
+            other = _several(func(*_mapped(args, _size if summing else _plain), **kwargs))
         except Exception:  # a kernel that knows no double precision
             return []
     found: list[_Bound | None] = []
-    for best, usual, size in zip(exact, plain, sizes, strict=True):
+    for best, beside in zip(exact, other, strict=True):
         if not isinstance(best, Tensor) or not best.is_floating_point() or not best.numel():
             found.append(None)
-            continue
-        counted = best.isfinite()
-        reference = _largest((usual.double() - best)[counted])
-        share = _SUMS * torch.finfo(torch.float32).eps if summing else 1e-3
-        found.append(_Bound(best, _REFERENCE * reference + share * _largest(size)))
+        elif summing:
+            found.append(_Bound(best, _SUMS * _EPSILON * _largest(beside)))
+        else:
+            size = _largest(best)
+            reference = _largest((beside.double() - best)[best.isfinite()])
+            # Bounded: a fault that the plain kernel has too must not excuse itself.
+            found.append(_Bound(best, _OTHERWISE * size + min(_REFERENCE * reference, size / 10)))
     return found
 
 

@@ -20,7 +20,7 @@ _VNNI = (*_AVX512, "avx512_vnni")
 _BF16 = (*_VNNI, "avx512_bf16")
 _FP16 = (*_BF16, "avx512_fp16")
 _ONEDNN: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("DEFAULT", ()),
+    ("GENERIC", ()),
     ("SSE41", ("sse4_1",)),
     ("AVX", ("avx",)),
     ("AVX2", _AVX2),

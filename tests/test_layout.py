@@ -17,6 +17,7 @@ from students._own import wrap
 from tests import strided_networks as networks
 from tests import training
 from tests.instruction_sets import python
+from tests.running import write_matrix
 
 AUTO = NumericSpec()
 IMAGES = torch.zeros(4, 1, 8, 8)
@@ -153,3 +154,10 @@ def test_the_layout_is_no_part_of_a_cells_key_until_it_is_asked_for() -> None:
 def test_networks_that_only_run_forward_take_the_first_choice_unless_asked_otherwise() -> None:
     assert frozen(AUTO) == FIRST
     assert frozen(NumericSpec(layout="contiguous")).name == "contiguous"
+
+
+def test_a_plan_times_networks_that_meet_the_fault_and_ends_well(tmp_path: Path) -> None:
+    matrix = write_matrix(tmp_path / "m.yaml", students=[f"{networks.__file__}:Strided"])
+    ran = python(["-m", "ktbench", "plan", str(matrix)], "AVX2")
+    assert ran.returncode == 0 and "estimate: " in ran.stdout, ran
+    assert "ended" not in ran.stderr, ran.stderr
