@@ -74,7 +74,7 @@ class LayoutUsed(Record):
     """How a network's tensors lay in memory while it was trained."""
 
     name: LayoutName
-    reason: str | None = None
+    reason: Words | None = None
     """Why it was not the first choice, `channels_last`, or what the matrix asks for."""
     checked: bool = False
     """Whether a training step in it was compared with a double-precision reference, on this kind
@@ -85,18 +85,18 @@ class ArithmeticVerdict(Record):
     """Whether a training step of a network is computed rightly on one kind of machine."""
 
     layout: LayoutName
-    layout_reason: str | None = None
+    layout_reason: Words | None = None
     """Why the network's own layers ask for another than the first choice."""
     right: bool | None
     """None: the network could not be run; what it raised stands in `reason`."""
-    reason: str = ""
-    worst: float = 0.0
+    reason: Words = ""
+    worst: Amount = 0.0
     """The largest difference of an operation from its reference over what rounding explains."""
-    operations: int = 0
+    operations: Count = 0
     """How many were compared."""
-    images: int
+    images: Count
     """In the batch."""
-    seconds: float
+    seconds: Amount
 
 
 class Checkpoint(Record):
@@ -114,7 +114,7 @@ class Checkpoint(Record):
     accuracy: Accuracies
     cost: Cost
     layout: LayoutUsed | None = None
-    """None in records of the first schema: channels-last, not checked."""
+    """None in older records: channels-last, not checked."""
 
     @model_validator(mode="after")
     def _best_epoch_was_trained(self) -> Self:
