@@ -221,7 +221,7 @@ def test_a_fresh_run_killed_while_deleting_leaves_no_old_result_behind(
         raise InterruptedError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ktbench.results.folder.shutil.rmtree", killed)
+        patch.setattr("ktbench.results.leftovers.shutil.rmtree", killed)
         with pytest.raises(KtbenchError):
             opened(folder.path, fresh=True).__enter__()
     assert any(folder.results())

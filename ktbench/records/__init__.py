@@ -47,16 +47,13 @@ from ktbench.records.came import (
     Failure,
     LayoutName,
     LayoutUsed,
-    Measurement,
-    Origin,
     Provenance,
     Result,
     Stage,
-    Statistic,
     Tolerance,
     Try,
-    Validity,
 )
+from ktbench.records.measured import Measurement, Origin, Statistic, Validity
 from ktbench.records.sought import (
     BlockOption,
     BlockSearch,

@@ -7,7 +7,7 @@ from typing import Literal
 from ktbench.records.asked import Item
 from ktbench.records.base import SCHEMA, Record
 from ktbench.records.bounds import Amount, Count, Digest, Json, Name, Share, Words
-from ktbench.records.came import Origin, Statistic
+from ktbench.records.measured import Origin, Statistic
 from ktbench.records.unkeyed import DeviceSpec
 
 Price = Literal["parameters", "bytes", "latency"]

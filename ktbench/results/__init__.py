@@ -1,7 +1,8 @@
 """The results folder: written atomically by one run at a time, read back as pandas frames."""
 
 from ktbench.results.folder import ResultsFolder
-from ktbench.results.frames import Results, load_results
+from ktbench.results.frames import Results
+from ktbench.results.loading import load_results
 from ktbench.results.lock import Lock, many_objects
 from ktbench.results.problems import Problem
 from ktbench.results.storage import DamagedError

@@ -17,7 +17,6 @@ report/             the report
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,7 +28,13 @@ from pydantic import TypeAdapter, ValidationError
 from ktbench.files import UnsuitableFileError, read_regular, require_held, write_atomically
 from ktbench.records import Cell, Failure, KtbenchError, Measurement, Plan, Provenance, Result
 from ktbench.results import running
-from ktbench.results.leftovers import refuse_foreign, remove_leftovers
+from ktbench.results.leftovers import (
+    FOLDERS,
+    clear,
+    refuse_foreign,
+    refuse_unknown_lock,
+    remove_leftovers,
+)
 from ktbench.results.lock import Lock, LockFile
 from ktbench.results.rules import belongs, extended, files_of, refuse_to_mix, unchanged
 from ktbench.results.storage import (
@@ -41,22 +46,11 @@ from ktbench.results.storage import (
     marks_of,
     said,
     sealed,
+    standing,
     stored,
 )
 
 _SAMPLES = ".samples.parquet"
-_FOLDERS = (
-    "cells",
-    "weights",
-    "artifacts",
-    "measurements",
-    "teachers",
-    "blocks",
-    "work",
-    "damaged",
-    "report",
-)
-_FILES = ("matrix.yaml", "failures.json")
 _CLEARING = "clearing"
 """There from the start of a `fresh` run's deletions to their end, so that a kill between them
 cannot leave old results under a new lock."""
@@ -151,17 +145,17 @@ class ResultsFolder:
         clearing = self.path / _CLEARING
         if self.lock_file.exists():
             if fresh or clearing.exists():
-                self._refuse_unknown_lock()
+                refuse_unknown_lock(self.lock_file)
                 write_atomically(clearing, "")
-                self._clear()
+                clear(self.path)
             else:
                 self._refuse_to_mix(lock)
-        remove_leftovers(self.path, _FOLDERS)
+        remove_leftovers(self.path)
         write_atomically(self.lock_file, sealed(LockFile.of(lock), indent=None))
         write_atomically(self.path / "matrix.yaml", matrix_text)
         (self.path / "failures.json").unlink(missing_ok=True)
         clearing.unlink(missing_ok=True)
-        for name in _FOLDERS[:-2]:
+        for name in FOLDERS[:-2]:
             (self.path / name).mkdir(exist_ok=True)
 
     def _refuse_to_mix(self, lock: Lock) -> None:
@@ -186,33 +180,6 @@ class ResultsFolder:
         except KtbenchError:
             return None
 
-    def _refuse_unknown_lock(self) -> None:
-        """Deleting needs a lock.json that only ktbench can have written, of any version."""
-        try:
-            found = json.loads(read_regular(self.lock_file, MOST_OF_LOCK, follow=False))
-            known = isinstance(found, dict) and {"schema_version", "plan"} <= found.keys()
-        except (ValueError, RecursionError, UnsuitableFileError):
-            known = False
-        if not known:
-            raise KtbenchError(
-                f"{self.lock_file}: is no lock of ktbench: nothing was deleted; delete the folder "
-                "yourself if it can go"
-            )
-
-    def _clear(self) -> None:
-        """Delete what ktbench wrote, the lock excepted; other files stay, links are not followed.
-
-        The lock goes last, by being replaced: a folder without one would be refused.
-        """
-        for name in _FOLDERS:
-            place = self.path / name
-            if place.is_symlink():
-                place.unlink()
-            elif place.exists():
-                shutil.rmtree(place)
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
-
     # ------------------------------------------------------------ reading
 
     def lock(self) -> Lock:
@@ -223,8 +190,8 @@ class ResultsFolder:
             return file.lock()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise KtbenchError(f"{self.path}: no results folder: it has no lock.json") from error
-        except IndexError as error:
-            reason = "a cell names a part that is not there"
+        except (IndexError, ValueError) as error:
+            reason = "a cell names a part that is not there, or cannot be"
             raise DamagedError(self.lock_file, reason, remedy) from error
 
     def result(self, key: str) -> Result | None:
@@ -295,7 +262,7 @@ class ResultsFolder:
         except FileNotFoundError:
             return ()
         except UnsuitableFileError as error:
-            raise DamagedError(path, error.what) from error
+            raise DamagedError(path, standing(error)) from error
         except OSError as error:
             raise DamagedError(path, f"cannot be read: {error.strerror}") from error
         except ValidationError as error:

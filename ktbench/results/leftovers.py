@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+import shutil
 from pathlib import Path
 
-from ktbench.files import PREFIX
+from ktbench.files import PREFIX, UnsuitableFileError, read_regular
 from ktbench.records import KtbenchError
 from ktbench.results import running
+from ktbench.results.storage import MOST_OF_LOCK
+
+FOLDERS = (
+    "cells",
+    "weights",
+    "artifacts",
+    "measurements",
+    "teachers",
+    "blocks",
+    "work",
+    "damaged",
+    "report",
+)
+FILES = ("matrix.yaml", "failures.json")
 
 _OURS = re.compile(
     r"running|matrix\.yaml|failures\.json|clearing"
@@ -20,10 +35,6 @@ _OURS = re.compile(
     rf"|(.*/)?{re.escape(PREFIX)}[^/]*"
 )
 """Files that nothing but a run of ktbench writes, by their path in the folder."""
-_PLACES = (
-    *("cells", "weights", "artifacts", "measurements", "teachers", "blocks", "work", "damaged"),
-    *("report", "pool"),
-)
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -53,16 +64,45 @@ def _all_ours(folder: Path) -> bool:
     for path in folder.rglob("*"):
         plain = path.is_dir() and not path.is_symlink()
         name = path.relative_to(folder).as_posix()
-        if plain and name.partition("/")[0] in _PLACES:
+        if plain and name.partition("/")[0] in (*FOLDERS, "pool"):
             continue
         if plain or path.is_symlink() or not _OURS.fullmatch(name):
             return False
     return True
 
 
-def remove_leftovers(folder: Path, places: Sequence[str]) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a killed run."""
-    for number, place in enumerate([folder, *(folder / name for name in places)]):
+    for number, place in enumerate([folder, *(folder / name for name in FOLDERS)]):
         pattern = f"{PREFIX}*" if number == 0 else f"**/{PREFIX}*"
         for leftover in place.glob(pattern):
             leftover.unlink(missing_ok=True)
+
+
+def refuse_unknown_lock(path: Path) -> None:
+    """Deleting needs a lock.json that only ktbench can have written, of any version."""
+    try:
+        found = json.loads(read_regular(path, MOST_OF_LOCK, follow=False))
+        known = isinstance(found, dict) and {"schema_version", "plan"} <= found.keys()
+    except (ValueError, RecursionError, UnsuitableFileError):
+        known = False
+    if not known:
+        raise KtbenchError(
+            f"{path}: is no lock of ktbench: nothing was deleted; delete the folder "
+            "yourself if it can go"
+        )
+
+
+def clear(folder: Path) -> None:
+    """Delete what ktbench wrote, the lock excepted; other files stay, links are not followed.
+
+    The lock goes last, by being replaced: a folder without one would be refused.
+    """
+    for name in FOLDERS:
+        place = folder / name
+        if place.is_symlink():
+            place.unlink()
+        elif place.exists():
+            shutil.rmtree(place)
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
