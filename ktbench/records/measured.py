@@ -10,7 +10,6 @@ from ktbench.records.base import Record, digest_of
 from ktbench.records.bounds import (
     Amount,
     Count,
-    Digest,
     Facts,
     Inside,
     Moment,
@@ -61,11 +60,11 @@ class Measurement(Record):
 
     device: DeviceSpec
     origin: Origin
-    graph_key: Digest
-    cell_key: Digest
+    graph_key: Name
+    cell_key: Name
     """The cell whose artifact was run; latency belongs to the graph, so others share it."""
     export: ExportSpec
-    artifact_digest: Digest
+    artifact_digest: Name
     threads: Positive
     batch: Positive
     runtime: Words

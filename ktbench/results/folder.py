@@ -46,6 +46,7 @@ from ktbench.results.storage import (
     marks_of,
     said,
     sealed,
+    standing,
     stored,
 )
 
@@ -261,7 +262,7 @@ class ResultsFolder:
         except FileNotFoundError:
             return ()
         except UnsuitableFileError as error:
-            raise DamagedError(path, error.what) from error
+            raise DamagedError(path, standing(error)) from error
         except OSError as error:
             raise DamagedError(path, f"cannot be read: {error.strerror}") from error
         except ValidationError as error:

@@ -10,7 +10,7 @@ from typing import Literal
 from ktbench.files import UnsuitableFileError
 from ktbench.records import Checkpoint, KtbenchError, Result
 from ktbench.results.raw import read_curve
-from ktbench.results.storage import DamagedError, Mark, Stored
+from ktbench.results.storage import DamagedError, Mark, Stored, standing
 
 Part = Literal["weights", "curves", "artifact", "teacher", "start"]
 
@@ -101,7 +101,7 @@ def other_file(path: Path, mark: Mark | None) -> str | None:
     except FileNotFoundError:
         return "is missing"
     except UnsuitableFileError as error:
-        return error.what
+        return standing(error)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     if not path.is_file():

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ktbench.files import UnsuitableFileError, read_regular
 from ktbench.records import Checkpoint, Measurement, printable
-from ktbench.results.storage import DamagedError, Mark
+from ktbench.results.storage import DamagedError, Mark, standing
 
 CURVE_COLUMNS = {
     "epoch": pa.int32(),
@@ -129,7 +129,7 @@ def _opened(
     except FileNotFoundError as error:
         raise DamagedError(path, "is missing") from error
     except UnsuitableFileError as error:
-        raise DamagedError(path, error.what) from error
+        raise DamagedError(path, standing(error)) from error
     except OSError as error:
         raise DamagedError(path, f"cannot be read: {error.strerror}") from error
     if mark is not None and mark != Mark(len(content), hashlib.sha256(content).hexdigest()[:16]):

@@ -107,7 +107,9 @@ def stored(
     try:
         content = read_regular(path, most, follow=False)
     except UnsuitableFileError as error:
-        raise DamagedError(path, error.what, *remedies) from error
+        raise DamagedError(path, standing(error), *remedies) from error
+    except IsADirectoryError as error:
+        raise DamagedError(path, "is a folder", *remedies) from error
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -127,6 +129,11 @@ def stored(
         return Stored(record, seal is not None, _marks(files))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(path, "lists its files wrongly", *remedies) from error
+
+
+def standing(error: UnsuitableFileError) -> str:
+    """What stands in a record's place, without advice to name another file."""
+    return error.what.partition(": ")[0]
 
 
 def said(error: ValidationError) -> str:
