@@ -7,11 +7,11 @@ same operands, in double precision by torch's own plain kernels. So neither what
 a fault: only what an operation itself adds is judged.
 
 What may differ. Sums of products in single precision, in whatever order, are off by some roundings
-of the sum of the absolute values, which is worked out in double precision as well. `_SUMS`
-of them are allowed, and some of the result, which bf16 needs: right kernels took a third of it at
-most in 900 random networks. Of normalisation and pooling a thousandth is allowed, and `_REFERENCE`
-times what the plain kernel is off by in the operation's own precision. A fault is off by as much as
-the result is large.
+of the sum of the absolute values, which is worked out in double precision as well. `_SUMS` of them
+are allowed, and some of the result, which bf16 needs: right kernels took a third of it at most in
+900 random networks. Of normalisation and pooling a thousandth is allowed, and `_REFERENCE` times
+what the plain kernel is off by in the operation's own precision. A fault is off by as much as the
+result is large.
 
 Then the step is taken twice more with nothing in between: both must give the same bits, and what
 the first gave. A kernel that writes where it should not shows there, or ends the process.

@@ -114,7 +114,7 @@ class Checkpoint(Record):
     accuracy: Accuracies
     cost: Cost
     layout: LayoutUsed | None = None
-    """None in records of the first schema: channels-last, not checked."""
+    """None in older records: channels-last, not checked."""
 
     @model_validator(mode="after")
     def _best_epoch_was_trained(self) -> Self:
