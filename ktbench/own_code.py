@@ -82,7 +82,7 @@ class Place:
             if any((folder / f"{top_level}{end}").is_file() for end in _SUFFIXES):
                 return package
             if (folder / top_level / "__init__.py").is_file():
-                return package
+                return None if _ours(folder, top_level) else package
         for folder, package in ((self.folder, self.package), (self.root, self.top)):
             if (folder / top_level).is_dir() and not _installed(top_level):
                 return package
@@ -90,6 +90,15 @@ class Place:
 
 
 _SUFFIXES = (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES)
+
+
+def _ours(folder: Path, top_level: str) -> bool:
+    """Whether that is a package of ktbench itself: a file in its checkout gets no second copy."""
+    if top_level not in ("ktbench", "students", "transfer_methods", "devices"):
+        return False
+    spec = importlib.util.find_spec(top_level)
+    places = (spec and spec.submodule_search_locations) or ()
+    return (folder / top_level).resolve() in (Path(place).resolve() for place in places)
 
 
 def _installed(top_level: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from ktbench.instruction_set import instruction_set, kind
 from ktbench.provenance import collect
 from ktbench.results import ResultsFolder
+from ktbench.results.rules import refuse_to_mix
 from tests.instruction_sets import SETS, python
 from tests.running import Commands, write_matrix
 
@@ -56,6 +57,9 @@ def test_a_run_under_another_set_is_refused_and_a_folder_that_names_none_is_not(
     refused = ktbench(*run)
     assert refused.code == 2
     assert f"instruction set {here}, this run has" in refused.err
-    lock = Path("r", "lock.json")
-    lock.write_text(lock.read_text().replace(f'"{here}"', "null"))
-    assert ktbench(*run).code == 0
+    lock = results.lock()
+    for old, new in ((None, here), (here, None)):
+        provenances = [
+            lock.provenance.model_copy(update={"instruction_set": i}) for i in (old, new)
+        ]
+        refuse_to_mix(Path("r"), *(lock.model_copy(update={"provenance": p}) for p in provenances))
