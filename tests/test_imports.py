@@ -38,6 +38,7 @@ SHARED = {
     "ktbench.weights",
     "ktbench.estimate",
     "ktbench.networks",
+    "ktbench.instruction_set",
     "ktbench.layout",
     "ktbench.numeric",
     "ktbench.window",
