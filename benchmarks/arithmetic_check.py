@@ -13,20 +13,20 @@ from benchmarks._claim import Outcome
 from ktbench.engine.supervised import Supervised
 from ktbench.matrix import load, plan
 from ktbench.report import write_report
-from ktbench.runner import run
+from ktbench.runner import run as run_plan
 from ktbench.runner.watch import Silent
 
 BAR = 0.02
 MATRIX = Path(__file__).parents[1] / "matrix.yaml"
 
 
-def main() -> Outcome:
+def run() -> Outcome:
     """One run; the share of its seconds."""
     before = os.environ.get("KTBENCH_CACHE")
     with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
         os.environ["KTBENCH_CACHE"] = str(Path(folder, "cache"))
         try:
-            summary = run(
+            summary = run_plan(
                 plan(load(MATRIX)),
                 matrix_text=MATRIX.read_text(encoding="utf-8"),
                 folder=Path(folder, "results"),
