@@ -146,7 +146,7 @@ def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Consol
         _say(console, escape(f"data: {note}"))
 
 
-_STAGES = ("data", "teachers", "blocks", "training", "export", "measuring", "report")
+_STAGES = ("data", "arithmetic", "teachers", "blocks", "training", "export", "measuring", "report")
 
 
 def summarise(summary: Summary, console: Console, *, failures_only: bool = False) -> None:

@@ -38,7 +38,6 @@ SHARED = {
     "ktbench.weights",
     "ktbench.estimate",
     "ktbench.networks",
-    "ktbench.instruction_set",
     "ktbench.layout",
     "ktbench.numeric",
     "ktbench.window",

@@ -71,12 +71,12 @@ def train_cohort(
     dataset = placed(dataset, device)
     stream = Stream(dataset, first.seed, first.train.batch_size, first.train.views)
     budget = partial(Budget.here, memory, device=first.numeric.device, workers=workers)
-    guard = Guard()
-    probe = _probe(stream, device)
-    opening = Opening(dataset, teacher, places, base, probe, note, first_weights, layouts, guard)
     outcomes: list[Checkpoint | Failure] = []
     done = 0
-    with hearing(), guard:
+    with hearing(), Guard() as guard:  # in this order: the guard keeps the handlers that hear
+        probe = _probe(stream, device)
+        given = (dataset, teacher, places, base, probe, note, first_weights, layouts, guard)
+        opening = Opening(*given)
         for cohort in cohorts(cells, opening, stream, budget):
             failed = sum(isinstance(lane, Failure) for lane in cohort.lanes)
             before = (done + failed) * first.train.epochs
