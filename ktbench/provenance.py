@@ -24,6 +24,7 @@ DISTRIBUTIONS = (
     "onnxscript",
     "onnxruntime",
     "litert-torch",
+    "safetensors",
     "ai-edge-quantizer",
     "ai-edge-litert",
     "datasets",
