@@ -12,18 +12,9 @@ from ktbench.records import KtbenchError
 from ktbench.results import running
 from ktbench.results.storage import MOST_OF_LOCK
 
-FOLDERS = (
-    "cells",
-    "weights",
-    "artifacts",
-    "measurements",
-    "teachers",
-    "blocks",
-    "work",
-    "damaged",
-    "logs",
-    "report",
-)
+MADE = ("cells", "weights", "artifacts", "measurements", "teachers", "blocks", "work")
+"""Folders that every run makes."""
+FOLDERS = (*MADE, "damaged", "logs", "report")
 FILES = ("matrix.yaml", "failures.json")
 
 _OURS = re.compile(
