@@ -25,6 +25,8 @@ _OURS = re.compile(
     r"|(artifacts|work)/([a-z]+-)*[0-9a-f]{16}/.*"
     r"|pool/[0-9a-f]{16}[-0-9]*\.json"
     r"|logs/[^/]*\.log"
+    r"|damaged/(lock\.json|(cells|weights|artifacts|measurements|teachers|blocks)-)[^/]*"
+    r"|report/(index\.html|report\.md|(figures|tables)/[^/]*\.(svg|png|csv))"
     rf"|(.*/)?{re.escape(PREFIX)}[^/]*"
 )
 """Files that nothing but a run of ktbench writes, by their path in the folder."""
