@@ -258,6 +258,11 @@ def test_what_a_run_left_in_a_folder_that_was_taken_away_is_used_by_the_next(
         (tmp_path / "r" / name).unlink()
     assert ktbench("run", matrix, "--results", "r").code == 0
     (tmp_path / "r" / "lock.json").unlink()
+    for name in ("report/figures/costs.svg", "logs/a-1.log", "damaged/cells-a.json"):
+        (tmp_path / "r" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "r" / name).touch()
+    assert ktbench("run", matrix, "--results", "r").code == 0
+    (tmp_path / "r" / "lock.json").unlink()
     (tmp_path / "r" / "weights" / "mine.pt").write_text("precious")
     answer = ktbench("run", matrix, "--results", "r")
     assert answer.code == 2 and "no lock.json" in answer.err.splitlines()[-1]

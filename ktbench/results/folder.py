@@ -29,7 +29,7 @@ from ktbench.files import UnsuitableFileError, read_regular, require_held, write
 from ktbench.records import Cell, Failure, KtbenchError, Measurement, Plan, Provenance, Result
 from ktbench.results import running
 from ktbench.results.leftovers import (
-    FOLDERS,
+    MADE,
     clear,
     refuse_foreign,
     refuse_unknown_lock,
@@ -155,7 +155,7 @@ class ResultsFolder:
         write_atomically(self.path / "matrix.yaml", matrix_text)
         (self.path / "failures.json").unlink(missing_ok=True)
         clearing.unlink(missing_ok=True)
-        for name in FOLDERS[:-2]:
+        for name in MADE:
             (self.path / name).mkdir(exist_ok=True)
 
     def _refuse_to_mix(self, lock: Lock) -> None:

@@ -12,18 +12,9 @@ from ktbench.records import KtbenchError
 from ktbench.results import running
 from ktbench.results.storage import MOST_OF_LOCK
 
-FOLDERS = (
-    "cells",
-    "weights",
-    "artifacts",
-    "measurements",
-    "teachers",
-    "blocks",
-    "work",
-    "damaged",
-    "logs",
-    "report",
-)
+MADE = ("cells", "weights", "artifacts", "measurements", "teachers", "blocks", "work")
+"""Folders that every run makes."""
+FOLDERS = (*MADE, "damaged", "logs", "report")
 FILES = ("matrix.yaml", "failures.json")
 
 _OURS = re.compile(
@@ -34,6 +25,8 @@ _OURS = re.compile(
     r"|(artifacts|work)/([a-z]+-)*[0-9a-f]{16}/.*"
     r"|pool/[0-9a-f]{16}[-0-9]*\.json"
     r"|logs/[^/]*\.log"
+    r"|damaged/(lock\.json|(cells|weights|artifacts|measurements|teachers|blocks)-)[^/]*"
+    r"|report/(index\.html|report\.md|(figures|tables)/[^/]*\.(svg|png|csv))"
     rf"|(.*/)?{re.escape(PREFIX)}[^/]*"
 )
 """Files that nothing but a run of ktbench writes, by their path in the folder."""
