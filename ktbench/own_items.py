@@ -21,7 +21,7 @@ from typing import Any
 from ktbench import own_code
 from ktbench.files import MOST_TEXT, read_regular
 from ktbench.records import OWN_ERRORS, KtbenchError
-from ktbench.supervision import mark
+from ktbench.supervision import marked
 
 NOT_LOOKED_AT = "not looked at, as no code is run that the matrix names (--no-code)"
 
@@ -90,11 +90,13 @@ def _own_module(name: str, base: str) -> ModuleType:
 
 
 def _imported(name: str, place: str, base: str) -> ModuleType:
-    if reason := refused(name):
+    subject = f"import of {name}"  # what it is asked later may end a process, too
+    if reason := refused(subject):
         raise KtbenchError(f"{name}: cannot import {place}: {reason}")
-    mark(name, "importing", name)
     try:
-        return _own_file(place, base) if place.endswith(".py") else importlib.import_module(place)
+        with marked(subject, "importing", name):
+            own_file = place.endswith(".py")
+            return _own_file(place, base) if own_file else importlib.import_module(place)
     except FileNotFoundError as error:
         if not Path(base, place).is_file():
             raise KtbenchError(f"{name}: no file {Path(base, place)}") from error

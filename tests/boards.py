@@ -25,7 +25,7 @@ from devices._contract import DeviceError
 from devices.transport import _exchange
 from devices.transport._exchange import LOADER, Exchange
 from ktbench.measure import Budget, Job
-from ktbench.records import DeviceSpec, ExportSpec
+from ktbench.records import DeviceSpec, ExportSpec, digest_of
 
 SSHD = Path("/usr/sbin/sshd")
 SHORT = Budget(runs=36, seconds=0.0, warm_runs=2, warm_s=0.0, cool_wait_s=0.0, limit_s=60.0)
@@ -98,7 +98,8 @@ def write_tflite(path: Path, operator: str = "RELU") -> Path:
 def job(path: Path, **changes: object) -> Job:
     """A job of a model file; its keys follow from the file's name."""
     export = ExportSpec(format="tflite" if path.suffix == ".tflite" else "onnx")
-    values = {"graph_key": path.stem, "cell_key": path.stem, "digest": path.stem, **changes}
+    key = digest_of(path.stem)
+    values = {"graph_key": key, "cell_key": key, "digest": key, **changes}
     return Job(path=path, export=export, **values)  # type: ignore[arg-type]
 
 

@@ -215,11 +215,11 @@ def test_accuracy_on_a_device_is_counted_over_the_whole_set(
 
 def artifact(**changes: Any) -> Artifact:
     values: dict[str, Any] = {
-        "cell_key": "c",
+        "cell_key": "c" * 16,
         "export": ExportSpec(format="tflite"),
-        "graph_key": "g",
+        "graph_key": "a" * 16,
         "path": "artifacts/a.tflite",
-        "digest": "d",
+        "digest": "d" * 16,
         "bytes": 1,
         "input_shape": (4, 6, 3),
         "agreement": 1.0,

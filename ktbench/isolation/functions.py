@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -18,6 +19,9 @@ _ROOTS = ("torch.nn", "torch.optim", "torch.autograd", "torch.linalg", "torch.ff
 _OURS = ("ktbench", "students", "transfer_methods")
 _SINGLE = ("torch", "torch.functional", "torch._tensor", "torch._VF", "torch._C._nn", "torch._C")
 _PLAIN = ("math", "random", "time", "os", "copy", "numpy", "functools", "itertools")
+_PATCHERS = ("torch._dynamo", "torch._functorch", "torch._export", "torch.export", "torch.fx")
+_TORCH = Path(torch.__file__).parent
+_PATCHING_FILES = tuple(str(_TORCH / name.split(".")[1]) for name in _PATCHERS)
 _IMMUTABLE = 1 << 8
 """Py_TPFLAGS_IMMUTABLETYPE."""
 _LATE = frozenset({"__slotnames__", "__doc__", "__annotations__", "__signature__"})
@@ -92,11 +96,11 @@ class _Space:
     def _put_back(self) -> list[str]:
         now, found = dict(vars(self.owner)), []
         for name, value in self._seen.items():
-            if _is_code(value) and now.get(name) is not value:
+            if _is_code(value) and now.get(name) is not value and not _torchs_own(now.get(name)):
                 found.append(self._named(name))
                 _set(self.owner, name, value)
         for name in now.keys() - self._seen.keys():
-            if self._hides(name):
+            if self._hides(name) and not _torchs_own(now[name]):
                 found.append(self._named(name))
                 _delete(self.owner, name)
         return found
@@ -126,6 +130,14 @@ def _settle_optimisers() -> None:
 
 def _is_code(value: Any) -> bool:
     return callable(value) or isinstance(value, (staticmethod, classmethod, property, ModuleType))
+
+
+def _torchs_own(value: Any) -> bool:
+    """Whether torch's compiler or exporter put it there, as they do when they are first used."""
+    if _below(str(getattr(value, "__module__", "")), _PATCHERS):
+        return True
+    code = getattr(value, "__code__", None)  # of a wrapper that bears the wrapped one's names
+    return code is not None and code.co_filename.startswith(_PATCHING_FILES)
 
 
 def _set(owner: Any, name: str, value: Any) -> None:

@@ -64,9 +64,8 @@ def _plain(error: BaseException, most: int) -> str:
 
 
 def _printable(text: str, most: int) -> str:
-    """A text's first characters on one line; what cannot be shown or stored is left out."""
-    start = str.encode(text[: 4 * most], "utf-8", "replace").decode()
-    return printable(" ".join(start.split()))[:most]
+    """A text's first characters on one line; what cannot be shown or stored stands as an escape."""
+    return printable(" ".join(text[: 4 * most].split()))[:most]
 
 
 def _place(error: BaseException) -> str:

@@ -6,6 +6,6 @@ many pieces of work, `mark` tells whoever watches what is being worked on.
 
 from ktbench.supervision.child import Child, Died
 from ktbench.supervision.ending import Ended
-from ktbench.supervision.marks import Mark, allow, mark, say
+from ktbench.supervision.marks import Mark, allow, mark, marked, say
 
-__all__ = ["Child", "Died", "Ended", "Mark", "allow", "mark", "say"]
+__all__ = ["Child", "Died", "Ended", "Mark", "allow", "mark", "marked", "say"]

@@ -9,7 +9,8 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,17 @@ def mark(subject: str = "", stage: str = "", what: str = "") -> None:
     """Tell the parent what is being worked on, and that this process lives; nothing elsewhere."""
     if _board is not None:
         _board.write(subject, stage, what)
+
+
+@contextmanager
+def marked(subject: str = "", stage: str = "", what: str = "") -> Iterator[None]:
+    """As `mark`, for a block within other work, whose mark holds again afterwards."""
+    before = _board.read()[1] if _board is not None else Mark()
+    mark(subject, stage, what)
+    try:
+        yield
+    finally:
+        mark(before.subject, before.stage, before.what)
 
 
 def allow(seconds: float) -> None:
