@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks._synthetic import DATA, PROVENANCE, Shape, result_of
 from ktbench.records import (
@@ -103,12 +106,19 @@ def write_efficiency(
 
 def _result(folder: ResultsFolder, cell: Cell, gain: float) -> Result:
     plain = cell.model_copy(update={"teacher": cell.teachers[0] if cell.teacher else None})
-    found = result_of(folder, plain, SHAPE)
+    theirs = folder.curves(plain.key)  # an ensemble's cell is written as its first member's
+    before = theirs.read_bytes() if theirs.exists() else None
+    found = result_of(folder, plain, replace(SHAPE, epochs=cell.train.epochs))
     assert found.checkpoint is not None
     level, epochs = quality(cell, gain), cell.train.epochs
+    _write_curve(folder, cell, plain.key, level)
+    if before is not None and plain.key != cell.key:
+        theirs.write_bytes(before)
     checkpoint = found.checkpoint.model_copy(
         update={
             "cell_key": cell.key,
+            "path": f"weights/{cell.key}.pt",
+            "curves": f"cells/{cell.key}.curves.parquet",
             "epochs": epochs,
             "accuracy": Accuracies(
                 validation_last=level,
@@ -130,6 +140,25 @@ def _result(folder: ResultsFolder, cell: Cell, gain: float) -> Result:
             "ensemble": members if several else (),
         }
     )
+
+
+def _write_curve(folder: ResultsFolder, cell: Cell, written_as: str, level: float) -> None:
+    """The curve of a cell, by that of another: it rises to `level` and costs what the cell does."""
+    table = pq.read_table(folder.curves(written_as))
+    epochs = np.arange(1, len(table) + 1)
+    taught = TEACHER_STEP_FLOPS * passes(cell)
+    columns = {
+        "validation_accuracy": np.append(np.linspace(level / 2, level, len(epochs))[:-1], level),
+        "flops": STEP_FLOPS * epochs,
+        "teacher_flops": (taught * epochs).astype(np.int64),
+        "seconds": STEP_FLOPS * epochs / 1e9,
+        "teacher_seconds": taught * epochs / 1e9,
+    }
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        column = pa.array(values, type=table.schema.field(name).type)
+        table = table.set_column(place, table.schema.field(name), column)
+    pq.write_table(table, folder.curves(cell.key))
 
 
 def _trained(like: Checkpoint, teacher: Teacher) -> Checkpoint:
