@@ -98,7 +98,7 @@ def write_tflite(path: Path, operator: str = "RELU") -> Path:
 def job(path: Path, **changes: object) -> Job:
     """A job of a model file; its keys follow from the file's name."""
     export = ExportSpec(format="tflite" if path.suffix == ".tflite" else "onnx")
-    key = digest_of(path.stem)
+    key = path.stem if path.stem.isprintable() else digest_of(path.stem)
     values = {"graph_key": key, "cell_key": key, "digest": key, **changes}
     return Job(path=path, export=export, **values)  # type: ignore[arg-type]
 
