@@ -94,7 +94,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(reached: EmulatedBoard) -
         before = reached.ssh(store).stdout
         assert "No space left" in reached.ssh(FILLED).stdout
         try:
-            with pytest.raises(DeviceError, match="No space left"):
+            with pytest.raises(DeviceError, match="no space is left on the board"):
                 way.run({"task": "look"}, [blob], 60)
         finally:
             reached.ssh("rm -f /home/pi/filler /home/pi/rest")
