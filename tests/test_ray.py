@@ -336,7 +336,7 @@ def test_a_cluster_that_lacks_what_a_job_takes_is_told(
     ("options", "line"),
     [
         (["--workers", "2"], "--workers needs --engine ray"),
-        (["--engine", "slurm"], "--engine slurm: must be inline or ray"),
+        (["--engine", "slurm"], "--engine slurm: must be supervised, inline or ray"),
         (["--engine", "ray", "--address", "ray://a:1"], "must be `auto` or HOST:PORT"),
         (["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster answers"),
     ],
