@@ -28,15 +28,15 @@ Report = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Lost:
-    """What comes of a job when whatever ran it died."""
+    """The outcome of a job whose process died or hung."""
 
     reason: str
     mark: Mark = field(default_factory=Mark)
-    """What was being worked on, where the engine knows."""
+    """What the process was working on, where the engine knows it."""
     again: bool = False
-    """Whether the same job may be run again: what died may have been killed from outside."""
+    """Whether the runner may run the same job again."""
     killed: bool = False
-    """Whether somebody killed it, rather than that it died of what it did."""
+    """Whether the process was killed from outside (SIGKILL), so that the job itself may be fine."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Engine(Protocol):
         """Raise KtbenchError, before anything is written, where nothing can compute as asked."""
 
     def ahead(self, function: Callable[[Job, Report], Outcome], job: Job) -> Outcome | Lost:
-        """What one job on this machine comes to, before `at` and without its folder."""
+        """Run one job on this machine before `at`, without a results folder; return its outcome."""
 
     def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
         """Jobs of this plan may be run inside the block; they write below `folder`.

@@ -1,4 +1,4 @@
-"""Runs jobs one after the other in a child process that is watched: the default."""
+"""Runs jobs one after the other in a supervised child process: the default engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOGS = "logs"
 
 
 class Supervised:
-    """One warm process runs all jobs; a death is that of the job, and the next gets a new process.
+    """Runs all jobs in one warm child process, which is replaced when a job ends it.
 
     `child` is a process that is there already; the engine ends it all the same.
     """
@@ -69,5 +69,5 @@ class Supervised:
 
 
 def lost(died: Died) -> Lost:
-    """A death as the outcome of a job."""
+    """Turn the death of a child process into the outcome of its job."""
     return Lost(died.reason, died.mark, again=True, killed=died.killed)

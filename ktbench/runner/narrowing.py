@@ -1,4 +1,4 @@
-"""Work whose process died, narrowed to the part that causes it; the rest goes on."""
+"""Finds which part of a job ended its process, so that the other parts can go on."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, TypeVar
 from ktbench.engine.contract import Engine, Job, Lost, Outcome, Report
 
 MOST_DEATHS = 2
-"""A part that died so often, alone at last, with nothing achieved in between, has failed."""
+"""Deaths of a part, the last of them alone, with no progress in between, after which it fails."""
 MOST_KILLS = 20
-"""Likewise where somebody killed the process, which is no fault of the part."""
+"""The same limit for processes that were killed from outside, which is not the part's fault."""
 DEATHS_IN_ALL = 20
-"""Of one part, whatever it achieved in between."""
+"""Deaths of a part after which it fails, whatever progress it made in between."""
 
 Part = TypeVar("Part")
 
 
 @dataclass
 class Narrowing:
-    """Decides what is run again after a death.
+    """Decides which parts of a job are run again after its process died.
 
     `name` names a part; `progress` gives a value that changes whenever work of a part was saved.
     """
@@ -32,7 +32,7 @@ class Narrowing:
     _reached: dict[str, Any] = field(default_factory=dict)
 
     def again(self, names: Sequence[str], lost: Lost) -> list[list[int]]:
-        """The positions of the parts that are run again, in groups; none where it has failed.
+        """Return the positions of the parts to run again, in groups; no group when the part has failed.
 
         The part that was marked is run alone, or else a half at a time; a single one again, as
         its process may have been killed from outside, but not for ever.
@@ -68,7 +68,7 @@ def run_narrowing(
     report: Callable[[Job, float], None],
     again: Callable[[Job, Lost], Sequence[Job]],
 ) -> Iterator[tuple[Job, Outcome | Lost]]:
-    """`engine.run`, in which a lost job is replaced by those of `again`; none: it is lost."""
+    """Run jobs as `engine.run` does; replace a lost job by those that `again` returns for it."""
     waiting = list(jobs)
     while waiting:
         narrower: list[Job] = []

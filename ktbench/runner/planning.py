@@ -56,7 +56,7 @@ def plan_matrix(
 
 
 def _planned(matrix: Path, refused: dict[str, str], estimated: bool, no_code: bool) -> Planned:
-    """What the child does."""
+    """Plan a matrix in the child process, without the items that ended an earlier one."""
     for name, reason in refused.items():
         catalogue.refuse(name, reason)
     return plan_here(matrix, estimated=estimated, no_code=no_code)

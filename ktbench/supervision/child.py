@@ -24,10 +24,10 @@ from ktbench.supervision.memory import oom_kills
 STEP_S = 1800.0
 """Time between two marks after which a child counts as hung, where nobody says another."""
 START_S = 600.0
-"""Likewise before the first mark of a piece of work, at least: packages are imported there."""
+"""The least such time before the first mark, while packages are imported."""
 _POLL_S = 0.5
 _GRACE_S = 5.0
-"""Time for a child that was asked to end."""
+"""Time that a child gets to end after it was asked to."""
 LOG_BYTES = 16 << 20
 """What a child prints is cut to its end when it grows beyond twice this."""
 
@@ -101,7 +101,7 @@ class Child:
         report: Callable[[float], None] | None = None,
         step_s: float = STEP_S,
     ) -> Any:
-        """What a function of some module returns; raises what it raised.
+        """Run a module-level function in the child; return its value or raise what it raised.
 
         With `report` the function gets one more argument, to tell a share in [0, 1] with. Raises
         Died where the process ends, or makes no mark for `step_s` seconds.
@@ -161,7 +161,7 @@ class Child:
         return self._over(f"{reason}; give it longer with limits.step_seconds", mark)
 
     def _died(self) -> Died:
-        """Why the process is gone, once it is."""
+        """Wait for the process to end, and say how it ended."""
         assert self._process is not None and self._board is not None
         mark = self._board.read()[1]
         with suppress(subprocess.TimeoutExpired):

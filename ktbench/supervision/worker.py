@@ -90,7 +90,7 @@ def _last(board: marks.Board) -> tuple[str, str, str]:
 
 
 def _raised(error: BaseException) -> bytes:
-    """The error itself where it can travel, else what it says."""
+    """Pack an error for the parent: the error itself where it can be pickled, else its text."""
     if isinstance(error, Exception):
         with suppress(Exception):
             packed = pickle.dumps(("raised", error))
@@ -104,7 +104,7 @@ def _raised(error: BaseException) -> bytes:
 
 
 def _become(environment: dict[str, str], folder: str, path: list[str]) -> None:
-    """See the world as the parent does: environment, working directory, places of packages."""
+    """Take over the parent's environment, working directory and module search path."""
     if dict(os.environ) != environment:
         os.environ.clear()
         os.environ.update(environment)
