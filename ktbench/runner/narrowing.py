@@ -32,7 +32,7 @@ class Narrowing:
     _reached: dict[str, Any] = field(default_factory=dict)
 
     def again(self, names: Sequence[str], lost: Lost) -> list[list[int]]:
-        """Return the positions of the parts to run again, in groups; no group when the part has failed.
+        """Return the positions of the parts to run again, in groups; none when the part has failed.
 
         The part that was marked is run alone, or else a half at a time; a single one again, as
         its process may have been killed from outside, but not for ever.
