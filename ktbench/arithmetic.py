@@ -34,7 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ktbench.layout import Guard, Layout, choose, without_onednn
 from ktbench.numeric import Runner, prepare
-from ktbench.records import ArithmeticVerdict, NumericSpec, one_line
+from ktbench.records import OWN_ERRORS, ArithmeticVerdict, NumericSpec, one_line
 from students._contract import Student
 from transfer_methods._contract import Needs
 
@@ -86,7 +86,7 @@ def check(step: Step, layout: Layout | None = None) -> ArithmeticVerdict:
             network = step.build()
             used = layout or choose(network, step.inputs, step.numeric)
             verdict = _judged(step, network, used)
-        except Exception as error:  # a user's own network may raise anything
+        except OWN_ERRORS as error:  # a user's own network may raise anything
             verdict["reason"] = one_line(error)
     return ArithmeticVerdict(
         layout=used.name,

@@ -18,6 +18,7 @@ from ktbench.layout import safe
 from ktbench.machine import bounded_memory, usable_cores
 from ktbench.networks import forward_flops, lacks_memory, own_names
 from ktbench.records import (
+    OWN_ERRORS,
     BlockTrain,
     Cell,
     DataSpec,
@@ -234,7 +235,7 @@ class _Clock:
                     self._speeds[question] = self._bounded(item, info, batch, numeric)
                 else:
                     self._speeds[question] = self._like_others(item, info)
-            except Exception:  # a user's own may do anything with these images
+            except OWN_ERRORS:  # a user's own may do anything with these images
                 if not own_names(item):
                     raise
                 self.untimed[item.label] = None

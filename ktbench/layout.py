@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch._prims_common import suggest_memory_format
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ktbench.records import LayoutName, LayoutUsed, NumericSpec
+from ktbench.records import OWN_ERRORS, LayoutName, LayoutUsed, NumericSpec
 from students._contract import Student
 
 BLOCK = 8
@@ -162,7 +162,7 @@ def _decided(network: nn.Module, inputs: Tensor) -> Layout:
             inputs_of_group = module.in_channels // module.groups
             shape = torch.Size((module.out_channels, inputs_of_group, *module.kernel_size))
             watch.look(shape, module.stride, module.groups, transposed=False)
-    with suppress(Exception):  # what the network raises is told where it is trained
+    with suppress(*OWN_ERRORS):  # what the network raises is told where it is trained
         _traced(network, inputs, watch)
     if watch.met is None:
         return FIRST
@@ -181,7 +181,7 @@ def _traced(network: nn.Module, inputs: Tensor, watch: _Watch) -> None:
     with torch.random.fork_rng(devices=[]), without_onednn(), torch.enable_grad(), watch:
         try:
             for training in (False, True):
-                with suppress(Exception):
+                with suppress(*OWN_ERRORS):
                     probe.train(training)
                     outputs = [t for t in _tensors(_pass(probe, inputs)) if t.requires_grad]
                     parameters = [p for p in probe.parameters() if p.requires_grad]

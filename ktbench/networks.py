@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ktbench import catalogue
+from ktbench.isolation import OwnFault, own_code
 from ktbench.layout import safe
 from ktbench.machine import bounded_memory
 from ktbench.records import Item, KtbenchError, NumericSpec
@@ -115,9 +116,10 @@ def outline(
 def _told(trouble: str) -> Iterator[None]:
     """Say in one line what a network raises, which may be anything."""
     try:
-        yield
-    except Exception as error:
-        raise KtbenchError(f"{trouble}: {_said(error)}") from error
+        with own_code():
+            yield
+    except OwnFault as fault:
+        raise KtbenchError(f"{trouble}: {_said(fault.__cause__ or fault)}") from fault
 
 
 def _noise(batch: int, shape: tuple[int, int, int]) -> torch.Tensor:
@@ -216,22 +218,18 @@ def _built(item: Item, num_classes: int, in_channels: int, base: str) -> Student
     A user's own has its values: what it computes from them while it is built must be possible.
     """
     undrawn = nullcontext() if own_names(item) else _NoDraws()
-    with torch.random.fork_rng(devices=[]), bounded_memory(), undrawn:
-        try:
-            return catalogue.build_student(
-                item.name,
-                item.settings,
-                num_classes=num_classes,
-                in_channels=in_channels,
-                base=base,
-            )
-        except KtbenchError:
-            raise
-        except Exception as error:  # whatever a builder does with values that it was not made for
-            raise KtbenchError(f"{item.label} cannot be built: {_said(error)}") from error
+    trouble = f"{item.label} cannot be built"
+    with torch.random.fork_rng(devices=[]), bounded_memory(), undrawn, _told(trouble):
+        return catalogue.build_student(
+            item.name,
+            item.settings,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            base=base,
+        )
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """An error in one line, without torch's advice; of which kind it is, where that says more."""
     text = " ".join(str(error).split())[:200]
     if lacks_memory(error):
@@ -241,7 +239,7 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def lacks_memory(error: Exception) -> bool:
+def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that memory was refused, or more was asked for than can be counted."""
     said = str(error)
     return isinstance(error, MemoryError | OverflowError) or any(w in said for w in _NO_MEMORY)

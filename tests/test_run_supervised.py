@@ -90,6 +90,21 @@ def test_a_network_that_ends_the_planning_is_skipped_with_its_reason(
     assert {r.status for r in results(tmp_path / "r").values()} == {"done", "skipped"}
 
 
+@pytest.mark.parametrize("raised", ["SystemExit(0)", "KeyboardInterrupt()", "GeneratorExit()"])
+def test_a_network_that_asks_to_exit_is_skipped_and_the_others_are_planned(
+    raised: str, ktbench: Commands, tmp_path: Path
+) -> None:
+    path = _matrix(tmp_path)
+    with (tmp_path / "nets.py").open("a") as file:
+        file.write(f"\n\nclass Asks(Quiet):\n    def forward(self, x):\n        raise {raised}\n")
+    matrix = path.read_text().replace("nets.py:Quiet", "nets.py:Quiet\n- nets.py:Asks")
+    path.write_text(matrix)
+    answer = ktbench("plan", path)
+    assert answer.code == 0, answer.err
+    told = " ".join(answer.out.split())
+    assert "2 cells" in told and "2 skipped" in told and raised.partition("(")[0] in told
+
+
 def _child_of(process: int) -> psutil.Process | None:
     for child in psutil.Process(process).children():
         if "ktbench.supervision.worker" in child.cmdline():

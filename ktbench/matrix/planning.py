@@ -19,6 +19,7 @@ from ktbench.matrix.source import KeyPath, Problem
 from ktbench.matrix.taught import numeric_of
 from ktbench.networks import Outline, outline, own_names
 from ktbench.records import (
+    OWN_ERRORS,
     Cell,
     DataSpec,
     Ensemble,
@@ -172,7 +173,7 @@ class _Judge:
         mark(cell.method.label, "asking the method", cell.method.label)
         try:
             return self._misfit(cell, student)
-        except Exception as error:  # a user's own method may raise anything
+        except OWN_ERRORS as error:  # a user's own method may raise anything
             if not catalogue.is_own(cell.method.name):
                 raise
             return f"method {cell.method.name} failed: {one_line(error)}"
@@ -288,6 +289,6 @@ def _unwindowed(
     with torch.random.fork_rng(devices=[]):
         try:
             phases = kind(config, replace(setting, similarity=table)).phases()
-        except Exception:  # what a user's own method raises is told when it is trained
+        except OWN_ERRORS:  # what a user's own method raises is told when it is trained
             return None
     return misfit(cell.distill, kind.scale(config), phases, steps=steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ktbench import catalogue
-from ktbench.records import Ensemble, Item, NumericSpec, Teacher, TeacherOutputs
+from ktbench.records import OWN_ERRORS, Ensemble, Item, NumericSpec, Teacher, TeacherOutputs
 
 
 def reads_teacher(item: Item, base: str, *, unknown: bool) -> bool:
@@ -14,7 +14,7 @@ def reads_teacher(item: Item, base: str, *, unknown: bool) -> bool:
     config = catalogue.method_config(item.name, item.settings, base)
     try:
         return bool(kind.needs(config))
-    except Exception:  # what a user's own raises is the reason of its skips
+    except OWN_ERRORS:  # what a user's own raises is the reason of its skips
         if not catalogue.is_own(item.name):
             raise
         return unknown

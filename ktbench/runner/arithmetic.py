@@ -27,6 +27,7 @@ from ktbench.layout import SAFER, Layout
 from ktbench.networks import forward_flops
 from ktbench.provenance import processor
 from ktbench.records import (
+    OWN_ERRORS,
     ArithmeticVerdict,
     Cell,
     Failure,
@@ -80,7 +81,7 @@ def check_arithmetic(job: ArithmeticJob, _: object = None) -> ArithmeticVerdict:
         step = _step(job)
     except (StorageError, OSError):
         raise
-    except Exception as error:  # a user's own network may raise anything; its training tells it
+    except OWN_ERRORS as error:  # a user's own network may raise anything; its training tells it
         reason = one_line(error)
         name: LayoutName = job.layout or "channels_last"
         return ArithmeticVerdict(layout=name, right=None, reason=reason, images=0, seconds=0.0)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ktbench.measure import Job, distinct, job_of, measure, measurement_id
 from ktbench.measure.job import CHECKED_INPUTS
 from ktbench.records import (
+    OWN_ERRORS,
     Cell,
     DeviceSpec,
     Failure,
@@ -72,7 +73,7 @@ def reference(job: ReferenceJob, _: Callable[[float], None]) -> Reference | Fail
         images = data.images("validation")[:CHECKED_INPUTS]
         with torch.inference_mode():
             expected = student(data.normalise(images))
-    except Exception as error:  # a user's own network may raise anything
+    except OWN_ERRORS as error:  # a user's own network may raise anything
         return Failure(stage="measure", what=job.label, reason=one_line(error))
     return images.numpy(), expected.numpy()
 
