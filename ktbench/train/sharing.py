@@ -9,6 +9,7 @@ a hidden write was found.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from students._contract import Features
 SAMPLES = 64
 """Values of a tensor that are looked at after each step."""
 _DATA_SAMPLES = 1 << 16
+LOOK_S = 2.0
+"""Seconds between two looks at everything, at the ends of epochs."""
 
 
 class Spoilt(Exception):  # noqa: N818 - an event: the cohort goes back to what was saved
@@ -139,9 +142,10 @@ def _checksum(tensor: Tensor) -> int:
 class Watch:
     """Finds the student that changes what others use, and ends it alone.
 
-    Some of it is looked at after every step; all of it at first steps and at the end of an epoch.
-    What is found then may have been done by anyone since: `Spoilt` sends the cohort back to its
-    last checkpoints, and from there on all of it is looked at after every step (`strict`).
+    Some of it is looked at after every step; all of it at first steps, at the end of an epoch once
+    every LOOK_S, at the last one, and before a checkpoint is written. What is found then may have
+    been done by anyone since: `Spoilt` sends the cohort back to its last checkpoints, and from
+    there on all of it is looked at after every step (`strict`).
     """
 
     guard: Guard
@@ -150,6 +154,7 @@ class Watch:
     tell: Callable[[Cell, list[str]], None]
     """Hears of settings that a cell's code changed."""
     strict: bool = False
+    _looked: float = field(default_factory=time.monotonic)
     _stepped: set[int] = field(default_factory=set)
     """Lanes that have made their first step."""
 
@@ -214,12 +219,18 @@ class Watch:
         if self._heal_data():
             raise KtbenchError(_WRITES_DATA)
 
-    def end_epoch(self, active: Sequence[Lane], *, alone: bool) -> None:
-        """Look at all that may have been changed unnoticed in the steps of an epoch.
+    @property
+    def due(self) -> bool:
+        """Whether it is time to look at everything again: that takes as long as a small step."""
+        return self.strict or time.monotonic() - self._looked >= LOOK_S
+
+    def look(self, active: Sequence[Lane], *, alone: bool) -> None:
+        """Look at all that may have been changed unnoticed since the last look.
 
         One that was `alone` in it fails; of several it is not known whose doing it was: raises
         Spoilt, where there are still some.
         """
+        self._looked = time.monotonic()
         functions, data = self.guard.replaced(), self._heal_data()
         if not active:
             return

@@ -76,7 +76,10 @@ class Together:
                 done = sum(self._epochs if x.failure else x.epoch for x in lanes)
                 self.report(Progress(done, self._epochs * len(lanes)))
                 if time.monotonic() - saved >= self.interval and epoch + 1 < self._epochs:
-                    for lane in active:
+                    # What is saved is what the cohort goes back to: it must be sound.
+                    left = [lane for lane in active if lane.failure is None]
+                    self._watch.look(left, alone=len(active) == 1)
+                    for lane in left:
                         if lane.failure is None:
                             self.save(lane)
                     saved = time.monotonic()
@@ -138,12 +141,15 @@ class Together:
             )
             self._step(active, batch, time.perf_counter() - clock, last=number + 1 == steps)
         active = [lane for lane in active if lane.failure is None]
-        self._watch.end_epoch(active, alone=alone)
+        closely = epoch == 0 or epoch + 1 == self._epochs or self._watch.due
+        if closely:  # first of all at what was done before: it is not the first validation's doing
+            self._watch.look(active, alone=alone)
         active = [lane for lane in active if lane.failure is None]
         for lane in active:
             done = (epoch + 1) / self._epochs
             end = partial(lane.end_epoch, step=(epoch + 1) * steps, progress=done)
-            self.alone(lane, end, active, step=(epoch + 1) * steps - 1, doing="validating")
+            at = (epoch + 1) * steps - 1
+            self.alone(lane, end, active, step=at, doing="validating", closely=closely)
         left = [lane for lane in active if lane.failure is None]
         for lane in left:
             lane.shared_seconds += (time.perf_counter() - started) / len(left)
@@ -191,11 +197,13 @@ class Together:
         *,
         step: int | None = None,
         doing: str = "training",
+        closely: bool | None = None,
     ) -> None:
         """What goes wrong in a student or a method, a user's own too, ends that lane alone."""
         mark(lane.cell.key, doing, "" if step is None else f"step {step}")
         try:
-            self._watch.work(lane, work, others, closely=doing != "training")
+            looked_at = doing != "training" if closely is None else closely
+            self._watch.work(lane, work, others, closely=looked_at)
         except KtbenchError as error:
             at = error.step if isinstance(error, Diverged) else step
             lane.failure = Failure(stage="train", reason=one_line(error), step=at)
