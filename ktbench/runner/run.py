@@ -101,20 +101,7 @@ def run(
         summary.skipped = len(plan.skips)
         for note in results.notes:
             watcher.note(note)
-        opened = open_tasks(this)
-        tasks, restored = opened.tasks, opened.restored
-        teachers: Teachers = {}
-        references: References = {}
-        if tasks or restored or unmeasured(plan, results):
-            with engine.at(plan, folder) as workers, _pool_let_go(plan):
-                if tasks or restored:
-                    todo = [*tasks, *restored]
-                    this.checked.layouts.update(_arithmetic_wave(this, todo).layouts)
-                    teachers = _teacher_wave(this, todo)
-                    this.starts.update(block_wave(this, todo, teachers, workers))
-                    _cohort_wave(this, tasks, teachers, workers)
-                    mark_again(this, opened)
-                references = _reference_wave(this)
+        teachers, references = _engine_waves(this)
         # Once the engine is gone: a measurement wants a quiet machine.
         _measuring_wave(this, references)
         results.write_failures(
@@ -125,6 +112,23 @@ def run(
                 summary.report = write_report(folder)
     summary.seconds["total"] = time.perf_counter() - began
     return summary
+
+
+def _engine_waves(this: Run) -> tuple[Teachers, References]:
+    """Everything that the engine's jobs do, in order; the engine is started only for work."""
+    opened = open_tasks(this)
+    todo = [*opened.tasks, *opened.restored]
+    if not todo and not unmeasured(this.plan, this.results):
+        return {}, {}
+    teachers: Teachers = {}
+    with this.engine.at(this.plan, this.results.path) as workers, _pool_let_go(this.plan):
+        if todo:
+            this.checked.layouts.update(_arithmetic_wave(this, todo).layouts)
+            teachers = _teacher_wave(this, todo)
+            this.starts.update(block_wave(this, todo, teachers, workers))
+            _cohort_wave(this, opened.tasks, teachers, workers)
+            mark_again(this, opened)
+        return teachers, _reference_wave(this)
 
 
 @contextmanager
