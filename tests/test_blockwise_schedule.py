@@ -34,7 +34,7 @@ def _every_schedule(count: int, workers: int) -> set[schedule.Packs]:
 
 
 @given(LOADS, WORKERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_schedule_gives_each_block_to_one_worker(loads: list[Load], workers: int) -> None:
     """And to no more workers than there are."""
     times = [load.own for load in loads]
@@ -50,7 +50,7 @@ def test_every_schedule_gives_each_block_to_one_worker(loads: list[Load], worker
 
 
 @given(LOADS, WORKERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_longest_first_is_within_a_third_of_the_best(loads: list[Load], workers: int) -> None:
     """Graham's bound, against every schedule there is."""
     times = [load.own for load in loads]
@@ -63,7 +63,7 @@ def test_longest_first_is_within_a_third_of_the_best(loads: list[Load], workers:
 
 
 @given(LOADS, WORKERS, st.sampled_from(WAYS))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_best_schedule_is_that_of_all(loads: list[Load], workers: int, way: Way) -> None:
     """Its bound is never above what it reached."""
     optimum = min(
@@ -77,7 +77,7 @@ def test_the_best_schedule_is_that_of_all(loads: list[Load], workers: int, way: 
 
 
 @given(st.lists(SECONDS, min_size=1, max_size=8), st.integers(2, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_cuts_by_programme_are_as_good_as_trying_every_cut(
     times: list[float], workers: int
 ) -> None:

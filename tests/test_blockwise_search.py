@@ -50,7 +50,7 @@ def everything(blocks: list[list[Option]], budget: float) -> list[tuple[int, ...
     return sorted(within, key=lambda c: -total(blocks, c).score)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(BLOCKS, st.floats(0.0, 1.1))
 def test_the_choice_is_the_best_of_all_that_a_budget_allows(
     blocks: list[list[Option]], share: float
@@ -66,7 +66,7 @@ def test_the_choice_is_the_best_of_all_that_a_budget_allows(
     assert ours.score >= theirs.score - 1e-5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(BLOCKS, st.floats(0.2, 1.0))
 def test_the_next_best_choices_follow_in_order_and_none_comes_twice(
     blocks: list[list[Option]], share: float

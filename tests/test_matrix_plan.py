@@ -364,7 +364,7 @@ def _subset(items: list[Any]) -> st.SearchStrategy[list[Any]]:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     students=_subset(STUDENTS),
     methods=_subset(METHODS),

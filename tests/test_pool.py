@@ -192,9 +192,14 @@ def test_a_worker_that_would_compute_something_else_is_refused(
     pool.join("other-data", job=replace(pool.job, data=other))
     pool.join("no-data", job=replace(pool.job, data=DataSpec(source="folder", path="nowhere")))
     pool.join("other-teacher", Heretic)
+
+    def refused() -> dict[str, str]:
+        events = ray.get(pool.coordinator.history.remote())["events"]
+        return {e["worker"]: e["reason"] for e in events if e["kind"] == "refused"}
+
+    pool.wait_for(lambda: len(refused()) == 4)  # each as soon as it has started
     pool.wait_for(lambda: not pool.status()["workers"])
-    events = ray.get(pool.coordinator.history.remote())["events"]
-    reasons = {e["worker"]: e["reason"] for e in events if e["kind"] == "refused"}
+    reasons = refused()
     assert "another code" in reasons["other-code"]
     assert "another data" in reasons["other-data"]
     assert "nowhere" in reasons["no-data"]

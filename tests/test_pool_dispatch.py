@@ -158,7 +158,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(events)
 def test_every_task_is_answered_exactly_once_whatever_happens(happened: list[Any]) -> None:
     world = World({})

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks._simulated import BUDGETS, PLAIN, STEP_COST, TAUGHT, pairs, simulated
@@ -79,14 +79,11 @@ def test_the_teachers_own_training_lowers_the_speedup_and_sharing_gives_it_back(
     assert values[-1] == pytest.approx(alone)
 
 
-CALM = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-"""A busy machine is no fault of a property."""
 SHORT = st.lists(st.floats(0.01, 100), min_size=2, max_size=6, unique=True)
 LEVELS = st.lists(st.integers(0, 10_000).map(lambda n: n / 10_000), min_size=2, max_size=6)
 """Accuracies are counts of images: they lie no closer than that."""
 
 
-@CALM
 @given(SHORT, LEVELS, SHORT, LEVELS)
 def test_each_side_is_the_other_upside_down_and_units_do_not_matter(
     a: list[float], p: list[float], b: list[float], q: list[float]
@@ -101,7 +98,6 @@ def test_each_side_is_the_other_upside_down_and_units_do_not_matter(
     assert speedup.speedup(minutes[0], minutes[1], at).value == pytest.approx(ours)
 
 
-@CALM
 @given(SHORT, LEVELS)
 def test_a_better_quality_never_costs_less(costs: list[float], levels: list[float]) -> None:
     size = min(len(costs), len(levels))
@@ -112,7 +108,6 @@ def test_a_better_quality_never_costs_less(costs: list[float], levels: list[floa
     assert found[0] >= min(costs[:size]) * (1 - 1e-9)
 
 
-@CALM
 @given(st.floats(-10, 10), st.floats(0, 1e6))
 def test_break_even_is_the_least_number_that_pays(saving: float, training: float) -> None:
     found = speedup.break_even(saving, training)

@@ -6,15 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
 
 from ktbench import stats
-
-settings.register_profile("quick", deadline=None, max_examples=60)
-settings.load_profile("quick")
 
 accuracies = st.floats(-1, 1, allow_nan=False)
 samples = st.lists(accuracies, min_size=2, max_size=30)
