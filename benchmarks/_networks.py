@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ktbench import catalogue
 from ktbench.data import Dataset, Stream
-from ktbench.numeric import EVERYTHING
+from ktbench.networks.numeric import EVERYTHING
 from ktbench.records import (
     Augmentation,
     Cell,
@@ -21,11 +21,11 @@ from ktbench.records import (
     Teacher,
     TrainSpec,
 )
+from ktbench.students._contract import Features, Student
 from ktbench.teacher.live import Live
-from ktbench.train.lane import Lane
-from ktbench.train.placing import make_batch, make_probe
-from students._contract import Features, Student
-from transfer_methods._contract import Batch
+from ktbench.train.device_placement import make_batch, make_probe
+from ktbench.train.trainee import Lane
+from ktbench.transfer_methods._contract import Batch
 
 HERE = Path()
 

@@ -9,7 +9,7 @@ import torch
 
 from ktbench import catalogue
 from ktbench.data import Dataset, load
-from ktbench.layout import FIRST
+from ktbench.networks.layout import FIRST
 from ktbench.records import Cell, DataSpec, Item, NumericSpec, Teacher, TrainSpec
 from ktbench.teacher.live import Live
 from ktbench.train import Places

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks._claim import Outcome
-from ktbench.percentiles import bounded_percentile
+from ktbench.stats.percentiles import bounded_percentile
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TextIO
 
 from benchmarks._claim import Outcome
-from ktbench import provenance
-from ktbench.files import write_atomically
+from ktbench.system import provenance
+from ktbench.system.files import write_atomically
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, FIGURES = "performance.md", "performance.json"

@@ -22,20 +22,20 @@ from PIL import Image
 
 from ktbench import catalogue
 from ktbench.data import Dataset, Stream, load
-from ktbench.layout import FIRST
-from ktbench.networks import outline
+from ktbench.networks.layout import FIRST
+from ktbench.networks.outline import outline
+from ktbench.networks.weights import weights_digest
 from ktbench.records import Cell, Checkpoint, DataSpec, Item, NumericSpec, Teacher, TrainSpec
 from ktbench.teacher.live import Live
 from ktbench.teacher.pool import cluster
-from ktbench.teacher.pool.actions import Rules
-from ktbench.teacher.pool.answers import Expected
+from ktbench.teacher.pool.answer_check import Expected
 from ktbench.teacher.pool.client import Pool
 from ktbench.teacher.pool.coordinator import Coordinator
 from ktbench.teacher.pool.messages import Identity, PoolJob, code_digest
+from ktbench.teacher.pool.scheduler_events import Rules
 from ktbench.teacher.pool.worker import Worker
 from ktbench.teacher.source import TeacherSource
 from ktbench.train import Places, train_cohort
-from ktbench.weights import weights_digest
 
 NUMERIC = NumericSpec(threads=1)
 LINGER_S = 3600.0

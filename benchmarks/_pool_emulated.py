@@ -25,11 +25,11 @@ import torch
 
 from benchmarks._pool import Lesson, OpenPool
 from ktbench import catalogue
-from ktbench.layout import FIRST
+from ktbench.networks.layout import FIRST
 from ktbench.records import DataSpec, Item, TrainSpec
 from ktbench.teacher.pool.messages import Ask, Hello, Packed, PoolJob, Receipt, StreamKey
-from ktbench.train.placing import make_batch
-from transfer_methods._contract import Needs
+from ktbench.train.device_placement import make_batch
+from ktbench.transfer_methods._contract import Needs
 
 CPU = torch.device("cpu")
 CALIBRATED_ON = ("wrn_40_2", "resnet14")

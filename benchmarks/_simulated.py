@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ktbench.speedup import Runs
 from ktbench.stats import Floats
+from ktbench.stats.speedup import Runs
 
 BUDGETS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
 PLAIN = np.array([0.50, 0.58, 0.64, 0.68, 0.70])

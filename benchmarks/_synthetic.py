@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ktbench.files import write_atomically
 from ktbench.records import (
     Accuracies,
     Artifact,
@@ -38,6 +37,7 @@ from ktbench.records import (
     digest_of,
 )
 from ktbench.results import ResultsFolder
+from ktbench.system.files import write_atomically
 
 PROVENANCE = Provenance(
     ktbench="0.1.0",

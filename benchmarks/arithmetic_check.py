@@ -14,7 +14,7 @@ from ktbench.engine.supervised import Supervised
 from ktbench.matrix import load, plan
 from ktbench.report import write_report
 from ktbench.runner import run as run_plan
-from ktbench.runner.watch import Silent
+from ktbench.runner.progress import Silent
 
 BAR = 0.02
 MATRIX = Path(__file__).parents[1] / "matrix.yaml"

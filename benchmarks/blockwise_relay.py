@@ -21,7 +21,7 @@ from benchmarks import _pair
 from benchmarks._claim import Outcome
 from ktbench import catalogue
 from ktbench.blockwise import BlockStore, BlockTask, tasks_of, train_blocks
-from ktbench.blockwise.feed import Feed
+from ktbench.blockwise.block_trainer import Feed
 from ktbench.data import Dataset
 from ktbench.records import (
     BlockResult,
@@ -33,7 +33,7 @@ from ktbench.records import (
     Teacher,
     TrainSpec,
 )
-from students._contract import Student
+from ktbench.students._contract import Student
 
 BAR = 2.0
 NETWORK = "vgg16"

@@ -22,7 +22,7 @@ from ktbench.records import BlockSearch, SoughtNetwork
 from ktbench.results import ResultsFolder
 from ktbench.runner import Silent
 from ktbench.runner import run as run_plan
-from ktbench.runner.search import Wish, search
+from ktbench.runner.blockwise.search import Wish, search
 
 MATRIX = """\
 name: blockwise_search

@@ -33,8 +33,8 @@ from ktbench.records import (
     Teacher,
     TrainSpec,
 )
+from ktbench.teacher.build import served
 from ktbench.teacher.live import Live
-from ktbench.teacher.serve import served
 from ktbench.train import Places, train_cohort
 
 BAR = 0.8

@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks._claim import Outcome
 from benchmarks._simulated import BUDGETS, PLAIN, STEP_COST, TAUGHT, null_table, pairs
-from ktbench import speedup, stats
-from ktbench.stats import Floats
+from ktbench import stats
+from ktbench.stats import Floats, speedup
 
 LEAST, MOST, FALSE = 0.93, 0.97, 0.05
 SEEDS = (5, 10, 20)

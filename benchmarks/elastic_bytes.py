@@ -28,8 +28,8 @@ from benchmarks._claim import Outcome
 from benchmarks._pool import Lesson, OpenPool, cluster_of, random_images
 from ktbench.records import Item, TrainSpec
 from ktbench.teacher.pool.coordinator import Coordinator
-from ktbench.train.placing import make_batch
-from transfer_methods._contract import Needs
+from ktbench.train.device_placement import make_batch
+from ktbench.transfer_methods._contract import Needs
 
 BAR = 0.01
 BATCH, WARM, MEASURED = 64, 40, 200

@@ -19,9 +19,9 @@ from typing import Any
 from benchmarks._claim import Outcome
 from benchmarks._pool import Lesson, OpenPool, cluster_of
 from benchmarks._pool_emulated import Mix, calibrated, throughput
-from ktbench.teacher.pool.actions import Action, Rules
 from ktbench.teacher.pool.coordinator import Coordinator
 from ktbench.teacher.pool.dispatch import Dispatcher
+from ktbench.teacher.pool.scheduler_events import Action, Rules
 
 BAR = 1.3
 UNEQUAL = (

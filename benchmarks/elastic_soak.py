@@ -21,9 +21,9 @@ from benchmarks._claim import Outcome
 from benchmarks._pool import Lesson, OpenPool, Trouble, cluster_of
 from ktbench.data import Stream
 from ktbench.records import Augmentation, DataSpec, Item, KtbenchError, TrainSpec
+from ktbench.students._contract import Features
 from ktbench.teacher.source import TeacherSource
-from students._contract import Features
-from transfer_methods._contract import Batch, Needs
+from ktbench.transfer_methods._contract import Batch, Needs
 
 VARIABLE = "KTBENCH_SOAK_MINUTES"
 METHODS = ("kd", "attention", "crd")

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks._claim import Outcome
 from benchmarks._paired import compare
-from devices.agent.board import Board
+from ktbench.devices.agent.board import Board
 from ktbench.measure import Budget, Job, measure
 from ktbench.records import DeviceSpec, ExportSpec, Failure
 

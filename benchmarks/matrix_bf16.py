@@ -25,7 +25,8 @@ from pathlib import Path
 from benchmarks._claim import Outcome
 from benchmarks._networks import HERE, Pair, Plain, batches, cell_of, images_of, network
 from ktbench.data import load
-from ktbench.numeric import prepare
+from ktbench.networks.numeric import prepare
+from ktbench.networks.weights import load_student
 from ktbench.records import (
     Augmentation,
     Cell,
@@ -39,8 +40,7 @@ from ktbench.records import (
 )
 from ktbench.teacher.live import Live
 from ktbench.train import Places, train_cohort
-from ktbench.weights import load_student
-from transfer_methods._contract import Batch
+from ktbench.transfer_methods._contract import Batch
 
 BAR = 3.0
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)

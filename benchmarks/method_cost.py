@@ -28,11 +28,12 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._claim import Outcome
-from ktbench import catalogue, provenance
-from ktbench.layout import FIRST
-from ktbench.train.shapes import scope_parameters
-from students._contract import Features, Student
-from transfer_methods._contract import Batch, Phase, Setting, Shapes, TransferMethod
+from ktbench import catalogue
+from ktbench.networks.layout import FIRST
+from ktbench.students._contract import Features, Student
+from ktbench.system import provenance
+from ktbench.train.method_setup import scope_parameters
+from ktbench.transfer_methods._contract import Batch, Phase, Setting, Shapes, TransferMethod
 
 BAR = 1.0
 EXCEPTIONS = {"reviewkd": 2.0}

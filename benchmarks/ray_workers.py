@@ -13,8 +13,8 @@ from benchmarks._claim import Outcome
 from ktbench.engine.on_ray import OnRay
 from ktbench.matrix import load, plan
 from ktbench.records import Cell, Plan
-from ktbench.runner.jobs import CellTask, CohortJob, CohortOutcome, train_and_export
-from ktbench.runner.teachers import TeacherJob, TrainedTeacher, make_teacher
+from ktbench.runner.cohort_jobs import CellTask, CohortJob, CohortOutcome, train_and_export
+from ktbench.runner.teacher_jobs import TeacherJob, TrainedTeacher, make_teacher
 
 BAR = 1.7
 ROUNDS = 2

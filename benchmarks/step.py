@@ -20,10 +20,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks._claim import Outcome
 from benchmarks._networks import Ours, Pair, Plain, batches, cell_of, images_of, network
-from ktbench.numeric import prepare
+from ktbench.networks.numeric import prepare
 from ktbench.records import Item, NumericSpec
-from students._contract import Student
-from transfer_methods._contract import Batch
+from ktbench.students._contract import Student
+from ktbench.transfer_methods._contract import Batch
 
 BAR = 1.15
 ROUNDS = 15

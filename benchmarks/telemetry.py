@@ -11,10 +11,10 @@ from pathlib import Path
 from benchmarks._claim import Outcome
 from benchmarks._paired import compare
 from benchmarks.local_latency import write_model
-from devices.agent import bench, telemetry
-from devices.agent.board import Board
-from devices.agent.runtimes import Options, onnxruntime_
-from ktbench.measure.budget import FULL
+from ktbench.devices.agent import bench, telemetry
+from ktbench.devices.agent.board import Board
+from ktbench.devices.agent.runtimes import Options, onnxruntime_
+from ktbench.measure.time_budget import FULL
 
 BAR = 0.01
 PAIRS = 40

@@ -1,6 +1,6 @@
 """A 64-bit ARM board emulated by QEMU: it proves the path, never the speed."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(
     title="emulated 64-bit ARM board",

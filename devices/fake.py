@@ -1,6 +1,6 @@
 """No device at all: made-up figures, labelled emulated, for trying a matrix out."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(
     title="no device (made-up figures)",

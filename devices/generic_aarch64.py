@@ -1,6 +1,6 @@
 """Any 64-bit ARM Linux board."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(
     title="64-bit ARM board",

@@ -1,6 +1,6 @@
 """NVIDIA Jetson AGX Orin: eight or twelve Cortex-A78AE and an Ampere GPU."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(
     title="Jetson AGX Orin",

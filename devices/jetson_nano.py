@@ -1,6 +1,6 @@
 """NVIDIA Jetson Nano: four Cortex-A57 at 1.43 GHz and a Maxwell GPU; JetPack 4 is its last."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(
     title="Jetson Nano",

@@ -1,6 +1,6 @@
 """NVIDIA Jetson Xavier NX: six Carmel cores and a Volta GPU; JetPack 4 or 5."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(
     title="Jetson Xavier NX",

@@ -1,5 +1,5 @@
 """This machine, as the device itself."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(title="this machine", transport="local", architectures=())

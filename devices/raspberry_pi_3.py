@@ -1,6 +1,6 @@
 """Raspberry Pi 3, B, B+ and A+: four Cortex-A53 at 1.2 or 1.4 GHz, 1 GB or less of memory."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(
     title="Raspberry Pi 3",

@@ -1,6 +1,6 @@
 """Raspberry Pi 4: four Cortex-A72 at 1.5 or 1.8 GHz."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(
     title="Raspberry Pi 4",

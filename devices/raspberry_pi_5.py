@@ -1,6 +1,6 @@
 """Raspberry Pi 5: four Cortex-A76 at 2.4 GHz."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(
     title="Raspberry Pi 5",

@@ -1,6 +1,6 @@
 """Raspberry Pi Zero 2 W: four Cortex-A53 at 1 GHz, 512 MB of memory."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(
     title="Raspberry Pi Zero 2 W",

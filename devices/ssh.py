@@ -1,5 +1,5 @@
 """Any Linux machine that OpenSSH reaches and that has Python and a runtime."""
 
-from devices._contract import Profile
+from ktbench.devices._contract import Profile
 
 PROFILE = Profile(title="a board over SSH", transport="ssh", architectures=())

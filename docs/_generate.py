@@ -23,9 +23,9 @@ sys.path.insert(0, str(HERE.parent))
 
 from benchmarks import _performance as performance  # noqa: E402
 from ktbench import catalogue  # noqa: E402
-from ktbench.networks import outline  # noqa: E402
+from ktbench.networks.outline import outline  # noqa: E402
 from ktbench.records import Item  # noqa: E402
-from transfer_methods._contract import Needs, Setting, Shapes, TransferMethod  # noqa: E402
+from ktbench.transfer_methods._contract import Needs, Setting, Shapes, TransferMethod  # noqa: E402
 
 PAGE, COSTS = HERE / "methods.md", HERE / "method_cost.json"
 WORDS = {

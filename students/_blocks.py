@@ -20,10 +20,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from students._contract import StagedNetwork, Student
-from students._own import INNER
-from students._replacements import Replacement as Replacement
-from students._replacements import found
+from ktbench.students._contract import StagedNetwork, Student
+from ktbench.students._own import INNER
+from ktbench.students._replacements import Replacement as Replacement
+from ktbench.students._replacements import found
 
 Kind = Literal["convolutions", "stages"]
 Where = Kind | tuple[str, ...]

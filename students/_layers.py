@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from students._contract import StagedNetwork, scaled
+from ktbench.students._contract import StagedNetwork, scaled
 
 ConvLayer = Callable[[int, int], list[nn.Module]]
 """Builds a convolution with its normalisation for (in, out) channels, without an activation."""

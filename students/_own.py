@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from students._contract import Features, Student
+from ktbench.students._contract import Features, Student
 
 INNER = "network."
 """What the user's own names stand behind in the wrapper's state_dict."""

@@ -48,7 +48,7 @@ def found(entry: Replacement) -> tuple[ModuleType, Mapping[str, Any]]:
 def _file(name: str) -> ModuleType:
     if name not in names():
         raise ValueError(_unknown("replacement", name, names()))
-    return import_module(f"students.replacements.{name}")
+    return import_module(f"ktbench.students.replacements.{name}")
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from students._layers import BlockStage, conv_bn
+from ktbench.students._layers import BlockStage, conv_bn
 
 
 class ResidualBlock(nn.Module):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from students._blocks import (
+from ktbench.students._blocks import (
     KEEP,
     Block,
     Replacing,
@@ -21,8 +21,8 @@ from students._blocks import (
     find_blocks,
     parameters_of,
 )
-from students._contract import Features, Student, TeacherName
-from students._replacements import Replacement
+from ktbench.students._contract import Features, Student, TeacherName
+from ktbench.students._replacements import Replacement
 
 VARIANTS = ("blockwise",)
 

@@ -14,8 +14,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from students._contract import StagedNetwork, Student, scaled
-from students._layers import ConvLayer, GlobalMean, conv_bn, initialise, plain_stages, separable
+from ktbench.students._contract import StagedNetwork, Student, scaled
+from ktbench.students._layers import (
+    ConvLayer,
+    GlobalMean,
+    conv_bn,
+    initialise,
+    plain_stages,
+    separable,
+)
 
 VARIANTS = ("vgg_shallow", "vgg_thin", "vgg_thin_shallow", "vgg_separable")
 DEEP = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from students._contract import StagedNetwork, Student, scaled
-from students._layers import GlobalMean, conv_bn, initialise, layered_stage, separable
+from ktbench.students._contract import StagedNetwork, Student, scaled
+from ktbench.students._layers import GlobalMean, conv_bn, initialise, layered_stage, separable
 
 VARIANTS = ("mobilenet_v1",)
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 6), (1024, 2))

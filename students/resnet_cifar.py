@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from students._contract import StagedNetwork, Student, scaled
-from students._layers import GlobalMean, conv_bn, initialise
-from students._residual import basic_stage
+from ktbench.students._contract import StagedNetwork, Student, scaled
+from ktbench.students._layers import GlobalMean, conv_bn, initialise
+from ktbench.students._residual import basic_stage
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 """Channels of the stem and of the three stages."""

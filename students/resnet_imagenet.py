@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from students._contract import StagedNetwork, Student, scaled
-from students._layers import BlockStage, GlobalMean, conv_bn, initialise
-from students._residual import basic_stage, bottleneck
+from ktbench.students._contract import StagedNetwork, Student, scaled
+from ktbench.students._layers import BlockStage, GlobalMean, conv_bn, initialise
+from ktbench.students._residual import basic_stage, bottleneck
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 VARIANTS = tuple(DEPTHS)

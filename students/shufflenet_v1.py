@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from students._contract import StagedNetwork, Student
-from students._layers import (
+from ktbench.students._contract import StagedNetwork, Student
+from ktbench.students._layers import (
     BlockStage,
     GlobalMean,
     conv_bn,

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from students._contract import StagedNetwork, Student, scaled
-from students._layers import GlobalMean, initialise, plain_stages
+from ktbench.students._contract import StagedNetwork, Student, scaled
+from ktbench.students._layers import GlobalMean, initialise, plain_stages
 
 LAYOUTS = {
     "vgg8": ((64,), (128,), (256,), (512,), (512,)),

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from students._contract import Student, scaled
-from students._layers import UnactivatedNetwork, initialise
+from ktbench.students._contract import Student, scaled
+from ktbench.students._layers import UnactivatedNetwork, initialise
 
 VARIANTS = ("vit_tiny",)
 WIDTH, HEADS, STAGES, BLOCKS = 192, 3, 4, 3

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from students._contract import StagedNetwork, Student, scaled
-from students._layers import GlobalMean, initialise
+from ktbench.students._contract import StagedNetwork, Student, scaled
+from ktbench.students._layers import GlobalMean, initialise
 
 VARIANTS = ("wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2")
 

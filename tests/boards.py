@@ -21,9 +21,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from devices._contract import DeviceError
-from devices.transport import _exchange
-from devices.transport._exchange import LOADER, Exchange
+from ktbench.devices._contract import DeviceError
+from ktbench.devices.transport import _exchange
+from ktbench.devices.transport._exchange import LOADER, Exchange
 from ktbench.measure import Budget, Job
 from ktbench.records import DeviceSpec, ExportSpec, digest_of
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from ktbench.data import Stream
 from ktbench.records import Cell, Checkpoint, SourceSpec, TeacherOutputs
-from ktbench.teacher.cached import Cached
-from ktbench.teacher.serve import served
+from ktbench.teacher.build import served
+from ktbench.teacher.cache.source import Cached
 from ktbench.teacher.source import TeacherSource
 from ktbench.train import train_cohort
 from tests.training import HERE, NUMERIC, TRAIN, cell, digits, places_in, teacher

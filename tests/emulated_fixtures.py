@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from devices.transport.ssh import SshTransport
 from ktbench.boards import look_at, set_up, take_down
+from ktbench.devices.transport.ssh import SshTransport
 from tests.boards import lacking
 from tests.emulated import WANTED, EmulatedBoard, running_board, wanted
 from tests.emulated_image import folder, missing

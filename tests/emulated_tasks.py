@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from devices._contract import Blob, DeviceError
-from devices.transport.ssh import SshTransport
+from ktbench.devices._contract import Blob, DeviceError
+from ktbench.devices.transport.ssh import SshTransport
 
 
 def nothing() -> None:

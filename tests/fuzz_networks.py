@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ktbench.arithmetic import Step, check
-from ktbench.layout import Layout
-from ktbench.numeric import Runner
+from ktbench.networks.arithmetic import Step, check
+from ktbench.networks.layout import Layout
+from ktbench.networks.numeric import Runner
 from ktbench.records import NumericSpec
-from students._contract import Student
-from students._own import wrap
-from transfer_methods._contract import Needs
+from ktbench.students._contract import Student
+from ktbench.students._own import wrap
+from ktbench.transfer_methods._contract import Needs
 
 CLASSES = 5
 FAR = 0.02

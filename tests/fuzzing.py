@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ktbench.files import write_atomically
 from ktbench.records import Record
 from ktbench.results import ResultsFolder
 from ktbench.results.lock import LockFile
 from ktbench.results.storage import marks_of, sealed
+from ktbench.system.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ktbench import catalogue
-from students._contract import Features
-from transfer_methods._contract import Batch, Needs, Setting, Shapes, TransferMethod
+from ktbench.students._contract import Features
+from ktbench.transfer_methods._contract import Batch, Needs, Setting, Shapes, TransferMethod
 
 TRAIN_SIZE = 40
 

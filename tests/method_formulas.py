@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from students._contract import Features
+from ktbench.students._contract import Features
 from tests import method_cases as cases
 from tests.method_cases import possible
 

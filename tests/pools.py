@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ktbench.networks import outline
+from ktbench.networks.outline import outline
+from ktbench.networks.weights import weights_digest
 from ktbench.records import Cell, DataSpec
 from ktbench.teacher.pool.messages import (
     Ask,
@@ -28,7 +29,6 @@ from ktbench.teacher.pool.messages import (
     code_digest,
 )
 from ktbench.teacher.pool.worker import Worker
-from ktbench.weights import weights_digest
 from tests.training import DATA, HERE, NUMERIC, cell, digits, teacher
 
 with warnings.catch_warnings():
@@ -38,7 +38,7 @@ with warnings.catch_warnings():
 from ktbench.data import Dataset, Stream
 from ktbench.teacher.live import Live
 from ktbench.teacher.pool import cluster
-from ktbench.teacher.pool.answers import Expected
+from ktbench.teacher.pool.answer_check import Expected
 from ktbench.teacher.pool.client import Pool
 
 

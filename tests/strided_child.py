@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-import ktbench.blockwise.training as blocks
+import ktbench.blockwise.block_training as blocks
 from ktbench import catalogue
+from ktbench.blockwise.block_training import BlockTraining
 from ktbench.blockwise.blocks import BlockTask
-from ktbench.blockwise.training import BlockTraining
-from ktbench.layout import Layout
-from ktbench.numeric import prepare
+from ktbench.networks.layout import Layout
+from ktbench.networks.numeric import prepare
 from ktbench.records import BlockTrain, Checkpoint, Item, NumericSpec
-from students._blocks import find_blocks
+from ktbench.students._blocks import find_blocks
 from tests import training
 
 NETWORKS = Path(__file__).with_name("strided_networks.py")

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from students._contract import Features
-from transfer_methods._contract import Batch, Needs, TransferMethod
+from ktbench.students._contract import Features
+from ktbench.transfer_methods._contract import Batch, Needs, TransferMethod
 
 
 class Plain(nn.Module):

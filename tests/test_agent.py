@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from devices.agent import bench, inputs
-from devices.agent.board import Board
-from devices.agent.protocol import TaskError
-from devices.agent.runtimes import Input, choose, installed, module, names
-from devices.transport.local import LocalTransport
+from ktbench.devices.agent import bench, inputs
+from ktbench.devices.agent.board import Board
+from ktbench.devices.agent.protocol import TaskError
+from ktbench.devices.agent.runtimes import Input, choose, installed, module, names
+from ktbench.devices.transport.local import LocalTransport
 from tests.sensors import ORIN_NANO, jetpack_5
 
 AGENT = Path(bench.__file__).parent
@@ -183,7 +183,7 @@ def test_fast_cores_are_chosen_first_and_hyperthreads_last(
         files[base.format(cpu) + "cpufreq/cpuinfo_max_freq"] = str(khz * 1000)
         files[base.format(cpu) + "topology/thread_siblings_list"] = core
     board = tree(tmp_path, files)
-    monkeypatch.setattr("devices.agent.board._allowed", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr("ktbench.devices.agent.board._allowed", lambda: [0, 1, 2, 3])
     assert board.choose_cpus(4) == [3, 2, 0, 1]
 
 
@@ -296,7 +296,7 @@ def test_every_runtime_of_the_folder_keeps_the_contract() -> None:
 
 def test_a_process_loads_no_runtime_but_the_one_that_it_needs() -> None:
     lines = (
-        "import sys; from devices.agent.runtimes import choose",
+        "import sys; from ktbench.devices.agent.runtimes import choose",
         "assert choose(['onnxruntime', 'tflite'], 'tflite') == 'tflite'",
         "assert 'ai_edge_litert' in sys.modules and 'onnxruntime' not in sys.modules",
     )

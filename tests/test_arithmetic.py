@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ktbench.arithmetic import Step, check
-from ktbench.layout import Layout
+from ktbench.networks.arithmetic import Step, check
+from ktbench.networks.layout import Layout
 from ktbench.records import Cell, NumericSpec
 from ktbench.results import ResultsFolder
-from ktbench.runner.arithmetic import ArithmeticJob, check_arithmetic
-from students._own import wrap
+from ktbench.runner.arithmetic_wave import ArithmeticJob, check_arithmetic
+from ktbench.students._own import wrap
 from tests import strided_networks as networks
 from tests import training
 from tests.instruction_sets import SETS, python

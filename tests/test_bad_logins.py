@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from devices._contract import host_objection
+from ktbench.devices._contract import host_objection
 from ktbench.measure import check
 from ktbench.records import DeviceSpec
 from tests.boards import SshBoard, lacking, login
@@ -75,7 +75,7 @@ def test_a_python_2_that_is_called_python3_is_told(board: SshBoard, tmp_path: Pa
 def test_a_start_up_file_that_waits_for_input_is_given_up_soon_with_its_reason(
     board: SshBoard, monkeypatch: pytest.MonkeyPatch, name: str, script: str
 ) -> None:
-    monkeypatch.setattr("devices.transport._exchange.START_S", 2.0)
+    monkeypatch.setattr("ktbench.devices.transport._exchange.START_S", 2.0)
     line = problem(login(board, name, script))
     assert "no answer within 2 s" in line and "a start-up file of its shell may wait" in line
 

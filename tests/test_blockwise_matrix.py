@@ -10,9 +10,10 @@ import torch
 import yaml
 
 from ktbench import catalogue
-from ktbench.estimate import estimate
 from ktbench.export.exporter import Exporter
 from ktbench.matrix import MatrixError, loads, plan
+from ktbench.matrix.estimate import estimate
+from ktbench.networks.weights import load_student
 from ktbench.records import (
     Artifact,
     BlockTrain,
@@ -25,9 +26,8 @@ from ktbench.records import (
     Start,
     Teacher,
 )
+from ktbench.students._blocks import Replacing
 from ktbench.train import train_cohort
-from ktbench.weights import load_student
-from students._blocks import Replacing
 from tests import training
 
 MATRIX: dict[str, Any] = {

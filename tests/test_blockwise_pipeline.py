@@ -13,8 +13,8 @@ from ktbench import catalogue
 from ktbench.blockwise import BlockStore, BlockTask, tasks_of, train_blocks
 from ktbench.blockwise.pipeline import Cut, Place, cut_before, from_cut
 from ktbench.records import BlockResult, BlockTrain
-from students._blocks import find_blocks
-from students._contract import StagedNetwork, Student
+from ktbench.students._blocks import find_blocks
+from ktbench.students._contract import StagedNetwork, Student
 from tests.test_blockwise_run import DATA, cell
 from tests.training import digits
 

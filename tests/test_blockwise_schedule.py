@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktbench.blockwise import schedule
-from ktbench.blockwise.energy import Meter, counters, estimated
+from ktbench.blockwise.processor_energy import Meter, counters, estimated
 from ktbench.blockwise.schedule import Best, Load, Way
 
 SECONDS = st.floats(0.01, 10.0)

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktbench.blockwise.search import Option, best_choices, choose, total
+from ktbench.blockwise.budget_search import Option, best_choices, choose, total
 from ktbench.engine.inline import Inline
 from ktbench.matrix import load, plan
 from ktbench.records import BlockSearch, DeviceSpec, KtbenchError
 from ktbench.results import ResultsFolder
 from ktbench.runner import Silent, run
-from ktbench.runner.candidates import candidates_of
-from ktbench.runner.prices import latencies, sizes, whole_model
-from ktbench.runner.search import Wish, search
-from ktbench.runner.search_matrix import write_matrix
-from students._blocks import KEEP, parameters_of
+from ktbench.runner.blockwise.block_costs import latencies, sizes, whole_model
+from ktbench.runner.blockwise.candidates import candidates_of
+from ktbench.runner.blockwise.finishing_matrix import write_matrix
+from ktbench.runner.blockwise.search import Wish, search
+from ktbench.students._blocks import KEEP, parameters_of
 from tests.boards import SshBoard
 
 pytest_plugins = ("tests.board_fixtures",)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
-from students._blocks import Geometry, Replacing, adopt, build_replacement, find_blocks
-from students._contract import Student
+from ktbench.students._blocks import Geometry, Replacing, adopt, build_replacement, find_blocks
+from ktbench.students._contract import Student
 
 NETWORKS: dict[str, Any] = {
     "vgg8": {"vgg8": {"width": 0.25}},
@@ -183,7 +183,7 @@ def test_a_low_rank_replacement_of_full_rank_begins_as_the_convolution_that_it_s
 
 def test_low_rank_is_the_best_approximation_of_its_rank() -> None:
     """Eckart and Young: the error is what the singular values left out come to."""
-    from students.replacements import low_rank
+    from ktbench.students.replacements import low_rank
 
     own = nn.Conv2d(8, 12, 3, padding=1)
     module = low_rank.build(Geometry(8, 12, 1), rank=0.5)

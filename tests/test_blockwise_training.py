@@ -17,7 +17,8 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from ktbench.blockwise import BlockStore, BlockTask, gather, tasks_of, train_blocks
-from ktbench.blockwise.inputs import Inputs
+from ktbench.blockwise.teacher_inputs import Inputs
+from ktbench.networks.weights import load_student, load_weights, weights_digest
 from ktbench.records import (
     Assembly,
     BlockResult,
@@ -31,10 +32,9 @@ from ktbench.records import (
     Start,
     Teacher,
 )
+from ktbench.students._blocks import Replacement, find_blocks
+from ktbench.students._contract import StagedNetwork, Student
 from ktbench.train import train_cohort
-from ktbench.weights import load_student, load_weights, weights_digest
-from students._blocks import Replacement, find_blocks
-from students._contract import StagedNetwork, Student
 from tests import training
 from tests.running import ROOT
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from devices._contract import DeviceError, Lease
-from devices.agent import hold, protocol
 from ktbench.boards import look_at
+from ktbench.devices._contract import DeviceError, Lease
+from ktbench.devices.agent import hold, protocol
 from ktbench.measure import measure
 from ktbench.records import Failure, Measurement
 from tests.boards import SHORT, HomeBoard, SshBoard, job
@@ -82,7 +82,7 @@ def test_a_lock_that_a_dead_host_left_is_taken_over_once_its_lease_has_run_out(
     tmp_path: Path,
 ) -> None:
     text = (
-        "import sys, time; from devices.agent import hold\n"
+        "import sys, time; from ktbench.devices.agent import hold\n"
         f"held = hold.take({str(tmp_path)!r}, {lease('bob', 0.0)!r})\n"
         "print('held', flush=True); sys.stdin.readline()\n"
         f"held._lease['seconds'] = 3.0; held.extend(); print('extended', flush=True)\n"
@@ -117,7 +117,7 @@ def test_an_agent_that_its_host_lost_is_ended_by_the_next_task_of_the_same_owner
     tmp_path: Path,
 ) -> None:
     text = (
-        "import sys, time; from devices.agent import hold\n"
+        "import sys, time; from ktbench.devices.agent import hold\n"
         f"held = hold.take({str(tmp_path)!r}, {lease('ann')!r}); print('held', flush=True)\n"
         "time.sleep(600)"
     )

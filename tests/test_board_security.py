@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from devices._contract import Blob, DeviceError
-from devices.transport._exchange import LOADER, Exchange, agent_archive
-from devices.transport.fake import FakeTransport, made_up
+from ktbench.devices._contract import Blob, DeviceError
+from ktbench.devices.transport._exchange import LOADER, Exchange, agent_archive
+from ktbench.devices.transport.fake import FakeTransport, made_up
 from ktbench.measure import check
-from ktbench.measure.answers import Probe, parse
+from ktbench.measure.agent_schema import Probe, parse
 from ktbench.records import DeviceSpec
 from tests.boards import HomeBoard, base_python
 
@@ -96,7 +96,7 @@ def test_an_agent_that_was_changed_on_the_board_is_replaced_before_it_can_run(
 def played_series(script: str) -> list[Any]:
     """What the host makes of a series on a device that runs this script."""
     text = (
-        "import os, struct, sys\nfrom devices.agent import protocol as p\n"
+        "import os, struct, sys\nfrom ktbench.devices.agent import protocol as p\n"
         f"p.send({{'missing': []}})\n{script}"
     )
     exchange = Exchange(

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from devices.agent import hold, settings
-from devices.agent.board import Board
-from devices.agent.protocol import TaskError
-from devices.transport import _exchange, open_transport
 from ktbench import catalogue
 from ktbench.boards import take_down
+from ktbench.devices.agent import hold, settings
+from ktbench.devices.agent.board import Board
+from ktbench.devices.agent.protocol import TaskError
+from ktbench.devices.transport import _exchange, open_transport
 from ktbench.measure import check, measure
 from ktbench.records import DeviceSpec, Failure, Measurement
 from tests.boards import SHORT, SshBoard, agent_of, job
@@ -144,7 +144,8 @@ def test_an_agent_killed_while_it_changes_the_mode_leaves_what_was_there_on_the_
     root = jetson_modes(tmp_path, monkeypatch, {"MAXN": 0, "15W": 2}, "15W", kills=True)
     governors(root, BEFORE)
     text = (
-        "import sys; from devices.agent import settings; from devices.agent.board import Board\n"
+        "import sys; from ktbench.devices.agent import settings\n"
+        "from ktbench.devices.agent.board import Board\n"
         "wanted = {'governor': 'performance', 'power_mode': 'MAXN'}\n"
         "settings.settle(sys.argv[1], wanted, Board(sys.argv[2]))"
     )
@@ -222,7 +223,7 @@ def test_settings_come_back_when_the_host_is_killed_in_mid_measurement(
     text = """
 import sys
 from pathlib import Path
-from devices.transport import _exchange
+from ktbench.devices.transport import _exchange
 from ktbench.measure import Budget, measure
 from ktbench.records import DeviceSpec
 from tests.boards import job

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from devices._contract import Blob, DeviceError
-from devices.agent import environment
 from ktbench.boards import Look, choose, fetch, look_at, set_up, take_down
 from ktbench.boards import wheels as wheels_module
+from ktbench.devices._contract import Blob, DeviceError
+from ktbench.devices.agent import environment
 from ktbench.measure import measure
 from ktbench.records import DeviceSpec, KtbenchError
 from tests.boards import SHORT, HomeBoard, SshBoard, base_python, job, oldest_python

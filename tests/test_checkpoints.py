@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ktbench.networks.weights import load_weights
 from ktbench.records import KtbenchError
-from ktbench.weights import load_weights
 from tests.running import Commands, write_matrix
 
 pytest_plugins = ("tests.running_fixtures",)

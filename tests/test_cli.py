@@ -14,8 +14,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from ktbench import catalogue, show
-from ktbench.ui import Bars, Lines
+from ktbench import catalogue
+from ktbench.cli import output
+from ktbench.cli.progress import Bars, Lines
 from tests.boards import write_onnx
 from tests.running import ROOT, Commands, results, started, write_matrix
 
@@ -302,7 +303,7 @@ def test_a_signal_ends_a_command_with_one_line_unless_it_is_ignored(
     def hang_up(kind: str, *, as_json: bool) -> None:
         os.kill(os.getpid(), signal.SIGHUP)
 
-    monkeypatch.setattr(show, "list_kind", hang_up)
+    monkeypatch.setattr(output, "list_kind", hang_up)
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under `nohup`
     try:
         answer = ktbench("list", "devices")

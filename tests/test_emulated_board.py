@@ -28,7 +28,7 @@ def test_a_matrix_is_right_on_the_board_and_a_power_cut_costs_it_the_artifact_at
         devices=[{"emulated_aarch64": {"name": "arm", "host": "board", "repeats": 1}}],
     )
     with monkeypatch.context() as impatient, watched(on_last_bench=reached.cut_power):
-        impatient.setattr("ktbench.measure.patience.WAITS_S", ())
+        impatient.setattr("ktbench.measure.retry.WAITS_S", ())
         cut = ktbench("run", matrix, "--results", "r", "--quiet")
     reached.start()
     (line,) = cut.err.splitlines()

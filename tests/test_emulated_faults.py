@@ -16,10 +16,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from devices._contract import Blob, DeviceError
-from devices.agent import protocol
-from devices.transport import ssh
-from devices.transport.ssh import SshTransport
+from ktbench.devices._contract import Blob, DeviceError
+from ktbench.devices.agent import protocol
+from ktbench.devices.transport import ssh
+from ktbench.devices.transport.ssh import SshTransport
 from ktbench.measure import measure
 from ktbench.records import DeviceSpec, Failure, Measurement
 from tests.boards import SHORT, images, job, logits, write_onnx, write_tflite

@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from devices._contract import Blob
-from devices.agent import bench, telemetry
-from devices.agent.protocol import TaskError
-from devices.agent.runtimes import Options, onnxruntime_, tflite_
-from devices.transport.fake import FakeTransport, made_up
+from ktbench.devices._contract import Blob
+from ktbench.devices.agent import bench, telemetry
+from ktbench.devices.agent.protocol import TaskError
+from ktbench.devices.agent.runtimes import Options, onnxruntime_, tflite_
+from ktbench.devices.transport.fake import FakeTransport, made_up
 from ktbench.measure import Budget, measure, measurement_id
-from ktbench.measure.answers import Telemetry
-from ktbench.measure.energy import integral, total_power
+from ktbench.measure.agent_schema import Telemetry
+from ktbench.measure.energy_per_inference import integral, total_power
 from ktbench.records import DeviceSpec, ExportSpec, Failure, Measurement
 from tests.boards import SHORT, images, job, logits, write_onnx
 from tests.sensors import AGX_ORIN, PMIC, jetpack_5, write

@@ -13,7 +13,8 @@ import torch
 
 from ktbench import catalogue
 from ktbench.data import Stream
-from ktbench.numeric import EVERYTHING
+from ktbench.networks.numeric import EVERYTHING
+from ktbench.networks.weights import weights_digest
 from ktbench.records import (
     Cell,
     Checkpoint,
@@ -24,17 +25,16 @@ from ktbench.records import (
     TeacherOutputs,
 )
 from ktbench.results import load_results
-from ktbench.runner.teachers import TrainedTeacher, account_of, source_of
+from ktbench.runner.teacher_jobs import TrainedTeacher, account_of, source_of
+from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
 from ktbench.teacher.sampled import Sampled, drawn
 from ktbench.teacher.source import TeacherSource
 from ktbench.train import train_cohort
-from ktbench.train.placing import make_batch
-from ktbench.weights import weights_digest
-from students._contract import Features
+from ktbench.train.device_placement import make_batch
+from ktbench.transfer_methods._contract import Batch, Needs
 from tests.running import Commands, digests, results, write_matrix
 from tests.training import HERE, NUMERIC, TRAIN, cell, digits, places_in, teacher_cell
-from transfer_methods._contract import Batch, Needs
 
 pytest_plugins = ("tests.running_fixtures",)
 

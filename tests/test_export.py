@@ -32,8 +32,8 @@ from ktbench.records import (
     KtbenchError,
     TrainSpec,
 )
-from students._contract import StagedNetwork
-from students._own import wrap
+from ktbench.students._contract import StagedNetwork
+from ktbench.students._own import wrap
 
 SPEC = DataSpec(source="digits")
 FORMATS, PRECISIONS = ("onnx", "tflite"), ("fp32", "fp16", "int8")

@@ -16,7 +16,7 @@ from ktbench.export import Exporter
 from ktbench.export.reasons import clean
 from ktbench.records import Artifact, Failure, Item
 from ktbench.records import ExportSpec as Spec
-from students._own import wrap
+from ktbench.students._own import wrap
 from tests.training import cell, digits
 
 

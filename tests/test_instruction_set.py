@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ktbench.instruction_set import instruction_set, kind
-from ktbench.provenance import collect
+from ktbench.networks.instruction_set import instruction_set, kind
 from ktbench.results import ResultsFolder
-from ktbench.results.rules import refuse_to_mix
+from ktbench.results.membership import refuse_to_mix
+from ktbench.system.provenance import collect
 from tests.instruction_sets import SETS, python
 from tests.running import Commands, write_matrix
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from devices.agent.board import Board
 from ktbench import catalogue
 from ktbench.boards import Look
+from ktbench.devices.agent.board import Board
 from ktbench.measure import Budget, measure
 from ktbench.records import Measurement
 from tests.boards import SshBoard, agent_of, job

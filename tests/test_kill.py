@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from ktbench.files import PREFIX
 from ktbench.results import load_results
+from ktbench.system.files import PREFIX
 from tests.running import digests, results, started, write_matrix
 
 KILLS = int(os.environ.get("KTBENCH_KILLS", "6"))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from ktbench.layout import FIRST, Layout, choose, frozen, safe
+from ktbench.networks.layout import FIRST, Layout, choose, frozen, safe
+from ktbench.networks.weights import read_torch
 from ktbench.records import Checkpoint, Item, NumericSpec
-from ktbench.weights import read_torch
-from students._own import wrap
+from ktbench.students._own import wrap
 from tests import strided_networks as networks
 from tests import training
 from tests.instruction_sets import python

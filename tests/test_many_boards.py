@@ -10,8 +10,8 @@ import pytest
 from ktbench.measure import BoardAccuracy
 from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError, StorageError
 from ktbench.runner.board_accuracy import wrong
-from ktbench.runner.side_by_side import Outcome, measure_devices
-from ktbench.runner.watch import Silent, Watcher
+from ktbench.runner.parallel_devices import Outcome, measure_devices
+from ktbench.runner.progress import Silent, Watcher
 
 
 def board(name: str, host: str | None = None) -> DeviceSpec:

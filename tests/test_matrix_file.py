@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ktbench.matrix import MatrixError, load, loads
-from ktbench.matrix.source import MOST_PROBLEMS
+from ktbench.matrix.document import MOST_PROBLEMS
 
 GOOD = """\
 data: {source: digits, train_size: 100}
@@ -467,7 +467,7 @@ def test_a_class_that_is_no_method_is_told(tmp_path: Path) -> None:
 
 NO_METHODS = """
 from dataclasses import dataclass
-from transfer_methods._contract import Needs, TransferMethod
+from ktbench.transfer_methods._contract import Needs, TransferMethod
 
 @dataclass(frozen=True)
 class Config:
@@ -498,7 +498,7 @@ class OfOne(Needless):
 @pytest.mark.parametrize(
     ("name", "lacks"),
     [
-        ("Alone", "it is no class that derives from transfer_methods._contract.TransferMethod"),
+        ("Alone", "it is no class that derives from ktbench.transfer_methods.TransferMethod"),
         ("Lossless", "it defines no loss(self, student, teacher, batch)"),
         ("Needless", "it defines no class method needs(cls, config)"),
         ("OfOne", "it defines no class method needs(cls, config)"),

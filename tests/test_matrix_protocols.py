@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from ktbench.estimate import estimate
 from ktbench.matrix import MatrixError, loads, plan
-from ktbench.provenance import collect
+from ktbench.matrix.estimate import estimate
 from ktbench.records import BASELINE, Cell, Ensemble, Plan, Window
 from ktbench.results.lock import Lock, LockFile
-from ktbench.results.settings import differences
+from ktbench.results.setting_names import differences
+from ktbench.system.provenance import collect
 
 
 def _planned(**changes: Any) -> Plan:

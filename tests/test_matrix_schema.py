@@ -12,10 +12,10 @@ import yaml
 from pydantic import BaseModel
 
 from ktbench import catalogue
-from ktbench.estimate import estimate
 from ktbench.matrix import Matrix, MatrixError, json_schema, load, loads, plan, starter
+from ktbench.matrix.document import Origin, parse
+from ktbench.matrix.estimate import estimate
 from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry, WindowGrid
-from ktbench.matrix.source import Origin, parse
 from ktbench.records import (
     Augmentation,
     BlockRun,

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from ktbench import matrix
-from ktbench.files import MOST_WEIGHTS
-from ktbench.machine import usable_cores
 from ktbench.matrix import MatrixError
-from ktbench.matrix.size import MOST_CELLS
+from ktbench.matrix.cell_count import MOST_CELLS
+from ktbench.networks.weights import read_torch
 from ktbench.records import KtbenchError, one_line, printable
-from ktbench.weights import read_torch
+from ktbench.system.files import MOST_WEIGHTS
+from ktbench.system.machine import usable_cores
 from tests.running import Commands, write_matrix
 
 pytest_plugins = ("tests.running_fixtures",)

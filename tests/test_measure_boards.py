@@ -16,9 +16,9 @@ from typing import Any
 import onnx
 import pytest
 
-from devices._contract import Blob
-from devices.transport._exchange import agent_archive
-from devices.transport.ssh import COMMAND
+from ktbench.devices._contract import Blob
+from ktbench.devices.transport._exchange import agent_archive
+from ktbench.devices.transport.ssh import COMMAND
 from ktbench.measure import Budget, check, measure, measure_file
 from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement
 from tests.boards import SHORT, SshBoard, agent_of, images, job, logits, write_onnx
@@ -244,7 +244,7 @@ def test_repeats_of_a_deployment_cost_the_link_once(
         begun.append(str(args[0][-1]))
         return popen(*args, **more)
 
-    monkeypatch.setattr("devices.transport._exchange.subprocess.Popen", counted)
+    monkeypatch.setattr("ktbench.devices.transport._exchange.subprocess.Popen", counted)
     jobs = [job(onnx_model, digest=str(n), graph_key=str(n)) for n in range(2)]
     found = list(measure(board.spec(repeats=2), jobs, tmp_path, budget=SHORT))
     assert all(isinstance(each, Measurement) and each.repeats == 2 for each in found)

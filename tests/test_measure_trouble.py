@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from devices._contract import AnswerError, Blob, DeviceError, Profile
-from devices.agent import power
-from devices.transport.fake import FakeTransport, made_up
 from ktbench import catalogue
+from ktbench.devices._contract import AnswerError, Blob, DeviceError, Profile
+from ktbench.devices.agent import power
+from ktbench.devices.transport.fake import FakeTransport, made_up
 from ktbench.measure import BoardAccuracy, Job, check, evaluate, measure
 from ktbench.measure.target import Target
 from ktbench.records import (
@@ -222,7 +222,7 @@ def test_a_malformed_answer_is_a_failure(
 def test_a_lost_board_is_waited_for(
     two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ktbench.measure.patience.WAITS_S", (0.0,) * 3)
+    monkeypatch.setattr("ktbench.measure.retry.WAITS_S", (0.0,) * 3)
     failures = [True, True, True]
 
     def shaky(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
@@ -283,8 +283,8 @@ def test_the_test_set_is_run_by_each_artifact_alone_where_one_takes_the_others_w
 def test_a_lost_device_fails_what_is_left_with_its_reason_and_nothing_that_was_done(
     two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
-    monkeypatch.setattr("ktbench.measure.patience.WAITS_S", (0.0,) * 3)
-    monkeypatch.setattr("ktbench.measure.run.TURNS", turns)
+    monkeypatch.setattr("ktbench.measure.retry.WAITS_S", (0.0,) * 3)
+    monkeypatch.setattr("ktbench.measure.repeats.TURNS", turns)
 
     def unplugged(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
         if task["task"] == "bench" and task["artifact"] == Blob.read(two[1].path).digest:
@@ -300,7 +300,7 @@ def test_a_lost_device_fails_what_is_left_with_its_reason_and_nothing_that_was_d
 def test_what_was_complete_when_a_device_was_lost_is_kept(
     two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ktbench.measure.patience.WAITS_S", ())
+    monkeypatch.setattr("ktbench.measure.retry.WAITS_S", ())
 
     def unplugged(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
         last = task["task"] == "bench" and task["repeat"] == 2

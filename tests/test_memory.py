@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from ktbench.data import Stream
-from ktbench.machine import free_in_groups
 from ktbench.records import Cell, Checkpoint, Item
-from ktbench.runner.cohorts import COHORT, PER_WORKER, cohorts
-from ktbench.runner.jobs import CellTask
+from ktbench.runner.cohort_jobs import CellTask
+from ktbench.runner.cohort_split import COHORT, PER_WORKER, cohorts
+from ktbench.system.machine import free_in_groups
 from ktbench.teacher.live import Live
 from ktbench.train import memory_bytes
-from ktbench.train.budget import Budget
 from ktbench.train.cohort import _probe
-from ktbench.train.lane import Lane
-from ktbench.train.memory import Bound, Need, measure, notes, split, together
-from ktbench.train.opening import Opening
+from ktbench.train.memory_budget import Budget
+from ktbench.train.memory_probe import Bound, Need, measure, notes, split, together
+from ktbench.train.start import Opening
+from ktbench.train.trainee import Lane
+from ktbench.transfer_methods._contract import Batch
 from tests.running import Commands, digests, write_matrix
 from tests.training import HERE, cell, digits, places_in, teacher, train
-from transfer_methods._contract import Batch
 
 METHODS = ("none", "kd", "fitnet", "crd")
 

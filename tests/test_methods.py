@@ -10,10 +10,10 @@ import torch
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
-from students._contract import Features
+from ktbench.students._contract import Features
+from ktbench.transfer_methods._contract import Needs, Phase, TransferMethod
 from tests import method_cases as cases
 from tests.method_cases import build, possible
-from transfer_methods._contract import Needs, Phase, TransferMethod
 
 # Settings beside the defaults that take another way through a method.
 VARIANTS: dict[str, list[dict[str, Any]]] = {

@@ -6,10 +6,10 @@ import pytest
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
+from ktbench.transfer_methods._contract import ALL, Scope
 from tests import method_cases as cases
 from tests.method_cases import possible
 from tests.method_formulas import LABELS, ce, run
-from transfer_methods._contract import ALL, Scope
 
 
 def test_a_sum_is_one_cross_entropy_and_the_weighted_terms_of_its_parts() -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ktbench import catalogue
-from students._contract import Features
+from ktbench.students._contract import Features
+from ktbench.transfer_methods import ab, crd, factor, fsp, kdsvd, ofd, reviewkd
+from ktbench.transfer_methods._contract import ALL, Scope
 from tests import method_cases as cases
 from tests.method_cases import possible
 from tests.method_formulas import LABELS, ce, divergence, flat, mse, run
-from transfer_methods import ab, crd, factor, fsp, kdsvd, ofd, reviewkd
-from transfer_methods._contract import ALL, Scope
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

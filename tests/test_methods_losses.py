@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from students._contract import Features
+from ktbench.students._contract import Features
+from ktbench.transfer_methods import _logits, attention, fitnet, hard_logits, soft_logits
+from ktbench.transfer_methods._contract import Scope
 from tests import method_cases as cases
 from tests.method_cases import possible
 from tests.method_formulas import LABELS, ce, divergence, flat, mse, run, softmax, squares
-from transfer_methods import _logits, attention, fitnet, hard_logits, soft_logits
-from transfer_methods._contract import Scope
 
 
 def test_none_is_cross_entropy_alone() -> None:

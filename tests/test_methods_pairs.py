@@ -11,8 +11,8 @@ import torch
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
+from ktbench.transfer_methods import _adapt, _pairs
 from tests import method_cases as cases
-from transfer_methods import _adapt, _pairs
 
 DEEPER = cases.TEACHERS["deeper"]
 
@@ -185,7 +185,7 @@ def test_pooling_keeps_the_mean_where_windows_fit() -> None:
 def test_attention_is_refused_where_every_pair_meets_at_one_position() -> None:
     """A normalised map of one position is the constant 1: the method would be `none` unawares."""
     from ktbench import catalogue
-    from transfer_methods._contract import Setting, Shapes
+    from ktbench.transfer_methods._contract import Setting, Shapes
 
     def reason(teacher: tuple[int, ...]) -> str | None:
         ours = Shapes(10, ((8, 1, 1), (8, 1, 1)), ("a", "b"), 8)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ktbench.transfer_methods import correlation, dist, dkd, nst, pkt, rkd, similarity, vid
 from tests import method_cases as cases
 from tests.method_cases import possible
 from tests.method_formulas import LABELS, ce, flat, run, softmax, squares
-from transfer_methods import correlation, dist, dkd, nst, pkt, rkd, similarity, vid
 
 
 def normalised(row: list[float]) -> list[float]:

@@ -9,14 +9,14 @@ import torch
 
 from ktbench import catalogue
 from ktbench.data import Stream
+from ktbench.networks.weights import load_student
 from ktbench.records import Cell, Checkpoint, Failure, Item, Teacher, TrainSpec
+from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
 from ktbench.train import train_cohort
 from ktbench.train.cohort import _probe
-from ktbench.train.opening import Opening
-from ktbench.train.shapes import similarity
-from ktbench.weights import load_student
-from students._contract import Features
+from ktbench.train.method_setup import similarity
+from ktbench.train.start import Opening
 from tests.training import DATA, HERE, cell, digits, places_in, teacher, teacher_cell, train
 
 BRIEF = TrainSpec(epochs=2, batch_size=40, lr=0.02)
@@ -109,7 +109,7 @@ def test_stages_before_activation_are_paired_by_a_similarity_that_was_measured(
         tables.append(similarity(teacher, student))
         return tables[-1]
 
-    monkeypatch.setattr("ktbench.train.lane.similarity", kept)
+    monkeypatch.setattr("ktbench.train.trainee.similarity", kept)
     [made] = train([cell("ab", settings={"pairs": "similarity"}, train=BRIEF)], tmp_path)
     assert isinstance(made, Checkpoint)
     assert len(tables) == 1

@@ -15,10 +15,7 @@ from torch import Tensor
 
 from ktbench import catalogue
 from ktbench.matrix import loads, plan
-from tests import method_cases as cases
-from tests.method_cases import possible
-from tests.method_formulas import LABELS, flat, mse, run, softmax
-from transfer_methods import (
+from ktbench.transfer_methods import (
     _common,
     ab,
     crd,
@@ -32,7 +29,10 @@ from transfer_methods import (
     reviewkd,
     vid,
 )
-from transfer_methods._contract import Needs
+from ktbench.transfer_methods._contract import Needs
+from tests import method_cases as cases
+from tests.method_cases import possible
+from tests.method_formulas import LABELS, flat, mse, run, softmax
 
 # Of the CIFAR-100 comparison of Tian et al. (ICLR 2020), of 240 epochs, and of the papers' own.
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -327,7 +327,7 @@ def test_reviewkd_reviews_from_the_embedding_down_to_the_first_stage() -> None:
 
 NETS = """\
 from torch import nn
-from students._contract import Features, Student
+from ktbench.students._contract import Features, Student
 
 class Net(nn.Module):
     def __init__(self, num_classes, in_channels):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ktbench import catalogue
-from ktbench.networks import forward_flops, outline
+from ktbench.networks.outline import forward_flops, outline
 from ktbench.records import Item, KtbenchError
 
 SHAPE = (3, 32, 32)

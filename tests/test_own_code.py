@@ -167,7 +167,7 @@ def test_a_file_without_neighbours_has_the_digest_of_its_bytes(tmp_path: Path) -
 def test_a_method_finds_its_neighbours(tmp_path: Path) -> None:
     method = """
 from dataclasses import dataclass
-from transfer_methods._contract import Needs, TransferMethod
+from ktbench.transfer_methods._contract import Needs, TransferMethod
 from helper import WEIGHT
 @dataclass(frozen=True)
 class Settings:
@@ -243,7 +243,10 @@ def test_a_class_or_a_function_of_the_file_or_its_neighbour_builds_a_network(
         ("os:system", "os is of Python's own library, which has no networks"),
         ("os.path:join", "os.path is of Python's own library"),
         ("antigravity:x", "antigravity is of Python's own library"),
-        ("ktbench.catalogue:code_digest", "function is defined in ktbench.own_items, not in kt"),
+        (
+            "ktbench.teacher.store:digest_of",
+            "function is defined in ktbench.records.base, not in ktbench.t",
+        ),
         ("torch.nn:Parameter", "not a network: its class does not derive from nn.Module"),
         ("numpy:array", "not a network: name a class that derives from nn.Module"),
         ("yaml:safe_load", "cannot be called with its arguments"),

@@ -10,9 +10,9 @@ import torch
 
 from ktbench import catalogue
 from ktbench.export import Exporter
-from ktbench.networks import FlopCounter
+from ktbench.networks.outline import FlopCounter
+from ktbench.networks.weights import load_student
 from ktbench.records import Artifact, Checkpoint, ExportSpec, Failure, Item
-from ktbench.weights import load_student
 from tests.running import Commands, results, write_matrix
 from tests.training import cell, digits, places_in, train
 
@@ -300,7 +300,7 @@ def test_a_names_colons_and_brackets_are_shown_as_they_are(ktbench: Commands, fo
 
 METHOD = """
 from dataclasses import dataclass
-from transfer_methods._contract import Needs, TransferMethod
+from ktbench.transfer_methods._contract import Needs, TransferMethod
 
 @dataclass(frozen=True)
 class Settings:

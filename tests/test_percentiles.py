@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from ktbench.percentiles import bounded_percentile, least_count, order_ranks
+from ktbench.stats.percentiles import bounded_percentile, least_count, order_ranks
 
 
 @given(st.integers(36, 2000), st.sampled_from([0.5, 0.9]))

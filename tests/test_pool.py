@@ -21,19 +21,19 @@ import ray
 
 from ktbench.data import Stream
 from ktbench.records import Augmentation, Checkpoint, DataSpec, Failure, SourceSpec
-from ktbench.teacher.pool.actions import Rules
+from ktbench.students._contract import Features
+from ktbench.teacher.build import served
 from ktbench.teacher.pool.client import TeachersGone
 from ktbench.teacher.pool.messages import Ask, StreamKey, pack, unpack
-from ktbench.teacher.serve import served
+from ktbench.teacher.pool.scheduler_events import Rules
 from ktbench.train import train_cohort
-from ktbench.train.placing import make_batch, make_probe
-from students._contract import Features
+from ktbench.train.device_placement import make_batch, make_probe
+from ktbench.transfer_methods._contract import Needs
 from tests import pools
 from tests.pools import Garbage, Hangs, Heretic, Nan, Slow, Started, Stranger
 from tests.running import Commands, started, write_matrix
 from tests.running import digests as run_digests
 from tests.training import DATA, HERE, cell, digits, places_in, teacher, train
-from transfer_methods._contract import Needs
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
 CPU = torch.device("cpu")

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktbench.teacher.pool.actions import (
+from ktbench.teacher.pool.dispatch import Dispatcher
+from ktbench.teacher.pool.scheduler_events import (
     Action,
     Ask,
     Deliver,
@@ -22,7 +23,6 @@ from ktbench.teacher.pool.actions import (
     Rules,
     Send,
 )
-from ktbench.teacher.pool.dispatch import Dispatcher
 
 RULES = Rules(patience=30.0)
 

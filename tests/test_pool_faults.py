@@ -23,8 +23,8 @@ pytest.importorskip("ray")
 import ray
 
 from ktbench.records import Cell, Checkpoint, Failure
-from ktbench.teacher.pool.actions import Rules
 from ktbench.teacher.pool.messages import Ask, Packed, StreamKey
+from ktbench.teacher.pool.scheduler_events import Rules
 from ktbench.teacher.pool.worker import Worker
 from ktbench.train import train_cohort
 from tests import pools

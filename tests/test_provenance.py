@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ktbench import provenance
+from ktbench.system import provenance
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,7 +43,7 @@ def test_the_commit_is_the_checkouts_and_says_when_files_differ(
 
     (tmp_path / "ktbench").mkdir()
     (tmp_path / "ktbench" / "__init__.py").write_text("")
-    monkeypatch.setattr("ktbench.__file__", str(tmp_path / "ktbench" / "__init__.py"))
+    monkeypatch.setattr("ktbench.system.installation.ROOT", tmp_path)
     commit = provenance._commit.__wrapped__
     assert commit() is None
     git("init", "-q")
@@ -61,7 +61,7 @@ def test_an_installed_copy_inside_another_repository_has_no_commit(
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     inner = tmp_path / "site-packages" / "ktbench"
     inner.mkdir(parents=True)
-    monkeypatch.setattr("ktbench.__file__", str(inner / "__init__.py"))
+    monkeypatch.setattr("ktbench.system.installation.ROOT", inner.parent)
     assert provenance._commit.__wrapped__() is None
 
 

@@ -19,7 +19,7 @@ import pytest
 from ktbench.data import load
 from ktbench.engine.nodes import Likeness, facts, likeness, why_not_here
 from ktbench.records import DataSpec, KtbenchError, Plan, StorageError
-from ktbench.runner.teachers import same_dataset
+from ktbench.runner.teacher_jobs import same_dataset
 from tests.ray_jobs import Nap, nap, no_space, processes
 from tests.running import ROOT, Commands, digests, results, write_matrix
 
@@ -29,7 +29,7 @@ MARK = f"KTBENCH_TEST_RAY={os.getpid()}"
 PROGRAM = "from ktbench import cli; cli._write_report = lambda folder: folder; cli.main()"
 POISON = """
 import os, signal
-from transfer_methods.kd import Config, Method
+from ktbench.transfer_methods.kd import Config, Method
 
 class Poison(Method):
     Config = Config

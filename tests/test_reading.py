@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ktbench.files import UnsuitableFileError, check_regular, read_regular
+from ktbench.system.files import UnsuitableFileError, check_regular, read_regular
 
 
 def test_a_regular_file_is_read_whole_through_a_link_too(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ktbench.machine import usable_cores
 from ktbench.results import load_results
+from ktbench.system.machine import usable_cores
 from tests.boards import SshBoard
 from tests.running import Commands, write_matrix
 
@@ -85,7 +85,7 @@ def test_a_disk_that_cannot_hold_the_weights_is_told_before_training(
     matrix = write_matrix(
         tmp_path / "m.yaml", students=["resnet8"], methods=["none"], teachers=[], seeds=3
     )
-    monkeypatch.setattr("ktbench.runner.ready.SPARE_BYTES", cells * 4 * 70_000)
+    monkeypatch.setattr("ktbench.runner.preflight.SPARE_BYTES", cells * 4 * 70_000)
     answer = ktbench("run", matrix, "--results", "r", "--quiet")
     assert answer.code == 2 and answer.error.startswith("ktbench: r: no space left on the disk")
     assert "free some" in answer.error and not (tmp_path / "r").exists()

@@ -12,12 +12,13 @@ import pytest
 from benchmarks._synthetic import Shape, write_folder
 from ktbench import stats
 from ktbench.records import Cell
-from ktbench.report import quality_cost, savings, sections, sweeps, text, write_report
+from ktbench.report import numbers, sections, write_report
 from ktbench.report.analysis import Analysis
-from ktbench.report.parts import Cards, Figure, Note
-from ktbench.report.quality_cost import Comparison
-from ktbench.report.sections.efficiency import efficiency
-from ktbench.report.sections.sweeps import pool_figure, window_figure
+from ktbench.report.document import Cards, Figure, Note
+from ktbench.report.efficiency import frames, summary, sweeps
+from ktbench.report.efficiency.frames import Comparison
+from ktbench.report.efficiency.section import efficiency
+from ktbench.report.efficiency.sweep_section import pool_figure, window_figure
 from ktbench.report.verdict import sentences
 from ktbench.results import load_results
 from tests.efficiency import (
@@ -34,7 +35,7 @@ from tests.running import SMALL, Commands, write_matrix
 
 def compared(folder: Path) -> dict[str, Comparison]:
     frame = Analysis(load_results(folder)).trainings
-    return {one.label: one for one in quality_cost.comparisons(frame)}
+    return {one.label: one for one in frames.comparisons(frame)}
 
 
 def said(folder: Path) -> str:
@@ -62,7 +63,7 @@ def test_the_speedup_is_the_known_one_with_the_teachers_passes_counted(study: Pa
     four 2.2 times.
     """
     found = compared(study)
-    heads = quality_cost.headlines(list(found.values()))
+    heads = frames.headlines(list(found.values()))
     alone = heads[(heads["students"] == 0) & (heads["kind"] == "flops")].set_index("label")
     known = {
         "kd ← T0": 2 / 1.3,
@@ -89,14 +90,14 @@ def test_the_teachers_training_counts_once_and_every_member_of_a_pool(study: Pat
         "kd ← one of four": len(POOL) * TEACHER_FLOPS,
         "kd ← all four": len(POOL) * TEACHER_FLOPS,
     }
-    heads = quality_cost.headlines([found["kd ← T0"]])
+    heads = frames.headlines([found["kd ← T0"]])
     shared = heads[heads["kind"] == "flops"].set_index("students")["speedup"]
-    rising = [shared[students] for students in (*quality_cost.SHARED_BY, 0)]
+    rising = [shared[students] for students in (*frames.SHARED_BY, 0)]
     assert rising == sorted(rising) and rising[0] < 1 < rising[-1]
 
 
 def test_a_teacher_pays_from_the_number_of_students_that_repay_it(study: Path) -> None:
-    frame = quality_cost.by_budget([compared(study)["kd ← T0"]]).set_index("epochs")
+    frame = frames.by_budget([compared(study)["kd ← T0"]]).set_index("epochs")
     assert list(frame.index) == list(EPOCHS)
     # At the accuracy of 64 epochs: 64 · 10⁹ FLOPs without, 32 · 1.3 · 10⁹ with a teacher.
     assert frame.loc[64, "flops_saved"] == pytest.approx(22.4e9, rel=0.15)
@@ -104,7 +105,7 @@ def test_a_teacher_pays_from_the_number_of_students_that_repay_it(study: Path) -
     assert frame.loc[64, "flops_pays_from_low"] <= 3 <= frame.loc[64, "flops_pays_from_high"]
     assert frame.loc[8, "flops_pays_from"] > frame.loc[64, "flops_pays_from"]
     assert math.isnan(frame.loc[4, "flops_speedup"]), "transfer with 4 epochs is better already"
-    never = quality_cost.by_budget([compared(study)["kd ← all four"]]).set_index("epochs")
+    never = frames.by_budget([compared(study)["kd ← all four"]]).set_index("epochs")
     assert never["flops_pays_from"].isna().all()
 
 
@@ -194,7 +195,7 @@ def test_every_window_and_every_use_of_a_pool_is_drawn_with_its_gain_and_its_flo
     frame = sweeps.windows(analysis.trainings)
     for row in frame[frame["epochs"] == 0].to_dict("records"):
         assert f">{row['window'] or 'throughout'}<" in drawn
-        assert f">{text.points(row['gain'])} · {text.ratio(row['flops'])} FLOPs<" in drawn
+        assert f">{numbers.points(row['gain'])} · {numbers.ratio(row['flops'])} FLOPs<" in drawn
     for words in ("T0, one, always the same", "one of four, one of 4, drawn"):
         assert f">{words}<" in pools.svg.decode()
     assert window_figure(frame.assign(gain=math.nan)) == [], "nothing to compare with yet"
@@ -232,7 +233,7 @@ def test_the_page_has_the_section_its_figures_and_its_tables(tmp_path: Path) -> 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_few_seeds_give_figures_and_one_gives_no_interval(tmp_path: Path, seeds: int) -> None:
     folder = write_efficiency(tmp_path / "run", plan_of(seeds=seeds))
-    heads = quality_cost.headlines(list(compared(folder).values()))
+    heads = frames.headlines(list(compared(folder).values()))
     assert heads["speedup"].notna().all()
     assert heads["speedup_low"].isna().all() == (seeds == 1)
 
@@ -258,14 +259,16 @@ def test_the_verdict_says_what_is_saved_where_and_from_how_many_students_a_teach
     heads = analysis.speedups.set_index(["label", "kind", "students"])
     best = heads.loc["kd ← T0, 0–30 %", "flops", 0]
     saves, pays = verdict(study)
-    figure = text.speedup(best["speedup"], best["speedup_low"], best["speedup_high"])
+    figure = numbers.speedup(best["speedup"], best["speedup_low"], best["speedup_high"])
     assert saves.startswith("**kd ← T0, 0–30 %** saves training on resnet8: at best it takes")
-    assert f"{figure} fewer FLOPs" in saves and f"at {text.percent(best['q'])} (n = 5" in saves
-    assert f"nowhere from {text.percent(best['q_low'])} to" in saves
+    assert f"{figure} fewer FLOPs" in saves and f"at {numbers.percent(best['q'])} (n = 5" in saves
+    assert f"nowhere from {numbers.percent(best['q_low'])} to" in saves
     row = analysis.by_budget.set_index(["label", "epochs"]).loc["kd ← T0, 0–30 %", 64]
     low, high = row["flops_pays_from_low"], row["flops_pays_from_high"]
     assert pays.startswith(f"From **2 students** on [{low:.0f}, {high:.0f}], training the teacher")
-    assert pays.endswith(f"{text.percent(row['q'])}, the accuracy of 64 epochs without transfer.")
+    assert pays.endswith(
+        f"{numbers.percent(row['q'])}, the accuracy of 64 epochs without transfer."
+    )
 
 
 @pytest.mark.parametrize(
@@ -292,12 +295,12 @@ def test_a_saving_that_may_be_none_leaves_open_when_a_teacher_pays() -> None:
     bounds = {"flops_saved": 2.0, "flops_saved_low": -1.0, "flops_pays_from": 5.0}
     ends = {"flops_pays_from_low": 3.0, "flops_pays_from_high": math.nan}
     frame = pd.DataFrame([row | bounds | ends])
-    [said] = savings.pays({"student": "s", "label": "kd"}, frame)
+    [said] = summary.pays({"student": "s", "label": "kd"}, frame)
     assert "**not decided**: 5 students by the mean, from 3 students to never" in said
     gone = frame.assign(flops_saved=-0.5, flops_pays_from=math.nan)
-    [said] = savings.pays({"student": "s", "label": "kd"}, gone)
+    [said] = summary.pays({"student": "s", "label": "kd"}, gone)
     assert "ever pays is **not decided**: the interval goes from 3 students to never" in said
-    [said] = savings.pays({"student": "s", "label": "kd"}, frame.assign(flops_training=math.nan))
+    [said] = summary.pays({"student": "s", "label": "kd"}, frame.assign(flops_training=math.nan))
     assert "is not known" in said
 
 

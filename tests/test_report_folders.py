@@ -21,7 +21,7 @@ from benchmarks._synthetic import (
 from ktbench.records import DeviceSpec, Failure, Item, KtbenchError, Statistic, Validity
 from ktbench.report import sections, write_report
 from ktbench.report.analysis import Analysis
-from ktbench.report.parts import ROWS_SHOWN, Cards
+from ktbench.report.document import ROWS_SHOWN, Cards
 from ktbench.report.verdict import sentences, verdict_table
 from ktbench.results import ResultsFolder, load_results
 from tests.report_page import outline, page

@@ -21,7 +21,7 @@ from ktbench import stats
 from ktbench.records import DeviceSpec, Measurement, Statistic
 from ktbench.report import sections, write_report
 from ktbench.report.analysis import Analysis
-from ktbench.report.parts import Note, Section, Table
+from ktbench.report.document import Note, Section, Table
 from ktbench.report.verdict import sentences
 from ktbench.results import ResultsFolder, load_results
 from tests.report_page import outline, page

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from benchmarks._synthetic import LOCAL, Shape, write_folder
-from ktbench.report import sections, stories, write_report
+from ktbench.report import cell_details, sections, write_report
 from ktbench.report.analysis import Analysis
-from ktbench.report.parts import Table
+from ktbench.report.document import Table
 from ktbench.results import ResultsFolder, load_results
 from tests.report_page import page
 from tests.running import Commands, digests, write_matrix
@@ -22,7 +22,7 @@ pytest_plugins = ("tests.running_fixtures",)
 
 
 def told(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = stories.stories(Analysis(load_results(folder)))["cells"]
+    found: dict[str, Any] = cell_details.stories(Analysis(load_results(folder)))["cells"]
     return found
 
 
@@ -44,10 +44,10 @@ def test_a_page_of_200_cells_with_long_curves_stays_below_five_megabytes(tmp_pat
 def test_a_larger_matrix_tells_every_group_before_it_tells_more_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stories, "STORIES_SHOWN", 14)
+    monkeypatch.setattr(cell_details, "STORIES_SHOWN", 14)
     folder = write_folder(tmp_path / "run", Shape(epochs=2, devices=(), exports=())).path
     analysis = Analysis(load_results(folder))
-    keys = stories.told_keys(analysis)
+    keys = cell_details.told_keys(analysis)
     assert list(told(folder)) == keys and len(keys) == 14
     cells = analysis.cells.set_index("key").loc[keys]
     assert (cells["seed"] == 0).sum() == 12 and (cells["seed"] == 1).sum() == 2

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktbench.report import text
+from ktbench.report import numbers
 
 
 @pytest.mark.parametrize(
@@ -17,14 +17,14 @@ from ktbench.report import text
     [(0.924, "92.4 %"), (1.0, "100.0 %"), (None, "–"), (math.nan, "–"), (pd.NA, "–")],
 )
 def test_an_accuracy_is_a_percentage_with_one_decimal(value: object, shown: str) -> None:
-    assert text.percent(value) == shown
+    assert numbers.percent(value) == shown
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.021, "+2.1"), (-0.0104, "−1.0"), (0.0001, "0.0"), (-0.0001, "0.0")]
 )
 def test_a_difference_has_its_sign_unless_it_shows_as_zero(value: float, shown: str) -> None:
-    assert text.points(value) == shown
+    assert numbers.points(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_a_difference_has_its_sign_unless_it_shows_as_zero(value: float, shown: 
     ],
 )
 def test_a_latency_has_three_significant_digits(value: float, shown: str) -> None:
-    assert text.milliseconds(value) == shown
+    assert numbers.milliseconds(value) == shown
 
 
 @given(st.floats(1e-6, 1e9))
 def test_three_significant_digits_are_within_half_a_percent(value: float) -> None:
-    shown = float(text.significant(value).replace(",", ""))
+    shown = float(numbers.significant(value).replace(",", ""))
     assert shown == pytest.approx(value, rel=0.0051)
 
 
@@ -52,19 +52,19 @@ def test_three_significant_digits_are_within_half_a_percent(value: float) -> Non
     [(0.5, "0.500 s"), (89.0, "89.0 s"), (120.0, "2.0 min"), (7200.0, "2.0 h"), (0.0, "0 s")],
 )
 def test_seconds_take_the_unit_that_reads_best(value: float, shown: str) -> None:
-    assert text.seconds(value) == shown
+    assert numbers.seconds(value) == shown
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(999, "999 B"), (45_100, "45.1 kB"), (2_000_000, "2.00 MB")]
 )
 def test_a_size_has_a_decimal_prefix(value: int, shown: str) -> None:
-    assert text.size(value) == shown
+    assert numbers.size(value) == shown
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.31, "0.31"), (1.2e-6, "1.2e−6"), (0.0, "0")])
 def test_a_tiny_difference_is_a_power_of_ten(value: float, shown: str) -> None:
-    assert text.small(value) == shown
+    assert numbers.small(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_a_tiny_difference_is_a_power_of_ten(value: float, shown: str) -> None:
 def test_a_speedup_has_the_digits_that_its_interval_is_worth(
     value: float, low: float, high: float, shown: str
 ) -> None:
-    assert text.speedup(value, low, high) == shown
+    assert numbers.speedup(value, low, high) == shown

@@ -22,8 +22,9 @@ from ktbench.records import (
     TeacherOutputs,
     TrainSpec,
 )
-from ktbench.report import reuse, write_report
+from ktbench.report import write_report
 from ktbench.report.analysis import Analysis
+from ktbench.report.efficiency import view_reuse
 from ktbench.report.verdict import sentences
 from ktbench.results import ResultsFolder, load_results
 from tests.report_page import outline
@@ -71,7 +72,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_cost_of_views_is_the_paired_difference_from_fresh_augmentations(both: Path) -> None:
     cells = load_results(both).cells
-    rows = reuse.by_group(Analysis(load_results(both)).reused).to_dict("records")
+    rows = view_reuse.by_group(Analysis(load_results(both)).reused).to_dict("records")
     assert len(rows) == 2 * 3 * 2, "students × (methods and no transfer) × numbers of views"
     for row in rows:
         method = "none" if row["is_baseline"] else row["label"]
@@ -91,7 +92,7 @@ def test_differences_of_views_are_one_family_of_each_table(tmp_path: Path) -> No
     """Small differences that five of twelve show on their own do not all stay among twelve."""
     shape = replace(BOTH, reuse_cost=0.02, noise=0.004)
     pairs = Analysis(load_results(write_folder(tmp_path / "run", shape).path)).reused
-    frame = reuse.by_group(pairs)
+    frame = view_reuse.by_group(pairs)
     keys = ["student", "label", "teacher", "views"]
     raw = [
         scipy_stats.ttest_1samp(own["gain"].astype(float), 0).pvalue
@@ -102,7 +103,7 @@ def test_differences_of_views_are_one_family_of_each_table(tmp_path: Path) -> No
     assert frame["sign"].tolist() == stats.signs_at(frame["gain"], stats.holm(raw))
     alone = np.array(raw) <= 0.05
     assert alone.sum() > (frame["sign"] != "none").sum(), "the family is what decides"
-    whole = reuse.overall(pairs)
+    whole = view_reuse.overall(pairs)
     assert whole["p_holm"].tolist() == pytest.approx(stats.holm(whole["p"]).tolist())
 
 
@@ -111,7 +112,7 @@ def test_the_interval_over_everything_counts_seeds_and_not_cells(both: Path) -> 
     pairs = analysis.reused
     taught = pairs[(pairs["teacher"] != "") & (pairs["views"] == 4)]
     expected = stats.interval(taught.groupby("seed")["gain"].mean().to_numpy())
-    row = reuse.overall(pairs).set_index("views").loc[4]
+    row = view_reuse.overall(pairs).set_index("views").loc[4]
     assert (row["n"], row["groups"]) == (4, 4)
     assert (row["gain"], row["gain_low"]) == pytest.approx((expected.mean, expected.low))
 
@@ -123,13 +124,13 @@ def test_a_group_that_lacks_a_seed_does_not_tilt_the_mean_over_everything(tmp_pa
 
     path = write_folder(tmp_path / "run", replace(BOTH, missing=missing)).path
     pairs = Analysis(load_results(path)).reused
-    rows = reuse.overall(pairs).set_index("views")
+    rows = view_reuse.overall(pairs).set_index("views")
     assert rows["groups"].to_dict() == {2: 4, 4: 3} and rows["n"].to_dict() == {2: 4, 4: 4}
-    assert reuse.by_group(pairs)["n"].value_counts().to_dict() == {4: 11, 3: 1}
+    assert view_reuse.by_group(pairs)["n"].value_counts().to_dict() == {4: 11, 3: 1}
 
 
 def test_what_is_saved_is_the_share_of_passes_whose_view_came_before(both: Path) -> None:
-    rows = reuse.by_group(Analysis(load_results(both)).reused)
+    rows = view_reuse.by_group(Analysis(load_results(both)).reused)
     taught, alone = rows[~rows["is_baseline"]], rows[rows["is_baseline"]]
     assert set(taught.loc[taught["views"] == 2, "saved"]) == {1 - 2 / 8}
     assert set(taught.loc[taught["views"] == 4, "saved"]) == {1 - 4 / 8}
@@ -155,7 +156,7 @@ def test_epochs_without_a_teacher_are_no_saving() -> None:
     )
     curves["key"] += "2.0"
     cells["key"] = [f"{m}{v}" for m, v in zip(cells["plain_method"], cells["views"], strict=True)]
-    saved = reuse.paired(cells, curves).set_index("plain_method")["saved"].to_dict()
+    saved = view_reuse.paired(cells, curves).set_index("plain_method")["saved"].to_dict()
     # `late` ran it in the epochs 3, 5 and 6, so for the views 0, 0 and 1.
     assert saved == pytest.approx({"late": 1 / 3, "whole": 4 / 6, "short": 0})
 

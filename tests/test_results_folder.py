@@ -221,7 +221,7 @@ def test_a_fresh_run_killed_while_deleting_leaves_no_old_result_behind(
         raise InterruptedError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ktbench.results.leftovers.shutil.rmtree", killed)
+        patch.setattr("ktbench.results.folder_contents.shutil.rmtree", killed)
         with pytest.raises(KtbenchError):
             opened(folder.path, fresh=True).__enter__()
     assert any(folder.results())
@@ -311,7 +311,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 
     other = measurement_of(cell, EXPORTS[0], LOCAL, threads=2)
     with opened(folder.path) as held, monkeypatch.context() as patch:
-        patch.setattr("ktbench.files.os.fsync", full)
+        patch.setattr("ktbench.system.files.os.fsync", full)
         with pytest.raises(KtbenchError, match="no space left") as refusal:
             held.write_measurement(other)
     assert "\n" not in str(refusal.value)

@@ -15,11 +15,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from ktbench.compare import compare
-from ktbench.compare.show import markdown, print_comparison
+from ktbench.compare.rendering import markdown, print_comparison
 from ktbench.records import KtbenchError
 from ktbench.report import write_report
 from ktbench.results import load_results
-from ktbench.results.verify import verify
+from ktbench.results.verification import verify
 from tests.fuzzing import SCRIPT, damage, small_folders
 
 CASES = int(os.environ.get("KTBENCH_FUZZ", "12"))

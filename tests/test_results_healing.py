@@ -13,8 +13,8 @@ import pytest
 
 from ktbench.records import Cell
 from ktbench.results import ResultsFolder
-from ktbench.results.verify import verify
-from ktbench.runner import jobs, teachers
+from ktbench.results.verification import verify
+from ktbench.runner import cohort_jobs, teacher_jobs
 from tests.running import Commands, digests, results, write_matrix
 
 pytest_plugins = ("tests.running_fixtures",)
@@ -28,14 +28,14 @@ def trained(ktbench: Commands, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
     """Labels of every cell that is given to the training loop, in order."""
     ktbench.here = True
     labels: list[str] = []
-    real = jobs.train_cohort
+    real = cohort_jobs.train_cohort
 
     def spy(cells: list[Cell], **options: Any) -> Any:
         labels.extend(cell.label for cell in cells)
         return real(cells, **options)
 
-    monkeypatch.setattr(jobs, "train_cohort", spy)
-    monkeypatch.setattr(teachers, "train_cohort", spy)
+    monkeypatch.setattr(cohort_jobs, "train_cohort", spy)
+    monkeypatch.setattr(teacher_jobs, "train_cohort", spy)
     yield labels
 
 
@@ -162,7 +162,7 @@ def test_a_cell_of_another_training_takes_the_place_of_one_whose_weights_are_los
     result = results(folder)[KD]
     assert result.checkpoint
     (folder / result.checkpoint.path).unlink()
-    real = jobs.train_cohort
+    real = cohort_jobs.train_cohort
 
     def otherwise(cells: list[Cell], **options: Any) -> Any:
         moved = [c.model_copy(update={"seed": 7}) for c in cells]
@@ -174,7 +174,7 @@ def test_a_cell_of_another_training_takes_the_place_of_one_whose_weights_are_los
             for c, cell in zip(real(moved, **options), cells, strict=True)
         ]
 
-    monkeypatch.setattr(jobs, "train_cohort", otherwise)
+    monkeypatch.setattr(cohort_jobs, "train_cohort", otherwise)
     answer = ktbench("run", matrix, "--results", "r")
     assert answer.code == 0, answer.err
     again = results(folder)[KD]
@@ -223,7 +223,7 @@ def test_a_folder_that_goes_away_under_a_run_stops_it_and_is_not_made_anew(
 ) -> None:
     matrix, folder = write_matrix(tmp_path / "m.yaml"), tmp_path / "r"
     ktbench.here = True
-    real = jobs.train_cohort
+    real = cohort_jobs.train_cohort
 
     def removed(cells: list[Cell], **options: Any) -> Any:
         if how == "renamed":
@@ -236,7 +236,7 @@ def test_a_folder_that_goes_away_under_a_run_stops_it_and_is_not_made_anew(
         return real(cells, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "train_cohort", removed)
+        patch.setattr(cohort_jobs, "train_cohort", removed)
         answer = ktbench("run", matrix, "--results", "r")
     assert answer.code == 2
     assert "was renamed, deleted or taken over" in answer.err.splitlines()[-1]
@@ -271,7 +271,7 @@ def test_what_a_run_left_in_a_folder_that_was_taken_away_is_used_by_the_next(
 def test_a_run_whose_folder_is_another_runs_now_leaves_that_runs_hold_alone(
     tmp_path: Path,
 ) -> None:
-    from ktbench.results.running import run_lock
+    from ktbench.results.run_lock import run_lock
 
     mine, other = tmp_path / "mine", tmp_path / "other"
     for place in (mine, other):

@@ -17,7 +17,7 @@ from ktbench.compare import compare
 from ktbench.records import Failure, Item, printable
 from ktbench.report import write_report
 from ktbench.results import load_results
-from ktbench.results.verify import verify
+from ktbench.results.verification import verify
 from tests.browser import CHROMIUM, chromium, visit
 from tests.fuzzing import HOSTILE_WORDS, REFERENCE, SCRIPT, resealed, small_folders
 from tests.report_page import page

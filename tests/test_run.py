@@ -12,7 +12,7 @@ import pytest
 from ktbench.export.exporter import Exporter
 from ktbench.records import Cell, Result
 from ktbench.results import ResultsFolder, load_results
-from ktbench.runner import jobs, teachers
+from ktbench.runner import cohort_jobs, teacher_jobs
 from tests.running import Commands, digests, results, write_matrix
 
 pytest_plugins = ("tests.running_fixtures",)
@@ -20,7 +20,7 @@ pytest_plugins = ("tests.running_fixtures",)
 ONNX = {"formats": "onnx", "precisions": "fp32"}
 OWN_METHOD = """
 from pathlib import Path
-from transfer_methods.kd import Config, Method
+from ktbench.transfer_methods.kd import Config, Method
 
 class Fragile(Method):
     Config = Config
@@ -37,14 +37,14 @@ def trained(ktbench: Commands, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
     """Labels of every cell that is given to the training loop, teachers included, in order."""
     ktbench.here = True
     labels: list[str] = []
-    real = jobs.train_cohort
+    real = cohort_jobs.train_cohort
 
     def spy(cells: list[Cell], **options: Any) -> Any:
         labels.extend(cell.label for cell in cells)
         return real(cells, **options)
 
-    monkeypatch.setattr(jobs, "train_cohort", spy)
-    monkeypatch.setattr(teachers, "train_cohort", spy)
+    monkeypatch.setattr(cohort_jobs, "train_cohort", spy)
+    monkeypatch.setattr(teacher_jobs, "train_cohort", spy)
     yield labels
 
 

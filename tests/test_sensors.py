@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from devices.agent import power
-from devices.agent.board import Board
+from ktbench.devices.agent import power
+from ktbench.devices.agent.board import Board
 from tests.sensors import (
     AGX_ORIN,
     NANO,

@@ -13,9 +13,9 @@ from ktbench import stats
 from ktbench.matrix import load, plan
 from ktbench.records import Cell
 from ktbench.report.analysis import Analysis
-from ktbench.report.parts import rows_of
+from ktbench.report.document import rows_of
 from ktbench.results import ResultsFolder, load_results
-from ktbench.settle import settle, write
+from ktbench.runner.more_seeds import settle, write
 from tests.running import Commands, digests, write_matrix
 
 pytest_plugins = ("tests.running_fixtures",)

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks._simulated import BUDGETS, PLAIN, STEP_COST, TAUGHT, pairs, simulated
-from ktbench import speedup
-from ktbench.speedup import Runs
-from ktbench.stats import Floats
+from ktbench.stats import Floats, speedup
+from ktbench.stats.speedup import Runs
 
 
 def exact(cost: Floats, quality: Floats) -> Runs:

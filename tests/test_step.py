@@ -18,11 +18,11 @@ from benchmarks._networks import Ours, Pair, Plain, batches, cell_of, images_of,
 from benchmarks.augment import same_pixels
 from ktbench import catalogue
 from ktbench.data import Stream
+from ktbench.networks.weights import load_student
 from ktbench.records import Cell, Checkpoint, Failure, Item, NumericSpec, TrainSpec
 from ktbench.teacher.live import Live
 from ktbench.train import train_cohort
-from ktbench.train.terms import READ_EVERY, Diverged, Terms
-from ktbench.weights import load_student
+from ktbench.train.loss_log import READ_EVERY, Diverged, Terms
 from tests.boards import lacking
 from tests.running import ROOT, started, write_matrix
 from tests.test_methods_training import brief
@@ -36,7 +36,7 @@ FAILING = """
 import torch
 from dataclasses import dataclass
 from torch.nn import functional
-from transfer_methods._contract import Needs, TransferMethod
+from ktbench.transfer_methods._contract import Needs, TransferMethod
 
 @dataclass(frozen=True)
 class Config:
@@ -222,7 +222,7 @@ def test_bf16_weights_are_single_precision_and_validated_as_they_are_exported(
 
 def test_a_teacher_in_bf16_answers_in_single_precision_near_its_own(tmp_path: Path) -> None:
     stream = Stream(digits(), 0, 32)
-    from ktbench.numeric import EVERYTHING
+    from ktbench.networks.numeric import EVERYTHING
     from ktbench.train.cohort import _probe
 
     probe = _probe(stream)

@@ -13,15 +13,15 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ktbench import catalogue
 from ktbench.records import Checkpoint, KtbenchError, NumericSpec
+from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
 from ktbench.train import train_cohort
-from ktbench.train.terms import Terms
-from students._contract import Features
+from ktbench.train.loss_log import Terms
+from ktbench.transfer_methods._contract import TransferMethod
+from ktbench.transfer_methods.crd import Method as Contrastive
 from tests import method_cases as cases
 from tests.running import Commands, write_matrix
 from tests.training import HERE, cell, digits, places_in, teacher, train
-from transfer_methods._contract import TransferMethod
-from transfer_methods.crd import Method as Contrastive
 
 CUDA = NumericSpec(device="cuda")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ktbench import catalogue
-from students import _layers as layers
-from students import vit
-from students._contract import StagedNetwork, Student
+from ktbench.students import _layers as layers
+from ktbench.students import vit
+from ktbench.students._contract import StagedNetwork, Student
 
 PARAMETERS = {
     "vgg8": 3_965_028,

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from ktbench import catalogue
 from ktbench.records import KtbenchError
-from students._contract import Student
-from students._own import wrap
+from ktbench.students._contract import Student
+from ktbench.students._own import wrap
 
 SOURCE = """
 import torch
 from torch import nn
-from students._contract import Features, Student
+from ktbench.students._contract import Features, Student
 
 
 class Net(nn.Module):

@@ -11,13 +11,13 @@ import torch
 
 from benchmarks import cache
 from ktbench.records import Augmentation, Cell
-from ktbench.teacher.cached import Cached
+from ktbench.students._contract import Features
+from ktbench.teacher.cache.feature_layout import Layout
+from ktbench.teacher.cache.source import Cached
 from ktbench.teacher.live import Live
-from ktbench.teacher.parts import Layout
-from students._contract import Features
+from ktbench.transfer_methods._contract import Batch, Needs
 from tests.caching import HALF, SAMPLED, VIEWS, files, source, stream_of, trial
 from tests.training import DATA, NUMERIC, TRAIN, cell, teacher, train
-from transfer_methods._contract import Batch, Needs
 
 STEPS, BATCH = 12, 32
 ALL = STEPS * BATCH

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ktbench.teacher.room import Room
-from ktbench.teacher.rows import HEADER_BYTES, RowFile, file_bytes
+from ktbench.teacher.cache.disk_quota import Room
+from ktbench.teacher.cache.row_file import HEADER_BYTES, RowFile, file_bytes
 from tests.caching import VIEWS, Trial, files, source, trial
 from tests.training import cell, teacher
 

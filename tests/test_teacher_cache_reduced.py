@@ -13,12 +13,12 @@ import torch
 from ktbench import catalogue
 from ktbench.data import counter_hash
 from ktbench.records import NumericSpec, TeacherOutputs
-from ktbench.teacher.reduced import Reduced, Reduction, drawn, log_counts
-from students._contract import Features
+from ktbench.students._contract import Features
+from ktbench.teacher.compressed import Reduced, Reduction, drawn, log_counts
+from ktbench.transfer_methods._contract import Batch, Needs, Setting, Shapes
 from tests.caching import HALF, SAMPLED, VIEWS, files, source, trial
 from tests.test_teacher_cache import _batch
 from tests.training import NUMERIC, cell, teacher
-from transfer_methods._contract import Batch, Needs, Setting, Shapes
 
 EVERYTHING = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=True)
 

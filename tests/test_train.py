@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ktbench import catalogue
+from ktbench.networks.weights import load_student, load_weights, read_torch, weights_digest
 from ktbench.records import Checkpoint, Failure, Item, KtbenchError, TrainSpec
+from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
-from ktbench.train.schedule import learning_rate
-from ktbench.train.shapes import scope_parameters, similarity
-from ktbench.weights import load_student, load_weights, read_torch, weights_digest
-from students._contract import Features
+from ktbench.train.learning_rate import learning_rate
+from ktbench.train.method_setup import scope_parameters, similarity
+from ktbench.transfer_methods._contract import Scope
 from tests.training import HERE, TRAIN, cell, digits, places_in, teacher, train
-from transfer_methods._contract import Scope
 
 METHODS = ("none", "kd", "fitnet", "intermediate_last_per_layer")
 
@@ -104,7 +104,7 @@ def test_methods_and_seeds_train_different_weights(
 def test_every_method_starts_from_the_same_weights_and_sees_the_same_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from ktbench.train.lane import Lane
+    from ktbench.train.trainee import Lane
 
     seen: dict[str, list[str]] = {}
     original = Lane.step
@@ -171,8 +171,8 @@ def test_a_teacher_with_other_statistics_sees_its_own_normalisation(tmp_path: Pa
 
     from ktbench.data import Stream
     from ktbench.train.cohort import _probe
+    from ktbench.transfer_methods._contract import Needs
     from tests.training import teacher_cell
-    from transfer_methods._contract import Needs
 
     own = digits(teacher_cell().data.model_dump_json())
     assert not torch.equal(own.mean, data.mean)

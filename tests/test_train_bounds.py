@@ -14,7 +14,7 @@ from torch import get_num_threads as threads
 from ktbench.data import Dataset
 from ktbench.records import Checkpoint, Failure, Item, NumericSpec
 from ktbench.train import train_cohort
-from ktbench.train.lane import Lane
+from ktbench.train.trainee import Lane
 from tests.training import HERE, TRAIN, cell, digits, places_in, train
 
 # ---------------------------------------------------------------- the test set chooses nothing
@@ -103,7 +103,7 @@ def test_dropout_draws_the_same_alone_in_a_cohort_and_after_a_stop(tmp_path: Pat
 BAD_LOSSES = """
 from dataclasses import dataclass
 from torch.nn import functional
-from transfer_methods._contract import Needs, TransferMethod
+from ktbench.transfer_methods._contract import Needs, TransferMethod
 
 @dataclass(frozen=True)
 class Config:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from devices._contract import Blob, DeviceError
-from devices.agent import protocol
-from devices.transport._exchange import LOADER, Exchange, agent_archive, bootstrap
-from devices.transport.local import LocalTransport
-from devices.transport.ssh import COMMAND, SshTransport, command
+from ktbench.devices._contract import Blob, DeviceError
+from ktbench.devices.agent import protocol
+from ktbench.devices.transport._exchange import LOADER, Exchange, agent_archive, bootstrap
+from ktbench.devices.transport.local import LocalTransport
+from ktbench.devices.transport.ssh import COMMAND, SshTransport, command
 
 pytest_plugins = ("tests.board_fixtures",)
 
@@ -29,7 +29,7 @@ PROBE = {"task": "probe"}
 
 def played(script: str, blobs: tuple[Blob, ...] = ()) -> dict[str, Any]:
     """What the host makes of a device that runs this script in place of the agent's loader."""
-    text = f"import os, struct, sys\nfrom devices.agent import protocol as p\n{script}"
+    text = f"import os, struct, sys\nfrom ktbench.devices.agent import protocol as p\n{script}"
     return played_by([sys.executable, "-c", text], blobs)
 
 
@@ -73,7 +73,7 @@ def test_what_a_login_shell_prints_first_is_passed_over() -> None:
 
 
 def test_a_device_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devices.transport._exchange.START_S", 0.0)
+    monkeypatch.setattr("ktbench.devices.transport._exchange.START_S", 0.0)
     exchange = Exchange(
         [sys.executable, "-c", "import time; time.sleep(60)"],
         root=None,

@@ -146,7 +146,7 @@ def test_where_outputs_come_from_is_in_the_plan_and_in_no_key() -> None:
 
 
 def test_a_lock_holds_where_outputs_came_from_and_an_old_one_says_live() -> None:
-    from ktbench.provenance import collect
+    from ktbench.system.provenance import collect
 
     planned = _planned(teacher={"source": "cached", "cap_gb": 3}, views=["fresh", 2])
     packed = LockFile.of(Lock(plan=planned, provenance=collect()))

@@ -11,20 +11,20 @@ import torch
 from torch.nn import functional
 
 from ktbench import catalogue
+from ktbench.catalogue.transfer_window import misfit
 from ktbench.data import Stream
-from ktbench.numeric import EVERYTHING
+from ktbench.networks.numeric import EVERYTHING
 from ktbench.records import Cell, Checkpoint, Failure, Item, Window
+from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
 from ktbench.train import train_cohort
 from ktbench.train.cohort import _probe
-from ktbench.train.lane import Lane, derived_seed
-from ktbench.train.placing import make_batch
-from ktbench.window import misfit
-from students._contract import Features
+from ktbench.train.device_placement import make_batch
+from ktbench.train.trainee import Lane, derived_seed
+from ktbench.transfer_methods._contract import Batch, Needs, Phase, Scale, Scope, Update
 from tests import caching
 from tests import method_cases as cases
 from tests.training import HERE, TRAIN, cell, digits, places_in, teacher, train
-from transfer_methods._contract import Batch, Needs, Phase, Scale, Scope, Update
 
 MIDDLE = {"start": 1 / 3, "end": 2 / 3}
 """The second of three epochs: its steps are 3, 4 and 5 of nine."""
@@ -275,7 +275,7 @@ def test_a_window_suits_phases_that_carry_cross_entropy_or_lie_within_it(
 
 
 OWN = """
-from transfer_methods.kd import Config, Method as Kd
+from ktbench.transfer_methods.kd import Config, Method as Kd
 
 class Renamed(Kd):
     Config = Config

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ktbench.data import Dataset, load
+from ktbench.networks.weights import load_student
 from ktbench.records import (
     Augmentation,
     Cell,
@@ -20,7 +21,6 @@ from ktbench.records import (
 )
 from ktbench.teacher.live import Live
 from ktbench.train import Places, train_cohort
-from ktbench.weights import load_student
 
 DATA = DataSpec(source="digits", train_size=96, augment=Augmentation(crop_padding=1, flip=True))
 TRAIN = TrainSpec(epochs=3, batch_size=32, lr=0.05)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._contract import Batch, Features, Needs, Setting, TransferMethod
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._contract import Batch, Features, Needs, Setting, TransferMethod
 
 C = TypeVar("C")
 """A method's settings."""

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from transfer_methods import _checks
-from transfer_methods._adapt import Adapt, adaptor
-from transfer_methods._common import (
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import Adapt, adaptor
+from ktbench.transfer_methods._common import (
     Distillation,
     cross_entropy,
     frozen,
@@ -29,8 +29,8 @@ from transfer_methods._common import (
     root_mean_square,
     seen,
 )
-from transfer_methods._contract import Batch, Features, Needs, Setting
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from ktbench.transfer_methods._contract import Batch, Features, Needs, Setting
+from ktbench.transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from transfer_methods._common import OneTerm, Weights
-from transfer_methods._contract import Needs, Setting
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from ktbench.transfer_methods._common import OneTerm, Weights
+from ktbench.transfer_methods._contract import Needs, Setting
+from ktbench.transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
 
 
 @dataclass(frozen=True, slots=True)

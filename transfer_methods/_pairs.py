@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from math import inf, log2, prod
 from typing import Literal
 
-from transfer_methods._adapt import size_of, width_of
-from transfer_methods._contract import Setting, Shapes
+from ktbench.transfer_methods._adapt import size_of, width_of
+from ktbench.transfer_methods._contract import Setting, Shapes
 
 Stage = int | str
 Pairs = Literal["stage", "similarity", "middle", "last"] | tuple[tuple[Stage, Stage], ...]

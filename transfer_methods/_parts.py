@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from transfer_methods import _checks
-from transfer_methods._contract import TransferMethod
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._contract import TransferMethod
 
 _KEYS = ("method", "settings", "weight", "last_weight", "start", "end")
 
@@ -81,7 +81,7 @@ def method_class(name: str) -> type[TransferMethod]:
     known = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
     if name not in known:
         raise ValueError(f"unknown method {name!r}{_hint(name, known)}")
-    found: type[TransferMethod] = importlib.import_module(f"transfer_methods.{name}").Method
+    found: type[TransferMethod] = importlib.import_module(f"ktbench.transfer_methods.{name}").Method
     return found
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._adapt import aligned, conv_norm, width_of
-from transfer_methods._common import Distillation, cross_entropy, frozen, seen, sum_of
-from transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import aligned, conv_norm, width_of
+from ktbench.transfer_methods._common import Distillation, cross_entropy, frozen, seen, sum_of
+from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
+from ktbench.transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._adapt import aligned, as_map, common_size, size_of
-from transfer_methods._common import View, mean_square, sum_of
-from transfer_methods._contract import Batch, Setting
-from transfer_methods._paired import Paired, PairWeights
-from transfer_methods._pairs import stage_pairs
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import aligned, as_map, common_size, size_of
+from ktbench.transfer_methods._common import View, mean_square, sum_of
+from ktbench.transfer_methods._contract import Batch, Setting
+from ktbench.transfer_methods._paired import Paired, PairWeights
+from ktbench.transfer_methods._pairs import stage_pairs
 
 
 @dataclass(frozen=True, slots=True)

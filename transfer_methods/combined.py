@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transfer_methods import _checks
-from transfer_methods._common import cross_entropy, seen, sum_of
-from transfer_methods._contract import (
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._common import cross_entropy, seen, sum_of
+from ktbench.transfer_methods._contract import (
     ALL,
     Batch,
     Features,
@@ -30,7 +30,7 @@ from transfer_methods._contract import (
     TransferMethod,
     Update,
 )
-from transfer_methods._parts import Part, read_part
+from ktbench.transfer_methods._parts import Part, read_part
 
 
 @dataclass(frozen=True, slots=True)

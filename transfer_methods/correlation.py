@@ -19,9 +19,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._common import OneTerm, View, Weights, mean_square, sum_of
-from transfer_methods._contract import Batch, Needs, Setting
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._common import OneTerm, View, Weights, mean_square, sum_of
+from ktbench.transfer_methods._contract import Batch, Needs, Setting
 
 
 @dataclass(frozen=True, slots=True)

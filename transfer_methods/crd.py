@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._common import OneTerm, View, Weights
-from transfer_methods._contract import Batch, Needs, Setting, batch_generator
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._common import OneTerm, View, Weights
+from ktbench.transfer_methods._contract import Batch, Needs, Setting, batch_generator
 
 _TINY = 1e-7
 

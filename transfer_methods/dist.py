@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._common import Distillation, cross_entropy, frozen, seen
-from transfer_methods._contract import Batch, Features, Needs
-from transfer_methods._logits import prepared
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._common import Distillation, cross_entropy, frozen, seen
+from ktbench.transfer_methods._contract import Batch, Features, Needs
+from ktbench.transfer_methods._logits import prepared
 
 
 @dataclass(frozen=True, slots=True)

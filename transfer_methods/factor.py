@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._adapt import (
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import (
     BatchNorm,
     aligned,
     as_map,
@@ -32,7 +32,7 @@ from transfer_methods._adapt import (
     size_of,
     width_of,
 )
-from transfer_methods._common import (
+from ktbench.transfer_methods._common import (
     Distillation,
     Weights,
     cross_entropy,
@@ -40,8 +40,8 @@ from transfer_methods._common import (
     mean_square,
     seen,
 )
-from transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
+from ktbench.transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
 
 
 @dataclass(frozen=True, slots=True)

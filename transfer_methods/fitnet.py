@@ -14,18 +14,18 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from transfer_methods import _checks
-from transfer_methods._adapt import Regressor
-from transfer_methods._common import (
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import Regressor
+from ktbench.transfer_methods._common import (
     Distillation,
     cross_entropy,
     frozen,
     root_mean_square,
     seen,
 )
-from transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
-from transfer_methods._logits import prepared, soft_divergence
-from transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
+from ktbench.transfer_methods._logits import prepared, soft_divergence
+from ktbench.transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
 
 
 @dataclass(frozen=True, slots=True)

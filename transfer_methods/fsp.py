@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from transfer_methods import _checks
-from transfer_methods._adapt import aligned, width_of
-from transfer_methods._common import (
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import aligned, width_of
+from ktbench.transfer_methods._common import (
     Distillation,
     View,
     cross_entropy,
@@ -24,8 +24,8 @@ from transfer_methods._common import (
     seen,
     sum_of,
 )
-from transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
-from transfer_methods._pairs import stage_pairs, transitions_reason
+from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
+from ktbench.transfer_methods._pairs import stage_pairs, transitions_reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._common import Distillation, frozen, mean_square, seen
-from transfer_methods._contract import Batch, Features, Needs, Scale
-from transfer_methods._logits import prepared
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._common import Distillation, frozen, mean_square, seen
+from ktbench.transfer_methods._contract import Batch, Features, Needs, Scale
+from ktbench.transfer_methods._logits import prepared
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from transfer_methods import _checks
-from transfer_methods._adapt import aligned, conv_norm, width_of
-from transfer_methods._common import View, mean_square, sum_of
-from transfer_methods._contract import Batch, Setting
-from transfer_methods._paired import Paired, PairWeights
-from transfer_methods._pairs import Pairs
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import aligned, conv_norm, width_of
+from ktbench.transfer_methods._common import View, mean_square, sum_of
+from ktbench.transfer_methods._contract import Batch, Setting
+from ktbench.transfer_methods._paired import Paired, PairWeights
+from ktbench.transfer_methods._pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)

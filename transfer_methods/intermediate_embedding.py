@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from transfer_methods import _checks
-from transfer_methods._adapt import ConvEmbedding, DenseEmbedding
-from transfer_methods._contract import Phase, Setting, Update
-from transfer_methods._intermediate import BaseConfig, Intermediate
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import ConvEmbedding, DenseEmbedding
+from ktbench.transfer_methods._contract import Phase, Setting, Update
+from ktbench.transfer_methods._intermediate import BaseConfig, Intermediate
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Sharma et al., IEEE EDGE 2018, technique *intermediate + last*; see `_intermedia
 
 from __future__ import annotations
 
-from transfer_methods._intermediate import AdaptConfig, Adapted
+from ktbench.transfer_methods._intermediate import AdaptConfig, Adapted
 
 Config = AdaptConfig
 

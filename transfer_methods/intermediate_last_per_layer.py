@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transfer_methods._contract import Phase, Scope, Update
-from transfer_methods._intermediate import AdaptConfig, Adapted
+from ktbench.transfer_methods._contract import Phase, Scope, Update
+from ktbench.transfer_methods._intermediate import AdaptConfig, Adapted
 
 Config = AdaptConfig
 

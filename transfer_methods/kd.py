@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from transfer_methods import _checks
-from transfer_methods._common import Distillation, cross_entropy, frozen, seen
-from transfer_methods._contract import Batch, Features, Needs, Phase, Scale
-from transfer_methods._logits import prepared, soft_divergence
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._common import Distillation, cross_entropy, frozen, seen
+from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scale
+from ktbench.transfer_methods._logits import prepared, soft_divergence
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._adapt import as_map
-from transfer_methods._common import OneTerm, View, Weights, sum_of
-from transfer_methods._contract import Batch, Needs, Setting
-from transfer_methods._pairs import stage_pairs, transitions_reason
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import as_map
+from ktbench.transfer_methods._common import OneTerm, View, Weights, sum_of
+from ktbench.transfer_methods._contract import Batch, Needs, Setting
+from ktbench.transfer_methods._pairs import stage_pairs, transitions_reason
 
 _SPARE = 3
 _STEPS = 3

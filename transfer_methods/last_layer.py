@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from transfer_methods import _checks
-from transfer_methods._common import Distillation, cross_entropy, frozen, mean_square, seen
-from transfer_methods._contract import Batch, Features, Needs
-from transfer_methods._logits import prepared
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._common import Distillation, cross_entropy, frozen, mean_square, seen
+from ktbench.transfer_methods._contract import Batch, Features, Needs
+from ktbench.transfer_methods._logits import prepared
 
 
 @dataclass(frozen=True, slots=True)

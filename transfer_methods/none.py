@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from transfer_methods._common import cross_entropy, seen
-from transfer_methods._contract import Batch, Features, Needs, TransferMethod
+from ktbench.transfer_methods._common import cross_entropy, seen
+from ktbench.transfer_methods._contract import Batch, Features, Needs, TransferMethod
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods._adapt import aligned
-from transfer_methods._common import View, sum_of
-from transfer_methods._contract import Batch
-from transfer_methods._paired import Paired, PairWeights
+from ktbench.transfer_methods._adapt import aligned
+from ktbench.transfer_methods._common import View, sum_of
+from ktbench.transfer_methods._contract import Batch
+from ktbench.transfer_methods._paired import Paired, PairWeights
 
 
 @dataclass(frozen=True, slots=True)

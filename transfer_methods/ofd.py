@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transfer_methods._adapt import aligned, as_map, conv_norm, width_of
-from transfer_methods._common import View, sum_of
-from transfer_methods._contract import Batch, Needs, Setting
-from transfer_methods._paired import Paired, PairWeights
-from transfer_methods._pairs import Pairs
+from ktbench.transfer_methods._adapt import aligned, as_map, conv_norm, width_of
+from ktbench.transfer_methods._common import View, sum_of
+from ktbench.transfer_methods._contract import Batch, Needs, Setting
+from ktbench.transfer_methods._paired import Paired, PairWeights
+from ktbench.transfer_methods._pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)

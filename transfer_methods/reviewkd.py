@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._adapt import aligned, as_map, conv_norm, pooled, width_of
-from transfer_methods._common import OneTerm, View, Weights, mean_square, sum_of
-from transfer_methods._contract import Batch, Needs, Setting
-from transfer_methods._pairs import stage_pairs
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import aligned, as_map, conv_norm, pooled, width_of
+from ktbench.transfer_methods._common import OneTerm, View, Weights, mean_square, sum_of
+from ktbench.transfer_methods._contract import Batch, Needs, Setting
+from ktbench.transfer_methods._pairs import stage_pairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._common import OneTerm, View, Weights
-from transfer_methods._contract import Batch, Needs
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._common import OneTerm, View, Weights
+from ktbench.transfer_methods._contract import Batch, Needs
 
 _TINY = 1e-12
 

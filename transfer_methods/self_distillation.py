@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from transfer_methods import _checks
-from transfer_methods._adapt import as_map, width_of
-from transfer_methods._common import cross_entropy, seen, sum_of
-from transfer_methods._contract import Batch, Features, Needs, Setting, TransferMethod
-from transfer_methods._logits import prepared, soft_divergence
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import as_map, width_of
+from ktbench.transfer_methods._common import cross_entropy, seen, sum_of
+from ktbench.transfer_methods._contract import Batch, Features, Needs, Setting, TransferMethod
+from ktbench.transfer_methods._logits import prepared, soft_divergence
 
 
 @dataclass(frozen=True, slots=True)

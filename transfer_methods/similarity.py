@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from transfer_methods._common import View, mean_square, sum_of
-from transfer_methods._contract import Batch
-from transfer_methods._paired import Paired, PairWeights
-from transfer_methods._pairs import Pairs
+from ktbench.transfer_methods._common import View, mean_square, sum_of
+from ktbench.transfer_methods._contract import Batch
+from ktbench.transfer_methods._paired import Paired, PairWeights
+from ktbench.transfer_methods._pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transfer_methods import _checks
-from transfer_methods._adapt import aligned, width_of
-from transfer_methods._common import View, sum_of
-from transfer_methods._contract import Batch, Setting
-from transfer_methods._paired import Paired, PairWeights
+from ktbench.transfer_methods import _checks
+from ktbench.transfer_methods._adapt import aligned, width_of
+from ktbench.transfer_methods._common import View, sum_of
+from ktbench.transfer_methods._contract import Batch, Setting
+from ktbench.transfer_methods._paired import Paired, PairWeights
 
 _FLOOR = 1e-5
 

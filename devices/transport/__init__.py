@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from devices._contract import DeviceError, Profile, Transport
-from devices.transport._exchange import agent_archive
+from ktbench.devices._contract import DeviceError, Profile, Transport
+from ktbench.devices.transport._exchange import agent_archive
 
 
 def agent_digest() -> str:
@@ -19,15 +19,15 @@ def open_transport(profile: Profile, host: str | None, python: str) -> Transport
     """
     wanted = None if python == "python3" else python
     if profile.transport == "ssh":
-        from devices.transport.ssh import SshTransport
+        from ktbench.devices.transport.ssh import SshTransport
 
         return SshTransport(host, wanted)
     if host is not None:
         raise DeviceError(f"{profile.title} takes no host, but {host!r} is given")
     if profile.transport == "fake":
-        from devices.transport.fake import FakeTransport
+        from ktbench.devices.transport.fake import FakeTransport
 
         return FakeTransport()
-    from devices.transport.local import LocalTransport
+    from ktbench.devices.transport.local import LocalTransport
 
     return LocalTransport(wanted)

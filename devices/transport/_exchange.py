@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from devices._contract import AnswerError, Blob, DeviceError
-from devices.agent import protocol
+from ktbench.devices._contract import AnswerError, Blob, DeviceError
+from ktbench.devices.agent import protocol
 
 LOADER = 'exec(__import__("base64").b64decode(open(0,"rb",0,closefd=False).readline()))'
 """The constant program that a device's Python is started with; it reads one line and runs it."""

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from devices._contract import Blob, DeviceError
+from ktbench.devices._contract import Blob, DeviceError
 
 FACTS = {"machine": "fake", "model": "no device", "cores": 4}
 STATE = {"governor": "performance"}

@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from devices._contract import Blob, DeviceError
-from devices.transport._exchange import LOADER, Exchange
+from ktbench.devices._contract import Blob, DeviceError
+from ktbench.devices.transport._exchange import LOADER, Exchange
 
 
 class LocalTransport:

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from devices._contract import Blob, DeviceError, host_objection
-from devices.transport._exchange import LOADER, Exchange, last_line
+from ktbench.devices._contract import Blob, DeviceError, host_objection
+from ktbench.devices.transport._exchange import LOADER, Exchange, last_line
 
 CONFIG_VARIABLE = "KTBENCH_SSH_CONFIG"
 _SCRIPT = f"python3 -I -c '{LOADER}'; exit $?".replace("'", "'\\''")

@@ -3,10 +3,10 @@
 `train_blocks` makes records of trained blocks, `gather` a student's first weights of them.
 """
 
+from ktbench.blockwise.block_timing import measured_loads
+from ktbench.blockwise.block_trainer import train_blocks
 from ktbench.blockwise.blocks import BlockStore, BlockTask, assembly_key, tasks_of
-from ktbench.blockwise.feed import train_blocks
 from ktbench.blockwise.gather import Made, gather
-from ktbench.blockwise.timing import measured_loads
 
 __all__ = [
     "BlockStore",

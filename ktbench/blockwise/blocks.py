@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ktbench import catalogue
-from ktbench.files import write_atomically
+from ktbench.networks.weights import read_torch, weights_digest
 from ktbench.records import (
     Assembly,
     BlockResult,
@@ -30,8 +30,8 @@ from ktbench.records import (
     Start,
     digest_of,
 )
-from ktbench.weights import read_torch, weights_digest
-from students._blocks import Block, Replacement, Replacing
+from ktbench.students._blocks import Block, Replacement, Replacing
+from ktbench.system.files import write_atomically
 
 State = Mapping[str, Tensor]
 _Kind = TypeVar("_Kind", bound=Record)

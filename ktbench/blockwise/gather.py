@@ -16,11 +16,12 @@ from ktbench.blockwise.blocks import (
     build_blockwise,
     start_of,
 )
-from ktbench.blockwise.inputs import Inputs
 from ktbench.blockwise.splice import accuracy_of
+from ktbench.blockwise.teacher_inputs import Inputs
 from ktbench.data import Dataset
-from ktbench.layout import frozen
-from ktbench.numeric import prepare
+from ktbench.networks.layout import frozen
+from ktbench.networks.numeric import prepare
+from ktbench.networks.weights import weights_digest
 from ktbench.records import (
     Assembly,
     BlockResult,
@@ -30,9 +31,8 @@ from ktbench.records import (
     KtbenchError,
     Origin,
 )
-from ktbench.weights import weights_digest
-from students._blocks import Replacing, parameters_of
-from students._contract import Student
+from ktbench.students._blocks import Replacing, parameters_of
+from ktbench.students._contract import Student
 
 
 @dataclass(frozen=True)

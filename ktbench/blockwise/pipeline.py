@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from ktbench.blockwise.blocks import packed
-from ktbench.files import PREFIX
+from ktbench.networks.weights import read_torch
 from ktbench.records import KtbenchError
-from ktbench.weights import read_torch
-from students._blocks import Block
-from students._contract import StagedNetwork, Student
+from ktbench.students._blocks import Block
+from ktbench.students._contract import StagedNetwork, Student
+from ktbench.system.files import PREFIX
 
 DEPTH = 4
 """Batches on their way from a worker to the next, at most."""

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ktbench.blockwise.inputs import Inputs
+from ktbench.blockwise.block_training import Tried
 from ktbench.blockwise.taps import Taps
-from ktbench.blockwise.training import Tried
+from ktbench.blockwise.teacher_inputs import Inputs
 from ktbench.data import Split
-from students._blocks import Block
-from students._contract import Student
+from ktbench.students._blocks import Block
+from ktbench.students._contract import Student
 
 Run = Callable[[Tensor], Tensor]
 """Gives a replacement's output in eval mode."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ktbench.records import KtbenchError
-from students._blocks import Block
+from ktbench.students._blocks import Block
 
 AtEnd = Callable[[Tensor, Tensor], Tensor | None]
 """Takes a block's input and output (B, C, H, W); what it returns goes on in the output's place."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ktbench.boards.look import Look
+from ktbench.boards.probe import Look
 
 Version = tuple[int, int]
 

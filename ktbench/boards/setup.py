@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devices._contract import DeviceError, Lease, Transport
 from ktbench.boards.choice import Choice, choose
-from ktbench.boards.look import Look
+from ktbench.boards.probe import Look
 from ktbench.boards.wheels import Wheel, fetch
-from ktbench.measure.answers import Probe, parse
+from ktbench.devices._contract import DeviceError, Lease, Transport
+from ktbench.measure.agent_schema import Probe, parse
 from ktbench.records import KtbenchError
 
 LOOK_S = 120.0

@@ -10,11 +10,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from devices._contract import Blob
 from ktbench.boards.choice import Choice
-from ktbench.boards.look import Look
-from ktbench.files import PREFIX, cache_folder
+from ktbench.boards.probe import Look
+from ktbench.devices._contract import Blob
 from ktbench.records import KtbenchError, StorageError, digest_of
+from ktbench.system.files import PREFIX, cache_folder
 
 LIMIT_S = 1800.0
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ktbench.compare.found import Latency
+from ktbench.compare.comparison import Latency
 from ktbench.compare.judging import Difference, unpaired, verdicts
 from ktbench.records import Measurement
 from ktbench.results import Results

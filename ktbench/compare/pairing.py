@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from ktbench.compare.found import Accuracy, Comparison, Group, Limits, Missing, Size
+from ktbench.compare.comparison import Accuracy, Comparison, Group, Limits, Missing, Size
 from ktbench.compare.judging import Difference, difference, verdicts
 from ktbench.compare.latency import latencies
-from ktbench.compare.settings import settings, versions
+from ktbench.compare.setting_changes import settings, versions
 from ktbench.records import KtbenchError
 from ktbench.results import Results, load_results
 

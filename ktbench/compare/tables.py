@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ktbench.compare.found import Accuracy, Comparison, Latency, Missing, Setting, points
+from ktbench.compare.comparison import Accuracy, Comparison, Latency, Missing, Setting, points
 from ktbench.compare.judging import Verdict
 from ktbench.results import Problem
 

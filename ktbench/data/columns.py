@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
+from ktbench.data.contract import shown, some
 from ktbench.data.folders import IMAGE_FILES
-from ktbench.data.source import shown, some
 from ktbench.records import DataSpec, KtbenchError
 
 _IMAGES = frozenset({"image", "images", "img", "imgs", "picture", "photo", "image_bytes"})

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ktbench.data.contract import Source, some
 from ktbench.data.pixels import refuse_mixed
-from ktbench.data.source import Source, some
-from ktbench.data.sources import open_source
+from ktbench.data.source_kinds import open_source
 from ktbench.data.splits import Rows, split_rows
 from ktbench.records import DataSpec
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ktbench.data.names import by_split, plain_split, split_of
+from ktbench.data.contract import Labels, Source, counted, refuse_untaught, resolve, shown, some
 from ktbench.data.pixels import Pixels, decode, read_all
-from ktbench.data.source import Labels, Source, counted, refuse_untaught, resolve, shown, some
+from ktbench.data.split_names import by_split, plain_split, split_of
 from ktbench.records import DataSpec, KtbenchError
 
 IMAGE_FILES = frozenset(

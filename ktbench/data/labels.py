@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktbench.data.columns import may_be_label
-from ktbench.data.source import Labels, shown, some
+from ktbench.data.contract import Labels, shown, some
 from ktbench.records import KtbenchError
 
 Value = int | str

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ktbench.data.names import split_of, split_word
-from ktbench.data.source import shown, some
+from ktbench.data.contract import shown, some
+from ktbench.data.split_names import split_of, split_word
 from ktbench.records import KtbenchError
 
 _TABLES = (".parquet", ".csv", ".tsv")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ktbench.data.columns import choose, holds_bytes, is_text
+from ktbench.data.contract import Labels, Source, refuse_untaught, resolve, shown, some
 from ktbench.data.labels import as_classes
-from ktbench.data.names import plain_split
 from ktbench.data.pixels import Pixels, decode, line, read_all
-from ktbench.data.source import Labels, Source, refuse_untaught, resolve, shown, some
+from ktbench.data.split_names import plain_split
 from ktbench.data.table_files import table_files
 from ktbench.records import DataSpec, KtbenchError
 

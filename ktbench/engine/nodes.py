@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import cache, lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
-from ktbench import provenance
 from ktbench.records import Cell, KtbenchError, Plan, Record
-
-COMPUTING = ("ktbench", "students", "transfer_methods")
-"""The packages whose code decides a result's bits."""
+from ktbench.system import installation, provenance
 
 
 class Likeness(Record):
@@ -63,13 +60,13 @@ def facts() -> dict[str, str]:
 def _code() -> str:
     """16 digits over what computes a result: nodes with other code give other results."""
     total = hashlib.sha256()
-    for package in COMPUTING:
-        spec = find_spec(package)
-        for root in map(Path, (spec and spec.submodule_search_locations) or ()):
-            for path in sorted(root.rglob("*.py")):
-                content = path.read_bytes()
-                total.update(f"{package}/{path.relative_to(root)}|{len(content)}|".encode())
-                total.update(content)
+    root = installation.ROOT / "ktbench"
+    # Links are followed: a checkout and an installed copy have the same files.
+    folders = [(Path(folder), names) for folder, _, names in os.walk(root, followlinks=True)]
+    for path in sorted(f / n for f, names in folders for n in names if n.endswith(".py")):
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(root)}|{len(content)}|".encode())
+        total.update(content)
     return total.hexdigest()[:16]
 
 

@@ -11,16 +11,16 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ktbench.engine.contract import Workers
 from ktbench.engine.nodes import Likeness, likeness, why_not_here
 from ktbench.engine.signals import deferred
-from ktbench.files import PREFIX, write_atomically
-from ktbench.provenance import cores
 from ktbench.records import KtbenchError, NumericSpec, Plan
+from ktbench.system.files import PREFIX, write_atomically
+from ktbench.system.installation import ROOT
+from ktbench.system.provenance import cores
 
 RETRIES = 3
 """How often Ray runs a job again whose worker died."""
@@ -197,9 +197,7 @@ def variables(plan: Plan) -> dict[str, str]:
     found = {k: v for k, v in os.environ.items() if k.startswith(_OURS) or k in named}
     if "KTBENCH_CACHE" in found:
         found["KTBENCH_CACHE"] = str(Path(found["KTBENCH_CACHE"]).absolute())
-    spec = find_spec("ktbench")
-    assert spec is not None and spec.origin is not None
-    source = str(Path(spec.origin).resolve().parents[1])
+    source = str(ROOT)
     inherited = os.environ.get("PYTHONPATH", "")
     if "site-packages" not in source or inherited:
         found["PYTHONPATH"] = os.pathsep.join(filter(None, [source, inherited]))

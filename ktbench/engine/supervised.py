@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ktbench.engine.contract import Job, Lost, Outcome, Report, Workers
-from ktbench.numeric import check
+from ktbench.networks.numeric import check
 from ktbench.records import Plan
 from ktbench.supervision import Child, Died
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ktbench.export.network import deploy, plan_folding
+from ktbench.export.deployed_network import deploy, plan_folding
 from ktbench.export.onnx_writer import OnnxWriter
 from ktbench.records import ExportSpec
 

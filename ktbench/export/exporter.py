@@ -18,11 +18,12 @@ from torch import nn
 
 from ktbench.data import Dataset
 from ktbench.export import sidecar
-from ktbench.export.network import Deployed, Folding, deploy, plain_copy, plan_folding
+from ktbench.export.deployed_network import Deployed, Folding, deploy, plain_copy, plan_folding
 from ktbench.export.parity import TOLERANCES, Parity, check, raw_images, reference_logits
 from ktbench.export.reasons import reason_of
 from ktbench.export.template import Template, make_template
 from ktbench.export.writer import Floats, Writer
+from ktbench.networks.weights import weights_digest
 from ktbench.records import (
     Artifact,
     Cell,
@@ -34,10 +35,9 @@ from ktbench.records import (
     digest_of,
     one_line,
 )
-from ktbench.weights import weights_digest
 
 if TYPE_CHECKING:
-    from students._contract import Student
+    from ktbench.students._contract import Student
 
 CALIBRATION = 256
 """Training images that int8 ranges are taken from, evenly spread over the training set."""

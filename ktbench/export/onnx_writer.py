@@ -18,8 +18,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from ktbench.export.network import Deployed, Layout
-from ktbench.export.quiet import quiet
+from ktbench.export.deployed_network import Deployed, Layout
+from ktbench.export.quiet_output import quiet
 from ktbench.export.writer import CHUNK, Floats, Images
 from ktbench.records import ExportSpec
 

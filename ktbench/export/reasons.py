@@ -85,7 +85,7 @@ def _place(error: BaseException) -> str:
             break
         for frame in traceback.extract_tb(current.__traceback__):
             parts = Path(frame.filename).parts
-            if "site-packages" not in parts and not set(parts) & {"torch", "ktbench", "students"}:
+            if "site-packages" not in parts and not set(parts) & {"torch", "ktbench"}:
                 own = f" ({Path(frame.filename).name}:{frame.lineno})"
         current = current.__cause__ or current.__context__
     return own

@@ -8,8 +8,8 @@ from typing import Any
 
 from ktbench.data import Dataset
 from ktbench.export.writer import Writer
-from ktbench.files import write_atomically
 from ktbench.records import SCHEMA, Artifact, Cell, KtbenchError
+from ktbench.system.files import write_atomically
 
 
 def describe(

@@ -13,7 +13,7 @@ from itertools import permutations
 
 import numpy as np
 
-from ktbench.export.network import Deployed, State, probe
+from ktbench.export.deployed_network import Deployed, State, probe
 from ktbench.export.writer import Floats, Writer
 from ktbench.records import ExportSpec
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ktbench.export.deployed_network import Deployed, Layout
 from ktbench.export.litert import LiteRT
 from ktbench.export.lowering import pool_evenly
-from ktbench.export.network import Deployed, Layout
-from ktbench.export.quiet import quiet
+from ktbench.export.quiet_output import quiet
 from ktbench.export.writer import Floats, Images
 from ktbench.records import ExportSpec
 

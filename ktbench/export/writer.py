@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ktbench.export.network import Deployed, Layout
+from ktbench.export.deployed_network import Deployed, Layout
 from ktbench.records import ExportSpec, KtbenchError
 
 Floats = NDArray[np.float32]

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 _ROOTS = ("torch.nn", "torch.optim", "torch.autograd", "torch.linalg", "torch.fft", "torch.special")
-_OURS = ("ktbench", "students", "transfer_methods")
+_OURS = ("ktbench",)
 _SINGLE = ("torch", "torch.functional", "torch._tensor", "torch._VF", "torch._C._nn", "torch._C")
 _PLAIN = ("math", "random", "time", "os", "copy", "numpy", "functools", "itertools")
 _PATCHERS = ("torch._dynamo", "torch._functorch", "torch._export", "torch.export", "torch.fx")

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from devices._contract import host_objection
 from ktbench import catalogue
+from ktbench.devices._contract import host_objection
+from ktbench.matrix.blockwise_students import of_teachers
+from ktbench.matrix.document import KeyPath, Problem
 from ktbench.matrix.errors import problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, Kind, variants
-from ktbench.matrix.made import of_teachers
 from ktbench.matrix.models import ItemEntry, Matrix, WindowGrid
-from ktbench.matrix.source import KeyPath, Problem
 from ktbench.matrix.teachers import Teachers
 from ktbench.records import (
     BASELINE,

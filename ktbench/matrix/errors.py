@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ktbench.catalogue import nearest
-from ktbench.matrix.source import KeyPath, Problem
+from ktbench.matrix.document import KeyPath, Problem
 from ktbench.records import TrainSpec
 
 _BOUNDS = {

@@ -17,10 +17,10 @@ from pydantic_core import to_jsonable_python
 
 from ktbench import catalogue
 from ktbench.catalogue import SettingInfo, nearest
+from ktbench.matrix.document import KeyPath, Problem
 from ktbench.matrix.errors import phrase
 from ktbench.matrix.models import ItemEntry
-from ktbench.matrix.source import KeyPath, Problem
-from ktbench.networks import try_build
+from ktbench.networks.outline import try_build
 from ktbench.records import Item, KtbenchError
 
 MOST_VARIANTS = 1_000

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic import field_validator as validator
 
-from ktbench.matrix.source import Origin
+from ktbench.matrix.document import Origin
 from ktbench.records import (
     BlockRun,
     BlockTrain,
@@ -28,8 +28,8 @@ from ktbench.records import (
     SourceSpec,
     TrainSpec,
 )
-from ktbench.records.asked import MOST_EPOCHS
-from ktbench.records.text import LARGEST, Count, Flag, FolderName, Line, Name, Number, Whole
+from ktbench.records.cell import MOST_EPOCHS
+from ktbench.records.printable import LARGEST, Count, Flag, FolderName, Line, Name, Number, Whole
 
 MOST_SEEDS = 10_000
 MOST_MEMBERS = 1_000

@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 
 from ktbench import catalogue
+from ktbench.catalogue.transfer_window import misfit
 from ktbench.data import DataInfo, describe
 from ktbench.matrix.axes import Axes, Finder
-from ktbench.matrix.images import overweight, unbearable
+from ktbench.matrix.cell_count import oversize
+from ktbench.matrix.cell_settings import numeric_of
+from ktbench.matrix.document import KeyPath, Problem
+from ktbench.matrix.image_memory import overweight, unbearable
+from ktbench.matrix.include_rules import Draft, Rules
 from ktbench.matrix.models import Matrix
-from ktbench.matrix.rules import Draft, Rules
-from ktbench.matrix.size import oversize
-from ktbench.matrix.source import KeyPath, Problem
-from ktbench.matrix.taught import numeric_of
-from ktbench.networks import Outline, outline, own_names
+from ktbench.networks.outline import Outline, outline, own_names
 from ktbench.records import (
     OWN_ERRORS,
     Cell,
@@ -30,10 +31,9 @@ from ktbench.records import (
     Teacher,
     one_line,
 )
-from ktbench.records.text import folder_objection
+from ktbench.records.printable import folder_objection
 from ktbench.supervision import mark
-from ktbench.window import misfit
-from transfer_methods._contract import Needs, Setting, Shapes, TransferMethod
+from ktbench.transfer_methods._contract import Needs, Setting, Shapes, TransferMethod
 
 
 def checked(matrix: Matrix) -> list[Problem]:

@@ -15,11 +15,10 @@ from pydantic import JsonValue
 
 from ktbench import catalogue
 from ktbench.catalogue import nearest
-from ktbench.files import MOST_WEIGHTS, UnsuitableFileError, check_regular
+from ktbench.matrix.cell_settings import numeric_of, reads_teacher
+from ktbench.matrix.document import KeyPath
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import ItemEntry, Matrix, TeacherEntry
-from ktbench.matrix.source import KeyPath
-from ktbench.matrix.taught import numeric_of, reads_teacher
 from ktbench.records import (
     BASELINE,
     Cell,
@@ -29,6 +28,7 @@ from ktbench.records import (
     Teacher,
     TrainSpec,
 )
+from ktbench.system.files import MOST_WEIGHTS, UnsuitableFileError, check_regular
 
 LONGEST_CHAIN = 32
 """Teachers that are taught by each other, one after the other."""

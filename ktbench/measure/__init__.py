@@ -5,11 +5,11 @@ alike; load, first inference and steady state are three figures; every raw sampl
 """
 
 from ktbench.measure.accuracy import BoardAccuracy, evaluate
-from ktbench.measure.budget import FULL, QUICK, Budget
 from ktbench.measure.check import Check, check
 from ktbench.measure.job import Job, distinct, job_of, measurement_id
-from ktbench.measure.run import measure
-from ktbench.measure.single import measure_file, measure_files
+from ktbench.measure.model_files import measure_file, measure_files
+from ktbench.measure.repeats import measure
+from ktbench.measure.time_budget import FULL, QUICK, Budget
 
 __all__ = [
     "FULL",

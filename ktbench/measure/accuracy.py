@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from devices._contract import AnswerError, DeviceError, Lease, Transport
-from ktbench.measure.answers import Evaluated
+from ktbench.devices._contract import AnswerError, DeviceError, Lease, Transport
+from ktbench.measure.agent_schema import Evaluated
 from ktbench.measure.job import Array, Job
-from ktbench.measure.patience import patiently
+from ktbench.measure.retry import patiently
 from ktbench.measure.target import Target, opened
 from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError
 

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from devices._contract import DeviceError, Profile, Transport
-from ktbench.measure.answers import Facts, Probe
+from ktbench.devices._contract import DeviceError, Profile, Transport
+from ktbench.measure.agent_schema import Facts, Probe
 from ktbench.measure.target import Target, architecture_problem, opened
 from ktbench.records import DeviceSpec
 

@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from devices.transport import agent_digest
-from ktbench.files import write_atomically
-from ktbench.measure.answers import Bench
-from ktbench.measure.budget import P99_RUNS, Budget
-from ktbench.measure.energy import Energy, energy_of, hottest, slowdown
+from ktbench.devices.transport import agent_digest
+from ktbench.measure.agent_schema import Bench
+from ktbench.measure.energy_per_inference import Energy, energy_of, hottest, slowdown
 from ktbench.measure.job import Job, measurement_id
 from ktbench.measure.target import Target
+from ktbench.measure.time_budget import P99_RUNS, Budget
 from ktbench.measure.validity import agreement, judge
-from ktbench.percentiles import bounded_percentile
 from ktbench.records import Measurement, Statistic
+from ktbench.stats.percentiles import bounded_percentile
+from ktbench.system.files import write_atomically
 
 SAMPLES = "measurements/{id}.samples.parquet"
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from devices._contract import AnswerError, Blob, DeviceError, Lease, Profile, Transport
-from devices.transport import open_transport
 from ktbench import catalogue
-from ktbench.files import read_regular
-from ktbench.measure.answers import Bench, Evaluated, Probe, parse
-from ktbench.measure.budget import MAX_RUNS, Budget
+from ktbench.devices._contract import AnswerError, Blob, DeviceError, Lease, Profile, Transport
+from ktbench.devices.transport import open_transport
+from ktbench.measure.agent_schema import Bench, Evaluated, Probe, parse
 from ktbench.measure.job import CHECKED_INPUTS, Array, Job
-from ktbench.percentiles import least_count
+from ktbench.measure.time_budget import MAX_RUNS, Budget
 from ktbench.records import DeviceSpec, KtbenchError, Origin
+from ktbench.stats.percentiles import least_count
+from ktbench.system.files import read_regular
 
 PROBE_S = 120.0
 EVALUATE_S = 3600.0

@@ -8,10 +8,10 @@ from typing import cast
 
 import numpy as np
 
-from ktbench.measure.answers import Bench, Facts
-from ktbench.measure.budget import MAX_RUNS, Budget
-from ktbench.measure.energy import energy_of, temperature
+from ktbench.measure.agent_schema import Bench, Facts
+from ktbench.measure.energy_per_inference import energy_of, temperature
 from ktbench.measure.job import Job
+from ktbench.measure.time_budget import MAX_RUNS, Budget
 from ktbench.records import Validity
 
 SPREAD = 0.10

@@ -9,7 +9,19 @@ Schema history (`SCHEMA`):
        belong to them; what version 1 wrote is read as it is, unsealed
 """
 
-from ktbench.records.asked import (
+from ktbench.records.base import (
+    OWN_ERRORS,
+    SCHEMA,
+    Composed,
+    KtbenchError,
+    Record,
+    StorageError,
+    canonical_json,
+    digest_of,
+    one_line,
+)
+from ktbench.records.block_search import BlockOption, BlockSearch, Price, SoughtBlock, SoughtNetwork
+from ktbench.records.cell import (
     BASELINE,
     Augmentation,
     BlockTrain,
@@ -26,18 +38,8 @@ from ktbench.records.asked import (
     TrainSpec,
     Window,
 )
-from ktbench.records.base import (
-    OWN_ERRORS,
-    SCHEMA,
-    Composed,
-    KtbenchError,
-    Record,
-    StorageError,
-    canonical_json,
-    digest_of,
-    one_line,
-)
-from ktbench.records.came import (
+from ktbench.records.measurement import Measurement, Origin, Statistic, Validity
+from ktbench.records.outcome import (
     Accuracies,
     ArithmeticVerdict,
     Artifact,
@@ -54,16 +56,8 @@ from ktbench.records.came import (
     Tolerance,
     Try,
 )
-from ktbench.records.measured import Measurement, Origin, Statistic, Validity
-from ktbench.records.sought import (
-    BlockOption,
-    BlockSearch,
-    Price,
-    SoughtBlock,
-    SoughtNetwork,
-)
-from ktbench.records.text import Name, printable
-from ktbench.records.unkeyed import (
+from ktbench.records.printable import Name, printable
+from ktbench.records.run_options import (
     BlockRun,
     DeviceSpec,
     ExportSpec,

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from ktbench.records.text import printable
+from ktbench.records.printable import printable
 
 SCHEMA = 2
 """Of what is written to a results folder; its history stands in the package's docstring."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from ktbench.records.text import printable, unprintable
+from ktbench.records.printable import printable, unprintable
 
 LONGEST_WORDS = 2_000
 """Characters of a reason or a note; the rest is cut."""

@@ -15,10 +15,10 @@ import pandas as pd
 
 from ktbench import stats
 from ktbench.records import BASELINE, Augmentation
-from ktbench.report import quality_cost, reuse
-from ktbench.report.judged import judged
+from ktbench.report.efficiency import frames, view_reuse
+from ktbench.report.significance import judged
 from ktbench.results import Problem, Results
-from ktbench.results.settings import told
+from ktbench.results.setting_names import told
 
 NO_TRANSFER = "no transfer"
 """Label of the baseline."""
@@ -122,28 +122,28 @@ class Analysis:
         cells["method"], cells["label"] = _names(cells, cells["likewise"])
         plan = self.results.lock.plan
         same = {cell.key for cell in plan.cells if cell.data.augment == Augmentation()}
-        return reuse.paired(cells[~cells["key"].isin(same)], self.curves)
+        return view_reuse.paired(cells[~cells["key"].isin(same)], self.curves)
 
     @cached_property
     def trainings(self) -> pd.DataFrame:
         """`quality_cost.trainings` of the results."""
-        return quality_cost.trainings(self.results)
+        return frames.trainings(self.results)
 
     @cached_property
-    def compared(self) -> list[quality_cost.Comparison]:
+    def compared(self) -> list[frames.Comparison]:
         """`quality_cost.comparisons`; none, and quickly so, where no budget is swept."""
         budgets = {c.train.epochs for c in self.results.lock.plan.cells if c.teacher is not None}
-        return quality_cost.comparisons(self.trainings) if len(budgets) > 1 else []
+        return frames.comparisons(self.trainings) if len(budgets) > 1 else []
 
     @cached_property
     def speedups(self) -> pd.DataFrame:
         """`quality_cost.headlines` of what is `compared`."""
-        return quality_cost.headlines(self.compared)
+        return frames.headlines(self.compared)
 
     @cached_property
     def by_budget(self) -> pd.DataFrame:
         """`quality_cost.by_budget` of what is `compared`."""
-        return quality_cost.by_budget(self.compared)
+        return frames.by_budget(self.compared)
 
     @cached_property
     def curves(self) -> pd.DataFrame:

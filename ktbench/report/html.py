@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ktbench.report.parts import ROWS_SHOWN, Cards, Figure, Note, Page, Part, Table
+from ktbench.report.document import ROWS_SHOWN, Cards, Figure, Note, Page, Part, Table
 
 _HERE = Path(__file__).parent
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ktbench.report.parts import ROWS_SHOWN, Card, Cards, Figure, Note, Page, Part, Section, Table
+from ktbench.report.document import (
+    ROWS_SHOWN,
+    Card,
+    Cards,
+    Figure,
+    Note,
+    Page,
+    Part,
+    Section,
+    Table,
+)
 
 
 def markdown(page: Page) -> str:

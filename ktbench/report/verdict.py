@@ -8,10 +8,11 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import reuse, text
+from ktbench.report import numbers
 from ktbench.report.analysis import GROUP, Analysis, by_origin
-from ktbench.report.parts import Box, Column, Row, Table, rows_of
-from ktbench.report.savings import saving_sentences
+from ktbench.report.document import Box, Column, Row, Table, rows_of
+from ktbench.report.efficiency import view_reuse
+from ktbench.report.efficiency.summary import saving_sentences
 
 WITHIN = 0.01
 """An export may be this much less accurate on validation than the best one, if it is faster."""
@@ -57,13 +58,13 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
     if clear.empty:
         return (
             f"No method gains clearly over no transfer in any of "
-            f"{text.count(len(judged), 'comparison')}, {_TOGETHER}{_alone(judged)}."
+            f"{numbers.count(len(judged), 'comparison')}, {_TOGETHER}{_alone(judged)}."
         )
     top = _top(clear)
     return (
         f"{_bold(top['label'])} gains {_gain(top)} over no transfer{_likewise(top)} on "
         f"{top['student']}; "
-        f"{len(clear)} of {text.count(len(judged), 'comparison')} "
+        f"{len(clear)} of {numbers.count(len(judged), 'comparison')} "
         f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}, {_TOGETHER}."
     )
 
@@ -100,8 +101,8 @@ def _top(rows: pd.DataFrame, *, worst: bool = False) -> Row:
 
 
 def _gain(row: Row) -> str:
-    bounds = text.point_interval(row["gain_low"], row["gain_high"])
-    return f"{text.points(row['gain'])} points {bounds} (n = {row['n']})".replace("  ", " ")
+    bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
+    return f"{numbers.points(row['gain'])} points {bounds} (n = {row['n']})".replace("  ", " ")
 
 
 def _bold(words: str) -> str:
@@ -118,15 +119,16 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
         quick = _first(near.sort_values(["p50_ms", "validation"], ascending=[True, False]))
         sentence = (
             f"On {_bold(str(device))} the most accurate is {_deployment(best)}: "
-            f"{text.percent(best['accuracy'])} at {text.milliseconds(best['p50_ms'])} ms {origin}"
+            f"{numbers.percent(best['accuracy'])} "
+            f"at {numbers.milliseconds(best['p50_ms'])} ms {origin}"
         )
         if quick["p50_ms"] < best["p50_ms"]:
             same = quick["student"] == best["student"] and quick["label"] == best["label"]
             sentence += (
                 f"; within {100 * WITHIN:.0f} point of it on validation, the fastest is "
                 f"{f'the same {_file(quick)}' if same else _deployment(quick)}: "
-                f"{text.percent(quick['accuracy'])} at "
-                f"{text.milliseconds(quick['p50_ms'])} ms, {text.size(quick['bytes'])}"
+                f"{numbers.percent(quick['accuracy'])} at "
+                f"{numbers.milliseconds(quick['p50_ms'])} ms, {numbers.size(quick['bytes'])}"
             )
         found.append(sentence + ".")
     return found
@@ -158,12 +160,12 @@ def _speed_sentence(analysis: Analysis) -> list[str]:
         return [
             "No method saves FLOPs on the way to the accuracy at which no transfer ends, once the "
             f"teacher's forward passes are counted: the nearest, {where}, takes "
-            f"{text.ratio(1 / top['x_flops_all'])} the FLOPs."
+            f"{numbers.ratio(1 / top['x_flops_all'])} the FLOPs."
         ]
     return [
         f"To reach the accuracy at which no transfer ends, {where} takes "
-        f"{text.ratio(top['x_epoch'])} fewer epochs and, with the teacher's forward passes "
-        f"counted, {text.ratio(top['x_flops_all'])} fewer FLOPs; the teacher's own training is "
+        f"{numbers.ratio(top['x_epoch'])} fewer epochs and, with the teacher's forward passes "
+        f"counted, {numbers.ratio(top['x_flops_all'])} fewer FLOPs; the teacher's own training is "
         "not in it."
     ]
 
@@ -171,11 +173,11 @@ def _speed_sentence(analysis: Analysis) -> list[str]:
 def _views_sentences(analysis: Analysis) -> list[str]:
     """What reusing augmentations changes, over everything that has a teacher."""
     return [
-        f"Epochs that take turns with {_bold(text.count(row['views'], 'stored view'))} of each "
+        f"Epochs that take turns with {_bold(numbers.count(row['views'], 'stored view'))} of each "
         f"image instead of fresh augmentations change test accuracy by {_gain(row)}{_clear(row)} "
-        f"over {text.count(row['groups'], 'pair')} of student and method, and spare up to "
-        f"{text.percent(row['saved'])} of the teacher's passes."
-        for row in rows_of(reuse.overall(analysis.reused))[:2]
+        f"over {numbers.count(row['groups'], 'pair')} of student and method, and spare up to "
+        f"{numbers.percent(row['saved'])} of the teacher's passes."
+        for row in rows_of(view_reuse.overall(analysis.reused))[:2]
     ]
 
 
@@ -236,9 +238,9 @@ _KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": "no
 def gain_box(row: Row) -> Box:
     """`+2.1 [+1.0, +3.2]`, styled by its sign."""
     if row.get("is_baseline"):
-        return Box(text.NOTHING, "muted", "the comparison itself")
-    bounds = text.point_interval(row["gain_low"], row["gain_high"])
-    return Box(f"{text.points(row['gain'])} {bounds}".strip(), _KINDS[str(row["sign"])])
+        return Box(numbers.NOTHING, "muted", "the comparison itself")
+    bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
+    return Box(f"{numbers.points(row['gain'])} {bounds}".strip(), _KINDS[str(row["sign"])])
 
 
 def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
@@ -247,15 +249,17 @@ def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
         Box(row["label"]),
         gain_box(row),
         Box(str(row["n"])),
-        Box(text.percent(row["test_accuracy"])),
+        Box(numbers.percent(row["test_accuracy"])),
     ]
     if not origins:
         return boxes
     if not isinstance(row["device"], str):
-        return [*boxes, *(Box(text.NOTHING, "muted") for _ in range(4 + len(origins)))]
+        return [*boxes, *(Box(numbers.NOTHING, "muted") for _ in range(4 + len(origins)))]
     threads = f", {int(row['threads'])} threads" if row["threads"] != 1 else ""
     boxes += [Box(row["device"]), Box(f"{row['export']}{threads}", hint=row["runtime"])]
     for origin in origins:
         own = row["origin"] == origin
-        boxes.append(Box(text.milliseconds(row["p50_ms"]) if own else "", "" if own else "muted"))
-    return [*boxes, Box(text.size(row["bytes"])), Box(text.percent(row["accuracy"]))]
+        boxes.append(
+            Box(numbers.milliseconds(row["p50_ms"]) if own else "", "" if own else "muted")
+        )
+    return [*boxes, Box(numbers.size(row["bytes"])), Box(numbers.percent(row["accuracy"]))]

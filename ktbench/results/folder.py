@@ -25,10 +25,9 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ktbench.files import UnsuitableFileError, read_regular, require_held, write_atomically
 from ktbench.records import Cell, Failure, KtbenchError, Measurement, Plan, Provenance, Result
-from ktbench.results import running
-from ktbench.results.leftovers import (
+from ktbench.results import run_lock
+from ktbench.results.folder_contents import (
     MADE,
     clear,
     refuse_foreign,
@@ -36,7 +35,7 @@ from ktbench.results.leftovers import (
     remove_leftovers,
 )
 from ktbench.results.lock import Lock, LockFile
-from ktbench.results.rules import belongs, extended, files_of, refuse_to_mix, unchanged
+from ktbench.results.membership import belongs, extended, files_of, refuse_to_mix, unchanged
 from ktbench.results.storage import (
     MOST_BYTES,
     MOST_OF_LOCK,
@@ -49,6 +48,7 @@ from ktbench.results.storage import (
     standing,
     stored,
 )
+from ktbench.system.files import UnsuitableFileError, read_regular, require_held, write_atomically
 
 _SAMPLES = ".samples.parquet"
 _CLEARING = "clearing"
@@ -129,7 +129,7 @@ class ResultsFolder:
             try:
                 refuse_foreign(self.path)
                 self.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(running.run_lock(self.path))
+                stack.enter_context(run_lock.run_lock(self.path))
                 refuse_foreign(self.path)
                 self._prepare(lock, matrix_text, fresh)
             except OSError as error:

@@ -23,11 +23,11 @@ from ktbench.records import (
     Statistic,
     Window,
 )
-from ktbench.results import settings
+from ktbench.results import setting_names
 from ktbench.results.lock import Lock
 from ktbench.results.problems import Problem
 from ktbench.results.raw import CURVE_COLUMNS, read_curve, read_samples
-from ktbench.results.settings import told
+from ktbench.results.setting_names import told
 from ktbench.results.storage import DamagedError, Mark
 
 _ACCURACIES = ("validation_last", "validation_best", "best_epoch", "test_last", "test_best")
@@ -98,7 +98,7 @@ class Results:
         Names and values as a matrix writes them, a part of a part after a dot. How a teacher's
         outputs are reduced counts only for cells that have one.
         """
-        return settings.differences(self.lock.plan)
+        return setting_names.differences(self.lock.plan)
 
     @cached_property
     def artifacts(self) -> pd.DataFrame:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ktbench.files import UnsuitableFileError
 from ktbench.records import Checkpoint, KtbenchError, Result
 from ktbench.results.raw import read_curve
 from ktbench.results.storage import DamagedError, Mark, Stored, standing
+from ktbench.system.files import UnsuitableFileError
 
 Part = Literal["weights", "curves", "artifact", "teacher", "start"]
 
@@ -111,7 +111,7 @@ def other_file(path: Path, mark: Mark | None) -> str | None:
 
 def other_weights(path: Path, digest: str) -> str | None:
     """Why a file does not hold the weights of a digest, or None."""
-    from ktbench.weights import read_torch, weights_digest  # torch takes seconds to import
+    from ktbench.networks.weights import read_torch, weights_digest  # torch takes seconds to import
 
     try:
         same = weights_digest(read_torch(path)) == digest

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ktbench.files import UnsuitableFileError, read_regular
 from ktbench.records import Checkpoint, Measurement, printable
 from ktbench.results.storage import DamagedError, Mark, standing
+from ktbench.system.files import UnsuitableFileError, read_regular
 
 CURVE_COLUMNS = {
     "epoch": pa.int32(),

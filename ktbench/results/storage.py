@@ -19,8 +19,8 @@ from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from ktbench.files import UnsuitableFileError, digest_of_file, read_regular
 from ktbench.records import SCHEMA, KtbenchError, Record, printable
+from ktbench.system.files import UnsuitableFileError, digest_of_file, read_regular
 
 MOST_BYTES = 32 * 2**20
 """Of a record; one of a cell has a few thousand."""

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from devices._contract import Lease
 from ktbench import catalogue
+from ktbench.devices._contract import Lease
 from ktbench.measure import BoardAccuracy, Job, evaluate
+from ktbench.networks.weights import load_student
 from ktbench.records import Cell, DeviceSpec, Failure, Measurement, Result, Validity
 from ktbench.results import ResultsFolder
-from ktbench.runner.teachers import dataset
-from ktbench.weights import load_student
+from ktbench.runner.teacher_jobs import dataset
 
 TOGETHER = 16
 """Artifacts that share a process on the board."""

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ktbench.engine.contract import Engine, Lost, Workers
-from ktbench.layout import Layout
-from ktbench.provenance import collect
+from ktbench.networks.layout import Layout
 from ktbench.records import (
     Assembly,
     Cell,
@@ -25,11 +24,9 @@ from ktbench.records import (
     digest_of,
 )
 from ktbench.results import ResultsFolder
-from ktbench.runner.arithmetic import arithmetic_wave
-from ktbench.runner.block_wave import block_wave
-from ktbench.runner.cohorts import cohorts
-from ktbench.runner.healing import mark_again, open_tasks
-from ktbench.runner.jobs import (
+from ktbench.runner.arithmetic_wave import arithmetic_wave
+from ktbench.runner.blockwise.wave import block_wave
+from ktbench.runner.cohort_jobs import (
     CellOutcome,
     CellTask,
     CohortJob,
@@ -38,7 +35,9 @@ from ktbench.runner.jobs import (
     stage_of,
     train_and_export,
 )
-from ktbench.runner.measuring import (
+from ktbench.runner.cohort_split import cohorts
+from ktbench.runner.context import Checked, Run, Summary, Teachers, clocked
+from ktbench.runner.measurement_wave import (
     ReferenceJob,
     References,
     measure_all,
@@ -47,17 +46,18 @@ from ktbench.runner.measuring import (
     unmeasured,
 )
 from ktbench.runner.narrowing import Narrowing, run_narrowing
-from ktbench.runner.ready import refuse_unready
-from ktbench.runner.side_by_side import measure_devices
-from ktbench.runner.state import Checked, Run, Summary, Teachers, clocked
-from ktbench.runner.teachers import (
+from ktbench.runner.parallel_devices import measure_devices
+from ktbench.runner.preflight import refuse_unready
+from ktbench.runner.progress import Shares, Watcher
+from ktbench.runner.resuming import mark_again, open_tasks
+from ktbench.runner.teacher_jobs import (
     DataJob,
     TeacherJob,
     TrainedTeacher,
     digest_data,
     make_teacher,
 )
-from ktbench.runner.watch import Shares, Watcher
+from ktbench.system.provenance import collect
 from ktbench.train import checkpoint_interval
 
 
@@ -138,7 +138,7 @@ def _pool_let_go(plan: Plan) -> Iterator[None]:
         yield
     finally:
         if plan.source.source == "pool":
-            from ktbench.runner.pooling import close  # Ray is large, and not everybody has it
+            from ktbench.runner.teacher_pool import close  # Ray is large, and not everybody has it
 
             close()
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from ktbench.records import KtbenchError
 from ktbench.supervision.marks import Board, Mark
-from ktbench.supervision.memory import oom_kills
+from ktbench.supervision.memory_limit import oom_kills
 
 STEP_S = 1800.0
 """Time between two marks after which a child counts as hung, where nobody says another."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from ktbench.supervision import marks
 from ktbench.supervision.ending import Ended
-from ktbench.supervision.memory import limit_to_free
+from ktbench.supervision.memory_limit import limit_to_free
 
 TELL_S = 0.1
 """Between two messages of progress."""

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ktbench.data import Dataset, between
 from ktbench.isolation import own_code
-from ktbench.layout import Layout, frozen
-from ktbench.networks import FlopCounter
-from ktbench.numeric import Clock, Runner
+from ktbench.networks.layout import Layout, frozen
+from ktbench.networks.numeric import Clock, Runner
+from ktbench.networks.outline import FlopCounter
+from ktbench.networks.weights import weights_digest
 from ktbench.records import NumericSpec
-from ktbench.weights import weights_digest
-from students._contract import Features, Student
-from transfer_methods._contract import Batch, Needs
+from ktbench.students._contract import Features, Student
+from ktbench.transfer_methods._contract import Batch, Needs
 
 TIMED_PASSES = 16
 """Of one batch shape on a GPU."""

@@ -9,9 +9,9 @@ import torch
 
 from ktbench.data import counter_hash
 from ktbench.records import digest_of
+from ktbench.students._contract import Features
 from ktbench.teacher.source import TeacherSource
-from students._contract import Features
-from transfer_methods._contract import Batch, Needs
+from ktbench.transfer_methods._contract import Batch, Needs
 
 _DRAW = 104
 """The purpose of the draw among all that are made from a step's seed."""

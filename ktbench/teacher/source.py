@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from students._contract import Features
-from transfer_methods._contract import Batch, Needs
+from ktbench.students._contract import Features
+from ktbench.transfer_methods._contract import Batch, Needs
 
 
 class TeacherSource(Protocol):

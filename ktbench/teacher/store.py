@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from ktbench.files import PREFIX, cache_folder, write_atomically
-from ktbench.instruction_set import kind
+from ktbench.networks.instruction_set import kind
+from ktbench.networks.weights import read_torch, weights_digest
 from ktbench.records import Cell, Checkpoint, KtbenchError, StorageError, digest_of
-from ktbench.weights import read_torch, weights_digest
+from ktbench.system.files import PREFIX, cache_folder, write_atomically
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 

@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 from ktbench.data import Dataset, Stream
-from ktbench.files import write_atomically
 from ktbench.isolation import Guard, hearing, own_code
-from ktbench.layout import Layout
-from ktbench.numeric import prepare
+from ktbench.networks.layout import Layout
+from ktbench.networks.numeric import prepare
+from ktbench.networks.weights import load_weights, weights_digest
 from ktbench.records import Accuracies, Cell, Checkpoint, Cost, Failure, KtbenchError
+from ktbench.system.files import write_atomically
 from ktbench.teacher.source import TeacherSource
-from ktbench.train.budget import Budget
+from ktbench.train.cohort_steps import Progress, Together
 from ktbench.train.curves import write_curves
-from ktbench.train.lane import Lane
-from ktbench.train.opening import Note, Opening, Places, cohorts
-from ktbench.train.placing import make_probe, placed
-from ktbench.train.terms import Diverged
-from ktbench.train.together import Progress, Together
-from ktbench.weights import load_weights, weights_digest
-from transfer_methods._contract import Batch
+from ktbench.train.device_placement import make_probe, placed
+from ktbench.train.loss_log import Diverged
+from ktbench.train.memory_budget import Budget
+from ktbench.train.start import Note, Opening, Places, cohorts
+from ktbench.train.trainee import Lane
+from ktbench.transfer_methods._contract import Batch
 
 PROBE_IMAGES = 16
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ktbench.files import write_atomically
+from ktbench.system.files import write_atomically
 
 _TYPES = {
     "epoch": pa.int32(),

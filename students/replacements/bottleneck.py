@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from students._blocks import Geometry
-from students._contract import scaled
-from students._layers import conv_bn
+from ktbench.students._blocks import Geometry
+from ktbench.students._contract import scaled
+from ktbench.students._layers import conv_bn
 
 
 def build(geometry: Geometry, *, fraction: float = 0.25) -> nn.Module:

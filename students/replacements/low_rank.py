@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from students._blocks import Geometry
-from students._contract import scaled
+from ktbench.students._blocks import Geometry
+from ktbench.students._contract import scaled
 
 
 def build(geometry: Geometry, *, rank: float = 0.25) -> nn.Module:

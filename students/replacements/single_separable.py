@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from students._blocks import Geometry
-from students._layers import separable
+from ktbench.students._blocks import Geometry
+from ktbench.students._layers import separable
 
 
 def build(geometry: Geometry) -> nn.Module:

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from ktbench.data import Stream
 from ktbench.records import StorageError
-from transfer_methods._contract import Batch, Needs, Phase, Setting, TransferMethod
+from ktbench.transfer_methods._contract import Batch, Needs, Phase, Setting, TransferMethod
 
 KEPT: list[Any] = []
 SAFE_CROSS_ENTROPY = functional.cross_entropy
@@ -127,7 +127,7 @@ def _hide() -> None:
 
 
 def _optimise() -> None:
-    import ktbench.train.lane as lane
+    import ktbench.train.trainee as lane
 
     lane.make_optimiser = None  # type: ignore[assignment]
 

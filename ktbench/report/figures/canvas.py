@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
 
-from ktbench.report.parts import Figure
+from ktbench.report.document import Figure
 
 INK = "#1d2733"
 MUTED = "#6b7683"

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ktbench.report.analysis import NO_TRANSFER
+from ktbench.report.document import Figure
 from ktbench.report.figures.canvas import (
     INK,
     LINES,
@@ -22,7 +23,6 @@ from ktbench.report.figures.canvas import (
     rendered,
     wrapped,
 )
-from ktbench.report.parts import Figure
 
 STUDENTS_SHOWN, METHODS_SHOWN = 6, 7
 _LABEL = (34, 1)

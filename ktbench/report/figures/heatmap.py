@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Patch, Rectangle
 
-from ktbench.report import text
+from ktbench.report import numbers
 from ktbench.report.analysis import NO_TRANSFER
+from ktbench.report.document import Figure
 from ktbench.report.figures.canvas import (
     GAIN,
     INK,
@@ -23,7 +24,6 @@ from ktbench.report.figures.canvas import (
     rendered,
     wrapped,
 )
-from ktbench.report.parts import Figure
 
 STUDENTS_SHOWN, METHODS_SHOWN = 16, 10
 _SCALE = LinearSegmentedColormap.from_list(
@@ -121,21 +121,21 @@ def _write(
 def _baseline_box(axes: Axes, y: int, base: Group | None) -> None:
     _rectangle(axes, 0, y, facecolor="#ffffff", edgecolor="#d5dae0", linewidth=0.8)
     if base is None:
-        _write(axes, 0, y, (text.NOTHING,), MUTED)
+        _write(axes, 0, y, (numbers.NOTHING,), MUTED)
         return
     n = f"n = {base['trained']}"
-    _write(axes, 0, y, (text.percent(base["accuracy"]), n), INK)
+    _write(axes, 0, y, (numbers.percent(base["accuracy"]), n), INK)
 
 
 def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
     if group is None:
-        _write(axes, x, y, (text.NOTHING,), MUTED)
+        _write(axes, x, y, (numbers.NOTHING,), MUTED)
         return
     if group["n"] == 0:
         _missing(axes, x, y, group)
         return
     gain, sign = float(group["gain"]), group["sign"]
-    bounds = text.point_interval(group["gain_low"], group["gain_high"])
+    bounds = numbers.point_interval(group["gain_low"], group["gain_high"])
     n = f"n = {group['n']}"
     for status in ("failed", "damaged"):
         n += f" · {group[status]} {status}" if group[status] else ""
@@ -144,12 +144,12 @@ def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
         color = "#ffffff" if _luminance((fill[0], fill[1], fill[2])) < 0.42 else INK
         edge = GAIN if sign == "positive" else LOSS
         _rectangle(axes, x, y, facecolor=fill, edgecolor=edge, linewidth=1.4)
-        _write(axes, x, y, (text.points(gain), bounds, n), color, bold=True)
+        _write(axes, x, y, (numbers.points(gain), bounds, n), color, bold=True)
     else:
         # Clear on its own but not among all: an edge without a fill.
         dashed = {"positive": GAIN, "negative": LOSS}.get(group["alone"], "none")
         _rectangle(axes, x, y, facecolor=NEUTRAL, edgecolor=dashed, linestyle=_DASHES)
-        _write(axes, x, y, (text.points(gain), bounds, n), "#4d5864")
+        _write(axes, x, y, (numbers.points(gain), bounds, n), "#4d5864")
 
 
 def _missing(axes: Axes, x: int, y: int, group: Group) -> None:

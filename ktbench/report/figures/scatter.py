@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from ktbench.report.document import Figure
 from ktbench.report.figures.canvas import (
     INK,
     LINES,
@@ -22,7 +23,6 @@ from ktbench.report.figures.canvas import (
     rendered,
     wrapped,
 )
-from ktbench.report.parts import Figure
 from ktbench.stats import Floats
 
 POINTS_SHOWN = 2000

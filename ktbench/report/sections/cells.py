@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ktbench.report import text
+from ktbench.report import numbers
 from ktbench.report.analysis import Analysis
-from ktbench.report.parts import Box, Column, Row, Section, Table, rows_of
+from ktbench.report.document import Box, Column, Row, Section, Table, rows_of
 
 _STATUS = {"done": "good", "failed": "bad", "damaged": "bad"}
 
@@ -45,17 +45,17 @@ def cells(analysis: Analysis, keys: Sequence[str]) -> Section:
 
 
 def _row(row: Row) -> list[Box]:
-    parameters = f"{row['parameters']:,}" if text.known(row["parameters"]) else text.NOTHING
+    parameters = f"{row['parameters']:,}" if numbers.known(row["parameters"]) else numbers.NOTHING
     return [
         Box(row["student"], opens=row["key"]),
         Box(row["label"]),
         Box(str(row["seed"])),
         Box(row["status"], _STATUS.get(row["status"], "muted"), row["reason"]),
-        Box(text.percent(row["accuracy"])),
-        Box(text.NOTHING, "muted") if row["is_baseline"] else Box(text.points(row["gain"])),
-        Box(text.percent(row["validation"])),
+        Box(numbers.percent(row["accuracy"])),
+        Box(numbers.NOTHING, "muted") if row["is_baseline"] else Box(numbers.points(row["gain"])),
+        Box(numbers.percent(row["validation"])),
         Box(parameters),
-        Box(text.seconds(row["seconds"])),
-        Box(text.seconds(row["teacher_seconds"])),
+        Box(numbers.seconds(row["seconds"])),
+        Box(numbers.seconds(row["teacher_seconds"])),
         Box(str(row["artifacts"])),
     ]

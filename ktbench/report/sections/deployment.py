@@ -7,20 +7,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ktbench import stats
-from ktbench.report import text
+from ktbench.report import numbers
 from ktbench.report.analysis import GROUP, Analysis, by_origin
+from ktbench.report.document import ROWS_SHOWN, Box, Column, Note, Part, Section, Table, rows_of
 from ktbench.report.figures import front_figure
 from ktbench.report.figures.scatter import LATENCY, POINTS_SHOWN, SIZE, Axis
-from ktbench.report.parts import (
-    ROWS_SHOWN,
-    Box,
-    Column,
-    Note,
-    Part,
-    Section,
-    Table,
-    rows_of,
-)
 
 _PANELS_SHOWN = 4
 
@@ -95,7 +86,7 @@ def _as_shown(cost: pd.Series) -> NDArray[np.float64]:
 
 def _points(total: int) -> str:
     if total <= POINTS_SHOWN:
-        return text.count(total, "point")
+        return numbers.count(total, "point")
     return f"the front and the first others of {total:,} points, {POINTS_SHOWN:,} in all"
 
 
@@ -120,12 +111,15 @@ def _front_table(found: pd.DataFrame, axis: Axis, name: str, where: str, origin:
             Box(r["student"]),
             Box(r["label"]),
             Box(r["export"]),
-            Box(text.percent(r["accuracy"])),
+            Box(numbers.percent(r["accuracy"])),
             Box(str(r["n"])),
         ]
         if latency:
-            boxes += [Box(text.milliseconds(r["p50_ms"])), Box(text.milliseconds(r["p90_ms"]))]
-        rows.append([*boxes, Box(text.size(r["bytes"]))])
+            boxes += [
+                Box(numbers.milliseconds(r["p50_ms"])),
+                Box(numbers.milliseconds(r["p90_ms"])),
+            ]
+        rows.append([*boxes, Box(numbers.size(r["bytes"]))])
     frame = found.drop(columns=["valid", "reasons"], errors="ignore")
     if latency:
         frame = by_origin(frame)
@@ -175,13 +169,13 @@ def _integrity_table(frame: pd.DataFrame) -> Table:
             Box(r["export"]),
             Box(r["student"]),
             Box(str(r["artifacts"])),
-            Box(text.percent(r["agreement_mean"])),
-            Box(text.percent(r["agreement_least"])),
-            Box(f"≥ {text.percent(r['agreement_required'])}", "muted"),
-            Box(text.small(r["difference_largest"])),
-            Box(text.points(r["change_mean"])),
-            Box(f"{text.points(r['change_least'])} to {text.points(r['change_most'])}"),
-            Box(text.size(r["bytes"])),
+            Box(numbers.percent(r["agreement_mean"])),
+            Box(numbers.percent(r["agreement_least"])),
+            Box(f"≥ {numbers.percent(r['agreement_required'])}", "muted"),
+            Box(numbers.small(r["difference_largest"])),
+            Box(numbers.points(r["change_mean"])),
+            Box(f"{numbers.points(r['change_least'])} to {numbers.points(r['change_most'])}"),
+            Box(numbers.size(r["bytes"])),
         ]
         for r in rows_of(frame)[:ROWS_SHOWN]
     ]

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from ktbench.records import Measurement
-from ktbench.report import text
+from ktbench.report import numbers
 from ktbench.report.analysis import Analysis, by_origin
-from ktbench.report.parts import (
+from ktbench.report.document import (
     ROWS_SHOWN,
     Box,
     Card,
@@ -66,7 +66,7 @@ def _card(name: str, found: list[Measurement]) -> Card:
     invalid = [m for m in found if not m.validity.valid]
     warned = [m for m in found if m.validity.valid and m.validity.warnings]
     kind = "bad" if invalid else "warn" if warned else "good"
-    words = f"{len(found) - len(invalid)} of {text.count(len(found), 'measurement')} valid"
+    words = f"{len(found) - len(invalid)} of {numbers.count(len(found), 'measurement')} valid"
     words += f", {len(warned)} with a warning" if warned else ""
     notes = [Note(words + ".", kind)]
     notes += _reasons([r for m in invalid for r in m.validity.reasons], "bad")
@@ -109,8 +109,8 @@ def _fact(name: str, value: object) -> str:
     """A fact of a board on one line, cut where it is long."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if name.endswith("bytes"):
-            return text.size(value)
-        return f"{value:,}" if isinstance(value, int) else text.significant(value)
+            return numbers.size(value)
+        return f"{value:,}" if isinstance(value, int) else numbers.significant(value)
     if isinstance(value, dict):
         shown = ", ".join(f"{k} {_fact(str(k), v)}" for k, v in value.items())
     elif isinstance(value, list):
@@ -123,7 +123,7 @@ def _fact(name: str, value: object) -> str:
 def _latency_table(analysis: Analysis) -> Table:
     measured = analysis.results.measurements
     owners = analysis.cells.set_index("key")["student"]
-    measured = measured.assign(student=measured["cell_key"].map(owners).fillna(text.NOTHING))
+    measured = measured.assign(student=measured["cell_key"].map(owners).fillna(numbers.NOTHING))
     place = {student: number for number, student in enumerate(analysis.students)}
     measured = measured.assign(place=measured["student"].map(place))
     measured = measured.sort_values(["device", "place", "export", "threads"], kind="stable")
@@ -156,11 +156,11 @@ def _latency_row(row: Row, origins: list[str]) -> list[Box]:
             boxes += [Box("", "muted")] * 5
             continue
         for name in ("load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms"):
-            shown = text.milliseconds(row[name])
+            shown = numbers.milliseconds(row[name])
             if name == "p50_ms":
                 low, high = (
-                    text.significant(row["p50_ms_low"]),
-                    text.significant(row["p50_ms_high"]),
+                    numbers.significant(row["p50_ms_low"]),
+                    numbers.significant(row["p50_ms_high"]),
                 )
                 shown += f" [{low}, {high}]"
             boxes.append(Box(shown))
@@ -187,8 +187,8 @@ def _noise(analysis: Analysis) -> Part:
             Box(r["export"]),
             Box(str(r["threads"])),
             Box(str(r["n"])),
-            Box(f"{text.milliseconds(r['least'])} to {text.milliseconds(r['most'])}"),
-            Box(text.percent(r["spread"]), "warn" if r["spread"] > 0.1 else ""),
+            Box(f"{numbers.milliseconds(r['least'])} to {numbers.milliseconds(r['most'])}"),
+            Box(numbers.percent(r["spread"]), "warn" if r["spread"] > 0.1 else ""),
         ]
         for r in rows_of(shown)[:ROWS_SHOWN]
     ]
@@ -200,7 +200,7 @@ def _noise(analysis: Analysis) -> Part:
         Column("p50, ms"),
         Column("spread"),
     ]
-    median = text.percent(frame["spread"].median())
+    median = numbers.percent(frame["spread"].median())
     caption = (
         "Noise check: files that differ in their weights alone must take the same time. Spread is "
         f"slowest over fastest minus one; its median is {median}."

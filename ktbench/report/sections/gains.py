@@ -5,12 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import text
+from ktbench.report import numbers
 from ktbench.report.analysis import Analysis
-from ktbench.report.figures import gain_figure
-from ktbench.report.figures.heatmap import METHODS_SHOWN, STUDENTS_SHOWN
-from ktbench.report.judged import UNDECIDED
-from ktbench.report.parts import (
+from ktbench.report.document import (
     ROWS_SHOWN,
     Box,
     Column,
@@ -21,6 +18,9 @@ from ktbench.report.parts import (
     Table,
     rows_of,
 )
+from ktbench.report.figures import gain_figure
+from ktbench.report.figures.heatmap import METHODS_SHOWN, STUDENTS_SHOWN
+from ktbench.report.significance import UNDECIDED
 from ktbench.report.verdict import gain_box
 
 _TEACHERS_SHOWN = 4
@@ -87,21 +87,24 @@ def _family_note(compared: pd.DataFrame) -> list[Part]:
     alpha = f"{100 * (1 - stats.LEVEL):.0f} %"
     alone = int(((judged["sign"] == "none") & (judged["alone"] != "none")).sum())
     words = (
-        f"Signs are those of paired t tests (two-sided) of {text.count(len(judged), 'comparison')},"
+        "Signs are those of paired t tests (two-sided) of "
+        f"{numbers.count(len(judged), 'comparison')},"
         " one family: every student, method and teacher whose seeds differ. Their p is adjusted by "
         f"Holm's step-down: the chance of any false sign in the whole table is at most {alpha}. "
     )
     if alone:
         words += (
-            f"{text.count(alone, 'interval')} excluding zero on {'its' if alone == 1 else 'their'} "
+            f"{numbers.count(alone, 'interval')} "
+            f"excluding zero on {'its' if alone == 1 else 'their'} "
             f"own {'does' if alone == 1 else 'do'} not stay clear among so many. "
         )
     least = stats.least_sign_flip_p(int(judged["n"].max()))
     if least > (1 - stats.LEVEL) / len(judged):
         words += (
             "The t test takes differences between seeds for normal; the exact test, which does "
-            f"not (signs flipped in all ways), cannot show less than p = {text.small(least)} with "
-            f"{text.count(int(judged['n'].max()), 'seed')}, so it decides nothing here. "
+            "not (signs flipped in all ways), "
+            f"cannot show less than p = {numbers.small(least)} with "
+            f"{numbers.count(int(judged['n'].max()), 'seed')}, so it decides nothing here. "
         )
     words += "Intervals cover the spread over seeds, not the choice of test images."
     return [Note(words, "muted")]
@@ -149,7 +152,7 @@ def _sign_table(analysis: Analysis, compared: pd.DataFrame) -> Table:
 
 def _sign_box(row: Row | None, *, bounded: bool) -> Box:
     if row is None:
-        return Box(text.NOTHING, "muted", "not in the matrix")
+        return Box(numbers.NOTHING, "muted", "not in the matrix")
     if row["n"] == 0:
         status = max(_WITHOUT, key=lambda s: row[s])
         bad = status in ("failed", "damaged")
@@ -157,10 +160,10 @@ def _sign_box(row: Row | None, *, bounded: bool) -> Box:
     sign, kind = _SIGNS[row["sign"]]
     if row["sign"] == "none" and row["alone"] != "none":
         sign = f"({_SIGNS[row['alone']][0]})"
-    bounds = text.point_interval(row["gain_low"], row["gain_high"])
-    hint = f"{text.points(row['gain'])} points {bounds}, n = {row['n']}"
-    if text.known(row["p"]):
-        hint += f", p = {text.small(row['p'])}, among all {text.small(row['p_holm'])}"
+    bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
+    hint = f"{numbers.points(row['gain'])} points {bounds}, n = {row['n']}"
+    if numbers.known(row["p"]):
+        hint += f", p = {numbers.small(row['p'])}, among all {numbers.small(row['p_holm'])}"
     return Box(f"{sign} {bounds}".strip() if bounded else sign, f"chip {kind}", hint)
 
 
@@ -178,14 +181,14 @@ def _gain_table(compared: pd.DataFrame) -> Table:
         [
             Box(r["student"]),
             Box(r["label"]),
-            Box(text.percent(r["accuracy"])),
-            gain_box(r) if r["n"] else Box(text.NOTHING, "muted", r["reason"]),
-            Box(text.significant(r["effect"], 2)),
-            Box(text.small(r["p"])),
-            Box(text.small(r["p_holm"])),
+            Box(numbers.percent(r["accuracy"])),
+            gain_box(r) if r["n"] else Box(numbers.NOTHING, "muted", r["reason"]),
+            Box(numbers.significant(r["effect"], 2)),
+            Box(numbers.small(r["p"])),
+            Box(numbers.small(r["p_holm"])),
             *([_bootstrap_box(r)] if bootstrapped else []),
             Box(str(r["n"])),
-            Box(text.points(r["validation_gain"])),
+            Box(numbers.points(r["validation_gain"])),
             Box(_troubles(r), "muted", r["reason"]),
         ]
         for r in rows_of(compared)[:ROWS_SHOWN]
@@ -209,9 +212,9 @@ def _gain_table(compared: pd.DataFrame) -> Table:
 
 
 def _bootstrap_box(row: Row) -> Box:
-    bounds = text.point_interval(row["bca_low"], row["bca_high"])
+    bounds = numbers.point_interval(row["bca_low"], row["bca_high"])
     few = f"fewer than {stats.LEAST_FOR_BCA} seeds"
-    return Box(bounds) if bounds else Box(text.NOTHING, "muted", few)
+    return Box(bounds) if bounds else Box(numbers.NOTHING, "muted", few)
 
 
 def _unsettled(compared: pd.DataFrame) -> list[Part]:
@@ -226,9 +229,9 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
             Box(r["student"]),
             Box(r["label"]),
             gain_box(r),
-            Box(text.small(r["p_holm"])),
+            Box(numbers.small(r["p_holm"])),
             Box(str(r["n"])),
-            Box(str(int(r["settled_by"])) if text.known(r["settled_by"]) else text.NOTHING),
+            Box(str(int(r["settled_by"])) if numbers.known(r["settled_by"]) else numbers.NOTHING),
             Box(r["unsettled_why"], "muted"),
         ]
         for r in rows_of(ordered)[:ROWS_SHOWN]
@@ -243,7 +246,7 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
         Column("why", number=False),
     ]
     caption = (
-        f"Not settled: {text.count(len(left), 'comparison')}. Seeds in all with which the test "
+        f"Not settled: {numbers.count(len(left), 'comparison')}. Seeds in all with which the test "
         f"would decide at {100 * stats.POWER:.0f} % power, if gain and spread stay as they are; "
         f"{len(wanted)} can be settled so. `ktbench plan MATRIX.yaml --settle DIR` writes the "
         f"matrix that does it. A gain within ±{100 * stats.SMALLEST_GAIN:g} points of zero is not "

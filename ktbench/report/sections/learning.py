@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ktbench.report import text
+from ktbench.report import numbers
 from ktbench.report.analysis import Analysis
+from ktbench.report.document import (
+    ROWS_SHOWN,
+    Box,
+    Column,
+    Note,
+    Part,
+    Row,
+    Section,
+    Table,
+    rows_of,
+)
 from ktbench.report.figures import convergence_figure
 from ktbench.report.figures.curves import METHODS_SHOWN, STUDENTS_SHOWN
-from ktbench.report.parts import ROWS_SHOWN, Box, Column, Note, Part, Row, Section, Table, rows_of
 
 # ---------------------------------------------------------------- convergence
 
@@ -104,21 +114,21 @@ def _arrival_row(row: Row) -> list[Box]:
         Box(row["student"]),
         Box(row["label"]),
         reached,
-        Box(text.significant(row["epoch"])),
+        Box(numbers.significant(row["epoch"])),
         _ratio_box(row, "x_epoch"),
-        Box(text.seconds(row["seconds"])),
-        Box(text.seconds(row["seconds_all"])),
+        Box(numbers.seconds(row["seconds"])),
+        Box(numbers.seconds(row["seconds_all"])),
         _ratio_box(row, "x_seconds_all"),
-        Box(text.scaled(row["flops"])),
-        Box(text.scaled(row["flops_all"])),
+        Box(numbers.scaled(row["flops"])),
+        Box(numbers.scaled(row["flops_all"])),
         _ratio_box(row, "x_flops_all"),
     ]
 
 
 def _ratio_box(row: Row, name: str) -> Box:
     if row["is_baseline"]:
-        return Box("1×" if row["reached"] else text.NOTHING, "muted")
-    return Box(text.ratio(row[name]))
+        return Box("1×" if row["reached"] else numbers.NOTHING, "muted")
+    return Box(numbers.ratio(row[name]))
 
 
 # ---------------------------------------------------------------- costs
@@ -137,11 +147,11 @@ def costs(analysis: Analysis) -> Section:
             Box(r["student"]),
             Box(r["label"]),
             Box(str(r["n"])),
-            Box(text.seconds(r["seconds"])),
-            Box(text.seconds(r["teacher_seconds"])),
-            Box(text.seconds(r["shared_seconds"])),
-            Box(text.scaled(r["flops"])),
-            Box(text.scaled(r["teacher_flops"])),
+            Box(numbers.seconds(r["seconds"])),
+            Box(numbers.seconds(r["teacher_seconds"])),
+            Box(numbers.seconds(r["shared_seconds"])),
+            Box(numbers.scaled(r["flops"])),
+            Box(numbers.scaled(r["teacher_flops"])),
         ]
         for r in rows_of(frame)[:ROWS_SHOWN]
     ]
@@ -173,11 +183,11 @@ def _teacher_note(analysis: Analysis) -> list[Note]:
     """How much a teacher that is trained for one student alone has to repay."""
     own = analysis.costs.loc[analysis.costs["is_baseline"], "flops"].mean()
     taught = analysis.results.teachers["flops"].astype(float).mean()
-    if not (text.known(own) and text.known(taught) and own > 0 and taught > 0):
+    if not (numbers.known(own) and numbers.known(taught) and own > 0 and taught > 0):
         return []
     return [
         Note(
-            f"A teacher's own training takes {text.ratio(taught / own)} the FLOPs of training a "
+            f"A teacher's own training takes {numbers.ratio(taught / own)} the FLOPs of training a "
             "student without transfer (means). Where the teacher is trained for one student "
             "alone, that belongs to the bill, and training the student longer may be better.",
             "muted",
@@ -191,10 +201,10 @@ def _teacher_table(analysis: Analysis) -> Table:
         [
             Box(r["name"]),
             Box(r["student"]),
-            Box(text.percent(r["accuracy"])),
-            Box(text.scaled(r["parameters"])),
-            Box(text.seconds(r["seconds"])),
-            Box(text.scaled(r["flops"])),
+            Box(numbers.percent(r["accuracy"])),
+            Box(numbers.scaled(r["parameters"])),
+            Box(numbers.seconds(r["seconds"])),
+            Box(numbers.scaled(r["flops"])),
         ]
         for r in rows_of(frame)[:ROWS_SHOWN]
     ]

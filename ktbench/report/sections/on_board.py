@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ktbench.report import text
+from ktbench.report import numbers
 from ktbench.report.analysis import Analysis, by_origin
-from ktbench.report.parts import ROWS_SHOWN, Box, Column, Part, Row, Table, rows_of
+from ktbench.report.document import ROWS_SHOWN, Box, Column, Part, Row, Table, rows_of
 
 _FIGURES = {
     "board_accuracy": "accuracy there",
@@ -53,14 +53,14 @@ def _answers(analysis: Analysis) -> pd.DataFrame:
 
 def _row(row: Row, heads: list[str], origins: list[str]) -> list[Box]:
     boxes = [Box(str(row[head])) for head in heads]
-    boxes += [Box(f"{int(row['board_images']):,}"), Box(text.percent(row["accuracy_here"]))]
+    boxes += [Box(f"{int(row['board_images']):,}"), Box(numbers.percent(row["accuracy_here"]))]
     for origin in origins:
         if row["origin"] != origin:
             boxes += [Box("", "muted")] * len(_FIGURES)
             continue
         boxes += [
-            Box(text.percent(row["board_accuracy"])),
-            Box(text.points(row["board_difference"])),
-            Box(text.percent(row["board_agreement"])),
+            Box(numbers.percent(row["board_accuracy"])),
+            Box(numbers.points(row["board_difference"])),
+            Box(numbers.percent(row["board_agreement"])),
         ]
     return [*boxes, Box("yes", "good") if row["valid"] else Box("no", "bad")]

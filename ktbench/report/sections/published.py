@@ -10,9 +10,9 @@ import pandas as pd
 
 from ktbench import stats
 from ktbench.records import Cell
-from ktbench.report import text
+from ktbench.report import numbers
 from ktbench.report.analysis import GROUP, Analysis
-from ktbench.report.parts import ROWS_SHOWN, Box, Column, Row, Section, Table, rows_of
+from ktbench.report.document import ROWS_SHOWN, Box, Column, Row, Section, Table, rows_of
 
 _KEYS = ["data", "teacher_network", "student_network", "method_name"]
 
@@ -50,18 +50,18 @@ def published(analysis: Analysis) -> tuple[Section, ...]:
 
 
 def _row(row: Row) -> list[Box]:
-    bounds = text.known(row["low"]) and text.known(row["high"])
-    interval = f"[{text.percent(row['low'])}, {text.percent(row['high'])}]" if bounds else ""
+    bounds = numbers.known(row["low"]) and numbers.known(row["high"])
+    interval = f"[{numbers.percent(row['low'])}, {numbers.percent(row['high'])}]" if bounds else ""
     return [
         Box(row["student"]),
-        Box(row["teacher_network"] or text.NOTHING),
+        Box(row["teacher_network"] or numbers.NOTHING),
         Box(row["label"]),
-        Box(text.percent(row["published"])),
+        Box(numbers.percent(row["published"])),
         Box(row["settings"]),
-        Box(text.percent(row["measured"])),
+        Box(numbers.percent(row["measured"])),
         Box(interval),
         Box(str(row["seeds"])),
-        Box(text.points(row["measured"] - row["published"])),
+        Box(numbers.points(row["measured"] - row["published"])),
         Box(row["budget"]),
         Box(f"{row['source']}, {row['epoch']} epoch"),
     ]
@@ -109,7 +109,7 @@ def _asked(cell: Cell) -> list[str]:
     plain &= teacher is None or teacher.teacher is None
     size = f"{cell.data.train_size:,}" if cell.data.train_size else "all"
     budget = f"{cell.train.epochs} epochs of {size} images, {cell.train.optimiser}"
-    budget += f", {text.count(cell.train.views, 'view')}" if cell.train.views else ""
+    budget += f", {numbers.count(cell.train.views, 'view')}" if cell.train.views else ""
     return [
         known[0] if known and plain else "?",
         teacher.student.name if teacher else "",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ktbench.report import text
+from ktbench.report import numbers
 from ktbench.report.analysis import Analysis, by_origin
-from ktbench.report.parts import ROWS_SHOWN, Box, Column, Part, Table, rows_of
+from ktbench.report.document import ROWS_SHOWN, Box, Column, Part, Table, rows_of
 
 _ENERGY = {
     "energy_mj": "energy, mJ",
@@ -22,7 +22,7 @@ def beside_latency(analysis: Analysis) -> list[Part]:
     """A table each of energy, of the offline and of the sustained scenario, where measured."""
     measured = analysis.results.measurements
     owners = analysis.cells.set_index("key")["student"]
-    measured = measured.assign(student=measured["cell_key"].map(owners).fillna(text.NOTHING))
+    measured = measured.assign(student=measured["cell_key"].map(owners).fillna(numbers.NOTHING))
     energy = measured[measured["energy_mj"].notna()]
     offline = measured[measured["scenario"] == "offline"]
     sustained = measured[measured["scenario"] == "sustained"]
@@ -71,7 +71,7 @@ def _table(
         boxes = [Box(str(r[head])) for head in heads]
         for origin in origins:
             same = r["origin"] == origin
-            boxes += [Box(text.significant(r[f]) if same else "", "") for f in figures]
+            boxes += [Box(numbers.significant(r[f]) if same else "", "") for f in figures]
         boxes += [Box(_told(r[n])) for n in notes]
         boxes.append(Box("yes", "good") if r["valid"] else Box("no", "bad"))
         rows.append(boxes)
@@ -80,4 +80,4 @@ def _table(
 
 def _told(value: object) -> str:
     """A number to three digits, a text as it is."""
-    return value if isinstance(value, str) else text.significant(value)
+    return value if isinstance(value, str) else numbers.significant(value)

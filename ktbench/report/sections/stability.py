@@ -8,9 +8,19 @@ from itertools import combinations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import text
+from ktbench.report import numbers
 from ktbench.report.analysis import Analysis
-from ktbench.report.parts import ROWS_SHOWN, Box, Column, Note, Part, Row, Section, Table, rows_of
+from ktbench.report.document import (
+    ROWS_SHOWN,
+    Box,
+    Column,
+    Note,
+    Part,
+    Row,
+    Section,
+    Table,
+    rows_of,
+)
 
 _SIDE = ["device", "origin", "threads"]
 _ITEM = ["student", "export"]
@@ -43,8 +53,10 @@ def _said(row: Row) -> tuple[str, str]:
     count = row["deployments"]
     total = count * (count - 1) // 2
     close = f" ({row['unclear']} {'is' if row['unclear'] == 1 else 'are'} too close to tell)"
-    pairs = f"of {text.count(total, 'pair')}"
-    devices = f"**{row['device']}** and **{row['other']}** ({text.count(row['threads'], 'thread')})"
+    pairs = f"of {numbers.count(total, 'pair')}"
+    devices = (
+        f"**{row['device']}** and **{row['other']}** ({numbers.count(row['threads'], 'thread')})"
+    )
     words, kind = f"put {count} deployments in the same order: none {pairs} swaps", "good"
     if row["swapped"]:
         swaps = f"{row['swapped']} {pairs} {'swaps' if row['swapped'] == 1 else 'swap'}"
@@ -164,7 +176,7 @@ def _agreement_table(pairs: pd.DataFrame, sides: dict[Side, pd.DataFrame]) -> Ta
     caption = "How far two devices agree on the order of deployments by median latency."
     for (origin, threads), value in _concordances(sides).items():
         caption += (
-            f" Over all devices ({origin}, {text.count(threads, 'thread')}), Kendall's W is "
+            f" Over all devices ({origin}, {numbers.count(threads, 'thread')}), Kendall's W is "
             f"{_two(value)}: 1 is one order everywhere, 0 none."
         )
     return Table("stability", caption, columns, rows, pairs, total=len(pairs))
@@ -188,9 +200,9 @@ def _swap_table(swaps: pd.DataFrame) -> Table:
             Box(f"{r['quicker']} as {r['quicker_export']}"),
             Box(f"{r['slower']} as {r['slower_export']}"),
             Box(r["device"]),
-            Box(text.ratio(r["ratio"])),
+            Box(numbers.ratio(r["ratio"])),
             Box(r["other"]),
-            Box(text.ratio(1 / r["other_ratio"])),
+            Box(numbers.ratio(1 / r["other_ratio"])),
         ]
         for r in rows_of(swaps)[:ROWS_SHOWN]
     ]
@@ -208,4 +220,4 @@ def _swap_table(swaps: pd.DataFrame) -> Table:
 
 def _two(value: object) -> str:
     """Two decimals."""
-    return f"{value:.2f}".replace("-", "−") if text.known(value) else text.NOTHING
+    return f"{value:.2f}".replace("-", "−") if numbers.known(value) else numbers.NOTHING

@@ -15,9 +15,10 @@ import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from ktbench.data import Stream
-from ktbench.files import write_atomically
 from ktbench.records import KtbenchError, StorageError, canonical_json
-from ktbench.teacher.pool.answers import Expected
+from ktbench.students._contract import Features
+from ktbench.system.files import write_atomically
+from ktbench.teacher.pool.answer_check import Expected
 from ktbench.teacher.pool.messages import (
     Ask,
     Packed,
@@ -26,10 +27,9 @@ from ktbench.teacher.pool.messages import (
     needs_bits,
     unpack,
 )
-from ktbench.teacher.pool.people import Collected, Ready
+from ktbench.teacher.pool.registry import Collected, Ready
 from ktbench.teacher.pool.worker import plain_inputs
-from students._contract import Features
-from transfer_methods._contract import Batch, Needs
+from ktbench.transfer_methods._contract import Batch, Needs
 
 POLL = 1.0
 """How long the coordinator keeps a question for answers open."""

@@ -10,11 +10,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import ktbench
 from ktbench.records import KtbenchError
+from ktbench.system.installation import ROOT
 from ktbench.teacher.pool.messages import PoolJob
 
 NAMESPACE = "ktbench"
@@ -70,8 +69,7 @@ def connect(address: str | None, cpus: int = 1) -> None:
     ray = import_ray()
     if ray.is_initialized():
         return
-    root = str(Path(ktbench.__file__).resolve().parents[1])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     where = address or "a cluster of its own"
     _refuse_unreachable(address)
     options: dict[str, Any] = {"address": address or "local"}

@@ -16,7 +16,19 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
-from ktbench.teacher.pool.actions import (
+from ktbench.teacher.pool.dispatch import Dispatcher
+from ktbench.teacher.pool.history import History
+from ktbench.teacher.pool.messages import Ask, Hello, PoolJob, Receipt, StreamKey
+from ktbench.teacher.pool.registry import (
+    Collected,
+    Hand,
+    Ready,
+    Training,
+    first_line,
+    training_status,
+    worker_status,
+)
+from ktbench.teacher.pool.scheduler_events import (
     Action,
     Deliver,
     Dismiss,
@@ -26,19 +38,7 @@ from ktbench.teacher.pool.actions import (
     Rules,
     Send,
 )
-from ktbench.teacher.pool.actions import Ask as AskForWorker
-from ktbench.teacher.pool.dispatch import Dispatcher
-from ktbench.teacher.pool.history import History
-from ktbench.teacher.pool.messages import Ask, Hello, PoolJob, Receipt, StreamKey
-from ktbench.teacher.pool.people import (
-    Collected,
-    Hand,
-    Ready,
-    Training,
-    first_line,
-    training_status,
-    worker_status,
-)
+from ktbench.teacher.pool.scheduler_events import Ask as AskForWorker
 from ktbench.teacher.pool.worker import Worker
 
 TICK = 0.1

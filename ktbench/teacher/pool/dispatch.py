@@ -18,7 +18,8 @@ from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ktbench.teacher.pool.actions import (
+from ktbench.teacher.pool.autoscale import Sizing
+from ktbench.teacher.pool.scheduler_events import (
     Action,
     Deliver,
     Dismiss,
@@ -27,9 +28,8 @@ from ktbench.teacher.pool.actions import (
     Rules,
     Send,
 )
-from ktbench.teacher.pool.sizing import Sizing
-from ktbench.teacher.pool.students import StudentState
-from ktbench.teacher.pool.workers import WorkerState, typical
+from ktbench.teacher.pool.student_demand import StudentState
+from ktbench.teacher.pool.worker_load import WorkerState, typical
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,32 +12,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import ktbench
-from ktbench.instruction_set import kind
-from ktbench.layout import FIRST, Layout
+from ktbench.networks.instruction_set import kind
+from ktbench.networks.layout import FIRST, Layout
 from ktbench.records import DataSpec, KtbenchError, NumericSpec, Teacher, digest_of
-from students._contract import Features
-from transfer_methods._contract import Needs
+from ktbench.students._contract import Features
+from ktbench.system.installation import ROOT, VERSION
+from ktbench.transfer_methods._contract import Needs
 
 _COMPUTING = (
     "ktbench/data",
     "ktbench/teacher",
-    "ktbench/layout.py",
-    "ktbench/numeric.py",
+    "ktbench/networks/layout.py",
+    "ktbench/networks/numeric.py",
     "ktbench/records",
+    "ktbench/students",
+    "ktbench/transfer_methods/_contract.py",
 )
-_BESIDE = ("students", "transfer_methods/_contract.py")
 
 
 @cache
 def code_digest() -> str:
     """16 digits over the source of everything that a teacher's outputs are computed with."""
-    root = Path(ktbench.__file__).resolve().parents[1]
-    total = hashlib.sha256(ktbench.__version__.encode())
-    for place in (*_COMPUTING, *_BESIDE):
-        path = root / place
+    total = hashlib.sha256(VERSION.encode())
+    for place in _COMPUTING:
+        path = ROOT / place
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            total.update(str(file.relative_to(root)).encode())
+            total.update(str(file.relative_to(ROOT)).encode())
             total.update(file.read_bytes())
     return total.hexdigest()[:16]
 

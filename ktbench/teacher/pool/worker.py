@@ -14,8 +14,9 @@ import torch
 
 from ktbench import catalogue
 from ktbench.data import Dataset, Stream, load
-from ktbench.layout import FIRST
-from ktbench.numeric import prepare
+from ktbench.networks.layout import FIRST
+from ktbench.networks.numeric import prepare
+from ktbench.networks.weights import load_student
 from ktbench.records import KtbenchError
 from ktbench.teacher.live import Live
 from ktbench.teacher.pool.messages import (
@@ -30,8 +31,7 @@ from ktbench.teacher.pool.messages import (
     needs_of,
     pack,
 )
-from ktbench.weights import load_student
-from transfer_methods._contract import Batch
+from ktbench.transfer_methods._contract import Batch
 
 
 class Worker:

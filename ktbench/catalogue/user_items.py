@@ -1,0 +1,164 @@
+"""A user's own networks and methods, named `path/to/file.py:Name` or `package.module:Name`.
+
+Naming code runs it: a file or module is imported when its item is asked for. Within `no_code`
+nothing of a user's is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ktbench.catalogue import user_code
+from ktbench.records import OWN_ERRORS, KtbenchError
+from ktbench.supervision import marked
+from ktbench.system.files import MOST_TEXT, read_regular
+
+NOT_LOOKED_AT = "not looked at, as no code is run that the matrix names (--no-code)"
+
+_UNSEEN: ContextVar[bool] = ContextVar("_UNSEEN", default=False)
+
+
+def is_own(name: str) -> bool:
+    """True for `file.py:Name` and `package.module:Name`."""
+    return ":" in name
+
+
+def own_object(name: str, base: str) -> Any:
+    """What a user's `file.py:Name` or `package.module:Name` names."""
+    place, _, attribute = name.rpartition(":")
+    module = _own_module(name, base)
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise KtbenchError(f"{name}: {place} defines no {attribute}") from error
+
+
+def own_network(name: str, base: str) -> Callable[..., Any]:
+    """The class or function that a user's network is built by, checked before it is called.
+
+    It is a class that derives from `nn.Module`, or a function that is defined where the name says:
+    in that file or a neighbour of it, in that module or one below it. So a matrix cannot call what
+    just lies about (`os:system`). Raises KtbenchError.
+    """
+    own = own_object(name, base)
+    if (reason := _no_network(own, name.rpartition(":")[0])) is not None:
+        raise KtbenchError(f"{name}: not a network: {reason}")
+    builder: Callable[..., Any] = own
+    return builder
+
+
+def _no_network(own: Any, place: str) -> str | None:
+    """Why something cannot be asked for a network, or None."""
+    from torch import nn
+
+    if isinstance(own, nn.Module):
+        return "it is made already: name its class or a function that returns it"
+    while isinstance(own, functools.partial):
+        own = own.func
+    own = inspect.unwrap(own) if callable(own) else own
+    if isinstance(own, type):
+        return None if issubclass(own, nn.Module) else "its class does not derive from nn.Module"
+    if not inspect.isfunction(own):
+        return "name a class that derives from nn.Module, or a function that returns a network"
+    home = own.__module__ or ""
+    within = user_code.PREFIX if place.endswith(".py") else f"{place}."
+    if f"{home}.".startswith(within):
+        return None
+    return f"the function is defined in {home}, not in {place}: name it where it is defined"
+
+
+def _own_module(name: str, base: str) -> ModuleType:
+    import torch
+
+    place = name.rpartition(":")[0]
+    if _UNSEEN.get():
+        raise KtbenchError(f"{name}: {NOT_LOOKED_AT}")
+    if place.partition(".")[0] in sys.stdlib_module_names and not place.endswith(".py"):
+        raise KtbenchError(f"{name}: {place} is of Python's own library, which has no networks")
+    with torch.random.fork_rng(devices=[]):  # an import may draw numbers, but only once
+        return _imported(name, place, base)
+
+
+def _imported(name: str, place: str, base: str) -> ModuleType:
+    subject = f"import of {name}"  # what it is asked later may end a process, too
+    if reason := refused(subject):
+        raise KtbenchError(f"{name}: cannot import {place}: {reason}")
+    try:
+        with marked(subject, "importing", name):
+            own_file = place.endswith(".py")
+            return _own_file(place, base) if own_file else importlib.import_module(place)
+    except FileNotFoundError as error:
+        if not Path(base, place).is_file():
+            raise KtbenchError(f"{name}: no file {Path(base, place)}") from error
+        raise KtbenchError(f"{name}: cannot import {place}: {_said(error)}") from error
+    except OWN_ERRORS as error:  # whatever a user's file does when it is imported
+        raise KtbenchError(f"{name}: cannot import {place}: {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def code_digest(name: str, base: str) -> str | None:
+    """16 digits over the file that a user's own item comes from; None for the catalogue's.
+
+    The neighbours that a file imports are in it, what is installed is not; of a dotted path it is
+    the module's file alone. Nothing of a file is run for it.
+    """
+    if not is_own(name):
+        return None
+    place = name.rpartition(":")[0]
+    if place.endswith(".py"):
+        path = Path(base, place).resolve()
+        if not path.is_file():
+            raise KtbenchError(f"{name}: no file {Path(base, place)}")
+        return user_code.digest(path)
+    if _UNSEEN.get():
+        return None
+    file = getattr(_own_module(name, base), "__file__", None)
+    return hashlib.sha256(read_regular(file, MOST_TEXT)).hexdigest()[:16] if file else None
+
+
+def _own_file(place: str, base: str) -> ModuleType:
+    path = Path(base, place).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return user_code.load(path)
+
+
+_refused: dict[str, str] = {}
+
+
+def refuse(name: str, reason: str) -> None:
+    """Do not run the code of an item again in this process: it ended another one."""
+    _refused[name] = reason
+
+
+def refused(name: str) -> str | None:
+    """Why an item's code is not run, or None."""
+    return _refused.get(name)
+
+
+@contextmanager
+def no_code() -> Iterator[None]:
+    """Run nothing of a user's while the block runs: asking for it raises KtbenchError."""
+    token = _UNSEEN.set(True)
+    try:
+        yield
+    finally:
+        _UNSEEN.reset(token)
+
+
+def unseen(name: str) -> bool:
+    """Whether an item is a user's own and must not be looked at now."""
+    return _UNSEEN.get() and is_own(name)

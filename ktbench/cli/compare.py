@@ -1,0 +1,54 @@
+"""`ktbench compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to those of `ktbench`."""
+    app.command("compare")(compare)
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A results folder.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="The one to compare with it.")],
+    accuracy_drop: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="POINTS", help="Clear drops of test accuracy that are allowed."
+        ),
+    ] = 0.0,
+    latency_rise: Annotated[
+        float,
+        typer.Option(min=0, metavar="PERCENT", help="Clear rises of latency that are allowed."),
+    ] = 10.0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write it as Markdown.")
+    ] = None,
+) -> None:
+    """Say what changed from one results folder to another, with intervals.
+
+    The exit code is 0 where nothing got clearly worse than is allowed, 1 where something did or a
+    cell that was trained in A failed in B, 2 where the two cannot be compared.
+    """
+    import json
+
+    from ktbench.compare import Limits
+    from ktbench.compare import compare as compare_folders
+    from ktbench.compare.rendering import markdown, print_comparison
+    from ktbench.system.files import write_atomically
+
+    found = compare_folders(before, after, Limits(accuracy_drop, latency_rise))
+    if json_file is not None:
+        write_atomically(json_file, json.dumps(found.as_json(), indent=1) + "\n")
+    if markdown_file is not None:
+        write_atomically(markdown_file, markdown(found))
+    print_comparison(found)
+    raise typer.Exit(1 if found.regressions else 0)

@@ -1,0 +1,89 @@
+"""What a data set's place offers, whichever kind it is: labels at once, pixels when asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktbench.data.pixels import Pixels
+from ktbench.records import DataSpec, KtbenchError
+from ktbench.system.files import MOST_WEIGHTS, check_regular
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labels per split, and a reader of images by split and rows: (n, C, H, W) uint8."""
+
+    name: str
+    classes: tuple[str, ...]
+    labels: dict[str, Labels]
+    """By split: `train` always; `validation` and `test` where the source has them."""
+    read: Callable[[str, Labels], Pixels]
+    row_name: Callable[[str, int], str] = field(default=lambda split, row: f"{split} row {row}")
+    """What people call a row: its file, or its split and number."""
+    notes: tuple[str, ...] = ()
+    """What is left out, a line each."""
+    about: str = ""
+    """What was chosen, for people."""
+
+
+def resolve(spec: DataSpec, base: Path) -> Path:
+    """The folder or file of a spec: `${NAME}` replaced, relative to the matrix file."""
+    if not spec.path:
+        raise KtbenchError(f"data: source {spec.source!r} needs a path")
+    text = os.path.expanduser(os.path.expandvars(spec.path))  # noqa: PTH111 - after expandvars
+    if "${" in text:
+        name = text.partition("${")[2].partition("}")[0]
+        raise KtbenchError(
+            f"data: path {spec.path!r} needs the environment variable {name}: export {name}=FOLDER"
+        )
+    path = Path(base, text)
+    if not path.exists():
+        raise KtbenchError(f"data: no such file or folder {path}: give data.path where it lies")
+    if not path.is_dir():
+        check_regular(path, MOST_WEIGHTS)
+    return path
+
+
+def shown(text: str) -> str:
+    """A name as messages print it: on one line, and in characters that can be encoded."""
+    whole = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return whole if whole.isprintable() else whole.encode("unicode_escape").decode("ascii")
+
+
+def some(names: list[str], most: int = 5) -> str:
+    """The first few names of a list, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(shown(name) for name in names[:most]) + more
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def refuse_untaught(name: str, classes: tuple[str, ...], labels: dict[str, Labels]) -> None:
+    """Raise KtbenchError for a class that only a later split has: nothing could learn it."""
+    if not any(len(numbers) for numbers in labels.values()):
+        raise KtbenchError(f"data: {name} is empty: give a source with images")
+    taught = set(np.unique(labels["train"]).tolist())
+    for split, numbers in labels.items():
+        untaught = [classes[n] for n in np.unique(numbers).tolist() if n not in taught]
+        if untaught and taught:
+            raise KtbenchError(
+                f"data: {name}: the {split} split has classes without a training image "
+                f"({some(untaught)}), which no network can learn; train has "
+                f"{some([classes[n] for n in sorted(taught)])}: "
+                "give both the same names, or leave these images out"
+            )
+    if len(taught) == 1:
+        raise KtbenchError(
+            f"data: {name} has one class only ({shown(classes[taught.pop()])}): two are needed"
+        )

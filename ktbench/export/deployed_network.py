@@ -1,0 +1,302 @@
+"""The network as it is deployed: raw images in, logits out, batch normalisation folded away.
+
+Folding makes every constant of an exported graph a plain copy of one tensor here, so that a graph
+converted once can be filled with another student's weights (`template.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
+
+from ktbench.export.quiet_output import quiet
+
+Layout = Literal["NCHW", "NHWC"]
+State = dict[str, NDArray[np.float32]]
+
+_CONV = ("conv2d.default", "conv2d.padding")
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Which modules of an architecture are folded, by their names.
+
+    `pairs` are convolutions with the batch normalisation that alone reads them; `alone` are the
+    other batch normalisations, which become a scale and a shift; `first` is the convolution that
+    alone reads the network's input, so that it can take over the normalisation of the data.
+    """
+
+    pairs: tuple[tuple[str, str], ...] = ()
+    alone: tuple[str, ...] = ()
+    first: str | None = None
+
+
+class Affine(nn.Module):
+    """A batch normalisation at inference: one scale and one shift per channel."""
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(scale.view(-1, 1, 1))
+        self.shift = nn.Parameter(shift.view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any (B, C, H, W) map, scaled and shifted."""
+        return x * self.scale + self.shift
+
+
+class Deployed(nn.Module):
+    """A student behind the normalisation of its data: raw float32 images 0 to 255 to logits (B, K).
+
+    Images are (B, C, H, W), or (B, H, W, C) with layout `NHWC`. What the network itself has taken
+    over of the normalisation is None here.
+    """
+
+    mean: Tensor | None
+    scale: Tensor | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: tuple[int, int, int],
+        mean: Tensor | None,
+        scale: Tensor | None,
+        layout: Layout,
+    ) -> None:
+        super().__init__()
+        view = (1, -1, 1, 1) if layout == "NCHW" else (1, 1, 1, -1)
+        self.network = network
+        self.shape = shape
+        self.layout = layout
+        self.register_buffer("mean", None if mean is None else mean.clone().view(view))
+        self.register_buffer("scale", None if scale is None else scale.clone().view(view))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K) of raw images."""
+        x = image
+        if self.mean is not None:
+            x = x - self.mean
+        if self.scale is not None:
+            x = x * self.scale
+        if self.layout == "NHWC":
+            x = x.permute(0, 3, 1, 2)
+        logits: Tensor = self.network(x)
+        return logits
+
+    def example(self, batch: int) -> Tensor:
+        """Blank images (B, ...) in the layout that is taken."""
+        channels, height, width = self.shape
+        size = (channels, height, width) if self.layout == "NCHW" else (height, width, channels)
+        return torch.zeros(batch, *size)
+
+    def state(self) -> State:
+        """Every float tensor that decides the outputs, by name."""
+        tensors = [*self.named_parameters(), *self.named_buffers()]
+        return {
+            name: np.ascontiguousarray(tensor.detach().numpy())
+            for name, tensor in tensors
+            if tensor.dtype == torch.float32
+        }
+
+
+class _LeafCopies(TorchFunctionMode):
+    """Lets `copy.deepcopy` copy a tensor that was computed, as a leaf with its values.
+
+    `torch.nn.utils.weight_norm`, `spectral_norm` and `prune` keep such a tensor in place of the
+    weight, which torch refuses to copy.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """See `TorchFunctionMode`."""
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            copied = args[0].detach().clone()
+            args[1][id(args[0])] = copied
+            return copied
+        return func(*args, **(kwargs or {}))
+
+
+def plain_copy(student: nn.Module) -> nn.Module:
+    """A copy in eval mode whose weights are plain parameters: what computed them is gone.
+
+    So a parametrized convolution is exported as any other. The student is left as it is.
+    """
+    with _LeafCopies(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = copy.deepcopy(student).eval()
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        for hook in list(module._forward_pre_hooks.values()):
+            _bake(module, hook)
+    return network
+
+
+def _bake(module: nn.Module, hook: Any) -> None:
+    """Put the weight that a hook computes before each pass in place of what it computes it from."""
+    if isinstance(hook, WeightNorm):
+        nn.utils.remove_weight_norm(module, hook.name)
+    elif isinstance(hook, SpectralNorm):
+        nn.utils.remove_spectral_norm(module, hook.name)
+    elif isinstance(hook, prune.BasePruningMethod):
+        prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
+
+
+def deploy(
+    student: nn.Module,
+    folding: Folding,
+    shape: tuple[int, int, int],
+    moments: tuple[Tensor, Tensor] | None,
+    layout: Layout,
+) -> Deployed:
+    """The deployed form of a trained student, which is left as it is.
+
+    `shape` (C, H, W) is of an image, `moments` the mean and deviation (C,) of raw training images;
+    None for what takes its input as it is.
+    """
+    network = plain_copy(student).requires_grad_(False)
+    with torch.no_grad():
+        for conv, norm in folding.pairs:
+            _fold_pair(network, conv, norm)
+        for norm in folding.alone:
+            scale, shift = _scale_and_shift(network.get_submodule(norm))
+            network.set_submodule(norm, Affine(scale.float(), shift.float()))
+        left = _fold_moments(network, folding.first, *moments) if moments else (None, None)
+    return Deployed(network, shape, *left, layout).eval().requires_grad_(False)
+
+
+def _fold_moments(
+    network: nn.Module, first: str | None, mean: Tensor, std: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Let the first convolution normalise; the mean and scale that it cannot take over.
+
+    It can always divide. It can subtract only without padding: zeros around a normalised image
+    are not zeros around a raw one.
+    """
+    if first is None:
+        return mean, 1 / std
+    conv = network.get_submodule(first)
+    assert isinstance(conv, nn.Conv2d)
+    weight = conv.weight.double() / std.double().view(1, -1, 1, 1)
+    conv.weight.copy_(weight.float())
+    if conv.padding not in ((0, 0), "valid"):
+        return mean, None
+    shift = -(weight.sum((2, 3)) @ mean.double())
+    bias = shift if conv.bias is None else shift + conv.bias.double()
+    conv.bias = nn.Parameter(bias.float(), requires_grad=False)
+    return None, None
+
+
+def _fold_pair(network: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv = network.get_submodule(conv_name)
+    assert isinstance(conv, nn.Conv2d)
+    scale, shift = _scale_and_shift(network.get_submodule(norm_name))
+    bias = shift if conv.bias is None else shift + scale * conv.bias.double()
+    conv.weight.copy_((conv.weight.double() * scale.view(-1, 1, 1, 1)).float())
+    conv.bias = nn.Parameter(bias.float(), requires_grad=False)
+    network.set_submodule(norm_name, nn.Identity())
+
+
+def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,), float64, of a batch normalisation at inference."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
+
+
+def plan_folding(student: nn.Module, shape: tuple[int, int, int]) -> Folding:
+    """What can be folded in this architecture; nothing, where folding would change its outputs.
+
+    Found in the traced graph, not in the module tree, so that a residual that reads a convolution
+    before its normalisation is seen.
+    """
+    network = plain_copy(student)
+    try:
+        folding = _from_graph(network, shape)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (4, *shape), generator=generator).float()
+        moments = (torch.full((shape[0],), 120.0), torch.full((shape[0],), 60.0))
+        with torch.no_grad():
+            expected = network((images - 120) / 60)
+            found = deploy(network, folding, shape, moments, "NCHW")(images)
+    except Exception:  # any network of a user's may fail here: then it is exported as it is
+        return Folding()
+    same = torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    return folding if same else Folding()
+
+
+def _from_graph(network: nn.Module, shape: tuple[int, int, int]) -> Folding:
+    with quiet():
+        program = torch.export.export(network, (torch.zeros(2, *shape),))
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    inputs = set(signature.user_inputs)
+    pairs, alone, first = [], [], None
+    for node in program.graph.nodes:
+        if _is(node, _CONV) and node.args[0].name in inputs and len(node.args[0].users) == 1:
+            first = _owner(network, node.args[1], names, nn.Conv2d)
+            first = first if first and _groups(network, first) == 1 else None
+        if not _is(node, ("batch_norm.default",)):
+            continue
+        norm = _owner(network, node.args[3], names, nn.BatchNorm2d)
+        if norm is None:
+            continue
+        source = node.args[0]
+        conv = None
+        if _is(source, _CONV) and len(source.users) == 1:
+            conv = _owner(network, source.args[1], names, nn.Conv2d)
+        if conv is None:
+            alone.append(norm)
+        else:
+            pairs.append((conv, norm))
+    return Folding(tuple(pairs), tuple(alone), first)
+
+
+def _is(node: torch.fx.Node, targets: tuple[str, ...]) -> bool:
+    return node.op == "call_function" and str(node.target) in {f"aten.{t}" for t in targets}
+
+
+def _owner(
+    network: nn.Module, tensor: torch.fx.Node, names: dict[str, str], kind: type[nn.Module]
+) -> str | None:
+    """Name of the module that a tensor of the graph belongs to, if it is used only once."""
+    if tensor.name not in names or len(tensor.users) != 1:
+        return None
+    name = names[tensor.name].rpartition(".")[0]
+    return name if type(network.get_submodule(name)) is kind else None
+
+
+def _groups(network: nn.Module, name: str) -> int:
+    conv = network.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    return conv.groups
+
+
+def probe(network: Deployed, seed: int) -> Deployed:
+    """A copy whose every float tensor holds its own random values in [0.5, 1.5).
+
+    Converted in place of a real student, it shows which constant of the graph is which tensor.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        for tensor in [*copied.parameters(), *copied.buffers()]:
+            if tensor.dtype == torch.float32:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return copied

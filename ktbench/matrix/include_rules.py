@@ -1,0 +1,248 @@
+"""Which cells a matrix means: the product of its axes, with `include`, less `exclude`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import product
+from typing import NamedTuple
+
+from ktbench.catalogue import nearest
+from ktbench.matrix.axes import Axes, Finder, windows_of
+from ktbench.matrix.cell_settings import reads_teacher
+from ktbench.matrix.document import KeyPath
+from ktbench.matrix.items import METHODS, STUDENTS, Kind
+from ktbench.matrix.models import Include, ItemEntry, Rule
+from ktbench.records import Ensemble, Item, Teacher, TrainSpec, Window
+
+
+class Place(NamedTuple):
+    """A cell's coordinates: labels, the teacher's name, the seed, and where it stands on the axes
+    that a matrix need not have."""
+
+    student: str
+    method: str
+    teacher: str | None
+    seed: int
+    views: int | None = None
+    budget: int | None = None
+    window: Window | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A cell before it is known to be possible."""
+
+    student: Item
+    method: Item
+    teacher: Teacher | Ensemble | None
+    seed: int
+    train: TrainSpec
+    views: int | None = None
+    """Its place on the axis of views."""
+    budget: int | None = None
+    """On that of budgets."""
+    window: Window | None = None
+    """When its transfer counts."""
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the matrix."""
+        name = self.teacher.name if self.teacher else None
+        labels = (self.student.label, self.method.label, name)
+        return Place(*labels, self.seed, self.views, self.budget, self.window)
+
+
+class Rules:
+    """Applies the rules of a matrix to its axes; problems go to the finder."""
+
+    def __init__(self, finder: Finder, axes: Axes) -> None:
+        self.finder = finder
+        self.matrix = finder.matrix
+        self.axes = axes
+        self._reads: dict[str, bool] = {}
+        self._needed: set[str] = set()
+
+    def drafts(self) -> list[Draft]:
+        """The cells in the order of the file: by student, method, teacher, budget, window, views
+        and seed."""
+        axes, matrix = self.axes, self.matrix
+        whole = self._block(axes, matrix.seeds, matrix.train)
+        drafts = {draft.place: draft for draft in whole}
+        for number, include in enumerate(matrix.include):
+            self._include(include, ("include", number), drafts)
+        self._without_teacher()
+        gone: set[Place] = set()
+        for number, rule in enumerate(matrix.exclude):
+            gone |= self._excluded(rule, ("exclude", number), drafts)
+        if len(gone) == len(drafts) and not self.finder.problems:
+            self.finder.say((), "no cell is left: every one is excluded")
+        return [draft for place, draft in drafts.items() if place not in gone]
+
+    def _without_teacher(self) -> None:
+        if self._needed and not self.axes.teachers and not self.finder.problems:
+            names = sorted(self._needed)
+            verb = "needs" if len(names) == 1 else "need"
+            self.finder.say((), f"{', '.join(names)} {verb} a teacher: name one in teachers")
+
+    def _block(self, axes: Axes, seeds: Sequence[int], train: TrainSpec) -> Iterable[Draft]:
+        """The product; a method that reads no teacher stands once, not once per teacher or window
+        of its transfer."""
+        for student, method in product(axes.students, axes.methods):
+            if self._reads_teacher(method):
+                choices: Sequence[Teacher | Ensemble | None] = axes.teachers
+                windows = axes.windows
+                self._needed.add(method.label)
+            else:
+                choices, windows = (None,), (None,)
+            rest = (axes.budgets, windows, axes.views, seeds)
+            for teacher, budget, window, views, seed in product(choices, *rest):
+                changes = {"views": views, "epochs": budget}
+                changes = {name: value for name, value in changes.items() if value is not None}
+                own = train.model_copy(update=changes) if changes else train
+                yield Draft(student, method, teacher, seed, own, views, budget, window)
+
+    def _reads_teacher(self, method: Item) -> bool:
+        if method.label not in self._reads:
+            self._reads[method.label] = reads_teacher(
+                method, self.finder.base, unknown=bool(self.axes.teachers)
+            )
+        return self._reads[method.label]
+
+    # ------------------------------------------------------------ exclude
+
+    def _excluded(self, rule: Rule, path: KeyPath, drafts: dict[Place, Draft]) -> set[Place]:
+        """The cells that a rule takes out."""
+        asked = (rule.student, rule.method, rule.teacher, rule.seed, rule.budget)
+        if not any(asked) and rule.windowed is None:
+            self.finder.say(path, "says nothing: give student, method, teacher or seed")
+            return set()
+        before = len(self.finder.problems)
+        students = {d.student.label: d.student for d in drafts.values()}
+        methods = {d.method.label: d.method for d in drafts.values()}
+        known = [epochs for epochs in self.axes.budgets if epochs is not None]
+        for number, epochs in enumerate(rule.budget):
+            self._complain((*path, "budget", number), str(epochs), epochs in known, map(str, known))
+        sides = (
+            self._labels(rule.student, list(students.values()), (*path, "student")),
+            self._labels(rule.method, list(methods.values()), (*path, "method")),
+            self._names(rule.teacher, (*path, "teacher")),
+            set(rule.seed) if rule.seed else None,
+            None,  # an exclusion holds for all views
+            set(rule.budget) if rule.budget else None,
+        )
+        gone = {
+            place
+            for place in drafts
+            if all(side is None or at in side for side, at in zip(sides, place, strict=False))
+            and rule.windowed in (None, place.window is not None)
+        }
+        if not gone and len(self.finder.problems) == before:
+            self.finder.say(path, "excludes nothing: no cell matches all of its keys")
+        return gone
+
+    def _labels(
+        self, patterns: Sequence[str], items: Sequence[Item], path: KeyPath
+    ) -> set[str] | None:
+        """Labels of the items that match; None where nothing is asked."""
+        if not patterns:
+            return None
+        found: set[str] = set()
+        for number, pattern in enumerate(patterns):
+            matched = [item for item in items if _matches(pattern, item.name, item.label)]
+            names = [item.label for item in items] + [item.name for item in items]
+            self._complain((*path, number), pattern, matched, names)
+            found |= {item.label for item in matched}
+        return found
+
+    def _names(self, patterns: Sequence[str], path: KeyPath) -> set[str | None] | None:
+        """Names of the teachers that match; None where nothing is asked."""
+        if not patterns:
+            return None
+        return {teacher.name for teacher in self._matching_teachers(patterns, path)}
+
+    def _matching_teachers(
+        self, patterns: Sequence[str], path: KeyPath
+    ) -> list[Teacher | Ensemble]:
+        found: dict[str, Teacher | Ensemble] = {}
+        for number, pattern in enumerate(patterns):
+            matched = [t for t in self.axes.teachers if _matches(pattern, t.name)]
+            names = [teacher.name for teacher in self.axes.teachers]
+            self._complain((*path, number), pattern, matched, names)
+            found |= {teacher.name: teacher for teacher in matched}
+        return list(found.values())
+
+    def _complain(self, path: KeyPath, pattern: str, matched: object, names: Iterable[str]) -> None:
+        if not matched:
+            close = nearest(pattern, dict.fromkeys(names))
+            hint = f": did you mean {' or '.join(close)}?" if close else ""
+            self.finder.say(path, f"{pattern!r} matches nothing of this matrix{hint}")
+
+    # ------------------------------------------------------------ include
+
+    def _include(self, rule: Include, path: KeyPath, drafts: dict[Place, Draft]) -> None:
+        before = len(self.finder.problems)
+        axes = self._block_axes(rule, path)
+        train = self.finder.train(rule.train, (*path, "train"))
+        if len(self.finder.problems) > before:
+            return
+        seeds = rule.seed or self.matrix.seeds
+        changed = False
+        for draft in self._block(axes, seeds, train):
+            old = drafts.get(draft.place)
+            if old is None:
+                drafts[draft.place] = draft
+                changed = True
+            elif rule.train and old.train != draft.train:
+                drafts[draft.place] = replace(old, train=draft.train)
+                changed = True
+        if not changed:
+            self.finder.say(path, "changes nothing: its cells are in the matrix as they are")
+
+    def _block_axes(self, rule: Include, path: KeyPath) -> Axes:
+        """The matrix's axes with what a block names in place of theirs."""
+        axes = self.axes
+        students = self._added(STUDENTS, rule.student, axes.students, (*path, "student"))
+        methods = self._added(METHODS, rule.method, axes.methods, (*path, "method"))
+        teachers = self._matching_teachers(rule.teacher, (*path, "teacher"))
+        views = tuple(None if views == "fresh" else views for views in rule.views)
+        windows = tuple(window for grid in rule.distill for window in windows_of(grid))
+        self._members(rule.budget, axes.budgets, (*path, "budget"))
+        self._members(views, axes.views, (*path, "views"))
+        self._members(windows, axes.windows, (*path, "distill"))
+        return replace(
+            axes,
+            students=tuple(students),
+            methods=tuple(methods),
+            teachers=tuple(teachers) or axes.teachers,
+            budgets=rule.budget or axes.budgets,
+            views=views or axes.views,
+            windows=windows or axes.windows,
+        )
+
+    def _members(self, asked: Sequence[object], axis: Sequence[object], path: KeyPath) -> None:
+        """Complain of the first that is not on an axis."""
+        if any(member not in axis for member in asked):
+            self.finder.say(path, f"names what is not in the matrix's {path[-1]}")
+
+    def _added(
+        self, kind: Kind, entries: Sequence[ItemEntry], axis: Sequence[Item], path: KeyPath
+    ) -> list[Item]:
+        """The axis's items that match, or new ones; the whole axis where nothing is named."""
+        if not entries:
+            return list(axis)
+        found: dict[str, Item] = {}
+        for number, entry in enumerate(entries):
+            matched = (
+                [item for item in axis if _matches(entry.name, item.name, item.label)]
+                if not entry.settings
+                else []
+            )
+            new = matched or self.finder.variants(kind, entry, (*path, number))
+            found |= {item.label: item for item in new}
+        return list(found.values())
+
+
+def _matches(pattern: str, *names: str) -> bool:
+    return any(name == pattern or fnmatchcase(name, pattern) for name in names)

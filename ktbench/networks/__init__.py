@@ -1,0 +1,1 @@
+"""How networks are looked at, kept, laid out in memory, checked and run."""

@@ -1,0 +1,245 @@
+"""What a network looks like without training it: shapes, parameters, FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ktbench import catalogue
+from ktbench.isolation import OwnFault, own_code
+from ktbench.networks.layout import safe
+from ktbench.records import Item, KtbenchError, NumericSpec
+from ktbench.students._contract import Student
+from ktbench.supervision import mark
+from ktbench.system.machine import bounded_memory
+from ktbench.transfer_methods._contract import Shapes
+
+_LARGE = 256
+"""Pixels a side from which a pass is costly enough to be asked about first."""
+_MOST_FLOPS = 5e10
+"""Of one image's pass: six times those of a ResNet-50 on photographs of 224 pixels a side."""
+_MOST_CALLS = 300_000
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "out of memory",
+    "overflow",
+)
+"""Words of torch where it is refused memory, or asked for more than can be counted."""
+
+
+class _OneModule(nullcontext[None]):
+    """Stands for the counter's module tracker: all that runs belongs to the whole."""
+
+    parents = frozenset({"Global"})
+
+
+class FlopCounter(FlopCounterMode):
+    """Counts floating-point operations of all that runs inside, forward and backward.
+
+    torch's counter also keeps account of the module that runs, by hooks on modules and tensors.
+    They fail around `torch.autograd.grad` for modules that take parameters as their inputs, as
+    every parametrization does (`weight_norm`, `spectral_norm`, `orthogonal`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker = _OneModule()  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A network for one data set."""
+
+    shapes: Shapes
+    parameters: int
+
+
+def try_build(name: str, settings: dict[str, Any], base: str = ".") -> None:
+    """Raise KtbenchError when a network cannot be built with these settings."""
+    item = Item(name=name, settings=settings)
+    if not own_names(item):
+        _built(item, 10, 3, base)
+
+
+def own_names(item: Item) -> list[str]:
+    """The users' own networks that an item is made of, itself and its settings."""
+    settings = [item.settings.get(key) for key in catalogue.network_settings(item.name)]
+    names = [item.name, *(catalogue.named(entry)[0] for entry in settings if entry)]  # type: ignore[arg-type]
+    return [name for name in names if catalogue.is_own(name)]
+
+
+def outline(
+    item: Item,
+    num_classes: int,
+    shape: tuple[int, int, int],
+    base: str,
+    *,
+    trained: bool = False,
+) -> Outline:
+    """Shapes and parameter count for images of `shape` (C, H, W), from one pass over zeros.
+
+    A user's own network takes noise instead, as its code may look at what it is given; `trained`
+    tries a step of it, too. Raises KtbenchError with one sentence when the network cannot do it.
+    """
+    if reason := catalogue.refused(item.label):
+        raise KtbenchError(f"{item.label} cannot be looked at: {reason}")
+    mark(item.label, "looking at the network", item.label)
+    own = bool(own_names(item))
+    if shape[1] * shape[2] > _LARGE**2:
+        _refuse_endless(item, num_classes, shape, base)
+    student = _built(item, num_classes, shape[0], base).eval()
+    size = "×".join(map(str, shape))
+    with _told(f"{item.label} cannot take images of {size}"), bounded_memory():
+        images = torch.zeros(1, *shape) if not own else _noise(2, shape)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            features = student.forward_features(images, preacts=student.has_preacts)
+            if own:
+                _check_logits(features.logits, len(images), num_classes)
+                _check_logits(student(images), len(images), num_classes)
+        shapes = Shapes.of(features, student.stage_names)
+        parameters = sum(parameter.numel() for parameter in student.parameters())
+    if own and trained:
+        with _told(f"{item.label} cannot be trained"), torch.random.fork_rng(devices=[]):
+            _try_step(student, _noise(4, shape), num_classes)
+    return Outline(shapes, parameters)
+
+
+@contextmanager
+def _told(trouble: str) -> Iterator[None]:
+    """Say in one line what a network raises, which may be anything."""
+    try:
+        with own_code():
+            yield
+    except OwnFault as fault:
+        raise KtbenchError(f"{trouble}: {_said(fault.__cause__ or fault)}") from fault
+
+
+def _noise(batch: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Normalised images of no meaning, the same every time."""
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _check_logits(logits: Any, batch: int, num_classes: int) -> None:
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(f"its logits are a {type(logits).__name__}, not a tensor")
+    if tuple(logits.shape) != (batch, num_classes):
+        raise ValueError(
+            f"its logits are {tuple(logits.shape)} for {batch} images of {num_classes} classes"
+        )
+    if not logits.is_floating_point():
+        raise ValueError(f"its logits are {logits.dtype}, not real numbers with a fraction")
+
+
+def _try_step(student: Student, images: torch.Tensor, num_classes: int) -> None:
+    """A pass in train mode and its gradient, as the training takes them."""
+    layout = safe(student, images, NumericSpec())
+    layout.place(student)
+    student.train()
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("it has no parameters that require a gradient")
+    logits = student.forward_features(layout.inputs(images)).logits
+    _check_logits(logits, len(images), num_classes)
+    if not logits.requires_grad:
+        raise ValueError("no parameter has part in its logits")
+    with layout.running():
+        torch.autograd.grad(logits.float().square().mean(), parameters, allow_unused=True)
+
+
+def _refuse_endless(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> None:
+    """Raise KtbenchError where one image's pass would take minutes, as smaller images tell.
+
+    A network's operations grow with the area of its images; one that takes no smaller ones is let
+    through.
+    """
+    try:
+        small = forward_flops(item, num_classes, (shape[0], _LARGE // 4, _LARGE // 4), base)
+    except KtbenchError:
+        return
+    flops = small * shape[1] * shape[2] / (_LARGE // 4) ** 2
+    if flops > _MOST_FLOPS:
+        size = "×".join(map(str, shape))
+        raise KtbenchError(
+            f"{item.label} would take about {flops:.1e} FLOPs for one image of {size}, and "
+            f"{_MOST_FLOPS:.0e} is the most: make data.image_size or the network smaller"
+        )
+
+
+def forward_flops(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> int:
+    """Floating-point operations of one image's forward pass, a multiply-add counted as two."""
+    student = _built(item, num_classes, shape[0], base).eval()
+    images = _noise(1, shape) if own_names(item) else torch.zeros(1, *shape)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), FlopCounter() as counter:
+        student.forward_features(images, preacts=student.has_preacts)
+    return int(counter.get_total_flops())
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves weights as memory holds them: no shape depends on them, and drawing them is slow.
+
+    Not torch's meta device: its first pass imports torch's compiler, which takes longer than a
+    whole plan does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """The initialisers of `torch.nn.init` return their tensor; anything else runs.
+
+        A plain `normal_` runs too: code that draws until a value fits would never end. A network
+        whose layers come to no end is stopped on the way, by a KtbenchError.
+        """
+        self._calls += 1
+        if self._calls > _MOST_CALLS:
+            raise KtbenchError(
+                f"a network without end: it takes over {_MOST_CALLS:,} calls of torch to build"
+            )
+        given = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+def _built(item: Item, num_classes: int, in_channels: int, base: str) -> Student:
+    """A network without values, built without moving the global generator.
+
+    A user's own has its values: what it computes from them while it is built must be possible.
+    """
+    undrawn = nullcontext() if own_names(item) else _NoDraws()
+    trouble = f"{item.label} cannot be built"
+    with torch.random.fork_rng(devices=[]), bounded_memory(), undrawn, _told(trouble):
+        return catalogue.build_student(
+            item.name,
+            item.settings,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            base=base,
+        )
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line, without torch's advice; of which kind it is, where that says more."""
+    text = " ".join(str(error).split())[:200]
+    if lacks_memory(error):
+        return "it takes more memory than half of what is free here"
+    if isinstance(error, ValueError) and text:
+        return text
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was refused, or more was asked for than can be counted."""
+    said = str(error)
+    return isinstance(error, MemoryError | OverflowError) or any(w in said for w in _NO_MEMORY)

@@ -1,0 +1,155 @@
+"""What devices said: measurements, the statistics of their samples, and whether they count."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from ktbench.records.base import Record, digest_of
+from ktbench.records.bounds import (
+    Amount,
+    Count,
+    Facts,
+    Inside,
+    Moment,
+    Name,
+    Positive,
+    Share,
+    Words,
+)
+from ktbench.records.run_options import DeviceSpec, ExportSpec
+
+Origin = Literal["measured", "emulated", "estimated"]
+
+
+class Statistic(Record):
+    """One figure with the bounds of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _in_its_interval(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError("lies outside its own interval")
+        return self
+
+
+class Validity(Record):
+    """Whether a measurement can be trusted: any reason makes it invalid."""
+
+    reasons: tuple[Words, ...] = ()
+    warnings: tuple[Words, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """True when nothing speaks against the figure."""
+        return not self.reasons
+
+
+_NEVER_NEGATIVE = (
+    *("load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms"),
+    *("inputs_per_s", "energy_mj", "power_w", "idle_w"),
+)
+
+
+class Measurement(Record):
+    """One graph on one device with one thread count: every figure comes from kept samples."""
+
+    device: DeviceSpec
+    origin: Origin
+    graph_key: Name
+    cell_key: Name
+    """The cell whose artifact was run; latency belongs to the graph, so others share it."""
+    export: ExportSpec
+    artifact_digest: Name
+    threads: Positive
+    batch: Positive
+    runtime: Words
+    runtime_version: Words
+    provider: Words
+    """The execution provider or delegate that really ran, read back from the session."""
+    board: Facts
+    """Facts of the device as its agent found them; an absent sensor is absent here too."""
+    state_before: Facts
+    state_after: Facts
+    samples: Inside
+    """Parquet of raw samples (repeat, index, seconds), relative to the results folder."""
+    runs: Positive
+    repeats: Positive
+    load_ms: Statistic
+    first_ms: Statistic
+    p50_ms: Statistic
+    p90_ms: Statistic
+    p99_ms: Statistic | None
+    """None where too few runs were timed to bound it."""
+    mean_ms: Amount
+    stdev_ms: Amount
+    peak_memory_bytes: Count | None
+    build_ms: Amount | None = None
+    """Compiling an engine, where the provider does so and none was kept; no part of `load_ms`."""
+    inputs_per_s: Statistic | None = None
+    """Throughput over the steady state; of the offline scenario."""
+    energy_mj: Statistic | None = None
+    """Millijoules of the whole board per inference; None without power readings of a steady state
+    long enough. The value is the median over the repeats between the least and the greatest."""
+    energy_net_mj: Statistic | None = None
+    """The same without what the idle board takes in that time, measured right before."""
+    power_w: Statistic | None = None
+    """Mean power of the board during the steady state."""
+    idle_w: Statistic | None = None
+    """Mean power of the idle board, before the model was loaded."""
+    power_source: Words | None = None
+    """The sensor, and the rails that were added up."""
+    hottest_c: float | None = None
+    """The highest temperature seen beside the steady state, or before and after it."""
+    slowdown: Amount | None = None
+    """Median of the last tenth of the steady state's time over that of the first tenth; of the
+    sustained scenario."""
+    agreement: Share | None = None
+    """Share of the checked inputs on which the device and the reference name the same class; None
+    where there was no reference."""
+    checked_inputs: Count = 0
+    """Inputs whose outputs on the device were compared with the reference."""
+    test_accuracy: Share | None = None
+    """Top-1 accuracy on the device over the test set; None where it was not asked for."""
+    test_agreement: Share | None = None
+    """Share of the test set on which the device and torch name the same class."""
+    test_inputs: Count = 0
+    """Images of the test set that the device was asked."""
+    validity: Validity
+    agent_digest: Name
+    started: Moment
+    """UTC, ISO 8601."""
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        """No time, power or rate is negative; percentiles rise; no repeat is without a run."""
+        for name in _NEVER_NEGATIVE:
+            statistic: Statistic | None = getattr(self, name)
+            if statistic is not None and statistic.low < 0:
+                raise ValueError(f"{name} is negative")
+        rising = [p.value for p in (self.p50_ms, self.p90_ms, self.p99_ms) if p is not None]
+        if rising != sorted(rising):
+            raise ValueError("p50_ms, p90_ms and p99_ms do not rise")
+        if self.repeats > self.runs:
+            raise ValueError("has more repeats than runs")
+        return self
+
+    @property
+    def comparability(self) -> str:
+        """Measurements with different values here are never pooled."""
+        return digest_of(
+            {
+                "device": self.device.name,
+                "origin": self.origin,
+                "board": self.board,
+                "runtime": [self.runtime, self.runtime_version, self.provider],
+                "threads": self.threads,
+                "batch": self.batch,
+                "governor": self.state_before.get("governor"),
+                "power_mode": self.state_before.get("power_mode"),
+            }
+        )

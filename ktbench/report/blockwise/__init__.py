@@ -1,0 +1,1 @@
+"""Blockwise students and searches over their blocks in the report."""

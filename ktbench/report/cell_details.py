@@ -1,0 +1,354 @@
+"""The full story of each cell, as the page shows it on a click: data for `page.js`, and the links.
+
+Texts are written here, so that a figure reads the same in a table and in a story; the page's script
+only lays them out and draws the curves. What many cells share stands once (`shared`).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ktbench.records import Cell, Checkpoint, Ensemble, Result, Teacher, canonical_json
+from ktbench.report import numbers
+from ktbench.report.analysis import Analysis
+from ktbench.report.document import Box, Page, Row, Table, rows_of
+from ktbench.report.measured_details import measured_tables
+
+STORIES_SHOWN = 500
+"""Most cells that the page tells the story of; each takes some 4 kB."""
+POINTS_SHOWN = 60
+"""Most points of a curve; the Parquet files have every epoch."""
+
+Facts = list[list[str]]
+"""Pairs of a name and what is to be said."""
+
+
+def told_keys(analysis: Analysis) -> list[str]:
+    """Keys of the cells that have a story: all, or each group's first seeds, in matrix order."""
+    cells = analysis.cells
+    if len(cells) <= STORIES_SHOWN:
+        return [str(key) for key in cells["key"]]
+    rank = cells.groupby(["student", "method", "teacher"], sort=False)["seed"].rank("first")
+    chosen = cells.loc[rank.sort_values(kind="stable").index[:STORIES_SHOWN]].sort_index()
+    return [str(key) for key in chosen["key"]]
+
+
+def stories(analysis: Analysis) -> dict[str, Any]:
+    """Everything that `page.js` needs: `cells` by key, `groups` of keys, and `shared` parts."""
+    keys = told_keys(analysis)
+    shared = _Shared()
+    rows = {str(r["key"]): r for r in rows_of(analysis.cells[analysis.cells["key"].isin(keys)])}
+    plan = analysis.results.lock.plan
+    asked = {c.key: c for c in (*plan.cells, *(skip.cell for skip in plan.skips))}
+    curves = _curves(analysis, keys)
+    measured = measured_tables(analysis, keys)
+    groups: dict[tuple[str, str], list[str]] = {}
+    told = {}
+    for key in keys:
+        row, cell, result = rows[key], asked[key], analysis.results.by_key.get(key)
+        groups.setdefault((row["student"], row["label"]), []).append(key)
+        told[key] = {
+            "title": f"{row['student']} / {row['label']}",
+            "seed": cell.seed,
+            "status": row["status"],
+            "reason": row["reason"],
+            "facts": _outcome(row, result),
+            "base": row["baseline"]
+            if row["baseline"] in rows and row["gain"] == row["gain"]
+            else "",
+            "curves": curves.get(key),
+            "exports": _exports(result),
+            "parts": [
+                shared.add(part)
+                for part in (*measured.get(key, ()), *_shared_facts(analysis, cell, result))
+            ],
+            "again": _again(analysis, cell, result),
+        }
+    return {"cells": told, "groups": list(groups.values()), "shared": shared.parts}
+
+
+class _Shared:
+    """Parts that several stories have, each kept once."""
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+        self._places: dict[str, int] = {}
+
+    def add(self, part: Any) -> int:
+        """The part's place."""
+        name = canonical_json(part)
+        if name not in self._places:
+            self._places[name] = len(self.parts)
+            self.parts.append(part)
+        return self._places[name]
+
+
+# ---------------------------------------------------------------- what came of a cell
+
+
+def _outcome(row: Row, result: Result | None) -> Facts:
+    facts = [["cell", str(row["key"])]]
+    checkpoint = result.checkpoint if result else None
+    if checkpoint is None:
+        return facts
+    accuracy, cost = checkpoint.accuracy, checkpoint.cost
+    gain = numbers.points(row["gain"])
+    facts += [["test accuracy", numbers.percent(row["accuracy"])]]
+    if row["gain"] == row["gain"] and not row["is_baseline"]:
+        facts.append(["gain over no transfer", f"{gain} points"])
+    return [
+        *facts,
+        ["validation", numbers.percent(row["validation"])],
+        ["validation, best", f"{numbers.percent(accuracy.validation_best)}, {_epoch(checkpoint)}"],
+        ["parameters", f"{checkpoint.parameters:,}"],
+        ["training", f"{numbers.seconds(cost.seconds)} alone, {checkpoint.epochs} epochs"],
+        ["teacher's share", numbers.seconds(cost.teacher_seconds)],
+        ["really took", numbers.seconds(cost.shared_seconds)],
+        ["FLOPs", f"{numbers.scaled(cost.flops)}; teacher's {numbers.scaled(cost.teacher_flops)}"],
+        *_layout(checkpoint),
+        ["weights' digest", checkpoint.digest],
+    ]
+
+
+def _layout(checkpoint: Checkpoint) -> Facts:
+    """How the network lay in memory, whether its arithmetic was checked, and why not as usual."""
+    used = checkpoint.layout
+    if used is None:
+        return []
+    said = [used.name.replace("_", " "), "arithmetic checked" if used.checked else "not checked"]
+    return [["layout", ", ".join([*said, *([used.reason] if used.reason else [])])]]
+
+
+def _epoch(checkpoint: Checkpoint) -> str:
+    return f"epoch {checkpoint.accuracy.best_epoch}"
+
+
+def _exports(result: Result | None) -> dict[str, Any] | None:
+    if result is None or not (result.artifacts or result.failures):
+        return None
+    heads = [
+        "export",
+        "size",
+        "agreement",
+        "largest logit difference",
+        "test accuracy",
+        "checked in",
+    ]
+    rows = [
+        [
+            a.export.label,
+            numbers.size(a.bytes),
+            f"{numbers.percent(a.agreement)} (≥ {numbers.percent(a.tolerance.agreement)})",
+            numbers.small(a.max_difference)
+            + (f" (≤ {numbers.small(a.tolerance.difference)} σ)" if a.tolerance.difference else ""),
+            numbers.percent(a.test_accuracy),
+            a.runtime,
+        ]
+        for a in result.artifacts
+    ]
+    failed = [f"{f.what or f.stage}: {f.reason}" for f in result.failures]
+    return {"title": "Exports", "heads": heads, "rows": rows, "failed": failed}
+
+
+def _again(analysis: Analysis, cell: Cell, result: Result | None) -> list[str]:
+    """The command that trains this cell again, and what must come of it."""
+    folder = shlex.quote(f"results/{analysis.results.lock.plan.name}")
+    command = (
+        f"cp -r {folder} again && rm -f again/cells/{cell.key}.json && "
+        "ktbench run matrix.yaml --results again"
+    )
+    checkpoint = result.checkpoint if result else None
+    must = f": its weights must have the digest {checkpoint.digest} again" if checkpoint else ""
+    words = (
+        f"Trains this cell alone, in a copy of the results folder{must} (same torch, same kind of "
+        "processor). matrix.yaml is the file that the run was given."
+    )
+    return [command, words]
+
+
+# ---------------------------------------------------------------- what it was made with
+
+
+def _shared_facts(
+    analysis: Analysis, cell: Cell, result: Result | None
+) -> Iterator[dict[str, Any]]:
+    odd = analysis.results.differences[cell.key]
+    differs = ", ".join(f"{n}={v}" for n, v in odd.items()) or "nothing"
+    training = [["unlike most cells", differs], *_flat(cell.train)]
+    yield {"title": "Training", "facts": training}
+    if cell.distill is not None:
+        yield {"title": "Window of the transfer", "facts": [*_flat(cell.distill)]}
+    yield {"title": "Data", "facts": [*_flat(cell.data)]}
+    yield {"title": "Numeric settings", "facts": [*_flat(cell.numeric)]}
+    for title, item in (("Student", cell.student), ("Method", cell.method)):
+        facts = [["name", item.name], *([n, _value(v)] for n, v in sorted(item.settings.items()))]
+        facts += [["code", item.code]] if item.code else []
+        yield {"title": title, "facts": facts}
+    if cell.teacher is not None:
+        yield from _taught(cell.teacher, result)
+    if result is not None and result.start is not None:
+        start = result.start
+        facts = [
+            ["replaced blocks", ", ".join(start.used) or "none"],
+            ["as assembled", f"test {numbers.percent(start.test)}"],
+            ["training of the blocks", numbers.seconds(start.seconds)],
+        ]
+        yield {"title": "First weights", "facts": facts}
+    if result is not None:
+        p = result.provenance
+        facts = [
+            ["ktbench", p.ktbench + (f", commit {p.commit}" if p.commit else "")],
+            ["processor", f"{p.processor}, {numbers.count(p.cores, 'core')} ({p.machine})"],
+            *([["instruction set", p.instruction_set]] if p.instruction_set else []),
+            ["system", f"{p.system}, Python {p.python}"],
+            ["versions", ", ".join(f"{n} {v}" for n, v in sorted(p.versions.items()))],
+            [
+                "data's digest",
+                p.data_digest or analysis.results.lock.data_digest or numbers.NOTHING,
+            ],
+            ["run of", p.created[:16].replace("T", " ") + " UTC"],
+        ]
+        yield {"title": "Provenance", "facts": facts}
+
+
+def _taught(by: Teacher | Ensemble, result: Result | None) -> Iterator[dict[str, Any]]:
+    if isinstance(by, Teacher):
+        yield {"title": "Teacher", "facts": _teacher(by, result.teacher if result else None)}
+        return
+    drawn = [["name", by.name], ["per step", f"{by.sample} of {len(by.of)}, logits averaged"]]
+    yield {"title": "Teachers", "facts": drawn}
+    nothing: tuple[None, ...] = (None,) * len(by.of)
+    checkpoints = (result.ensemble if result else ()) or nothing
+    for member, checkpoint in zip(by.of, checkpoints, strict=True):
+        yield {"title": f"Teacher {member.name}", "facts": _teacher(member, checkpoint)}
+
+
+def _teacher(teacher: Teacher, checkpoint: Checkpoint | None) -> Facts:
+    facts = [["name", teacher.name], ["network", teacher.cell.student.label]]
+    facts += [["own weights", teacher.checkpoint]] if teacher.checkpoint else []
+    facts += [["taught by", teacher.cell.teacher.name]] if teacher.cell.teacher else []
+    if checkpoint is None:
+        return facts
+    return [
+        *facts,
+        ["test accuracy", numbers.percent(checkpoint.accuracy.test_last)],
+        ["parameters", f"{checkpoint.parameters:,}"],
+        ["training", f"{numbers.seconds(checkpoint.cost.seconds)}, {checkpoint.epochs} epochs"],
+        ["weights' digest", checkpoint.digest],
+    ]
+
+
+def _flat(record: Any) -> Iterator[list[str]]:
+    """Settings that were given or count by default; those that are None say nothing."""
+    for name, value in record.model_dump(mode="json", exclude_none=True).items():
+        if isinstance(value, dict):
+            yield [name, ", ".join(f"{n} {_value(v)}" for n, v in value.items())]
+        else:
+            yield [name, _value(value)]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# ---------------------------------------------------------------- curves
+
+
+def _curves(analysis: Analysis, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By key: `epoch`, `accuracy`, `losses` by term and `phases`, at most `POINTS_SHOWN` each."""
+    results = analysis.results
+    own = {key: results.by_key[key] for key in keys if key in results.by_key}
+    frame = replace(results, by_key=own).read_curves()
+    columns = {str(name): frame[name].to_numpy() for name in frame.columns}
+    names = columns["key"].astype(str)
+    if not len(names):
+        return {}
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+    bounds = zip(starts, [*starts[1:], len(names)], strict=True)
+    return {
+        str(names[first]): _curve({name: values[first:end] for name, values in columns.items()})
+        for first, end in bounds
+    }
+
+
+def _curve(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    total, phase = len(columns["epoch"]), columns["phase"]
+    at = np.unique(np.linspace(0, total - 1, min(total, POINTS_SHOWN)).round().astype(int))
+    changes = [i for i in range(total) if i == 0 or phase[i] != phase[i - 1]]
+    losses = {n[5:]: _rounded(v[at]) for n, v in columns.items() if n.startswith("loss_")}
+    return {
+        "epoch": [int(e) for e in columns["epoch"][at]],
+        "of": total,
+        "accuracy": _rounded(columns["validation_accuracy"][at]),
+        "losses": {n: v for n, v in losses.items() if any(x is not None for x in v)},
+        "phases": [[int(columns["epoch"][i]), str(phase[i])] for i in changes],
+    }
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values.astype(float).tolist()]
+
+
+# ---------------------------------------------------------------- links
+
+
+_Keys = dict[str, dict[int, str]]
+"""Keys of the cells that a title stands for, by seed."""
+
+
+def linked(page: Page, told: dict[str, Any]) -> Page:
+    """The page with a link to a story in every row, or box, that a (student, method) stands for."""
+    keys: _Keys = {}
+    for key, story in told["cells"].items():
+        keys.setdefault(story["title"], {})[story["seed"]] = key
+    sections = [
+        replace(s, parts=[_linked_table(p, keys) if isinstance(p, Table) else p for p in s.parts])
+        for s in page.sections
+    ]
+    return replace(page, sections=sections, stories=told)
+
+
+def _linked_table(table: Table, keys: _Keys) -> Table:
+    """Rows that name a student and a method; or boxes where a method's row meets a student."""
+    titles = [column.title for column in table.columns]
+    method = next((n for n in ("method", "best method") if n in titles), None)
+    if "student" in titles and method:
+        listed = any(c.title == "seeds" and not c.number for c in table.columns)
+        places = (titles.index("student"), titles.index(method))
+        seeds = titles.index("seeds") if listed else None
+        rows = [_linked_row(row, *places, seeds, keys) for row in table.rows]
+    elif titles[:1] == ["technique"]:
+        rows = [
+            [
+                replace(b, opens=_key(keys, f"{t} / {row[0].text}"))
+                for t, b in zip(titles, row, strict=True)
+            ]
+            for row in table.rows
+        ]
+    else:
+        return table
+    return replace(table, rows=rows)
+
+
+def _linked_row(
+    row: Sequence[Box], student: int, method: int, seeds: int | None, keys: _Keys
+) -> list[Box]:
+    """`student`, `method` and `seeds` are where these stand in the row."""
+    first = row[seeds].text if seeds is not None else ""
+    found = row[student].opens or _key(keys, f"{row[student].text} / {row[method].text}", first)
+    return [replace(box, opens=found) if i == student else box for i, box in enumerate(row)]
+
+
+def _key(keys: _Keys, title: str, seeds: str = "") -> str:
+    """The first cell of a group, or that of the first seed of a list such as `1, 4`."""
+    found = keys.get(title, {})
+    first = seeds.partition(",")[0]
+    named = found.get(int(first), "") if first.isdigit() else ""
+    return named or next(iter(found.values()), "")

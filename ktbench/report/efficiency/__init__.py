@@ -1,0 +1,1 @@
+"""Training efficiency in the report: speedup at equal quality, windows, reused views."""

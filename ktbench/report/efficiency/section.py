@@ -1,0 +1,333 @@
+"""Whether transfer saves training: speedup at equal quality, windows, pools of teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ktbench.records import Ensemble
+from ktbench.report import numbers
+from ktbench.report.analysis import Analysis
+from ktbench.report.document import (
+    ROWS_SHOWN,
+    Box,
+    Column,
+    Note,
+    Part,
+    Row,
+    Section,
+    Table,
+    rows_of,
+)
+from ktbench.report.efficiency import frames, sweeps
+from ktbench.report.efficiency.figure import (
+    LINES_SHOWN,
+    STUDENTS_SHOWN,
+    cost_figure,
+    speedup_figure,
+)
+from ktbench.report.efficiency.frames import Comparison
+from ktbench.report.efficiency.summary import span, spans
+from ktbench.report.efficiency.sweep_section import (
+    LEVEL,
+    pool_figure,
+    pool_table,
+    window_figure,
+    window_table,
+)
+
+_COUNTED = {"flops": "FLOPs", "seconds": "seconds"}
+
+
+def efficiency(analysis: Analysis) -> tuple[Section, ...]:
+    """The section, or nothing without several budgets, windows or a pool of teachers."""
+    if not _asked(analysis):
+        return ()
+    frame = analysis.trainings
+    taught = frame[frame["teacher"] != ""]
+    several = taught.groupby(["student", "method", "teacher", "window", "rest"])["epochs"].nunique()
+    windows, pools = sweeps.windows(frame), sweeps.pools(analysis, frame)
+    planned = bool((several > 1).any())
+    if not planned and windows.empty and pools.empty:
+        return ()
+    parts: list[Part] = []
+    if analysis.compared:
+        parts += _speedups(analysis)
+    elif planned:
+        parts.append(Note("No seed has finished two budgets with and without transfer yet."))
+    parts += [*window_figure(windows), window_table(windows)] if len(windows) else []
+    parts += [*pool_figure(pools), pool_table(pools)] if len(pools) else []
+    lead = (
+        "Whether transfer saves training: what it costs to reach the same test accuracy with and "
+        "without it. Each budget is a training of its own with its own full learning-rate "
+        "schedule. Costs are what a cell takes alone, the teacher's forward passes included; the "
+        "teacher's own training only where it is said."
+    )
+    return (Section("efficiency", "Training efficiency", lead, parts),)
+
+
+def _asked(analysis: Analysis) -> bool:
+    """Whether any cell could be of interest here; quick, as most matrices have none."""
+    taught = [cell for cell in analysis.results.lock.plan.cells if cell.teacher is not None]
+    several = len({cell.train.epochs for cell in taught}) > 1
+    return several or any(c.distill or isinstance(c.teacher, Ensemble) for c in taught)
+
+
+def _speedups(analysis: Analysis) -> list[Part]:
+    found, heads = analysis.compared, analysis.speedups
+    shown = _lines(found, heads)
+    left_out = (
+        f" The {LINES_SHOWN} of each student with the largest speedup in FLOPs."
+        if len(shown) < len([one for one in found if one.student in {s.student for s in shown}])
+        else ""
+    )
+    students = len({one.student for one in found})
+    if students > STUDENTS_SHOWN:
+        left_out += f" First {STUDENTS_SHOWN} of {students} students."
+    cost = (
+        "Test accuracy by budget against what the training cost: mean over seeds, band from the "
+        "lowest to the highest. Rings: the Pareto front. Dotted: the first line with its "
+        "teacher's whole training added, as for a single student."
+    )
+    speed = (
+        "Cost of no transfer over cost with transfer at the same mean accuracy, with its interval "
+        f"at {LEVEL} over seeds; above the dashed line transfer is cheaper. Marks: budgets. The "
+        "teacher's forward passes are counted, its training is not."
+    )
+    honest = [Note(words, "warn" if bad else "") for words, bad in _honest(heads, found)]
+    return [
+        *honest,
+        cost_figure(shown, name="efficiency-cost", caption=cost + left_out),
+        speedup_figure(shown, name="efficiency-speedup", caption=speed + left_out),
+        _headline_table(heads),
+        _budget_table(analysis.by_budget),
+        *_sharing_tables(heads),
+        Note(
+            "Between two budgets, cost is interpolated linearly in its logarithm between mean "
+            "accuracies; a budget that is no better than a cheaper one is passed over. Outside "
+            "what both sides reached there is no figure. Intervals: jackknife over seeds with "
+            "Student's t, both sides of a seed left out together; they cover neither the choice of "
+            "test images nor the luck of the one teacher.",
+            "muted",
+        ),
+    ]
+
+
+def _lines(found: Sequence[Comparison], heads: pd.DataFrame) -> list[Comparison]:
+    """The comparisons that the figures show: of each student those that save most FLOPs, first."""
+    own = heads[(heads["kind"] == "flops") & (heads["students"] == 0)]
+    best = {(row["student"], row["label"]): row["speedup"] for row in rows_of(own.fillna(0.0))}
+    shown = []
+    for student in list(dict.fromkeys(one.student for one in found))[:STUDENTS_SHOWN]:
+        mine = [one for one in found if one.student == student]
+        mine.sort(key=lambda one: -best[one.student, one.label])
+        shown += mine[:LINES_SHOWN]
+    return shown
+
+
+# ---------------------------------------------------------------- one student, its own teacher
+
+
+def _honest(heads: pd.DataFrame, found: Sequence[Comparison]) -> list[tuple[str, bool]]:
+    """Per student: whether a teacher that is trained for it alone is worth its training."""
+    alone = heads[(heads["kind"] == "flops") & (heads["students"] == 1)].dropna(subset=["speedup"])
+    rows = alone.sort_values("speedup", ascending=False, kind="stable").drop_duplicates("student")
+    return [_verdict(row, found) for row in rows_of(rows.sort_index())]
+
+
+def _verdict(row: Row, found: Sequence[Comparison]) -> tuple[str, bool]:
+    """The sentence for the transfer that does best with its teacher's training, and whether bad."""
+    between = f"from {numbers.percent(row['q_low'])} to {numbers.percent(row['q_high'])}"
+    figure = f"{_speedup_text(row)} (n = {row['n']})"
+    if row["speedup"] <= 1:
+        doubt = "" if row["speedup_high"] < 1 else ", though not clear of 1"
+        words = (
+            f"When one student is wanted and a teacher has to be trained for it, training "
+            f"{row['student']} longer without transfer is better: at every test accuracy that both "
+            f"reach ({between}) it takes fewer FLOPs on average. The least bad is {row['label']}: "
+            f"its speedup with the teacher's training is at best {figure}, at "
+            f"{numbers.percent(row['q'])}{doubt}."
+        )
+    else:
+        clear = numbers.known(row["speedup_low"]) and row["speedup_low"] > 1
+        words = (
+            f"Even when a teacher has to be trained for one student, {row['label']} on "
+            f"{row['student']} reaches {numbers.percent(row['q'])} "
+            "with fewer FLOPs than no transfer: "
+            f"speedup {figure}{'' if clear else ', which is not clear of 1'}."
+        )
+    return words + _beyond(row, found), bool(row["speedup"] <= 1)
+
+
+def _beyond(row: Row, found: Sequence[Comparison]) -> str:
+    """What transfer reaches that no budget of no transfer does: nothing can be said of its cost."""
+    one = next(o for o in found if (o.student, o.label) == (row["student"], row["label"]))
+    base, own = (
+        float(side["flops"].quality.mean(axis=0).max()) for side in (one.baseline, one.treated)
+    )
+    if own <= base:
+        return ""
+    return (
+        f" Above {numbers.percent(base)}, which no budget of no transfer reached, "
+        "there is nothing to "
+        f"compare with; {row['label']} goes up to {numbers.percent(own)}."
+    )
+
+
+# ---------------------------------------------------------------- tables of speedups
+
+
+def _speedup_text(row: Row) -> str:
+    return numbers.speedup(row["speedup"], row["speedup_low"], row["speedup_high"])
+
+
+_KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": ""}
+
+
+def _speedup_box(row: Row) -> Box:
+    """A speedup, in full colour where its sign is clear among its column's."""
+    if not numbers.known(row["speedup"]):
+        return Box(numbers.NOTHING, "muted", "they reach no accuracy in common")
+    hint = ""
+    if numbers.known(row["p"]):
+        hint = f"p = {numbers.small(row['p'])}, among all {numbers.small(row['p_holm'])}"
+    return Box(_speedup_text(row), _KINDS[row["sign"]], hint)
+
+
+_FAMILY = (
+    "Full colour: clear among all rows that count the same, one family (Holm's step-down at "
+    f"{LEVEL}); the intervals are each row's own."
+)
+
+
+def _headline_table(heads: pd.DataFrame) -> Table:
+    frame = heads[heads["students"] == 0].drop(columns="students")
+    rows = [
+        [
+            Box(r["student"]),
+            Box(r["label"]),
+            Box(str(r["n"])),
+            Box(_COUNTED[r["kind"]]),
+            _speedup_box(r),
+            Box(numbers.percent(r["q"])),
+            Box(_span(r["q_low"], r["q_high"])),
+            Box(_slower(r), "" if r["below"] else "muted"),
+        ]
+        for r in rows_of(frame)[:ROWS_SHOWN]
+    ]
+    caption = (
+        "The largest speedup over all accuracies that both sides reach, the teacher's forward "
+        "passes counted, its training not. The largest of noisy figures is too large on average: "
+        "its interval is widened (Bonferroni over the budgets) to hold wherever the largest lies, "
+        f"and the next table has accuracies that were fixed beforehand. {_FAMILY}"
+    )
+    columns = [
+        *_FIRST,
+        Column("counted", number=False),
+        Column("largest speedup"),
+        Column("at test accuracy"),
+        Column("compared over"),
+        Column("dearer than no transfer at", hint="where the speedup is below 1"),
+    ]
+    return Table("efficiency", caption, columns, rows, frame, total=len(frame))
+
+
+_FIRST = [Column("student", number=False), Column("transfer", number=False), Column("seeds")]
+
+
+def _span(low: object, high: object) -> str:
+    return span(low, high) if numbers.known(low) else numbers.NOTHING
+
+
+def _slower(row: Row) -> str:
+    if not numbers.known(row["q_low"]):
+        return numbers.NOTHING
+    return ", ".join(spans(row)) or "nowhere"
+
+
+def _budget_table(frame: pd.DataFrame) -> Table:
+    rows = [
+        [
+            Box(r["student"]),
+            Box(r["label"]),
+            Box(str(r["n"])),
+            Box(str(r["epochs"])),
+            Box(numbers.percent(r["q"])),
+            *(_there(r, kind) for kind in frames.KINDS),
+            Box(numbers.speedup(r["flops_alone"], None, None)),
+            _pays_box(r),
+        ]
+        for r in rows_of(frame)[:ROWS_SHOWN]
+    ]
+    columns = [
+        *_FIRST,
+        Column("epochs of no transfer"),
+        Column("its test accuracy"),
+        Column("speedup in FLOPs"),
+        Column("speedup in seconds"),
+        Column("in FLOPs, with the teacher's training", hint="for one student alone"),
+        Column("teacher pays from", hint="students that share one training of the teacher"),
+    ]
+    caption = (
+        f"Speedup at the mean accuracy that each budget of no transfer reaches. {_FAMILY} A "
+        "teacher's training pays from n students where n times the FLOPs that each saves are more "
+        "than it took; [in brackets] n at the ends of the saving's interval."
+    )
+    return Table("efficiency-budgets", caption, columns, rows, frame, total=len(frame))
+
+
+def _there(row: Row, kind: str) -> Box:
+    """A speedup at a budget's accuracy, or why there is none."""
+    names = ("speedup", "speedup_low", "speedup_high", "p", "p_holm", "sign")
+    own = {name: row[f"{kind}_{name}"] for name in names}
+    if numbers.known(own["speedup"]):
+        return _speedup_box(own)
+    if row["q"] > row["best"]:
+        best = numbers.percent(row["best"])
+        return Box("not reached", "muted", f"the best budget with transfer comes to {best}")
+    cheapest = numbers.percent(row["cheapest"])
+    return Box(
+        "less was not tried", "muted", f"the cheapest budget with transfer comes to {cheapest}"
+    )
+
+
+def _pays_box(row: Row) -> Box:
+    if not numbers.known(row["flops_training"]):
+        return Box(numbers.NOTHING, "muted", "what the teacher's training took is not known")
+    if not numbers.known(row["flops_saved"]):
+        return Box(numbers.NOTHING, "muted")
+    if not numbers.known(row["flops_pays_from"]):
+        return Box("never", "loss", "a student saves nothing")
+    bounds = ""
+    if numbers.known(row["flops_saved_low"]):
+        low, high = _number(row["flops_pays_from_low"]), _number(row["flops_pays_from_high"])
+        bounds = f" [{low}, {high}]"
+    return Box(_number(row["flops_pays_from"]) + bounds)
+
+
+def _number(students: object) -> str:
+    return f"{students:,.0f}" if numbers.known(students) else "never"
+
+
+def _sharing_tables(heads: pd.DataFrame) -> list[Table]:
+    """How the largest speedup grows with the students that share a teacher's training."""
+    shared = heads[(heads["kind"] == "flops") & (heads["students"] > 0)]
+    if shared.empty:
+        return []
+    free = heads[(heads["kind"] == "flops") & (heads["students"] == 0)]
+    rows = []
+    for (student, label), own in shared.groupby(["student", "label"], sort=False):
+        without = free[(free["student"] == student) & (free["label"] == label)]
+        boxes = [_speedup_box(r) for r in (*rows_of(own), *rows_of(without))]
+        rows.append([Box(str(student)), Box(str(label)), Box(str(own["n"].iloc[0])), *boxes])
+    counts = [Column(numbers.count(n, "student")) for n in frames.SHARED_BY]
+    caption = (
+        "The largest speedup in FLOPs with the teacher's own training divided among so many "
+        "students, intervals as above, each column a family. All members of a pool count, and "
+        "teachers' own teachers."
+    )
+    columns = [*_FIRST, *counts, Column("not counted")]
+    return [
+        Table("efficiency-sharing", caption, columns, rows[:ROWS_SHOWN], shared, total=len(rows))
+    ]

@@ -1,0 +1,115 @@
+"""What the verdict says of training efficiency: the speedup, where it ends, when a teacher pays."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ktbench.report import numbers
+from ktbench.report.analysis import Analysis
+from ktbench.report.document import Row, rows_of
+
+
+def saving_sentences(analysis: Analysis) -> list[str]:
+    """Two sentences on the transfer with the largest speedup in FLOPs, teacher's passes included.
+
+    None where no budget is swept or no seed has two of them on both sides.
+    """
+    if not analysis.compared:
+        return []
+    heads = analysis.speedups
+    own = heads[(heads["kind"] == "flops") & (heads["students"] == 0)].dropna(subset=["speedup"])
+    if own.empty:
+        return [
+            "Nothing is said of what transfer saves: it reaches no test accuracy that no transfer "
+            "reaches too."
+        ]
+    top = rows_of(own.sort_values("speedup", ascending=False, kind="stable").head(1))[0]
+    return [_speedup(top, len(own)), *pays(top, analysis.by_budget)]
+
+
+def spans(row: Row) -> list[str]:
+    """The stretches of accuracy at which a row of `headlines` is slower than no transfer."""
+    if not row["below"]:
+        return []
+    parts = [part.split(" to ") for part in row["below"].split("; ")]
+    if len(parts) == 1 and parts[0] == [f"{row['q_low']:.4f}", f"{row['q_high']:.4f}"]:
+        return ["everywhere"]
+    return [span(float(low), float(high)) for low, high in parts]
+
+
+def span(low: object, high: object) -> str:
+    """`43.9 % to 91.8 %`, or one of them where both read alike."""
+    ends = numbers.percent(low), numbers.percent(high)
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _speedup(top: Row, compared: int) -> str:
+    name, student = f"**{top['label']}**", top["student"]
+    where = f"at {numbers.percent(top['q'])} (n = {top['n']}, the teacher's forward passes counted)"
+    both = span(top["q_low"], top["q_high"])
+    if top["speedup"] > 1:
+        claim = f"{name} saves training on {student}"
+        doubt = f"Whether {name} saves training on {student} is **not decided**"
+        figure = numbers.speedup(top["speedup"], top["speedup_low"], top["speedup_high"])
+        figure = f"at best it takes {figure} fewer FLOPs than no transfer to the same accuracy"
+        below = ", ".join(spans(top))
+        rest = f"it takes more at {below}" if below else f"nowhere from {both} does it take more"
+    else:
+        claim = "Transfer saves no training"
+        doubt = "Whether transfer saves training is **not decided**"
+        figure = numbers.speedup(*(1 / top[f"speedup{end}"] for end in ("", "_high", "_low")))
+        figure = f"the best, {name} on {student}, takes {figure} the FLOPs to the same accuracy"
+        rest = f"training without transfer takes fewer at every accuracy from {both}"
+    wanted = "positive" if top["speedup"] > 1 else "negative"
+    clear = top["sign"] == wanted
+    return f"{claim if clear else doubt + _why(top, compared)}: {figure}, {where}; {rest}."
+
+
+def _why(top: Row, compared: int) -> str:
+    """Why a speedup is not decided, where its interval does not tell."""
+    low, high = top["speedup_low"], top["speedup_high"]
+    if not numbers.known(low):
+        return " without an interval over seeds"
+    return "" if low <= 1 <= high else f" among all {compared} compared"
+
+
+def pays(top: Row, budgets: pd.DataFrame) -> list[str]:
+    """From how many students on the teacher's own training pays, at the longest budget in common.
+
+    The longest with an interval, where there is one: few seeds reach the last of a curve.
+    """
+    mine = (budgets["student"] == top["student"]) & (budgets["label"] == top["label"])
+    rows = budgets[mine & budgets["flops_saved"].notna()].sort_values("epochs", kind="stable")
+    if rows.empty:
+        return []
+    bounded = rows[rows["flops_saved_low"].notna()]
+    row = rows_of((rows if bounded.empty else bounded).tail(1))[0]
+    if not numbers.known(row["flops_training"]):
+        return ["What the teacher's own training took is not known, so nor is when it pays."]
+    at = f"{numbers.percent(row['q'])}, the accuracy of {row['epochs']} epochs without transfer"
+    return [f"{_number_of_students(row)}, at {at}."]
+
+
+def _number_of_students(row: Row) -> str:
+    mean, low, high = (row[f"flops_pays_from{end}"] for end in ("", "_low", "_high"))
+    known = numbers.known(row["flops_saved_low"])
+    if not numbers.known(mean):
+        if known and not numbers.known(low):
+            return "Training the teacher **never pays**, however many students share it"
+        doubt = f": the interval goes from {_students(low)} to never" if known else ""
+        return f"Whether training the teacher ever pays is **not decided**{doubt}"
+    if not known:
+        return (
+            "From how many students on training the teacher pays is **not decided** without an "
+            f"interval over seeds: {_students(mean)} by the mean"
+        )
+    if not numbers.known(high):
+        return (
+            f"From how many students on training the teacher pays is **not decided**: "
+            f"{_students(mean)} by the mean, from {_students(low)} to never by its interval"
+        )
+    return f"From **{_students(mean)}** on [{low:,.0f}, {high:,.0f}], training the teacher pays too"
+
+
+def _students(number: object) -> str:
+    return numbers.count(int(float(str(number))), "student")

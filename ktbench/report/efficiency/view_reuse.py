@@ -1,0 +1,103 @@
+"""What it costs in accuracy that epochs take turns with stored views, and what it saves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ktbench import stats
+from ktbench.report.significance import as_family
+
+_ROW = ["student", "label", "teacher", "views"]
+_GAIN = ["gain", "gain_low", "gain_high", "p", "p_holm", "sign"]
+_FIGURES = ["n", "fresh", "reused", *_GAIN, "saved"]
+
+
+def paired(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """One row per trained cell with views whose twin with fresh augmentations was trained too.
+
+    `cells`: as `Analysis.cells`, with `likewise`, the budget apart from the views; `curves` with
+    `key`, `epoch` and `teacher_flops`. Adds `gain`, the difference in test accuracy, reused minus
+    fresh, and `saved`, the share of the teacher's passes that views make unnecessary: NaN where
+    no teacher is run.
+    """
+    trained = cells[cells["accuracy"].notna()]
+    same = ["student", "plain_method", "teacher", "seed", "likewise"]
+    fresh = trained.loc[trained["views"].isna(), [*same, "accuracy"]]
+    reused = trained[trained["views"].notna()].astype({"views": "int64"})
+    pairs = reused.merge(fresh, on=same, suffixes=("", "_fresh"))
+    pairs["gain"] = pairs["accuracy"] - pairs["accuracy_fresh"]
+    pairs["saved"] = pairs["key"].map(_saved(pairs, curves)).astype(float)
+    return pairs
+
+
+def by_group(pairs: pd.DataFrame) -> pd.DataFrame:
+    """One row per group × number of views that was also trained with fresh augmentations.
+
+    `gain` is the mean over seeds of the paired difference in test accuracy, reused minus fresh,
+    with its t interval; `n` the seeds that have both; `saved` the mean of that of `paired`. The
+    rows are one family: `p_holm` and `sign` are judged among all of them.
+    """
+    number = pairs.groupby(_ROW, sort=False).ngroup()
+    frame = pairs.groupby(number)[[*_ROW, "is_baseline"]].first()
+    figures = pairs.groupby(number)[["accuracy_fresh", "accuracy", "saved"]].mean()
+    frame["fresh"], frame["reused"] = figures["accuracy_fresh"], figures["accuracy"]
+    frame["saved"] = figures["saved"]
+    found = stats.intervals(pairs["gain"], number, len(frame))
+    return _with(frame, found)[[*_ROW, "is_baseline", *_FIGURES]]
+
+
+def overall(pairs: pd.DataFrame) -> pd.DataFrame:
+    """One row per number of views: the mean over all groups with a teacher, `groups` of them.
+
+    Cells of one seed share initial weights and data order, so they are no independent draws: the
+    interval is that of the seeds' means, over the groups that have every seed. The rows are a
+    family of their own.
+    """
+    pairs = pairs[pairs["teacher"] != ""]
+    rows, gains = [], []
+    for views, own in pairs.groupby("views", sort=True):
+        sizes = own.groupby(_ROW)["seed"].transform("size")
+        whole = own[sizes == own["seed"].nunique()]
+        if whole.empty:
+            continue
+        by_seed = whole.groupby("seed")[["accuracy_fresh", "accuracy", "gain", "saved"]].mean()
+        rows.append(
+            {
+                "views": views,
+                "groups": len(whole[_ROW].drop_duplicates()),
+                "fresh": by_seed["accuracy_fresh"].mean(),
+                "reused": by_seed["accuracy"].mean(),
+                "saved": by_seed["saved"].mean(),
+            }
+        )
+        gains.append(by_seed["gain"].to_numpy(dtype=float))
+    columns = ["views", "groups", *_FIGURES]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    number = np.repeat(np.arange(len(gains)), [len(own) for own in gains])
+    return _with(pd.DataFrame(rows), stats.intervals(np.concatenate(gains), number, len(gains)))[
+        columns
+    ]
+
+
+def _with(frame: pd.DataFrame, found: stats.Intervals) -> pd.DataFrame:
+    frame["gain"], frame["gain_low"], frame["gain_high"] = found.mean, found.low, found.high
+    frame["n"] = found.n
+    return frame.join(as_family(found))
+
+
+def _saved(pairs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series[float]:
+    """By key: of the epochs in which a teacher was run, the share whose view had come before.
+
+    1 − min(E, K) / E for a teacher that is run in all E epochs with K views.
+    """
+    views = pairs.set_index("key")["views"]
+    own = curves.loc[curves["key"].isin(views.index), ["key", "epoch", "teacher_flops"]]
+    own = own.astype({"key": object})
+    run = own.groupby("key")["teacher_flops"].diff().fillna(own["teacher_flops"]) > 0
+    own = own[run]
+    own["view"] = (own["epoch"] - 1) % own["key"].map(views)
+    grouped = own.groupby("key")
+    share: pd.Series[float] = 1 - grouped["view"].nunique() / grouped["epoch"].nunique()
+    return share

@@ -1,0 +1,99 @@
+"""What reused augmentations cost, where a matrix has them beside fresh ones."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ktbench import stats
+from ktbench.report import numbers
+from ktbench.report.analysis import Analysis
+from ktbench.report.document import (
+    ROWS_SHOWN,
+    Box,
+    Column,
+    Note,
+    Part,
+    Row,
+    Section,
+    Table,
+    rows_of,
+)
+from ktbench.report.efficiency import view_reuse
+from ktbench.report.verdict import gain_box
+
+
+def views(analysis: Analysis) -> tuple[Section, ...]:
+    """The section, or nothing unless cells differ in their views alone."""
+    pairs = analysis.reused
+    if pairs.empty:
+        return ()
+    lead = (
+        "Epochs take turns with K stored augmentations per image, so that a teacher's outputs can "
+        "be used again, or draw new ones every time. The difference is the test accuracy with "
+        "views minus that with fresh augmentations: same student, method, teacher, seed and "
+        f"training; mean over n seeds with Student's t interval at {100 * stats.LEVEL:.0f} %, each "
+        "on its own. Each of the two tables is a family: full colour marks what is clear among all "
+        "its rows (paired t tests, Holm's step-down), apart from the gains over no transfer."
+    )
+    parts: list[Part] = [
+        _overall_table(view_reuse.overall(pairs)),
+        _table(view_reuse.by_group(pairs)),
+    ]
+    parts.append(
+        Note(
+            "Clock times are not compared: what a cell really took depends on which cells shared "
+            "its batches and on what a cache already held.",
+            "muted",
+        )
+    )
+    return (Section("views", "Reused augmentations", lead, parts),)
+
+
+def _columns(first: list[Column]) -> list[Column]:
+    return [
+        *first,
+        Column("test accuracy, fresh"),
+        Column("with views"),
+        Column("difference, points"),
+        Column("p among all", hint="paired t test, adjusted by Holm's step-down"),
+        Column("n"),
+        Column(
+            "teacher's passes saved",
+            hint="of a cell alone, with a cache that keeps what its method reads",
+        ),
+    ]
+
+
+def _figures(row: Row) -> list[Box]:
+    saved = numbers.known(row["saved"])
+    return [
+        Box(numbers.percent(row["fresh"])),
+        Box(numbers.percent(row["reused"])),
+        gain_box({**row, "is_baseline": False}),
+        Box(numbers.small(row["p_holm"])),
+        Box(str(row["n"])),
+        Box(numbers.percent(row["saved"]), "" if saved else "muted", "" if saved else "no teacher"),
+    ]
+
+
+def _overall_table(frame: pd.DataFrame) -> Table:
+    rows = [[Box(str(r["views"])), Box(str(r["groups"])), *_figures(r)] for r in rows_of(frame)]
+    caption = (
+        "All students and methods with a teacher, those that have every seed: each seed's mean "
+        "over them counts once, as cells of one seed are not independent. Saved: the share of the "
+        "teacher's passes whose view had come before, 1 − min(E, K) / E over E epochs with a "
+        "teacher, for a cell alone whose outputs are cached."
+    )
+    first = [Column("views", number=False), Column("student × method")]
+    return Table("views", caption, _columns(first), rows, frame)
+
+
+def _table(frame: pd.DataFrame) -> Table:
+    rows = [
+        [Box(r["student"]), Box(r["label"]), Box(str(r["views"])), *_figures(r)]
+        for r in rows_of(frame)[:ROWS_SHOWN]
+    ]
+    first = [Column("student", number=False), Column("method", number=False), Column("views")]
+    caption = "Each student and method; no transfer has no teacher to save."
+    shown = frame.drop(columns="is_baseline")
+    return Table("views-each", caption, _columns(first), rows, shown, total=len(frame))

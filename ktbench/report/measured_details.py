@@ -1,0 +1,70 @@
+"""What devices said of a cell's artifacts, for its story."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ktbench.records import Measurement
+from ktbench.report import numbers
+from ktbench.report.analysis import Analysis
+from ktbench.report.document import Row, rows_of
+
+
+def measured_tables(analysis: Analysis, keys: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """By key: one table per origin (what was measured and what was emulated never share one)."""
+    deployed = analysis.results.deployed
+    deployed = deployed[deployed["key"].isin(keys)]
+    records = {m.samples: m for m in analysis.results.all_measurements}
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows_of(deployed):
+        groups.setdefault((str(row["key"]), str(row["origin"])), []).append(row)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for (key, origin), rows in groups.items():
+        boards = dict.fromkeys(
+            f"{row['device']}: {_how(row)}; {_board(records[row['samples']])}" for row in rows
+        )
+        table = {
+            "title": f"Latency ({origin})",
+            "heads": ["export", "device", "p50, ms", "p90, ms", "load, ms", "valid"],
+            "rows": [_row(row) for row in rows],
+            "notes": list(boards),
+        }
+        found.setdefault(key, []).append(table)
+    return found
+
+
+def _row(row: Row) -> list[str]:
+    threads = f", {row['threads']} threads" if row["threads"] != 1 else ""
+    bounds = (
+        f" [{numbers.milliseconds(row['p50_ms_low'])}, {numbers.milliseconds(row['p50_ms_high'])}]"
+    )
+    said = [str(row[name]) for name in ("reasons", "warnings") if row[name]]
+    return [
+        str(row["export"]),
+        f"{row['device']}{threads}",
+        numbers.milliseconds(row["p50_ms"]) + bounds,
+        numbers.milliseconds(row["p90_ms"]),
+        numbers.milliseconds(row["load_ms"]),
+        "; ".join(["yes" if row["valid"] else "no", *said]),
+    ]
+
+
+def _how(row: Row) -> str:
+    return (
+        f"{row['runtime']} {row['runtime_version']}, {row['provider']}, {row['runs']:,} runs in "
+        f"{numbers.count(row['repeats'], 'repeat')}"
+    )
+
+
+def _board(found: Measurement) -> str:
+    """What the board is and the state that it was in, as far as it says so."""
+    names = ("model", "processor", "cpu", "machine", "kernel", "os")
+    facts = [found.board[name] for name in names if name in found.board]
+    words = [", ".join(map(str, f)) if isinstance(f, list) else str(f) for f in facts]
+    for name in ("governor", "power_mode"):
+        if name in found.state_before:
+            words.append(f"{name.replace('_', ' ')} {found.state_before[name]}")
+    energy = found.energy_mj
+    words += [f"{numbers.significant(energy.value)} mJ per inference"] if energy else []
+    return ", ".join([*words, found.started[:16].replace("T", " ") + " UTC"])

@@ -1,0 +1,1 @@
+"""Pools of teachers in the report."""

@@ -1,0 +1,198 @@
+"""Everything that can be checked in a results folder, each file against what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ktbench.records import (
+    Assembly,
+    BlockResult,
+    BlockSearch,
+    Cell,
+    KtbenchError,
+    Measurement,
+    Provenance,
+    Record,
+    Result,
+)
+from ktbench.results.folder import ResultsFolder
+from ktbench.results.integrity import Fault, Integrity, other_weights
+from ktbench.results.lock import Lock, many_objects
+from ktbench.results.problems import Problem
+from ktbench.results.raw import read_samples
+from ktbench.results.storage import MOST_BYTES, DamagedError, Stored, said
+from ktbench.system.files import UnsuitableFileError, read_regular
+
+_REMEDIES = {
+    "weights": "run again to train the cell again",
+    "curves": "run again to train the cell again",
+    "artifact": "run again to export it again",
+    "teacher": "run again to restore the teacher",
+    "start": "run again to restore the first weights",
+}
+_BLOCKS: tuple[tuple[str, type[Record]], ...] = (
+    ("assembled-", Assembly),
+    ("search-", BlockSearch),
+    ("", BlockResult),
+)
+_BLOCK_REMEDY = "delete it: it is made anew where it is needed"
+_DAY = timedelta(days=1)
+
+
+@dataclass
+class Verified:
+    """What was checked, and what of it does not hold."""
+
+    path: Path
+    results: int = 0
+    measurements: int = 0
+    unsealed: int = 0
+    """Records of a version that wrote no digests of records."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def verify(path: Path, *, partial: bool = False) -> Verified:
+    """Check the lock, every record, and every file that a record names.
+
+    With `partial`, files that are missing are no fault: published results leave weights out.
+    Raises KtbenchError where the path is no results folder.
+    """
+    folder = ResultsFolder(path)
+    if not folder.path.is_dir() or not folder.lock_file.exists():
+        raise KtbenchError(f"{path}: no results folder: it has no lock.json")
+    found = Verified(path)
+    with many_objects():
+        lock = _lock(folder, found)
+        cells = {c.key: c for c in lock.plan.cells} if lock is not None else None
+        _results(folder, lock, cells, found)
+        _measurements(folder, found)
+        _blocks(folder, found)
+        try:
+            folder.failures()
+        except KtbenchError as error:
+            found.problems.append(Problem.of(error, folder.path, folder.path / "failures.json"))
+    found.problems = list(dict.fromkeys(found.problems))
+    if partial:
+        found.problems = [p for p in found.problems if p.reason != "is missing"]
+    return found
+
+
+def _lock(folder: ResultsFolder, found: Verified) -> Lock | None:
+    try:
+        lock = folder.lock()
+    except KtbenchError as error:
+        found.problems.append(Problem.of(error, folder.path, folder.lock_file))
+        return None
+    found.problems += _later(lock.provenance, "lock.json")
+    return lock
+
+
+def _results(
+    folder: ResultsFolder, lock: Lock | None, cells: dict[str, Cell] | None, found: Verified
+) -> None:
+    integrity = Integrity(folder.path)
+    for key in folder.result_keys():
+        path = folder.cell(key)
+        try:
+            record = folder.stored(key)
+        except KtbenchError as error:
+            found.problems.append(Problem.of(error, folder.path, path, key))
+            continue
+        if record is None:
+            continue
+        found.results += 1
+        found.unsealed += not record.sealed
+        place = path.relative_to(folder.path).as_posix()
+        for reason in (*_against_itself(record.record), *_against_lock(record.record, lock)):
+            found.problems.append(Problem(place, reason, "delete it and run again", key))
+        found.problems += _later(record.record.provenance, place, key)
+        wanted = cells is None or key in cells
+        for fault in integrity.faults(record):
+            found.problems.append(_told(fault, key, wanted))
+
+
+def _told(fault: Fault, key: str, wanted: bool) -> Problem:
+    remedy = _REMEDIES[fault.part]
+    if not wanted:
+        remedy = f"the matrix has no such cell any more: delete cells/{key}.json if it can go"
+    shared = fault.part in ("teacher", "start")  # One line, however many cells share it.
+    return Problem(fault.path, fault.reason, remedy, "" if shared else key)
+
+
+def _against_itself(result: Result) -> Iterator[str]:
+    """What a record says that cannot be, by its own cell."""
+    checkpoint, cell = result.checkpoint, result.cell
+    if checkpoint is not None and checkpoint.epochs != cell.train.epochs:
+        yield f"has {checkpoint.epochs} epochs, where its cell has {cell.train.epochs}"
+    taught = (*([result.teacher] if result.teacher else []), *result.ensemble)
+    keys = [teacher.cell.key for teacher in cell.teachers]
+    if taught and [teacher.cell_key for teacher in taught] != keys:
+        yield "its teachers are not those of its cell"
+
+
+def _against_lock(result: Result, lock: Lock | None) -> Iterator[str]:
+    if lock is None or result.status == "skipped":
+        return
+    ours, theirs = (p.versions.get("torch") for p in (result.provenance, lock.provenance))
+    if ours and theirs and ours != theirs:
+        yield f"was made with torch {ours}, the folder with {theirs}"
+    if result.provenance.machine != lock.provenance.machine:
+        yield f"was made on {result.provenance.machine}, the folder on {lock.provenance.machine}"
+
+
+def _later(made: Provenance, place: str, key: str = "") -> Iterator[Problem]:
+    if _is_later(made.created):
+        reason = f"is of {made.created}, which is still to come"
+        yield Problem(place, reason, "set the clock right, or delete it and run again", key)
+
+
+def _is_later(moment: str) -> bool:
+    then = datetime.fromisoformat(moment)
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
+    return then > datetime.now(UTC) + _DAY
+
+
+def _measurements(folder: ResultsFolder, found: Verified) -> None:
+    for path in folder.measurement_files():
+        try:
+            record: Stored[Measurement] = folder.measurement(path)
+        except KtbenchError as error:
+            found.problems.append(Problem.of(error, folder.path, path))
+            continue
+        found.measurements += 1
+        found.unsealed += not record.sealed
+        measured = record.record
+        if _is_later(measured.started):
+            reason = f"is of {measured.started}, which is still to come"
+            place = path.relative_to(folder.path).as_posix()
+            found.problems.append(Problem(place, reason, "delete it and run again"))
+        samples = measured.samples
+        try:
+            read_samples(folder.path / samples, measured, record.files.get(samples))
+        except DamagedError as error:
+            remedy = "run again to measure it again"
+            found.problems.append(Problem(samples, error.reason, remedy))
+
+
+def _blocks(folder: ResultsFolder, found: Verified) -> None:
+    """Records of blocks, and those of their weights that are there: what is lost is made anew."""
+    for path in sorted((folder.path / "blocks").glob("[!.]*.json")):
+        if path.name.startswith("times-"):
+            continue
+        kind = next(kind for prefix, kind in _BLOCKS if path.name.startswith(prefix))
+        try:
+            record = kind.model_validate_json(read_regular(path, MOST_BYTES, follow=False))
+        except (ValidationError, UnsuitableFileError, OSError) as error:
+            reason = said(error) if isinstance(error, ValidationError) else str(error)
+            place = path.relative_to(folder.path).as_posix()
+            found.problems.append(Problem(place, reason, _BLOCK_REMEDY))
+            continue
+        if isinstance(record, BlockResult) and (folder.path / record.path).exists():
+            wrong = other_weights(folder.path / record.path, record.digest)
+            if wrong:
+                found.problems.append(Problem(record.path, wrong, _BLOCK_REMEDY))

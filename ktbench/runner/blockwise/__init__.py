@@ -1,0 +1,1 @@
+"""The blockwise wing: its wave of jobs, and the search over trained blocks; loaded on demand."""

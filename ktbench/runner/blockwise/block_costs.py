@@ -1,0 +1,207 @@
+"""What each way to fill a block costs: parameters, bytes, or milliseconds on a device."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ktbench.blockwise.taps import Taps
+from ktbench.export.alone import onnx_alone
+from ktbench.measure import Job, measure
+from ktbench.records import (
+    DeviceSpec,
+    ExportSpec,
+    Failure,
+    KtbenchError,
+    Measurement,
+    Origin,
+    Price,
+    Statistic,
+    digest_of,
+)
+from ktbench.runner.blockwise.candidates import Candidates, Labels
+from ktbench.students._blocks import KEEP, Block, build_replacement, parameters_of
+
+Shape = tuple[int, int, int]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Costs by block: of the teacher's own (`keep`) and of each replacement."""
+
+    options: tuple[Mapping[str, float], ...]
+    teacher: float
+    """Of the whole network."""
+
+    @property
+    def shared(self) -> float:
+        """Of what no choice changes: the teacher's cost beyond its blocks'."""
+        return self.teacher - sum(block[KEEP] for block in self.options)
+
+
+@dataclass
+class Timings:
+    """Medians on one device, and how they came about."""
+
+    origin: Origin = "measured"
+    runtime: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def parameters(of: Candidates) -> Prices:
+    """Trainable numbers."""
+    options = []
+    for block, entries in zip(of.blocks, of.entries, strict=True):
+        costs = {KEEP: float(parameters_of(block.modules(of.teacher)))}
+        for label, entry in entries.items():
+            costs[label] = float(parameters_of(_fresh(block, entry)))
+        options.append(costs)
+    return Prices(tuple(options), float(parameters_of(of.teacher)))
+
+
+def sizes(of: Candidates) -> Prices:
+    """Bytes of the network's ONNX file in fp32: of each block what replacing it alone changes.
+
+    A part's own file would miss what the names of its tensors take within a network. The teacher
+    counts as the student whose blocks are all its own, which is what choices are made from.
+    """
+    parts, own_blocks = Parts(of), (KEEP,) * len(of.blocks)
+    teacher = len(whole_model(of, own_blocks))
+    changes: dict[tuple[str, str], float] = {}
+    options = []
+    for number, keys in enumerate(parts.keys):
+        own = keys[KEEP]
+        costs = {KEEP: float(len(parts.models[own]))}
+        for label in of.entries[number]:
+            pair = (own, keys[label])
+            if pair not in changes:
+                alone = (*own_blocks[:number], label, *own_blocks[number + 1 :])
+                changes[pair] = float(len(whole_model(of, alone)) - teacher)
+            costs[label] = costs[KEEP] + changes[pair]
+        options.append(costs)
+    return Prices(tuple(options), float(teacher))
+
+
+def latencies(of: Candidates, device: DeviceSpec, tell: Progress) -> tuple[Prices, Timings]:
+    """Milliseconds: medians of each part as a model of its own, less what an empty one takes.
+
+    Parts that differ in their weights alone are measured once; all take turns.
+    """
+    parts = Parts(of)
+    nothing = onnx_alone(nn.ReLU(), (1, 1, 1))
+    timings = Timings()
+    models = {"nothing": nothing, "teacher": whole_model(of), **parts.models}
+    found = medians(models, device, timings, tell)
+    least = found["nothing"].value
+    options = tuple(
+        {label: max(found[key].value - least, 0.0) for label, key in keys.items()}
+        for keys in parts.keys
+    )
+    return Prices(options, found["teacher"].value), timings
+
+
+def whole_model(of: Candidates, choice: Labels | None = None) -> bytes:
+    """The network of a choice as it is deployed; the teacher without one."""
+    data = of.trained_on if choice is None else of.data
+    network = of.teacher if choice is None else of.network(choice, of.cells[0])
+    return onnx_alone(network, data.shape, (data.mean, data.std))
+
+
+def medians(
+    models: Mapping[str, bytes], device: DeviceSpec, timings: Timings, tell: Progress
+) -> dict[str, Statistic]:
+    """The median of each model on a device, in milliseconds; KtbenchError where one has none."""
+    with tempfile.TemporaryDirectory(prefix="ktbench-") as place:
+        jobs = [_job(name, model, Path(place)) for name, model in models.items()]
+
+        def count(done: int, of: int) -> None:
+            tell(f"on {device.name}: repeat {done} of {of}")
+
+        outcomes = list(measure(device, jobs, Path(place), progress=count))
+    found = {}
+    for name, outcome in zip(models, outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            raise KtbenchError(f"latency on {device.name}: {outcome.reason}")
+        _note(name, outcome, timings)
+        found[name] = outcome.p50_ms
+    return found
+
+
+def _note(name: str, found: Measurement, timings: Timings) -> None:
+    timings.origin = found.origin
+    timings.runtime = f"{found.runtime} {found.runtime_version}, {found.provider}"
+    timings.notes += [f"invalid latency of {name}: {reason}" for reason in found.validity.reasons]
+
+
+def _job(name: str, model: bytes, place: Path) -> Job:
+    digest = hashlib.sha256(model).hexdigest()[:16]
+    path = place / f"{digest_of(name)}.onnx"
+    path.write_bytes(model)
+    export = ExportSpec(format="onnx")
+    return Job(path=path, export=export, graph_key=digest, cell_key="", digest=digest)
+
+
+class Parts:
+    """Every way to fill a block as a model of its own; equal graphs are converted once.
+
+    `keys` has, by block and label, which of `models` it is.
+    """
+
+    def __init__(self, of: Candidates) -> None:
+        self.models: dict[str, bytes] = {}
+        self.keys: list[dict[str, str]] = []
+        shapes = input_shapes(of)
+        for block, entries, shape in zip(of.blocks, of.entries, shapes, strict=True):
+            keys = {KEEP: self._key(block.modules(of.teacher), shape)}
+            for label, entry in entries.items():
+                keys[label] = self._key(_fresh(block, entry), shape)
+            self.keys.append(keys)
+
+    def _key(self, module: nn.Module, shape: Shape) -> str:
+        """Over all that tells modules apart beside their weights."""
+        kinds = [type(part).__qualname__ for part in module.modules()]
+        tensors = [[name, list(t.shape)] for name, t in module.state_dict().items()]
+        key = digest_of([str(module), kinds, tensors, list(shape)])
+        if key not in self.models:
+            self.models[key] = onnx_alone(module, shape)
+        return key
+
+
+def input_shapes(of: Candidates) -> Sequence[Shape]:
+    """(C, H, W) of what each block takes in."""
+    found: dict[Block, Shape] = {}
+
+    def look(block: Block) -> Callable[[Tensor, Tensor], None]:
+        def then(given: Tensor, _: Tensor) -> None:
+            channels, height, width = given.shape[1:]
+            found[block] = (int(channels), int(height), int(width))
+
+        return then
+
+    few = of.inputs.few()
+    taps = Taps(of.teacher, of.blocks, few)
+    for block in of.blocks:
+        with taps.at(block, look(block)), torch.no_grad():
+            of.teacher(few)
+    return [found[block] for block in of.blocks]
+
+
+def _fresh(block: Block, entry: object) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return build_replacement(block, entry).eval()  # type: ignore[arg-type]
+
+
+def priced(
+    of: Candidates, by: Price, device: DeviceSpec, tell: Progress
+) -> tuple[Prices, Timings | None]:
+    """Costs of the kind that was asked for; how latencies came about."""
+    if by == "latency":
+        return latencies(of, device, tell)
+    return (parameters(of) if by == "parameters" else sizes(of)), None

@@ -1,0 +1,246 @@
+"""Chooses one replacement per block under a budget, from what a results folder has trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ktbench.blockwise.budget_search import Choice, Option, best_choices
+from ktbench.blockwise.replacement_scores import Divergence
+from ktbench.blockwise.splice import accuracy_of
+from ktbench.records import (
+    BlockOption,
+    BlockSearch,
+    DeviceSpec,
+    Item,
+    KtbenchError,
+    Price,
+    SoughtBlock,
+    SoughtNetwork,
+    digest_of,
+)
+from ktbench.results import ResultsFolder
+from ktbench.results.run_lock import run_lock
+from ktbench.runner.blockwise.block_costs import (
+    Prices,
+    Progress,
+    Timings,
+    medians,
+    priced,
+    whole_model,
+)
+from ktbench.runner.blockwise.candidates import Candidates, Labels, candidates_of, entry_of
+from ktbench.students._blocks import KEEP, parameters_of
+from ktbench.system.files import write_atomically
+
+TRIED = 8
+"""Choices per budget that are assembled: the validation set decides among them."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to search for."""
+
+    by: Price = "parameters"
+    device: DeviceSpec = field(default_factory=lambda: DeviceSpec(profile="local", name="local"))
+    """Of latencies."""
+    budgets: tuple[float, ...] = ()
+    """Shares of the teacher's cost; `points` of them, evenly spread, when not given."""
+    points: int = 8
+    teacher: str | None = None
+    """By name, where the folder has blocks of several."""
+
+
+def search(folder: ResultsFolder, wish: Wish, tell: Progress = lambda _: None) -> BlockSearch:
+    """The best network of every budget; it is written to `blocks/search-KEY.json`.
+
+    Nothing is trained. Budgets are those of the wish, and what each uniform student costs.
+    Raises KtbenchError where there is nothing to choose from or a run holds the folder.
+    """
+    plan = folder.lock().plan
+    with run_lock(folder.path):
+        of = candidates_of(folder, plan, wish.teacher)
+        tell("costs of all blocks")
+        prices, timings = priced(of, wish.by, wish.device, tell)
+        tell("scores of all blocks")
+        found = _Search(of, prices, _scores(of)).run(wish, tell)
+        if timings is not None:
+            found = _timed(found, of, wish.device, timings, tell)
+        path = folder.path / "blocks" / f"search-{found.key}.json"
+        write_atomically(path, found.model_dump_json(indent=1))
+    return found
+
+
+def _scores(of: Candidates) -> list[dict[str, float]]:
+    """By block and label: minus the divergence from the teacher with it alone replaced."""
+    divergence = Divergence(of.teacher, of.blocks, of.inputs)
+    found = []
+    for block, entries in zip(of.blocks, of.entries, strict=True):
+        scores = {KEEP: 0.0}
+        for label in entries:
+            each = [divergence.of(block, of.trained(cell.seed, block, label)) for cell in of.cells]
+            scores[label] = -float(np.mean(each))
+        found.append(scores)
+    return found
+
+
+class _Search:
+    """Budgets, choices and what they come to as networks."""
+
+    def __init__(self, of: Candidates, prices: Prices, scores: Sequence[dict[str, float]]) -> None:
+        self.of = of
+        self.prices = prices
+        self.labels = [tuple(block) for block in prices.options]
+        self.options = [
+            [Option(costs[label], score[label]) for label in labels]
+            for labels, costs, score in zip(self.labels, prices.options, scores, strict=True)
+        ]
+        self._validation: dict[Labels, float] = {}
+
+    def run(self, wish: Wish, tell: Progress) -> BlockSearch:
+        """The record, without latencies of whole networks."""
+        of, prices = self.of, self.prices
+        uniform = {name: item for name, item in of.uniform.items() if set(item[1]) != {KEEP}}
+        budgets = sorted({*self._budgets(wish), *(self._share(c) for _, c in uniform.values())})
+        for _, everywhere in uniform.values():
+            self.validation(everywhere)  # they are choices, too: none of them is found worse
+        self._try(budgets, tell)
+        searched = [found for share in budgets if (found := self._best(share)) is not None]
+        taught = of.taught_by
+        start = of.cells[0].start
+        assert start is not None
+        device = wish.device if wish.by == "latency" else None
+        train = start.train.model_dump(mode="json", exclude={"keep_within"})
+        asked = [taught.canonical, train, [list(block.paths) for block in of.blocks], wish.by]
+        return BlockSearch(
+            key=digest_of([*asked, device.model_dump(mode="json") if device else None]),
+            teacher=taught.name,
+            by=wish.by,
+            device=device,
+            seeds=tuple(cell.seed for cell in of.cells),
+            blocks=self._blocks(),
+            shared=prices.shared,
+            teacher_cost=prices.teacher,
+            teacher_parameters=parameters_of(of.teacher),
+            teacher_validation=accuracy_of(of.teacher, of.inputs, "validation"),
+            teacher_test=accuracy_of(of.teacher, of.inputs, "test"),
+            networks=(
+                *(self._network(choice, share) for share, choice in searched),
+                *(self._network(c, None, name, item) for name, (item, c) in uniform.items()),
+            ),
+        )
+
+    def _try(self, budgets: Sequence[float], tell: Progress) -> None:
+        """Put the best choices of every budget together."""
+        for number, share in enumerate(budgets, start=1):
+            tell(f"budget {number} of {len(budgets)}: {share:.0%} of the teacher")
+            left = share * self.prices.teacher - self.prices.shared
+            for choice in best_choices(self.options, left, TRIED):
+                self.validation(self._named(choice))
+
+    def validation(self, choice: Labels) -> float:
+        """Of the assembled network, worked out once."""
+        if choice not in self._validation:
+            self._validation[choice] = self.of.accuracy(choice, "validation")
+        return self._validation[choice]
+
+    def cost(self, choice: Labels) -> float:
+        """Of the whole network."""
+        each = zip(self.prices.options, choice, strict=True)
+        return self.prices.shared + sum(costs[label] for costs, label in each)
+
+    def _share(self, choice: Labels) -> float:
+        return self.cost(choice) / self.prices.teacher
+
+    def _named(self, choice: Choice) -> Labels:
+        return tuple(labels[n] for labels, n in zip(self.labels, choice, strict=True))
+
+    def _cheapest(self) -> Labels:
+        return tuple(min(costs, key=lambda label: costs[label]) for costs in self.prices.options)
+
+    def _budgets(self, wish: Wish) -> list[float]:
+        least = self._share(self._cheapest())
+        for share in wish.budgets:
+            if share < least:
+                raise KtbenchError(
+                    f"budget {share:g}: no choice is within it; the least costs {least:.2f} of "
+                    "the teacher"
+                )
+        if wish.budgets:
+            return list(wish.budgets)
+        return [float(share) for share in np.linspace(least, 1.0, wish.points + 1)[1:]]
+
+    def _best(self, share: float) -> tuple[float, Labels] | None:
+        """Of all that was assembled for any budget, the best on validation within this one."""
+        most = share * self.prices.teacher * (1 + 1e-9)
+        within = [choice for choice in self._validation if self.cost(choice) <= most]
+        if not within:
+            return None
+        return share, max(within, key=lambda c: (self.validation(c), -self.cost(c)))
+
+    def _blocks(self) -> tuple[SoughtBlock, ...]:
+        of = self.of
+        found = []
+        for block, entries, labels, options in zip(
+            of.blocks, of.entries, self.labels, self.options, strict=True
+        ):
+            told = [
+                BlockOption(
+                    replacement=label,
+                    entry=KEEP if label == KEEP else entry_of(entries[label]),
+                    cost=option.cost,
+                    score=option.score,
+                    loss=self._loss(block.name, label),
+                )
+                for label, option in zip(labels, options, strict=True)
+            ]
+            found.append(SoughtBlock(block=block.name, options=tuple(told)))
+        return tuple(found)
+
+    def _loss(self, block: str, label: str) -> float | None:
+        if label == KEEP:
+            return None
+        of = self.of
+        return float(np.mean([of.results[cell.seed, block, label].loss for cell in of.cells]))
+
+    def _network(
+        self, choice: Labels, share: float | None, name: str = "", item: Item | None = None
+    ) -> SoughtNetwork:
+        """What a choice came to; only now is the test set read."""
+        return SoughtNetwork(
+            kind="uniform" if share is None else "searched",
+            name=name or f"at most {share:.0%}",
+            budget=share,
+            choice=choice,
+            student=item or self.of.item(choice),
+            cost=self.cost(choice),
+            parameters=parameters_of(self.of.network(choice, self.of.cells[0])),
+            validation=self.validation(choice),
+            test=self.of.accuracy(choice, "test"),
+        )
+
+
+def _timed(
+    found: BlockSearch, of: Candidates, device: DeviceSpec, timings: Timings, tell: Progress
+) -> BlockSearch:
+    """The same with the latency of every whole network, taken in turns with the teacher's."""
+    choices = dict.fromkeys(network.choice for network in found.networks)
+    models = {"teacher": whole_model(of)}
+    models |= {f"network {n}": whole_model(of, choice) for n, choice in enumerate(choices)}
+    measured = medians(models, device, timings, tell)
+    by_choice = {choice: measured[f"network {n}"] for n, choice in enumerate(choices)}
+    networks = tuple(
+        network.model_copy(update={"measured_ms": by_choice[network.choice]})
+        for network in found.networks
+    )
+    return found.model_copy(
+        update={
+            "networks": networks,
+            "teacher_ms": measured["teacher"],
+            "origin": timings.origin,
+            "runtime": timings.runtime,
+            "notes": tuple(dict.fromkeys(timings.notes)),
+        }
+    )

@@ -1,0 +1,107 @@
+"""What the waves of one run share, and how it ends."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ktbench.engine.contract import Engine
+from ktbench.networks.layout import Layout
+from ktbench.records import Assembly, Cell, Failure, Plan, Provenance, Result, digest_of
+from ktbench.results import ResultsFolder
+from ktbench.runner.progress import Watcher
+from ktbench.runner.teacher_jobs import TrainedTeacher
+
+Teachers = dict[str, TrainedTeacher | Failure]
+"""By the teacher's canonical text."""
+Starts = dict[str, Assembly | Failure]
+"""What a cell begins from, by the cell's key; cells that begin from fresh weights are missing."""
+
+
+@dataclass
+class Summary:
+    """How a run ended."""
+
+    folder: Path
+    done: int = 0
+    reused: int = 0
+    failed: list[Result] = field(default_factory=list)
+    skipped: int = 0
+    measured: int = 0
+    unmeasured: list[Failure] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """By stage; `total` is the whole run, what the stages leave of it is the runner's own."""
+    report: Path | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True when no cell failed and every device answered."""
+        return not self.failed and not self.unmeasured
+
+
+BATCH = 32
+"""Images of a batch whose arithmetic is checked, at most."""
+
+
+@dataclass
+class Checked:
+    """The layouts of a run's architectures, or why one of them cannot be trained here."""
+
+    layouts: dict[str, Layout | Failure] = field(default_factory=dict)
+
+    def of(self, cell: Cell) -> Layout | Failure | None:
+        """How to run a cell's student; None where its own layers decide."""
+        return self.layouts.get(architecture(cell))
+
+
+def architecture(cell: Cell) -> str:
+    """Equal for cells whose students are built alike and take steps of the same kind."""
+    numeric = cell.numeric.model_copy(update={"outputs": None})
+    batch = min(cell.train.batch_size, BATCH)
+    own = [cell.student.canonical, cell.data.canonical, numeric.canonical, batch]
+    return digest_of(own)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the waves of one run share."""
+
+    plan: Plan
+    results: ResultsFolder
+    provenance: dict[str, Provenance]
+    """By data set: it holds the digest of what the cells of that data set learnt from."""
+    engine: Engine
+    watcher: Watcher
+    summary: Summary
+    memory: int | None = None
+    starts: Starts = field(default_factory=dict)
+    checked: Checked = field(default_factory=Checked)
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths of the matrix start from."""
+        return Path(self.plan.base)
+
+    @property
+    def root(self) -> Path:
+        """The results folder, as a job that runs elsewhere can find it."""
+        return self.results.path.absolute()
+
+    def provenance_of(self, cell: Cell) -> Provenance:
+        """Where and with what this run makes a cell."""
+        return self.provenance[cell.data.canonical]
+
+
+class clocked:  # noqa: N801 - used as a statement
+    """Adds the seconds of a block to a stage."""
+
+    def __init__(self, summary: Summary, stage: str) -> None:
+        self._summary, self._stage = summary, stage
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._summary.seconds[self._stage] += time.perf_counter() - self._began

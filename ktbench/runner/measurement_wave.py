@@ -1,0 +1,164 @@
+"""The third wave: every distinct graph of a plan on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ktbench.measure import Job, distinct, job_of, measure, measurement_id
+from ktbench.measure.job import CHECKED_INPUTS
+from ktbench.networks.weights import load_student
+from ktbench.records import (
+    OWN_ERRORS,
+    Cell,
+    DeviceSpec,
+    Failure,
+    Measurement,
+    NumericSpec,
+    Plan,
+    one_line,
+)
+from ktbench.results import ResultsFolder
+from ktbench.runner.board_accuracy import on_board, with_accuracy
+from ktbench.runner.progress import Watcher
+from ktbench.runner.teacher_jobs import dataset
+from ktbench.supervision import mark
+
+
+@dataclass(frozen=True)
+class ReferenceJob:
+    """Run a trained student over the validation images that its artifact is checked with."""
+
+    digest: str
+    """Of the artifact."""
+    cell: Cell
+    weights: Path
+    base: Path
+
+    @property
+    def numeric(self) -> NumericSpec:
+        """What the cell was trained with."""
+        return self.cell.numeric
+
+    @property
+    def label(self) -> str:
+        """Names what is being worked on."""
+        return self.cell.label
+
+
+Reference = tuple[NDArray[np.uint8], NDArray[np.float32]]
+"""Validation images and torch's logits."""
+References = dict[str, Reference | Failure]
+"""By the artifact's digest."""
+
+
+def reference(job: ReferenceJob, _: Callable[[float], None]) -> Reference | Failure:
+    """What torch answers; a failure is an outcome, not an exception."""
+    mark(job.cell.key, "running the trained network", job.label)
+    try:
+        torch.set_num_threads(job.numeric.threads)
+        data = dataset(job.cell.data, job.base)
+        student = load_student(
+            job.cell,
+            job.weights,
+            num_classes=len(data.classes),
+            in_channels=data.shape[0],
+            base=job.base,
+        )
+        images = data.images("validation")[:CHECKED_INPUTS]
+        with torch.inference_mode():
+            expected = student(data.normalise(images))
+    except OWN_ERRORS as error:  # a user's own network may raise anything
+        return Failure(stage="measure", what=job.label, reason=one_line(error))
+    return images.numpy(), expected.numpy()
+
+
+def reference_jobs(plan: Plan, results: ResultsFolder, root: Path) -> list[ReferenceJob]:
+    """One per artifact that some device has still to measure."""
+    wanted: dict[str, Job] = {}
+    for device in plan.devices:
+        wanted.update({job.digest: job for job in _unmeasured_on(plan, device, results)})
+    jobs = []
+    for job in wanted.values():
+        result = results.result(job.cell_key)
+        assert result is not None and result.checkpoint is not None
+        weights = root / result.checkpoint.path
+        jobs.append(ReferenceJob(job.digest, result.cell, weights, Path(plan.base)))
+    return jobs
+
+
+def unmeasured(plan: Plan, results: ResultsFolder) -> bool:
+    """Whether an artifact that is there has still to be measured."""
+    return any(_unmeasured_on(plan, device, results) for device in plan.devices)
+
+
+def _unmeasured_on(plan: Plan, device: DeviceSpec, results: ResultsFolder) -> list[Job]:
+    names = {Path(m.samples).name.partition(".")[0]: m for m in results.measurements()}
+    valid = {name for name, m in names.items() if m.validity.valid} - results.lost_measurements
+    return [
+        job
+        for job in distinct(_jobs(plan, results), device)
+        if any(measurement_id(device, job, threads) not in valid for threads in device.threads)
+    ]
+
+
+def measure_all(
+    plan: Plan,
+    device: DeviceSpec,
+    results: ResultsFolder,
+    watcher: Watcher,
+    references: References,
+) -> Iterator[Measurement | Failure]:
+    """Measure what this device has not measured yet; a measurement is written before it is given.
+
+    Latency belongs to the graph, so cells of one graph share a measurement; where the device asks
+    for the noise check, each cell's own artifact is measured.
+    """
+    jobs, failed = [], []
+    for job in _unmeasured_on(plan, device, results):
+        known = references[job.digest]
+        if isinstance(known, Failure):
+            failed.append(known)
+        else:
+            jobs.append(_with_inputs(job, known, results))
+    yield from failed
+    if not jobs:
+        return
+    repeats = len(jobs) * len(device.threads) * device.repeats
+    watcher.begin(f"on {device.name}", repeats)
+
+    def tell(number: int, _: int) -> None:
+        watcher.advance(number, f"repeat {number} of {repeats}")
+
+    try:
+        accuracies = on_board(device, jobs, results, Path(plan.base))
+        for outcome in measure(device, jobs, results.path, progress=tell):
+            if isinstance(outcome, Measurement):
+                outcome = with_accuracy(outcome, accuracies, jobs)
+                results.write_measurement(outcome)
+                for reason in outcome.validity.reasons:
+                    watcher.note(f"invalid on {device.name}: {outcome.export.label}: {reason}")
+            yield outcome
+    finally:
+        watcher.end()
+
+
+def _jobs(plan: Plan, results: ResultsFolder) -> Iterator[Job]:
+    for cell in plan.cells:
+        result = results.result(cell.key)
+        for artifact in result.artifacts if result is not None else ():
+            if artifact.export in plan.exports:
+                yield job_of(artifact, results.path)
+
+
+def _with_inputs(job: Job, known: Reference, results: ResultsFolder) -> Job:
+    """The job with validation images and torch's logits, so that outputs are checked too."""
+    result = results.result(job.cell_key)
+    assert result is not None
+    artifact = next(a for a in result.artifacts if a.digest == job.digest)
+    return job_of(artifact, results.path, *known)

@@ -1,0 +1,309 @@
+"""The matrix of what would settle the comparisons that a results folder leaves undecided."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from ktbench import catalogue
+from ktbench.matrix import Matrix, load, loads
+from ktbench.matrix import plan as make_plan
+from ktbench.matrix.axes import Finder
+from ktbench.matrix.document import read
+from ktbench.records import Cell, Item, KtbenchError, Plan, Window
+from ktbench.report.analysis import GROUP, Analysis
+from ktbench.report.significance import UNDECIDED
+from ktbench.results import load_results
+from ktbench.system.files import write_atomically
+
+HEAD = "# Written by `ktbench plan --settle`"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One that more seeds may settle."""
+
+    student: str
+    method: str
+    gain: float
+    low: float | None
+    high: float | None
+    n: int
+    settled_by: int
+    """Seeds in all."""
+    seeds: tuple[int, ...]
+    """New ones."""
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What settles the undecided comparisons of a folder, and what it costs."""
+
+    comparisons: tuple[Comparison, ...]
+    left: dict[str, int]
+    """Undecided comparisons that more seeds are not for, by reason."""
+    decided: int
+    cells: tuple[Cell, ...] = ()
+    """New trainings."""
+    seconds: float = 0.0
+    """Of the new trainings, each alone, its teacher's passes included: as long as the earlier
+    seeds' took."""
+    shared_seconds: float = 0.0
+    """The same with what trainings share counted once, as it was for the earlier seeds."""
+    extra: int = 0
+    """Cells that come with these, where `include` cannot name them alone."""
+    matrix: str = ""
+    """The matrix file's text; empty where there is nothing to settle."""
+
+
+def settle(matrix_file: Path, folder: Path) -> Settlement:
+    """What a matrix needs beside its cells to settle what its results leave undecided.
+
+    Each undecided comparison gets the seeds that `stats.seeds_to_settle` asks for, and so does its
+    baseline. Raises KtbenchError where the folder holds no result of the matrix.
+    """
+    matrix = load(matrix_file)
+    planned = make_plan(matrix)
+    analysis = Analysis(load_results(folder))
+    known = {cell.key: cell for cell in planned.cells}
+    trained = analysis.cells[analysis.cells["accuracy"].notna()]
+    if not trained["key"].isin(list(known)).any():
+        raise KtbenchError(
+            f"{folder}: no cell of {matrix_file} is trained there: give the matrix that it was run "
+            "with"
+        )
+    wanted = _Wanted(known, analysis)
+    gains = analysis.gains[~analysis.gains["is_baseline"]]
+    undecided = gains[gains["sign"].isin(UNDECIDED)]
+    for row in undecided.to_dict("records"):
+        wanted.add({str(name): value for name, value in row.items()})
+    settlement = Settlement(
+        tuple(wanted.comparisons), dict(wanted.left), len(gains) - len(undecided)
+    )
+    return _with_matrix(settlement, wanted, matrix, planned) if wanted.cells else settlement
+
+
+def write(settlement: Settlement, matrix_file: Path, output: Path | None = None) -> Path:
+    """Write the matrix beside the one that it came from, which relative paths start from.
+
+    Raises KtbenchError for another place, and for a file that is there and is none of these.
+    """
+    path = output or matrix_file.with_name(f"{matrix_file.stem}.settle.yaml")
+    base = matrix_file.absolute().parent.resolve()
+    if path.absolute().parent.resolve() != base:
+        raise KtbenchError(f"-o {path}: paths of the matrix start from {base}: write it there")
+    if path.exists() and not path.read_text(encoding="utf-8").startswith(HEAD):
+        raise KtbenchError(f"{path}: is there already: name another file with -o")
+    write_atomically(path, settlement.matrix)
+    return path
+
+
+# ---------------------------------------------------------------- which cells
+
+
+@dataclass
+class _Wanted:
+    """Collects the cells that undecided comparisons need."""
+
+    known: dict[str, Cell]
+    """The matrix's cells by key."""
+    analysis: Analysis
+    cells: dict[str, Cell] = field(default_factory=dict)
+    """New cells by key."""
+    costs: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds alone and shared, by key."""
+    comparisons: list[Comparison] = field(default_factory=list)
+    left: Counter[str] = field(default_factory=Counter)
+    _seeds: dict[str, dict[int, str]] = field(default_factory=dict)
+    """Keys by `place` and seed."""
+
+    _run: set[str] = field(default_factory=set)
+    """Keys of the cells that have a result."""
+
+    def __post_init__(self) -> None:
+        cells = self.analysis.cells
+        self._run = set(cells.loc[cells["status"].isin(["done", "failed"]), "key"])
+        for key, cell in self.known.items():
+            self._seeds.setdefault(place(cell), {})[cell.seed] = key
+
+    def add(self, row: dict[str, Any]) -> None:
+        """What one undecided comparison needs; `row` is of `Analysis.gains`."""
+        if pd.isna(row["settled_by"]):
+            self.left[row["unsettled_why"] or "no pair of cells is complete"] += 1
+            return
+        cells = self.analysis.cells
+        own = cells[(cells[GROUP] == [row[name] for name in GROUP]).all(axis=1)]
+        own = own[own["key"].isin(list(self.known))]
+        pairs = own[own["gain"].notna() & own["baseline"].isin(list(self.known))]
+        if pairs.empty:
+            self.left["not in this matrix"] += 1
+            return
+        first = pairs.iloc[0]
+        method, baseline = self.known[first["key"]], self.known[first["baseline"]]
+        waiting = set(self._seeds[place(method)].values()) - self._run
+        more = int(row["settled_by"]) - row["n"] - len(waiting)
+        if more <= 0:
+            self.left["cells of this matrix that have not run yet may settle it"] += 1
+            return
+        seeds = tuple(self._free(method, baseline, more))
+        for cell in (method, baseline):
+            self._want(cell, seeds)
+        bounds = (None if pd.isna(row[name]) else row[name] for name in ("gain_low", "gain_high"))
+        low, high = bounds
+        names = (row["student"], row["label"], row["gain"], low, high, row["n"])
+        self.comparisons.append(Comparison(*names, int(row["settled_by"]), seeds))
+
+    def _free(self, method: Cell, baseline: Cell, number: int) -> list[int]:
+        """Seeds that a comparison has not used: first those that its baseline has already."""
+        used, there = set(self._seeds[place(method)]), set(self._seeds[place(baseline)])
+        return [*sorted(there - used), *_fresh(used | there, number)][:number]
+
+    def _want(self, cell: Cell, seeds: Iterable[int]) -> None:
+        """More seeds of a cell, at the cost of its earlier ones."""
+        own = self._seeds[place(cell)]
+        cells = self.analysis.cells
+        group = cells[cells["key"].isin(list(own.values()))]
+        alone = float((group["seconds"] + group["teacher_seconds"]).mean())
+        shared = float(group["shared_seconds"].mean())
+        for seed in set(seeds) - set(own):
+            more = cell.model_copy(update={"seed": seed})
+            own[seed] = more.key
+            self.cells[more.key] = more
+            self.costs[more.key] = (alone, shared)
+
+
+def place(cell: Cell) -> str:
+    """Names what a cell has in common with those that differ in their seed alone."""
+    return cell.model_copy(update={"seed": 0}).key
+
+
+def _fresh(used: set[int], number: int) -> list[int]:
+    """The lowest seeds that nothing uses."""
+    free = (seed for seed in count() if seed not in used)
+    return [next(free) for _ in range(number)]
+
+
+# ---------------------------------------------------------------- the matrix
+
+
+def _with_matrix(
+    settlement: Settlement, wanted: _Wanted, matrix: Matrix, planned: Plan
+) -> Settlement:
+    values, _ = read(Path(matrix.origin.file))
+    rules = _rules(wanted.cells.values(), matrix, planned)
+    earlier = values.get("include") or []
+    earlier = earlier if isinstance(earlier, list) else [earlier]
+    values = {"name": planned.name, **values, "include": [*earlier, *rules]}
+    text = "\n".join(
+        [
+            f"{HEAD}: the cells of {Path(matrix.origin.file).name}, and",
+            "# more seeds for what its results leave undecided. Run it into the same results",
+            "# folder: what has been trained there is not trained again.",
+            yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True),
+        ]
+    )
+    written = make_plan(loads(text, file="the settling matrix", base=matrix.origin.base))
+    new = {cell.key for cell in written.cells} - set(wanted.known)
+    if missing := [cell for key, cell in wanted.cells.items() if key not in new]:
+        raise KtbenchError(
+            f"{matrix.origin.file}: its rules (exclude, include) do not let {missing[0].label} in: "
+            f"write a matrix with more seeds by hand"
+        )
+    alone, shared = (sum(cost) for cost in zip(*wanted.costs.values(), strict=True))
+    return Settlement(
+        settlement.comparisons,
+        settlement.left,
+        settlement.decided,
+        cells=tuple(cell for cell in written.cells if cell.key in wanted.cells),
+        seconds=alone,
+        shared_seconds=shared,
+        extra=len(new - set(wanted.cells)),
+        matrix=text,
+    )
+
+
+def _rules(cells: Iterable[Cell], matrix: Matrix, planned: Plan) -> list[dict[str, Any]]:
+    """Blocks of `include` that stand for these cells: those of the same student, teacher, training
+    and seeds share one."""
+    namer = _Namer(matrix, planned)
+    seeds: dict[str, list[int]] = {}
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(place(cell), cell)
+        seeds.setdefault(place(cell), []).append(cell.seed)
+    blocks: dict[str, dict[str, Any]] = {}
+    for name, cell in found.items():
+        block: dict[str, Any] = {"student": namer.student(cell.student)}
+        block["method"] = []
+        block |= {"teacher": cell.teacher.name} if cell.teacher else {}
+        block["seed"] = sorted(seeds[name])
+        block |= namer.members(cell)
+        changes = namer.changes(cell)
+        block |= {"train": changes} if changes else {}
+        own = blocks.setdefault(yaml.safe_dump(block), block)
+        own["method"].append(namer.method(cell.method))
+    return list(blocks.values())
+
+
+class _Namer:
+    """Names items so that a rule means these and no others."""
+
+    def __init__(self, matrix: Matrix, planned: Plan) -> None:
+        axes = Finder(matrix).axes()
+        self._matrix, self._base = matrix, matrix.origin.base
+        self._students = [item.label for item in axes.students]
+        self._methods = [item.label for item in axes.methods]
+        self._names = Counter(
+            {(c.student.name, c.student.label): 1 for c in planned.cells}
+            | {(c.method.name, c.method.label): 1 for c in planned.cells}
+        )
+
+    def student(self, item: Item) -> Any:
+        """As `include` takes it."""
+        return self._entry(item, self._students, catalogue.student_settings)
+
+    def method(self, item: Item) -> Any:
+        """As `include` takes it."""
+        return self._entry(item, self._methods, catalogue.method_settings)
+
+    def _entry(self, item: Item, axis: list[str], settings: Any) -> Any:
+        alone = sum(name == item.name for name, _ in self._names) == 1
+        if item.label in axis and (alone or item.label != item.name):
+            return item.label
+        given = {k: v for k, v in item.settings.items() if k not in item.implied}
+        if not given and not alone:
+            # A name alone would mean its variants too: a setting at its default says which.
+            known = settings(item.name, self._base)
+            plain = {
+                k: i.default for k, i in known.items() if isinstance(i.default, int | float | str)
+            }
+            given = dict(list(plain.items())[:1])
+        return {item.name: given} if given else item.name
+
+    def members(self, cell: Cell) -> dict[str, Any]:
+        """Where a cell stands on the axes that its matrix has beside items, teachers and seeds."""
+        matrix, found = self._matrix, dict[str, Any]()
+        if matrix.budget:
+            found["budget"] = cell.train.epochs
+        if matrix.views:
+            found["views"] = cell.train.views or "fresh"
+        if matrix.distill and cell.teacher:
+            found["distill"] = (cell.distill or Window()).model_dump(mode="json")
+        return found
+
+    def changes(self, cell: Cell) -> dict[str, Any]:
+        """What its training does differently from the matrix's, axes apart."""
+        matrix, usual = self._matrix, self._matrix.train.model_dump(mode="json")
+        axes = {"views": matrix.views, "epochs": matrix.budget}
+        return {
+            name: value
+            for name, value in cell.train.model_dump(mode="json").items()
+            if value != usual[name] and not axes.get(name)
+        }

@@ -1,0 +1,1 @@
+"""Teacher outputs kept on disk: their rows, their layout and the space that they may take."""

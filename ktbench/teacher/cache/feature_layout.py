@@ -1,0 +1,125 @@
+"""Features as named tensors, and their memory as rows: what a cache keeps and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ktbench.students._contract import Features
+from ktbench.transfer_methods._contract import Needs
+
+Parts = Mapping[str, Tensor]
+"""By name; the first dimension of each is the batch's."""
+Bytes = NDArray[np.uint8]
+
+
+def parts_of(features: Features, needs: Needs) -> dict[str, Tensor]:
+    """The tensors that are needed and there, and the logits in any case."""
+    parts = {"logits": features.logits}
+    if needs.embedding and features.embedding is not None:
+        parts["embedding"] = features.embedding
+    if needs.stem and features.stem is not None:
+        parts["stem"] = features.stem
+    if needs.stages:
+        parts |= {f"stage{i}": stage for i, stage in enumerate(features.stages)}
+    if needs.preacts:
+        parts |= {f"preact{i}": preact for i, preact in enumerate(features.preacts)}
+    return parts
+
+
+def features_of(parts: Parts) -> Features:
+    """The other way round."""
+
+    def numbered(kind: str) -> tuple[Tensor, ...]:
+        count = sum(name.startswith(kind) for name in parts)
+        return tuple(parts[f"{kind}{i}"] for i in range(count))
+
+    return Features(
+        logits=parts["logits"],
+        stages=numbered("stage"),
+        embedding=parts.get("embedding"),
+        preacts=numbered("preact"),
+        stem=parts.get("stem"),
+    )
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor's place in a row: a sample's memory, just as the network laid it out.
+
+    Sizes and strides are a sample's, in elements; `start` and `stop` are bytes of the row.
+    """
+
+    name: str
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    start: int
+    stop: int
+
+    def tensor(self, raw: Bytes) -> Tensor:
+        """(B, ...): the tensor whose samples' memory is `raw` (B, stop - start)."""
+        flat = torch.from_numpy(raw).view(self.dtype)
+        return flat.as_strided((len(raw), *self.size), (flat.shape[1], *self.stride))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The slots of a row."""
+
+    slots: tuple[Slot, ...]
+
+    @classmethod
+    def of(cls, parts: Parts) -> Layout | None:
+        """That of these tensors; None where samples do not lie one after the other in memory."""
+        slots, start = list[Slot](), 0
+        for name, part in parts.items():
+            if not _is_dense(part):
+                return None
+            stop = start + part[0].numel() * part.element_size()
+            shape = tuple(part.shape[1:]), tuple(part.stride()[1:])
+            slots.append(Slot(name, part.dtype, *shape, start, stop))
+            start = stop
+        return cls(tuple(slots))
+
+    @property
+    def nbytes(self) -> int:
+        """Of one sample."""
+        return self.slots[-1].stop
+
+    @property
+    def described(self) -> list[list[str]]:
+        """What tells one layout from another, for a digest."""
+        return [[s.name, str(s.dtype), str(s.size), str(s.stride)] for s in self.slots]
+
+    def rows(self, parts: Parts) -> Bytes:
+        """(B, nbytes): the samples' memory, part after part."""
+        columns = []
+        for slot in self.slots:
+            part = parts[slot.name]
+            width = part[0].numel()
+            flat = part.as_strided((len(part), width), (width, 1)).cpu()
+            columns.append(flat.view(torch.uint8).numpy())
+        return np.concatenate(columns, axis=1)
+
+
+def _is_dense(part: Tensor) -> bool:
+    """Whether samples lie one after the other, each without gaps or overlaps."""
+    samples = len(part) == 1 or part.stride(0) == part[0].numel()
+    return part[0].numel() > 0 and samples and _fills(part.shape[1:], part.stride()[1:])
+
+
+def _fills(size: Sequence[int], stride: Sequence[int]) -> bool:
+    expected = 1
+    for step, length in sorted(zip(stride, size, strict=True)):
+        if length == 1:
+            continue
+        if step != expected:
+            return False
+        expected *= length
+    return True

@@ -1,0 +1,72 @@
+"""Where a training's data lies: beside the processor that trains, when it fits there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ktbench.data import Dataset, Stream
+from ktbench.networks.layout import FIRST
+from ktbench.transfer_methods._contract import Batch
+
+SHARE = 0.25
+"""Of a GPU's free memory, at most, that a data set may take: raw images, one byte a value."""
+
+
+def placed(dataset: Dataset, device: torch.device) -> Dataset:
+    """The data set with its splits on the device, where they fit; as it is on a CPU."""
+    if device.type == "cpu":
+        return dataset
+    size = sum(images.nbytes + labels.nbytes for images, labels in dataset.splits.values())
+    # Training images are held twice, once with their padding.
+    if 2 * size > SHARE * torch.cuda.mem_get_info(device)[0]:
+        return dataset
+    splits = {
+        name: (images.to(device), labels.to(device))
+        for name, (images, labels) in dataset.splits.items()
+    }
+    moved = replace(dataset, splits=splits)
+    # Worked out once, on the CPU, so that inputs do not depend on where the data lies.
+    moved.__dict__["mean"] = dataset.mean.to(device)
+    moved.__dict__["std"] = dataset.std.to(device)
+    return moved
+
+
+def make_batch(
+    stream: Stream, indices: Tensor, *, epoch: int, step: int, steps: int, device: torch.device
+) -> Batch:
+    """A step's batch on the device; `steps` are those of the whole training."""
+    return Batch(
+        inputs=_moved(stream.inputs(indices, epoch), device),
+        labels=_moved(stream.labels(indices), device),
+        indices=_moved(indices, device),
+        epoch=epoch,
+        step=step,
+        progress=step / steps,
+        seed=stream.step_seed(step),
+    )
+
+
+def make_probe(stream: Stream, count: int, device: torch.device) -> Batch:
+    """The first training images as they are, to find shapes and similarities."""
+    indices = torch.arange(min(count, stream.dataset.size("train")))
+    images = stream.dataset.images("train")[: len(indices)]
+    inputs = FIRST.inputs(stream.dataset.normalise(images))
+    return Batch(
+        inputs=inputs.to(device),
+        labels=stream.dataset.labels("train")[: len(indices)].to(device),
+        indices=indices.to(device),
+        epoch=0,
+        step=0,
+        progress=0.0,
+        seed=stream.step_seed(0),
+    )
+
+
+def _moved(value: Tensor, device: torch.device) -> Tensor:
+    """From pinned memory the copy runs beside the work that is queued already."""
+    if value.device.type == device.type:
+        return value
+    return value.pin_memory().to(device, non_blocking=True)
