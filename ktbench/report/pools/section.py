@@ -23,8 +23,7 @@ from ktbench.report.document import (
     Table,
     rows_of,
 )
-from ktbench.report.figures import Timeline, timeline_figure
-from ktbench.report.pools.figure import POOLS_SHOWN
+from ktbench.report.pools.figure import POOLS_SHOWN, Timeline, timeline_figure
 from ktbench.system.files import UnsuitableFileError, read_regular
 
 _MOST_BYTES = 64 * 2**20
