@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ktbench import cli
+from ktbench.cli import app as cli
 from ktbench.records import Result
 from ktbench.results import ResultsFolder
 from ktbench.supervision import Child

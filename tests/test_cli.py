@@ -33,7 +33,7 @@ def _plain(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_and_version_import_nothing_heavy() -> None:
     program = (
-        "import sys; from ktbench import cli; sys.argv = ['ktbench', {!r}]\n"
+        "import sys; from ktbench.cli import app as cli; sys.argv = ['ktbench', {!r}]\n"
         "try: cli.main()\n"
         "except SystemExit as end: assert not end.code\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"

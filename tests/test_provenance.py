@@ -24,7 +24,7 @@ def test_every_dependency_of_the_project_is_recorded_with_its_version() -> None:
 
 def test_collecting_imports_none_of_the_heavy_dependencies() -> None:
     code = (
-        "import sys; from ktbench import provenance; provenance.collect(); "
+        "import sys; from ktbench.system import provenance; provenance.collect(); "
         "print([m for m in ('torch', 'pandas', 'numpy', 'onnx') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -26,7 +26,9 @@ from tests.running import ROOT, Commands, digests, results, write_matrix
 pytest_plugins = ("tests.running_fixtures",)
 
 MARK = f"KTBENCH_TEST_RAY={os.getpid()}"
-PROGRAM = "from ktbench import cli; cli._write_report = lambda folder: folder; cli.main()"
+PROGRAM = (
+    "from ktbench.cli import app as cli; cli._write_report = lambda folder: folder; cli.main()"
+)
 POISON = """
 import os, signal
 from ktbench.transfer_methods.kd import Config, Method
