@@ -13,7 +13,7 @@ import pytest
 
 from ktbench.engine.on_ray import OnRay
 from ktbench.records import BlockTrain
-from tests.blockwise.test_run import Lines, cell, go, results, start_of, weights
+from tests.support.blockwise_runs import Lines, cell, go, results, start_of, weights
 from tests.support.ray_jobs import processes
 
 BLOCKS = BlockTrain(epochs=24, batch_size=32, splice_every=6, patience=9, keep_within=0.9)
@@ -45,10 +45,11 @@ def until(condition: Callable[[], bool], over: threading.Event) -> bool:
     return False
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_workers_killed_in_mid_chain_change_no_block(tmp_path: Path) -> None:
     """Both workers of a chain die once, after their first checkpoints, and are made up for."""
-    pytest.importorskip("ray")
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert go(whole, CELLS).ok
     over, killed = threading.Event(), set[int]()

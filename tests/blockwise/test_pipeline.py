@@ -15,7 +15,7 @@ from ktbench.blockwise.pipeline import Cut, Place, cut_before, from_cut
 from ktbench.records import BlockResult, BlockTrain
 from ktbench.students._blocks import find_blocks
 from ktbench.students._contract import StagedNetwork, Student
-from tests.blockwise.test_run import DATA, cell
+from tests.support.blockwise_runs import DATA, cell
 from tests.support.training import digits
 
 SPEC = BlockTrain(epochs=2, batch_size=16, splice_every=2)

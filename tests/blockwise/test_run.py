@@ -10,60 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import JsonValue
 
 from ktbench.blockwise import BlockStore, assembly_key
-from ktbench.engine.contract import Engine, Job, Lost, Outcome, Report, Workers
+from ktbench.engine.contract import Job, Lost, Outcome, Report, Workers
 from ktbench.engine.inline import Inline
 from ktbench.engine.on_ray import OnRay
-from ktbench.records import (
-    Assembly,
-    BlockResult,
-    BlockRun,
-    BlockTrain,
-    Cell,
-    DataSpec,
-    Item,
-    NumericSpec,
-    Plan,
-    Result,
-    Start,
-    Teacher,
-    TrainSpec,
-)
+from ktbench.records import Plan
 from ktbench.results import ResultsFolder, load_results
-from ktbench.runner import Silent, Summary, run
 from ktbench.runner.blockwise import wave
 from ktbench.runner.blockwise.jobs import train_some
-
-DATA = DataSpec(source="digits", train_size=96, validation_size=60, test_size=60)
-TRAIN = TrainSpec(epochs=2, batch_size=32)
-BLOCKS = BlockTrain(epochs=2, batch_size=32, splice_every=1, keep_within=0.9)
-NETWORK: JsonValue = {"resnet8": {"width": 0.5}}
-
-
-def teacher() -> Teacher:
-    item = Item(name="resnet8", settings={"width": 0.5})
-    none = Item(name="none")
-    cell = Cell(data=DATA, student=item, method=none, seed=0, train=TRAIN, numeric=NumericSpec())
-    return Teacher(name="T", cell=cell)
-
-
-def cell(method: str = "none", seed: int = 0, train: BlockTrain = BLOCKS, **settings: Any) -> Cell:
-    student = Item(name="blockwise", settings={"of": "T", "network": NETWORK, **settings})
-    return Cell(
-        data=DATA,
-        student=student,
-        method=Item(name=method),
-        teacher=None if method == "none" else teacher(),
-        seed=seed,
-        train=TRAIN,
-        numeric=NumericSpec(),
-        start=Start(teacher=teacher(), train=train),
-    )
-
-
-CELLS = (cell(), cell("kd"), cell(seed=1))
+from tests.support.blockwise_runs import (
+    BLOCKS,
+    CELLS,
+    Lines,
+    cell,
+    go,
+    made_of,
+    results,
+    start_of,
+    weights,
+)
 
 
 class Several(Inline):
@@ -91,63 +57,11 @@ class Several(Inline):
             yield from super().run(function, [job], report)
 
 
-class Lines(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KTBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def go(
-    folder: Path,
-    cells: tuple[Cell, ...] = CELLS,
-    engine: Engine | None = None,
-    watcher: Lines | None = None,
-    **how: Any,
-) -> Summary:
-    plan = Plan(name="blocks", base=str(folder.parent), cells=cells, blockwise=BlockRun(**how))
-    return run(
-        plan,
-        matrix_text="",
-        folder=folder,
-        engine=engine or Inline(),
-        watcher=watcher or Lines(),
-        write_report=None,
-    )
-
-
-def weights(folder: Path) -> dict[str, str]:
-    """Digests by what they are of: cells, first weights and blocks."""
-    found: dict[str, str] = {}
-    for result in results(folder):
-        assert result.checkpoint is not None and result.start is not None, result.failures
-        found[result.cell.key] = result.checkpoint.digest
-        found[result.start.key] = result.start.digest
-        found |= {block.key: block.digest for block in result.start.blocks}
-    return found
-
-
-def start_of(result: Result) -> Assembly:
-    assert result.start is not None
-    return result.start
-
-
-def made_of(result: Result) -> tuple[BlockResult, ...]:
-    return start_of(result).blocks
-
-
-def results(folder: Path) -> list[Result]:
-    return list(ResultsFolder(folder).results())
 
 
 @pytest.fixture(scope="module")
@@ -298,12 +212,13 @@ def test_times_by_which_blocks_are_divided_are_kept_and_decide_no_weight(
 # ---------------------------------------------------------------- Ray
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_ray_workers_that_share_one_pass_give_the_same_weights(
     plain: Path, tmp_path: Path
 ) -> None:
     """Neighbours on one worker, each handing its end on; the cells are finished there too."""
-    pytest.importorskip("ray")
     engine = OnRay(workers=2)
     other = cell(replace="depthwise_separable")  # of the same blocks, from the same pass
     assert go(tmp_path / "run", (CELLS[0], other), engine, schedule="contiguous").ok

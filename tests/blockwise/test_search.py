@@ -24,8 +24,6 @@ from ktbench.runner.blockwise.search import Wish, search
 from ktbench.students._blocks import KEEP, parameters_of
 from tests.support.boards import SshBoard
 
-pytest_plugins = ("tests.support.board_fixtures",)
-
 MATRIX = """\
 name: blocks
 data: {source: digits, train_size: 256, validation_size: 100, test_size: 100}

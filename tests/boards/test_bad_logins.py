@@ -12,9 +12,8 @@ import pytest
 from ktbench.devices._contract import host_objection
 from ktbench.measure import check
 from ktbench.records import DeviceSpec
-from tests.support.boards import SshBoard, lacking, login
-
-pytest_plugins = ("tests.support.board_fixtures",)
+from tests.support.boards import SshBoard, login
+from tests.support.optional_tools import skip_or_fail
 
 GO_ON = 'exec sh -c "$SSH_ORIGINAL_COMMAND"'
 
@@ -90,7 +89,7 @@ def test_a_start_up_file_that_prints_a_little_costs_nothing(board: SshBoard) -> 
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system without space."""
     if os.getuid() != 0:
-        lacking("this test needs root to mount a small disk")
+        skip_or_fail("this test needs root to mount a small disk")
     disk = tmp_path / "disk"
     disk.mkdir()
     done = subprocess.run(

@@ -12,7 +12,6 @@ from tests.support.emulated import EmulatedBoard
 from tests.support.emulated_tasks import watched
 from tests.support.running import Commands, write_matrix
 
-pytest_plugins = ("tests.support.emulated_fixtures", "tests.support.running_fixtures")
 pytestmark = pytest.mark.timeout(1500)
 
 

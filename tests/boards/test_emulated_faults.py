@@ -26,7 +26,6 @@ from tests.support.boards import SHORT, images, job, logits, write_onnx, write_t
 from tests.support.emulated import EmulatedBoard
 from tests.support.emulated_tasks import watched
 
-pytest_plugins = ("tests.support.emulated_fixtures",)
 pytestmark = pytest.mark.timeout(1500)
 
 DEVICE = DeviceSpec(profile="emulated_aarch64", host="board", name="emulated", repeats=1)

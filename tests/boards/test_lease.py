@@ -20,8 +20,6 @@ from ktbench.measure import measure
 from ktbench.records import Failure, Measurement
 from tests.support.boards import SHORT, HomeBoard, SshBoard, job
 
-pytest_plugins = ("tests.support.board_fixtures",)
-
 
 def lease(owner: str, seconds: float = 60) -> dict[str, Any]:
     return Lease(owner, f"{owner}@desk", seconds).task()

@@ -22,8 +22,6 @@ from ktbench.measure.agent_schema import Probe, parse
 from ktbench.records import DeviceSpec
 from tests.support.boards import HomeBoard, base_python
 
-pytest_plugins = ("tests.support.board_fixtures",)
-
 AGENT = sorted(Path("devices/agent").rglob("*.py"))
 
 

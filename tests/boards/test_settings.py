@@ -25,8 +25,6 @@ from ktbench.records import DeviceSpec, Failure, Measurement
 from tests.support.boards import SHORT, SshBoard, agent_of, job
 from tests.support.sensors import governors, jetson_modes, programs
 
-pytest_plugins = ("tests.support.board_fixtures",)
-
 BEFORE = {"cpu0": "ondemand", "cpu1": "powersave"}
 TEE = shutil.which("tee", path=os.defpath)
 FAST = {"cpu0": "performance", "cpu1": "performance"}

@@ -22,8 +22,6 @@ from ktbench.measure import measure
 from ktbench.records import DeviceSpec, KtbenchError
 from tests.support.boards import SHORT, HomeBoard, SshBoard, base_python, job, oldest_python
 
-pytest_plugins = ("tests.support.board_fixtures",)
-
 
 @pytest.fixture
 def wheel_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -14,8 +14,6 @@ from ktbench import catalogue
 from ktbench.records import KtbenchError
 from tests.support.running import Commands, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 NET = """
 from torch import nn
 {imports}

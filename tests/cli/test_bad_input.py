@@ -20,10 +20,8 @@ import pytest
 from PIL import Image
 
 from ktbench.results import load_results
-from tests.support.boards import lacking
+from tests.support.optional_tools import skip_or_fail
 from tests.support.running import Commands, digests, results, started, write_matrix
-
-pytest_plugins = ("tests.support.running_fixtures",)
 
 COULD_NOT_BEGIN, SOME_FAILED = 2, 1
 
@@ -263,7 +261,7 @@ def test_a_second_run_on_a_folder_is_refused_with_the_firsts_process_and_host(
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of eight megabytes."""
     if os.getuid() != 0:
-        lacking("this test needs root to mount a small disk")
+        skip_or_fail("this test needs root to mount a small disk")
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(

@@ -20,8 +20,6 @@ from ktbench.cli.progress import Bars, Lines
 from tests.support.boards import write_onnx
 from tests.support.running import ROOT, Commands, results, started, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 HEAVY = ("torch", "numpy", "pandas", "matplotlib", "onnx", "onnxruntime", "scipy", "pydantic")
 
 

@@ -31,8 +31,6 @@ from ktbench.results import ResultsFolder, load_results
 from ktbench.results.storage import marks_of, sealed
 from tests.support.running import Commands
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 SHAPE = Shape(students=("resnet8",), seeds=4, epochs=3, devices=(), exports=())
 
 

@@ -14,8 +14,6 @@ from ktbench.data import DataInfo, describe, load
 from ktbench.records import DataSpec, KtbenchError
 from tests.support.running import Commands, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 HERE = Path()
 
 

@@ -17,8 +17,6 @@ from ktbench.records import Measurement
 from tests.support.boards import SshBoard, agent_of, job
 from tests.support.sensors import ORIN_NANO, Rails, governors, jetpack_4, jetpack_5, programs, write
 
-pytest_plugins = ("tests.support.board_fixtures",)
-
 NANO: Rails = {"POM_5V_IN": (5000, 600), "POM_5V_GPU": (5000, 40), "POM_5V_CPU": (5000, 240)}
 XAVIER_NX: Rails = {"VDD_IN": (5100, 1000), "VDD_CPU_GPU_CV": (5100, 300), "VDD_SOC": (5100, 250)}
 

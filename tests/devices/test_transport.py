@@ -19,8 +19,6 @@ from ktbench.devices.transport._exchange import LOADER, Exchange, agent_archive,
 from ktbench.devices.transport.local import LocalTransport
 from ktbench.devices.transport.ssh import COMMAND, SshTransport, command
 
-pytest_plugins = ("tests.support.board_fixtures",)
-
 PROBE = {"task": "probe"}
 
 

@@ -23,8 +23,6 @@ from ktbench.runner.teacher_jobs import same_dataset
 from tests.support.ray_jobs import Nap, nap, no_space, processes
 from tests.support.running import ROOT, Commands, digests, results, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 MARK = f"KTBENCH_TEST_RAY={os.getpid()}"
 PROGRAM = (
     "from ktbench.cli import app as cli; cli._write_report = lambda folder: folder; cli.main()"
@@ -149,6 +147,8 @@ def _assert_same(folder: Path, whole: Path) -> None:
 # ---------------------------------------------------------------- the same, whatever dies
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_two_nodes_give_the_weights_and_artifacts_of_one_process(
     cluster: Any, whole: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +169,8 @@ def test_two_nodes_give_the_weights_and_artifacts_of_one_process(
     _assert_same(folder, whole)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_workers_killed_at_random_moments_change_no_weight(
     cluster: Any, whole: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +190,8 @@ def test_workers_killed_at_random_moments_change_no_weight(
     _assert_same(folder, whole)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_node_that_is_lost_changes_no_weight(cluster: Any, whole: Path, tmp_path: Path) -> None:
     third = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
     folder = tmp_path / "ray"
@@ -200,6 +204,8 @@ def test_a_node_that_is_lost_changes_no_weight(cluster: Any, whole: Path, tmp_pa
     _assert_same(folder, whole)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_job_that_always_kills_its_worker_fails_and_the_others_go_on(
     cluster: Any, tmp_path: Path
 ) -> None:
@@ -218,6 +224,8 @@ def test_a_job_that_always_kills_its_worker_fails_and_the_others_go_on(
     assert "Traceback" not in told
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_nothing_running_and_goes_on_elsewhere(
     whole: Path, tmp_path: Path
 ) -> None:
@@ -245,6 +253,8 @@ def test_an_interrupted_run_leaves_nothing_running_and_goes_on_elsewhere(
 # ---------------------------------------------------------------- the engine alone
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_workers_bounds_what_runs_at_once_and_shares_reach_the_driver(
     cluster: Any, tmp_path: Path
 ) -> None:
@@ -270,6 +280,8 @@ def test_workers_bounds_what_runs_at_once_and_shares_reach_the_driver(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_signal_during_a_wait_for_ray_is_heard(cluster: Any, tmp_path: Path) -> None:
     from ktbench.engine.on_ray import OnRay
 
@@ -325,6 +337,8 @@ def test_a_node_with_other_data_gives_a_failure_not_a_result(tmp_path: Path) -> 
         same_dataset(spec, tmp_path, "0123")
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_cluster_that_lacks_what_a_job_takes_is_told(
     cluster: Any, ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -370,6 +384,8 @@ def test_without_ray_a_pools_commands_say_how_to_get_it(command: str) -> None:
     assert answer.stderr == "ktbench: a pool of teachers needs Ray: pip install 'ktbench[ray]'\n"
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_result_says_where_it_was_made(whole: Path) -> None:
     lock = json.loads((whole / "lock.json").read_text())["provenance"]
     for result in results(whole).values():

@@ -14,7 +14,6 @@ import pytest
 from tests.support.crashing import NETWORKS
 from tests.support.running import Commands, digests, results, started, write_matrix
 
-pytest_plugins = ["tests.support.running_fixtures"]
 KILLS = int(os.environ.get("KTBENCH_KILLS", "4"))
 ONNX = {"formats": "onnx", "precisions": "fp32"}
 DATA = {"source": "digits", "train_size": 60, "validation_size": 20, "test_size": 20}

@@ -16,8 +16,6 @@ from ktbench import catalogue
 from ktbench.matrix import loads, plan
 from tests.support.running import Commands, results, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 ROOT = Path(__file__).parents[2]
 MATRIX_PAGE = ROOT / "docs" / "matrix.md"
 

@@ -19,8 +19,6 @@ from ktbench.system.files import MOST_WEIGHTS
 from ktbench.system.machine import usable_cores
 from tests.support.running import Commands, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 GOOD = """\
 data: {source: digits, train_size: 60, validation_size: 30, test_size: 40}
 teachers: [{student: resnet8, name: T}]

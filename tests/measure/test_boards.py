@@ -23,8 +23,6 @@ from ktbench.measure import Budget, check, measure, measure_file
 from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement
 from tests.support.boards import SHORT, SshBoard, agent_of, images, job, logits, write_onnx
 
-pytest_plugins = ("tests.support.board_fixtures",)
-
 
 def test_models_are_measured_over_ssh(
     board: SshBoard, onnx_model: Path, tflite_model: Path, tmp_path: Path

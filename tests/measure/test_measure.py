@@ -30,8 +30,6 @@ from ktbench.records import (
 )
 from tests.support.boards import SHORT, images, job, logits, write_onnx, write_tflite
 
-pytest_plugins = ("tests.support.board_fixtures",)
-
 HERE = DeviceSpec(profile="local", name="here", repeats=2)
 
 

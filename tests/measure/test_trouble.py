@@ -23,8 +23,6 @@ from ktbench.records import (
 )
 from tests.support.boards import SHORT, agent_of, job, write_onnx
 
-pytest_plugins = ("tests.support.board_fixtures",)
-
 HERE = DeviceSpec(profile="local", name="here", repeats=2)
 FAKE = DeviceSpec(profile="fake", name="fake", repeats=3)
 

@@ -25,8 +25,6 @@ from tests.support import training
 from tests.support.instruction_sets import SETS, python
 from tests.support.running import Commands, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 FUZZ = int(os.environ.get("KTBENCH_FUZZ", "25"))
 """Networks of each instruction set; 300 is the full size."""
 

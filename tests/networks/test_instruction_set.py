@@ -13,8 +13,6 @@ from ktbench.system.provenance import collect
 from tests.support.instruction_sets import SETS, python
 from tests.support.running import Commands, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 SAID = """
 import torch
 from ktbench.instruction_set import instruction_set

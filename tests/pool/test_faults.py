@@ -18,10 +18,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("ray")
-
-import ray
-
 from ktbench.records import Cell, Checkpoint, Failure
 from ktbench.teacher.pool.messages import Ask, Packed, StreamKey
 from ktbench.teacher.pool.scheduler_events import Rules
@@ -29,10 +25,16 @@ from ktbench.teacher.pool.worker import Worker
 from ktbench.train import train_cohort
 from tests.support import pools
 from tests.support.apart import taught
+from tests.support.optional_tools import OptionalPackage
 from tests.support.pools import Slow, Started
 from tests.support.training import HERE, digits, places_in, train
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
+ray = OptionalPackage("ray")
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning"),
+]
 ROOT = Path(__file__).resolve().parents[2]
 
 

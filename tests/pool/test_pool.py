@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,30 +14,36 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("ray")
-
-import ray
-
 from ktbench.data import Stream
 from ktbench.records import Augmentation, Checkpoint, DataSpec, Failure, SourceSpec
 from ktbench.students._contract import Features
 from ktbench.teacher.build import served
-from ktbench.teacher.pool.client import TeachersGone
-from ktbench.teacher.pool.messages import Ask, StreamKey, pack, unpack
 from ktbench.teacher.pool.scheduler_events import Rules
 from ktbench.train import train_cohort
 from ktbench.train.device_placement import make_batch, make_probe
 from ktbench.transfer_methods._contract import Needs
 from tests.support import pools
+from tests.support.optional_tools import OptionalPackage
 from tests.support.pools import Garbage, Hangs, Heretic, Nan, Slow, Started, Stranger
 from tests.support.running import Commands, started, write_matrix
 from tests.support.running import digests as run_digests
 from tests.support.training import DATA, HERE, cell, digits, places_in, teacher, train
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
+ray = OptionalPackage("ray")
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning"),
+]
 CPU = torch.device("cpu")
 CELLS = [cell("kd"), cell("fitnet"), cell("crd")]
 Outcomes = list[Checkpoint | Failure]
+
+
+def teachers_gone() -> type[Exception]:
+    from ktbench.teacher.pool.client import TeachersGone  # imports Ray
+
+    return TeachersGone
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +209,7 @@ def test_a_worker_that_would_compute_something_else_is_refused(
     assert "another data" in reasons["other-data"]
     assert "nowhere" in reasons["no-data"]
     assert "another teacher" in reasons["other-teacher"]
-    with pytest.raises(TeachersGone, match=r"no worker is there \(refused: .*another"):
+    with pytest.raises(teachers_gone(), match=r"no worker is there \(refused: .*another"):
         learn(pool.source(CELLS[0], wait_seconds=0.5), tmp_path, CELLS[0])
 
 
@@ -270,7 +275,7 @@ def test_a_training_whose_workers_never_come_back_ends_and_can_be_resumed(
     def end_after_an_epoch(progress: Any) -> None:
         ray.kill(handle)
 
-    with pytest.raises(TeachersGone, match="ktbench teacher serve"):
+    with pytest.raises(teachers_gone(), match="ktbench teacher serve"):
         learn(
             pool.source(CELLS[0], wait_seconds=0.5),
             tmp_path,
@@ -347,25 +352,6 @@ def test_without_augmentation_the_first_batch_keeps_its_layout(root: Path) -> No
         for a, b in zip(ours.stages, theirs.stages, strict=True):
             assert torch.equal(a, b) and a.stride() == b.stride()
     pool.end()
-
-
-def test_a_question_is_less_than_a_hundredth_of_the_images() -> None:
-    message = pickle.dumps((StreamKey(0, 64, None), Ask(10**6, 10**6, 31)))
-    assert len(message) <= 0.01 * 64 * 3 * 32 * 32
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_tensors_travel_with_their_strides(layout: torch.memory_format) -> None:
-    stage = torch.randn(2, 3, 4, 5).contiguous(memory_format=layout)
-    features = Features(torch.randn(2, 7), (stage, stage[:, :2]), torch.randn(3, 2).t())
-    packed = pack(features, Needs(logits=True, stages=True, embedding=True), flops=1, seconds=0.1)
-    back = unpack(pickle.loads(pickle.dumps(packed)), CPU)
-    assert torch.equal(back.logits, features.logits)
-    assert back.stages[0].stride() == stage.stride()
-    assert back.embedding is not None and features.embedding is not None
-    assert back.embedding.stride() == features.embedding.stride()
-    for a, b in zip(back.stages, features.stages, strict=True):
-        assert torch.equal(a, b)
 
 
 def test_what_lies_ahead_of_a_training_is_bounded_and_withdrawn_when_it_jumps(

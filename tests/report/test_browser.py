@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
 
 from benchmarks._synthetic import PROVENANCE, Shape, plan_of, result_of, write_folder
 from ktbench.records import Cell, Failure
 from ktbench.report import write_report
 from ktbench.results import ResultsFolder, load_results
-from tests.support.boards import lacking
-from tests.support.browser import CHROMIUM, chromium, visit
+from tests.support.browser import chromium, expect, visit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 HOSTILE = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
 NAN = "loss term 'hint' became nan at step 31"
@@ -21,8 +25,6 @@ NAN = "loss term 'hint' became nan at step 31"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        lacking("no chromium on this machine")
     with chromium() as found:
         yield found
 

@@ -18,8 +18,6 @@ from ktbench.results import ResultsFolder, load_results
 from tests.support.report_page import page
 from tests.support.running import Commands, digests, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 
 def told(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = cell_details.stories(Analysis(load_results(folder)))["cells"]

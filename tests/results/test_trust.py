@@ -18,12 +18,10 @@ from ktbench.records import Failure, Item, printable
 from ktbench.report import write_report
 from ktbench.results import load_results
 from ktbench.results.verification import verify
-from tests.support.browser import CHROMIUM, chromium, visit
+from tests.support.browser import chromium, visit
 from tests.support.fuzzing import HOSTILE_WORDS, REFERENCE, SCRIPT, resealed, small_folders
 from tests.support.report_page import page
 from tests.support.running import Commands
-
-pytest_plugins = ("tests.support.running_fixtures",)
 
 SMALL = Shape(students=("resnet8",), gains={"kd": 0.03}, seeds=2, epochs=3)
 CANNOT_BE: list[tuple[str, Any]] = [
@@ -249,7 +247,8 @@ def _hostile(value: Any, words: str) -> Any:
     return [_hostile(v, words) for v in value] if isinstance(value, list) else value
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.browser
+@pytest.mark.slow
 def test_no_script_of_the_data_runs_in_the_page(tmp_path: Path) -> None:
     sources = small_folders(tmp_path)
     scripts = [words for words in HOSTILE_WORDS if "pwned" in words]

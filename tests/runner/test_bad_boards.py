@@ -13,8 +13,6 @@ from ktbench.results import load_results
 from tests.support.boards import SshBoard
 from tests.support.running import Commands, started, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures", "tests.support.board_fixtures")
-
 SOME_FAILED = 1
 
 

@@ -14,8 +14,6 @@ from ktbench.system.machine import usable_cores
 from tests.support.boards import SshBoard
 from tests.support.running import Commands, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures", "tests.support.board_fixtures")
-
 EXPORTS: dict[str, Any] = {"formats": "onnx", "precisions": "fp32"}
 
 

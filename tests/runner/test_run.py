@@ -15,8 +15,6 @@ from ktbench.results import ResultsFolder, load_results
 from ktbench.runner import cohort_jobs, teacher_jobs
 from tests.support.running import Commands, digests, results, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 ONNX = {"formats": "onnx", "precisions": "fp32"}
 OWN_METHOD = """
 from pathlib import Path

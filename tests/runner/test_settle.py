@@ -18,8 +18,6 @@ from ktbench.results import ResultsFolder, load_results
 from ktbench.runner.more_seeds import settle, write
 from tests.support.running import Commands, digests, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 KD = {"kd": {"temperature": 2.0}}
 MATRIX: dict[str, Any] = {
     "students": ["resnet8", "vgg_shallow"],

@@ -16,8 +16,6 @@ from ktbench.records import Artifact, Checkpoint, ExportSpec, Failure, Item
 from tests.support.running import Commands, results, write_matrix
 from tests.support.training import cell, digits, places_in, train
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 NETS = """
 from collections import namedtuple
 from dataclasses import dataclass

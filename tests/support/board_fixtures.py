@@ -9,22 +9,20 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.boards import (
-    SSHD,
-    HomeBoard,
-    SshBoard,
-    base_python,
-    lacking,
-    running_sshd,
-    write_onnx,
-)
+from tests.support.optional_tools import SSHD, skip_or_fail
+
+if TYPE_CHECKING:
+    from tests.support.boards import HomeBoard, SshBoard
 
 
 @pytest.fixture(scope="session")
 def onnx_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support.boards import write_onnx
+
     return write_onnx(tmp_path_factory.mktemp("models") / "linear.onnx")
 
 
@@ -47,7 +45,9 @@ def tflite_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshBoard]:
     if not SSHD.exists() or not shutil.which("ssh") or not shutil.which("ssh-keygen"):
-        lacking("this test needs OpenSSH's server and client")
+        skip_or_fail("this test needs OpenSSH's server and client")
+    from tests.support.boards import running_sshd
+
     with running_sshd(tmp_path_factory.mktemp("sshd")) as board:
         yield board
 
@@ -81,7 +81,7 @@ def old_tflite_python() -> Path:
             text=True,
         )
         if done.returncode:
-            lacking(f"pip cannot get tflite-runtime 2.14: {done.stderr.strip()[-300:]}")
+            skip_or_fail(f"pip cannot get tflite-runtime 2.14: {done.stderr.strip()[-300:]}")
         (folder / "complete").touch()
     return python
 
@@ -109,5 +109,7 @@ def jetpack_4_python() -> Path:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> HomeBoard:
+    from tests.support.boards import HomeBoard, base_python
+
     (tmp_path / "home").mkdir()
     return HomeBoard(tmp_path / "home", base_python())

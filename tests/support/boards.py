@@ -15,28 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from ktbench.devices._contract import DeviceError
 from ktbench.devices.transport import _exchange
 from ktbench.devices.transport._exchange import LOADER, Exchange
 from ktbench.measure import Budget, Job
 from ktbench.records import DeviceSpec, ExportSpec, digest_of
+from tests.support.optional_tools import SSHD
 
-SSHD = Path("/usr/sbin/sshd")
 SHORT = Budget(runs=36, seconds=0.0, warm_runs=2, warm_s=0.0, cool_wait_s=0.0, limit_s=60.0)
-IN_CI = bool(os.environ.get("CI") or os.environ.get("KTBENCH_CI") == "1")
-
-
-def lacking(reason: str) -> None:
-    """Skip a test for want of something; in CI, where it is installed, fail."""
-    if IN_CI:
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 # ---------------------------------------------------------------- models
@@ -58,6 +47,9 @@ def images(count: int) -> np.ndarray:
 
 def write_onnx(path: Path, batch: int | str = 1) -> Path:
     """A linear classifier of 4×4 images, as an ONNX model."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     graph = helper.make_graph(
         [
             helper.make_node("Flatten", ["x"], ["flat"]),
@@ -76,6 +68,7 @@ def write_onnx(path: Path, batch: int | str = 1) -> Path:
 
 def write_tflite(path: Path, operator: str = "RELU") -> Path:
     """A TFLite model of one operator on four numbers; XNNPACK takes over RELU, not LOG_SOFTMAX."""
+    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model, graph, step = schema.ModelT(), schema.SubGraphT(), schema.OperatorT()

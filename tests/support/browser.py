@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from tests.support.optional_tools import CHROMIUM
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 _PATIENCE_MS = 60_000
 """For machines with much else to do; nothing here waits where nothing is wrong."""
-expect.set_options(timeout=_PATIENCE_MS)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def expect(locator: Any) -> Any:
+    """Return Playwright's assertions on a part of a page, with this file's patience."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=_PATIENCE_MS)
+    return expect(locator)
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The system's Chromium; it needs no sandbox to read a file of ours, and has none as root."""
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]

@@ -13,6 +13,7 @@ from ktbench.teacher.build import served
 from ktbench.teacher.cache.source import Cached
 from ktbench.teacher.source import TeacherSource
 from ktbench.train import train_cohort
+from ktbench.transfer_methods._contract import Batch
 from tests.support.training import HERE, NUMERIC, TRAIN, cell, digits, places_in, teacher
 
 VIEWS = TRAIN.model_copy(update={"views": 2, "epochs": 4})
@@ -45,6 +46,21 @@ def stream_of(of: Cell) -> Stream:
     """Its batches."""
     data = digits(of.data.model_dump_json())
     return Stream(data, of.seed, of.train.batch_size, of.train.views)
+
+
+def batch_of(of: Cell, epoch: int = 0, number: int = 0) -> Batch:
+    """One of its batches, as the training loop makes it."""
+    stream = stream_of(of)
+    indices = stream.order(epoch)[number]
+    return Batch(
+        inputs=stream.inputs(indices, epoch),
+        labels=stream.labels(indices),
+        indices=indices,
+        epoch=epoch,
+        step=0,
+        progress=0.0,
+        seed=0,
+    )
 
 
 def source(of: Cell, root: Path, *, name: str = "t", **changes: Any) -> Any:

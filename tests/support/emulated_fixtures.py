@@ -8,9 +8,9 @@ import pytest
 
 from ktbench.boards import look_at, set_up, take_down
 from ktbench.devices.transport.ssh import SshTransport
-from tests.support.boards import lacking
 from tests.support.emulated import WANTED, EmulatedBoard, running_board, wanted
 from tests.support.emulated_image import folder, missing
+from tests.support.optional_tools import skip_or_fail
 
 LISTING = 'cd ~; python3 -c "import os; print(*sorted(os.path.join(d, f) for d, ds, fs in ' + (
     "os.walk('.') for f in ds + fs), sep=chr(10))\""
@@ -24,7 +24,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedBoard]:
         pytest.skip(f"an emulated board takes minutes: set {WANTED}=1")
     reason = missing()
     if reason:
-        lacking(f"no emulated board: {reason}")
+        skip_or_fail(f"no emulated board: {reason}")
     with running_board(tmp_path_factory.mktemp("board")) as board:
         yield board
 

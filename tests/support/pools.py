@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ktbench.data import Dataset, Stream
 from ktbench.networks.outline import outline
 from ktbench.networks.weights import weights_digest
 from ktbench.records import Cell, DataSpec
+from ktbench.teacher.live import Live
+from ktbench.teacher.pool import cluster
+from ktbench.teacher.pool.answer_check import Expected
 from ktbench.teacher.pool.messages import (
     Ask,
     Hello,
@@ -29,17 +32,13 @@ from ktbench.teacher.pool.messages import (
     code_digest,
 )
 from ktbench.teacher.pool.worker import Worker
+from tests.support.optional_tools import OptionalPackage
 from tests.support.training import DATA, HERE, NUMERIC, cell, digits, teacher
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import ray
+if TYPE_CHECKING:
+    from ktbench.teacher.pool.client import Pool
 
-from ktbench.data import Dataset, Stream
-from ktbench.teacher.live import Live
-from ktbench.teacher.pool import cluster
-from ktbench.teacher.pool.answer_check import Expected
-from ktbench.teacher.pool.client import Pool
+ray = OptionalPackage("ray")
 
 
 @contextmanager
@@ -100,6 +99,8 @@ class Started:
 
     def source(self, taught: Cell, **options: Any) -> Pool:
         """What a training of `taught` reads."""
+        from ktbench.teacher.pool.client import Pool
+
         data = digits(self.job.data.model_dump_json())
         stream = Stream(data, taught.seed, taught.train.batch_size, taught.train.views)
         shapes = outline(self.job.teacher.cell.student, 10, (1, 8, 8), ".").shapes

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ktbench import catalogue
 from ktbench.data import Dataset, load
 from ktbench.networks.weights import load_student
 from ktbench.records import (
@@ -26,6 +27,10 @@ DATA = DataSpec(source="digits", train_size=96, augment=Augmentation(crop_paddin
 TRAIN = TrainSpec(epochs=3, batch_size=32, lr=0.05)
 NUMERIC = NumericSpec(threads=1)
 HERE = Path()
+BRIEF = TrainSpec(epochs=2, batch_size=40, lr=0.02)
+# What the teacher's own network is given as student: it needs equal widths.
+SAME_WIDTH = ("fsp", "kdsvd")
+SUM = {"parts": [{"method": "crd", "end": 0.7}, {"method": "fitnet"}, "kd"]}
 
 
 @lru_cache
@@ -60,6 +65,20 @@ def cell(method: str = "kd", seed: int = 0, **changes: Any) -> Cell:
         "numeric": NUMERIC,
     }
     return Cell(**{**fields, **changes})
+
+
+def brief(name: str) -> Cell:
+    """A cell of any method that trains for a few steps, without a teacher where it asks none."""
+    taught = catalogue.method(name).needs(catalogue.method_config(name, {}))
+    changes = {} if taught else {"teacher": None}
+    width = 1.0 if name in SAME_WIDTH else 0.5
+    return cell(
+        name,
+        settings=SUM if name == "combined" else {},
+        train=BRIEF,
+        student=Item(name="resnet8", settings={"width": width}),
+        **changes,
+    )
 
 
 def places_in(root: Path) -> Any:

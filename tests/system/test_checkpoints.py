@@ -19,8 +19,6 @@ from ktbench.networks.weights import load_weights
 from ktbench.records import KtbenchError
 from tests.support.running import Commands, write_matrix
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 
 class Part(nn.Module):
     """A network whose parts are called as trainings call what they wrap."""

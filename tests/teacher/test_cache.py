@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from benchmarks import cache
-from ktbench.records import Augmentation, Cell
+from ktbench.records import Augmentation
 from ktbench.students._contract import Features
 from ktbench.teacher.cache.feature_layout import Layout
 from ktbench.teacher.cache.source import Cached
 from ktbench.teacher.live import Live
 from ktbench.transfer_methods._contract import Batch, Needs
-from tests.support.caching import HALF, SAMPLED, VIEWS, files, source, stream_of, trial
+from tests.support.caching import HALF, SAMPLED, VIEWS, batch_of, files, source, trial
 from tests.support.training import DATA, NUMERIC, TRAIN, cell, teacher, train
 
 STEPS, BATCH = 12, 32
@@ -26,20 +26,6 @@ KEPT: dict[str, tuple[str, ...]] = {
     "fitnet": ("logits", "stages"),
     "crd": ("embedding",),
 }
-
-
-def _batch(of: Cell, epoch: int = 0, number: int = 0) -> Batch:
-    stream = stream_of(of)
-    indices = stream.order(epoch)[number]
-    return Batch(
-        inputs=stream.inputs(indices, epoch),
-        labels=stream.labels(indices),
-        indices=indices,
-        epoch=epoch,
-        step=0,
-        progress=0.0,
-        seed=0,
-    )
 
 
 # ---------------------------------------------------------------- equal, bit for bit
@@ -99,7 +85,7 @@ def test_kept_parts_have_the_memory_layout_of_the_live_ones(tmp_path: Path) -> N
     of = cell(train=VIEWS)
     cached = source(of, tmp_path, keep=("logits", "embedding", "stages"))
     needs = Needs(logits=True, embedding=True, stages=True)
-    batch = _batch(of)
+    batch = batch_of(of)
     live = cached.outputs(batch, needs)
     turned = replace(batch, indices=batch.indices.flip(0), inputs=batch.inputs.flip(0))
     read = cached.outputs(turned, needs)
@@ -155,7 +141,7 @@ def test_a_batch_of_another_size_is_neither_read_nor_stored(tmp_path: Path) -> N
     of = cell(train=VIEWS)
     trial(of, tmp_path)
     before = [file.read_bytes() for file in files(tmp_path)]
-    cached, batch, needs = source(of, tmp_path), _batch(of), Needs(logits=True)
+    cached, batch, needs = source(of, tmp_path), batch_of(of), Needs(logits=True)
     cached.outputs(batch, needs)
     half = replace(batch, inputs=batch.inputs[:20], indices=batch.indices[:20])
     odd = cached.outputs(half, needs)

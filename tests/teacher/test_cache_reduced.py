@@ -16,9 +16,8 @@ from ktbench.records import NumericSpec, TeacherOutputs
 from ktbench.students._contract import Features
 from ktbench.teacher.compressed import Reduced, Reduction, drawn, log_counts
 from ktbench.transfer_methods._contract import Batch, Needs, Setting, Shapes
-from tests.support.caching import HALF, SAMPLED, VIEWS, files, source, trial
+from tests.support.caching import HALF, SAMPLED, VIEWS, batch_of, files, source, trial
 from tests.support.training import NUMERIC, cell, teacher
-from tests.teacher.test_cache import _batch
 
 EVERYTHING = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=True)
 
@@ -59,7 +58,7 @@ def test_reduced_rows_are_smaller(tmp_path: Path) -> None:
 
 def test_half_precision_is_the_live_outputs_rounded(tmp_path: Path) -> None:
     of = cell(train=VIEWS, numeric=HALF)
-    live, batch = teacher(tmp_path), _batch(of)
+    live, batch = teacher(tmp_path), batch_of(of)
     whole = live.outputs(batch, EVERYTHING)
     reduced = source(of, tmp_path, source="live").outputs(batch, EVERYTHING)
     assert isinstance(source(of, tmp_path, source="live"), Reduced)
@@ -130,7 +129,7 @@ def test_a_sample_is_kept_in_as_few_numbers_as_it_needs(classes: int) -> None:
 def test_draws_belong_to_the_teacher_the_sample_and_the_view_and_to_nothing_else() -> None:
     def seen(seed: int = 0, epoch: int = 0, order: Any = slice(None)) -> torch.Tensor:
         reduction = Reduction(TeacherOutputs(sampled=30), seed=seed, view=lambda epoch: epoch % 2)
-        batch = replace(_batch(cell(train=VIEWS)), epoch=epoch)
+        batch = replace(batch_of(cell(train=VIEWS)), epoch=epoch)
         indices = torch.arange(8)[order]
         batch = Batch(**{**_fields(batch), "indices": indices})
         packed = reduction.packed(Features(torch.zeros(8, 10)), batch, Needs())
@@ -168,7 +167,7 @@ def _gradient(name: str, settings: dict[str, Any], theirs: torch.Tensor) -> torc
     method = kind(config, Setting(shapes, shapes, theirs.shape[1], 100, len(theirs)))
     generator = torch.Generator().manual_seed(3)
     ours = torch.randn(theirs.shape, generator=generator, dtype=theirs.dtype, requires_grad=True)
-    batch = replace(_batch(cell()), labels=torch.zeros(len(theirs), dtype=torch.int64))
+    batch = replace(batch_of(cell()), labels=torch.zeros(len(theirs), dtype=torch.int64))
     batch = replace(batch, phase=method.phases()[0].name)
     terms = method.loss(Features(ours), Features(theirs), batch)
     assert all(term.isfinite() for term in terms.values())

@@ -36,8 +36,6 @@ from ktbench.transfer_methods._contract import Batch, Needs
 from tests.support.running import Commands, digests, results, write_matrix
 from tests.support.training import HERE, NUMERIC, TRAIN, cell, digits, places_in, teacher_cell
 
-pytest_plugins = ("tests.support.running_fixtures",)
-
 VIEWS = TRAIN.model_copy(update={"views": 1, "epochs": 4})
 STEPS = 12
 WIDTHS = (0.5, 0.25, 0.5)

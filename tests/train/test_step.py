@@ -23,10 +23,9 @@ from ktbench.records import Cell, Checkpoint, Failure, Item, NumericSpec, TrainS
 from ktbench.teacher.live import Live
 from ktbench.train import train_cohort
 from ktbench.train.loss_log import READ_EVERY, Diverged, Terms
-from tests.support.boards import lacking
+from tests.support.optional_tools import skip_or_fail
 from tests.support.running import ROOT, started, write_matrix
-from tests.support.training import HERE, TRAIN, cell, digits, places_in, teacher, train
-from tests.transfer_methods.test_training import brief
+from tests.support.training import HERE, TRAIN, brief, cell, digits, places_in, teacher, train
 
 BF16 = NumericSpec(precision="bf16")
 
@@ -267,7 +266,7 @@ class Net(nn.Sequential):
 def compiler() -> None:
     """A test that compiles needs a C++ compiler."""
     if shutil.which("g++") is None and not os.environ.get("CXX"):
-        lacking("this test needs a C++ compiler")
+        skip_or_fail("this test needs a C++ compiler")
 
 
 RESUMED = """

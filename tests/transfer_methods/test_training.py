@@ -10,34 +10,30 @@ import torch
 from ktbench import catalogue
 from ktbench.data import Stream
 from ktbench.networks.weights import load_student
-from ktbench.records import Cell, Checkpoint, Failure, Item, Teacher, TrainSpec
+from ktbench.records import Checkpoint, Failure, Item, Teacher, TrainSpec
 from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
 from ktbench.train import train_cohort
 from ktbench.train.cohort import _probe
 from ktbench.train.method_setup import similarity
 from ktbench.train.start import Opening
-from tests.support.training import DATA, HERE, cell, digits, places_in, teacher, teacher_cell, train
+from tests.support.training import (
+    BRIEF,
+    DATA,
+    HERE,
+    SAME_WIDTH,
+    SUM,
+    brief,
+    cell,
+    digits,
+    places_in,
+    teacher,
+    teacher_cell,
+    train,
+)
 
-BRIEF = TrainSpec(epochs=2, batch_size=40, lr=0.02)
-# What the teacher's own network is given as student: it needs equal widths.
-SAME_WIDTH = ("fsp", "kdsvd")
 # State between steps beside weights: memories, running figures, schedules, several optimisers.
 STATEFUL = ("crd", "factor", "ofd", "combined", "dkd")
-SUM = {"parts": [{"method": "crd", "end": 0.7}, {"method": "fitnet"}, "kd"]}
-
-
-def brief(name: str) -> Cell:
-    taught = catalogue.method(name).needs(catalogue.method_config(name, {}))
-    changes = {} if taught else {"teacher": None}
-    width = 1.0 if name in SAME_WIDTH else 0.5
-    return cell(
-        name,
-        settings=SUM if name == "combined" else {},
-        train=BRIEF,
-        student=Item(name="resnet8", settings={"width": width}),
-        **changes,
-    )
 
 
 @pytest.fixture(scope="module")
