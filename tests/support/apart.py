@@ -18,7 +18,7 @@ from tests.support.training import HERE, cell, digits, places_in
 
 
 def taught(epochs: int = 40) -> Cell:
-    """What is trained here and, by the test, under a live teacher."""
+    """Return the cell that is trained here and, by the test, under a live teacher."""
     usual = cell("kd")
     return cell("kd", train=usual.train.model_copy(update={"epochs": epochs, "batch_size": 16}))
 
@@ -36,7 +36,7 @@ class Named(Started):
 
 
 def main(folder: Path, address: str, name: str, workers: int) -> None:
-    """Train; where saved work lies in the folder, go on from it."""
+    """Train, and continue from saved work if the folder holds any."""
     cluster.connect(address)
     source = Named(folder, workers, name).source(taught())
 

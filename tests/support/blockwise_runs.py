@@ -58,7 +58,7 @@ CELLS = (cell(), cell("kd"), cell(seed=1))
 
 
 class Lines(Silent):
-    """Keeps what it is told."""
+    """A watcher that keeps the lines it is told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -86,7 +86,7 @@ def go(
 
 
 def weights(folder: Path) -> dict[str, str]:
-    """Digests by what they are of: cells, first weights and blocks."""
+    """Return the digests of all weights by key: of cells, first weights and blocks."""
     found: dict[str, str] = {}
     for result in results(folder):
         assert result.checkpoint is not None and result.start is not None, result.failures

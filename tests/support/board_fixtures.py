@@ -1,4 +1,4 @@
-"""Fixtures for tests that need a model, a board over SSH, or an old runtime; all of them real."""
+"""Fixtures for tests that need a real model, a real board over SSH, or an old runtime."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def onnx_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tflite_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same kind of classifier as a TFLite model, (1, 4, 4, 1) floats to (1, 10)."""
+    """A classifier of the same kind as a TFLite model, (1, 4, 4, 1) floats to (1, 10)."""
     import torch
 
     torch.manual_seed(0)

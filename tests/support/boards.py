@@ -32,7 +32,7 @@ SHORT = Budget(runs=36, seconds=0.0, warm_runs=2, warm_s=0.0, cool_wait_s=0.0, l
 
 
 def logits(images: np.ndarray) -> np.ndarray:
-    """What `write_onnx`'s model answers to images (N, 1, 4, 4)."""
+    """Return the logits that the model of `write_onnx` gives for images (N, 1, 4, 4)."""
     return (images.reshape(len(images), 16).astype(np.float32) @ _weights()).astype(np.float32)
 
 
@@ -41,12 +41,12 @@ def _weights() -> np.ndarray:
 
 
 def images(count: int) -> np.ndarray:
-    """Raw images (N, 1, 4, 4), uint8."""
+    """Return raw images (N, 1, 4, 4), uint8."""
     return np.random.RandomState(1).randint(0, 256, (count, 1, 4, 4)).astype(np.uint8)
 
 
 def write_onnx(path: Path, batch: int | str = 1) -> Path:
-    """A linear classifier of 4×4 images, as an ONNX model."""
+    """Write a linear classifier of 4×4 images as an ONNX model."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -67,7 +67,7 @@ def write_onnx(path: Path, batch: int | str = 1) -> Path:
 
 
 def write_tflite(path: Path, operator: str = "RELU") -> Path:
-    """A TFLite model of one operator on four numbers; XNNPACK takes over RELU, not LOG_SOFTMAX."""
+    """Write a TFLite model of one operator on four numbers; XNNPACK runs RELU, not LOG_SOFTMAX."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -89,7 +89,7 @@ def write_tflite(path: Path, operator: str = "RELU") -> Path:
 
 
 def job(path: Path, **changes: object) -> Job:
-    """A job of a model file; its keys follow from the file's name."""
+    """Return a measurement job of a model file, whose keys follow from the file's name."""
     export = ExportSpec(format="tflite" if path.suffix == ".tflite" else "onnx")
     key = path.stem if path.stem.isprintable() else digest_of(path.stem)
     values = {"graph_key": key, "cell_key": key, "digest": key, **changes}
@@ -97,7 +97,7 @@ def job(path: Path, **changes: object) -> Job:
 
 
 def agent_of(stub: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let agents run these lines before they read their task; only where they are so from then on.
+    """Let every agent that starts from now on run these lines before it reads its task.
 
     They take the place that a patch has in tests of one process.
     """
@@ -110,7 +110,7 @@ def agent_of(stub: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class HomeBoard:
-    """A board that is this machine, with a home of its own and any of its interpreters."""
+    """This machine as a board, with a separate home folder and any of its interpreters."""
 
     def __init__(self, home: Path, python: Path) -> None:
         self.home, self.store = home, home / "cache" / "ktbench" / "store"
@@ -137,12 +137,12 @@ class HomeBoard:
 
 
 def base_python() -> Path:
-    """This Python without its virtual environment."""
+    """Return the path of this Python without its virtual environment."""
     return Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")
 
 
 def oldest_python() -> Path:
-    """The oldest interpreter from 3.6 on that this machine has: its own system's or pyenv's."""
+    """Return the oldest interpreter of this machine, 3.6 or newer, from the system or pyenv."""
     for minor in range(6, sys.version_info.minor):
         roots = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3.{minor}"))
         found = shutil.which(f"python3.{minor}") if not roots else str(roots[-1])
@@ -156,7 +156,7 @@ def oldest_python() -> Path:
 
 @dataclass(frozen=True)
 class SshBoard:
-    """A real sshd on loopback, as the aliases of a client's configuration see it."""
+    """A real sshd on loopback, reached by the aliases of a client's configuration."""
 
     config: Path
     store: Path
@@ -165,13 +165,13 @@ class SshBoard:
     """Process of the server."""
 
     def spec(self, host: str = "board", **changes: object) -> DeviceSpec:
-        """A device of the matrix on this board."""
+        """Return a device of a matrix on this board."""
         values = {"name": host, "python": sys.executable, "repeats": 1, **changes}
         return DeviceSpec(profile="ssh", host=host, **values)  # type: ignore[arg-type]
 
 
 def login(board: SshBoard, name: str, script: str) -> str:
-    """An alias under which the board's login shell runs these lines first.
+    """Add an alias under which the board's login shell runs these lines first.
 
     `exec sh -c "$SSH_ORIGINAL_COMMAND"` goes on as an ordinary shell does.
     """
@@ -262,7 +262,7 @@ def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def running_sshd(folder: Path) -> Iterator[SshBoard]:
-    """A server with its own keys and configuration in this folder, and a client's for it."""
+    """Run a server with its own keys and configuration in this folder, and a client's for it."""
     host, other = _keys(folder, "host"), _keys(folder, "other")
     _keys(folder, "user")
     port = _free_port()

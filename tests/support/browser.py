@@ -27,7 +27,7 @@ def expect(locator: Any) -> Any:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium; it needs no sandbox to read a file of ours, and has none as root."""
+    """Start the system's Chromium, without the sandbox that it cannot have as root."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -42,7 +42,7 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class Visit:
-    """An open page with everything that it asked for and complained of."""
+    """An open page, the addresses that it requested and the complaints in its console."""
 
     page: Page
     requests: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Visit:
 
 @contextmanager
 def visit(browser: Browser, path: Path, anchor: str = "", width: int = 1280) -> Iterator[Visit]:
-    """A page as a reader opens it, in a fresh profile."""
+    """Open a page in a fresh profile, as a reader does."""
     context = browser.new_context(viewport={"width": width, "height": 900})
     context.set_default_timeout(_PATIENCE_MS)
     found = Visit(context.new_page())

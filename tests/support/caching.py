@@ -1,4 +1,4 @@
-"""Cached teachers for tests: the source of `training.cell()`s, and trainings under it."""
+"""Cached teachers for tests: sources for the cells of `training`, and trainings under them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HALF = NUMERIC.model_copy(update={"outputs": TeacherOutputs(precision="fp16")})
 
 @dataclass
 class Trial:
-    """One training and what its source did."""
+    """One training, and the source that it read."""
 
     made: Checkpoint
     source: TeacherSource
@@ -32,24 +32,24 @@ class Trial:
 
     @property
     def digest(self) -> str:
-        """Of the weights."""
+        """The digest of the trained weights."""
         return self.made.digest
 
     @property
     def shares(self) -> tuple[int, int]:
-        """Samples that were read, and samples that the teacher ran for."""
+        """The numbers of samples that were read, and that the teacher ran for."""
         assert isinstance(self.source, Cached)
         return self.source.account.read, self.source.account.ran
 
 
 def stream_of(of: Cell) -> Stream:
-    """Its batches."""
+    """Return the stream of a cell's batches."""
     data = digits(of.data.model_dump_json())
     return Stream(data, of.seed, of.train.batch_size, of.train.views)
 
 
 def batch_of(of: Cell, epoch: int = 0, number: int = 0) -> Batch:
-    """One of its batches, as the training loop makes it."""
+    """Return one batch of a cell, as the training loop makes it."""
     stream = stream_of(of)
     indices = stream.order(epoch)[number]
     return Batch(
@@ -64,7 +64,7 @@ def batch_of(of: Cell, epoch: int = 0, number: int = 0) -> Batch:
 
 
 def source(of: Cell, root: Path, *, name: str = "t", **changes: Any) -> Any:
-    """The source of a cell: outputs are kept in `root / "outputs"`; `changes` are the spec's."""
+    """Return a cell's source with its outputs in `root / "outputs"`; `changes` are the spec's."""
     notes: list[str] = changes.pop("notes", [])
     live = changes.pop("live", None) or teacher(root)
     return served(
@@ -98,5 +98,5 @@ def trial(of: Cell | None = None, root: Path = HERE, **changes: Any) -> Trial:
 
 
 def files(root: Path) -> list[Path]:
-    """The files of rows below a root."""
+    """List the row files below a root."""
     return sorted((root / "outputs").glob("*/*.rows"))

@@ -1,4 +1,4 @@
-"""Networks that end the process they run in, as the text of a file of a user's own."""
+"""Networks that end the process they run in, as the text of a user's file."""
 
 NETWORKS = '''
 import ctypes, os, sys, time

@@ -60,7 +60,7 @@ USES: tuple[Use, ...] = (
 
 
 def plan_of(uses: Sequence[Use] = USES, seeds: int = 5, epochs: Sequence[int] = EPOCHS) -> Plan:
-    """No transfer and `kd` with every use of teachers, in every budget."""
+    """Return the plan: no transfer, and `kd` with every use of teachers, in every budget."""
     cells = []
     for seed, budget in product(range(seeds), epochs):
         rest = {"data": DATA, "student": NETWORK, "seed": seed, "train": TrainSpec(epochs=budget)}
@@ -72,7 +72,7 @@ def plan_of(uses: Sequence[Use] = USES, seeds: int = 5, epochs: Sequence[int] = 
 
 
 def quality(cell: Cell, gain: float) -> float:
-    """Linear in the logarithm of the epochs; a seed's luck is shared, a cell's own is small."""
+    """Return an accuracy linear in log(epochs), with noise per seed and a little per cell."""
     luck = 0.01 * np.random.default_rng(cell.seed).normal()
     own = 0.003 * np.random.default_rng([int(cell.key, 16) % 2**32]).normal()
     return float(
@@ -81,7 +81,7 @@ def quality(cell: Cell, gain: float) -> float:
 
 
 def passes(cell: Cell) -> float:
-    """Teachers asked per step, on average over the training."""
+    """Return the number of teachers asked per step, on average over the training."""
     window = cell.distill or Window()
     each = cell.teacher.sample if isinstance(cell.teacher, Ensemble) else 1
     return each * (window.end - window.start) if cell.teacher else 0.0
@@ -94,7 +94,7 @@ def write_efficiency(
     gain: float = 0.05,
     missing: Callable[[Cell], bool] = lambda cell: False,
 ) -> Path:
-    """A results folder of such a study; distillation adds `gain` to the accuracy."""
+    """Write the results folder of such a study; distillation adds `gain` to the accuracy."""
     plan = plan or plan_of()
     folder = ResultsFolder(path)
     with folder.open(plan, "name: efficiency\n", PROVENANCE, data_digest="d" * 16):
@@ -143,7 +143,7 @@ def _result(folder: ResultsFolder, cell: Cell, gain: float) -> Result:
 
 
 def _write_curve(folder: ResultsFolder, cell: Cell, written_as: str, level: float) -> None:
-    """The curve of a cell, by that of another: it rises to `level` and costs what the cell does."""
+    """Write a cell's curve, shaped like another's: it rises to `level` at the cell's own cost."""
     table = pq.read_table(folder.curves(written_as))
     epochs = np.arange(1, len(table) + 1)
     taught = TEACHER_STEP_FLOPS * passes(cell)
@@ -166,7 +166,7 @@ def _trained(like: Checkpoint, teacher: Teacher) -> Checkpoint:
 
 
 def _cost(flops: int, teacher_flops: int) -> Cost:
-    """A second per 10⁹ FLOPs."""
+    """Return the cost of a training at one second per 10⁹ FLOPs."""
     return Cost(
         seconds=flops / 1e9,
         teacher_seconds=teacher_flops / 1e9,

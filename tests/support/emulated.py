@@ -26,7 +26,7 @@ until $b grep -qs onnxruntime /proc/[0-9]*/maps; do $b usleep 100000; done
 
 
 def wanted() -> bool:
-    """Whether it was asked for, by its own variable or as a part of CI."""
+    """Tell whether the board was asked for, by its own variable or as a part of CI."""
     in_ci = "1" if os.environ.get("KTBENCH_CI") == "1" else "0"
     return os.environ.get(WANTED, in_ci) == "1"
 
@@ -41,7 +41,7 @@ class EmulatedBoard:
 
     @property
     def config(self) -> Path:
-        """The client's configuration."""
+        """The SSH client's configuration file."""
         return self.folder / "ssh_config"
 
     def start(self, *, counting: bool = False) -> None:
@@ -77,7 +77,7 @@ class EmulatedBoard:
     def ssh(
         self, command: str, user: str = "pi", given: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the board, not by way of ktbench; `given` is its standard input."""
+        """Run a command on the board without ktbench; `given` is its standard input."""
         return subprocess.run(
             ["ssh", "-F", self.config, "-o", "ConnectTimeout=20", "-l", user, "board", command],
             capture_output=True,
@@ -111,14 +111,14 @@ class EmulatedBoard:
         self.process.send_signal(signal.SIGCONT)
 
     def cut_power(self) -> None:
-        """Off, from one instruction to the next."""
+        """Switch the board off from one instruction to the next."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
     def _say(self, command: str) -> None:
-        """Tell QEMU's monitor."""
+        """Send a command to QEMU's monitor."""
         with socket.socket(socket.AF_UNIX) as talk:
             talk.connect(str(self.folder / "monitor"))
             talk.settimeout(10)
@@ -137,7 +137,7 @@ def _free_port() -> int:
 
 @contextmanager
 def running_board(folder: Path) -> Iterator[EmulatedBoard]:
-    """A board with a disk of its own in this folder, booted."""
+    """Boot a board whose disk lies in this folder."""
     made, board = image(), EmulatedBoard(folder, _free_port())
     subprocess.run(["cp", "--sparse=always", made / "disk", folder / "disk"], check=True)
     key = Path(shutil.copy(made / "key", folder / "key"))

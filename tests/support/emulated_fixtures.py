@@ -1,4 +1,4 @@
-"""The emulated board as fixtures: one for a session, set up from nothing and cleared again."""
+"""Fixtures of the emulated board: one per session, set up from nothing and cleared again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LISTING = 'cd ~; python3 -c "import os; print(*sorted(os.path.join(d, f) for d, 
 
 @pytest.fixture(scope="session")
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedBoard]:
-    """A board as it was unpacked."""
+    """A booted board, not set up yet."""
     if not wanted():
         pytest.skip(f"an emulated board takes minutes: set {WANTED}=1")
     reason = missing()
@@ -31,7 +31,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedBoard]:
 
 @pytest.fixture(scope="session")
 def ready(arm: EmulatedBoard) -> Iterator[EmulatedBoard]:
-    """The board with its runtimes, set up from nothing; afterwards nothing of ours is left."""
+    """The board with its runtimes, set up from nothing; checks that nothing is left of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KTBENCH_SSH_CONFIG", str(arm.config))
         patch.setenv("KTBENCH_CACHE", str(folder().parent))
@@ -50,6 +50,6 @@ def ready(arm: EmulatedBoard) -> Iterator[EmulatedBoard]:
 
 @pytest.fixture
 def reached(ready: EmulatedBoard, monkeypatch: pytest.MonkeyPatch) -> EmulatedBoard:
-    """The board that is set up, by the name of `board`."""
+    """The board that is set up, which SSH reaches as `board`."""
     monkeypatch.setenv("KTBENCH_SSH_CONFIG", str(ready.config))
     return ready

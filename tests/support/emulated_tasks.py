@@ -1,4 +1,4 @@
-"""Watches what an emulated board is told to do, and acts at the right moment."""
+"""Record the tasks that an emulated board is given, and act at the right moment."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ktbench.devices.transport.ssh import SshTransport
 
 
 def nothing() -> None:
-    """What there is to do in most cases."""
+    """Do nothing."""
 
 
 @contextmanager
 def watched(
     on_loss: Callable[[], None] = nothing, on_last_bench: Callable[[], None] = nothing
 ) -> Iterator[list[str]]:
-    """The tasks that boards are given over SSH; of a series, each of its own.
+    """Record the tasks that boards are given over SSH, each task of a series separately.
 
     `on_loss` is called when the first one is lost, `on_last_bench` in the last of a series.
     """

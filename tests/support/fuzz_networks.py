@@ -42,7 +42,7 @@ class Shifted(nn.Module):
 
 
 def _convolution(rng: random.Random, inputs: int, side: int) -> tuple[nn.Module, int]:
-    """One that fits maps of this side, and its outputs."""
+    """Draw a convolution that fits maps of this side, and return it with its output channels."""
     kernel = rng.choice([k for k in (1, 1, 1, 2, 3, 3, 4, 5) if k <= side])
     stride = rng.choice([1, 1, 2, 2, 3]) if side > 2 else 1
     outputs = rng.randint(1, 20)
@@ -69,7 +69,7 @@ def _norm(rng: random.Random, channels: int) -> list[nn.Module]:
 
 
 def network(seed: int) -> tuple[nn.Module, Tensor]:
-    """A network of a seed and a batch for it."""
+    """Draw a network and a batch for it from a seed."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     channels, side = rng.randint(1, 20), rng.choice([5, 8, 9, 12, 16])
@@ -102,7 +102,7 @@ def _gradients(student: Student, images: Tensor, labels: Tensor, layout: Layout)
 
 
 def _far(seed: int, layout: Layout) -> float:
-    """The largest difference of a step's loss and gradients, relative to each one's size."""
+    """Return the largest relative difference between the losses and gradients of two steps."""
     images = network(seed)[1]
     labels = torch.arange(len(images)) % CLASSES
     given = _gradients(_student(seed), images, labels, layout)
@@ -116,7 +116,7 @@ def _far(seed: int, layout: Layout) -> float:
 
 
 def taken(seed: int) -> dict[str, Any]:
-    """What became of one network: the verdict, and the truth of it."""
+    """Check one network; return the verdict, and how far it really is from double precision."""
     images = network(seed)[1]
     labels = torch.arange(len(images)) % CLASSES
     verdict = check(Step(lambda: _student(seed), images, labels, NumericSpec()))

@@ -1,4 +1,4 @@
-"""Damages results folders at random, the same way for the same seed."""
+"""Random damage to results folders, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HOSTILE_VALUES: tuple[Any, ...] = (
 
 
 def small_folders(place: Path) -> list[Path]:
-    """Whole results folders of few cells: of schema 1 and sealed, with measurements and blocks."""
+    """Write small whole results folders: of schema 1, sealed, with measurements, with blocks."""
     whole = shutil.copytree(REFERENCE / "elastic-small", place / "whole")
     shutil.rmtree(whole / "report", ignore_errors=True)
     return [
@@ -58,7 +58,7 @@ def small_folders(place: Path) -> list[Path]:
 
 
 def _few(name: str, target: Path) -> Path:
-    """Some cells of a study, those that were measured first, sealed."""
+    """Keep a few cells of a study, measured ones first, and seal them."""
     source = ResultsFolder(REFERENCE / name)
     lock = source.lock()
     measured = [m.cell_key for m in source.measurements()]
@@ -93,7 +93,7 @@ def _few(name: str, target: Path) -> Path:
 
 
 def damage(folder: Path, chance: random.Random) -> str:
-    """Damage one to three files of a folder; what was done, in words."""
+    """Damage one to three files of a folder, and return in words what was done."""
     told = []
     for _ in range(chance.choice((1, 1, 2, 3))):
         files = sorted(
@@ -148,7 +148,7 @@ _BYTES = (
 
 
 def _json(path: Path, chance: random.Random) -> str:
-    """Put hostile values into a record; half of the time with the seal that they would have."""
+    """Put hostile values into a record, half of the time with a seal that fits them."""
     try:
         plain = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -169,7 +169,7 @@ def _json(path: Path, chance: random.Random) -> str:
 
 
 def resealed(plain: Any, marks: dict[str, list[Any]] | None) -> str:
-    """The text of a record with other values and a seal that fits."""
+    """Return the text of a record with other values and a seal that fits."""
 
     class Raw(Record):
         def model_dump_json(self, **_: Any) -> str:  # type: ignore[override]
@@ -184,7 +184,7 @@ def resealed(plain: Any, marks: dict[str, list[Any]] | None) -> str:
 
 
 def _hurt(value: Any, chance: random.Random) -> str:
-    """Replace, remove or add something somewhere below; its path."""
+    """Replace, remove or add a value somewhere below, and return its path."""
     trail = []
     while True:
         places = list(value) if isinstance(value, dict) else list(range(len(value)))

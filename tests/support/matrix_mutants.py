@@ -1,4 +1,4 @@
-"""Damaged matrices: what people, editors and programs make of a good one, from a seed alone."""
+"""Damaged matrices, drawn from a seed: what people, editors and programs make of a good one."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ RAW: tuple[tuple[str, str], ...] = (
 
 
 def mutants(text: str, count: int, seed: int) -> Iterator[bytes]:
-    """So many files made of a good matrix's text; the same for the same seed."""
+    """Yield `count` damaged copies of a good matrix's text, the same for the same seed."""
     for number in range(count):
         draw = random.Random(f"{seed} {number}")
         yield _damage(text, draw)
@@ -182,7 +182,7 @@ def _damage(text: str, draw: random.Random) -> bytes:
 
 
 def _as_bytes(text: str, draw: random.Random) -> bytes:
-    """As UTF-8 most of the time."""
+    """Encode a text, most of the time as UTF-8."""
     way = draw.random()
     if way < 0.94:
         return text.encode("utf-8", "surrogatepass" if way < 0.5 else "replace")
@@ -194,7 +194,7 @@ def _as_bytes(text: str, draw: random.Random) -> bytes:
 
 
 def _raw(text: str, draw: random.Random) -> str:
-    """The text with characters damaged, lines moved, or whole parts written in another way."""
+    """Damage characters, move lines, or write whole parts of a text in another way."""
     way = draw.randrange(7)
     if way == 0:
         cut = draw.randrange(len(text))
@@ -247,7 +247,7 @@ def _at(values: Any, path: Path) -> Any:
 
 
 def _some(values: Any, draw: random.Random) -> tuple[Any, str | int]:
-    """A container and a key or position in it."""
+    """Draw a container and a key or position in it."""
     paths = [path for path in _paths(values) if path]
     if not paths:
         values.update({"name": "x"}) if isinstance(values, dict) else None
@@ -318,7 +318,7 @@ def _typo(word: str, draw: random.Random) -> str:
 
 
 def _add(values: Any, draw: random.Random) -> None:
-    """A key of another place, or one that is nowhere."""
+    """Add a key that belongs to another place, or to none."""
     holders = [_at(values, path) for path in _paths(values)]
     holders = [holder for holder in holders if isinstance(holder, dict | list)]
     if not holders:

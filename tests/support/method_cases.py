@@ -77,7 +77,7 @@ def tensors(of: Features) -> list[Tensor]:
 
 
 class Guarded:
-    """Features that refuse what was not declared, and remember what was read."""
+    """Features that raise when undeclared ones are read, and remember those that were read."""
 
     def __init__(self, of: Features, needs: Needs) -> None:
         self._of, self._needs = of, needs
@@ -104,7 +104,7 @@ def batch(size: int = 6, *, phase: str = "train", progress: float = 0.5, classes
 
 
 def phase_batches(method: TransferMethod, size: int = 6, classes: int = 5) -> list[Batch]:
-    """One batch in the middle of each phase."""
+    """Yield one batch in the middle of each phase."""
     found, begin = [], 0.0
     for phase in method.phases():
         middle = (begin + phase.until) / 2
@@ -114,7 +114,7 @@ def phase_batches(method: TransferMethod, size: int = 6, classes: int = 5) -> li
 
 
 def build(name: str, settings: dict[str, Any], at: Setting, seed: int = 0) -> TransferMethod | str:
-    """The method, or the reason against it."""
+    """Build a method at a pair of shapes; return it, or the reason against it."""
     config = catalogue.method_config(name, settings)
     kind = catalogue.method(name)
     reason = kind.incompatible(config, at)
@@ -127,7 +127,7 @@ def build(name: str, settings: dict[str, Any], at: Setting, seed: int = 0) -> Tr
 def possible(
     name: str, settings: dict[str, Any], teacher: str = "same", **changes: Any
 ) -> tuple[TransferMethod, Setting]:
-    """A method that must be buildable, at a pair of shapes."""
+    """Build a method that must be buildable at a pair of shapes."""
     at = setting(TEACHERS[teacher], **changes)
     method = build(name, settings, at)
     assert not isinstance(method, str), method

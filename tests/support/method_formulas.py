@@ -1,4 +1,4 @@
-"""Formulas that the tests of losses share, by loops in double precision."""
+"""Formulas that the tests of losses share, computed by loops in double precision."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> float:
 
 
 def run(name: str, settings: dict[str, Any], teacher: str = "same", **where: Any) -> Any:
-    """(method, student, teacher, terms) at random features."""
+    """Evaluate a method at random features; return it, the features and its loss terms."""
     method, at = possible(name, settings, teacher)
     student = cases.features(at.student, seed=1)
     assert at.teacher is not None

@@ -43,7 +43,7 @@ ray = OptionalPackage("ray")
 
 @contextmanager
 def cluster_of(cpus: int) -> Iterator[None]:
-    """A Ray cluster of this process's own."""
+    """Start a Ray cluster that belongs to this process."""
     cluster.connect(None, cpus)
     try:
         yield
@@ -52,7 +52,7 @@ def cluster_of(cpus: int) -> Iterator[None]:
 
 
 def job(root: Path, data: DataSpec = DATA) -> tuple[PoolJob, bytes]:
-    """The pool's job for the shared teacher of `training`, with its weights."""
+    """Return the job of a pool for the shared teacher of `training`, with the teacher's weights."""
     live = teacher(root)
     taught_by = cell().teacher
     assert taught_by is not None
@@ -69,7 +69,7 @@ def job(root: Path, data: DataSpec = DATA) -> tuple[PoolJob, bytes]:
 
 
 def live_on(root: Path, data: Dataset) -> Live:
-    """The shared teacher, live on another data set's batches."""
+    """Return the shared teacher, live on another data set's batches."""
     taught_by = cell().teacher
     assert taught_by is not None
     trained_on = digits(taught_by.cell.data.model_dump_json())
@@ -77,7 +77,7 @@ def live_on(root: Path, data: Dataset) -> Live:
 
 
 class Started:
-    """A pool of a test's own, under a name of its own, with what it was started with."""
+    """A pool for one test, under a name that no other test uses."""
 
     def __init__(
         self, root: Path, workers: int = 1, data: DataSpec = DATA, **settings: Any
@@ -93,12 +93,12 @@ class Started:
         self.coordinator = self.connect()
 
     def connect(self) -> Any:
-        """The coordinator, started anew where it is gone."""
+        """Return the coordinator, started again if it is gone."""
         self.coordinator = cluster.pool(self.job, self.weights, **self.settings)
         return self.coordinator
 
     def source(self, taught: Cell, **options: Any) -> Pool:
-        """What a training of `taught` reads."""
+        """Return the source that a training of `taught` reads."""
         from ktbench.teacher.pool.client import Pool
 
         data = digits(self.job.data.model_dump_json())
@@ -135,28 +135,28 @@ class Started:
         self.wait_for(lambda: not self.status()["workers"])
 
     def status(self) -> dict[str, Any]:
-        """As `ktbench teacher status` has it."""
+        """Return the state of the pool, as `ktbench teacher status` shows it."""
         found: dict[str, Any] = ray.get(self.coordinator.status.remote())
         return found
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Workers that have been let in, by name."""
+        """Return the workers that have been admitted, by name."""
         return {w["name"]: w for w in self.status()["workers"] if w["state"] != "starting"}
 
     def wait_for(self, holds: Callable[[], bool], seconds: float = 60) -> None:
-        """Until something is so."""
+        """Wait until a condition holds."""
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, self.status()
             time.sleep(0.05)
 
     def end(self) -> None:
-        """Let the pool go with all its workers."""
+        """End the pool with all its workers."""
         ray.kill(self.coordinator)
 
 
 def most_ahead(pool: Started) -> int:
-    """The window of a single worker and student."""
+    """Return how many batches a single worker may be asked ahead of a single student."""
     return 4
 
 

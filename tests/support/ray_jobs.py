@@ -13,7 +13,7 @@ from ktbench.records import NumericSpec, StorageError
 
 @dataclass(frozen=True)
 class Nap:
-    """Sleep in ten steps, and leave a file that says from when to when."""
+    """A job that sleeps in ten steps."""
 
     file: Path
     seconds: float
@@ -21,7 +21,7 @@ class Nap:
 
 
 def nap(job: Nap, report: Callable[[float], None]) -> tuple[float, float, str | None]:
-    """When it began and ended, on a clock that all processes share, and with how many threads."""
+    """Sleep; return start and end on a clock that all processes share, and OMP_NUM_THREADS."""
     began = time.monotonic()
     for step in range(10):
         time.sleep(job.seconds / 10)
@@ -30,12 +30,12 @@ def nap(job: Nap, report: Callable[[float], None]) -> tuple[float, float, str | 
 
 
 def no_space(job: Nap, report: Callable[[float], None]) -> None:
-    """What a full disk does to a job."""
+    """Fail as a job does on a full disk."""
     raise StorageError(f"{job.file}: no space left on the disk")
 
 
 def processes(mark: str) -> dict[int, tuple[int, str]]:
-    """Processes whose environment holds `mark`: id → (parent's id, command or title)."""
+    """Find the processes whose environment holds `mark`: id → (parent's id, command or title)."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:

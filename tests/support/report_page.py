@@ -1,4 +1,4 @@
-"""Reads a report's page as a browser would: its words, addresses and anchors."""
+"""A reader of report pages that collects words, addresses and anchors as a browser would."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def page(folder: Path) -> str:
 
 
 class Outline(HTMLParser):
-    """Checks that tags close, and collects text and addresses."""
+    """A parser that checks that tags close, and collects text and addresses."""
 
     VOID = frozenset({"meta", "img", "br", "wbr"})
 

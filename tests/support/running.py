@@ -1,4 +1,4 @@
-"""Whole runs for tests: small matrices, the command line in this process or in one of its own."""
+"""Whole runs for tests: small matrices, and the command line in this process or another."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command came to."""
+    """A finished command: its exit code and what it printed."""
 
     code: int
     out: str
@@ -48,7 +48,7 @@ class Answer:
 
 
 def write_matrix(path: Path, **changes: Any) -> Path:
-    """A matrix file: `SMALL` with some sections replaced."""
+    """Write a matrix file: `SMALL` with some sections replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(SMALL | changes, sort_keys=False))
     return path
@@ -68,7 +68,7 @@ atexit.register(lambda: Child.close(CHILD))
 
 
 class Commands:
-    """`ktbench ...` in this process and its child; store and working folder are the test's.
+    """`ktbench ...` in this process and its child, with the test's store and working folder.
 
     Runs end without their report, which takes longer than a small matrix, unless `report` is set.
     With `here` they train in this process, where a test can look on.
@@ -106,7 +106,7 @@ class Commands:
 def started(
     *arguments: str | Path, cache: Path, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """`python -m ktbench ...` in a process of its own."""
+    """Start `python -m ktbench ...` in another process."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, "-m", "ktbench", *map(str, arguments)],
@@ -123,10 +123,10 @@ def started(
 
 
 def results(folder: Path) -> dict[str, Result]:
-    """Every result of a folder by its cell's label."""
+    """Return every result of a folder by its cell's label."""
     return {result.cell.label: result for result in ResultsFolder(folder).results()}
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The digest of every trained cell's weights by its label."""
+    """Return the digest of every trained cell's weights by its label."""
     return {k: r.checkpoint.digest for k, r in results(folder).items() if r.checkpoint}

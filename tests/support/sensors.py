@@ -1,4 +1,4 @@
-"""Boards made of files and small programs: sysfs trees per JetPack, `vcgencmd` and its kin."""
+"""Boards made of files and small programs: sysfs trees per JetPack, `vcgencmd` and the like."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PMIC = """\
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
-    """Files below a root, with the folders that they need."""
+    """Write files below a root, with the folders that they need."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 def jetpack_5(root: Path, *chips: Rails) -> Path:
-    """INA3221 chips as JetPack 5 and 6 have them, with the channels that are no rails."""
+    """Write INA3221 chips as JetPack 5 and 6 show them, with the channels that are no rails."""
     files = {}
     for number, rails in enumerate(chips):
         folder = f"sys/bus/i2c/drivers/ina3221/1-004{number}/hwmon/hwmon{number + 3}/"
@@ -62,7 +62,7 @@ def jetpack_5(root: Path, *chips: Rails) -> Path:
 
 
 def jetpack_4(root: Path, rails: Rails, *, milliwatts: bool = True) -> Path:
-    """An INA3221 as JetPack 4 has it."""
+    """Write an INA3221 as JetPack 4 shows it."""
     folder = "sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0/"
     files = {}
     for channel, (name, (volts, amperes)) in enumerate(rails.items()):
@@ -75,7 +75,7 @@ def jetpack_4(root: Path, rails: Rails, *, milliwatts: bool = True) -> Path:
 
 
 def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> None:
-    """Shell programs, the only ones that are found from now on."""
+    """Write shell programs, and let them be the only ones on the path from now on."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, body in bodies.items():
         path = folder / name
@@ -85,7 +85,7 @@ def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> No
 
 
 def governors(root: Path, names: dict[str, str]) -> Path:
-    """Processors with these governors, and three to choose from."""
+    """Write processors with these governors, and three to choose from."""
     files = {}
     for cpu, name in names.items():
         folder = f"sys/devices/system/cpu/{cpu}/cpufreq/"

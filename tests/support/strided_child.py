@@ -1,4 +1,4 @@
-"""Trains the networks of `strided_networks` in a process of their own, and prints what came out.
+"""Train the networks of `strided_networks` in a separate process, and print the results.
 
 `python -m tests.support.strided_child FOLDER NAME...`: a line of JSON for each,
 `CLASS[:setting=value]`, or `block` for a block's replacement.
@@ -29,7 +29,7 @@ REFERENCE = Layout("contiguous_without_onednn")
 
 
 def _trained(name: str, folder: Path) -> dict[str, Any]:
-    """The layout that was chosen, and how far its weights are from those of torch's kernels."""
+    """Train a network; return its layout, and how far its weights are from torch's kernels'."""
     network, _, setting = name.partition(":")
     settings = dict([setting.split("=")]) if setting else {}
     method = settings.pop("method", "none")
@@ -57,7 +57,7 @@ def _trained(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _block() -> dict[str, Any]:
-    """The same of a block's replacement, after some steps."""
+    """Train a block's replacement for some steps; return the same of it."""
     prepare(training.NUMERIC)
     teacher = catalogue.build_student(
         "resnet8", {"width": 0.25}, num_classes=10, in_channels=1, base="."
@@ -85,7 +85,7 @@ def _block() -> dict[str, Any]:
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Train the networks that the command line names."""
     folder = Path(sys.argv[1])
     for name in sys.argv[2:]:
         outcome = _block() if name == "block" else _trained(name, folder)

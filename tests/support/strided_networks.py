@@ -48,7 +48,7 @@ class OneWay(Plain):
 
 
 class Normed(Plain):
-    """Its weight is worked out in every pass."""
+    """A layer whose weight is computed in every pass."""
 
     def make(self) -> nn.Module:
         return parametrizations.weight_norm(nn.Conv2d(4, 8, 1, stride=2))
@@ -86,7 +86,7 @@ class Grouped(Plain):
 
 
 class Wide(Plain):
-    """As many channels as the kernel's block."""
+    """A layer with as many channels as the kernel's block."""
 
     def make(self) -> nn.Module:
         return nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1, stride=2))

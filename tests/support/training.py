@@ -35,12 +35,12 @@ SUM = {"parts": [{"method": "crd", "end": 0.7}, {"method": "fitnet"}, "kd"]}
 
 @lru_cache
 def digits(spec_json: str = DATA.model_dump_json()) -> Dataset:
-    """The data set of a spec, loaded once."""
+    """Load the data set of a spec, once per process."""
     return load(DataSpec.model_validate_json(spec_json), HERE)
 
 
 def teacher_cell(**changes: Any) -> Cell:
-    """A small network trained without transfer."""
+    """Return the cell of a small network that is trained without transfer."""
     fields: dict[str, Any] = {
         "data": DATA.model_copy(update={"train_size": 300}),
         "student": Item(name="resnet8"),
@@ -53,7 +53,7 @@ def teacher_cell(**changes: Any) -> Cell:
 
 
 def cell(method: str = "kd", seed: int = 0, **changes: Any) -> Cell:
-    """A student cell taught by `teacher_cell()`; `settings` are the method's."""
+    """Return a student cell taught by `teacher_cell()`; `settings` are the method's."""
     settings = changes.pop("settings", {})
     fields: dict[str, Any] = {
         "data": DATA,
@@ -68,7 +68,7 @@ def cell(method: str = "kd", seed: int = 0, **changes: Any) -> Cell:
 
 
 def brief(name: str) -> Cell:
-    """A cell of any method that trains for a few steps, without a teacher where it asks none."""
+    """Return a cell of any method that trains for a few steps, with a teacher if it needs one."""
     taught = catalogue.method(name).needs(catalogue.method_config(name, {}))
     changes = {} if taught else {"teacher": None}
     width = 1.0 if name in SAME_WIDTH else 0.5
@@ -82,7 +82,7 @@ def brief(name: str) -> Cell:
 
 
 def places_in(root: Path) -> Any:
-    """A cell's files below `root`."""
+    """Return a function that places a cell's files below `root`."""
 
     def places(of: Cell) -> Places:
         return Places(
@@ -99,7 +99,7 @@ _TEACHERS: dict[str, Live] = {}
 
 
 def teacher(root: Path) -> Live:
-    """The trained teacher of `cell()`, trained once per test process."""
+    """Return the teacher of `cell()`, trained once per test process."""
     if "t" not in _TEACHERS:
         taught = teacher_cell()
         data = digits(taught.data.model_dump_json())

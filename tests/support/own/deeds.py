@@ -30,14 +30,14 @@ SAFE_CROSS_ENTROPY = functional.cross_entropy
 
 
 class UnprintableError(Exception):
-    """Says nothing, and fails when asked to."""
+    """An error that fails when it is printed."""
 
     def __str__(self) -> str:
         raise SystemExit(3)
 
 
 class Own(BaseException):
-    """Derives from nothing that anyone would catch."""
+    """An exception that no handler expects."""
 
 
 def _raise(error: BaseException) -> None:
@@ -205,7 +205,7 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Config:
-    """What to do, where, and from which step on."""
+    """The deed, where it is done, and from which step on."""
 
     deed: str = ""
     where: str = "loss"
@@ -213,7 +213,7 @@ class Config:
 
 
 class Method(TransferMethod):
-    """Learns from labels and logits, and does what it is told to."""
+    """A method that learns from labels and logits, and does its deed."""
 
     Config = Config
 
@@ -264,7 +264,7 @@ def _later(student: Any, teacher: Any, batch: Batch) -> None:
 
 
 def _one(student: Any, teacher: Any, batch: Batch) -> None:
-    """One value that no sample of a few is likely to see."""
+    """Change one value that a sample of a few is unlikely to include."""
     numbers = teacher.stages[0].detach().numpy()
     numbers[3, 1, 2, 5] += 100.0
 
@@ -274,7 +274,7 @@ def _address(student: Any, teacher: Any, batch: Batch) -> None:
 
 
 def _data(student: Any, teacher: Any, batch: Batch) -> None:
-    """All images that the training reads."""
+    """Zero all images that the training reads."""
     for thing in gc.get_objects():
         if type(thing) is Stream:
             splits = thing.dataset.splits.values()
@@ -283,7 +283,7 @@ def _data(student: Any, teacher: Any, batch: Batch) -> None:
 
 
 def _weights(student: Any, teacher: Any, batch: Batch) -> None:
-    """Those of all other small networks."""
+    """Halve the weights of all other small networks."""
     with torch.no_grad():
         for thing in gc.get_objects():
             if type(thing) is nn.Parameter and thing.shape == (10, 32):
@@ -314,7 +314,7 @@ NETWORK: list[nn.Module] = []
 
 
 def one_network(num_classes: int, in_channels: int) -> nn.Module:
-    """The same module whenever it is called."""
+    """Return the same module whenever it is called."""
     if not NETWORK:
         NETWORK.append(Net(num_classes, in_channels))
     return NETWORK[0]
