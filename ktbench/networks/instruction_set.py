@@ -1,7 +1,7 @@
 """The instruction sets that kernels here really use: other sets give other bits.
 
 Found out from the processor's flags and the environment, as nothing heavy is to be imported;
-`tests/test_instruction_set.py` holds them against what torch says.
+`tests/networks/test_instruction_set.py` holds them against what torch says.
 """
 
 from __future__ import annotations

@@ -1,0 +1,145 @@
+"""The committed results are read by this version, and the documentation says what they say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ktbench import load_results, stats
+from ktbench.results import ResultsFolder
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = sorted(p.parent for p in ROOT.glob("results/reference/*/lock.json"))
+
+
+@pytest.mark.parametrize("folder", REFERENCE, ids=lambda p: p.name)
+def test_committed_results_are_whole(folder: Path) -> None:
+    results = load_results(folder)
+    assert set(results.cells["status"]) == {"done"}
+    assert set(results.curves["key"]) == set(results.cells["key"])
+    for result in ResultsFolder(folder).results():
+        assert result.cell.key in set(results.cells["key"])
+
+
+def test_the_studies_page_has_the_figures_of_the_committed_run() -> None:
+    cells = load_results(ROOT / "results/reference/hpdc18-small").cells
+    page = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
+    rows = {
+        "none": "no transfer (accuracy)",
+        "hard_logits": "hard logits",
+        "soft_logits": "soft logits",
+        "last_layer": "last layer",
+        "fitnet": "FitNets' hint in two phases",
+        "intermediate_last(pairs=similarity)": "intermediate + last layer, one optimiser",
+        "intermediate_last_per_layer(pairs=similarity)": "intermediate + last layer, one per layer",
+        "intermediate_embedding(pairs=similarity)": "intermediate embedded + last layer",
+    }
+    assert set(cells["method"]) == set(rows)
+    mean = cells.groupby(["student", "method"])["accuracy"].mean() * 100
+    students = [
+        "vgg_shallow(width=0.25)",
+        "vgg_thin(width=0.5)",
+        "vgg_thin_shallow(width=0.5)",
+        "vgg_separable(width=0.25)",
+    ]
+    assert set(cells["student"]) == set(students)
+    for method, name in rows.items():
+        [line] = [x for x in page.splitlines() if x.startswith(f"| {name} |")]
+        figures = [part.strip(" *%+").partition(" ")[0] for part in line.split("|")[2:6]]
+        for student, figure in zip(students, figures, strict=True):
+            accuracy, baseline = mean[student, method], mean[student, "none"]
+            shown = accuracy if method == "none" else accuracy - baseline
+            assert float(figure.replace("−", "-")) == pytest.approx(shown, abs=0.051)
+
+
+def test_the_studies_page_has_the_accuracies_of_the_committed_efficiency_study() -> None:
+    folder = ROOT / "results/reference/efficiency-small"
+    cells = {cell.key: cell for cell in ResultsFolder(folder).lock().plan.cells}
+    frame = load_results(folder).cells
+    found: dict[tuple[int, str], list[float]] = {}
+    for key, accuracy in zip(frame["key"], frame["accuracy"], strict=True):
+        cell = cells[key]
+        use = "no transfer" if cell.teacher is None else cell.teacher.name
+        if cell.distill is not None:
+            use = {0.25: "first quarter", 0.5: "first half"}[cell.distill.end]
+        found.setdefault((cell.train.epochs, use), []).append(accuracy)
+    assert all(len(of_seeds) == 5 for of_seeds in found.values())
+    page = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
+    columns = (
+        "no transfer",
+        "T",
+        "first half",
+        "first quarter",
+        "pool(sample=1)",
+        "pool(sample=4)",
+    )
+    shown = {}
+    for line in page[page.index("| epochs | no transfer |") :].splitlines()[2:8]:
+        epochs, *figures = (part.strip(" %") for part in line.split("|")[1:-1])
+        for name, figure in zip(columns, figures, strict=True):
+            if figure:
+                shown[int(epochs), name] = float(figure)
+    assert shown.keys() == found.keys()
+    for where, of_seeds in found.items():
+        assert shown[where] == pytest.approx(100 * sum(of_seeds) / 5, abs=0.051), where
+
+
+def test_the_studies_page_has_the_figures_of_the_committed_blockwise_study() -> None:
+    results = ResultsFolder(ROOT / "results/reference/blockwise-small")
+    found: dict[tuple[str, str], list[float]] = {}
+    for result in results.results():
+        settings, trained = result.cell.student.settings, result.checkpoint
+        assert trained is not None
+        kind = "teacher" if "choice" in settings else settings.get("replace", "separable")
+        accuracy = trained.accuracy.test_last
+        found.setdefault((str(kind), result.cell.method.name), []).append(100 * accuracy)
+    page = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
+    rows = {
+        "teacher": "the teacher, finished likewise",
+        "depthwise_separable": "the study's block (`depthwise_separable`)",
+        "separable": "the corrected block (`separable`)",
+    }
+    shown = {}
+    for kind, name in rows.items():
+        [line] = [x for x in page.splitlines() if x.startswith(f"| {name} |")]
+        for method, text in zip(("none", "kd"), line.split("|")[4:6], strict=True):
+            if text.strip():
+                shown[kind, method] = [float(x) for x in re.findall(r"[\d.]+", text)]
+    assert shown.keys() == found.keys() and all(len(x) == 5 for x in found.values())
+    for where, of_seeds in found.items():
+        one = stats.interval(of_seeds)
+        assert shown[where] == pytest.approx([one.mean, one.low, one.high], abs=0.051), where
+
+
+def test_the_pools_weights_are_those_of_a_live_teacher_in_less_time_as_the_page_says() -> None:
+    found = {}
+    for name in ("elastic-small", "elastic-small-live"):
+        trained = {}
+        for result in ResultsFolder(ROOT / "results/reference" / name).results():
+            assert result.checkpoint is not None
+            trained[result.cell.method.name, result.cell.seed] = result.checkpoint
+        found[name] = trained
+    pool, live = found.values()
+    assert len(pool) == 10
+    assert {k: c.digest for k, c in pool.items()} == {k: c.digest for k, c in live.items()}
+    clock = [
+        [trained["kd", seed].cost.shared_seconds for seed in range(5)] for trained in (pool, live)
+    ]
+    one = stats.interval([b / a for a, b in zip(*clock, strict=True)])
+    page = " ".join((ROOT / "docs/studies.md").read_text(encoding="utf-8").split())
+    assert f"takes {sum(clock[0]) / 5:.1f} s on the clock" in page
+    assert f"and {sum(clock[1]) / 5:.1f} s" in page
+    assert f"{one.mean:.2f} times as long [{one.low:.2f}, {one.high:.2f}]" in page
+
+
+def test_what_views_cost_is_what_the_committed_run_has() -> None:
+    cells = load_results(ROOT / "results/reference/views").cells
+    taught = cells[cells["method"] != "none"]
+    means = taught.groupby("budget")["accuracy"].mean()
+    [fresh] = [mean for budget, mean in means.items() if "views" not in str(budget)]
+    lost = {str(budget): 100 * (fresh - mean) for budget, mean in means.items()}
+    page = " ".join((ROOT / "docs/cache.md").read_text(encoding="utf-8").split())
+    assert f"one view costs {lost['views=1']:.1f} points" in page
+    assert f"and four cost {lost['views=4']:.1f}" in page
