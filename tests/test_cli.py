@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from ktbench import catalogue
-from ktbench.cli import output
+from ktbench.cli import listing
 from ktbench.cli.progress import Bars, Lines
 from tests.boards import write_onnx
 from tests.running import ROOT, Commands, results, started, write_matrix
@@ -33,8 +33,8 @@ def _plain(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_and_version_import_nothing_heavy() -> None:
     program = (
-        "import sys; from ktbench.cli import app as cli; sys.argv = ['ktbench', {!r}]\n"
-        "try: cli.main()\n"
+        "import sys; from ktbench.cli import main; sys.argv = ['ktbench', {!r}]\n"
+        "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
@@ -300,10 +300,11 @@ def test_bars_keep_their_figures_however_long_the_label_and_show_it_as_it_is() -
 def test_a_signal_ends_a_command_with_one_line_unless_it_is_ignored(
     ktbench: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hang_up(kind: str, *, as_json: bool) -> None:
+    def hang_up() -> list[dict[str, str]]:
         os.kill(os.getpid(), signal.SIGHUP)
+        return [{"device": "none"}]
 
-    monkeypatch.setattr(output, "list_kind", hang_up)
+    monkeypatch.setitem(listing.LISTINGS, "devices", hang_up)
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under `nohup`
     try:
         answer = ktbench("list", "devices")

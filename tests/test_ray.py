@@ -27,7 +27,7 @@ pytest_plugins = ("tests.running_fixtures",)
 
 MARK = f"KTBENCH_TEST_RAY={os.getpid()}"
 PROGRAM = (
-    "from ktbench.cli import app as cli; cli._write_report = lambda folder: folder; cli.main()"
+    "from ktbench.cli import main, report; report.write_report = lambda folder: folder; main()"
 )
 POISON = """
 import os, signal
