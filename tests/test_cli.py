@@ -282,6 +282,48 @@ def test_a_run_elsewhere_than_on_a_terminal_prints_plain_lines_that_are_never_br
     assert [line.partition(":")[0] for line in lines[1:-2]] == said
 
 
+WINGS = (
+    "ktbench.blockwise",
+    "ktbench.runner.blockwise",
+    "ktbench.runner.teacher_pool",
+    "ktbench.teacher.pool",
+    "ktbench.report.blockwise",
+    "ktbench.report.pools",
+)
+RECORDER = """
+import atexit, os, sys
+from pathlib import Path
+path = Path(__file__).with_name(f"{os.getpid()}.modules")
+atexit.register(lambda: path.write_text("\\n".join(sys.modules)))
+"""
+
+
+def test_a_plain_run_loads_nothing_of_blockwise_students_or_of_pools(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(RECORDER)
+    process = started(
+        "run",
+        write_matrix(tmp_path / "m.yaml", exports={"formats": "onnx", "precisions": "fp32"}),
+        "--results",
+        tmp_path / "r",
+        cache=tmp_path / "cache",
+        environment={"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])},
+    )
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    loaded = [path.read_text().splitlines() for path in site.glob("*.modules")]
+    [command] = [modules for modules in loaded if "ktbench.cli.app" in modules]
+    [worker] = [
+        modules
+        for modules in loaded
+        if "ktbench.supervision.marks" in modules and "ktbench.cli.app" not in modules
+    ]
+    assert "ktbench.report.writing" in command and "ktbench.train.cohort" in worker
+    for modules in (command, worker):
+        assert not [m for m in modules if any(m == w or m.startswith(f"{w}.") for w in WINGS)]
+
+
 def test_bars_keep_their_figures_however_long_the_label_and_show_it_as_it_is() -> None:
     for width in (80, 120):
         console = Console(width=width, force_terminal=True, color_system=None)

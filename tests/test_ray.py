@@ -19,7 +19,7 @@ import pytest
 from ktbench.data import load
 from ktbench.engine.nodes import Likeness, facts, likeness, why_not_here
 from ktbench.records import DataSpec, KtbenchError, Plan, StorageError
-from ktbench.runner.teacher_jobs import same_dataset
+from ktbench.runner.data_jobs import same_dataset
 from tests.ray_jobs import Nap, nap, no_space, processes
 from tests.running import ROOT, Commands, digests, results, write_matrix
 
