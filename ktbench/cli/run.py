@@ -71,7 +71,7 @@ GpusPerWorker = Annotated[
 
 @dataclass(frozen=True)
 class _RunOptions:
-    """How a plan is carried out."""
+    """Options of carrying out a plan."""
 
     results: Path | None
     memory: int | None
