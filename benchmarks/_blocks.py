@@ -26,9 +26,11 @@ from ktbench.records import (
     Teacher,
     TrainSpec,
 )
+from ktbench.runner.blockwise.division import chained
 from ktbench.runner.blockwise.jobs import BlocksJob, BlocksOutcome, time_some, train_some
-from ktbench.runner.blockwise.wave import chained
-from ktbench.runner.teacher_jobs import TeacherJob, TrainedTeacher, dataset, make_teacher
+from ktbench.runner.data_jobs import dataset
+from ktbench.runner.teacher_jobs import TeacherJob, make_teacher
+from ktbench.runner.trained_teacher import TrainedTeacher
 
 DATA = DataSpec(source="digits", image_size=32, train_size=640, validation_size=64, test_size=64)
 BLOCKS = BlockTrain(epochs=4, splice_every=4)

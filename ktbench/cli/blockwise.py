@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, help="Choose among a teacher's trained b
 
 @app.callback()
 def _group() -> None:
-    """So that its one command keeps its name."""
+    """Make a group of its one command, which Typer would otherwise run without its name."""
 
 
 @app.command()
@@ -72,9 +72,9 @@ def search(
     )
     console = Console(stderr=True)
     with console.status("looking at the blocks") as status:
-        found = search(results, wish, lambda text: status.update(text))
-    path = write_matrix(found, results, output)
-    _show(found)
+        networks = search(results, wish, lambda text: status.update(text))
+    path = write_matrix(networks, results, output)
+    _print_search(networks)
     print(printable(f"wrote {path}; next: ktbench run {path} --results {folder}"))
 
 
@@ -83,55 +83,54 @@ def _price(by: str) -> Price:
 
     from ktbench.records import KtbenchError, Price
 
-    for known in get_args(Price):
-        if by == known:
-            found: Price = known
-            return found
+    for name in get_args(Price):
+        if by == name:
+            price: Price = name
+            return price
     raise KtbenchError(f"--by {by}: must be {', '.join(get_args(Price))}")
 
 
 def _shares(budgets: str | None) -> tuple[float, ...]:
     from ktbench.records import KtbenchError
 
-    found = []
-    for text in (budgets or "").split(",") if budgets is not None else ():
+    shares = []
+    for text in budgets.split(",") if budgets is not None else ():
         try:
             share = float(text)
         except ValueError:
             share = 0.0
         if not 0 < share < float("inf"):
             raise KtbenchError(f"--budgets: {text!r} is no share of the teacher, such as 0.5")
-        found.append(share)
-    return tuple(found)
+        shares.append(share)
+    return tuple(shares)
 
 
 def _device(profile: str, host: str | None, python: str) -> DeviceSpec:
     from ktbench import catalogue
     from ktbench.records import DeviceSpec, KtbenchError
 
-    known = catalogue.device(profile)
-    if known.transport == "ssh" and host is None:
+    if catalogue.device(profile).transport == "ssh" and host is None:
         raise KtbenchError(f"--device {profile}: name the device with --host")
     return DeviceSpec(profile=profile, name=host or profile, host=host, python=python)
 
 
-def _show(found: BlockSearch) -> None:
-    """A row per network."""
+def _print_search(search: BlockSearch) -> None:
+    """Print what the teacher costs and reaches, and a row per network."""
     from rich.console import Console
     from rich.table import Table
 
     from ktbench.records import printable
 
-    columns = ["network", found.by, "of teacher's", "parameters", "validation", "test", "blocks"]
+    columns = ["network", search.by, "of teacher's", "parameters", "validation", "test", "blocks"]
     table = Table(*columns, box=None, pad_edge=False)
-    if found.teacher_ms is not None:
+    if search.teacher_ms is not None:
         table.add_column("measured, ms")
-    for network in found.networks:
+    for network in search.networks:
         replaced = Counter(network.choice).most_common()
         row: list[Any] = [
             f"{network.name} everywhere" if network.kind == "uniform" else network.name,
-            _cost(found, network.cost),
-            f"{network.cost / found.teacher_cost:.0%}",
+            _cost(search, network.cost),
+            f"{network.cost / search.teacher_cost:.0%}",
             f"{network.parameters:,}",
             f"{network.validation:.1%}",
             f"{network.test:.1%}",
@@ -140,11 +139,11 @@ def _show(found: BlockSearch) -> None:
         if network.measured_ms is not None:
             row.append(f"{network.measured_ms.value:.3g}")
         table.add_row(*row)
-    told = f"teacher {found.teacher}: {found.by} {_cost(found, found.teacher_cost)}"
-    told += f", {found.teacher_validation:.1%} of validation, {found.teacher_test:.1%} of test"
-    if found.device is not None:
-        told += f"; latencies {found.origin} on {found.device.name} ({found.runtime})"
-    for line in (told, *found.notes):
+    summary = f"teacher {search.teacher}: {search.by} {_cost(search, search.teacher_cost)}"
+    summary += f", {search.teacher_validation:.1%} of validation, {search.teacher_test:.1%} of test"
+    if search.device is not None:
+        summary += f"; latencies {search.origin} on {search.device.name} ({search.runtime})"
+    for line in (summary, *search.notes):
         print(printable(line))
     console = Console()
     # A file or a pipe has no width to keep to.
@@ -152,5 +151,5 @@ def _show(found: BlockSearch) -> None:
     wide.print(table, highlight=False)
 
 
-def _cost(found: BlockSearch, value: float) -> str:
-    return f"{value:.3g} ms" if found.by == "latency" else f"{value:,.0f}"
+def _cost(search: BlockSearch, value: float) -> str:
+    return f"{value:.3g} ms" if search.by == "latency" else f"{value:,.0f}"

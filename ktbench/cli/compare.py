@@ -8,11 +8,6 @@ from typing import Annotated
 import typer
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to those of `ktbench`."""
-    app.command("compare")(compare)
-
-
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A", help="A results folder.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="The one to compare with it.")],
@@ -45,10 +40,10 @@ def compare(
     from ktbench.compare.rendering import markdown, print_comparison
     from ktbench.system.files import write_atomically
 
-    found = compare_folders(before, after, Limits(accuracy_drop, latency_rise))
+    comparison = compare_folders(before, after, Limits(accuracy_drop, latency_rise))
     if json_file is not None:
-        write_atomically(json_file, json.dumps(found.as_json(), indent=1) + "\n")
+        write_atomically(json_file, json.dumps(comparison.as_json(), indent=1) + "\n")
     if markdown_file is not None:
-        write_atomically(markdown_file, markdown(found))
-    print_comparison(found)
-    raise typer.Exit(1 if found.regressions else 0)
+        write_atomically(markdown_file, markdown(comparison))
+    print_comparison(comparison)
+    raise typer.Exit(1 if comparison.regressions else 0)

@@ -1,45 +1,36 @@
-"""`ktbench devices check`, `setup` and `remove`, and `ktbench measure`."""
+"""`ktbench devices`: `check`, `setup` and `remove`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from ktbench.cli.options import AsJson, Python
+
 if TYPE_CHECKING:
     from ktbench.devices._contract import Transport
+    from ktbench.measure import Check
+    from ktbench.records import DeviceSpec
+
+app = typer.Typer(no_args_is_help=True, help="Look at the devices of a matrix; set boards up.")
 
 Host = Annotated[
     str, typer.Argument(metavar="HOST", help="As ssh takes it: a name, or an alias of its file.")
 ]
-Python = Annotated[
-    str, typer.Option(metavar="PYTHON", help="Interpreter on the board; none of a virtualenv.")
-]
-RuntimePython = Annotated[
-    str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Profile = Annotated[
     str | None,
     typer.Option(
         metavar="NAME", help="What the host is, of `ktbench list devices`; it decides what counts."
     ),
 ]
-Setting = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Set on a board meanwhile, and put back.")
-]
-_Came = TypeVar("_Came")
+_Result = TypeVar("_Result")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands to those of `ktbench devices`."""
-    app.command("check")(check)
-    app.command("setup")(setup)
-    app.command("remove")(remove)
-
-
+@app.command()
 def check(
     host: Annotated[
         str | None,
@@ -51,12 +42,13 @@ def check(
     matrix: Annotated[
         Path | None, typer.Option(metavar="MATRIX.yaml", help="Check the devices of a matrix.")
     ] = None,
-    python: RuntimePython = "python3",
+    python: Python = "python3",
     as_json: AsJson = False,
 ) -> None:
     """Say what a device is, what it can run and what it is missing: of this machine, or of HOST."""
-    from ktbench.cli.measured import device_of
-    from ktbench.cli.output import check_devices
+    from dataclasses import asdict
+
+    from ktbench.measure import check as check_device
     from ktbench.records import KtbenchError
 
     if matrix is None:
@@ -69,90 +61,99 @@ def check(
         from ktbench.matrix import plan as make_plan
 
         devices = list(make_plan(load(matrix)).devices)
-    raise typer.Exit(check_devices(devices, as_json=as_json))
+    checks = [check_device(device) for device in devices]
+    if as_json:
+        print(json.dumps([asdict(checked) for checked in checks], indent=1))
+    else:
+        for checked in checks:
+            _print_check(checked)
+    raise typer.Exit(0 if all(checked.ok for checked in checks) else 1)
 
 
-def setup(host: Host, python: Python = "python3") -> None:
+@app.command()
+def setup(
+    host: Host,
+    python: Annotated[
+        str, typer.Option(metavar="PYTHON", help="Interpreter on the board; none of a virtualenv.")
+    ] = "python3",
+) -> None:
     """Install runtimes that fit a board over SSH; it needs neither internet nor pip."""
     from ktbench.boards import set_up
 
-    ready = _over_ssh(host, python, lambda way: set_up(way, host, _tell))
+    ready = _over_ssh(host, python, lambda transport: set_up(transport, host, _print))
     for note in ready.notes:
-        _tell(f"note: {note}")
-    _tell(f"{host} is ready: {', '.join(ready.runtimes)}")
-    _tell(f"next: ktbench devices check {host}; undo: ktbench devices remove {host}")
+        _print(f"note: {note}")
+    _print(f"{host} is ready: {', '.join(ready.runtimes)}")
+    _print(f"next: ktbench devices check {host}; undo: ktbench devices remove {host}")
 
 
+@app.command()
 def remove(host: Host) -> None:
     """Remove everything that ktbench has put on a board."""
     from ktbench.boards import take_down
 
-    removed = _over_ssh(host, "python3", lambda way: take_down(way, host))
-    _tell(f"{host}: nothing of ktbench is left ({removed.bytes / 1e6:.0f} MB removed)")
+    removed = _over_ssh(host, "python3", lambda transport: take_down(transport, host))
+    _print(f"{host}: nothing of ktbench is left ({removed.bytes / 1e6:.0f} MB removed)")
 
 
-def measure(
-    models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL.onnx|MODEL.tflite…", show_default=False)
-    ],
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="`local`, or a host of the SSH configuration.")
-    ] = "local",
-    profile: Profile = None,
-    threads: Annotated[
-        list[int] | None,
-        typer.Option(min=1, metavar="N", help="Threads of the runtime (default: 1); may repeat."),
-    ] = None,
-    mode: Annotated[str, typer.Option(metavar="quick|full", help="How long to time.")] = "quick",
-    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes per model.")] = 3,
-    provider: Annotated[
-        str,
-        typer.Option(
-            metavar="cpu|xnnpack|cuda|tensorrt", help="What the runtime runs models with."
-        ),
-    ] = "cpu",
-    scenario: Annotated[
-        str,
-        typer.Option(
-            metavar="single_stream|offline|sustained",
-            help="One input after the other, batches of a free batch axis, or ten minutes on end.",
-        ),
-    ] = "single_stream",
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per run of `offline`.")] = 32,
-    governor: Setting = None,
-    power_mode: Setting = None,
-    python: RuntimePython = "python3",
-    as_json: AsJson = False,
-) -> None:
-    """Measure any model files on a device: load, first inference and latency percentiles.
+def device_of(name: str, profile: str | None, **settings: Any) -> DeviceSpec:
+    """Return this machine for `local`, else a board over SSH, of the profile where one is given.
 
-    Several files are one deployment: they take turns on the device, and cost the way there once.
+    Raises KtbenchError for an unknown profile or setting, and for a profile of another kind.
     """
-    from ktbench.cli.measured import device_of, measure_models
+    from pydantic import ValidationError
 
-    spec = device_of(
-        device,
-        profile,
-        threads=tuple(threads or [1]),
-        mode=mode,
-        repeats=repeats,
-        provider=provider,
-        scenario=scenario,
-        batch_size=batch_size,
-        governor=governor,
-        power_mode=power_mode,
-        python=python,
-    )
-    raise typer.Exit(measure_models(models, spec, as_json=as_json))
+    from ktbench import catalogue
+    from ktbench.matrix.errors import phrase
+    from ktbench.records import DeviceSpec, KtbenchError
+
+    is_local = name == "local"
+    profile = profile or ("local" if is_local else "ssh")
+    if (catalogue.device(profile).transport == "ssh") is is_local:
+        advice = "is a board over SSH: name its host" if is_local else "takes no host: leave it out"
+        raise KtbenchError(f"--profile {profile}: {advice}")
+    try:
+        return DeviceSpec(
+            profile=profile,
+            name=profile if is_local else name,
+            host=None if is_local else name,
+            **settings,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        setting = str(first["loc"][0]).replace("_", "-")
+        option = name if setting in ("name", "host") else f"--{setting} {first['input']}"
+        expected = first.get("ctx", {}).get("expected")
+        reason = f"must be {expected}" if expected else phrase(first)
+        raise KtbenchError(f"{option}: {reason}") from error
 
 
-def _tell(line: str) -> None:
+def _print_check(checked: Check) -> None:
+    from ktbench.cli.output import print_line
+
+    state = "can be measured" if checked.ok else "cannot be measured"
+    print_line(f"{checked.device} ({checked.title}): {state}")
+    for label, lines in (
+        ("problem", checked.problems),
+        ("warning", checked.warnings),
+        ("runtime", checked.runtimes),
+        ("advice", checked.advice),
+    ):
+        for line in lines:
+            print_line(f"  {label}: {line}")
+    for facts in (checked.facts, checked.state):
+        for key, value in (facts or {}).items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            print_line(f"  {key}: {text}")
+
+
+def _print(line: str) -> None:
     from ktbench.records import printable
 
     print(printable(line), flush=True)
 
 
-def _over_ssh(host: str, python: str, do: Callable[[Transport], _Came]) -> _Came:
+def _over_ssh(host: str, python: str, action: Callable[[Transport], _Result]) -> _Result:
     from ktbench import catalogue
     from ktbench.devices._contract import DeviceError
     from ktbench.devices.transport import open_transport
@@ -164,6 +165,6 @@ def _over_ssh(host: str, python: str, do: Callable[[Transport], _Came]) -> _Came
     except DeviceError as error:
         raise KtbenchError(str(error)) from error
     try:
-        return do(transport)
+        return action(transport)
     finally:
         transport.close()

@@ -1,4 +1,4 @@
-"""`ktbench plan --settle`: what it prints."""
+"""`ktbench plan --settle`: the seeds that would settle undecided comparisons."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from ktbench.runner import more_seeds
 def settle_matrix(
     matrix: Path, results: Path, output: Path | None = None, *, as_json: bool = False
 ) -> None:
-    """Write the matrix that settles what the results leave undecided, and say what it costs."""
-    found = more_seeds.settle(matrix, results)
-    path = more_seeds.write(found, matrix, output) if found.matrix else None
+    """Write the matrix that settles what the results leave undecided, and print its cost."""
+    settlement = more_seeds.settle(matrix, results)
+    path = more_seeds.write(settlement, matrix, output) if settlement.matrix else None
     if as_json:
-        print(_as_json(found, path))
+        print(_as_json(settlement, path))
         return
-    _print_comparisons(found)
-    for reason, number in found.left.items():
+    _print_comparisons(settlement)
+    for reason, number in settlement.left.items():
         print_line(f"not to be settled so: {numbers.count(number, 'comparison')}: {reason}")
-    print_line(f"decided already: {numbers.count(found.decided, 'comparison')}")
+    print_line(f"decided already: {numbers.count(settlement.decided, 'comparison')}")
     if path is None:
         print_line("nothing to settle: no matrix is written")
         return
-    more = f", and {found.extra} that come with them" if found.extra else ""
+    more = f", and {settlement.extra} that come with them" if settlement.extra else ""
     print_line(
-        f"{numbers.count(len(found.cells), 'new training')}{more}: "
-        f"{numbers.seconds(found.seconds)} of training one by one, "
-        f"{numbers.seconds(found.shared_seconds)} with what they share, if they "
+        f"{numbers.count(len(settlement.cells), 'new training')}{more}: "
+        f"{numbers.seconds(settlement.seconds)} of training one by one, "
+        f"{numbers.seconds(settlement.shared_seconds)} with what they share, if they "
         "take as long as the earlier seeds did where those were trained"
     )
     print_line(f"wrote {path}; next: ktbench run {path} --results {results}")
 
 
-def _print_comparisons(found: more_seeds.Settlement) -> None:
-    if not found.comparisons:
+def _print_comparisons(settlement: more_seeds.Settlement) -> None:
+    if not settlement.comparisons:
         return
     rows = [
         (
@@ -50,7 +50,7 @@ def _print_comparisons(found: more_seeds.Settlement) -> None:
             str(c.settled_by),
             _seeds(c.seeds),
         )
-        for c in found.comparisons
+        for c in settlement.comparisons
     ]
     print_table(
         f"{numbers.count(len(rows), 'comparison')} to settle, "
@@ -69,15 +69,15 @@ def _seeds(seeds: tuple[int, ...]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _as_json(found: more_seeds.Settlement, path: Path | None) -> str:
+def _as_json(settlement: more_seeds.Settlement, path: Path | None) -> str:
     value = {
         "file": str(path) if path else None,
-        "comparisons": [asdict(comparison) for comparison in found.comparisons],
-        "left": found.left,
-        "decided": found.decided,
-        "cells": [{"key": cell.key, "label": cell.label} for cell in found.cells],
-        "extra": found.extra,
-        "seconds": found.seconds,
-        "shared_seconds": found.shared_seconds,
+        "comparisons": [asdict(comparison) for comparison in settlement.comparisons],
+        "left": settlement.left,
+        "decided": settlement.decided,
+        "cells": [{"key": cell.key, "label": cell.label} for cell in settlement.cells],
+        "extra": settlement.extra,
+        "seconds": settlement.seconds,
+        "shared_seconds": settlement.shared_seconds,
     }
     return json.dumps(value, indent=1)

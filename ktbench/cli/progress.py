@@ -1,4 +1,4 @@
-"""How a run shows itself: bars with the time left on a terminal, plain lines elsewhere."""
+"""Progress of a run: bars with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Bars:
-    """A bar per wave, with what is being worked on and an estimate of the time left."""
+    """Draws a bar per wave, with what is being worked on and an estimate of the time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -85,34 +85,34 @@ class Bars:
 
 
 class Lines:
-    """A line at a wave's start and end, and one every ten seconds in between."""
+    """Prints a line at a wave's start and end, and one every ten seconds in between."""
 
     EVERY_S = 10.0
 
     def __init__(self, stream: Any = None) -> None:
         self._stream = stream or sys.stderr
         self._wave, self._total = "", 0
-        self._began = self._told = 0.0
+        self._began = self._last_line = 0.0
 
     def __enter__(self) -> Lines:
-        """Nothing to prepare."""
+        """Return itself; there is nothing to prepare."""
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Nothing to restore."""
+        """Do nothing; there is nothing to restore."""
 
     def begin(self, wave: str, total: int) -> None:
         """See `Watcher`."""
         self._wave, self._total = wave, total
-        self._began = self._told = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         self.note(f"{wave}: {total} to do")
 
     def advance(self, done: float, what: str = "") -> None:
         """See `Watcher`."""
         now = time.monotonic()
-        if now - self._told < self.EVERY_S or not done:
+        if now - self._last_line < self.EVERY_S or not done:
             return
-        self._told = now
+        self._last_line = now
         left = (now - self._began) * (self._total - done) / done
         self.note(f"{self._wave}: {done:.0f} of {self._total}, about {left:.0f} s left, {what}")
 
@@ -129,8 +129,8 @@ class Lines:
 
 
 def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Console) -> None:
-    """What is going to be done, in a line or two, and what of the data is left out."""
-    from ktbench.cli.data_summary import data_notes
+    """Print what is going to be done, in a line or two, and what is left out of the data."""
+    from ktbench.cli.plan import data_notes
 
     teachers = ", ".join(t.name for t in plan.teachers) or "no teacher"
     devices = ", ".join(d.name for d in plan.devices) or "no device"
@@ -150,7 +150,7 @@ _STAGES = ("data", "arithmetic", "teachers", "blocks", "training", "export", "me
 
 
 def summarise(summary: Summary, console: Console, *, failures_only: bool = False) -> None:
-    """How a run ended: counts, seconds by stage, and every failure with its reason."""
+    """Print how a run ended: counts, seconds by stage, and every failure with its reason."""
     if not failures_only:
         parts = [f"{_count(summary.done, 'cell')} done"]
         parts += [f"{summary.reused} there already"] if summary.reused else []
@@ -175,16 +175,15 @@ def summarise(summary: Summary, console: Console, *, failures_only: bool = False
 
 
 def _by_reason(summary: Summary) -> dict[str, list[str]]:
-    """The labels of failed cells by what went wrong: many fail for one teacher."""
-    found: dict[str, list[str]] = {}
+    """Return the labels of failed cells by what went wrong: many fail for one teacher."""
+    labels: dict[str, list[str]] = {}
     for result in summary.failed:
         for failure in result.failures:
-            found.setdefault(told(failure), []).append(result.cell.label)
-    return found
+            labels.setdefault(_failure_line(failure), []).append(result.cell.label)
+    return labels
 
 
-def told(failure: Failure) -> str:
-    """A failure in one line."""
+def _failure_line(failure: Failure) -> str:
     what = f" {failure.what}" if failure.what else ""
     step = f" (step {failure.step})" if failure.step else ""
     return f"{failure.stage}{what}{step}: {failure.reason}"
@@ -195,5 +194,5 @@ def _count(number: int, thing: str) -> str:
 
 
 def _say(console: Console, text: str) -> None:
-    """A line of markup, never broken: a path can be copied, a program can read it."""
+    """Print a line of markup, never broken: a path can be copied, a program can read it."""
     console.print(printable(text), highlight=False, soft_wrap=True)

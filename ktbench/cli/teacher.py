@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ktbench.cli.options import AsJson
+
 app = typer.Typer(no_args_is_help=True, help="Lend this machine to a pool of teachers, or look.")
 
 Address = Annotated[
@@ -51,7 +53,7 @@ def serve(
 def status(
     address: Address = "auto",
     watch: Annotated[bool, typer.Option("--watch", help="Look again every second.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show every pool: its workers, how fast they are, what waits, and who is taught."""
     import json
@@ -69,25 +71,25 @@ def status(
         return
     console = Console()
     if not watch:
-        console.print(_shown(statuses()))
+        console.print(_tables(statuses()))
         return
-    with Live(_shown(statuses()), console=console, refresh_per_second=1) as live:
+    with Live(_tables(statuses()), console=console, refresh_per_second=1) as live:
         while True:
             time.sleep(1)
-            live.update(_shown(statuses()))
+            live.update(_tables(statuses()))
 
 
-def _shown(pools: list[dict[str, Any]]) -> Any:
-    """Two tables per pool."""
+def _tables(pools: list[dict[str, Any]]) -> Any:
+    """Return two tables per pool."""
     from rich.console import Group
     from rich.text import Text
 
     if not pools:
         return Text("no pool is open: a run with `teacher: {source: pool}` opens one")
-    return Group(*(part for pool in pools for part in _pool(pool)))
+    return Group(*(part for pool in pools for part in _pool_tables(pool)))
 
 
-def _pool(pool: dict[str, Any]) -> list[Any]:
+def _pool_tables(pool: dict[str, Any]) -> list[Any]:
     from rich.table import Table
     from rich.text import Text
 

@@ -1,1 +1,1 @@
-"""Where jobs run."""
+"""Engines: they run jobs in a child process, in this process, or on Ray."""

@@ -1,4 +1,4 @@
-"""The contract of an engine: it runs plain functions of records, wherever it likes."""
+"""The contract of an engine: it runs plain functions of records, wherever it chooses."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ktbench.supervision import Mark
 
 
 class Work(Protocol):
-    """Something to do: it can be pickled, and says what it takes."""
+    """A job for an engine: it can be pickled, and states what it needs."""
 
     @property
     def numeric(self) -> NumericSpec:
-        """Threads that it computes with, and whether on a GPU."""
+        """Numeric settings: its threads, and whether it runs on a GPU."""
 
 
 Job = TypeVar("Job", bound=Work)
 Outcome = TypeVar("Outcome")
 Report = Callable[[float], None]
-"""How a job tells its progress: a share in [0, 1]."""
+"""Reports a job's progress as a share in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,24 @@ class Lost:
 
     reason: str
     mark: Mark = field(default_factory=Mark)
-    """What the process was working on, where the engine knows it."""
+    """Last work that the process marked, where the engine knows it."""
     again: bool = False
-    """Whether the runner may run the same job again."""
+    """True where the runner may run the same job again."""
     killed: bool = False
-    """Whether the process was killed from outside (SIGKILL), so that the job itself may be fine."""
+    """True where the process was killed from outside (SIGKILL): the job itself may be fine."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How many jobs run at the same time."""
+    """Number of jobs that run at the same time."""
 
     all: int = 1
     per_machine: int = 1
-    """At most; they share its memory."""
+    """Most jobs on one machine, which share its memory."""
 
 
 class Engine(Protocol):
-    """Where work runs. Jobs and outcomes can be pickled; the function is a module's own."""
+    """Runs jobs. Jobs and outcomes can be pickled; the function is defined in a module."""
 
     def check(self, plan: Plan) -> None:
         """Raise KtbenchError, before anything is written, where nothing can compute as asked."""
@@ -58,7 +58,7 @@ class Engine(Protocol):
         """Run one job on this machine before `at`, without a results folder; return its outcome."""
 
     def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
-        """Jobs of this plan may be run inside the block; they write below `folder`.
+        """Allow jobs of this plan inside the block; they write below `folder`.
 
         When the block is left, however that happens, no job runs any more and what was started
         for them is gone: the machine is as quiet as before.
@@ -70,7 +70,7 @@ class Engine(Protocol):
         jobs: Iterable[Job],
         report: Callable[[Job, float], None],
     ) -> Iterator[tuple[Job, Outcome | Lost]]:
-        """Each job with what came of it, as soon as it is there; the order is the engine's.
+        """Give each job with its outcome as soon as it is there, in an order of the engine's.
 
         What the function raises is raised here.
         """

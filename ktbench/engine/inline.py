@@ -1,4 +1,4 @@
-"""Runs jobs one after the other in this process: the default."""
+"""Runs jobs one after the other in this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Inline:
         return function(job, lambda _: None)
 
     def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
-        """Nothing to start, nothing to end."""
+        """See `Engine`; there is nothing to start or to end."""
         return nullcontext(Workers())
 
     def run(
@@ -33,10 +33,7 @@ class Inline:
         jobs: Iterable[Job],
         report: Callable[[Job, float], None],
     ) -> Iterator[tuple[Job, Outcome]]:
-        """Each job with what came of it, as soon as it is there.
-
-        `report` hears of a job's progress as a share in [0, 1].
-        """
+        """See `Engine`."""
         for job in jobs:
 
             def tell(share: float, job: Job = job) -> None:

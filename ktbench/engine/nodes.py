@@ -1,4 +1,4 @@
-"""What a node of a cluster must have in common with the machine that a run was started on."""
+"""Checks that a cluster's node has the same files and facts as the machine of the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ktbench.system import installation, provenance
 
 
 class Likeness(Record):
-    """What every node must see and be, so that it does not matter where a job runs."""
+    """Files and facts that every node must share, so that it does not matter where a job runs."""
 
     files: dict[str, str]
     """Files by absolute path with their digests."""
@@ -21,30 +21,30 @@ class Likeness(Record):
 
 
 def likeness(plan: Plan, token: Path) -> Likeness:
-    """What this run asks of a node: `token` and the user's own files as they are, this kind."""
+    """Return what every node must have: `token`, the user's own files, this machine's facts."""
     files = [token, *own_files(plan)]
     return Likeness(files={str(path): _digest(path) or "" for path in files}, facts=facts())
 
 
 def own_files(plan: Plan) -> list[Path]:
-    """The user's own networks, methods and checkpoints that a plan names."""
+    """List the user's own networks, methods and checkpoints that a plan names."""
     base = Path(plan.base)
     teachers = plan.teachers
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     cells: list[Cell] = [*plan.cells, *(teacher.cell for teacher in teachers)]
     for item in {id(i): i for cell in cells for i in (cell.student, cell.method)}.values():
         place = item.name.rpartition(":")[0]
         if item.code is not None and place.endswith(".py"):
-            found[Path(base, place).resolve()] = None
+            files[Path(base, place).resolve()] = None
     for teacher in teachers:
         if teacher.checkpoint is not None:
-            found[Path(base, teacher.checkpoint).expanduser().resolve()] = None
-    return list(found)
+            files[Path(base, teacher.checkpoint).expanduser().resolve()] = None
+    return list(files)
 
 
 @cache
 def facts() -> dict[str, str]:
-    """This machine's facts, by the names that a user sees when they differ."""
+    """Return this machine's facts, by the names that a user sees when they differ."""
     here = provenance.collect()
     return {
         "ktbench": here.ktbench,
@@ -58,7 +58,7 @@ def facts() -> dict[str, str]:
 
 
 def _code() -> str:
-    """16 digits over what computes a result: nodes with other code give other results."""
+    """Digest the code that computes a result: nodes with other code give other results."""
     total = hashlib.sha256()
     root = installation.ROOT / "ktbench"
     # Links are followed: a checkout and an installed copy have the same files.
@@ -77,32 +77,32 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def why_not_here(wanted: Likeness) -> str | None:
-    """Why the node that this runs on cannot take part, or None."""
-    for path, digest in wanted.files.items():
-        seen = _digest(Path(path))
-        if seen is None:
+def why_not_here(required: Likeness) -> str | None:
+    """Return the reason why the node that this runs on cannot take part, or None."""
+    for path, digest in required.files.items():
+        digest_here = _digest(Path(path))
+        if digest_here is None:
             where = Path(path).parent
             return f"does not see {where} as this machine does: share that folder with every node"
-        if seen != digest:
+        if digest_here != digest:
             return f"sees other content in {path}: give every node the same"
     here = facts()
-    for name in sorted(wanted.facts.keys() | here.keys()):
-        own, other = wanted.facts.get(name, "none"), here.get(name, "none")
-        if own != other:
+    for name in sorted(required.facts.keys() | here.keys()):
+        expected, actual = required.facts.get(name, "none"), here.get(name, "none")
+        if expected != actual:
             return (
-                f"has {name} {other}, the machine of this run has {own}: their results would not "
-                "be comparable; give every node the same"
+                f"has {name} {actual}, the machine of this run has {expected}: their results would "
+                "not be comparable; give every node the same"
             )
     return None
 
 
 @lru_cache(maxsize=1)
-def refuse_here(wanted: str) -> None:
+def refuse_here(required: str) -> None:
     """Raise KtbenchError where this node, which may have come late, cannot take part.
 
-    `wanted` is a `Likeness` as JSON; a process looks once.
+    `required` is a `Likeness` as JSON; a process checks it once.
     """
-    reason = why_not_here(Likeness.model_validate_json(wanted))
+    reason = why_not_here(Likeness.model_validate_json(required))
     if reason is not None:
         raise KtbenchError(f"node {provenance.host()} {reason}")

@@ -20,14 +20,14 @@ from ktbench.engine.signals import deferred
 from ktbench.records import KtbenchError, NumericSpec, Plan
 
 POLL_S = 0.5
-"""Between two looks at what running jobs told; a job tells no more often."""
+"""Seconds between two looks at the progress of jobs; a job reports no more often."""
 
 GPUS_PER_WORKER = 0.25
-"""A small student leaves most of a GPU idle."""
+"""Share of a GPU for a training: a small student leaves most of one idle."""
 
 
 class OnRay:
-    """Jobs as tasks of Ray, `workers` of them at a time.
+    """Runs jobs as tasks of Ray, `workers` of them at a time.
 
     Without `address` a cluster is started on this machine and ended again; with it, a running one
     is used (`auto`, or HOST:PORT of its head), of which this machine must be a node. Without
@@ -45,12 +45,12 @@ class OnRay:
             raise KtbenchError("--engine ray needs Ray: pip install 'ktbench[ray]'")
         self._workers, self._address, self._gpus_per_worker = workers, address, gpus_per_worker
         self._session: Session | None = None
-        self._ear: Any = None
+        self._listener: Any = None
         self._running: dict[Any, int] = {}
         self._submitted = 0
 
     def check(self, plan: Plan) -> None:
-        """See `Engine`. What the nodes can do is seen when they are there, in `at`."""
+        """See `Engine`. Nodes are checked when they are there, in `at`."""
 
     def ahead(self, function: Callable[[Job, Report], Outcome], job: Job) -> Outcome | Lost:
         """See `Engine`: in this process."""
@@ -74,12 +74,12 @@ class OnRay:
         )
         try:
             with deferred():
-                self._ear = self._listener(session)
+                self._listener = self._new_listener(session)
             self._session = session
             yield session.workers
         finally:
             session.close(self._running)
-            self._session = self._ear = None
+            self._session = self._listener = None
             self._running = {}
 
     def run(
@@ -100,8 +100,8 @@ class OnRay:
                 mine[self._submit(session, function, job)] = job
             with deferred():
                 finished, _ = session.ray.wait(list(self._running), timeout=POLL_S)
-                heard = self._heard(session)
-            for number, share in heard.items():
+                shares = self._new_shares(session)
+            for number, share in shares.items():
                 if number in mine:
                     report(mine[number], share)
             for reference in finished:
@@ -110,10 +110,10 @@ class OnRay:
                     outcome = _outcome(session.ray, reference)
                 yield mine.pop(number), outcome
 
-    def _listener(self, session: Session) -> Any:
-        """The actor that keeps what jobs tell, on this node: it is there as long as we are."""
+    def _new_listener(self, session: Session) -> Any:
+        """Start the actor that keeps jobs' progress, on this node, which stays while we do."""
         here = session.ray.get_runtime_context().get_node_id()
-        listener = session.ray.remote(Ear).options(
+        listener = session.ray.remote(Listener).options(
             num_cpus=0,
             max_restarts=-1,
             scheduling_strategy=session.on(here),
@@ -124,7 +124,7 @@ class OnRay:
     def _submit(
         self, session: Session, function: Callable[[Job, Report], Outcome], job: Job
     ) -> int:
-        """Hand a job to Ray; its number."""
+        """Hand a job to Ray; return its number."""
         number, numeric = self._submitted, job.numeric
         task = session.ray.remote(work).options(
             num_cpus=numeric.threads,
@@ -132,16 +132,16 @@ class OnRay:
             max_retries=RETRIES,
             runtime_env=session.environment(numeric.threads),
         )
-        reference = task.remote(function, job, number, self._ear, session.likeness)
+        reference = task.remote(function, job, number, self._listener, session.likeness)
         self._running[reference] = number
         self._submitted += 1
         return number
 
-    def _heard(self, session: Session) -> dict[int, float]:
-        """Shares by job's number since the last time; none while the listener is restarted."""
+    def _new_shares(self, session: Session) -> dict[int, float]:
+        """Return shares by job's number since the last call; none while the listener restarts."""
         with suppress(session.ray.exceptions.RayError):
-            heard: dict[int, float] = session.ray.get(self._ear.heard.remote(), timeout=1.0)
-            return heard
+            shares: dict[int, float] = session.ray.get(self._listener.take.remote(), timeout=1.0)
+            return shares
         return {}
 
     def _gpus(self, numeric: NumericSpec) -> float:
@@ -149,23 +149,23 @@ class OnRay:
 
 
 def work(
-    function: Callable[[Job, Report], Outcome], job: Job, number: int, ear: Any, likeness: str
+    function: Callable[[Job, Report], Outcome], job: Job, number: int, listener: Any, likeness: str
 ) -> Outcome:
-    """A task: one job on this node, if it may take part, telling its progress to the driver."""
+    """Run one job on this node as a task, if it may take part, and report to the driver."""
     refuse_here(likeness)
-    told = time.monotonic()
+    last_report = time.monotonic()
 
     def report(share: float) -> None:
-        nonlocal told
-        if time.monotonic() - told >= POLL_S:
-            told = time.monotonic()
-            ear.hear.remote(number, share)
+        nonlocal last_report
+        if time.monotonic() - last_report >= POLL_S:
+            last_report = time.monotonic()
+            listener.put.remote(number, share)
 
     return function(job, report)
 
 
-class Ear:
-    """An actor on the driver's node that keeps what jobs tell until the driver asks.
+class Listener:
+    """An actor on the driver's node that keeps jobs' progress until the driver takes it.
 
     It holds nothing that matters: one that died is started again, empty.
     """
@@ -173,18 +173,18 @@ class Ear:
     def __init__(self) -> None:
         self._shares: dict[int, float] = {}
 
-    def hear(self, number: int, share: float) -> None:
+    def put(self, number: int, share: float) -> None:
         """Keep the last share of a job."""
         self._shares[number] = share
 
-    def heard(self) -> dict[int, float]:
-        """What is new since the last call."""
+    def take(self) -> dict[int, float]:
+        """Return the shares that are new since the last call."""
         shares, self._shares = self._shares, {}
         return shares
 
 
 def _outcome(ray: Any, reference: Any) -> Any:
-    """What a finished task gave: its outcome, or `Lost`; raises what the function raised."""
+    """Return a finished task's outcome, or `Lost`; raise what the function raised."""
     problems = ray.exceptions
     try:
         return ray.get(reference)

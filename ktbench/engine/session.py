@@ -1,4 +1,4 @@
-"""Ray from start to end: connect or start, look at every node, leave nothing behind."""
+"""A session of Ray: it is started or connected to, its nodes are checked, nothing is left."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from ktbench.system.installation import ROOT
 from ktbench.system.provenance import cores
 
 RETRIES = 3
-"""How often Ray runs a job again whose worker died."""
+"""Times that Ray runs a job again whose worker died."""
 ANSWER_S = 120.0
-"""A node that has not answered by then cannot be used."""
+"""Seconds after which a node that has not answered cannot be used."""
 
 GONE_S = 15.0
-"""For so long a node that is lost may still be listed."""
+"""Seconds for which a lost node may still be listed."""
 _CONNECT_S = 5.0
 _END_S = 10.0
 _OBJECT_STORE = 80_000_000
 """Bytes of shared memory: records are small, and files go through the results folder."""
 _OURS = ("KTBENCH_", "HF_")
-"""Variables that begin so reach every job, as do those that a data path names."""
+"""Prefixes of variables that reach every job, as do those that a data path names."""
 
 
 class Session:
@@ -63,22 +63,22 @@ class Session:
             with deferred():
                 self._connect(workers, address)
             write_atomically(self._token, os.urandom(16).hex())
-            wanted = likeness(plan, self._token)
-            able = self._able()
-            self._refuse_other_nodes(able, wanted)
-            self.workers = self._count(able, workers)
+            required = likeness(plan, self._token)
+            nodes = self._usable_nodes()
+            self._refuse_other_nodes(nodes, required)
+            self.workers = self._count(nodes, workers)
         except BaseException:
             self.close(())
             raise
-        self.likeness = wanted.model_dump_json()
-        """What every node must be, as JSON."""
+        self.likeness = required.model_dump_json()
+        """Files and facts that every node must share, as JSON."""
 
     def environment(self, threads: int) -> dict[str, Any]:
-        """The `runtime_env` of a task or actor that computes with so many threads."""
+        """Return the `runtime_env` of a task or actor that computes with so many threads."""
         return {"env_vars": {**variables(self._plan), "OMP_NUM_THREADS": str(threads)}}
 
     def on(self, node: str) -> Any:
-        """The strategy that places a task on this node and no other."""
+        """Return the strategy that places a task on this node and no other."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         return NodeAffinitySchedulingStrategy(node, soft=False)
@@ -123,45 +123,45 @@ class Session:
                 "machine as a node, and share its token: docs/cluster.md)"
             ) from error
 
-    def _able(self) -> list[dict[str, Any]]:
-        """The nodes that could run a job."""
+    def _usable_nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes that could run a job."""
         with deferred():
             alive = [node for node in self.ray.nodes() if node["Alive"]]
-        able = [node for node in alive if self._room(node)]
-        if not able:
+        usable = [node for node in alive if self._capacity(node)]
+        if not usable:
             gpu = " and a GPU" if self._gpus else ""
             raise KtbenchError(
                 f"no node of the cluster has {self._numeric.threads} core(s){gpu} for a job"
             )
-        return able
+        return usable
 
-    def _room(self, node: dict[str, Any]) -> int:
-        """Jobs that fit onto a node at once."""
+    def _capacity(self, node: dict[str, Any]) -> int:
+        """Count the jobs that fit onto a node at once."""
         needs = {"CPU": float(self._numeric.threads), "GPU": self._gpus}
         return min(int(node["Resources"].get(k, 0) / v) for k, v in needs.items() if v)
 
-    def _count(self, able: Sequence[dict[str, Any]], workers: int | None) -> Workers:
-        rooms = [self._room(node) for node in able]
-        most = workers or sum(rooms)
-        return Workers(all=min(most, sum(rooms)), per_machine=min(most, max(rooms)))
+    def _count(self, nodes: Sequence[dict[str, Any]], workers: int | None) -> Workers:
+        capacities = [self._capacity(node) for node in nodes]
+        most = workers or sum(capacities)
+        return Workers(all=min(most, sum(capacities)), per_machine=min(most, max(capacities)))
 
-    def _refuse_other_nodes(self, able: Sequence[dict[str, Any]], wanted: Likeness) -> None:
-        """Ask every node that could run a job whether it may."""
+    def _refuse_other_nodes(self, nodes: Sequence[dict[str, Any]], required: Likeness) -> None:
+        """Raise KtbenchError where one of the nodes differs from this machine."""
         task = self.ray.remote(why_not_here)
-        asked = [
+        answers = [
             task.options(
                 num_cpus=0,
                 scheduling_strategy=self.on(node["NodeID"]),
                 runtime_env=self.environment(self._numeric.threads),
-            ).remote(wanted)
-            for node in able
+            ).remote(required)
+            for node in nodes
         ]
         until = time.monotonic() + ANSWER_S
-        waiting = asked
+        waiting = answers
         while waiting and time.monotonic() < until:
             with deferred():
                 _, waiting = self.ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
-        for node, answer in zip(able, asked, strict=True):
+        for node, answer in zip(nodes, answers, strict=True):
             with deferred():
                 reason = self._answer(answer, node["NodeID"])
             if reason:
@@ -180,7 +180,7 @@ class Session:
         return reason
 
     def _gone(self, node: str) -> bool:
-        """Whether a node has left: the list of nodes is some seconds late, and it gets no job."""
+        """Return True where a node has left, which the list of nodes shows some seconds late."""
         until = time.monotonic() + GONE_S
         while time.monotonic() < until:
             if not any(n["Alive"] for n in self.ray.nodes() if n["NodeID"] == node):
@@ -190,22 +190,22 @@ class Session:
 
 
 def variables(plan: Plan) -> dict[str, str]:
-    """What jobs need of this process's environment, wherever they run."""
+    """Return the variables of this process's environment that jobs need, wherever they run."""
     paths = {cell.data.path or "" for cell in plan.cells}
     paths |= {teacher.cell.data.path or "" for teacher in plan.teachers}
     named = {name for path in paths for name in re.findall(r"\$\{?(\w+)", path)}
-    found = {k: v for k, v in os.environ.items() if k.startswith(_OURS) or k in named}
-    if "KTBENCH_CACHE" in found:
-        found["KTBENCH_CACHE"] = str(Path(found["KTBENCH_CACHE"]).absolute())
+    needed = {k: v for k, v in os.environ.items() if k.startswith(_OURS) or k in named}
+    if "KTBENCH_CACHE" in needed:
+        needed["KTBENCH_CACHE"] = str(Path(needed["KTBENCH_CACHE"]).absolute())
     source = str(ROOT)
     inherited = os.environ.get("PYTHONPATH", "")
     if "site-packages" not in source or inherited:
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, [source, inherited]))
-    return found
+        needed["PYTHONPATH"] = os.pathsep.join(filter(None, [source, inherited]))
+    return needed
 
 
 def _imported() -> Any:
-    """Ray, told to keep its log out of the terminal and to give a job up that has no memory."""
+    """Import Ray, set up to keep its log off the terminal and to give up jobs without memory."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or every retry is a page of text
@@ -216,7 +216,7 @@ def _imported() -> Any:
 
 
 def _reachable(address: str) -> str:
-    """The address, if something answers there; Ray itself would try for minutes."""
+    """Return the address, if something answers there; Ray itself would try for minutes."""
     if address == "auto":
         return address
     host, _, port = address.rpartition(":")
@@ -236,17 +236,16 @@ def _reachable(address: str) -> str:
 
 
 def _short_folder() -> str | None:
-    """Where the paths of Ray's sockets stay within the 107 bytes that Linux allows."""
-    own = os.environ.get("RAY_TMPDIR")
-    return own or ("/tmp" if sys.platform != "win32" else None)
+    """Return a folder in which the paths of Ray's sockets stay within Linux's 107 bytes."""
+    return os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform != "win32" else None)
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without its second page."""
+    """Return an error's message on one line, without its second page."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def last_line(error: BaseException) -> str:
-    """The line of a remote traceback that says what went wrong."""
+    """Return the line of a remote traceback that says what went wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Signals while Ray's compiled code runs, which no exception of ours comes through."""
+"""Signals held back while Ray's compiled code runs, which no exception of ours gets through."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ASKING_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """What a signal's handler does, it does when the block is left; keep the block short.
+    """Call signals' handlers when the block is left; keep the block short.
 
     An exception that a handler raises inside Ray's code becomes a SystemError there. Ray also
     takes SIGTERM for itself when it starts: the handlers from before are put back.
@@ -23,21 +23,21 @@ def deferred() -> Iterator[None]:
         return
     before = {n: signal.getsignal(n) for n in _ASKING_TO_END}
     before = {number: handler for number, handler in before.items() if callable(handler)}
-    heard: list[int] = []
+    received: list[int] = []
 
-    def hear(number: int, _: Any) -> None:
-        heard.append(number)
+    def hold(number: int, _: Any) -> None:
+        received.append(number)
 
     for number in before:
-        signal.signal(number, hear)
+        signal.signal(number, hold)
     try:
         yield
     except SystemExit as ended:  # Ray's own handler, which it sets while it starts
         if ended.code != signal.SIGTERM:
             raise
-        heard.append(signal.SIGTERM)
+        received.append(signal.SIGTERM)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if heard:
-        signal.raise_signal(heard[0])
+    if received:
+        signal.raise_signal(received[0])

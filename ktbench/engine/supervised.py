@@ -18,7 +18,7 @@ LOGS = "logs"
 class Supervised:
     """Runs all jobs in one warm child process, which is replaced when a job ends it.
 
-    `child` is a process that is there already; the engine ends it all the same.
+    `child` is a process that has started already; the engine ends it, too.
     """
 
     def __init__(self, child: Child | None = None) -> None:

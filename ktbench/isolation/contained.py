@@ -1,5 +1,4 @@
-"""Runs a user's own code so that whatever it does ends in one error, and the process stays as it
-was."""
+"""Containment of a user's own code: one error at most, and an unchanged process."""
 
 from __future__ import annotations
 
@@ -24,66 +23,67 @@ _ENDING = tuple(
 
 
 class OwnFault(KtbenchError):  # noqa: N818 - an event, not a program error
-    """What a network's or a method's own code ended with, of whatever kind it was."""
+    """An error of any kind that a network's or a method's own code ended with."""
 
 
 # ---------------------------------------------------------------- true signals
 
 
-class _Ears:
-    """The exception that the handler of a true signal raised, and whether anyone listens."""
+class _NotingHandlers:
+    """Signal handlers that note which exceptions come from a true signal."""
 
     def __init__(self) -> None:
-        self.listening = False
-        self.heard: BaseException | None = None
+        self.installed = False
+        self.raised: BaseException | None = None
+        """Exception that the handler of a true signal raised."""
 
 
-_EARS = _Ears()
+_HANDLERS = _NotingHandlers()
 
 
 @contextmanager
 def hearing() -> Iterator[None]:
-    """Tell a signal to this process from a KeyboardInterrupt or SystemExit of a network's own.
+    """Distinguish a signal to this process from a network's own KeyboardInterrupt or SystemExit.
 
     Handlers are called as before. Nests; without effect outside of the main thread, where no
     signal is handled.
     """
-    if _EARS.listening or threading.current_thread() is not threading.main_thread():
+    if _HANDLERS.installed or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in _ENDING}
     before = {number: handler for number, handler in before.items() if callable(handler)}
-    ears = {number: _ear(handler) for number, handler in before.items()}
-    for number, ear in ears.items():
-        signal.signal(number, ear)
-    _EARS.listening, _EARS.heard = True, None
+    noting = {number: _noting(handler) for number, handler in before.items()}
+    for number, handler in noting.items():
+        signal.signal(number, handler)
+    _HANDLERS.installed, _HANDLERS.raised = True, None
     try:
         yield
     finally:
-        _EARS.listening, _EARS.heard = False, None
-        for number, ear in ears.items():
-            if signal.getsignal(number) is ear:
+        _HANDLERS.installed, _HANDLERS.raised = False, None
+        for number, handler in noting.items():
+            if signal.getsignal(number) is handler:
                 signal.signal(number, before[number])
 
 
-def _ear(handler: Any) -> Callable[[int, FrameType | None], None]:
-    def hear(number: int, frame: FrameType | None) -> None:
+def _noting(handler: Any) -> Callable[[int, FrameType | None], None]:
+    def handle(number: int, frame: FrameType | None) -> None:
         try:
             handler(number, frame)
         except BaseException as stop:
-            _EARS.heard = stop
+            _HANDLERS.raised = stop
             raise
 
-    return hear
+    return handle
 
 
 # ---------------------------------------------------------------- a user's own code
 
 
 class own_code:  # noqa: N801 - used as a statement
-    """Inside, a user's own code runs: whatever it raises comes out as one KtbenchError.
+    """Turns whatever a user's own code raises inside the block into one KtbenchError.
 
-    What a true signal raises passes, even where that code has caught it.
+    The exception of a true signal passes, even where that code has caught it.
     """
 
     def __enter__(self) -> None:
@@ -96,18 +96,16 @@ class own_code:  # noqa: N801 - used as a statement
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> Literal[False]:
-        heard = _EARS.heard
+        stop = _HANDLERS.raised
         self._hearing.__exit__(None, None, None)
-        if heard is not None:
-            raise heard
-        if error is None or (isinstance(error, KtbenchError) and not _storage(error)):
+        if stop is not None:
+            raise stop
+        if error is None:
+            return False
+        # A StorageError would end the run, which a network's or a method's code cannot decide.
+        if isinstance(error, KtbenchError) and not isinstance(error, StorageError):
             return False
         raise OwnFault(one_line(error)) from error
-
-
-def _storage(error: BaseException) -> bool:
-    """Whether an error would end the run: that is no word of a network's or a method's."""
-    return isinstance(error, StorageError)
 
 
 def seed_all(seed: int) -> None:
@@ -118,7 +116,7 @@ def seed_all(seed: int) -> None:
 
 
 class Guard:
-    """Keeps the process as it was when this was made, whatever code of a user's runs in it."""
+    """Restores the process's settings and functions after a user's own code has run in it."""
 
     def __init__(self) -> None:
         self._quick, self._slow = Settings(QUICK), Settings(SLOW)
@@ -129,12 +127,11 @@ class Guard:
     def containing(
         self, tell: Callable[[list[str]], None] = lambda _: None, *, all_of_it: bool = False
     ) -> Iterator[None]:
-        """Inside, a user's own code runs: settings that it changed are put back afterwards, and
-        `tell` hears which.
+        """Contain a user's own code: settings that it changed are put back, and passed to `tell`.
 
-        Raises OwnFault for whatever that code raised, and KtbenchError where it has put another
-        function in the place of one that other networks run through. `all_of_it` looks at
-        everything that might have been changed, which takes as long as a small step.
+        Raises OwnFault for whatever that code raised, and KtbenchError where it has replaced a
+        function that other networks run through. `all_of_it` looks at everything that might have
+        been changed, which takes as long as a small step.
         """
         try:
             with own_code():
@@ -155,8 +152,7 @@ class Guard:
 
     @contextmanager
     def kept(self, *, all_of_it: bool = False) -> Iterator[None]:
-        """As `containing`, for code that many cells share: what it raises comes out as it is, and
-        no setting that it changes is told."""
+        """Contain code that many cells share: its errors pass unchanged, no setting is told."""
         try:
             yield
         finally:
@@ -166,26 +162,26 @@ class Guard:
             raise replaces(replaced)
 
     def put_back(self, *, all_of_it: bool = True) -> list[str]:
-        """Put back the settings that have changed since; their names."""
+        """Put back the settings that have changed since; return their names."""
         changed = self._quick.put_back()
         return changed + self._slow.put_back() if all_of_it else changed
 
     def replaced(self, *, all_of_it: bool = True) -> list[str]:
-        """Put back the functions that were replaced since; their names."""
+        """Put back the functions that were replaced since; return their names."""
         return self._functions.replaced(all_of_them=all_of_it)
 
     def __enter__(self) -> Guard:
-        """Nothing to prepare."""
+        """Return itself; there is nothing to prepare."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Python's and numpy's global generators go on from where they were."""
+        """Restore the state of Python's and numpy's global generators."""
         random.setstate(self._random)
         np.random.set_state(self._numpy)
 
 
 def replaces(names: list[str]) -> KtbenchError:
-    """The error of code that replaced these functions."""
+    """Return the error of code that replaced these functions."""
     more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
     return KtbenchError(
         f"its code puts a function of its own in the place of {names[0]}{more}, which every "

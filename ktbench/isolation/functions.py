@@ -1,4 +1,4 @@
-"""Functions that every network runs through, and whether someone has put others in their place."""
+"""Detects and undoes replacements of functions that every network runs through."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LATE = frozenset({"__slotnames__", "__doc__", "__annotations__", "__signature__
 
 
 class Functions:
-    """What the functions, methods and classes of torch and of this program are now.
+    """A snapshot of the functions, methods and classes of torch and of this program.
 
     Code may be replaced by assigning to a module or a class, by a new attribute that hides an
     inherited one, or inside a function (`__code__`, defaults).
@@ -42,14 +42,14 @@ class Functions:
         self._hot = [space for space in self._spaces if space.owner in hot]
 
     def replaced(self, *, all_of_them: bool = True) -> list[str]:
-        """The names of those that are others now; each is put back.
+        """Put back what was replaced since; return the names.
 
         Without `all_of_them` only those that nearly every network runs through are looked at.
         """
-        found = []
+        names = []
         for space in self._spaces if all_of_them else self._hot:
-            found += space.replaced(bodies=all_of_them)
-        return found
+            names += space.replaced(bodies=all_of_them)
+        return names
 
 
 class _Space:
@@ -57,21 +57,21 @@ class _Space:
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
-        self._seen = dict(vars(owner))
-        values = list(self._seen.values())
+        self._saved = dict(vars(owner))
+        values = list(self._saved.values())
         self._functions = [value for value in values if isinstance(value, FunctionType)]
         self._codes = [function.__code__ for function in self._functions]
         self._defaults = [function.__defaults__ for function in self._functions]
 
     def replaced(self, *, bodies: bool) -> list[str]:
-        """The names of what is other now, put back; `bodies`: also what functions are made of."""
-        found = []
+        """Put back what was replaced, with `bodies` also inside functions; return the names."""
+        names = []
         if not self._same():
-            found += self._put_back()
-            self._seen = dict(vars(self.owner))
+            names += self._put_back()
+            self._saved = dict(vars(self.owner))
         if bodies and not self._same_bodies():
-            found += self._put_back_bodies()
-        return found
+            names += self._put_back_bodies()
+        return names
 
     def _same_bodies(self) -> bool:
         codes = [function.__code__ for function in self._functions]
@@ -79,40 +79,40 @@ class _Space:
         return codes == self._codes and defaults == self._defaults
 
     def _put_back_bodies(self) -> list[str]:
-        found = []
+        names = []
         saved = zip(self._functions, self._codes, self._defaults, strict=True)
         for function, code, defaults in saved:
             if function.__code__ is not code or function.__defaults__ is not defaults:
                 function.__code__, function.__defaults__ = code, defaults
-                found.append(self._named(function.__name__))
-        return found
+                names.append(self._full_name(function.__name__))
+        return names
 
     def _same(self) -> bool:
         try:
-            return bool(vars(self.owner) == self._seen)
+            return bool(vars(self.owner) == self._saved)
         except Exception:  # values that cannot be compared: a replaced one, or one that is no code
             return False
 
     def _put_back(self) -> list[str]:
-        now, found = dict(vars(self.owner)), []
-        for name, value in self._seen.items():
-            if _is_code(value) and now.get(name) is not value and not _torchs_own(now.get(name)):
-                found.append(self._named(name))
+        now, names = dict(vars(self.owner)), []
+        for name, value in self._saved.items():
+            if _is_code(value) and now.get(name) is not value and not _is_torchs(now.get(name)):
+                names.append(self._full_name(name))
                 _set(self.owner, name, value)
-        for name in now.keys() - self._seen.keys():
-            if self._hides(name) and not _torchs_own(now[name]):
-                found.append(self._named(name))
+        for name in now.keys() - self._saved.keys():
+            if self._hides(name) and not _is_torchs(now[name]):
+                names.append(self._full_name(name))
                 _delete(self.owner, name)
-        return found
+        return names
 
     def _hides(self, name: str) -> bool:
-        """Whether a new name stands before one that was found without it."""
+        """Return True where a new name hides an inherited or built-in one."""
         if isinstance(self.owner, type):
             inherited = self.owner.__mro__[1:]
             return name not in _LATE and any(_is_code(vars(c).get(name)) for c in inherited)
         return name in vars(builtins) and not name.startswith("__")
 
-    def _named(self, name: str) -> str:
+    def _full_name(self, name: str) -> str:
         owner = self.owner
         if isinstance(owner, type):
             return f"{owner.__module__}.{owner.__qualname__}.{name}"
@@ -121,7 +121,7 @@ class _Space:
 
 @lru_cache(maxsize=1)
 def _settle_optimisers() -> None:
-    """Have torch wrap each kind of optimiser's `step`, which it does when the first is made."""
+    """Let torch wrap each kind of optimiser's `step`, which it does when the first is made."""
     for kind in list(vars(torch.optim).values()):
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer):
             with suppress(Exception):
@@ -132,8 +132,8 @@ def _is_code(value: Any) -> bool:
     return callable(value) or isinstance(value, (staticmethod, classmethod, property, ModuleType))
 
 
-def _torchs_own(value: Any) -> bool:
-    """Whether torch's compiler or exporter put it there, as they do when they are first used."""
+def _is_torchs(value: Any) -> bool:
+    """Return True where torch's compiler or exporter put it there, as their first use does."""
     if _below(str(getattr(value, "__module__", "")), _PATCHERS):
         return True
     code = getattr(value, "__code__", None)  # of a wrapper that bears the wrapped one's names
@@ -153,7 +153,7 @@ def _delete(owner: Any, name: str) -> None:
 
 
 def _owners() -> Iterator[Any]:
-    """The modules, and the classes that they define."""
+    """Give the watched modules, and the classes that they define."""
     seen: set[int] = set()
     yield builtins
     for name, module in sorted(sys.modules.items()):
@@ -169,7 +169,7 @@ def _owners() -> Iterator[Any]:
 
 
 def _open(kind: type) -> bool:
-    """Whether a class is watched, and takes attributes at all."""
+    """Return True for a class that is watched and takes attributes at all."""
     return not kind.__flags__ & _IMMUTABLE and _watched(str(kind.__module__))
 
 

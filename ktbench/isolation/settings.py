@@ -30,18 +30,18 @@ class Setting:
     read: Callable[[], Any]
     write: Callable[[Any], object]
     noted: bool = True
-    """Whether a change is told; torch changes the others itself when it loads parts of it late."""
+    """True where a change is told; torch changes the others itself when it loads late parts."""
 
 
 class Settings:
-    """The values of some settings when this was made."""
+    """A snapshot of some settings' values."""
 
     def __init__(self, settings: tuple[Setting, ...]) -> None:
         self._settings = settings
         self._values = [setting.read() for setting in settings]
 
     def put_back(self) -> list[str]:
-        """Put back what has changed; the names of those changes that are to be told."""
+        """Put back what has changed; return the names of those changes that are to be told."""
         if self._same():
             return []
         changed = []
@@ -139,7 +139,7 @@ def _close_modes(value: tuple[int, int]) -> None:
 
 
 def _set_inference(value: bool) -> None:
-    """Entered for good: whoever left a mode open may hold it for as long as it likes."""
+    """Enter a mode for good: code that left one open may hold it for as long as it likes."""
     mode = torch.inference_mode(value)
     mode.__enter__()
     _OPEN.append(mode)
@@ -196,7 +196,7 @@ _PRECISIONS = [
 
 
 def _precision() -> list[Any]:
-    """As both of torch's ways to set it have it; the old one fails where they disagree."""
+    """Read both of torch's ways to set it; the old one fails where they disagree."""
     old: list[Any] = []
     for name in _OLD_PRECISIONS:
         try:
@@ -285,10 +285,10 @@ def _environment() -> tuple[Any, dict[Any, Any]]:
 
 def _set_environment(value: tuple[Any, dict[Any, Any]]) -> None:
     os.environ = _ENVIRON  # noqa: B003 - a network may have put another object there
-    wanted = {_text(k): _text(v) for k, v in value[1].items()}
-    for name in set(_ENVIRON) - set(wanted):
+    variables = {_text(k): _text(v) for k, v in value[1].items()}
+    for name in set(_ENVIRON) - set(variables):
         del _ENVIRON[name]
-    _ENVIRON.update(wanted)
+    _ENVIRON.update(variables)
 
 
 def _text(value: Any) -> str:
@@ -324,7 +324,7 @@ _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
 def _of_system() -> Iterator[Setting]:
-    """Slower to read, and of no weight: looked at when a network is built and at epochs' ends."""
+    """Give settings that are slower to read and matter less: see `SLOW`."""
     yield Setting("the locale", lambda: locale.setlocale(locale.LC_ALL), _set_locale)
     yield Setting("signal handlers", _handlers, _set_handlers)
     yield Setting("a timer (signal.setitimer)", _timer, _set_timer)
@@ -364,13 +364,13 @@ def _set_timer(value: bool) -> None:
 
 
 def _umask() -> int:
-    """Read by setting it: for a moment new files are for their owner alone."""
+    """Read the umask by setting it: for a moment new files are for their owner alone."""
     value = os.umask(0o077)
     os.umask(value)
     return value
 
 
 QUICK = (*_of_torch(), *_of_python())
-"""Looked at after every step."""
+"""Settings that are compared after every step."""
 SLOW = tuple(_of_system())
-"""Looked at when a network is built and at the end of each epoch."""
+"""Settings that are compared when a network is built and at the end of each epoch."""

@@ -35,22 +35,23 @@ from ktbench.records import (
     digest_of,
     one_line,
 )
-from ktbench.runner.context import BATCH, Checked, Run, architecture, clocked
-from ktbench.runner.teacher_jobs import same_dataset
+from ktbench.runner.cohort_jobs import CellTask
+from ktbench.runner.context import BATCH, Checked, RunContext, architecture, clocked
+from ktbench.runner.data_jobs import same_dataset
 from ktbench.students._contract import Student
 from ktbench.supervision import mark
 from ktbench.system.files import cache_folder, write_atomically
 from ktbench.system.provenance import processor
 
 SMALLEST = 4
-"""Images of a checked batch, at least."""
+"""Least images of a checked batch."""
 WORK = 2e8
 """Forward FLOPs that a checked batch is kept to, as its reference is slow: some 30 times as many in
 double precision, by plain kernels."""
 KILLS = 3
-"""So often a check is taken again whose process somebody killed."""
+"""Repetitions of a check whose process somebody killed."""
 _VERSION = 1
-"""Of what is checked: verdicts of another are not used."""
+"""Version of the check: verdicts of another are not used."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,17 @@ class ArithmeticJob:
     """Check one architecture in one layout."""
 
     cell: Cell
-    """One that trains it."""
+    """A cell that trains it."""
     base: Path
     layout: LayoutName | None = None
-    """None: as its own layers decide."""
+    """Layout to check; None for the one that its own layers decide."""
     why: str | None = None
-    """Why it is not the layout that comes first."""
+    """Reason why it is not the layout that comes first."""
     data_digest: str | None = None
 
     @property
     def numeric(self) -> NumericSpec:
-        """What it is trained with."""
+        """Numeric settings of its training."""
         return self.cell.numeric
 
 
@@ -112,46 +113,53 @@ def _step(job: ArithmeticJob) -> Step:
 # ---------------------------------------------------------------- the wave
 
 
-def arithmetic_wave(this: Run, cells: Iterable[Cell]) -> Checked:
-    """Check the architecture of each cell, once; what is not as usual is told."""
-    wanted = {architecture(c): c for c in cells if c.numeric.device == "cpu"}
+def arithmetic_wave(context: RunContext, tasks: Iterable[CellTask]) -> Checked:
+    """Check each architecture that is trained now, of teachers too; note unusual layouts."""
+    cells = {architecture(c): c for c in _trained_now(context, tasks) if c.numeric.device == "cpu"}
     checked, open_jobs = Checked(), dict[str, ArithmeticJob]()
-    for name, cell in wanted.items():
-        digest = this.provenance_of(cell).data_digest
-        open_jobs[name] = ArithmeticJob(cell, this.base, data_digest=digest)
-    kills = dict.fromkeys(wanted, 0)
-    with clocked(this.summary, "arithmetic"):
+    for name, cell in cells.items():
+        digest = context.provenance_of(cell).data_digest
+        open_jobs[name] = ArithmeticJob(cell, context.base, data_digest=digest)
+    kills = dict.fromkeys(cells, 0)
+    with clocked(context.summary, "arithmetic"):
         while open_jobs:
             jobs = {id(job): name for name, job in open_jobs.items()}
             following: dict[str, ArithmeticJob] = {}
-            for job, outcome in _outcomes(this, list(open_jobs.values())):
+            for job, outcome in _outcomes(context, list(open_jobs.values())):
                 name = jobs[id(job)]
                 if isinstance(outcome, Lost) and outcome.killed and kills[name] < KILLS:
                     kills[name] += 1
                     following[name] = replace(job)
                     continue
-                then = _concluded(job, outcome)
-                if isinstance(then, ArithmeticJob):
-                    following[name] = then
-                elif then is not None:
-                    checked.layouts[name] = then
-                    _tell(this, job.cell, then)
+                conclusion = _concluded(job, outcome)
+                if isinstance(conclusion, ArithmeticJob):
+                    following[name] = conclusion
+                elif conclusion is not None:
+                    checked.layouts[name] = conclusion
+                    _note(context, job.cell, conclusion)
             open_jobs = following
     return checked
 
 
+def _trained_now(context: RunContext, tasks: Iterable[CellTask]) -> list[Cell]:
+    """Return the cells of teachers and students that this run trains."""
+    students = [task.cell for task in tasks if task.trained is None]
+    teachers = context.plan.model_copy(update={"cells": tuple(students)}).teachers
+    return [*(teacher.cell for teacher in teachers if teacher.checkpoint is None), *students]
+
+
 def _outcomes(
-    this: Run, jobs: Sequence[ArithmeticJob]
+    context: RunContext, jobs: Sequence[ArithmeticJob]
 ) -> Iterator[tuple[ArithmeticJob, ArithmeticVerdict | Lost]]:
-    """Verdicts that are known already, then those of the engine, which are kept."""
+    """Give the verdicts that are known already, then those of the engine, which are kept."""
     unknown = []
     for job in jobs:
-        known = _kept(job)
-        if known is None:
+        verdict = _kept(job)
+        if verdict is None:
             unknown.append(job)
         else:
-            yield job, known
-    for job, outcome in this.engine.run(check_arithmetic, unknown, lambda *_: None):
+            yield job, verdict
+    for job, outcome in context.engine.run(check_arithmetic, unknown, lambda *_: None):
         if not isinstance(outcome, Lost) and outcome.right is not None:
             _keep(job, outcome)
         yield job, outcome
@@ -160,47 +168,47 @@ def _outcomes(
 def _concluded(
     job: ArithmeticJob, outcome: ArithmeticVerdict | Lost
 ) -> Layout | Failure | ArithmeticJob | None:
-    """The layout, the next check to make, or that none is right."""
+    """Return the right layout, the next check, or a failure; None where the training will tell."""
     if isinstance(outcome, Lost):
         wrong: str = outcome.reason
         tried: LayoutName = job.layout or "channels_last"
         hopeless = outcome.mark.stage.startswith("building")
     elif outcome.right is None:
-        return None  # the training will tell what the network raised
+        return None  # what the network raised comes again when it is trained
     elif outcome.right:
         return Layout(outcome.layout, outcome.layout_reason, checked=True)
     else:
         wrong, tried, hopeless = outcome.reason, outcome.layout, False
-    asked = job.cell.numeric.layout
+    setting = job.cell.numeric.layout
     safer = SAFER[tried]
-    if asked != "auto" or safer is None or hopeless:
-        setting = "" if asked == "auto" else f"numeric.layout: {asked}: "
-        return Failure(stage="train", reason=f"{setting}its arithmetic fails here: {wrong}")
+    if setting != "auto" or safer is None or hopeless:
+        prefix = "" if setting == "auto" else f"numeric.layout: {setting}: "
+        return Failure(stage="train", reason=f"{prefix}its arithmetic fails here: {wrong}")
     return replace(job, layout=safer, why=f"{Layout(tried).text}: {wrong}")
 
 
-def _tell(this: Run, cell: Cell, found: Layout | Failure) -> None:
+def _note(context: RunContext, cell: Cell, layout: Layout | Failure) -> None:
     label = cell.student.label
-    if isinstance(found, Failure):
-        this.watcher.note(f"arithmetic: {label}: {found.reason}")
-    elif found.reason is not None:
-        this.watcher.note(f"arithmetic: {label} runs {found.text}: {found.reason}")
+    if isinstance(layout, Failure):
+        context.watcher.note(f"arithmetic: {label}: {layout.reason}")
+    elif layout.reason is not None:
+        context.watcher.note(f"arithmetic: {label} runs {layout.text}: {layout.reason}")
 
 
 # ---------------------------------------------------------------- kept verdicts
 
 
 def _path(job: ArithmeticJob) -> Path:
-    """By all that a verdict depends on: the network and its code, settings, torch, processor."""
+    """Name a verdict's file by all it depends on: network, code, settings, torch, processor."""
     machine = [processor(), instruction_set(), str(torch.__version__)]
-    asked = [architecture(job.cell), job.data_digest, job.layout]
-    name = digest_of([_VERSION, asked, _catalogue_digest(), machine])
+    check = [architecture(job.cell), job.data_digest, job.layout]
+    name = digest_of([_VERSION, check, _catalogue_digest(), machine])
     return cache_folder() / "arithmetic" / f"{name}.json"
 
 
 @cache
 def _catalogue_digest() -> str:
-    """Over the code of the catalogue's own networks; a user's own file is in its item."""
+    """Digest the code of the catalogue's networks; a user's own file is digested in its item."""
     total = hashlib.sha256()
     for folder in students.__path__:
         for file in sorted(Path(folder).rglob("*.py")):
@@ -210,14 +218,14 @@ def _catalogue_digest() -> str:
 
 def _kept(job: ArithmeticJob) -> ArithmeticVerdict | None:
     try:
-        found = ArithmeticVerdict.model_validate_json(_path(job).read_bytes())
+        verdict = ArithmeticVerdict.model_validate_json(_path(job).read_bytes())
     except (OSError, ValidationError, KtbenchError):
         return None
-    return found.model_copy(update={"layout_reason": job.why}) if job.layout else found
+    return verdict.model_copy(update={"layout_reason": job.why}) if job.layout else verdict
 
 
 def _keep(job: ArithmeticJob, verdict: ArithmeticVerdict) -> None:
-    """Only a convenience: a run goes on where it cannot be written."""
+    """Write a verdict for later runs; this run goes on where it cannot be written."""
     path = _path(job)
     with suppress(OSError, StorageError):
         path.parent.mkdir(parents=True, exist_ok=True)

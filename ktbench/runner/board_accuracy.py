@@ -1,4 +1,4 @@
-"""The test set on the board itself: a wrong answer makes a fast one worthless."""
+"""Accuracy on the test set, measured on the board: a wrong answer makes a fast one worthless."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ from ktbench.measure import BoardAccuracy, Job, evaluate
 from ktbench.networks.weights import load_student
 from ktbench.records import Cell, DeviceSpec, Failure, Measurement, Result, Validity
 from ktbench.results import ResultsFolder
-from ktbench.runner.teacher_jobs import dataset
+from ktbench.runner.data_jobs import dataset
 
 TOGETHER = 16
-"""Artifacts that share a process on the board."""
+"""Most artifacts that share a process on the board."""
 BATCH = 256
 SLACK = 3.0
 """Standard errors by which agreement on the test set may be below what the export promised."""
 
-Found = dict[str, BoardAccuracy | Failure]
-"""By the artifact's digest."""
+Accuracies = dict[str, BoardAccuracy | Failure]
+"""Accuracies and failures by the artifact's digest."""
 
 
-def on_board(device: DeviceSpec, jobs: Sequence[Job], results: ResultsFolder, base: Path) -> Found:
-    """What each artifact answers to the test set on a board; nothing on this machine itself.
+def on_board(
+    device: DeviceSpec, jobs: Sequence[Job], results: ResultsFolder, base: Path
+) -> Accuracies:
+    """Evaluate each artifact on the test set on a board; nothing on this machine itself.
 
     Here the exporter has asked the same runtime the same questions already.
     """
     if catalogue.device(device.profile).transport != "ssh":
         return {}
-    found: Found = {}
+    accuracies: Accuracies = {}
     for group in _groups(jobs):
         for outcome, job in zip(_evaluated(device, group, results, base), group, strict=True):
-            found[job.digest] = outcome
-    return found
+            accuracies[job.digest] = outcome
+    return accuracies
 
 
 def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Jobs of one format and one data set, so many at a time as share a process."""
+    """Give jobs of one format, as many at a time as share a process."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.export.format, []).append(job)
@@ -58,7 +60,7 @@ def _evaluated(
     by_data: dict[str, list[Job]] = {}
     for job in jobs:
         by_data.setdefault(_result(results, job).cell.data.canonical, []).append(job)
-    answers: dict[str, BoardAccuracy | Failure] = {}
+    answers: Accuracies = {}
     for group in by_data.values():
         data = dataset(_result(results, group[0]).cell.data, base)
         images = data.images("test").numpy()
@@ -73,14 +75,14 @@ def _evaluated(
             [classes[job.cell_key] for job in group],
             lease=Lease.of(results.path),
         )
-        answers.update({job.digest: found for job, found in zip(group, outcomes, strict=True)})
+        answers |= {job.digest: o for job, o in zip(group, outcomes, strict=True)}
     yield from (answers[job.digest] for job in jobs)
 
 
 def _result(results: ResultsFolder, job: Job) -> Result:
-    found = results.result(job.cell_key)
-    assert found is not None
-    return found
+    result = results.result(job.cell_key)
+    assert result is not None
+    return result
 
 
 def _cells(results: ResultsFolder, jobs: Sequence[Job]) -> list[Cell]:
@@ -88,7 +90,7 @@ def _cells(results: ResultsFolder, jobs: Sequence[Job]) -> list[Cell]:
 
 
 def torch_classes(cell: Cell, results: ResultsFolder, base: Path) -> NDArray[np.int64]:
-    """The class that the trained student names for each test image, (N,)."""
+    """Return the class that the trained student predicts for each test image, (N,)."""
     result = results.result(cell.key)
     assert result is not None and result.checkpoint is not None
     data = dataset(cell.data, base)
@@ -109,45 +111,48 @@ def torch_classes(cell: Cell, results: ResultsFolder, base: Path) -> NDArray[np.
 
 
 def with_accuracy(
-    measurement: Measurement, found: Mapping[str, BoardAccuracy | Failure], jobs: Sequence[Job]
+    measurement: Measurement,
+    accuracies: Mapping[str, BoardAccuracy | Failure],
+    jobs: Sequence[Job],
 ) -> Measurement:
-    """The measurement with its artifact's answers on the board; wrong ones make it invalid."""
-    came = found.get(measurement.artifact_digest)
-    if came is None:
+    """Add the artifact's accuracy on the board to a measurement; wrong answers make it invalid."""
+    accuracy = accuracies.get(measurement.artifact_digest)
+    if accuracy is None:
         return measurement
     validity = measurement.validity
-    if isinstance(came, Failure):
-        warning = f"the test set could not be run on the board: {came.reason}"
+    if isinstance(accuracy, Failure):
+        warning = f"the test set could not be run on the board: {accuracy.reason}"
         warnings = (*validity.warnings, warning)
         return measurement.model_copy(
             update={"validity": validity.model_copy(update={"warnings": warnings})}
         )
-    promised = next(j.tolerance.agreement for j in jobs if j.digest == came.artifact_digest)
-    reason = wrong(came, promised)
+    promised = next(j.tolerance.agreement for j in jobs if j.digest == accuracy.artifact_digest)
+    reason = wrong(accuracy, promised)
     if reason:
         validity = Validity(reasons=(*validity.reasons, reason), warnings=validity.warnings)
     return measurement.model_copy(
         update={
-            "test_accuracy": came.accuracy,
-            "test_agreement": came.agreement,
-            "test_inputs": came.inputs,
+            "test_accuracy": accuracy.accuracy,
+            "test_agreement": accuracy.agreement,
+            "test_inputs": accuracy.inputs,
             "validity": validity,
         }
     )
 
 
-def wrong(came: BoardAccuracy, promised: float) -> str | None:
-    """Why a board's answers are not those of the network that was trained, or None.
+def wrong(accuracy: BoardAccuracy, promised: float) -> str | None:
+    """Return the reason why a board's answers are not the trained network's, or None.
 
     `promised` is the least agreement with torch that the export was held to, on other images: by
     chance it may be missed here by a few standard errors of a share, and by one image.
     """
-    if came.agreement is None:
+    agreement, inputs = accuracy.agreement, accuracy.inputs
+    if agreement is None:
         return None
-    chance = SLACK * math.sqrt(promised * (1 - promised) / came.inputs) + 1 / came.inputs
-    if came.agreement >= promised - chance:
+    chance = SLACK * math.sqrt(promised * (1 - promised) / inputs) + 1 / inputs
+    if agreement >= promised - chance:
         return None
     return (
-        f"the board names torch's class for only {came.agreement:.1%} of {came.inputs} test images"
-        f" (accuracy there {came.accuracy:.1%})"
+        f"the board names torch's class for only {agreement:.1%} of {inputs} test images"
+        f" (accuracy there {accuracy.accuracy:.1%})"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ktbench.data import Dataset
-from ktbench.engine.contract import Lost
+from ktbench.engine.contract import Lost, Report
 from ktbench.export.exporter import Exporter
 from ktbench.isolation import Guard
 from ktbench.networks.layout import Layout
@@ -36,7 +36,9 @@ from ktbench.records import (
     one_line,
 )
 from ktbench.results import ResultsFolder
-from ktbench.runner.teacher_jobs import TrainedTeacher, account_of, dataset, same_dataset, source_of
+from ktbench.runner.data_jobs import dataset, same_dataset
+from ktbench.runner.teacher_sources import account_of, source_of
+from ktbench.runner.trained_teacher import SourceRequest, TrainedTeacher
 from ktbench.students._contract import Student
 from ktbench.supervision import Mark, mark
 from ktbench.system.files import write_atomically
@@ -44,7 +46,6 @@ from ktbench.system.provenance import collect
 from ktbench.teacher.source import TeacherSource
 from ktbench.train import Places, Progress, train_cohort
 
-Report = Callable[[float], None]
 EXPORTING = "exporting"
 """The stage of a mark that is followed by an export's label."""
 
@@ -55,7 +56,7 @@ class CellTask:
 
     cell: Cell
     trained: Checkpoint | None = None
-    """Its weights are there: nothing is trained again, and no teacher is needed."""
+    """Weights that are there: nothing is trained again, and no teacher is needed."""
     exported: tuple[Artifact, ...] = ()
     exported_of: str | None = None
     """Digest of the weights that were exported, where these are lost: others are exported anew."""
@@ -69,25 +70,25 @@ class CohortJob:
 
     tasks: tuple[CellTask, ...]
     taught_by: tuple[TrainedTeacher, ...]
-    """None, one, or the members of an ensemble."""
+    """The cells' teacher, the members of their ensemble, or nothing."""
     exports: tuple[ExportSpec, ...]
     base: Path
     root: Path
     source: SourceSpec = field(default_factory=SourceSpec)
     memory: int | None = None
-    """Most bytes that the process may hold; None: half of what is free where it runs."""
+    """Most bytes that the process may hold; None for half of what is free where it runs."""
     workers: int = 1
     """Processes that share what is free."""
     data_digest: str | None = None
-    """What the run found its data to be: another, on another node, is refused."""
+    """Digest of the run's data: a node that has other data is refused."""
     starts: dict[str, Path] = field(default_factory=dict)
     """Files of first weights by the cell's key; a cell that is missing begins from its seed."""
     layouts: dict[str, Layout] = field(default_factory=dict)
-    """How students are run, by the cell's key; where it is missing, its own layers decide."""
+    """Students' layouts by the cell's key; where one is missing, its own layers decide."""
 
     @property
     def numeric(self) -> NumericSpec:
-        """What the cells compute with: they share it."""
+        """Numeric settings that the cells share."""
         return self.tasks[0].cell.numeric
 
     @property
@@ -105,7 +106,7 @@ class CohortJob:
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """What came of one cell."""
+    """Checkpoint, artifacts and failures of one cell."""
 
     cell: Cell
     checkpoint: Checkpoint | None
@@ -115,21 +116,21 @@ class CellOutcome:
 
 @dataclass(frozen=True)
 class CohortOutcome:
-    """What came of a cohort, and the seconds that each stage worked."""
+    """Outcomes of a cohort's cells, and the seconds that each stage worked."""
 
     cells: tuple[CellOutcome, ...]
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """Lines that the user should see."""
     provenance: Provenance | None = None
-    """Where the cells were made; None where it was not found out."""
+    """Provenance of the cells; None where the training failed as a whole."""
 
 
 # ---------------------------------------------------------------- cohorts
 
 
 def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
-    """Every cell of a cohort trained and exported; failures are outcomes, not exceptions."""
+    """Train and export every cell of a cohort; failures are outcomes, not exceptions."""
     clock = time.perf_counter()
     seconds: dict[str, float] = {}
     notes: list[str] = []
@@ -137,15 +138,15 @@ def train_and_export(job: CohortJob, report: Report) -> CohortOutcome:
         torch.set_num_threads(job.numeric.threads)  # exports too: it changes the order of sums
         data = same_dataset(job.tasks[0].cell.data, job.base, job.data_digest)
         with ExitStack() as ending:
-            source = source_of(
-                job.taught_by,
-                job.tasks[0].cell,
+            request = SourceRequest(
+                taught=job.tasks[0].cell,
+                spec=job.source,
                 base=job.base,
-                wanted=job.source,
                 note=notes.append,
                 history=job.root / "pool",
                 ending=ending,
             )
+            source = source_of(job.taught_by, request)
             seconds["data"], clock = time.perf_counter() - clock, time.perf_counter()
             try:
                 trained = _train(job, data, source, report, notes.append)
@@ -178,7 +179,7 @@ def _train(
     report: Report,
     note: Callable[[str], None],
 ) -> list[Checkpoint | Failure]:
-    """Checkpoints in the order of the tasks; only cells without one are trained."""
+    """Train the cells without a checkpoint; return all checkpoints in the order of the tasks."""
     cells = [task.cell for task in job.tasks if task.trained is None]
 
     def tell(progress: Progress) -> None:
@@ -206,7 +207,7 @@ def _train(
 
 
 def cell_places(root: Path, cell: Cell) -> Places:
-    """Where a cell's files lie in a results folder."""
+    """Return the places of a cell's files in a results folder."""
     folder = ResultsFolder(root)
     return Places(
         root=root,
@@ -218,7 +219,7 @@ def cell_places(root: Path, cell: Cell) -> Places:
 
 @lru_cache(maxsize=2)
 def _exporter(spec_json: str, base: Path, root: Path) -> Exporter:
-    """One per data set and process: it keeps what cells of one architecture share."""
+    """Return a data set's exporter; it keeps what the cells of one architecture share."""
     exporter = Exporter(
         dataset(DataSpec.model_validate_json(spec_json), base), root / "artifacts", root
     )
@@ -231,45 +232,39 @@ def _export_cell(
 ) -> CellOutcome:
     cell = task.cell
     exported = task.exported if task.exported_of in (None, checkpoint.digest) else ()
-    done: list[Artifact | Failure] = [*exported, *task.given_up]
-    there = {artifact.export for artifact in exported}
+    outcomes: list[Artifact | Failure] = [*exported, *task.given_up]
+    present = {artifact.export for artifact in exported}
     given_up = {failure.what for failure in task.given_up}
-    wanted = [e for e in job.exports if e not in there and e.label not in given_up]
+    missing = [e for e in job.exports if e not in present and e.label not in given_up]
     guard = Guard()
     try:
-        if wanted:
+        if missing:
             exporter = _exporter(cell.data.model_dump_json(), job.base, job.root)
             student = _trained_student(job, cell, checkpoint, data)
-            done += [_export(job, exporter, student, checkpoint, cell, spec) for spec in wanted]
+            work = ResultsFolder(job.root).work(cell.key)
+            records = [work / f"{spec.label}-{checkpoint.digest}.json" for spec in missing]
+            outcomes += [
+                _recorded(record, job.root) or _export(exporter, student, cell, spec, record)
+                for spec, record in zip(missing, records, strict=True)
+            ]
     except StorageError:
         raise
     except OWN_ERRORS as error:  # a user's own network may raise anything
-        done.append(Failure(stage="export", reason=one_line(error)))
+        outcomes.append(Failure(stage="export", reason=one_line(error)))
     finally:
         guard.put_back()
     return CellOutcome(
         cell,
         checkpoint,
-        artifacts=tuple(x for x in done if isinstance(x, Artifact)),
-        failures=tuple(x for x in done if isinstance(x, Failure)),
+        artifacts=tuple(x for x in outcomes if isinstance(x, Artifact)),
+        failures=tuple(x for x in outcomes if isinstance(x, Failure)),
     )
 
 
 def _export(
-    job: CohortJob,
-    exporter: Exporter,
-    student: Student,
-    checkpoint: Checkpoint,
-    cell: Cell,
-    spec: ExportSpec,
+    exporter: Exporter, student: Student, cell: Cell, spec: ExportSpec, record: Path
 ) -> Artifact | Failure:
-    """One export, kept on record until the cell's result is written: a killed run's stands."""
-    record = ResultsFolder(job.root).work(cell.key) / f"{spec.label}-{checkpoint.digest}.json"
-    with suppress(OSError, ValueError):
-        earlier = Artifact.model_validate_json(record.read_bytes())
-        content = (job.root / earlier.path).read_bytes()
-        if hashlib.sha256(content).hexdigest()[:16] == earlier.digest:
-            return earlier
+    """Export a cell, and keep the artifact on record until the cell's result is written."""
     mark(cell.key, EXPORTING, spec.label)
     outcome = exporter.export(student, cell, spec)
     if isinstance(outcome, Artifact):
@@ -277,8 +272,18 @@ def _export(
     return outcome
 
 
+def _recorded(record: Path, root: Path) -> Artifact | None:
+    """Return the artifact that a killed run has left on record, where its file is whole."""
+    with suppress(OSError, ValueError):
+        artifact = Artifact.model_validate_json(record.read_bytes())
+        content = (root / artifact.path).read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] == artifact.digest:
+            return artifact
+    return None
+
+
 def _trained_student(job: CohortJob, cell: Cell, checkpoint: Checkpoint, data: Dataset) -> Student:
-    """The student with the very weights that the checkpoint's record names."""
+    """Load the student with the very weights that the checkpoint's record names."""
     weights = job.root / checkpoint.path
     student = load_student(
         cell,
@@ -298,25 +303,24 @@ def _trained_student(job: CohortJob, cell: Cell, checkpoint: Checkpoint, data: D
 
 
 def stage_of(mark: Mark) -> Stage:
-    """The stage of a failure for what was marked as being worked on."""
+    """Return the stage in which work that was marked so has failed."""
     return "export" if mark.stage == EXPORTING else "train"
 
 
 def narrowed(job: CohortJob, groups: Sequence[Sequence[int]], lost: Lost) -> list[CohortJob]:
-    """The job's tasks in smaller jobs; a cell whose export ends the process does without it."""
+    """Split the job into smaller ones; a cell whose export ends the process does without it."""
     if groups:
         return [replace(job, tasks=tuple(job.tasks[n] for n in group)) for group in groups]
     [task] = job.tasks
-    known = {failure.what for failure in task.given_up}
     label = lost.mark.what
-    if lost.mark.stage != EXPORTING or label in known:
+    if lost.mark.stage != EXPORTING or label in {failure.what for failure in task.given_up}:
         return []
     failure = Failure(stage="export", what=label, reason=lost.reason)
     return [replace(job, tasks=(replace(task, given_up=(*task.given_up, failure)),))]
 
 
 def saved_work(folder: Path) -> dict[str, str]:
-    """The digests of what is saved of a cell's work: they change when the work has come on."""
+    """Digest a cell's saved files: the digests change when its work has moved on."""
     with suppress(OSError):
         return {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the waves of one run share, and how it ends."""
+"""State that the waves of one run share, and the summary that it ends with."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ktbench.networks.layout import Layout
 from ktbench.records import Assembly, Cell, Failure, Plan, Provenance, Result, digest_of
 from ktbench.results import ResultsFolder
 from ktbench.runner.progress import Watcher
-from ktbench.runner.teacher_jobs import TrainedTeacher
+from ktbench.runner.trained_teacher import TrainedTeacher
 
 Teachers = dict[str, TrainedTeacher | Failure]
-"""By the teacher's canonical text."""
+"""Trained and failed teachers by their canonical text."""
 Starts = dict[str, Assembly | Failure]
-"""What a cell begins from, by the cell's key; cells that begin from fresh weights are missing."""
+"""First weights by the cell's key; cells that begin from fresh weights are missing."""
 
 
 @dataclass
 class Summary:
-    """How a run ended."""
+    """Counts, failures and seconds of a run."""
 
     folder: Path
     done: int = 0
@@ -32,7 +32,7 @@ class Summary:
     measured: int = 0
     unmeasured: list[Failure] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """By stage; `total` is the whole run, what the stages leave of it is the runner's own."""
+    """Seconds by stage; `total` is the whole run, its remainder the runner's own."""
     report: Path | None = None
 
     @property
@@ -52,26 +52,32 @@ class Checked:
     layouts: dict[str, Layout | Failure] = field(default_factory=dict)
 
     def of(self, cell: Cell) -> Layout | Failure | None:
-        """How to run a cell's student; None where its own layers decide."""
+        """Return the layout of a cell's student; None where its own layers decide."""
         return self.layouts.get(architecture(cell))
 
 
 def architecture(cell: Cell) -> str:
-    """Equal for cells whose students are built alike and take steps of the same kind."""
+    """Return a digest that is equal for students built alike whose steps are of the same kind."""
     numeric = cell.numeric.model_copy(update={"outputs": None})
     batch = min(cell.train.batch_size, BATCH)
-    own = [cell.student.canonical, cell.data.canonical, numeric.canonical, batch]
-    return digest_of(own)
+    return digest_of([cell.student.canonical, cell.data.canonical, numeric.canonical, batch])
+
+
+def teachers_of(cell: Cell, teachers: Teachers) -> tuple[TrainedTeacher, ...] | Failure:
+    """Return all that a cell's teacher is made of, or why one of them is not there."""
+    outcomes = [teachers[teacher.canonical] for teacher in cell.teachers]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    return failures[0] if failures else tuple(o for o in outcomes if not isinstance(o, Failure))
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the waves of one run share."""
+class RunContext:
+    """Plan, folder, engine and watcher of one run, and what its waves hand on."""
 
     plan: Plan
     results: ResultsFolder
     provenance: dict[str, Provenance]
-    """By data set: it holds the digest of what the cells of that data set learnt from."""
+    """Provenance by data set: it holds the digest of what that data set's cells learnt from."""
     engine: Engine
     watcher: Watcher
     summary: Summary
@@ -90,7 +96,7 @@ class Run:
         return self.results.path.absolute()
 
     def provenance_of(self, cell: Cell) -> Provenance:
-        """Where and with what this run makes a cell."""
+        """Return the provenance of a cell that this run makes."""
         return self.provenance[cell.data.canonical]
 
 

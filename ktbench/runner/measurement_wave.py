@@ -1,4 +1,4 @@
-"""The third wave: every distinct graph of a plan on one device."""
+"""The last waves: torch's reference outputs, then every distinct graph on each device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ktbench.engine.contract import Lost
 from ktbench.measure import Job, distinct, job_of, measure, measurement_id
 from ktbench.measure.job import CHECKED_INPUTS
 from ktbench.networks.weights import load_student
@@ -25,8 +26,11 @@ from ktbench.records import (
 )
 from ktbench.results import ResultsFolder
 from ktbench.runner.board_accuracy import on_board, with_accuracy
+from ktbench.runner.context import RunContext, clocked
+from ktbench.runner.data_jobs import dataset
+from ktbench.runner.narrowing import Narrowing, run_narrowing
+from ktbench.runner.parallel_devices import measure_devices
 from ktbench.runner.progress import Watcher
-from ktbench.runner.teacher_jobs import dataset
 from ktbench.supervision import mark
 
 
@@ -35,14 +39,14 @@ class ReferenceJob:
     """Run a trained student over the validation images that its artifact is checked with."""
 
     digest: str
-    """Of the artifact."""
+    """Digest of the artifact."""
     cell: Cell
     weights: Path
     base: Path
 
     @property
     def numeric(self) -> NumericSpec:
-        """What the cell was trained with."""
+        """Numeric settings that the cell was trained with."""
         return self.cell.numeric
 
     @property
@@ -54,11 +58,11 @@ class ReferenceJob:
 Reference = tuple[NDArray[np.uint8], NDArray[np.float32]]
 """Validation images and torch's logits."""
 References = dict[str, Reference | Failure]
-"""By the artifact's digest."""
+"""References and failures by the artifact's digest."""
 
 
 def reference(job: ReferenceJob, _: Callable[[float], None]) -> Reference | Failure:
-    """What torch answers; a failure is an outcome, not an exception."""
+    """Return torch's answers; a failure is an outcome, not an exception."""
     mark(job.cell.key, "running the trained network", job.label)
     try:
         torch.set_num_threads(job.numeric.threads)
@@ -78,13 +82,13 @@ def reference(job: ReferenceJob, _: Callable[[float], None]) -> Reference | Fail
     return images.numpy(), expected.numpy()
 
 
-def reference_jobs(plan: Plan, results: ResultsFolder, root: Path) -> list[ReferenceJob]:
-    """One per artifact that some device has still to measure."""
-    wanted: dict[str, Job] = {}
+def _reference_jobs(plan: Plan, results: ResultsFolder, root: Path) -> list[ReferenceJob]:
+    """Return one job per artifact that some device has still to measure."""
+    unmeasured_jobs: dict[str, Job] = {}
     for device in plan.devices:
-        wanted.update({job.digest: job for job in _unmeasured_on(plan, device, results)})
+        unmeasured_jobs.update({job.digest: job for job in _unmeasured_on(plan, device, results)})
     jobs = []
-    for job in wanted.values():
+    for job in unmeasured_jobs.values():
         result = results.result(job.cell_key)
         assert result is not None and result.checkpoint is not None
         weights = root / result.checkpoint.path
@@ -93,7 +97,7 @@ def reference_jobs(plan: Plan, results: ResultsFolder, root: Path) -> list[Refer
 
 
 def unmeasured(plan: Plan, results: ResultsFolder) -> bool:
-    """Whether an artifact that is there has still to be measured."""
+    """Return True where an artifact that is there has still to be measured."""
     return any(_unmeasured_on(plan, device, results) for device in plan.devices)
 
 
@@ -107,25 +111,53 @@ def _unmeasured_on(plan: Plan, device: DeviceSpec, results: ResultsFolder) -> li
     ]
 
 
-def measure_all(
-    plan: Plan,
-    device: DeviceSpec,
-    results: ResultsFolder,
-    watcher: Watcher,
-    references: References,
+def reference_wave(context: RunContext) -> References:
+    """Run torch on the validation images, for every graph that is to be measured."""
+    jobs = _reference_jobs(context.plan, context.results, context.root)
+    deaths = Narrowing()
+
+    def again(job: ReferenceJob, lost: Lost) -> list[ReferenceJob]:
+        return [job for _ in deaths.again([job.digest], lost)]
+
+    references: References = {}
+    for job, outcome in run_narrowing(context.engine, reference, jobs, lambda *_: None, again):
+        if isinstance(outcome, Lost):
+            outcome = Failure(stage="measure", reason=outcome.reason, what=job.label)
+        references[job.digest] = outcome
+    return references
+
+
+def measurement_wave(context: RunContext, references: References) -> None:
+    """Measure on every device what it has not measured yet."""
+
+    def measure_on(device: DeviceSpec, watcher: Watcher) -> Iterator[Measurement | Failure]:
+        return _measure_on(device, context, watcher, references)
+
+    with clocked(context.summary, "measuring"):
+        for outcome in measure_devices(context.plan.devices, measure_on, context.watcher):
+            if isinstance(outcome, Failure):
+                context.watcher.note(f"not measured: {outcome.what}: {outcome.reason}")
+                context.summary.unmeasured.append(outcome)
+            else:
+                context.summary.measured += 1
+
+
+def _measure_on(
+    device: DeviceSpec, context: RunContext, watcher: Watcher, references: References
 ) -> Iterator[Measurement | Failure]:
     """Measure what this device has not measured yet; a measurement is written before it is given.
 
     Latency belongs to the graph, so cells of one graph share a measurement; where the device asks
     for the noise check, each cell's own artifact is measured.
     """
+    plan, results = context.plan, context.results
     jobs, failed = [], []
     for job in _unmeasured_on(plan, device, results):
-        known = references[job.digest]
-        if isinstance(known, Failure):
-            failed.append(known)
+        answers = references[job.digest]
+        if isinstance(answers, Failure):
+            failed.append(answers)
         else:
-            jobs.append(_with_inputs(job, known, results))
+            jobs.append(_with_inputs(job, answers, results))
     yield from failed
     if not jobs:
         return
@@ -136,7 +168,7 @@ def measure_all(
         watcher.advance(number, f"repeat {number} of {repeats}")
 
     try:
-        accuracies = on_board(device, jobs, results, Path(plan.base))
+        accuracies = on_board(device, jobs, results, context.base)
         for outcome in measure(device, jobs, results.path, progress=tell):
             if isinstance(outcome, Measurement):
                 outcome = with_accuracy(outcome, accuracies, jobs)
@@ -156,9 +188,9 @@ def _jobs(plan: Plan, results: ResultsFolder) -> Iterator[Job]:
                 yield job_of(artifact, results.path)
 
 
-def _with_inputs(job: Job, known: Reference, results: ResultsFolder) -> Job:
-    """The job with validation images and torch's logits, so that outputs are checked too."""
+def _with_inputs(job: Job, answers: Reference, results: ResultsFolder) -> Job:
+    """Add validation images and torch's logits to a job, so that outputs are checked too."""
     result = results.result(job.cell_key)
     assert result is not None
     artifact = next(a for a in result.artifacts if a.digest == job.digest)
-    return job_of(artifact, results.path, *known)
+    return job_of(artifact, results.path, *answers)

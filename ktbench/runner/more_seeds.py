@@ -1,4 +1,4 @@
-"""The matrix of what would settle the comparisons that a results folder leaves undecided."""
+"""The matrix of the seeds that would settle a results folder's undecided comparisons."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEAD = "# Written by `ktbench plan --settle`"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One that more seeds may settle."""
+    """A comparison that more seeds may settle."""
 
     student: str
     method: str
@@ -37,14 +37,14 @@ class Comparison:
     high: float | None
     n: int
     settled_by: int
-    """Seeds in all."""
+    """Number of seeds that settle it, those that have run included."""
     seeds: tuple[int, ...]
-    """New ones."""
+    """New seeds."""
 
 
 @dataclass(frozen=True)
 class Settlement:
-    """What settles the undecided comparisons of a folder, and what it costs."""
+    """New trainings that settle the undecided comparisons of a folder, and their cost."""
 
     comparisons: tuple[Comparison, ...]
     left: dict[str, int]
@@ -53,10 +53,10 @@ class Settlement:
     cells: tuple[Cell, ...] = ()
     """New trainings."""
     seconds: float = 0.0
-    """Of the new trainings, each alone, its teacher's passes included: as long as the earlier
-    seeds' took."""
+    """Seconds of the new trainings, each alone with its teacher's passes, at the earlier seeds'
+    pace."""
     shared_seconds: float = 0.0
-    """The same with what trainings share counted once, as it was for the earlier seeds."""
+    """The same seconds with what trainings share counted once, as for the earlier seeds."""
     extra: int = 0
     """Cells that come with these, where `include` cannot name them alone."""
     matrix: str = ""
@@ -64,7 +64,7 @@ class Settlement:
 
 
 def settle(matrix_file: Path, folder: Path) -> Settlement:
-    """What a matrix needs beside its cells to settle what its results leave undecided.
+    """Find the cells that would settle what the results of a matrix leave undecided.
 
     Each undecided comparison gets the seeds that `stats.seeds_to_settle` asks for, and so does its
     baseline. Raises KtbenchError where the folder holds no result of the matrix.
@@ -72,22 +72,24 @@ def settle(matrix_file: Path, folder: Path) -> Settlement:
     matrix = load(matrix_file)
     planned = make_plan(matrix)
     analysis = Analysis(load_results(folder))
-    known = {cell.key: cell for cell in planned.cells}
+    cells = {cell.key: cell for cell in planned.cells}
     trained = analysis.cells[analysis.cells["accuracy"].notna()]
-    if not trained["key"].isin(list(known)).any():
+    if not trained["key"].isin(list(cells)).any():
         raise KtbenchError(
             f"{folder}: no cell of {matrix_file} is trained there: give the matrix that it was run "
             "with"
         )
-    wanted = _Wanted(known, analysis)
+    additions = _Additions(cells, analysis)
     gains = analysis.gains[~analysis.gains["is_baseline"]]
     undecided = gains[gains["sign"].isin(UNDECIDED)]
     for row in undecided.to_dict("records"):
-        wanted.add({str(name): value for name, value in row.items()})
+        additions.add({str(name): value for name, value in row.items()})
     settlement = Settlement(
-        tuple(wanted.comparisons), dict(wanted.left), len(gains) - len(undecided)
+        tuple(additions.comparisons), dict(additions.left), len(gains) - len(undecided)
     )
-    return _with_matrix(settlement, wanted, matrix, planned) if wanted.cells else settlement
+    if not additions.cells:
+        return settlement
+    return _with_matrix(settlement, additions, matrix, planned)
 
 
 def write(settlement: Settlement, matrix_file: Path, output: Path | None = None) -> Path:
@@ -109,16 +111,16 @@ def write(settlement: Settlement, matrix_file: Path, output: Path | None = None)
 
 
 @dataclass
-class _Wanted:
+class _Additions:
     """Collects the cells that undecided comparisons need."""
 
-    known: dict[str, Cell]
+    planned: dict[str, Cell]
     """The matrix's cells by key."""
     analysis: Analysis
     cells: dict[str, Cell] = field(default_factory=dict)
     """New cells by key."""
     costs: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Seconds alone and shared, by key."""
+    """Seconds of a new cell alone and shared, by key."""
     comparisons: list[Comparison] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
     _seeds: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -130,23 +132,23 @@ class _Wanted:
     def __post_init__(self) -> None:
         cells = self.analysis.cells
         self._run = set(cells.loc[cells["status"].isin(["done", "failed"]), "key"])
-        for key, cell in self.known.items():
+        for key, cell in self.planned.items():
             self._seeds.setdefault(place(cell), {})[cell.seed] = key
 
     def add(self, row: dict[str, Any]) -> None:
-        """What one undecided comparison needs; `row` is of `Analysis.gains`."""
+        """Add the cells that one undecided comparison needs; `row` is of `Analysis.gains`."""
         if pd.isna(row["settled_by"]):
             self.left[row["unsettled_why"] or "no pair of cells is complete"] += 1
             return
         cells = self.analysis.cells
-        own = cells[(cells[GROUP] == [row[name] for name in GROUP]).all(axis=1)]
-        own = own[own["key"].isin(list(self.known))]
-        pairs = own[own["gain"].notna() & own["baseline"].isin(list(self.known))]
+        compared = cells[(cells[GROUP] == [row[name] for name in GROUP]).all(axis=1)]
+        compared = compared[compared["key"].isin(list(self.planned))]
+        pairs = compared[compared["gain"].notna() & compared["baseline"].isin(list(self.planned))]
         if pairs.empty:
             self.left["not in this matrix"] += 1
             return
         first = pairs.iloc[0]
-        method, baseline = self.known[first["key"]], self.known[first["baseline"]]
+        method, baseline = self.planned[first["key"]], self.planned[first["baseline"]]
         waiting = set(self._seeds[place(method)].values()) - self._run
         more = int(row["settled_by"]) - row["n"] - len(waiting)
         if more <= 0:
@@ -154,38 +156,38 @@ class _Wanted:
             return
         seeds = tuple(self._free(method, baseline, more))
         for cell in (method, baseline):
-            self._want(cell, seeds)
+            self._add_seeds(cell, seeds)
         bounds = (None if pd.isna(row[name]) else row[name] for name in ("gain_low", "gain_high"))
         low, high = bounds
         names = (row["student"], row["label"], row["gain"], low, high, row["n"])
         self.comparisons.append(Comparison(*names, int(row["settled_by"]), seeds))
 
     def _free(self, method: Cell, baseline: Cell, number: int) -> list[int]:
-        """Seeds that a comparison has not used: first those that its baseline has already."""
-        used, there = set(self._seeds[place(method)]), set(self._seeds[place(baseline)])
-        return [*sorted(there - used), *_fresh(used | there, number)][:number]
+        """Return seeds that a comparison has not used, those that its baseline has first."""
+        used, baseline_seeds = set(self._seeds[place(method)]), set(self._seeds[place(baseline)])
+        return [*sorted(baseline_seeds - used), *_fresh(used | baseline_seeds, number)][:number]
 
-    def _want(self, cell: Cell, seeds: Iterable[int]) -> None:
-        """More seeds of a cell, at the cost of its earlier ones."""
-        own = self._seeds[place(cell)]
+    def _add_seeds(self, cell: Cell, seeds: Iterable[int]) -> None:
+        """Add more seeds of a cell, at the cost of its earlier ones."""
+        keys = self._seeds[place(cell)]
         cells = self.analysis.cells
-        group = cells[cells["key"].isin(list(own.values()))]
+        group = cells[cells["key"].isin(list(keys.values()))]
         alone = float((group["seconds"] + group["teacher_seconds"]).mean())
         shared = float(group["shared_seconds"].mean())
-        for seed in set(seeds) - set(own):
+        for seed in set(seeds) - set(keys):
             more = cell.model_copy(update={"seed": seed})
-            own[seed] = more.key
+            keys[seed] = more.key
             self.cells[more.key] = more
             self.costs[more.key] = (alone, shared)
 
 
 def place(cell: Cell) -> str:
-    """Names what a cell has in common with those that differ in their seed alone."""
+    """Return a key that a cell shares with those that differ from it in their seed alone."""
     return cell.model_copy(update={"seed": 0}).key
 
 
 def _fresh(used: set[int], number: int) -> list[int]:
-    """The lowest seeds that nothing uses."""
+    """Return the lowest seeds that nothing uses."""
     free = (seed for seed in count() if seed not in used)
     return [next(free) for _ in range(number)]
 
@@ -194,10 +196,10 @@ def _fresh(used: set[int], number: int) -> list[int]:
 
 
 def _with_matrix(
-    settlement: Settlement, wanted: _Wanted, matrix: Matrix, planned: Plan
+    settlement: Settlement, additions: _Additions, matrix: Matrix, planned: Plan
 ) -> Settlement:
     values, _ = read(Path(matrix.origin.file))
-    rules = _rules(wanted.cells.values(), matrix, planned)
+    rules = _rules(additions.cells.values(), matrix, planned)
     earlier = values.get("include") or []
     earlier = earlier if isinstance(earlier, list) else [earlier]
     values = {"name": planned.name, **values, "include": [*earlier, *rules]}
@@ -210,36 +212,38 @@ def _with_matrix(
         ]
     )
     written = make_plan(loads(text, file="the settling matrix", base=matrix.origin.base))
-    new = {cell.key for cell in written.cells} - set(wanted.known)
-    if missing := [cell for key, cell in wanted.cells.items() if key not in new]:
+    new = {cell.key for cell in written.cells} - set(additions.planned)
+    if missing := [cell for key, cell in additions.cells.items() if key not in new]:
         raise KtbenchError(
             f"{matrix.origin.file}: its rules (exclude, include) do not let {missing[0].label} in: "
             f"write a matrix with more seeds by hand"
         )
-    alone, shared = (sum(cost) for cost in zip(*wanted.costs.values(), strict=True))
+    alone, shared = (sum(cost) for cost in zip(*additions.costs.values(), strict=True))
     return Settlement(
         settlement.comparisons,
         settlement.left,
         settlement.decided,
-        cells=tuple(cell for cell in written.cells if cell.key in wanted.cells),
+        cells=tuple(cell for cell in written.cells if cell.key in additions.cells),
         seconds=alone,
         shared_seconds=shared,
-        extra=len(new - set(wanted.cells)),
+        extra=len(new - set(additions.cells)),
         matrix=text,
     )
 
 
 def _rules(cells: Iterable[Cell], matrix: Matrix, planned: Plan) -> list[dict[str, Any]]:
-    """Blocks of `include` that stand for these cells: those of the same student, teacher, training
-    and seeds share one."""
+    """Return blocks of `include` for these cells.
+
+    Cells of the same student, teacher, training and seeds share one.
+    """
     namer = _Namer(matrix, planned)
     seeds: dict[str, list[int]] = {}
-    found: dict[str, Cell] = {}
+    cells_by_place: dict[str, Cell] = {}
     for cell in cells:
-        found.setdefault(place(cell), cell)
+        cells_by_place.setdefault(place(cell), cell)
         seeds.setdefault(place(cell), []).append(cell.seed)
     blocks: dict[str, dict[str, Any]] = {}
-    for name, cell in found.items():
+    for name, cell in cells_by_place.items():
         block: dict[str, Any] = {"student": namer.student(cell.student)}
         block["method"] = []
         block |= {"teacher": cell.teacher.name} if cell.teacher else {}
@@ -247,8 +251,8 @@ def _rules(cells: Iterable[Cell], matrix: Matrix, planned: Plan) -> list[dict[st
         block |= namer.members(cell)
         changes = namer.changes(cell)
         block |= {"train": changes} if changes else {}
-        own = blocks.setdefault(yaml.safe_dump(block), block)
-        own["method"].append(namer.method(cell.method))
+        rule = blocks.setdefault(yaml.safe_dump(block), block)
+        rule["method"].append(namer.method(cell.method))
     return list(blocks.values())
 
 
@@ -266,11 +270,11 @@ class _Namer:
         )
 
     def student(self, item: Item) -> Any:
-        """As `include` takes it."""
+        """Return a student's entry in `include`."""
         return self._entry(item, self._students, catalogue.student_settings)
 
     def method(self, item: Item) -> Any:
-        """As `include` takes it."""
+        """Return a method's entry in `include`."""
         return self._entry(item, self._methods, catalogue.method_settings)
 
     def _entry(self, item: Item, axis: list[str], settings: Any) -> Any:
@@ -280,26 +284,27 @@ class _Namer:
         given = {k: v for k, v in item.settings.items() if k not in item.implied}
         if not given and not alone:
             # A name alone would mean its variants too: a setting at its default says which.
-            known = settings(item.name, self._base)
             plain = {
-                k: i.default for k, i in known.items() if isinstance(i.default, int | float | str)
+                name: info.default
+                for name, info in settings(item.name, self._base).items()
+                if isinstance(info.default, int | float | str)
             }
             given = dict(list(plain.items())[:1])
         return {item.name: given} if given else item.name
 
     def members(self, cell: Cell) -> dict[str, Any]:
-        """Where a cell stands on the axes that its matrix has beside items, teachers and seeds."""
-        matrix, found = self._matrix, dict[str, Any]()
+        """Return a cell's members on the matrix's axes beside items, teachers and seeds."""
+        matrix, members = self._matrix, dict[str, Any]()
         if matrix.budget:
-            found["budget"] = cell.train.epochs
+            members["budget"] = cell.train.epochs
         if matrix.views:
-            found["views"] = cell.train.views or "fresh"
+            members["views"] = cell.train.views or "fresh"
         if matrix.distill and cell.teacher:
-            found["distill"] = (cell.distill or Window()).model_dump(mode="json")
-        return found
+            members["distill"] = (cell.distill or Window()).model_dump(mode="json")
+        return members
 
     def changes(self, cell: Cell) -> dict[str, Any]:
-        """What its training does differently from the matrix's, axes apart."""
+        """Return the settings of its training that differ from the matrix's, axes apart."""
         matrix, usual = self._matrix, self._matrix.train.model_dump(mode="json")
         axes = {"views": matrix.views, "epochs": matrix.budget}
         return {

@@ -1,7 +1,7 @@
-"""Boards are measured at the same time, one thread each; what uses this machine's processor is not.
+"""Measures SSH boards in parallel, local devices one at a time.
 
-A thread waits for its board nearly all the time. It speaks to the run through a queue alone, so the
-watcher hears one voice.
+Each board has a thread, which waits for it nearly all the time. Threads talk to the run through one
+queue, so that only the run's own thread calls the watcher.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Measure = Callable[[DeviceSpec, Watcher], Iterator[Outcome]]
 
 
 def lines(devices: Sequence[DeviceSpec]) -> tuple[list[DeviceSpec], list[list[DeviceSpec]]]:
-    """Devices that are measured alone, and queues of boards: one queue per host."""
+    """Return the devices that are measured alone, and queues of boards: one queue per host."""
     alone: list[DeviceSpec] = []
     hosts: dict[str | None, list[DeviceSpec]] = {}
     for device in devices:
@@ -34,7 +34,7 @@ def lines(devices: Sequence[DeviceSpec]) -> tuple[list[DeviceSpec], list[list[De
 def measure_devices(
     devices: Sequence[DeviceSpec], measure: Measure, watcher: Watcher
 ) -> Iterator[Outcome]:
-    """What measuring each device brings: first those on this machine, then all boards at once."""
+    """Give the outcomes of each device: first those on this machine, then all boards at once."""
     alone, boards = lines(devices)
     for device in alone if len(boards) != 1 else [*alone, *boards[0]]:
         yield from _guarded(device, measure, watcher)
@@ -43,7 +43,7 @@ def measure_devices(
 
 
 def _guarded(device: DeviceSpec, measure: Measure, watcher: Watcher) -> Iterator[Outcome]:
-    """A device that cannot be measured at all is one failure; a full disk ends the run."""
+    """Measure a device; being unable to is one failure, while a full disk ends the run."""
     try:
         yield from measure(device, watcher)
     except StorageError:
@@ -53,15 +53,15 @@ def _guarded(device: DeviceSpec, measure: Measure, watcher: Watcher) -> Iterator
 
 
 class _EndedError(Exception):
-    """The run is over: whoever still works for it stops."""
+    """The run is over, and its threads stop."""
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A thread's end of the queue, and the watcher that its device sees."""
+class _QueueWatcher:
+    """A thread's watcher, which puts what it hears on the run's queue."""
 
     name: str
-    say: Callable[[object], None]
+    put: Callable[[object], None]
     over: threading.Event
     total: list[int]
 
@@ -73,63 +73,64 @@ class _Line:
         """See `Watcher`; ends the work when the run is over."""
         if self.over.is_set():
             raise _EndedError
-        self.say((done / max(1, self.total[0]), f"{self.name}: {what}"))
+        self.put((done / max(1, self.total[0]), f"{self.name}: {what}"))
 
     def end(self) -> None:
-        """See `Watcher`: the others go on."""
+        """See `Watcher`; the wave goes on for the other boards."""
 
     def note(self, text: str) -> None:
         """See `Watcher`."""
-        self.say(text)
+        self.put(text)
 
 
 def _at_once(
     boards: Sequence[Sequence[DeviceSpec]], measure: Measure, watcher: Watcher
 ) -> Iterator[Outcome]:
-    heard: queue.SimpleQueue[tuple[int, object]] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[tuple[int, object]] = queue.SimpleQueue()
     over = threading.Event()
 
     def work(number: int, board: Sequence[DeviceSpec]) -> None:
-        def say(what: object) -> None:
-            heard.put((number, what))
+        def put(message: object) -> None:
+            messages.put((number, message))
 
         try:
             for device in board:
-                for outcome in _guarded(device, measure, _Line(device.name, say, over, [1])):
-                    say(outcome)
-            say(None)
+                own_watcher = _QueueWatcher(device.name, put, over, [1])
+                for outcome in _guarded(device, measure, own_watcher):
+                    put(outcome)
+            put(None)
         except BaseException as error:
-            say(error)
+            put(error)
 
     for number, board in enumerate(boards):
         threading.Thread(target=work, args=(number, board), daemon=True).start()
     watcher.begin(f"on {len(boards)} boards", len(boards))
     try:
-        yield from _gathered(heard, boards, watcher)
+        yield from _gathered(messages, boards, watcher)
     finally:
         over.set()
         watcher.end()
 
 
 def _gathered(
-    heard: queue.SimpleQueue[tuple[int, object]],
+    messages: queue.SimpleQueue[tuple[int, object]],
     boards: Sequence[Sequence[DeviceSpec]],
     watcher: Watcher,
 ) -> Iterator[Outcome]:
-    """Outcomes as they come, until every thread has said its last word."""
+    """Give outcomes as they come, until every thread has ended."""
     working, shares = len(boards), [0.0] * len(boards)
     while working:
-        number, what = heard.get()
-        if what is None:
+        number, message = messages.get()
+        if message is None:
             working -= 1
             shares[number] = 1.0
             watcher.advance(sum(shares))
-        elif isinstance(what, BaseException):
-            raise what
-        elif isinstance(what, str):
-            watcher.note(what)
-        elif isinstance(what, Measurement | Failure):
-            yield what
-        elif isinstance(what, tuple):
-            shares[number], text = what
+        elif isinstance(message, BaseException):
+            raise message
+        elif isinstance(message, str):
+            watcher.note(message)
+        elif isinstance(message, Measurement | Failure):
+            yield message
+        elif isinstance(message, tuple):
+            shares[number], text = message
             watcher.advance(sum(shares), text)

@@ -1,4 +1,4 @@
-"""A matrix planned in a child process, as planning runs the code of whatever the matrix names."""
+"""Plans a matrix in a child process, as planning runs code that the matrix names."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MOST_DEATHS = 20
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what it will take where that was asked for."""
+    """A plan with its matrix and data, and its estimated cost where that was requested."""
 
     plan: Plan
     text: str
-    """The matrix as it was read."""
+    """The matrix file's text."""
     data: tuple[DataInfo, ...]
     """The students' data sets: one, unless the matrix says otherwise."""
     estimate: Estimate | None = None
@@ -33,7 +33,7 @@ class Planned:
 def plan_matrix(
     matrix: Path, *, child: Child, estimated: bool = False, no_code: bool = False
 ) -> Planned:
-    """`matrix.plan` of a file; an item whose code ends the process is left out with its reason.
+    """Plan a matrix file; an item whose code ends the process is left out with its reason.
 
     With `no_code` nothing is imported or run that the matrix names.
 
@@ -63,7 +63,7 @@ def _planned(matrix: Path, refused: dict[str, str], estimated: bool, no_code: bo
 
 
 def plan_here(matrix: Path, *, estimated: bool = False, no_code: bool = False) -> Planned:
-    """As `plan_matrix`, in this process: whatever ends it ends the caller too."""
+    """Plan a matrix in this process: whatever ends it ends the caller too."""
     with catalogue.no_code() if no_code else nullcontext():
         loaded = load(matrix)
         allow(min(STEP_S, loaded.limits.step_seconds))

@@ -1,4 +1,4 @@
-"""What would stop a run, or its measurements, hours after its start: told before the first step."""
+"""Checks before the first step: data, packages, disk and devices that a run would lack later."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ktbench.export import missing_packages
 from ktbench.measure import Check, check
 from ktbench.networks.outline import outline
 from ktbench.records import Cell, DataSpec, DeviceSpec, Item, KtbenchError, Plan
-from ktbench.runner.teacher_jobs import DataJob, digest_data
+from ktbench.runner.data_jobs import DataJob, digest_data
 from ktbench.system.files import cache_folder
 
 SPARE_BYTES = 1 << 16
-"""Beside weights and artifacts: records, curves, the report."""
+"""Space for records, curves and the report, beside weights and artifacts."""
 _AT_ONCE = 8
-"""Devices that are asked at the same time."""
+"""Most devices that are checked at the same time."""
 _CELL_BYTES = 4096
-"""Of one cell's record and curves."""
+"""Space for one cell's record and curves."""
 
 
 def refuse_unready(
     plan: Plan, engine: Engine, folder: Path, *, fresh: bool, strict: bool
 ) -> list[str]:
-    """Raise KtbenchError with a line for each thing that the run lacks; returns warnings.
+    """Raise KtbenchError with a line for each thing that the run lacks; return warnings.
 
     Looked at are the engine, data, the packages that exports take, space on the disk, and the
     devices. A device that cannot be measured now is a warning, as it can be plugged in later; with
@@ -37,16 +37,16 @@ def refuse_unready(
     disk are not looked at: they are used at once.
     """
     open_cells = [c for c in plan.cells if fresh or not _is_done(folder, c)]
-    found = [*_engine(plan, engine), *_packages(plan)]
-    data = list(_data(plan, engine))
-    found += data
-    if open_cells and not data:
-        found += _disk(plan, open_cells, folder)
+    problems = [*_engine(plan, engine), *_packages(plan)]
+    data_problems = list(_data(plan, engine))
+    problems += data_problems
+    if open_cells and not data_problems:
+        problems += _disk(plan, open_cells, folder)
     warnings = list(_devices(plan.devices)) if open_cells else []
     if strict:
-        found, warnings = found + warnings, []
-    if found:
-        raise KtbenchError("\n".join(dict.fromkeys(found)))
+        problems, warnings = problems + warnings, []
+    if problems:
+        raise KtbenchError("\n".join(dict.fromkeys(problems)))
     return warnings
 
 
@@ -71,7 +71,7 @@ def _packages(plan: Plan) -> Iterator[str]:
 
 
 def _data(plan: Plan, engine: Engine) -> Iterator[str]:
-    """Of each data set, what keeps it from being read whole."""
+    """Give the reason why a data set cannot be read whole, for each that cannot."""
     cells = [*plan.cells, *(teacher.cell for teacher in plan.teachers)]
     for spec in {cell.data.canonical: cell.data for cell in cells}.values():
         try:
@@ -87,7 +87,7 @@ def _data(plan: Plan, engine: Engine) -> Iterator[str]:
 
 
 def _disk(plan: Plan, cells: Sequence[Cell], folder: Path) -> Iterator[str]:
-    """Space that weights and artifacts take at least, where less is free.
+    """Give the places that lack the space that weights and artifacts take at least.
 
     A user's own networks are not built to be counted, so that they take none here.
     """
@@ -96,14 +96,13 @@ def _disk(plan: Plan, cells: Sequence[Cell], folder: Path) -> Iterator[str]:
     trained = sum(_CELL_BYTES + copies * _bytes(c.student, c.data, plan, sizes) for c in cells)
     teachers = [teacher for teacher in plan.teachers if teacher.checkpoint is None]
     taught = sum(_bytes(t.cell.student, t.cell.data, plan, sizes) for t in teachers)
-    wanted: dict[int, tuple[Path, int]] = {}
+    by_disk: dict[int, tuple[Path, int]] = {}
     for place, needed in ((folder, trained + taught), (cache_folder(), taught)):
-        standing = _standing(place)
-        first, before = wanted.get(standing.stat().st_dev, (place, 0))
-        wanted[standing.stat().st_dev] = (first, before + needed)
-    for place, needed in wanted.values():
-        standing = _standing(place)
-        disk = shutil.disk_usage(standing)
+        disk_number = _existing(place).stat().st_dev
+        first, before = by_disk.get(disk_number, (place, 0))
+        by_disk[disk_number] = (first, before + needed)
+    for place, needed in by_disk.values():
+        disk = shutil.disk_usage(_existing(place))
         if disk.total and disk.free < needed + SPARE_BYTES:
             yield (
                 f"{place}: no space left on the disk for this run: it takes at least "
@@ -112,20 +111,20 @@ def _disk(plan: Plan, cells: Sequence[Cell], folder: Path) -> Iterator[str]:
             )
 
 
-def _standing(place: Path) -> Path:
-    """The place itself, or the folder that it would be made in."""
+def _existing(place: Path) -> Path:
+    """Return the place itself, or the nearest folder above it that exists."""
     return next(path for path in (place, *place.absolute().parents) if path.exists())
 
 
 def _bytes(item: Item, data: DataSpec, plan: Plan, sizes: dict[str, int]) -> int:
-    """Of a network's weights as they are saved."""
+    """Return the size of a network's saved weights."""
     if catalogue.is_own(item.name):
         return 0
     if item.label not in sizes:
         try:
             info = describe(data, Path(plan.base))
-            found = outline(item, info.num_classes, info.shape, plan.base)
-            sizes[item.label] = 4 * found.parameters
+            network = outline(item, info.num_classes, info.shape, plan.base)
+            sizes[item.label] = 4 * network.parameters
         except KtbenchError:  # told by the cell that it fails
             sizes[item.label] = 0
     return sizes[item.label]
@@ -139,22 +138,22 @@ def _megabytes(size: int) -> str:
 
 
 def _devices(devices: Sequence[DeviceSpec]) -> Iterator[str]:
-    """What keeps each device from being measured; boards are asked at the same time."""
+    """Give what keeps each device from being measured; several are checked at the same time."""
     real = [d for d in devices if catalogue.device(d.profile).transport != "fake"]
-    answers: dict[str, Check] = {}
-    left = list(reversed(real))
+    checks: dict[str, Check] = {}
+    waiting = list(reversed(real))
 
-    def ask() -> None:
-        while left:
-            device = left.pop()
-            answers[device.name] = check(device)
+    def work() -> None:
+        while waiting:
+            device = waiting.pop()
+            checks[device.name] = check(device)
 
-    # Daemons: a signal ends the program at once, whatever a board's answer takes.
-    askers = [threading.Thread(target=ask, daemon=True) for _ in real[:_AT_ONCE]]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join()
+    # Daemons: a signal ends the program at once, however long a board takes to answer.
+    threads = [threading.Thread(target=work, daemon=True) for _ in real[:_AT_ONCE]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     for device in real:
-        for problem in answers[device.name].problems:
+        for problem in checks[device.name].problems:
             yield f"{device.name} cannot be measured now: {problem}"

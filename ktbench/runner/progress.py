@@ -1,4 +1,4 @@
-"""What a run tells whoever looks on."""
+"""The contract by which a run reports its progress."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from ktbench.engine.contract import Work
 
 
 class Watcher(Protocol):
-    """Hears what happens; decides how to show it."""
+    """Receives the progress of a run and decides how to show it."""
 
     def begin(self, wave: str, total: int) -> None:
-        """A wave of `total` units starts (epochs, exports, repeats)."""
+        """Start a wave of `total` units (epochs, exports, repeats)."""
 
     def advance(self, done: float, what: str = "") -> None:
-        """So many units of the current wave are done; `what` is being worked on."""
+        """Set the number of units that are done; `what` is being worked on."""
 
     def end(self) -> None:
-        """The current wave is over."""
+        """End the current wave."""
 
     def note(self, text: str) -> None:
-        """One line worth keeping."""
+        """Show a line that is worth keeping."""
 
 
 class Silent:
     """A watcher that shows nothing."""
 
     def __enter__(self) -> Silent:
-        """Nothing to prepare."""
+        """Return itself; there is nothing to prepare."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to restore."""
+        """Do nothing; there is nothing to restore."""
 
     def begin(self, wave: str, total: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, done: float, what: str = "") -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Shares:
@@ -58,15 +58,15 @@ class Shares:
         self._finished = 0.0
 
     def tell(self, job: Work, units: float, share: float, label: str) -> None:
-        """A job has come so far."""
+        """Set a job's share that is done."""
         self._running[id(job)] = share * units
         self._watcher.advance(self._finished + sum(self._running.values()), label)
 
     def drop(self, job: Work) -> None:
-        """A job came to nothing; what it is replaced by starts from what was saved."""
+        """Forget a job that was lost; its replacement starts from what was saved."""
         self._running.pop(id(job), None)
 
     def finish(self, job: Work, units: float) -> None:
-        """A job is over, however it ended."""
+        """Count a job as done, however it ended."""
         self._running.pop(id(job), None)
         self._finished += units

@@ -1,14 +1,13 @@
-"""A pool of teachers as a matrix asks for it: connected, started, and known by what it computes."""
+"""Connects to a matrix's pool of teachers, starting it first where it has workers of its own."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ktbench.data import Dataset, Stream
-from ktbench.networks.layout import Layout
+from ktbench.data import Stream
 from ktbench.networks.outline import outline
-from ktbench.records import Cell, Checkpoint, KtbenchError, SourceSpec, Teacher
+from ktbench.records import KtbenchError
+from ktbench.runner.trained_teacher import SourceRequest, TrainedTeacher
 from ktbench.supervision import say
 from ktbench.teacher.pool import cluster
 from ktbench.teacher.pool.answer_check import Expected
@@ -18,60 +17,48 @@ if TYPE_CHECKING:
     from ktbench.teacher.pool.client import Pool
 
 
-def pooled(
-    teacher: Teacher,
-    checkpoint: Checkpoint,
-    weights: bytes,
-    *,
-    taught: Cell,
-    stream: Stream,
-    trained_on: Dataset,
-    base: Path,
-    wanted: SourceSpec,
-    history: Path | None,
-    layout: Layout | None = None,
-) -> Pool:
-    """The source for `taught` whose answers come from workers; `weights` is the teacher's file.
+def pooled(teacher: TrainedTeacher, request: SourceRequest, stream: Stream) -> Pool:
+    """Return a source whose answers to the batches of `stream` come from the pool's workers.
 
     Raises KtbenchError when Ray is missing or its cluster cannot be reached.
     """
     cluster.import_ray()
     from ktbench.teacher.pool.client import Pool  # which imports Ray
 
+    spec, taught, data = request.spec, request.taught, stream.dataset
+    weights = teacher.weights.read_bytes()
+    trained_on = teacher.trained_on(request.base)
     job = PoolJob(
-        teacher=teacher,
-        data=stream.dataset.spec,
+        teacher=teacher.teacher,
+        data=data.spec,
         numeric=taught.numeric.model_copy(update={"outputs": None}),
-        base=str(base.resolve()),
+        base=str(request.base.resolve()),
         identity=Identity(
-            teacher=checkpoint.digest,
-            data=stream.dataset.digest,
+            teacher=teacher.checkpoint.digest,
+            data=data.digest,
             trained_on=trained_on.digest,
             code=code_digest(),
         ),
-        layout=layout,
+        layout=teacher.layout,
     )
-    shapes = outline(
-        teacher.cell.student, len(trained_on.classes), stream.dataset.shape, str(base)
-    ).shapes
-    if wanted.address is None and not wanted.workers and not cluster.connected():
+    student, classes = teacher.teacher.cell.student, len(trained_on.classes)
+    shapes = outline(student, classes, data.shape, str(request.base)).shapes
+    if spec.address is None and not spec.workers and not cluster.connected():
         raise KtbenchError(
             "teacher: {source: pool} has neither workers of its own nor a cluster that others can "
             "join: give it `workers: 1`, or `address: auto` where `ray start` was run"
         )
-    most = max(wanted.workers, wanted.most_workers)
-    cluster.connect(wanted.address, most * job.threads)
+    most = max(spec.workers, spec.most_workers)
+    cluster.connect(spec.address, most * job.threads)
     return Pool(
-        lambda: cluster.pool(
-            job, weights, workers=wanted.workers, most_workers=wanted.most_workers
-        ),
+        lambda: cluster.pool(job, weights, workers=spec.workers, most_workers=spec.most_workers),
         job,
         stream=stream,
         expected=Expected(shapes),
         epochs=taught.train.epochs,
-        wait_seconds=wanted.wait_seconds,
+        wait_seconds=spec.wait_seconds,
         label=taught.label,
-        history=history,
+        history=request.history,
         note=say,  # It cannot wait until the cohort is done: the training stands still.
     )
 

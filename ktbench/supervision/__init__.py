@@ -1,7 +1,7 @@
-"""Work in child processes that are watched: a crash, an exit or a hang costs the work alone.
+"""Supervised child processes: a crash, an exit or a hang costs the work alone.
 
-Anything may use this room; it knows nothing of what the work is. `Child` is a warm process for
-many pieces of work, `mark` tells whoever watches what is being worked on.
+Any room may use this one; it knows nothing of what the work is. `Child` is a warm process for many
+pieces of work; in it, `mark` tells the parent what is being worked on.
 """
 
 from ktbench.supervision.child import Child, Died

@@ -1,4 +1,4 @@
-"""The parent's side of a child process: started when needed, watched, replaced when it dies."""
+"""The parent's side of a child process: it is started, watched, and replaced when it dies."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ktbench.supervision.marks import Board, Mark
 from ktbench.supervision.memory_limit import oom_kills
 
 STEP_S = 1800.0
-"""Time between two marks after which a child counts as hung, where nobody says another."""
+"""Seconds between two marks after which a child counts as hung, by default."""
 START_S = 600.0
-"""The least such time before the first mark, while packages are imported."""
+"""Least such time before the first mark, while packages are imported."""
 _POLL_S = 0.5
 _GRACE_S = 5.0
-"""Time that a child gets to end after it was asked to."""
+"""Seconds that a child gets to end after it was asked to."""
 LOG_BYTES = 16 << 20
-"""What a child prints is cut to its end when it grows beyond twice this."""
+"""Size of a child's log: it is cut to its last bytes when it grows beyond twice this."""
 
 
 class Died(KtbenchError):  # noqa: N818 - reads as what it says
@@ -39,14 +39,14 @@ class Died(KtbenchError):  # noqa: N818 - reads as what it says
         super().__init__(reason)
         self.reason, self.mark = reason, mark
         self.killed = killed
-        """Whether somebody else killed it: the work itself may be in order."""
+        """True where somebody else killed it: the work itself may be in order."""
 
 
 class Child:
     """One warm process for many pieces of work, one at a time.
 
-    `logs` is the folder where what a process printed is kept when it dies; the system's folder of
-    temporary files when not given.
+    `logs` is the folder for the output of a process that died; the system's folder of temporary
+    files when not given.
     """
 
     def __init__(self, logs: Path | None = None) -> None:
@@ -57,11 +57,18 @@ class Child:
         self._log: BinaryIO | None = None
         self._oom_kills = 0
         self.busy = False
-        """Whether work is under way in it."""
+        """True while work is under way in it."""
+
+    @classmethod
+    def started(cls) -> Child:
+        """Return a child that has begun to start: its imports take as long as this process's."""
+        child = cls()
+        child.start()
+        return child
 
     @property
     def pid(self) -> int | None:
-        """The process that runs now."""
+        """Id of the process that runs now."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
@@ -70,7 +77,7 @@ class Child:
             return
         self.close()
         self._oom_kills = oom_kills()
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         descriptor = Board.new()
         self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as the child
         os.set_blocking(self._log.fileno(), True)
@@ -79,9 +86,9 @@ class Child:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "ktbench.supervision.worker"),
-                    *(str(theirs.fileno()), str(descriptor), str(os.getpid())),
+                    *(str(child_end.fileno()), str(descriptor), str(os.getpid())),
                 ],
-                pass_fds=[theirs.fileno(), descriptor],
+                pass_fds=[child_end.fileno(), descriptor],
                 stdin=subprocess.DEVNULL,
                 stdout=_appending(self._log),
                 stderr=subprocess.STDOUT,
@@ -89,8 +96,8 @@ class Child:
                 start_new_session=True,  # Ctrl-C is for the parent, which ends the child
             )
         finally:
-            theirs.close()
-        self._connection = Connection(ours.detach())
+            child_end.close()
+        self._connection = Connection(parent_end.detach())
         self._board = Board(descriptor)
         os.close(descriptor)
 
@@ -138,10 +145,10 @@ class Child:
                     step_s = value
                 elif kind == "say":
                     print(f"ktbench: {value}", file=sys.stderr, flush=True)
-            now, mark = self._board.read()
+            new_count, mark = self._board.read()
             limit = step_s if mark.text else max(step_s, START_S)
-            if now != count:
-                count, since = now, time.monotonic()
+            if new_count != count:
+                count, since = new_count, time.monotonic()
             elif time.monotonic() - since > limit:
                 raise self._hung(limit)
             if message is None:
@@ -161,7 +168,7 @@ class Child:
         return self._over(f"{reason}; give it longer with limits.step_seconds", mark)
 
     def _died(self) -> Died:
-        """Wait for the process to end, and say how it ended."""
+        """Wait for the process to end, and return how it ended."""
         assert self._process is not None and self._board is not None
         mark = self._board.read()[1]
         with suppress(subprocess.TimeoutExpired):
@@ -196,9 +203,9 @@ class Child:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE_S)
             self._kill()
-        for held in (self._board, self._log):
-            if held is not None:
-                held.close()
+        for resource in (self._board, self._log):
+            if resource is not None:
+                resource.close()
         self._process = self._connection = self._board = self._log = None
         self.busy = False
 
@@ -210,7 +217,7 @@ class Child:
         self._process.wait()
 
     def _tidy_log(self) -> None:
-        """Cut what an endless print would fill the disk with."""
+        """Cut the log, which an endless print would fill the disk with."""
         if self._log is not None and os.fstat(self._log.fileno()).st_size > 2 * LOG_BYTES:
             end = self._end_of_log()
             os.ftruncate(self._log.fileno(), 0)
@@ -223,7 +230,7 @@ class Child:
         return os.pread(descriptor, LOG_BYTES, max(0, size - LOG_BYTES))
 
     def _kept_log(self, mark: Mark) -> str:
-        """Write what the process printed where the user finds it; the path, or nothing."""
+        """Write the process's output where the user finds it; return the path, or nothing."""
         content = self._end_of_log() if self._log is not None else b""
         if not content.strip():
             return ""
@@ -268,7 +275,7 @@ def _signal_name(number: int) -> str:
 
 
 def _appending(log: BinaryIO) -> int:
-    """The log's descriptor, writing at its end: it can be cut while the child writes."""
+    """Return the log's descriptor, set to append: it can be cut while the child writes."""
     import fcntl
 
     flags = fcntl.fcntl(log.fileno(), fcntl.F_GETFL)
@@ -277,6 +284,6 @@ def _appending(log: BinaryIO) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """The parent's, in which the child finds the same packages."""
+    """Return the parent's environment, in which the child finds the same packages."""
     places = [entry or str(Path.cwd()) for entry in sys.path]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}

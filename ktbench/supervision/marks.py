@@ -1,4 +1,4 @@
-"""Signs of life of a child process: what it works on, in memory that outlives it.
+"""Marks by which a child process shows what it works on, in memory that outlives it.
 
 The child writes, the parent reads. Writing costs about a microsecond, so every training step does.
 """
@@ -20,7 +20,7 @@ SIZE = 1024
 
 @dataclass(frozen=True)
 class Mark:
-    """What was being worked on: whose work (a cell's key, say), its stage, and what of it."""
+    """A sign of life: whose work it is (a cell's key, say), its stage, and its detail."""
 
     subject: str = ""
     stage: str = ""
@@ -28,7 +28,7 @@ class Mark:
 
     @property
     def text(self) -> str:
-        """For people: `training, step 3`; empty where nothing was marked."""
+        """Stage and detail as words, such as `training, step 3`; empty where nothing was marked."""
         return ", ".join(part for part in (self.stage, self.what) if part)
 
 
@@ -41,7 +41,7 @@ class Board:
 
     @staticmethod
     def new() -> int:
-        """The file descriptor of fresh shared memory, to be handed to the child."""
+        """Return the file descriptor of fresh shared memory, to be handed to the child."""
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("ktbench-marks")
         else:  # pragma: no cover - systems other than Linux
@@ -51,14 +51,14 @@ class Board:
         return descriptor
 
     def write(self, subject: str, stage: str, what: str) -> None:
-        """Keep a mark and count it."""
+        """Write a mark and count it."""
         self._count += 1
         text = f"{subject}\0{stage}\0{what}".encode(errors="replace")[: SIZE - _HEAD.size]
         _HEAD.pack_into(self._memory, 0, self._count, len(text))
         self._memory[_HEAD.size : _HEAD.size + len(text)] = text
 
     def read(self) -> tuple[int, Mark]:
-        """The count and the last mark."""
+        """Return the count and the last mark."""
         count, length = _HEAD.unpack_from(self._memory, 0)
         end = _HEAD.size + min(length, SIZE - _HEAD.size)
         parts = self._memory[_HEAD.size : end].decode(errors="replace").split("\0")
@@ -69,7 +69,7 @@ class Board:
         self.write("", "", "")
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self._memory.close()
 
 
@@ -84,14 +84,14 @@ def attach(board: Board, send: Callable[[tuple[str, Any]], None]) -> None:
 
 
 def mark(subject: str = "", stage: str = "", what: str = "") -> None:
-    """Tell the parent what is being worked on, and that this process lives; nothing elsewhere."""
+    """Tell the parent what is being worked on; without effect outside a child process."""
     if _board is not None:
         _board.write(subject, stage, what)
 
 
 @contextmanager
 def marked(subject: str = "", stage: str = "", what: str = "") -> Iterator[None]:
-    """As `mark`, for a block within other work, whose mark holds again afterwards."""
+    """Mark a block within other work, whose mark is restored afterwards."""
     before = _board.read()[1] if _board is not None else Mark()
     mark(subject, stage, what)
     try:
@@ -101,7 +101,7 @@ def marked(subject: str = "", stage: str = "", what: str = "") -> Iterator[None]
 
 
 def allow(seconds: float) -> None:
-    """Ask the parent for a deadline between two marks; nothing elsewhere."""
+    """Set the parent's limit between two marks; without effect outside a child process."""
     if _send is not None:
         _send(("allow", seconds))
 

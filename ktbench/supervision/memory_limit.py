@@ -1,4 +1,4 @@
-"""A limit for a process that may take too much memory; what the kernel ended for want of it."""
+"""A memory limit for a child process, and the kernel's count of processes it has ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEFT_FREE = 0.05
 
 
 def oom_kills() -> int:
-    """Processes that this machine's kernel has ended for want of memory since it started."""
+    """Count the processes that the kernel has ended for want of memory since it started."""
     with suppress(OSError, ValueError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):

@@ -26,7 +26,7 @@ from ktbench.supervision.ending import Ended
 from ktbench.supervision.memory_limit import limit_to_free
 
 TELL_S = 0.1
-"""Between two messages of progress."""
+"""Seconds between two messages of progress."""
 _PR_SET_PDEATHSIG = 1
 _ending = False
 
@@ -57,16 +57,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what libraries do at an exit is not cut short
 
 
-def _serve(asked: Any, board: marks.Board, send: Callable[[tuple[str, Any]], None]) -> None:
-    payload, environment, folder, path = asked
+def _serve(request: Any, board: marks.Board, send: Callable[[tuple[str, Any]], None]) -> None:
+    payload, environment, folder, path = request
     _become(environment, folder, path)
-    told = 0.0
+    last_message = 0.0
 
     def report(share: float) -> None:
-        nonlocal told
+        nonlocal last_message
         board.write(*_last(board))
-        if time.monotonic() - told >= TELL_S:
-            told = time.monotonic()
+        if time.monotonic() - last_message >= TELL_S:
+            last_message = time.monotonic()
             send(("share", share))
 
     board.clear()

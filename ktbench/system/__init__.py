@@ -1,1 +1,1 @@
-"""Files, the machine and the provenance of records: what every room may use."""
+"""Files, the machine and the provenance of records, for every room to use."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and bounded reads of regular files only."""
+"""Atomic writes, and bounded reads of regular files only."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PREFIX = ".tmp-"
 """Temporary names start with this, so that a killed run's leftovers can be told and removed."""
 
 MOST_TEXT = 16 << 20
-"""Bytes of a file that people write: far more than any matrix or label file holds."""
+"""Most bytes of a file that people write: far more than any matrix or label file holds."""
 MOST_RECORD = 1 << 30
-"""Bytes of a record, an artifact or one picture."""
+"""Most bytes of a record, an artifact or one picture."""
 MOST_WEIGHTS = 64 << 30
-"""Bytes of a checkpoint: more than fits the memory of the machines that a student is meant for."""
+"""Most bytes of a checkpoint: more than fits the memory of the machines that students run on."""
 
 
 class UnsuitableFileError(KtbenchError):
@@ -31,7 +31,7 @@ class UnsuitableFileError(KtbenchError):
     def __init__(self, path: Path | str, what: str) -> None:
         super().__init__(f"{path}: {what}")
         self.what = what
-        """What is wrong, without the path."""
+        """The problem, without the path."""
 
 
 _HELD = "KTBENCH_HELD_FOLDER"
@@ -41,7 +41,7 @@ device and inode of the file by which it holds it."""
 
 @contextmanager
 def held_folder(folder: Path, handle: int, name: str) -> Iterator[None]:
-    """Write into a folder only while it is the one that this run holds.
+    """Hold a folder, so that writes into it fail once it is no longer this run's.
 
     `handle` is open on the folder's file `name`. When the folder has been renamed, deleted or taken
     over by another run meanwhile, what is to be written into it raises StorageError, here and in
@@ -49,8 +49,8 @@ def held_folder(folder: Path, handle: int, name: str) -> Iterator[None]:
     """
     about = os.fstat(handle)
     before = os.environ.get(_HELD)
-    held = [str(folder.absolute()), name, about.st_dev, about.st_ino]
-    os.environ[_HELD] = json.dumps(held)
+    identity = [str(folder.absolute()), name, about.st_dev, about.st_ino]
+    os.environ[_HELD] = json.dumps(identity)
     try:
         yield
     finally:
@@ -62,10 +62,10 @@ def held_folder(folder: Path, handle: int, name: str) -> Iterator[None]:
 
 def require_held(path: Path) -> None:
     """Raise StorageError where a path is in a folder that this run held and holds no more."""
-    told = os.environ.get(_HELD)
-    if not told:
+    identity = os.environ.get(_HELD)
+    if not identity:
         return
-    folder, name, device, inode = json.loads(told)
+    folder, name, device, inode = json.loads(identity)
     if not path.absolute().is_relative_to(folder):
         return
     try:
@@ -82,10 +82,10 @@ def require_held(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where ktbench keeps what later runs can use again."""
-    own = os.environ.get("KTBENCH_CACHE")
-    if own:
-        return Path(own)
+    """Return the folder in which ktbench keeps what later runs can use again."""
+    cache = os.environ.get("KTBENCH_CACHE")
+    if cache:
+        return Path(cache)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ktbench"
 
 
@@ -119,7 +119,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable."""
+    """Make a rename durable by syncing its folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -139,7 +139,7 @@ _KINDS = (
 
 
 def check_regular(path: Path | str, limit: int = MOST_RECORD) -> int:
-    """The size of a regular file of at most `limit` bytes, for readers that open it themselves.
+    """Return the size of a regular file of at most `limit` bytes, for readers that open it.
 
     Raises UnsuitableFileError for anything else, IsADirectoryError for a folder, and OSError for a
     path that is not there or may not be looked at. A link counts as what it leads to.
@@ -152,7 +152,7 @@ def check_regular(path: Path | str, limit: int = MOST_RECORD) -> int:
 
 
 def read_regular(path: Path | str, limit: int = MOST_RECORD, *, follow: bool = True) -> bytes:
-    """All bytes of a regular file; raises as `check_regular`, and never reads beyond `limit`.
+    """Read a regular file whole; raises as `check_regular`, and never reads beyond `limit`.
 
     Without `follow` a link is no regular file: what it leads to may be outside the folder.
     """
@@ -189,7 +189,7 @@ def _too_large(path: Path | str, size: int, limit: int) -> UnsuitableFileError:
 
 
 def _size(count: int) -> str:
-    """Bytes in the largest unit that leaves at least one."""
+    """Write a number of bytes in the largest unit of which there is at least one."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if count >= unit:
             return f"{count / unit:.4g} {name}"
@@ -197,7 +197,7 @@ def _size(count: int) -> str:
 
 
 def digest_of_file(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 (16 digits) of a regular file, read piece by piece; links are followed.
+    """Return size and SHA-256 (16 digits) of a regular file, read in pieces; follows links.
 
     Raises as `check_regular`.
     """

@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores and memory, control groups considered."""
+"""Cores and memory that this process may use, with the limits of control groups."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ import psutil
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 _LEAST_ROOM = 1 << 30
-"""Bytes that a bounded block gets in any case: libraries and threads take some, too."""
+"""Least bytes of a bounded block: libraries and threads take some, too."""
 
 
 def usable_cores() -> int:
-    """Cores that this process may keep busy: those that it may run on, less by a group's quota."""
+    """Count the cores that this process may keep busy: those it may run on, within its quota."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min([cores, *_quotas(CGROUPS, OWN_GROUPS)]))
 
 
 def free_memory() -> int:
-    """Bytes that are free on this machine, or in the control group that holds this process."""
+    """Return the bytes that are free on this machine, or in this process's control group."""
     free = [int(psutil.virtual_memory().available), *free_in_groups(CGROUPS, OWN_GROUPS)]
     return max(0, min(free))
 
 
 def all_memory() -> int:
-    """Bytes of this machine's memory, or of the control group that holds this process."""
+    """Return the bytes of this machine's memory, or of this process's control group."""
     limits = _limits(CGROUPS, OWN_GROUPS)
     return min([int(psutil.virtual_memory().total), *limits])
 
 
 @contextmanager
 def bounded_memory(share: float = 0.5) -> Iterator[int]:
-    """Let the block take a share of what is free; what asks for more gets a MemoryError.
+    """Let the block take a share of what is free; an allocation beyond it raises MemoryError.
 
-    Of torch: a RuntimeError. Yields the bytes. Without it a network far too large is not refused
-    but has its process killed, as systems promise more memory than there is.
+    One of torch's raises RuntimeError. Yields the bytes. Without it a network far too large is not
+    refused but has its process killed, as systems promise more memory than there is.
     """
     room = max(_LEAST_ROOM, int(share * free_memory()))
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -57,7 +57,7 @@ def bounded_memory(share: float = 0.5) -> Iterator[int]:
 
 
 def _reserved() -> int:
-    """Bytes of address space that this process holds, used or not."""
+    """Return the bytes of address space that this process holds, used or not."""
     return int(psutil.Process().memory_info().vms)
 
 
@@ -65,18 +65,18 @@ def _reserved() -> int:
 
 
 def free_in_groups(root: Path, own: Path) -> list[int]:
-    """What each limited control group that holds this process has left (Linux, version 1 or 2)."""
-    found = (_free_in(group, *names) for group, names in _memory_groups(root, own))
-    return [free for free in found if free is not None]
+    """List the free bytes of each limited control group of this process (Linux, version 1 or 2)."""
+    free_bytes = (_free_in(group, *names) for group, names in _memory_groups(root, own))
+    return [free for free in free_bytes if free is not None]
 
 
 def _limits(root: Path, own: Path) -> list[int]:
-    """Most that each limited control group that holds this process may have in memory."""
-    found = []
+    """List the memory limits of the control groups of this process."""
+    limits = []
     for group, (limit, _) in _memory_groups(root, own):
         with suppress(OSError, ValueError):  # "max" is no number, and no limit
-            found.append(int((group / limit).read_text()))
-    return found
+            limits.append(int((group / limit).read_text()))
+    return limits
 
 
 def _memory_groups(root: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
@@ -90,7 +90,7 @@ def _memory_groups(root: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str
 
 
 def _own_groups(own: Path) -> list[tuple[list[str], str]]:
-    """The controllers of each hierarchy, and this process's group in it."""
+    """List the controllers of each hierarchy, and this process's group in it."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -100,13 +100,13 @@ def _own_groups(own: Path) -> list[tuple[list[str], str]]:
 
 
 def _with_parents(top: Path, path: str) -> list[Path]:
-    """A group and those above it, whose limits hold for it too."""
+    """Return a group and those above it, whose limits hold for it too."""
     group = Path(path.lstrip("/"))
     return [top / part for part in (group, *group.parents)]
 
 
 def _free_in(group: Path, limit: str, usage: str) -> int | None:
-    """Bytes left in one group, if it has a limit; pages of files that can go count as free."""
+    """Return the bytes left in a group, if it has a limit; evictable file pages count as free."""
     try:
         most, used = (group / limit).read_text().strip(), int((group / usage).read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
@@ -117,19 +117,19 @@ def _free_in(group: Path, limit: str, usage: str) -> int | None:
 
 
 def _quotas(root: Path, own: Path) -> list[int]:
-    """Whole cores that each control group's quota of processor time is worth, rounded up."""
-    found = []
+    """List the cores that each control group's quota of processor time is worth, rounded up."""
+    quotas = []
     for controllers, path in _own_groups(own):
         for group in _with_parents(root / "cpu" if "cpu" in controllers else root, path):
             with suppress(OSError, ValueError):
                 quota, period = _quota(group, version_1="cpu" in controllers)
                 if quota > 0 and period > 0:
-                    found.append(math.ceil(quota / period))
-    return found
+                    quotas.append(math.ceil(quota / period))
+    return quotas
 
 
 def _quota(group: Path, *, version_1: bool) -> tuple[int, int]:
-    """Microseconds of processor time per period; raises OSError or ValueError where unlimited."""
+    """Read quota and period in microseconds; raises OSError or ValueError where unlimited."""
     if version_1:
         names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         quota, period = (int((group / name).read_text()) for name in names)

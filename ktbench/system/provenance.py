@@ -1,4 +1,4 @@
-"""Where and with what something was made: commit, versions, machine.
+"""Provenance of a record: the commit, versions and machine that made it.
 
 Versions are read from the installed packages' metadata, so that nothing heavy is imported.
 """
@@ -46,7 +46,7 @@ DISTRIBUTIONS = (
 
 
 def collect(data_digest: str | None = None) -> Provenance:
-    """This checkout, these versions, this machine, now (UTC, to the second)."""
+    """Describe this checkout, these versions, this machine and the time (UTC, to the second)."""
     return Provenance(
         ktbench=installation.VERSION,
         commit=_commit(),
@@ -63,12 +63,12 @@ def collect(data_digest: str | None = None) -> Provenance:
 
 
 def host() -> str:
-    """This machine's name on its network."""
+    """Return this machine's name on its network."""
     return socket.gethostname()
 
 
 def boot_id() -> str:
-    """Equal for processes under one running kernel, containers included; empty where unknown."""
+    """Return an id shared by all processes of one running kernel; empty where unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -77,7 +77,7 @@ def boot_id() -> str:
 
 @cache
 def _commit() -> str | None:
-    """The checkout's commit, `+changes` added when files differ from it; None without one."""
+    """Return the checkout's commit, with `+changes` when files differ from it; None without one."""
     root = installation.ROOT
     if not (root / ".git").exists():
         return None  # An installed copy: a repository further up is not ours.
@@ -102,13 +102,13 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def processor() -> str:
-    """The processor's own name."""
-    return _described("model name") or platform.processor() or "unknown"
+    """Return the processor's model name."""
+    return _cpu_info("model name") or platform.processor() or "unknown"
 
 
 @cache
-def _described(name: str) -> str:
-    """What the kernel says of the first processor; empty where it says nothing."""
+def _cpu_info(name: str) -> str:
+    """Read what the kernel tells of the first processor; empty where it tells nothing."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
@@ -120,7 +120,7 @@ def _described(name: str) -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -134,5 +134,5 @@ def _version_of(name: str) -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {name: _version_of(name) for name in DISTRIBUTIONS}
-    return {name: version for name, version in found.items() if version is not None}
+    versions = {name: _version_of(name) for name in DISTRIBUTIONS}
+    return {name: version for name, version in versions.items() if version is not None}

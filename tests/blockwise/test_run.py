@@ -17,7 +17,7 @@ from ktbench.engine.inline import Inline
 from ktbench.engine.on_ray import OnRay
 from ktbench.records import Plan
 from ktbench.results import ResultsFolder, load_results
-from ktbench.runner.blockwise import wave
+from ktbench.runner.blockwise import division
 from ktbench.runner.blockwise.jobs import train_some
 from tests.support.blockwise_runs import (
     BLOCKS,
@@ -103,7 +103,7 @@ def test_every_schedule_and_feed_gives_the_same_weights_bit_for_bit(
 
     These take turns, so that a worker that wants to be handed something waits in vain.
     """
-    monkeypatch.setattr(wave, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(division, "PATIENCE_S", 0.1)
     engine = Several(3)
     one = (CELLS[0],)
     assert go(tmp_path / "run", one, engine, schedule=schedule, feed=feed).ok

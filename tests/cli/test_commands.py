@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from ktbench import catalogue
-from ktbench.cli import output
+from ktbench.cli import listing
 from ktbench.cli.progress import Bars, Lines
 from tests.support.boards import write_onnx
 from tests.support.running import ROOT, Commands, results, started, write_matrix
@@ -31,8 +31,8 @@ def _plain(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_and_version_import_nothing_heavy() -> None:
     program = (
-        "import sys; from ktbench.cli import app as cli; sys.argv = ['ktbench', {!r}]\n"
-        "try: cli.main()\n"
+        "import sys; from ktbench.cli import main; sys.argv = ['ktbench', {!r}]\n"
+        "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
@@ -280,6 +280,48 @@ def test_a_run_elsewhere_than_on_a_terminal_prints_plain_lines_that_are_never_br
     assert [line.partition(":")[0] for line in lines[1:-2]] == said
 
 
+WINGS = (
+    "ktbench.blockwise",
+    "ktbench.runner.blockwise",
+    "ktbench.runner.teacher_pool",
+    "ktbench.teacher.pool",
+    "ktbench.report.blockwise",
+    "ktbench.report.pools",
+)
+RECORDER = """
+import atexit, os, sys
+from pathlib import Path
+path = Path(__file__).with_name(f"{os.getpid()}.modules")
+atexit.register(lambda: path.write_text("\\n".join(sys.modules)))
+"""
+
+
+def test_a_plain_run_loads_nothing_of_blockwise_students_or_of_pools(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(RECORDER)
+    process = started(
+        "run",
+        write_matrix(tmp_path / "m.yaml", exports={"formats": "onnx", "precisions": "fp32"}),
+        "--results",
+        tmp_path / "r",
+        cache=tmp_path / "cache",
+        environment={"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])},
+    )
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    loaded = [path.read_text().splitlines() for path in site.glob("*.modules")]
+    [command] = [modules for modules in loaded if "ktbench.cli.app" in modules]
+    [worker] = [
+        modules
+        for modules in loaded
+        if "ktbench.supervision.marks" in modules and "ktbench.cli.app" not in modules
+    ]
+    assert "ktbench.report.writing" in command and "ktbench.train.cohort" in worker
+    for modules in (command, worker):
+        assert not [m for m in modules if any(m == w or m.startswith(f"{w}.") for w in WINGS)]
+
+
 def test_bars_keep_their_figures_however_long_the_label_and_show_it_as_it_is() -> None:
     for width in (80, 120):
         console = Console(width=width, force_terminal=True, color_system=None)
@@ -298,10 +340,11 @@ def test_bars_keep_their_figures_however_long_the_label_and_show_it_as_it_is() -
 def test_a_signal_ends_a_command_with_one_line_unless_it_is_ignored(
     ktbench: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hang_up(kind: str, *, as_json: bool) -> None:
+    def hang_up() -> list[dict[str, str]]:
         os.kill(os.getpid(), signal.SIGHUP)
+        return [{"device": "none"}]
 
-    monkeypatch.setattr(output, "list_kind", hang_up)
+    monkeypatch.setitem(listing.LISTINGS, "devices", hang_up)
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under `nohup`
     try:
         answer = ktbench("list", "devices")

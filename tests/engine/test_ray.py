@@ -19,13 +19,13 @@ import pytest
 from ktbench.data import load
 from ktbench.engine.nodes import Likeness, facts, likeness, why_not_here
 from ktbench.records import DataSpec, KtbenchError, Plan, StorageError
-from ktbench.runner.teacher_jobs import same_dataset
+from ktbench.runner.data_jobs import same_dataset
 from tests.support.ray_jobs import Nap, nap, no_space, processes
 from tests.support.running import ROOT, Commands, digests, results, write_matrix
 
 MARK = f"KTBENCH_TEST_RAY={os.getpid()}"
 PROGRAM = (
-    "from ktbench.cli import app as cli; cli._write_report = lambda folder: folder; cli.main()"
+    "from ktbench.cli import main, report; report.write_report = lambda folder: folder; main()"
 )
 POISON = """
 import os, signal

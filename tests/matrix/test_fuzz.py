@@ -14,7 +14,7 @@ from types import FrameType
 import pytest
 
 from ktbench import matrix
-from ktbench.cli import output
+from ktbench.cli.plan import plan_as_json
 from ktbench.records import KtbenchError, printable
 from ktbench.runner.plan_in_child import plan_here
 from tests.support.matrix_mutants import mutants
@@ -59,7 +59,7 @@ def _trouble(path: Path, *, to_the_end: bool) -> str | None:
         with _alarm(LONGEST_S):
             planned = plan_here(path, estimated=to_the_end)
             if to_the_end and planned.plan.cells:
-                output.plan_as_json(planned)
+                plan_as_json(planned)
     except KtbenchError as error:
         lines = str(error).splitlines()
         if not lines or not all(line.strip() for line in lines) or len(str(error)) > 20_000:

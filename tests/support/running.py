@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ktbench.cli import app as cli
+from ktbench.cli import main, report
 from ktbench.records import Result
 from ktbench.results import ResultsFolder
 from ktbench.supervision import Child
@@ -92,10 +92,10 @@ class Commands:
         code = 0
         try:
             with self._monkeypatch.context() as patch:
-                patch.setattr(cli, "_child", lambda: CHILD)
+                patch.setattr(Child, "started", lambda: CHILD)
                 if not self.report:
-                    patch.setattr(cli, "_write_report", lambda folder: folder)
-                cli.main()
+                    patch.setattr(report, "write_report", lambda folder: folder)
+                main()
         except SystemExit as end:
             assert end.code is None or isinstance(end.code, int)
             code = end.code or 0

@@ -25,7 +25,8 @@ from ktbench.records import (
     TeacherOutputs,
 )
 from ktbench.results import load_results
-from ktbench.runner.teacher_jobs import TrainedTeacher, account_of, source_of
+from ktbench.runner.teacher_sources import account_of, source_of
+from ktbench.runner.trained_teacher import SourceRequest, TrainedTeacher
 from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
 from ktbench.teacher.sampled import Sampled, drawn
@@ -158,9 +159,8 @@ def _trained_teachers(root: Path) -> tuple[TrainedTeacher, ...]:
 
 
 def _source(of: Cell, root: Path, kind: str = "live") -> TeacherSource:
-    source = source_of(
-        _trained_teachers(root), of, base=HERE, wanted=SourceSpec.model_validate({"source": kind})
-    )
+    request = SourceRequest(of, SourceSpec.model_validate({"source": kind}), HERE)
+    source = source_of(_trained_teachers(root), request)
     assert source is not None
     return source
 

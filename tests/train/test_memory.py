@@ -13,7 +13,7 @@ import torch
 from ktbench.data import Stream
 from ktbench.records import Cell, Checkpoint, Item
 from ktbench.runner.cohort_jobs import CellTask
-from ktbench.runner.cohort_split import COHORT, PER_WORKER, cohorts
+from ktbench.runner.cohort_wave import COHORT, PER_WORKER, cohorts
 from ktbench.system.machine import free_in_groups
 from ktbench.teacher.live import Live
 from ktbench.train import memory_bytes

@@ -1,4 +1,4 @@
-"""What each way to fill a block costs: parameters, bytes, or milliseconds on a device."""
+"""Costs of each way to fill a block: parameters, bytes, or milliseconds on a device."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Prices:
-    """Costs by block: of the teacher's own (`keep`) and of each replacement."""
+    """Costs by block of the teacher's own (`keep`) and of each replacement."""
 
     options: tuple[Mapping[str, float], ...]
     teacher: float
-    """Of the whole network."""
+    """Cost of the whole network."""
 
     @property
     def shared(self) -> float:
-        """Of what no choice changes: the teacher's cost beyond its blocks'."""
+        """Cost that no choice changes: the teacher's beyond its blocks'."""
         return self.teacher - sum(block[KEEP] for block in self.options)
 
 
 @dataclass
 class Timings:
-    """Medians on one device, and how they came about."""
+    """Origin, runtime and notes of the medians on one device."""
 
     origin: Origin = "measured"
     runtime: str = ""
@@ -56,7 +56,7 @@ class Timings:
 
 
 def parameters(of: Candidates) -> Prices:
-    """Trainable numbers."""
+    """Count trainable numbers."""
     options = []
     for block, entries in zip(of.blocks, of.entries, strict=True):
         costs = {KEEP: float(parameters_of(block.modules(of.teacher)))}
@@ -67,7 +67,7 @@ def parameters(of: Candidates) -> Prices:
 
 
 def sizes(of: Candidates) -> Prices:
-    """Bytes of the network's ONNX file in fp32: of each block what replacing it alone changes.
+    """Measure the network's ONNX file in fp32, and what replacing each block alone changes of it.
 
     A part's own file would miss what the names of its tensors take within a network. The teacher
     counts as the student whose blocks are all its own, which is what choices are made from.
@@ -90,7 +90,7 @@ def sizes(of: Candidates) -> Prices:
 
 
 def latencies(of: Candidates, device: DeviceSpec, tell: Progress) -> tuple[Prices, Timings]:
-    """Milliseconds: medians of each part as a model of its own, less what an empty one takes.
+    """Measure each part as a model of its own: median milliseconds, less an empty model's.
 
     Parts that differ in their weights alone are measured once; all take turns.
     """
@@ -98,17 +98,17 @@ def latencies(of: Candidates, device: DeviceSpec, tell: Progress) -> tuple[Price
     nothing = onnx_alone(nn.ReLU(), (1, 1, 1))
     timings = Timings()
     models = {"nothing": nothing, "teacher": whole_model(of), **parts.models}
-    found = medians(models, device, timings, tell)
-    least = found["nothing"].value
+    statistics = medians(models, device, timings, tell)
+    least = statistics["nothing"].value
     options = tuple(
-        {label: max(found[key].value - least, 0.0) for label, key in keys.items()}
+        {label: max(statistics[key].value - least, 0.0) for label, key in keys.items()}
         for keys in parts.keys
     )
-    return Prices(options, found["teacher"].value), timings
+    return Prices(options, statistics["teacher"].value), timings
 
 
 def whole_model(of: Candidates, choice: Labels | None = None) -> bytes:
-    """The network of a choice as it is deployed; the teacher without one."""
+    """Return the network of a choice as it is deployed; the teacher without one."""
     data = of.trained_on if choice is None else of.data
     network = of.teacher if choice is None else of.network(choice, of.cells[0])
     return onnx_alone(network, data.shape, (data.mean, data.std))
@@ -117,7 +117,7 @@ def whole_model(of: Candidates, choice: Labels | None = None) -> bytes:
 def medians(
     models: Mapping[str, bytes], device: DeviceSpec, timings: Timings, tell: Progress
 ) -> dict[str, Statistic]:
-    """The median of each model on a device, in milliseconds; KtbenchError where one has none."""
+    """Measure each model's median on a device, in milliseconds; KtbenchError where one has none."""
     with tempfile.TemporaryDirectory(prefix="ktbench-") as place:
         jobs = [_job(name, model, Path(place)) for name, model in models.items()]
 
@@ -125,19 +125,20 @@ def medians(
             tell(f"on {device.name}: repeat {done} of {of}")
 
         outcomes = list(measure(device, jobs, Path(place), progress=count))
-    found = {}
+    statistics = {}
     for name, outcome in zip(models, outcomes, strict=True):
         if isinstance(outcome, Failure):
             raise KtbenchError(f"latency on {device.name}: {outcome.reason}")
         _note(name, outcome, timings)
-        found[name] = outcome.p50_ms
-    return found
+        statistics[name] = outcome.p50_ms
+    return statistics
 
 
-def _note(name: str, found: Measurement, timings: Timings) -> None:
-    timings.origin = found.origin
-    timings.runtime = f"{found.runtime} {found.runtime_version}, {found.provider}"
-    timings.notes += [f"invalid latency of {name}: {reason}" for reason in found.validity.reasons]
+def _note(name: str, measurement: Measurement, timings: Timings) -> None:
+    m = measurement
+    timings.origin = m.origin
+    timings.runtime = f"{m.runtime} {m.runtime_version}, {m.provider}"
+    timings.notes += [f"invalid latency of {name}: {reason}" for reason in m.validity.reasons]
 
 
 def _job(name: str, model: bytes, place: Path) -> Job:
@@ -165,7 +166,7 @@ class Parts:
             self.keys.append(keys)
 
     def _key(self, module: nn.Module, shape: Shape) -> str:
-        """Over all that tells modules apart beside their weights."""
+        """Digest all that distinguishes modules beside their weights; convert a new one."""
         kinds = [type(part).__qualname__ for part in module.modules()]
         tensors = [[name, list(t.shape)] for name, t in module.state_dict().items()]
         key = digest_of([str(module), kinds, tensors, list(shape)])
@@ -175,13 +176,13 @@ class Parts:
 
 
 def input_shapes(of: Candidates) -> Sequence[Shape]:
-    """(C, H, W) of what each block takes in."""
-    found: dict[Block, Shape] = {}
+    """Return the (C, H, W) of each block's input."""
+    shapes: dict[Block, Shape] = {}
 
     def look(block: Block) -> Callable[[Tensor, Tensor], None]:
         def then(given: Tensor, _: Tensor) -> None:
             channels, height, width = given.shape[1:]
-            found[block] = (int(channels), int(height), int(width))
+            shapes[block] = (int(channels), int(height), int(width))
 
         return then
 
@@ -190,7 +191,7 @@ def input_shapes(of: Candidates) -> Sequence[Shape]:
     for block in of.blocks:
         with taps.at(block, look(block)), torch.no_grad():
             of.teacher(few)
-    return [found[block] for block in of.blocks]
+    return [shapes[block] for block in of.blocks]
 
 
 def _fresh(block: Block, entry: object) -> nn.Module:
@@ -201,7 +202,7 @@ def _fresh(block: Block, entry: object) -> nn.Module:
 def priced(
     of: Candidates, by: Price, device: DeviceSpec, tell: Progress
 ) -> tuple[Prices, Timings | None]:
-    """Costs of the kind that was asked for; how latencies came about."""
+    """Return costs of the kind `by`, and the timings where they are latencies."""
     if by == "latency":
         return latencies(of, device, tell)
     return (parameters(of) if by == "parameters" else sizes(of)), None

@@ -1,4 +1,4 @@
-"""What a results folder holds to choose from: the trained replacements of a teacher's blocks."""
+"""Candidates of a search: the trained replacements of a teacher's blocks in a results folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ktbench.networks.weights import load_student
 from ktbench.records import BlockResult, Cell, Item, KtbenchError, Plan, Teacher, digest_of
 from ktbench.results import ResultsFolder
 from ktbench.runner.blockwise.jobs import start_of
-from ktbench.runner.teacher_jobs import dataset
+from ktbench.runner.data_jobs import dataset
 from ktbench.students._blocks import KEEP, Block, Replacement, build_replacement
 from ktbench.students._contract import Student
 
@@ -38,52 +38,52 @@ class Candidates:
     root: Path
     base: Path
     cells: tuple[Cell, ...]
-    """One per seed."""
+    """Cells by rising seed, one per seed."""
     blocks: tuple[Block, ...]
-    """All of the network, in its order."""
+    """Every block of the network, in its order."""
     entries: tuple[Mapping[str, Replacement], ...]
-    """By block: what was trained for it, by label."""
+    """Replacements trained for each block, by label."""
     results: Mapping[tuple[int, str, str], BlockResult]
-    """By seed, block and label."""
+    """Results by seed, block and label."""
     uniform: Mapping[str, tuple[Item, Labels]]
     """Students of the folder that put one replacement wherever it is smaller, by its label."""
 
     @property
     def taught_by(self) -> Teacher:
-        """Whose blocks these are."""
+        """Teacher that the blocks belong to."""
         return start_of(self.cells[0]).teacher
 
     @cached_property
     def data(self) -> Dataset:
-        """Of the students."""
+        """Data set of the students."""
         return dataset(self.cells[0].data, self.base)
 
     @cached_property
     def trained_on(self) -> Dataset:
-        """Of the teacher."""
+        """Data set that the teacher learnt from."""
         return dataset(self.taught_by.cell.data, self.base)
 
     @cached_property
     def teacher(self) -> Student:
-        """Trained, from the copy beside the results."""
+        """The trained teacher, from the copy beside the results."""
         cell = self.taught_by.cell
-        found = sorted((self.root / "teachers").glob(f"{cell.key}-*.pt"))
-        if len(found) != 1:
+        files = sorted((self.root / "teachers").glob(f"{cell.key}-*.pt"))
+        if len(files) != 1:
             raise KtbenchError(
-                f"{self.root / 'teachers'}: {len(found)} files of teacher {self.taught_by.name} "
+                f"{self.root / 'teachers'}: {len(files)} files of teacher {self.taught_by.name} "
                 "where one should be: run the matrix into a fresh folder"
             )
         shape = {"num_classes": len(self.trained_on.classes), "in_channels": self.data.shape[0]}
-        return load_student(cell, found[0], base=self.base, **shape)
+        return load_student(cell, files[0], base=self.base, **shape)
 
     @cached_property
     def inputs(self) -> Inputs:
-        """What the teacher sees of the students' data."""
+        """The students' data as the teacher sees it."""
         cpu, layout = torch.device("cpu"), frozen(self.cells[0].numeric)
         return Inputs(self.data, self.trained_on, cpu, layout)
 
     def trained(self, seed: int, block: Block, label: str) -> nn.Module:
-        """A replacement with its kept weights."""
+        """Return a replacement with its trained weights."""
         entry = self.entries[self.blocks.index(block)][label]
         with torch.random.fork_rng(devices=[]):
             module = build_replacement(block, entry)
@@ -92,16 +92,18 @@ class Candidates:
         return module.eval()
 
     def item(self, choice: Labels) -> Item:
-        """The student that a choice is, as a matrix plans it."""
-        own = self.cells[0].student
-        settings = {k: v for k, v in own.settings.items() if k not in ("replace", "choice")}
-        return own.model_copy(update={"settings": {**settings, "choice": self._written(choice)}})
+        """Return the student that a choice makes, as a matrix plans it."""
+        student = self.cells[0].student
+        settings = {k: v for k, v in student.settings.items() if k not in ("replace", "choice")}
+        return student.model_copy(
+            update={"settings": {**settings, "choice": self._written(choice)}}
+        )
 
     def network(self, choice: Labels, cell: Cell) -> Student:
-        """A choice put together of the blocks that the cell's seed trained."""
-        wanted = cell.model_copy(update={"student": self.item(choice)})
+        """Assemble a choice from the blocks that the cell's seed trained."""
+        chosen = cell.model_copy(update={"student": self.item(choice)})
         shape = {"num_classes": len(self.data.classes), "in_channels": self.data.shape[0]}
-        student = build_blockwise(wanted, base=self.base, **shape)
+        student = build_blockwise(chosen, base=self.base, **shape)
         store = BlockStore(self.root)
         weights = {
             block.name: store.load(self.results[cell.seed, block.name, label])
@@ -112,9 +114,9 @@ class Candidates:
         return student.eval()
 
     def accuracy(self, choice: Labels, split: Split) -> float:
-        """Top-1 as assembled, the mean over seeds."""
-        own = replace(self.inputs, trained_on=self.data)
-        each = [accuracy_of(self.network(choice, cell), own, split) for cell in self.cells]
+        """Return the top-1 accuracy as assembled, the mean over seeds."""
+        inputs = replace(self.inputs, trained_on=self.data)
+        each = [accuracy_of(self.network(choice, cell), inputs, split) for cell in self.cells]
         return sum(each) / len(each)
 
     def _written(self, choice: Labels) -> list[JsonValue]:
@@ -125,13 +127,13 @@ class Candidates:
 
 
 def entry_of(entry: Replacement) -> JsonValue:
-    """A replacement as a matrix names it."""
+    """Return a replacement as a matrix names it."""
     name, settings = catalogue.named(entry)
     return {name: dict(settings)} if settings else name
 
 
 def candidates_of(folder: ResultsFolder, plan: Plan, teacher: str | None = None) -> Candidates:
-    """The trained blocks of a folder; KtbenchError where there are none to choose from.
+    """Return the trained blocks of a folder; KtbenchError where there are none to choose from.
 
     Of students with other blocks of the teacher, or other trainings of them, those that leave most
     to choose from.
@@ -148,8 +150,8 @@ def candidates_of(folder: ResultsFolder, plan: Plan, teacher: str | None = None)
     for cell in starting:
         if start_of(cell).teacher.name == (teacher or names[0]):
             _add(groups, cell, folder.path, Path(plan.base))
-    found = [group.candidates(folder.path, Path(plan.base)) for group in groups.values()]
-    best = max(found, key=lambda one: sum(map(len, one.entries)))
+    candidates = [group.candidates(folder.path, Path(plan.base)) for group in groups.values()]
+    best = max(candidates, key=lambda one: sum(map(len, one.entries)))
     if not any(best.entries):
         raise KtbenchError(
             f"{folder.path}: no block was trained for all seeds yet: run its matrix first"
@@ -169,8 +171,8 @@ class _Group:
         self.items: dict[str, tuple[Item, dict[str, str]]] = {}
 
     def candidates(self, root: Path, base: Path) -> Candidates:
-        """What every seed has trained."""
-        whole = tuple(
+        """Return the replacements that every seed has trained."""
+        complete = tuple(
             {
                 label: entry
                 for label, entry in sorted(self.entries[block.name].items())
@@ -181,10 +183,11 @@ class _Group:
         uniform = {}
         for label, (item, chosen) in self.items.items():
             choice = tuple(chosen.get(block.name, KEEP) for block in self.blocks)
-            if all(o == KEEP or o in known for o, known in zip(choice, whole, strict=True)):
+            pairs = zip(choice, complete, strict=True)
+            if all(chosen_label in (KEEP, *labels) for chosen_label, labels in pairs):
                 uniform[label] = (item, choice)
         cells = tuple(self.cells[seed] for seed in sorted(self.cells))
-        return Candidates(root, base, cells, self.blocks, whole, self.results, uniform)
+        return Candidates(root, base, cells, self.blocks, complete, self.results, uniform)
 
 
 def _add(groups: dict[str, _Group], cell: Cell, root: Path, base: Path) -> None:
@@ -201,10 +204,10 @@ def _add(groups: dict[str, _Group], cell: Cell, root: Path, base: Path) -> None:
     group.cells.setdefault(cell.seed, cell)
     tasks = tasks_of(cell, base=base, **shape)
     for task in tasks:
-        found = BlockStore(root).find(task.key)
-        if found is not None:
+        result = BlockStore(root).find(task.key)
+        if result is not None:
             group.entries[task.name].setdefault(task.replacement, task.entry)
-            group.results[cell.seed, task.name, task.replacement] = found
+            group.results[cell.seed, task.name, task.replacement] = result
     if tasks and not cell.student.settings.get("choice"):
         chosen = {task.name: task.replacement for task in tasks}
         group.items.setdefault(tasks[0].replacement, (cell.student, chosen))

@@ -1,4 +1,4 @@
-"""The matrix that finishes and measures what a search found, beside the one it came from."""
+"""The matrix that finishes and measures a search's networks, beside the one it came from."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ktbench.system.files import write_atomically
 NAME = "matrix.search.yaml"
 HEAD = "# Written by `ktbench blockwise search`"
 _DROPPED = ("students", "include", "exclude")
-"""They name the students of the matrix that was searched."""
+"""Sections that name the students of the matrix that was searched."""
 
 
-def write_matrix(found: BlockSearch, folder: ResultsFolder, output: Path | None = None) -> Path:
-    """Write it; run into the same results folder, it trains no block again.
+def write_matrix(search: BlockSearch, folder: ResultsFolder, output: Path | None = None) -> Path:
+    """Write the matrix; run into the same results folder, it trains no block again.
 
     Everything but the students is the earlier matrix's, except that every block of a choice is
     used (`keep_within: 1`). It lies in the earlier one's folder, which relative paths start from.
@@ -34,22 +34,22 @@ def write_matrix(found: BlockSearch, folder: ResultsFolder, output: Path | None 
         )
     if path.exists() and not path.read_text(encoding="utf-8").startswith(HEAD):
         raise KtbenchError(f"{path}: is there already: name another file with --output")
-    text = matrix_text(found, (folder.path / "matrix.yaml").read_text(encoding="utf-8"), folder)
+    text = matrix_text(search, (folder.path / "matrix.yaml").read_text(encoding="utf-8"), folder)
     plan(loads(text, file=str(path), base=str(base)))  # what is written can be run
     write_atomically(path, text)
     return path
 
 
-def matrix_text(found: BlockSearch, earlier: str, folder: ResultsFolder) -> str:
-    """The text of the matrix."""
+def matrix_text(search: BlockSearch, earlier: str, folder: ResultsFolder) -> str:
+    """Return the text of the matrix."""
     values, _ = parse(earlier, Origin(file=str(folder.path / "matrix.yaml")))
     name = values.get("name") or folder.lock().plan.name
     kept = {key: value for key, value in values.items() if key not in _DROPPED}
-    students = {n.student.label: n.student for n in found.networks}
+    students = {n.student.label: n.student for n in search.networks}
     blockwise = {**(kept.pop("blockwise", None) or {}), "keep_within": 1.0}
     kept.pop("name", None)
     head = [
-        f"{HEAD} --by {found.by}: what it chose of teacher {found.teacher}'s",
+        f"{HEAD} --by {search.by}: what it chose of teacher {search.teacher}'s",
         "# blocks, and one replacement everywhere to compare with.",
         "# Run it into the folder that was searched: no block is trained again.",
     ]
@@ -69,13 +69,13 @@ def _entry(student: Item) -> JsonValue:
 
 
 def _line(key: str, value: JsonValue) -> str:
-    """One key of the file; a list has a line per member."""
+    """Write one key of the file; a list has a line per member."""
     if key == "students" and isinstance(value, list):
         return "\n".join([f"{key}:", *(f"  - {_flow(member)}" for member in value)])
     return f"{key}: {_flow(value)}"
 
 
 def _flow(value: JsonValue) -> str:
-    """On one line."""
+    """Write a value on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
     return text.removesuffix("...\n").strip()

@@ -1,4 +1,4 @@
-"""Chooses one replacement per block under a budget, from what a results folder has trained."""
+"""Search for the best replacement of every block under a budget, in a results folder."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ TRIED = 8
 
 @dataclass(frozen=True)
 class Wish:
-    """What to search for."""
+    """Options of a search."""
 
     by: Price = "parameters"
     device: DeviceSpec = field(default_factory=lambda: DeviceSpec(profile="local", name="local"))
-    """Of latencies."""
+    """Device that latencies are of."""
     budgets: tuple[float, ...] = ()
     """Shares of the teacher's cost; `points` of them, evenly spread, when not given."""
     points: int = 8
@@ -54,7 +54,7 @@ class Wish:
 
 
 def search(folder: ResultsFolder, wish: Wish, tell: Progress = lambda _: None) -> BlockSearch:
-    """The best network of every budget; it is written to `blocks/search-KEY.json`.
+    """Find the best network of every budget; write them to `blocks/search-KEY.json`.
 
     Nothing is trained. Budgets are those of the wish, and what each uniform student costs.
     Raises KtbenchError where there is nothing to choose from or a run holds the folder.
@@ -65,29 +65,29 @@ def search(folder: ResultsFolder, wish: Wish, tell: Progress = lambda _: None) -
         tell("costs of all blocks")
         prices, timings = priced(of, wish.by, wish.device, tell)
         tell("scores of all blocks")
-        found = _Search(of, prices, _scores(of)).run(wish, tell)
+        record = _Search(of, prices, _scores(of)).run(wish, tell)
         if timings is not None:
-            found = _timed(found, of, wish.device, timings, tell)
-        path = folder.path / "blocks" / f"search-{found.key}.json"
-        write_atomically(path, found.model_dump_json(indent=1))
-    return found
+            record = _timed(record, of, wish.device, timings, tell)
+        path = folder.path / "blocks" / f"search-{record.key}.json"
+        write_atomically(path, record.model_dump_json(indent=1))
+    return record
 
 
 def _scores(of: Candidates) -> list[dict[str, float]]:
-    """By block and label: minus the divergence from the teacher with it alone replaced."""
+    """Score each block's labels: minus the teacher's divergence with it alone replaced."""
     divergence = Divergence(of.teacher, of.blocks, of.inputs)
-    found = []
+    block_scores = []
     for block, entries in zip(of.blocks, of.entries, strict=True):
         scores = {KEEP: 0.0}
         for label in entries:
             each = [divergence.of(block, of.trained(cell.seed, block, label)) for cell in of.cells]
             scores[label] = -float(np.mean(each))
-        found.append(scores)
-    return found
+        block_scores.append(scores)
+    return block_scores
 
 
 class _Search:
-    """Budgets, choices and what they come to as networks."""
+    """One search: its budgets, choices, and the networks they make."""
 
     def __init__(self, of: Candidates, prices: Prices, scores: Sequence[dict[str, float]]) -> None:
         self.of = of
@@ -100,23 +100,23 @@ class _Search:
         self._validation: dict[Labels, float] = {}
 
     def run(self, wish: Wish, tell: Progress) -> BlockSearch:
-        """The record, without latencies of whole networks."""
+        """Return the record, without latencies of whole networks."""
         of, prices = self.of, self.prices
         uniform = {name: item for name, item in of.uniform.items() if set(item[1]) != {KEEP}}
         budgets = sorted({*self._budgets(wish), *(self._share(c) for _, c in uniform.values())})
         for _, everywhere in uniform.values():
             self.validation(everywhere)  # they are choices, too: none of them is found worse
         self._try(budgets, tell)
-        searched = [found for share in budgets if (found := self._best(share)) is not None]
-        taught = of.taught_by
+        searched = [best for share in budgets if (best := self._best(share)) is not None]
+        teacher = of.taught_by
         start = of.cells[0].start
         assert start is not None
         device = wish.device if wish.by == "latency" else None
         train = start.train.model_dump(mode="json", exclude={"keep_within"})
-        asked = [taught.canonical, train, [list(block.paths) for block in of.blocks], wish.by]
+        identity = [teacher.canonical, train, [list(block.paths) for block in of.blocks], wish.by]
         return BlockSearch(
-            key=digest_of([*asked, device.model_dump(mode="json") if device else None]),
-            teacher=taught.name,
+            key=digest_of([*identity, device.model_dump(mode="json") if device else None]),
+            teacher=teacher.name,
             by=wish.by,
             device=device,
             seeds=tuple(cell.seed for cell in of.cells),
@@ -133,7 +133,7 @@ class _Search:
         )
 
     def _try(self, budgets: Sequence[float], tell: Progress) -> None:
-        """Put the best choices of every budget together."""
+        """Assemble the best choices of every budget."""
         for number, share in enumerate(budgets, start=1):
             tell(f"budget {number} of {len(budgets)}: {share:.0%} of the teacher")
             left = share * self.prices.teacher - self.prices.shared
@@ -141,13 +141,13 @@ class _Search:
                 self.validation(self._named(choice))
 
     def validation(self, choice: Labels) -> float:
-        """Of the assembled network, worked out once."""
+        """Return the validation accuracy of the assembled network, computed once."""
         if choice not in self._validation:
             self._validation[choice] = self.of.accuracy(choice, "validation")
         return self._validation[choice]
 
     def cost(self, choice: Labels) -> float:
-        """Of the whole network."""
+        """Return the cost of the whole network."""
         each = zip(self.prices.options, choice, strict=True)
         return self.prices.shared + sum(costs[label] for costs, label in each)
 
@@ -173,7 +173,7 @@ class _Search:
         return [float(share) for share in np.linspace(least, 1.0, wish.points + 1)[1:]]
 
     def _best(self, share: float) -> tuple[float, Labels] | None:
-        """Of all that was assembled for any budget, the best on validation within this one."""
+        """Return the best choice within a budget, of all that were assembled for any budget."""
         most = share * self.prices.teacher * (1 + 1e-9)
         within = [choice for choice in self._validation if self.cost(choice) <= most]
         if not within:
@@ -182,11 +182,11 @@ class _Search:
 
     def _blocks(self) -> tuple[SoughtBlock, ...]:
         of = self.of
-        found = []
+        blocks = []
         for block, entries, labels, options in zip(
             of.blocks, of.entries, self.labels, self.options, strict=True
         ):
-            told = [
+            described = [
                 BlockOption(
                     replacement=label,
                     entry=KEEP if label == KEEP else entry_of(entries[label]),
@@ -196,8 +196,8 @@ class _Search:
                 )
                 for label, option in zip(labels, options, strict=True)
             ]
-            found.append(SoughtBlock(block=block.name, options=tuple(told)))
-        return tuple(found)
+            blocks.append(SoughtBlock(block=block.name, options=tuple(described)))
+        return tuple(blocks)
 
     def _loss(self, block: str, label: str) -> float | None:
         if label == KEEP:
@@ -208,7 +208,7 @@ class _Search:
     def _network(
         self, choice: Labels, share: float | None, name: str = "", item: Item | None = None
     ) -> SoughtNetwork:
-        """What a choice came to; only now is the test set read."""
+        """Return a choice as a record; only now is the test set read."""
         return SoughtNetwork(
             kind="uniform" if share is None else "searched",
             name=name or f"at most {share:.0%}",
@@ -223,19 +223,19 @@ class _Search:
 
 
 def _timed(
-    found: BlockSearch, of: Candidates, device: DeviceSpec, timings: Timings, tell: Progress
+    record: BlockSearch, of: Candidates, device: DeviceSpec, timings: Timings, tell: Progress
 ) -> BlockSearch:
-    """The same with the latency of every whole network, taken in turns with the teacher's."""
-    choices = dict.fromkeys(network.choice for network in found.networks)
+    """Add the latency of every whole network, measured in turns with the teacher's."""
+    choices = dict.fromkeys(network.choice for network in record.networks)
     models = {"teacher": whole_model(of)}
     models |= {f"network {n}": whole_model(of, choice) for n, choice in enumerate(choices)}
     measured = medians(models, device, timings, tell)
     by_choice = {choice: measured[f"network {n}"] for n, choice in enumerate(choices)}
     networks = tuple(
         network.model_copy(update={"measured_ms": by_choice[network.choice]})
-        for network in found.networks
+        for network in record.networks
     )
-    return found.model_copy(
+    return record.model_copy(
         update={
             "networks": networks,
             "teacher_ms": measured["teacher"],

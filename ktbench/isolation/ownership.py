@@ -1,4 +1,4 @@
-"""Modules that were handed out for training: each belongs to one network alone."""
+"""Registry of modules in training: each belongs to one network alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from ktbench.records import KtbenchError
 
-_HANDED: dict[int, weakref.ref[Any]] = {}
+_OWNED: dict[int, weakref.ref[Any]] = {}
 
 
 def claim(network: nn.Module, label: str) -> None:
@@ -19,19 +19,19 @@ def claim(network: nn.Module, label: str) -> None:
     """
     parts = [part for part in network.modules() if _learns(part)]
     for part in parts:
-        taken = _HANDED.get(id(part))
-        if taken is not None and taken() is part:
+        owned = _OWNED.get(id(part))
+        if owned is not None and owned() is part:
             raise KtbenchError(
                 f"{label}: a module of it ({type(part).__name__}) belongs to another network "
                 "already: build new modules each time it is called"
             )
-    for number in [number for number, taken in _HANDED.items() if taken() is None]:
-        del _HANDED[number]
+    for number in [number for number, owned in _OWNED.items() if owned() is None]:
+        del _OWNED[number]
     for part in parts:
-        _HANDED[id(part)] = weakref.ref(part)
+        _OWNED[id(part)] = weakref.ref(part)
 
 
 def _learns(part: nn.Module) -> bool:
-    """Whether a training changes what the module itself holds."""
+    """Return True where a training changes the module's own parameters or buffers."""
     trained = any(p.requires_grad for p in part.parameters(recurse=False))
     return trained or any(True for _ in part.buffers(recurse=False))

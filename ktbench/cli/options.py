@@ -1,0 +1,15 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MatrixFile = Annotated[Path, typer.Argument(metavar="MATRIX.yaml", show_default=False)]
+ResultsFolder = Annotated[Path, typer.Argument(metavar="DIR", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Python = Annotated[
+    str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
+]

@@ -1,0 +1,177 @@
+"""`ktbench run`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ktbench.cli import report
+from ktbench.cli.options import MatrixFile
+from ktbench.cli.stopped import Stopped
+
+if TYPE_CHECKING:
+    from ktbench.engine.contract import Engine
+    from ktbench.runner import Planned
+    from ktbench.supervision import Child
+
+Results = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Results folder (default: results/NAME of the matrix)"),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh/--resume", help="Delete the folder's earlier results, or go on from them."
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Most that a process that trains may hold, such as 4GB: it decides how many "
+        "students are trained together (default: half of what is free)",
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Do not begin while a device of the matrix cannot be measured."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        metavar="supervised|inline|ray",
+        help="Where work runs: in a child process that is watched, in this process, or on Ray.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Trainings at a time on Ray (default: all that cores allow)"
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|HOST:PORT",
+        help="A running Ray cluster (default: one is started on this machine)",
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01, metavar="SHARE", help="Of a GPU, for each training on one (default: 0.25)"
+    ),
+]
+
+
+@dataclass(frozen=True)
+class _RunOptions:
+    """Options of carrying out a plan."""
+
+    results: Path | None
+    memory: int | None
+    fresh: bool
+    strict: bool
+    quiet: bool
+
+
+def run(
+    matrix: MatrixFile,
+    results: Results = None,
+    fresh: Fresh = False,
+    memory: Memory = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+    engine: EngineName = "supervised",
+    workers: Workers = None,
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
+) -> None:
+    """Train, export, measure and report everything that a matrix asks for.
+
+    A run that was stopped goes on where it was. The exit code is 0 when no cell failed and every
+    device was measured, 1 otherwise, 2 when the run could not begin or not go on (a full disk).
+    """
+    from ktbench.supervision import Child
+
+    with closing(Child.started()) as child:
+        from ktbench.runner import memory_bytes, plan_matrix
+
+        where = _engine(engine, child, workers, address, gpus_per_worker)
+        limit = None if memory is None else memory_bytes(memory)
+        planned = plan_matrix(matrix, child=child)
+        if engine != "supervised":
+            child.close()
+        _carry_out(planned, where, _RunOptions(results, limit, fresh, strict, quiet))
+
+
+def _engine(
+    name: str,
+    child: Child,
+    workers: int | None,
+    address: str | None,
+    gpus_per_worker: float | None,
+) -> Engine:
+    """Return the engine that the options ask for."""
+    from ktbench.records import KtbenchError
+
+    if name == "ray":
+        from ktbench.engine.on_ray import GPUS_PER_WORKER, OnRay
+
+        share = gpus_per_worker or GPUS_PER_WORKER
+        return OnRay(workers=workers, address=address, gpus_per_worker=share)
+    if name not in ("supervised", "inline"):
+        raise KtbenchError(f"--engine {name}: must be supervised, inline or ray")
+    ray_options = {
+        "--workers": workers,
+        "--address": address,
+        "--gpus-per-worker": gpus_per_worker,
+    }
+    for option, value in ray_options.items():
+        if value is not None:
+            raise KtbenchError(f"{option} needs --engine ray")
+    if name == "inline":
+        from ktbench.engine.inline import Inline
+
+        return Inline()
+    from ktbench.engine.supervised import Supervised
+
+    return Supervised(child)
+
+
+def _carry_out(planned: Planned, engine: Engine, options: _RunOptions) -> None:
+    """Run a plan before the user's eyes; ends the command with its exit code."""
+    from rich.console import Console
+
+    from ktbench.cli.progress import Bars, Lines, announce, summarise
+    from ktbench.runner import Silent
+    from ktbench.runner import run as run_plan
+
+    folder = options.results or Path("results", planned.plan.name)
+    console = Console(stderr=True)
+    watching = Silent() if options.quiet else Bars(console) if console.is_terminal else Lines()
+    if not options.quiet:
+        announce(planned.plan, planned.data, folder, console)
+    try:
+        with watching as watcher:
+            summary = run_plan(
+                planned.plan,
+                matrix_text=planned.text,
+                folder=folder,
+                engine=engine,
+                watcher=watcher,
+                write_report=report.write_report,
+                fresh=options.fresh,
+                memory=options.memory,
+                strict=options.strict,
+            )
+    except Stopped as stopped:
+        stopped.advice = "; run the same command again to go on"
+        raise
+    summarise(summary, console, failures_only=options.quiet)
+    raise typer.Exit(0 if summary.ok else 1)

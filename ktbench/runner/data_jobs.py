@@ -1,0 +1,61 @@
+"""Data sets, loaded once per process and refused where they are not those of the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ktbench.data import Dataset, load
+from ktbench.engine.contract import Report
+from ktbench.records import DataSpec, KtbenchError, NumericSpec
+from ktbench.supervision import mark
+from ktbench.system.provenance import host
+
+
+@lru_cache(maxsize=4)
+def _dataset(spec_json: str, base: Path) -> Dataset:
+    return load(DataSpec.model_validate_json(spec_json), base)
+
+
+def dataset(spec: DataSpec, base: Path) -> Dataset:
+    """Return a data set, loaded once per process."""
+    return _dataset(spec.model_dump_json(), base)
+
+
+def same_dataset(spec: DataSpec, base: Path, digest: str | None) -> Dataset:
+    """`dataset`; raises KtbenchError where it is not the one that the run was started with."""
+    data = dataset(spec, base)
+    if digest is not None and data.digest != digest:
+        raise KtbenchError(
+            f"data: digest {data.digest} on {host()}, {digest} where the run was started: give "
+            "every node the same files"
+        )
+    return data
+
+
+@dataclass(frozen=True)
+class DataJob:
+    """Load the data sets of a run, where its trainings will need them."""
+
+    specs: tuple[DataSpec, ...]
+    base: Path
+    numeric: NumericSpec
+
+
+@dataclass(frozen=True)
+class DataDigests:
+    """The digests of a data set: of all its images, and of those for the test alone."""
+
+    whole: str
+    test: str
+
+
+def digest_data(job: DataJob, _: Report) -> dict[str, DataDigests]:
+    """Digest every data set, by its canonical text; raises KtbenchError for a bad one."""
+    digests = {}
+    for spec in job.specs:
+        mark(stage="reading the data", what=spec.source)
+        data = dataset(spec, job.base)
+        digests[spec.canonical] = DataDigests(data.digest, data.test_digest)
+    return digests
