@@ -3,15 +3,32 @@
 Everything here takes arrays and returns arrays or frozen values; nothing knows of records.
 """
 
-from ktbench.stats.bootstrap import LEAST_FOR_BCA, bca
+from ktbench.stats.cost_quality import (
+    Bools,
+    cost_to_reach,
+    first_reaching,
+    first_reaching_each,
+    geometric_mean,
+    pareto_front,
+)
 from ktbench.stats.differences import Differences, Unpaired, differences, effect_size, split, welch
-from ktbench.stats.fronts import Bools, geometric_mean, pareto_front
+from ktbench.stats.hypothesis_tests import (
+    MOST_FLIPPED,
+    holm,
+    least_sign_flip_p,
+    next_alpha,
+    sign_flip_test,
+    signs_at,
+    t_test,
+)
 from ktbench.stats.intervals import (
+    LEAST_FOR_BCA,
     LEVEL,
     Floats,
     Interval,
     Intervals,
     Sign,
+    bca,
     interval,
     intervals,
     paired_gain,
@@ -27,16 +44,6 @@ from ktbench.stats.power import (
     t_test_power,
 )
 from ktbench.stats.ranks import Agreement, Ranked, agreement, concordance, ranked
-from ktbench.stats.targets import cost_to_reach, first_reaching, first_reaching_each
-from ktbench.stats.testing import (
-    MOST_FLIPPED,
-    holm,
-    least_sign_flip_p,
-    next_alpha,
-    sign_flip_test,
-    signs_at,
-    t_test,
-)
 
 __all__ = [
     "FIRST_SEEDS",
