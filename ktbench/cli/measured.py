@@ -57,7 +57,7 @@ def device_of(name: str, profile: str | None, **settings: Any) -> DeviceSpec:
     KtbenchError for a profile or setting that is none, and for a profile of another kind.
     """
     from ktbench import catalogue
-    from ktbench.matrix.errors import phrase
+    from ktbench.matrix.problems import phrase
 
     here = name == "local"
     profile = profile or ("local" if here else "ssh")
