@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ktbench.data import DataInfo
-from ktbench.data.contract import shown
+from ktbench.data.image_source import shown
 
 _MOST_CLASSES = 12
 """Classes that are listed one by one."""

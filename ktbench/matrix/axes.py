@@ -141,8 +141,8 @@ class AxesResolver:
             (("include", i, "train", "views"), rule.train.get("views"))
             for i, rule in enumerate(matrix.include)
         ]
-        for path, given in changes if matrix.views else ():
-            if given is not None:
+        for path, views in changes if matrix.views else ():
+            if views is not None:
                 self.add_problem(
                     path, "views is an axis of this matrix already: give one of the two"
                 )

@@ -57,28 +57,28 @@ def variants(
     entry: ItemEntry,
     base: str,
     *,
-    given: Mapping[str, JsonValue] | None = None,
+    fixed: Mapping[str, JsonValue] | None = None,
     implied: tuple[str, ...] = (),
 ) -> tuple[list[Item], list[Problem]]:
     """Return the items that an entry stands for; the paths of problems start below the entry.
 
-    `given` are settings that every item has beside the entry's; labels omit those of `implied`.
+    `fixed` are settings that every item has beside the entry's; labels omit those of `implied`.
     """
-    given = given or {}
+    fixed = fixed or {}
     if kind is METHODS and catalogue.unseen(entry.name):
         code = catalogue.code_digest(entry.name, base)  # its settings are as the file has them
         return [Item(name=entry.name, settings=dict(entry.settings), code=code)], []
     try:
-        known = kind.settings(entry.name, base)
+        declared = kind.settings(entry.name, base)
     except KtbenchError as error:
         return [], [Problem((entry.name,), str(error))]
     problems: list[Problem] = []
     choices: dict[str, list[_Choice]] = {}
     for setting, value in entry.settings.items():
-        if setting in known:
-            choices[setting] = _choices(known[setting], value, (entry.name, setting))
+        if setting in declared:
+            choices[setting] = _choices(declared[setting], value, (entry.name, setting))
         else:
-            message = _unknown(kind, entry.name, setting, known)
+            message = _unknown(kind, entry.name, setting, declared)
             problems.append(Problem((entry.name, setting), message))
     if problems:
         return [], problems
@@ -91,11 +91,11 @@ def variants(
     items = []
     for chosen in product(*choices.values()):
         picked = dict(zip(choices, chosen, strict=True))
-        objections = _objections(kind, entry.name, picked, base, given)
+        objections = _objections(kind, entry.name, picked, base, fixed)
         problems += [problem for problem in objections if problem not in problems]
-        item = _item(entry.name, picked, known, base)
-        if given:
-            settings = {**given, **item.settings}
+        item = _item(entry.name, picked, declared, base)
+        if fixed:
+            settings = {**fixed, **item.settings}
             item = item.model_copy(update={"settings": settings, "implied": implied})
         items.append(item)
     return ([], problems) if problems else (items, [])
@@ -104,23 +104,23 @@ def variants(
 def count(kind: Kind, entry: ItemEntry, base: str) -> int:
     """Count the items of an entry without building any; 1 where there is none."""
     try:
-        known = kind.settings(entry.name, base)
+        declared = kind.settings(entry.name, base)
     except KtbenchError:
         return 1
     lengths = (
-        len(_choices(known[setting], value, ()))
+        len(_choices(declared[setting], value, ()))
         for setting, value in entry.settings.items()
-        if setting in known
+        if setting in declared
     )
     return max(1, math.prod(lengths))
 
 
-def _unknown(kind: Kind, name: str, setting: str, known: Mapping[str, SettingInfo]) -> str:
-    close = nearest(setting, known)
+def _unknown(kind: Kind, name: str, setting: str, declared: Mapping[str, SettingInfo]) -> str:
+    close = nearest(setting, declared)
     if close:
         hint = f"did you mean {' or '.join(close)}?"
     else:
-        hint = f"known are {', '.join(known)}" if known else "it has none"
+        hint = f"known are {', '.join(declared)}" if declared else "it has none"
     return f"unknown setting of {kind.word} {name!r}: {hint}"
 
 
@@ -142,14 +142,14 @@ def _choice(info: SettingInfo, value: JsonValue, path: KeyPath) -> _Choice:
 
 
 def _item(
-    name: str, picked: Mapping[str, _Choice], known: Mapping[str, SettingInfo], base: str
+    name: str, picked: Mapping[str, _Choice], declared: Mapping[str, SettingInfo], base: str
 ) -> Item:
     """Build an item without the settings that equal its defaults: one item, one key."""
     settings = {
         setting: choice.value
         for setting, choice in picked.items()
-        if choice.value != to_jsonable_python(known[setting].default, fallback=repr)
-        or isinstance(choice.value, bool) != isinstance(known[setting].default, bool)
+        if choice.value != to_jsonable_python(declared[setting].default, fallback=repr)
+        or isinstance(choice.value, bool) != isinstance(declared[setting].default, bool)
     }
     return Item(name=name, settings=settings, code=catalogue.code_digest(name, base))
 
@@ -159,17 +159,17 @@ def _objections(
     name: str,
     picked: Mapping[str, _Choice],
     base: str,
-    given: Mapping[str, JsonValue],
+    fixed: Mapping[str, JsonValue],
 ) -> list[Problem]:
     """List the objections of the item to its values, else those of their types.
 
     Where the item refuses them together, each is tried alone, to report the problem at its line.
     """
-    together = {**given, **{setting: choice.value for setting, choice in picked.items()}}
+    together = {**fixed, **{setting: choice.value for setting, choice in picked.items()}}
     refused = _refusal(kind, name, together, base)
     problems = []
     for setting, choice in picked.items():
-        alone = {**given, setting: choice.value}
+        alone = {**fixed, setting: choice.value}
         reason = _refusal(kind, name, alone, base) if refused is not None else None
         if choice.objection is not None and not (reason and kind.explains):
             reason = choice.objection
@@ -211,9 +211,9 @@ def of_teachers(
                     f"leave {key} out"
                 )
                 problems.append(Problem((entry.name, key), message))
-        given: dict[str, JsonValue] = {setting: teacher.name}
-        given |= dict.fromkeys(networks, _entry(teacher.cell.student))
-        students, more = variants(STUDENTS, plain, base, given=given, implied=tuple(networks))
+        fixed: dict[str, JsonValue] = {setting: teacher.name}
+        fixed |= dict.fromkeys(networks, _entry(teacher.cell.student))
+        students, more = variants(STUDENTS, plain, base, fixed=fixed, implied=tuple(networks))
         items += students
         problems += [problem for problem in more if problem not in problems]
     return ([], problems) if problems else (items, [])

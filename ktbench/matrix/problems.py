@@ -22,7 +22,7 @@ _BOUNDS = {
     "less_than": ("below", "lt"),
     "less_than_equal": ("at most", "le"),
 }
-_WANTED = {
+_EXPECTED = {
     "int": "a whole number",
     "float": "a number",
     "finite_number": "a finite number",
@@ -135,26 +135,26 @@ def _problem(finding: Any, model: type[BaseModel] | None) -> Problem:
     return Problem(path, phrase(finding))
 
 
-def unknown_key(key: str, known: list[str]) -> str:
+def unknown_key(key: str, keys: list[str]) -> str:
     """Suggest the nearest keys, or that the key belongs under `train`."""
-    close = nearest(key, known)
-    if not close and "train" in known and key in TrainSpec.model_fields:
+    close = nearest(key, keys)
+    if not close and "train" in keys and key in TrainSpec.model_fields:
         return f"unknown key: did you mean train: {{{key}: ...}}?"
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(keys)}"
     return f"unknown key: {hint}"
 
 
 def phrase(finding: Any) -> str:
     """Put one finding into words."""
-    kind, given = finding["type"], shown(finding["input"])
+    kind, value = finding["type"], shown(finding["input"])
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
-        return f"must be {words} {_plain(finding['ctx'][bound])}, not {given}"
+        return f"must be {words} {_plain(finding['ctx'][bound])}, not {value}"
     if kind == "literal_error":
         options = finding["ctx"]["expected"].replace("'", "")
         close = nearest(str(finding["input"]), options.replace(" or ", ", ").split(", "))
         hint = f": did you mean {' or '.join(close)}?" if close else ""
-        return f"must be {options}, not {given}{hint}"
+        return f"must be {options}, not {value}{hint}"
     if kind == "value_error":
         return str(finding["ctx"]["error"])
     if kind == "too_short":
@@ -166,13 +166,13 @@ def phrase(finding: Any) -> str:
     if kind == "string_too_short":
         return "must not be empty"
     if kind == "string_pattern_mismatch":
-        return f"must match {finding['ctx']['pattern']}, not {given}"
+        return f"must match {finding['ctx']['pattern']}, not {value}"
     if kind == "sequence_str":
-        return f"must be a list, not {given}"
-    for stem, wanted in _WANTED.items():
+        return f"must be a list, not {value}"
+    for stem, expected in _EXPECTED.items():
         if kind == stem or kind.startswith(f"{stem}_"):
-            return f"must be {wanted}, not {given}"
-    return f"{finding['msg'][:1].lower()}{finding['msg'][1:]}, not {given}"
+            return f"must be {expected}, not {value}"
+    return f"{finding['msg'][:1].lower()}{finding['msg'][1:]}, not {value}"
 
 
 def _plain(bound: float) -> str:

@@ -39,7 +39,7 @@ def json_schema() -> Schema:
     definitions["student"] = _entry({n: _settings_of_student(n) for n in catalogue.students()})
     definitions["method"] = _entry({n: _settings_of_method(n) for n in catalogue.methods()})
     device = _device_settings()
-    definitions["device"] = _entry(dict.fromkeys(catalogue.devices(), device), own=False)
+    definitions["device"] = _entry(dict.fromkeys(catalogue.devices(), device), users_own=False)
     definitions["changes"] = _changes()
     definitions["teacher_changes"] = _tried(_changes())
     _name_entries(sections)
@@ -105,7 +105,7 @@ def _name_entries(sections: dict[str, Schema]) -> None:
                 sections[section]["properties"][key] = {**described, **reference}
 
 
-def _entry(settings: dict[str, Schema], *, own: bool = True) -> Schema:
+def _entry(settings: dict[str, Schema], *, users_own: bool = True) -> Schema:
     """Schema of an entry: a name, or a name with its settings."""
     names: Schema = {"enum": sorted(settings)}
     with_settings: Schema = {
@@ -118,7 +118,7 @@ def _entry(settings: dict[str, Schema], *, own: bool = True) -> Schema:
         },
     }
     forms = [names, with_settings]
-    if own:
+    if users_own:
         with_settings["patternProperties"] = {_OWN: {"type": ["object", "null"]}}
         text = "A user's own: path/to/file.py:Name or package.module:Name"
         forms.append({"type": "string", "pattern": _OWN, "description": text})

@@ -34,7 +34,8 @@ from ktbench.stats.intervals import (
     paired_gain,
     signs,
 )
-from ktbench.stats.power import (
+from ktbench.stats.ranks import Agreement, Ranked, agreement, concordance, ranked
+from ktbench.stats.statistical_power import (
     FIRST_SEEDS,
     MOST_SEEDS,
     POWER,
@@ -43,7 +44,6 @@ from ktbench.stats.power import (
     seeds_to_settle,
     t_test_power,
 )
-from ktbench.stats.ranks import Agreement, Ranked, agreement, concordance, ranked
 
 __all__ = [
     "FIRST_SEEDS",
