@@ -1,23 +1,23 @@
-"""Finds students, methods and devices, shipped or a user's own; the folders are the catalogue."""
+"""Catalogue of students, methods and devices: the folders are the registry."""
 
-from ktbench.catalogue.items import NETWORK as NETWORK
-from ktbench.catalogue.items import SettingInfo as SettingInfo
-from ktbench.catalogue.items import UnknownName as UnknownName
-from ktbench.catalogue.items import build_student as build_student
-from ktbench.catalogue.items import device as device
-from ktbench.catalogue.items import devices as devices
-from ktbench.catalogue.items import frozen as frozen
-from ktbench.catalogue.items import method as method
-from ktbench.catalogue.items import method_config as method_config
-from ktbench.catalogue.items import method_settings as method_settings
-from ktbench.catalogue.items import methods as methods
-from ktbench.catalogue.items import named as named
-from ktbench.catalogue.items import nearest as nearest
-from ktbench.catalogue.items import network_settings as network_settings
-from ktbench.catalogue.items import replacements as replacements
-from ktbench.catalogue.items import student_settings as student_settings
-from ktbench.catalogue.items import students as students
-from ktbench.catalogue.items import teacher_setting as teacher_setting
+from ktbench.catalogue.lookup import NETWORK as NETWORK
+from ktbench.catalogue.lookup import SettingInfo as SettingInfo
+from ktbench.catalogue.lookup import UnknownName as UnknownName
+from ktbench.catalogue.lookup import build_student as build_student
+from ktbench.catalogue.lookup import device as device
+from ktbench.catalogue.lookup import devices as devices
+from ktbench.catalogue.lookup import frozen as frozen
+from ktbench.catalogue.lookup import method as method
+from ktbench.catalogue.lookup import method_config as method_config
+from ktbench.catalogue.lookup import method_settings as method_settings
+from ktbench.catalogue.lookup import methods as methods
+from ktbench.catalogue.lookup import named as named
+from ktbench.catalogue.lookup import nearest as nearest
+from ktbench.catalogue.lookup import network_settings as network_settings
+from ktbench.catalogue.lookup import replacements as replacements
+from ktbench.catalogue.lookup import student_settings as student_settings
+from ktbench.catalogue.lookup import students as students
+from ktbench.catalogue.lookup import teacher_setting as teacher_setting
 from ktbench.catalogue.user_items import NOT_LOOKED_AT as NOT_LOOKED_AT
 from ktbench.catalogue.user_items import code_digest as code_digest
 from ktbench.catalogue.user_items import is_own as is_own

@@ -1,4 +1,4 @@
-"""Loads a user's own file, with its neighbours, and says which files it is made of.
+"""Load a user's own file with its neighbours, and digest all files that it consists of.
 
 A file is loaded as a script is: `import blocks` finds `blocks.py` beside it, now or in a function
 that is called later, and `from .blocks import X` works too. Nothing is put on `sys.path`: each
@@ -36,19 +36,19 @@ _LATE_IMPORTS = ("import_module", "__import__")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file stands among its neighbours."""
+    """Location of a file among its neighbours."""
 
     path: Path
-    """Absolute."""
+    """Absolute path of the file."""
 
     @property
     def folder(self) -> Path:
-        """The file's own: where absolute imports look first."""
+        """Folder of the file, where absolute imports look first."""
         return self.path.parent
 
     @property
     def root(self) -> Path:
-        """The folder that holds the outermost package around the file; else the file's folder."""
+        """Folder that holds the outermost package around the file; else the file's folder."""
         root = self.folder
         while (root / "__init__.py").is_file() and root.parent != root:
             root = root.parent
@@ -66,14 +66,14 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The file's module name; a stem that is no name gets one."""
+        """Module name of the file, made up where its stem is no identifier."""
         stem = self.path.stem
         if not stem.isidentifier() or stem == "__init__":
             stem = f"file_{digest_of(stem)}"
         return f"{self.package}.{stem}"
 
     def package_of(self, top_level: str) -> str | None:
-        """The package that a top-level name is looked up in, or None for what is not here.
+        """Return the package in which a top-level name is looked up, or None for other names.
 
         A folder that is no package counts only where nothing of its name is installed, so that
         a folder of data called like a library does not hide it.
@@ -82,7 +82,7 @@ class Place:
             if any((folder / f"{top_level}{end}").is_file() for end in _SUFFIXES):
                 return package
             if (folder / top_level / "__init__.py").is_file():
-                return None if _ours(folder, top_level) else package
+                return None if _is_ktbench(folder, top_level) else package
         for folder, package in ((self.folder, self.package), (self.root, self.top)):
             if (folder / top_level).is_dir() and not _installed(top_level):
                 return package
@@ -92,8 +92,8 @@ class Place:
 _SUFFIXES = (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES)
 
 
-def _ours(folder: Path, top_level: str) -> bool:
-    """Whether that is a package of ktbench itself: a file in its checkout gets no second copy."""
+def _is_ktbench(folder: Path, top_level: str) -> bool:
+    """Return True for ktbench's own package: a file in its checkout gets no second copy of it."""
     if top_level != "ktbench":
         return False
     spec = importlib.util.find_spec(top_level)
@@ -112,7 +112,7 @@ def _installed(top_level: str) -> bool:
 
 
 def load(path: Path) -> ModuleType:
-    """The module of a file, executed once per process; raises what the file raises."""
+    """Load the module of a file, once per process; raises what the file raises."""
     place = Place(path)
     if place.name in sys.modules:
         return sys.modules[place.name]
@@ -132,7 +132,7 @@ def load(path: Path) -> ModuleType:
 
 
 def _prepare(place: Place) -> None:
-    """Put the package that stands for the file's folder where imports find it."""
+    """Register the package of the file's folder, so that imports find it."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     if place.top not in sys.modules:
@@ -172,14 +172,14 @@ class _Loader(SourceFileLoader):
         super().exec_module(module)
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """The file as it is now: nothing is read from or written to a cache beside it."""
+        """Compile the file as it is now, without a bytecode cache beside it."""
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
 
 
 @dataclass(frozen=True)
 class _Importer:
-    """Stands for `__import__` in a user's module."""
+    """Replaces `__import__` in a user's module."""
 
     place: Place
 
@@ -198,13 +198,13 @@ class _Importer:
         return __import__(name, within, None, fromlist or (), 1)
 
 
-# ---------------------------------------------------------------- what it is made of
+# ---------------------------------------------------------------- digest
 
 
 def digest(path: Path) -> str:
-    """16 digits over a file and the neighbours that it imports, directly or through each other.
+    """Digest a file and the neighbours that it imports, directly or through each other.
 
-    A file without neighbours has the digest of its bytes alone. Found by reading, not by running.
+    A file without neighbours has the digest of its bytes alone. No code is run: files are parsed.
     """
     content = path.read_bytes()
     root = Place(path).root
@@ -219,16 +219,16 @@ def digest(path: Path) -> str:
 
 
 def neighbours(path: Path) -> tuple[Path, ...]:
-    """The other files of its folder or package that a file's import statements lead to."""
-    found: dict[Path, None] = {}
+    """Return the other files of its folder or package that a file imports, also indirectly."""
+    files: dict[Path, None] = {}
     waiting = [path]
     while waiting:
         member = waiting.pop()
         for other in _imported_files(member):
-            if other != path and other not in found:
-                found[other] = None
+            if other != path and other not in files:
+                files[other] = None
                 waiting.append(other)
-    return tuple(sorted(found))
+    return tuple(sorted(files))
 
 
 def _imported_files(path: Path) -> Iterator[Path]:
@@ -245,7 +245,7 @@ def _imported_files(path: Path) -> Iterator[Path]:
 
 
 def _names(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """Level and dotted name of everything that a statement may import as a module."""
+    """Yield level and dotted name of everything that a statement may import as a module."""
     if isinstance(node, ast.Import):
         yield from ((0, alias.name) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -264,7 +264,7 @@ def _names(node: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _files(place: Place, level: int, name: str) -> Iterator[Path]:
-    """The files that importing a name runs, packages on the way included."""
+    """Yield the files that importing a name runs, packages on the way included."""
     parts = name.split(".") if name else []
     if level:
         folder = place.folder

@@ -1,7 +1,7 @@
-"""A user's own networks and methods, named `path/to/file.py:Name` or `package.module:Name`.
+"""Networks and methods of a user, named `path/to/file.py:Name` or `package.module:Name`.
 
-Naming code runs it: a file or module is imported when its item is asked for. Within `no_code`
-nothing of a user's is imported.
+Asking for such an item runs its code: its file or module is imported. Within `no_code` nothing of
+a user's is imported.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _UNSEEN: ContextVar[bool] = ContextVar("_UNSEEN", default=False)
 
 
 def is_own(name: str) -> bool:
-    """True for `file.py:Name` and `package.module:Name`."""
+    """Return True for `file.py:Name` and `package.module:Name`."""
     return ":" in name
 
 
 def own_object(name: str, base: str) -> Any:
-    """What a user's `file.py:Name` or `package.module:Name` names."""
+    """Import the object that `file.py:Name` or `package.module:Name` names."""
     place, _, attribute = name.rpartition(":")
     module = _own_module(name, base)
     try:
@@ -44,33 +44,34 @@ def own_object(name: str, base: str) -> Any:
 
 
 def own_network(name: str, base: str) -> Callable[..., Any]:
-    """The class or function that a user's network is built by, checked before it is called.
+    """Import the class or function that builds a user's network, checked before it is called.
 
-    It is a class that derives from `nn.Module`, or a function that is defined where the name says:
-    in that file or a neighbour of it, in that module or one below it. So a matrix cannot call what
-    just lies about (`os:system`). Raises KtbenchError.
+    It is a class that derives from `nn.Module`, or a function defined where the name says: in that
+    file or a neighbour, in that module or one below it. So a matrix cannot call arbitrary functions
+    (`os:system`). Raises KtbenchError.
     """
-    own = own_object(name, base)
-    if (reason := _no_network(own, name.rpartition(":")[0])) is not None:
+    builder: Callable[..., Any] = own_object(name, base)
+    if (reason := _network_objection(builder, name.rpartition(":")[0])) is not None:
         raise KtbenchError(f"{name}: not a network: {reason}")
-    builder: Callable[..., Any] = own
     return builder
 
 
-def _no_network(own: Any, place: str) -> str | None:
-    """Why something cannot be asked for a network, or None."""
+def _network_objection(builder: Any, place: str) -> str | None:
+    """Say why an object cannot build a network, or None."""
     from torch import nn
 
-    if isinstance(own, nn.Module):
+    if isinstance(builder, nn.Module):
         return "it is made already: name its class or a function that returns it"
-    while isinstance(own, functools.partial):
-        own = own.func
-    own = inspect.unwrap(own) if callable(own) else own
-    if isinstance(own, type):
-        return None if issubclass(own, nn.Module) else "its class does not derive from nn.Module"
-    if not inspect.isfunction(own):
+    while isinstance(builder, functools.partial):
+        builder = builder.func
+    builder = inspect.unwrap(builder) if callable(builder) else builder
+    if isinstance(builder, type):
+        return (
+            None if issubclass(builder, nn.Module) else "its class does not derive from nn.Module"
+        )
+    if not inspect.isfunction(builder):
         return "name a class that derives from nn.Module, or a function that returns a network"
-    home = own.__module__ or ""
+    home = builder.__module__ or ""
     within = user_code.PREFIX if place.endswith(".py") else f"{place}."
     if f"{home}.".startswith(within):
         return None
@@ -90,7 +91,7 @@ def _own_module(name: str, base: str) -> ModuleType:
 
 
 def _imported(name: str, place: str, base: str) -> ModuleType:
-    subject = f"import of {name}"  # what it is asked later may end a process, too
+    subject = f"import of {name}"  # later calls of its code may end a process, too
     if reason := refused(subject):
         raise KtbenchError(f"{name}: cannot import {place}: {reason}")
     try:
@@ -100,20 +101,20 @@ def _imported(name: str, place: str, base: str) -> ModuleType:
     except FileNotFoundError as error:
         if not Path(base, place).is_file():
             raise KtbenchError(f"{name}: no file {Path(base, place)}") from error
-        raise KtbenchError(f"{name}: cannot import {place}: {_said(error)}") from error
+        raise KtbenchError(f"{name}: cannot import {place}: {_described(error)}") from error
     except OWN_ERRORS as error:  # whatever a user's file does when it is imported
-        raise KtbenchError(f"{name}: cannot import {place}: {_said(error)}") from error
+        raise KtbenchError(f"{name}: cannot import {place}: {_described(error)}") from error
 
 
-def _said(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def code_digest(name: str, base: str) -> str | None:
-    """16 digits over the file that a user's own item comes from; None for the catalogue's.
+    """Digest the file of a user's own item; None for the catalogue's.
 
-    The neighbours that a file imports are in it, what is installed is not; of a dotted path it is
-    the module's file alone. Nothing of a file is run for it.
+    The neighbours that a file imports are included, installed packages are not; of a dotted path
+    only the module's file is. No code of a file is run.
     """
     if not is_own(name):
         return None
@@ -140,18 +141,18 @@ _refused: dict[str, str] = {}
 
 
 def refuse(name: str, reason: str) -> None:
-    """Do not run the code of an item again in this process: it ended another one."""
+    """Refuse to run the code of an item again in this process: it ended another one."""
     _refused[name] = reason
 
 
 def refused(name: str) -> str | None:
-    """Why an item's code is not run, or None."""
+    """Say why an item's code is not run, or None."""
     return _refused.get(name)
 
 
 @contextmanager
 def no_code() -> Iterator[None]:
-    """Run nothing of a user's while the block runs: asking for it raises KtbenchError."""
+    """Forbid users' code within the block: asking for it raises KtbenchError."""
     token = _UNSEEN.set(True)
     try:
         yield
@@ -160,5 +161,5 @@ def no_code() -> Iterator[None]:
 
 
 def unseen(name: str) -> bool:
-    """Whether an item is a user's own and must not be looked at now."""
+    """Return True for a user's own item within `no_code`."""
     return _UNSEEN.get() and is_own(name)

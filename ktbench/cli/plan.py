@@ -174,7 +174,7 @@ def _data_as_json(info: DataInfo) -> dict[str, Any]:
 def _print_data(data: Sequence[DataInfo]) -> None:
     """Print the classes of each data set, and the notes on all of them."""
     from ktbench.cli.output import print_line, print_table
-    from ktbench.data.contract import shown
+    from ktbench.data.image_source import shown
 
     for info in data:
         contents = info.contents

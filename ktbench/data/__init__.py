@@ -1,7 +1,7 @@
 """Data sets as tensors, their three splits, and counter-based augmentation.
 
-Images become one uint8 tensor once. What a batch looks like is a function of
-(seed, epoch, indices) alone, so any process can rebuild it.
+Images are decoded into one uint8 tensor, once. A batch is a function of (seed, epoch, indices)
+alone, so any process can rebuild it.
 """
 
 from ktbench.data.counter import counter_hash

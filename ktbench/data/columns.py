@@ -1,4 +1,4 @@
-"""Which columns of a table are the images and the labels, chosen only where there is no doubt."""
+"""Choose the image and label columns of a table, only where the choice is unambiguous."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
-from ktbench.data.contract import shown, some
 from ktbench.data.folders import IMAGE_FILES
+from ktbench.data.image_source import shown, some
 from ktbench.records import DataSpec, KtbenchError
 
 _IMAGES = frozenset({"image", "images", "img", "imgs", "picture", "photo", "image_bytes"})
@@ -30,13 +30,13 @@ _LABELS = (
     "label_id",
     "label_name",
 )
-"""Names that mean the label; of several that say the same, the first is read."""
+"""Names of label columns; of several with equal contents the first is read."""
 _NEVER_LABELS = frozenset(
     {"id", "index", "idx", "row", "width", "height", "size", "channels", "split", "path", "file"}
     | {"filename", "file_name", "url", "uri", "name", "md5", "sha1", "sha256", "hash"}
 )
 _LOOKED_AT = 100
-"""Values of a text column that are looked at for endings of picture files."""
+"""Values of a text column that are checked for endings of picture files."""
 
 Column = Any
 """An Arrow chunked array."""
@@ -49,15 +49,15 @@ def choose(
     features: Mapping[str, str],
     column: Callable[[str], Column],
 ) -> tuple[str, str]:
-    """The columns of the images and of the labels, from the training split.
+    """Return the columns that hold images and labels, from the training split.
 
     `features` has the hub's own types (`Image`, `ClassLabel`) of the columns that it knows.
-    Raises KtbenchError that names the candidates where it is not clear, or one that is not there.
+    Raises KtbenchError that names the candidates where several may be meant, or a missing column.
     """
-    for wanted in (spec.image_column, spec.label_column):
-        if wanted is not None and wanted not in schema.names:
+    for column_name in (spec.image_column, spec.label_column):
+        if column_name is not None and column_name not in schema.names:
             raise KtbenchError(
-                f"data: {name} has no column {wanted!r}, only {some(schema.names, 20)}"
+                f"data: {name} has no column {column_name!r}, only {some(schema.names, 20)}"
             )
     repeated = sorted({n for n in schema.names if schema.names.count(n) > 1})
     if repeated:
@@ -75,7 +75,7 @@ def choose(
 
 
 def holds_bytes(kind: Any) -> bool:
-    """Whether an Arrow type holds encoded pictures: bytes, or the hub's `{bytes, path}`."""
+    """Return True for an Arrow type of encoded pictures: bytes, or the hub's `{bytes, path}`."""
     import pyarrow.types as types
 
     if types.is_struct(kind):
@@ -88,14 +88,14 @@ def _is_view(kind: Any) -> bool:
 
 
 def is_text(kind: Any) -> bool:
-    """Whether an Arrow type is text."""
+    """Return True for an Arrow type of text."""
     import pyarrow.types as types
 
     return bool(types.is_string(kind) or types.is_large_string(kind)) or str(kind) == "string_view"
 
 
 def _names_files(kind: Any, values: Callable[[], Column]) -> bool:
-    """Whether a text column names picture files."""
+    """Return True for a text column that names picture files."""
     if not is_text(kind):
         return False
     texts = [text for text in values().slice(0, _LOOKED_AT).to_pylist() if text]
@@ -141,7 +141,7 @@ def _refuse_no_images(name: str, image: str, schema: Any, column: Callable[[str]
 
 
 def may_be_label(kind: Any) -> bool:
-    """Whether an Arrow type can hold labels: numbers, text, booleans, or lists of numbers."""
+    """Return True for Arrow types of labels: numbers, text, booleans, or lists of numbers."""
     import pyarrow.types as types
 
     if types.is_dictionary(kind):
@@ -169,21 +169,21 @@ def _label(
     usual = [by_name[word] for word in _LABELS if word in by_name]
     declared = [candidate for candidate in possible if features.get(candidate) == "ClassLabel"]
     for candidates in (usual, declared):
-        if candidates and _say_the_same([column(candidate) for candidate in candidates]):
+        if candidates and _are_equivalent([column(candidate) for candidate in candidates]):
             return str(candidates[0])
         if candidates:
             raise KtbenchError(
                 f"data: {name}: several columns may be the labels ({some(candidates)}): set "
                 "data.label_column"
             )
-    left = [c for c in possible if _plain(c) not in _NEVER_LABELS and _repeats(column(c))]
-    if len(left) == 1:
-        return str(left[0])
+    likely = [c for c in possible if _plain(c) not in _NEVER_LABELS and _repeats(column(c))]
+    if len(likely) == 1:
+        return str(likely[0])
     if not possible:
         raise KtbenchError(f"data: {name} has no label column among {some(schema.names, 20)}")
     raise KtbenchError(
         f"data: {name}: it is not clear which column holds the labels "
-        f"({some(left or possible)}): set data.label_column"
+        f"({some(likely or possible)}): set data.label_column"
     )
 
 
@@ -191,8 +191,8 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)).strip("_").casefold()
 
 
-def _say_the_same(columns: Sequence[Column]) -> bool:
-    """Whether equal values in one column are equal in all others, and the other way round."""
+def _are_equivalent(columns: Sequence[Column]) -> bool:
+    """Return True where all columns partition the rows in the same way."""
     import pyarrow
     import pyarrow.types as types
 
@@ -200,18 +200,13 @@ def _say_the_same(columns: Sequence[Column]) -> bool:
         return True
     if any(types.is_nested(column.type) for column in columns):
         return False
-    table = pyarrow.table(dict(enumerate_names(columns)))
-    together = table.group_by(table.column_names).aggregate([]).num_rows
-    return all(len(column.unique()) == together for column in columns)
-
-
-def enumerate_names(columns: Sequence[Column]) -> list[tuple[str, Column]]:
-    """Columns with names of their own."""
-    return [(str(place), column) for place, column in enumerate(columns)]
+    table = pyarrow.table({str(place): column for place, column in enumerate(columns)})
+    combinations = table.group_by(table.column_names).aggregate([]).num_rows
+    return all(len(column.unique()) == combinations for column in columns)
 
 
 def _repeats(column: Column) -> bool:
-    """Whether values stand for classes and not for rows: at least two rows each, on average."""
+    """Return True where values name classes and not rows: two rows each or more, on average."""
     import pyarrow.types as types
 
     return bool(types.is_nested(column.type)) or 2 * len(column.unique()) <= len(column)

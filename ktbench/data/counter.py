@@ -1,4 +1,4 @@
-"""Random numbers that are a function of their counter, so that any process can draw them."""
+"""Counter-based random numbers, equal in every process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def counter_hash(seed: int, stream: int, counter: ArrayLike) -> NDArray[np.uint64]:
-    """Random 64-bit words, one per counter, the same in every process.
+    """Draw random 64-bit words, one per counter, the same in every process.
 
     SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014) over seed, stream and counter.
     """

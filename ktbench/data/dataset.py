@@ -1,4 +1,4 @@
-"""The data set that a cell sees: three disjoint splits of raw images with their statistics."""
+"""Data set of a cell: three disjoint splits of raw images with their statistics."""
 
 from __future__ import annotations
 
@@ -10,39 +10,42 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ktbench.data.contract import Source, some
+from ktbench.data.counter import counter_hash
+from ktbench.data.digits import digits
+from ktbench.data.folders import folder
+from ktbench.data.image_source import ImageSource, some
+from ktbench.data.image_tables import hub, parquet
 from ktbench.data.pixels import refuse_mixed
-from ktbench.data.source_kinds import open_source
-from ktbench.data.splits import Rows, split_rows
-from ktbench.records import DataSpec
+from ktbench.records import DataSpec, KtbenchError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
+Rows = NDArray[np.int64]
 
 _LOOKED_AT = 8
-"""Images of each split that planning decodes."""
+"""Number of images per split that planning decodes."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What people want to know of a data set before they train on it."""
+    """Summary of a data set for people, before they train on it."""
 
     name: str
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
-    """Images by split and class."""
+    """Number of images by split and class."""
     about: str
-    """Which columns were chosen, where there was a choice."""
+    """Columns chosen, where there was a choice."""
     notes: tuple[str, ...]
-    """What is left out, and which classes are short of images, a line each."""
+    """Remarks on what is left out and which classes lack images, a line each."""
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What planning needs to know of a data set, had from its labels and a few images."""
+    """Shape and sizes of a data set for planning, from its labels and a few images."""
 
     num_classes: int
     shape: tuple[int, int, int]
@@ -81,16 +84,16 @@ class Dataset:
 
     @cached_property
     def mean(self) -> Tensor:
-        """Per channel (C,), float32, of the training images on the 0 to 255 scale."""
+        """Mean per channel (C,), float32, of the training images on the 0 to 255 scale."""
         return _moments(self.images("train"))[0]
 
     @cached_property
     def std(self) -> Tensor:
-        """Per channel (C,), float32, of the training images on the 0 to 255 scale."""
+        """Standard deviation per channel (C,), float32, of the training images, likewise."""
         return _moments(self.images("train"))[1]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Raw images (B, C, H, W) to float32 with zero mean and unit variance."""
+        """Convert raw images (B, C, H, W) to float32 with zero mean and unit variance."""
         mean, std = self.mean.view(1, -1, 1, 1), self.std.view(1, -1, 1, 1)
         return (images.float() - mean) / std
 
@@ -115,11 +118,11 @@ class Dataset:
 
 
 def load(spec: DataSpec, base: Path) -> Dataset:
-    """The data set of `spec`; relative paths start from `base`.
+    """Load the data set of `spec`; relative paths start from `base`.
 
-    Raises KtbenchError when it cannot be had, is empty, too small, or has images of mixed sizes.
+    Raises KtbenchError where it is missing, empty, too small, or has images of mixed sizes.
     """
-    source = open_source(spec, base)
+    source = _open_source(spec, base)
     rows = split_rows(spec, source.labels)
     splits: dict[str, tuple[Tensor, Tensor]] = {}
     for name in SPLITS:
@@ -133,10 +136,15 @@ def load(spec: DataSpec, base: Path) -> Dataset:
     return Dataset(spec=spec, classes=source.classes, splits=splits)
 
 
+def _open_source(spec: DataSpec, base: Path) -> ImageSource:
+    openers = {"digits": digits, "parquet": parquet, "hub": hub, "folder": folder}
+    return openers[spec.source](spec, base)
+
+
 @lru_cache(maxsize=32)
 def _described(spec_json: str, base: Path) -> DataInfo:
     spec = DataSpec.model_validate_json(spec_json)
-    source = open_source(spec, base)
+    source = _open_source(spec, base)
     rows = split_rows(spec, source.labels)
     train, validation, test = (len(rows[name][1]) for name in SPLITS)
     shape, contents = _shape(source, rows), _contents(source, rows)
@@ -144,15 +152,15 @@ def _described(spec_json: str, base: Path) -> DataInfo:
 
 
 def describe(spec: DataSpec, base: Path) -> DataInfo:
-    """Classes, image shape and sizes, from all labels and a few images of each split.
+    """Return classes, image shape and sizes, from all labels and a few images of each split.
 
     Raises KtbenchError for what `load` would refuse without decoding every image.
     """
     return _described(spec.model_dump_json(), base)
 
 
-def _shape(source: Source, rows: dict[str, tuple[str, Rows]]) -> tuple[int, int, int]:
-    """(C, H, W) of the images: of some from every split, as shapes may differ."""
+def _shape(source: ImageSource, rows: dict[str, tuple[str, Rows]]) -> tuple[int, int, int]:
+    """Return (C, H, W) of the images, checked on some from every split."""
     shapes = {}
     for name, (origin, chosen) in rows.items():
         places = np.linspace(0, len(chosen) - 1, min(_LOOKED_AT, len(chosen))).astype(np.int64)
@@ -163,7 +171,7 @@ def _shape(source: Source, rows: dict[str, tuple[str, Rows]]) -> tuple[int, int,
 
 
 def _same_shape(
-    source: Source, rows: dict[str, tuple[str, Rows]], shapes: dict[str, tuple[int, ...]]
+    source: ImageSource, rows: dict[str, tuple[str, Rows]], shapes: dict[str, tuple[int, ...]]
 ) -> None:
     """Raise KtbenchError when images of one split are not like those of another."""
     examples: dict[tuple[int, ...], str] = {}
@@ -174,7 +182,7 @@ def _same_shape(
         refuse_mixed(examples)
 
 
-def _contents(source: Source, rows: dict[str, tuple[str, Rows]]) -> Contents:
+def _contents(source: ImageSource, rows: dict[str, tuple[str, Rows]]) -> Contents:
     size = len(source.classes)
     counts = {
         name: np.bincount(source.labels[origin][chosen], minlength=size)
@@ -187,8 +195,8 @@ def _contents(source: Source, rows: dict[str, tuple[str, Rows]]) -> Contents:
     absent.pop((), None)
     lines = [f"no image of {some(names)} in {', '.join(where)}" for where, names in absent.items()]
     notes = [*source.notes, *lines]
-    told: dict[str, tuple[int, ...]] = {name: tuple(counts[name].tolist()) for name in SPLITS}
-    return Contents(source.name, source.classes, told, source.about, tuple(notes))
+    of_splits: dict[str, tuple[int, ...]] = {name: tuple(counts[name].tolist()) for name in SPLITS}
+    return Contents(source.name, source.classes, of_splits, source.about, tuple(notes))
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,9 +212,65 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def between(source: Dataset, target: Dataset) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift (1, C, 1, 1) from one normalisation to another; None when they are equal."""
+    """Return scale and shift (1, C, 1, 1) from one normalisation to another; None where equal."""
     if torch.equal(source.mean, target.mean) and torch.equal(source.std, target.std):
         return None
     scale = (source.std / target.std).view(1, -1, 1, 1)
     shift = ((source.mean - target.mean) / target.std).view(1, -1, 1, 1)
     return scale, shift
+
+
+# ---------------------------------------------------------------- splits
+
+
+def split_rows(spec: DataSpec, labels: dict[str, NDArray[np.int64]]) -> dict[str, tuple[str, Rows]]:
+    """Return for each of train, validation and test the split of the source, and its rows.
+
+    Test and validation are set apart first, so they do not depend on `train_size`. Draws are
+    stratified by class and nested: a larger set of the same seed contains a smaller one but for
+    the rounding of class shares.
+    """
+    pool = np.arange(len(labels["train"]), dtype=np.int64)
+    if not len(pool):
+        raise KtbenchError("data: the training split is empty: give a source with images")
+    splits: dict[str, tuple[str, Rows]] = {}
+    fractions = {"test": 0.2, "validation": 0.1}
+    for name, size in (("test", spec.test_size), ("validation", spec.validation_size)):
+        if name in labels:
+            every = np.arange(len(labels[name]), dtype=np.int64)
+            size = len(every) if size is None else size
+            splits[name] = (name, _draw(labels[name], every, size, spec.split_seed, name))
+        else:
+            size = max(1, round(fractions[name] * len(pool))) if size is None else size
+            chosen = _draw(labels["train"], pool, size, spec.split_seed, name)
+            splits[name] = ("train", chosen)
+            pool = np.setdiff1d(pool, chosen)
+    size = len(pool) if spec.train_size is None else spec.train_size
+    splits["train"] = ("train", _draw(labels["train"], pool, size, spec.split_seed, "train"))
+    for name, (_, rows) in splits.items():
+        if not len(rows):
+            raise KtbenchError(f"data: no images are left for the {name} split: give more data")
+    return splits
+
+
+def _draw(labels: NDArray[np.int64], pool: Rows, size: int, seed: int, name: str) -> Rows:
+    """Draw `size` rows of the pool, class by class in proportion, sorted by row."""
+    if size > len(pool):
+        raise KtbenchError(
+            f"data: {name}_size is {size}, but only {len(pool)} images are there for it"
+        )
+    if size == len(pool):
+        return pool
+    classes, counts = np.unique(labels[pool], return_counts=True)
+    share = size * counts / len(pool)
+    quota = np.floor(share).astype(np.int64)
+    # Largest remainders take what rounding left over; ties go to the lower class.
+    rest = size - int(quota.sum())
+    quota[np.argsort(-(share - quota), kind="stable")[:rest]] += 1
+    salt = {"test": 1, "validation": 2, "train": 3}[name]
+    taken = []
+    for label, count in zip(classes, quota, strict=True):
+        members = pool[labels[pool] == label]
+        order = np.argsort(counter_hash(seed, salt, members), kind="stable")
+        taken.append(members[order[:count]])
+    return np.sort(np.concatenate(taken))

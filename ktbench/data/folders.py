@@ -1,4 +1,4 @@
-"""A folder of images: what lies in it, and which folders are splits and which are classes."""
+"""Folders of images: which sub-folders are splits, and which are classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ktbench.data.contract import Labels, Source, counted, refuse_untaught, resolve, shown, some
+from ktbench.data.image_source import (
+    ImageSource,
+    Labels,
+    counted,
+    refuse_untaught,
+    resolve,
+    shown,
+    some,
+)
 from ktbench.data.pixels import Pixels, decode, read_all
 from ktbench.data.split_names import by_split, plain_split, split_of
 from ktbench.records import DataSpec, KtbenchError
@@ -21,14 +29,14 @@ IMAGE_FILES = frozenset(
     | {".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras", ".rgb", ".sgi"}
     | {".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"}
 )
-"""Endings of the files that are read as pictures, lower case."""
+"""Endings of picture files, in lower case."""
 
 _NEVER_DATA = frozenset(
     {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 )
 _NEVER_NAMED = frozenset({"thumbs.db", "desktop.ini"})
 _LINKED = 10_000
-"""Folders reached by links, beside the real ones, after which links are taken for a maze."""
+"""Most folders reached by links beside the real ones; more are taken for circles."""
 
 Parts = tuple[str, ...]
 Sorted = dict[str, dict[str, list[Parts]]]
@@ -37,19 +45,19 @@ Sorted = dict[str, dict[str, list[Parts]]]
 
 @dataclass
 class Tree:
-    """The files below a folder, links followed, without what programs leave behind."""
+    """Files below a folder, links followed, without hidden and system files."""
 
     root: Path
     pictures: list[Parts] = field(default_factory=list)
     folders: list[Parts] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
-    """How many other files there are, by ending."""
+    """Number of other files, by ending."""
     loops: list[str] = field(default_factory=list)
     """Links that lead back to a folder around them."""
 
 
-def folder(spec: DataSpec, base: Path) -> Source:
-    """`FOLDER/class/*.png`, `FOLDER/split/class/*.png` or `FOLDER/class/split/*.png`."""
+def folder(spec: DataSpec, base: Path) -> ImageSource:
+    """Open `FOLDER/class/*.png`, `FOLDER/split/class/*.png` or `FOLDER/class/split/*.png`."""
     path = resolve(spec, base)
     if not path.is_dir():
         raise KtbenchError(f"data: {path} is a file: give the folder that holds class folders")
@@ -86,7 +94,7 @@ def folder(spec: DataSpec, base: Path) -> Source:
     def read(split: str, rows: Labels) -> Pixels:
         return read_all(lambda row: one(split, row), rows, lambda row: row_name(split, row))
 
-    return Source(str(path), titles, labels, read, row_name, tuple(notes))
+    return ImageSource(str(path), titles, labels, read, row_name, tuple(notes))
 
 
 def _refuse_one_class(tree: Tree, name: str) -> None:
@@ -99,11 +107,11 @@ def _refuse_one_class(tree: Tree, name: str) -> None:
     )
 
 
-# ---------------------------------------------------------------- what lies there
+# ---------------------------------------------------------------- listing
 
 
 def walk(root: Path) -> Tree:
-    """Every file below a folder; raises KtbenchError for what cannot be listed or followed."""
+    """List every file below a folder; raises KtbenchError for what cannot be listed or followed."""
     tree = Tree(root)
     waiting: list[tuple[Path, Parts, frozenset[tuple[int, int]]]] = [(root, (), frozenset())]
     real: set[tuple[int, int]] = set()
@@ -133,7 +141,7 @@ def walk(root: Path) -> Tree:
 
 
 def _note(entry: os.DirEntry[str], parts: Parts, tree: Tree) -> bool:
-    """Whether an entry is a folder to look into; files are noted in the tree."""
+    """Note a file in the tree; returns True for a folder to descend into."""
     name = entry.name.lower()
     if name.startswith(".") or name in _NEVER_DATA or name in _NEVER_NAMED:
         return False
@@ -153,7 +161,7 @@ def _note(entry: os.DirEntry[str], parts: Parts, tree: Tree) -> bool:
 
 
 def sort_out(tree: Tree) -> tuple[Sorted, list[str]]:
-    """Pictures by split and class, and what is not read, a line each.
+    """Sort pictures by split and class, and list what is not read, a line each.
 
     Raises KtbenchError where folders could be splits or classes, or there is nothing to read.
     """
@@ -174,10 +182,10 @@ def sort_out(tree: Tree) -> tuple[Sorted, list[str]]:
     else:
         _refuse_splits_as_classes(nested, flat, where)
         placed = (("train", parts[0], parts) for parts in tree.pictures if len(parts) > 1)
-    found: Sorted = {}
+    pictures: Sorted = {}
     for split, name, parts in placed:
-        found.setdefault(split, {}).setdefault(name, []).append(parts)
-    return found, [*_left_out(tree, splits, found)]
+        pictures.setdefault(split, {}).setdefault(name, []).append(parts)
+    return pictures, [*_left_out(tree, splits, pictures)]
 
 
 def _split_first(tree: Tree, splits: dict[str, str]) -> Iterator[tuple[str, str, Parts]]:
@@ -192,7 +200,7 @@ def _split_first(tree: Tree, splits: dict[str, str]) -> Iterator[tuple[str, str,
 
 
 def _split_second(tree: Tree, where: str) -> dict[str, str]:
-    """The splits in `class/split/*.png`, by folder name; empty where there are none."""
+    """Return the splits in `class/split/*.png` by folder name; empty where there are none."""
     inner: dict[str, set[str]] = {}
     for parts in tree.pictures:
         inner.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")
@@ -216,7 +224,7 @@ def _split_second(tree: Tree, where: str) -> dict[str, str]:
 def _refuse_classes_beside_train(
     splits: dict[str, str], tops: set[str], nested: set[str], where: str
 ) -> None:
-    """Raise KtbenchError where `train` may be a class beside others, or a split has other words."""
+    """Raise KtbenchError where `train` may be a class, or another folder looks like a split."""
     rest = sorted(tops - set(splits.values()))
     odd = [name for name in rest if name in nested and split_of(name) not in {None, *splits}]
     if odd:
@@ -232,7 +240,7 @@ def _refuse_classes_beside_train(
 
 
 def _refuse_splits_as_classes(nested: set[str], flat: set[str], where: str) -> None:
-    """Raise KtbenchError where the network would learn to tell splits apart."""
+    """Raise KtbenchError where the classes would be splits."""
     tops = sorted(nested | flat)
     named = {name: split for name in tops if (split := split_of(name)) is not None}
     plain = [name for name in sorted(nested) if plain_split(name)]
@@ -248,9 +256,9 @@ def _refuse_splits_as_classes(nested: set[str], flat: set[str], where: str) -> N
         )
 
 
-def _left_out(tree: Tree, splits: dict[str, str], found: Sorted) -> Iterator[str]:
-    """What a user might expect to be read and is not, a line each."""
-    used = {parts for classes in found.values() for files in classes.values() for parts in files}
+def _left_out(tree: Tree, splits: dict[str, str], pictures: Sorted) -> Iterator[str]:
+    """List what a user might expect to be read and is not, a line each."""
+    used = {parts for classes in pictures.values() for files in classes.values() for parts in files}
     unused = Counter(parts[0] if len(parts) > 1 else "." for parts in set(tree.pictures) - used)
     for top, count in sorted(unused.items()):
         if split_of(top) and top not in splits.values():

@@ -1,4 +1,4 @@
-"""Label columns as class numbers: distinct values are counted, whatever they are."""
+"""Turn label columns into class numbers, one per distinct value."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktbench.data.columns import may_be_label
-from ktbench.data.contract import Labels, shown, some
+from ktbench.data.image_source import Labels, shown, some
 from ktbench.records import KtbenchError
 
 Value = int | str
 _UNLABELLED = -1
-"""What the hub writes in place of a class number that is not told."""
+"""Class number that the hub writes for images without a label."""
 
 
 def as_classes(
     where: str, columns: Mapping[str, Any], names: list[str] | None
 ) -> tuple[dict[str, Labels], tuple[str, ...], list[str]]:
-    """Class numbers by split, the classes' names, and notes; `names` are of the values 0, 1, ….
+    """Return class numbers by split, the classes' names, and notes.
 
-    Classes are the distinct values in ascending order, or all of `names`. A later split without
-    any label is left out with a note. Raises KtbenchError for values that are no labels.
+    Classes are the distinct values in ascending order, or all of `names`, which name the values 0,
+    1, …. A later split without any label is left out with a note. Raises KtbenchError for values
+    that are no labels.
     """
     coded: dict[str, tuple[Labels, list[Value]]] = {}
     notes = []
@@ -58,7 +59,7 @@ def as_classes(
 def _titles(
     where: str, distinct: list[Value], names: list[str] | None
 ) -> tuple[tuple[str, ...], dict[Value, int]]:
-    """The name of each class, and the number of each value."""
+    """Return the name of each class, and the number of each value."""
     if names is None or any(isinstance(value, str) for value in distinct):
         return tuple(map(str, distinct)), {value: n for n, value in enumerate(distinct)}
     unnamed = [str(v) for v in distinct if not 0 <= int(v) < len(names)]
@@ -84,7 +85,7 @@ def _refuse_names_of_rows(where: str, labels: dict[str, Labels]) -> None:
 
 
 def _distinct(where: str, column: Any) -> tuple[Labels, list[Value | None]]:
-    """Each row's place in a list of different values, where None stands for no label."""
+    """Return each row's index into the list of distinct values, in which None is no label."""
     import pyarrow
     import pyarrow.compute as compute
     import pyarrow.types as types
@@ -110,7 +111,7 @@ def _distinct(where: str, column: Any) -> tuple[Labels, list[Value | None]]:
 
 
 def _value(where: str, value: Any) -> Value | None:
-    """A label as text or a whole number; None where it says nothing."""
+    """Convert a label to text or a whole number; None where it is empty."""
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str):
@@ -131,7 +132,7 @@ def _is_missing(indices: Labels, values: list[Value | None], *, named: bool) -> 
 
 
 def _from_lists(where: str, column: Any) -> tuple[Labels, list[Value | None]]:
-    """Lists with a single one among zeros, or with a single member."""
+    """Read labels that are one-hot lists, or lists of one member."""
     rows = column.to_pylist()
     if any(row is None for row in rows):
         raise KtbenchError(f"data: {where}: rows without a label: remove them or label them")

@@ -1,7 +1,7 @@
-"""Encoded pictures to 8-bit pixels, as a viewer on a white page shows them.
+"""Decode pictures to 8-bit pixels, as a viewer on a white page shows them.
 
-What has no such meaning (floats outside 0 to 1, animations, damaged files) is refused with the
-picture's name; nothing is clipped or dropped.
+Pictures without such a meaning (floats outside 0 to 1, animations, damaged files) are refused by
+name; nothing is clipped or dropped.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ Pixels = NDArray[np.uint8]
 
 _GREY = {"1", "L", "LA", "La", "F"}
 _SINGLE_SHOT = {"MPO", "PSD"}
-"""Formats whose first frame is the picture, and the others are previews or layers of it."""
+"""Formats whose first frame is the picture, and whose others are its previews or layers."""
 _UNSAFE = {"EPS"}
 """Formats that are programs: decoding one would run it."""
 _ORIENTATION = 0x0112
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _SIGNED = 2
 _DARKEST_32_BITS = 1 << 28
-"""The least maximum at which a 32-bit picture, scaled by its depth, keeps 16 shades."""
+"""Least maximum at which a 32-bit picture, scaled by its depth, keeps 16 shades."""
 
 
 def decode(data: bytes, where: str, size: int | None) -> Pixels:
-    """An encoded picture as (C, H, W) uint8: one channel for grey pictures, else three.
+    """Decode a picture to (C, H, W) uint8: one channel for grey pictures, else three.
 
-    Other depths are scaled to 8 bits, transparency lies on white, EXIF says which side is up.
-    Raises KtbenchError that begins with `where` when there is no such picture.
+    Other depths are scaled to 8 bits, transparency is put on white, EXIF orientation is applied.
+    Raises KtbenchError that names `where` for anything that is not one picture.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -57,7 +57,7 @@ def decode(data: bytes, where: str, size: int | None) -> Pixels:
 
 
 def resized(image: Any, size: int | None) -> Pixels:
-    """A Pillow image of mode L or RGB as (C, H, W) uint8, `size` pixels a side where given."""
+    """Convert a Pillow image (L or RGB) to (C, H, W) uint8, `size` pixels per side if given."""
     from PIL import Image
 
     if size is not None and image.size != (size, size):
@@ -69,7 +69,7 @@ def resized(image: Any, size: int | None) -> Pixels:
 def read_all(
     one: Callable[[int], Pixels], rows: NDArray[np.int64], name_of: Callable[[int], str]
 ) -> Pixels:
-    """Every row decoded, (n, C, H, W): on several threads, as Pillow works outside Python's lock.
+    """Decode every row to (n, C, H, W), on several threads, as Pillow releases Python's lock.
 
     Raises KtbenchError with the first row that cannot be read and how many more there are, or
     when the pictures are not of one size and kind.
@@ -82,7 +82,7 @@ def read_all(
             return error
 
     numbers = [int(row) for row in rows]
-    # What Pillow warns of is either refused here or read all the same.
+    # Pillow's warnings concern pictures that are refused here or read anyway.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")
         outcomes = list(pool.map(outcome, numbers))
@@ -95,7 +95,7 @@ def read_all(
 
 
 def stack(images: list[Pixels], name_of: Callable[[int], str]) -> Pixels:
-    """Pictures of one shape as one array; raises KtbenchError that names two which differ."""
+    """Stack pictures of one shape; raises KtbenchError that names two which differ."""
     first: dict[tuple[int, ...], int] = {}
     for place, image in enumerate(images):
         first.setdefault(image.shape, place)
@@ -119,11 +119,11 @@ def refuse_mixed(examples: dict[tuple[int, ...], str]) -> None:
 
 
 def line(error: BaseException) -> str:
-    """The text of an error on one line."""
+    """Format an error's text on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-# ---------------------------------------------------------------- what is a picture
+# ---------------------------------------------------------------- what counts as a picture
 
 
 def _refuse_what_is_no_single_picture(image: Any) -> None:
@@ -145,7 +145,7 @@ def _refuse_what_is_no_single_picture(image: Any) -> None:
 
 
 def _upright(image: Any) -> Any:
-    """The picture as its EXIF orientation turns it."""
+    """Turn a picture as its EXIF orientation says."""
     from PIL import ImageOps
 
     try:
@@ -160,7 +160,7 @@ def _upright(image: Any) -> Any:
 
 
 def _on_white(image: Any) -> Any:
-    """Mode L for grey pictures, RGB for all others, both 8 bits."""
+    """Convert to 8 bits: mode L for grey pictures, RGB for all others."""
     if image.mode.startswith("I") or (image.mode == "L" and _is_signed(image)):
         return _from_integers(image)
     if image.mode == "F":
@@ -174,7 +174,7 @@ def _on_white(image: Any) -> Any:
 
 
 def _flattened(image: Any, mode: str) -> Any:
-    """A picture with transparency, on white."""
+    """Put a picture with transparency on white."""
     from PIL import Image
 
     straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
@@ -196,7 +196,7 @@ def _flattened(image: Any, mode: str) -> Any:
 
 
 def _tag(image: Any, number: int) -> int | None:
-    """The first value of a TIFF tag."""
+    """Return the first value of a TIFF tag."""
     value = image.tag_v2.get(number) if image.format == "TIFF" else None
     return int(value[0] if isinstance(value, tuple) else value) if value is not None else None
 
@@ -206,7 +206,7 @@ def _is_signed(image: Any) -> bool:
 
 
 def _from_integers(image: Any) -> Any:
-    """Signed integers or more than 8 bits, scaled so that the depth's largest is white."""
+    """Scale signed integers, or more than 8 bits, so that the depth's largest value is white."""
     tiff = image.format == "TIFF"
     wide = image.mode == "I" and image.format not in ("PNG", "PPM")
     bits = _tag(image, _BITS) or (32 if wide else 16)
@@ -232,7 +232,7 @@ def _from_integers(image: Any) -> Any:
 
 
 def _from_floats(image: Any) -> Any:
-    """Floats from 0 (black) to 1 (white)."""
+    """Scale floats from 0 (black) to 1 (white)."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise KtbenchError("has values that are not finite (NaN or infinity): save it with 8 bits")
@@ -246,7 +246,7 @@ def _from_floats(image: Any) -> Any:
 
 
 def _shades(shares: NDArray[np.float64], image: Any) -> Pixels:
-    """Shares of white as 0 to 255; a TIFF may count from white instead of from black."""
+    """Convert shares of white to 0 to 255; a TIFF may count from white instead of from black."""
     if image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == 0:
         shares = 1 - shares
     return np.rint(shares * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Which names stand for splits: one rule for folders, files and the splits of a hub's data set."""
+"""Names of splits: one rule for folders, files and the splits of a hub's data set."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+")
 
 
 def split_word(name: str) -> tuple[str, str] | None:
-    """The one split word in a name, lower case, and the name's other words; None where none is.
+    """Return the one split word of a name, in lower case, and its other words, or None.
 
     `seg_train` → (`train`, `seg`), `Test2017` → (`test`, ``); `latest` and `train-vs-test` hold
-    no word or several, and name no split.
+    no split word or several, and name no split.
     """
     words = [word.lower() for word in _WORD.findall(name)]
     hits = [word for word in words if word in _BY_WORD]
@@ -32,19 +32,19 @@ def split_word(name: str) -> tuple[str, str] | None:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name stands for, whatever else is in it."""
+    """Return the split that a name stands for, whatever else is in it."""
     hit = split_word(name)
     return _BY_WORD[hit[0]] if hit else None
 
 
 def plain_split(name: str) -> str | None:
-    """The split that a name stands for when it says nothing else but numbers."""
+    """Return the split that a name stands for where it holds nothing else but numbers."""
     hit = split_word(name)
     return _BY_WORD[hit[0]] if hit and not hit[1] else None
 
 
 def by_split(names: Iterable[str], where: str) -> dict[str, str]:
-    """Split → name, of names that go together: `train` and `val`, or `seg_train` and `seg_test`.
+    """Map splits to names that go together: `train` and `val`, or `seg_train` and `seg_test`.
 
     Empty where no name stands for training. Raises KtbenchError when two stand for one split.
     """

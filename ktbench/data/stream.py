@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, epoch, index): order, augmentation, normalisation."""
+"""Training batches as a function of (seed, epoch, index): order, augmentation, normalisation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ORDER, _CROP_Y, _CROP_X, _FLIP, _STEP = range(5)
 
 @dataclass(frozen=True)
 class Stream:
-    """The training batches of one data set under one seed.
+    """Training batches of one data set under one seed.
 
     Every batch is full: the last images of an epoch's order that do not fill one wait for the
     next epoch's order. A training set smaller than a batch is one batch.
 
-    With `views`, epochs take turns with so many augmentations of each image, which are drawn from
-    the data's own seed and so are the same under every seed; the order stays the seed's.
+    With `views`, epochs cycle through so many augmentations of each image, drawn from the data's
+    own seed and so the same under every seed; the order still depends on the seed.
     """
 
     dataset: Dataset
@@ -47,32 +47,32 @@ class Stream:
 
     @property
     def kept(self) -> tuple[Tensor, ...]:
-        """The tensors that every batch is made from."""
+        """Tensors from which every batch is made."""
         return self._raw
 
     def forget(self) -> None:
-        """Make them anew from the data set when the next batch is made."""
+        """Drop these tensors; the next batch makes them anew from the data set."""
         self.__dict__.pop("_raw", None)
 
     @property
     def augment(self) -> Augmentation:
-        """The data set's own."""
+        """Augmentation of the data set."""
         return self.dataset.spec.augment
 
     @property
     def augments(self) -> bool:
-        """Whether images differ from view to view at all."""
+        """True where images differ from view to view."""
         return bool(self.augment.crop_padding or self.augment.flip)
 
     def view(self, epoch: int) -> int:
-        """The number of the augmentation that an epoch sees: equal numbers are equal images."""
+        """Return the number of an epoch's augmentation: equal numbers give equal images."""
         if not self.augments:
             return 0
         return epoch if self.views is None else epoch % self.views
 
     @property
     def described(self) -> str:
-        """Canonical text of what an input is a function of, beside its index and its view."""
+        """Canonical text of all that decides an input beside its index and its view."""
         drawn: list[str | int] = []
         if self.augments:
             drawn = [self.augment.canonical, *self._drawn_from]
@@ -80,7 +80,7 @@ class Stream:
 
     @property
     def _drawn_from(self) -> tuple[str, int]:
-        """What the views are drawn from; how many there are does not change any of them."""
+        """Name and value of the seed of the views; their number does not change any of them."""
         if self.views is None:
             return "seed", self.seed
         return "split seed", self.dataset.spec.split_seed
@@ -91,7 +91,7 @@ class Stream:
         return max(1, self.dataset.size("train") // self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
-        """Indices (steps, batch) of an epoch: a permutation of the training set, cut to batches."""
+        """Return an epoch's indices (steps, batch): a permutation of the training set."""
         count = self.dataset.size("train")
         words = counter_hash(self.seed, _stream(_ORDER, epoch), np.arange(count))
         order = torch.from_numpy(np.argsort(words, kind="stable"))
@@ -99,7 +99,7 @@ class Stream:
         return order[: self.steps_per_epoch * size].view(self.steps_per_epoch, size)
 
     def step_seed(self, step: int) -> int:
-        """A 63-bit seed for draws that belong to a training step."""
+        """Return a 63-bit seed for the draws of a training step."""
         return int(counter_hash(self.seed, _STEP, step)) >> 1
 
     def inputs(self, indices: Tensor, epoch: int) -> Tensor:
@@ -124,7 +124,7 @@ class Stream:
         return chosen.view(len(indices), height, width, channels)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """(B, H, W, C) uint8 to (B, C, H, W) float32 with zero mean and unit variance."""
+        """Convert (B, H, W, C) uint8 to (B, C, H, W) float32 with zero mean and unit variance."""
         width = images.shape[2]
         rows = images.flatten(2).to(torch.float32)  # a row at a time: a pixel is too short a loop
         rows.sub_(self.dataset.mean.repeat(width)).div_(self.dataset.std.repeat(width))
@@ -133,7 +133,7 @@ class Stream:
     def _windows(
         self, indices: NDArray[np.int64], view: int, height: int, width: int
     ) -> tuple[Tensor, Tensor]:
-        """Rows (B, H) and columns (B, W) of the padded image that each sample keeps."""
+        """Return rows (B, H) and columns (B, W) of each sample's crop of the padded image."""
         seed, count = self._drawn_from[1], np.uint64(2 * self.augment.crop_padding + 1)
         top = counter_hash(seed, _stream(_CROP_Y, view), indices) % count
         left = counter_hash(seed, _stream(_CROP_X, view), indices) % count
@@ -147,5 +147,5 @@ class Stream:
 
 
 def _stream(kind: int, turn: int) -> int:
-    """Of a purpose in an epoch or a view."""
+    """Number the random stream of one purpose in an epoch or a view."""
     return turn * 16 + kind

@@ -1,4 +1,4 @@
-"""Which files of a folder hold which split of a table."""
+"""Sort a folder's table files by split."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ktbench.data.contract import shown, some
+from ktbench.data.image_source import shown, some
 from ktbench.data.split_names import split_of, split_word
 from ktbench.records import KtbenchError
 
 _TABLES = (".parquet", ".csv", ".tsv")
 _DEEPEST = 3
-"""Folders below the one that is given, in which files are looked for."""
+"""Levels of folders that are searched for files."""
 
 
 @dataclass(frozen=True)
@@ -21,34 +21,35 @@ class _File:
     depth: int
     split: str | None
     word: str
-    """The split word that stands in its name, or in its folder's."""
+    """Split word in its name, or in its folder's."""
     kind: str
-    """Its other words, where these come first: files of another kind are another table."""
+    """Other words before the split word: files of another kind are another table."""
     folder: Path
-    """Around the split: its own, or that of the folder which names the split."""
+    """Folder of the split: the file's own, or the parent of the folder that names the split."""
 
 
 def table_files(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
-    """Split → files in their order, and notes; a single file, or files that name no split, train.
+    """Return the files of each split in their order, and notes.
 
-    The files of a split are those nearest to `path`. Raises KtbenchError where files of several
-    tables could be one split, or none is for training.
+    A single file, and files that name no split, are for training. The files of a split are those
+    nearest to `path`. Raises KtbenchError where files of several tables could be one split, or none
+    is for training.
     """
     if path.is_file():
         return {"train": [path]}, []
-    there = _tables_below(path)
+    files = _tables_below(path)
     splits: dict[str, list[_File]] = {}
-    for file in there:
+    for file in files:
         if file.split is not None:
             splits.setdefault(file.split, []).append(file)
-    if not splits and there:
-        splits = {"train": there}
+    if not splits and files:
+        splits = {"train": files}
     if "train" not in splits:
-        seen = f", only {some([f.path.name for f in there])}" if there else ""
-        raise KtbenchError(f"data: {shown(str(path))} has no train*.parquet{seen}")
-    chosen = {split: _nearest(path, split, files) for split, files in splits.items()}
-    used = {file for files in chosen.values() for file in files}
-    rest = [str(f.path.relative_to(path)) for f in there if f.path not in used]
+        others = f", only {some([f.path.name for f in files])}" if files else ""
+        raise KtbenchError(f"data: {shown(str(path))} has no train*.parquet{others}")
+    chosen = {split: _nearest(path, split, members) for split, members in splits.items()}
+    used = {file for members in chosen.values() for file in members}
+    rest = [str(f.path.relative_to(path)) for f in files if f.path not in used]
     return chosen, [f"files that are not read: {some(rest)}"] if rest else []
 
 
@@ -71,18 +72,18 @@ def _nearest(path: Path, split: str, files: list[_File]) -> list[Path]:
 
 
 def _tables_below(root: Path) -> list[_File]:
-    """Parquet files, or where there are none text tables, in the order of their paths."""
-    found: list[_File] = []
+    """List Parquet files, or where there are none text tables, in the order of their paths."""
+    files: list[_File] = []
     for where, folders, names in os.walk(root, followlinks=True):
         parts = Path(where).relative_to(root).parts
         folders[:] = [f for f in folders if not f.startswith((".", "__")) and len(parts) < _DEEPEST]
         for name in names:
             if Path(name).suffix.lower() in _TABLES and not name.startswith("."):
-                found.append(_file(Path(where, name), len(parts), root))
-    kinds = [file.path.suffix.lower() for file in found]
-    kind = min(kinds, key=_TABLES.index, default="")
-    ours = [file for file in found if file.path.suffix.lower() == kind]
-    return sorted(ours, key=lambda file: file.path)
+                files.append(_file(Path(where, name), len(parts), root))
+    endings = [file.path.suffix.lower() for file in files]
+    ending = min(endings, key=_TABLES.index, default="")
+    of_one_kind = [file for file in files if file.path.suffix.lower() == ending]
+    return sorted(of_one_kind, key=lambda file: file.path)
 
 
 def _file(path: Path, depth: int, root: Path) -> _File:

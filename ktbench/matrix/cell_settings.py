@@ -1,4 +1,4 @@
-"""What a method and a teacher mean for a cell's settings."""
+"""Settings of a cell that follow from its method and its teacher."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from ktbench.records import OWN_ERRORS, Ensemble, Item, NumericSpec, Teacher, Te
 
 
 def reads_teacher(item: Item, base: str, *, unknown: bool) -> bool:
-    """Whether a method reads anything of a teacher; `unknown` where a user's own does not say."""
+    """Return True for a method that reads a teacher; `unknown` where a user's own does not say."""
     if catalogue.unseen(item.name):
         return unknown
     kind = catalogue.method(item.name, base)
     config = catalogue.method_config(item.name, item.settings, base)
     try:
         return bool(kind.needs(config))
-    except OWN_ERRORS:  # what a user's own raises is the reason of its skips
+    except OWN_ERRORS:  # an error of a user's own method is the reason of its skips
         if not catalogue.is_own(item.name):
             raise
         return unknown
 
 
 def numeric_of(numeric: NumericSpec, teacher: Teacher | Ensemble | None) -> NumericSpec:
-    """A cell's numeric settings: what changes nothing for it is not in its key."""
+    """Return a cell's numeric settings, with those that change nothing for it at their default."""
     outputs = numeric.outputs
     if outputs is None:
         return numeric

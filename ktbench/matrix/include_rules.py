@@ -1,4 +1,4 @@
-"""Which cells a matrix means: the product of its axes, with `include`, less `exclude`."""
+"""Cells of a matrix: the product of its axes, plus `include`, less `exclude`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from itertools import product
 from typing import NamedTuple
 
 from ktbench.catalogue import nearest
-from ktbench.matrix.axes import Axes, Finder, windows_of
+from ktbench.matrix.axes import Axes, AxesResolver, windows_of
 from ktbench.matrix.cell_settings import reads_teacher
-from ktbench.matrix.document import KeyPath
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import Include, ItemEntry, Rule
+from ktbench.matrix.problems import KeyPath
 from ktbench.records import Ensemble, Item, Teacher, TrainSpec, Window
 
 
 class Place(NamedTuple):
-    """A cell's coordinates: labels, the teacher's name, the seed, and where it stands on the axes
-    that a matrix need not have."""
+    """Coordinates of a cell: labels, the teacher's name, the seed, and the optional axes."""
 
     student: str
     method: str
@@ -32,7 +31,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Draft:
-    """A cell before it is known to be possible."""
+    """A cell before it is known whether it can be trained."""
 
     student: Item
     method: Item
@@ -40,55 +39,55 @@ class Draft:
     seed: int
     train: TrainSpec
     views: int | None = None
-    """Its place on the axis of views."""
+    """Coordinate on the axis of views."""
     budget: int | None = None
-    """On that of budgets."""
+    """Coordinate on the axis of budgets."""
     window: Window | None = None
-    """When its transfer counts."""
+    """Coordinate on the axis of windows."""
 
     @property
     def place(self) -> Place:
-        """Where it stands in the matrix."""
+        """Coordinates in the matrix."""
         name = self.teacher.name if self.teacher else None
         labels = (self.student.label, self.method.label, name)
         return Place(*labels, self.seed, self.views, self.budget, self.window)
 
 
 class Rules:
-    """Applies the rules of a matrix to its axes; problems go to the finder."""
+    """Applies the rules of a matrix to its axes; problems go to the resolver."""
 
-    def __init__(self, finder: Finder, axes: Axes) -> None:
-        self.finder = finder
-        self.matrix = finder.matrix
+    def __init__(self, resolver: AxesResolver, axes: Axes) -> None:
+        self.resolver = resolver
+        self.matrix = resolver.matrix
         self.axes = axes
         self._reads: dict[str, bool] = {}
         self._needed: set[str] = set()
 
     def drafts(self) -> list[Draft]:
-        """The cells in the order of the file: by student, method, teacher, budget, window, views
-        and seed."""
+        """Return the cells by student, method, teacher, budget, window, views and seed."""
         axes, matrix = self.axes, self.matrix
-        whole = self._block(axes, matrix.seeds, matrix.train)
-        drafts = {draft.place: draft for draft in whole}
+        product_of_axes = self._block(axes, matrix.seeds, matrix.train)
+        drafts = {draft.place: draft for draft in product_of_axes}
         for number, include in enumerate(matrix.include):
             self._include(include, ("include", number), drafts)
-        self._without_teacher()
-        gone: set[Place] = set()
+        self._refuse_without_teacher()
+        excluded: set[Place] = set()
         for number, rule in enumerate(matrix.exclude):
-            gone |= self._excluded(rule, ("exclude", number), drafts)
-        if len(gone) == len(drafts) and not self.finder.problems:
-            self.finder.say((), "no cell is left: every one is excluded")
-        return [draft for place, draft in drafts.items() if place not in gone]
+            excluded |= self._excluded(rule, ("exclude", number), drafts)
+        if len(excluded) == len(drafts) and not self.resolver.problems:
+            self.resolver.add_problem((), "no cell is left: every one is excluded")
+        return [draft for place, draft in drafts.items() if place not in excluded]
 
-    def _without_teacher(self) -> None:
-        if self._needed and not self.axes.teachers and not self.finder.problems:
+    def _refuse_without_teacher(self) -> None:
+        if self._needed and not self.axes.teachers and not self.resolver.problems:
             names = sorted(self._needed)
             verb = "needs" if len(names) == 1 else "need"
-            self.finder.say((), f"{', '.join(names)} {verb} a teacher: name one in teachers")
+            self.resolver.add_problem(
+                (), f"{', '.join(names)} {verb} a teacher: name one in teachers"
+            )
 
     def _block(self, axes: Axes, seeds: Sequence[int], train: TrainSpec) -> Iterable[Draft]:
-        """The product; a method that reads no teacher stands once, not once per teacher or window
-        of its transfer."""
+        """Yield the product; a method that reads no teacher occurs once for all of them."""
         for student, method in product(axes.students, axes.methods):
             if self._reads_teacher(method):
                 choices: Sequence[Teacher | Ensemble | None] = axes.teachers
@@ -100,30 +99,31 @@ class Rules:
             for teacher, budget, window, views, seed in product(choices, *rest):
                 changes = {"views": views, "epochs": budget}
                 changes = {name: value for name, value in changes.items() if value is not None}
-                own = train.model_copy(update=changes) if changes else train
-                yield Draft(student, method, teacher, seed, own, views, budget, window)
+                changed = train.model_copy(update=changes) if changes else train
+                yield Draft(student, method, teacher, seed, changed, views, budget, window)
 
     def _reads_teacher(self, method: Item) -> bool:
         if method.label not in self._reads:
             self._reads[method.label] = reads_teacher(
-                method, self.finder.base, unknown=bool(self.axes.teachers)
+                method, self.resolver.base, unknown=bool(self.axes.teachers)
             )
         return self._reads[method.label]
 
     # ------------------------------------------------------------ exclude
 
     def _excluded(self, rule: Rule, path: KeyPath, drafts: dict[Place, Draft]) -> set[Place]:
-        """The cells that a rule takes out."""
-        asked = (rule.student, rule.method, rule.teacher, rule.seed, rule.budget)
-        if not any(asked) and rule.windowed is None:
-            self.finder.say(path, "says nothing: give student, method, teacher or seed")
+        """Return the cells that a rule takes out."""
+        patterns = (rule.student, rule.method, rule.teacher, rule.seed, rule.budget)
+        if not any(patterns) and rule.windowed is None:
+            self.resolver.add_problem(path, "says nothing: give student, method, teacher or seed")
             return set()
-        before = len(self.finder.problems)
+        before = len(self.resolver.problems)
         students = {d.student.label: d.student for d in drafts.values()}
         methods = {d.method.label: d.method for d in drafts.values()}
-        known = [epochs for epochs in self.axes.budgets if epochs is not None]
+        axis = [epochs for epochs in self.axes.budgets if epochs is not None]
         for number, epochs in enumerate(rule.budget):
-            self._complain((*path, "budget", number), str(epochs), epochs in known, map(str, known))
+            place = (*path, "budget", number)
+            self._require_match(place, str(epochs), epochs in axis, map(str, axis))
         sides = (
             self._labels(rule.student, list(students.values()), (*path, "student")),
             self._labels(rule.method, list(methods.values()), (*path, "method")),
@@ -132,32 +132,32 @@ class Rules:
             None,  # an exclusion holds for all views
             set(rule.budget) if rule.budget else None,
         )
-        gone = {
+        excluded = {
             place
             for place in drafts
             if all(side is None or at in side for side, at in zip(sides, place, strict=False))
             and rule.windowed in (None, place.window is not None)
         }
-        if not gone and len(self.finder.problems) == before:
-            self.finder.say(path, "excludes nothing: no cell matches all of its keys")
-        return gone
+        if not excluded and len(self.resolver.problems) == before:
+            self.resolver.add_problem(path, "excludes nothing: no cell matches all of its keys")
+        return excluded
 
     def _labels(
         self, patterns: Sequence[str], items: Sequence[Item], path: KeyPath
     ) -> set[str] | None:
-        """Labels of the items that match; None where nothing is asked."""
+        """Return the labels of matching items; None without patterns."""
         if not patterns:
             return None
-        found: set[str] = set()
+        labels: set[str] = set()
         for number, pattern in enumerate(patterns):
             matched = [item for item in items if _matches(pattern, item.name, item.label)]
             names = [item.label for item in items] + [item.name for item in items]
-            self._complain((*path, number), pattern, matched, names)
-            found |= {item.label for item in matched}
-        return found
+            self._require_match((*path, number), pattern, matched, names)
+            labels |= {item.label for item in matched}
+        return labels
 
     def _names(self, patterns: Sequence[str], path: KeyPath) -> set[str | None] | None:
-        """Names of the teachers that match; None where nothing is asked."""
+        """Return the names of matching teachers; None without patterns."""
         if not patterns:
             return None
         return {teacher.name for teacher in self._matching_teachers(patterns, path)}
@@ -165,27 +165,29 @@ class Rules:
     def _matching_teachers(
         self, patterns: Sequence[str], path: KeyPath
     ) -> list[Teacher | Ensemble]:
-        found: dict[str, Teacher | Ensemble] = {}
+        teachers: dict[str, Teacher | Ensemble] = {}
         for number, pattern in enumerate(patterns):
             matched = [t for t in self.axes.teachers if _matches(pattern, t.name)]
             names = [teacher.name for teacher in self.axes.teachers]
-            self._complain((*path, number), pattern, matched, names)
-            found |= {teacher.name: teacher for teacher in matched}
-        return list(found.values())
+            self._require_match((*path, number), pattern, matched, names)
+            teachers |= {teacher.name: teacher for teacher in matched}
+        return list(teachers.values())
 
-    def _complain(self, path: KeyPath, pattern: str, matched: object, names: Iterable[str]) -> None:
+    def _require_match(
+        self, path: KeyPath, pattern: str, matched: object, names: Iterable[str]
+    ) -> None:
         if not matched:
             close = nearest(pattern, dict.fromkeys(names))
             hint = f": did you mean {' or '.join(close)}?" if close else ""
-            self.finder.say(path, f"{pattern!r} matches nothing of this matrix{hint}")
+            self.resolver.add_problem(path, f"{pattern!r} matches nothing of this matrix{hint}")
 
     # ------------------------------------------------------------ include
 
     def _include(self, rule: Include, path: KeyPath, drafts: dict[Place, Draft]) -> None:
-        before = len(self.finder.problems)
+        before = len(self.resolver.problems)
         axes = self._block_axes(rule, path)
-        train = self.finder.train(rule.train, (*path, "train"))
-        if len(self.finder.problems) > before:
+        train = self.resolver.train(rule.train, (*path, "train"))
+        if len(self.resolver.problems) > before:
             return
         seeds = rule.seed or self.matrix.seeds
         changed = False
@@ -198,19 +200,21 @@ class Rules:
                 drafts[draft.place] = replace(old, train=draft.train)
                 changed = True
         if not changed:
-            self.finder.say(path, "changes nothing: its cells are in the matrix as they are")
+            self.resolver.add_problem(
+                path, "changes nothing: its cells are in the matrix as they are"
+            )
 
     def _block_axes(self, rule: Include, path: KeyPath) -> Axes:
-        """The matrix's axes with what a block names in place of theirs."""
+        """Return the matrix's axes, replaced where a block names its own."""
         axes = self.axes
         students = self._added(STUDENTS, rule.student, axes.students, (*path, "student"))
         methods = self._added(METHODS, rule.method, axes.methods, (*path, "method"))
         teachers = self._matching_teachers(rule.teacher, (*path, "teacher"))
         views = tuple(None if views == "fresh" else views for views in rule.views)
         windows = tuple(window for grid in rule.distill for window in windows_of(grid))
-        self._members(rule.budget, axes.budgets, (*path, "budget"))
-        self._members(views, axes.views, (*path, "views"))
-        self._members(windows, axes.windows, (*path, "distill"))
+        self._require_members(rule.budget, axes.budgets, (*path, "budget"))
+        self._require_members(views, axes.views, (*path, "views"))
+        self._require_members(windows, axes.windows, (*path, "distill"))
         return replace(
             axes,
             students=tuple(students),
@@ -221,27 +225,29 @@ class Rules:
             windows=windows or axes.windows,
         )
 
-    def _members(self, asked: Sequence[object], axis: Sequence[object], path: KeyPath) -> None:
-        """Complain of the first that is not on an axis."""
-        if any(member not in axis for member in asked):
-            self.finder.say(path, f"names what is not in the matrix's {path[-1]}")
+    def _require_members(
+        self, members: Sequence[object], axis: Sequence[object], path: KeyPath
+    ) -> None:
+        """Add a problem where a member is not on the axis."""
+        if any(member not in axis for member in members):
+            self.resolver.add_problem(path, f"names what is not in the matrix's {path[-1]}")
 
     def _added(
         self, kind: Kind, entries: Sequence[ItemEntry], axis: Sequence[Item], path: KeyPath
     ) -> list[Item]:
-        """The axis's items that match, or new ones; the whole axis where nothing is named."""
+        """Return matching items of the axis, or new ones; the whole axis without entries."""
         if not entries:
             return list(axis)
-        found: dict[str, Item] = {}
+        items: dict[str, Item] = {}
         for number, entry in enumerate(entries):
             matched = (
                 [item for item in axis if _matches(entry.name, item.name, item.label)]
                 if not entry.settings
                 else []
             )
-            new = matched or self.finder.variants(kind, entry, (*path, number))
-            found |= {item.label: item for item in new}
-        return list(found.values())
+            new = matched or self.resolver.variants(kind, entry, (*path, number))
+            items |= {item.label: item for item in new}
+        return list(items.values())
 
 
 def _matches(pattern: str, *names: str) -> bool:

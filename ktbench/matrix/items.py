@@ -1,4 +1,4 @@
-"""Students and methods as a matrix writes them: names checked, settings checked, sweeps unfolded.
+"""Students and methods of a matrix: names and settings checked, sweeps expanded.
 
 A list that is itself a value of a setting (`pairs: [[0, 0]]`, by the type that the item's file
 declares) is one value; any other list tries each of its members.
@@ -7,7 +7,7 @@ declares) is one value; any other list tries each of its members.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -17,14 +17,13 @@ from pydantic_core import to_jsonable_python
 
 from ktbench import catalogue
 from ktbench.catalogue import SettingInfo, nearest
-from ktbench.matrix.document import KeyPath, Problem
-from ktbench.matrix.errors import phrase
 from ktbench.matrix.models import ItemEntry
+from ktbench.matrix.problems import KeyPath, Problem, phrase
 from ktbench.networks.outline import try_build
-from ktbench.records import Item, KtbenchError
+from ktbench.records import Item, KtbenchError, Teacher
 
 MOST_VARIANTS = 1_000
-"""Of one entry: each is built once, to see whether it can be."""
+"""Most variants of one entry, as each is built once to see whether it can be."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,11 @@ class Kind:
 
     word: str
     settings: Callable[[str, str], Mapping[str, SettingInfo]]
-    """Of a name and a base folder; raises KtbenchError for a name that is not there."""
+    """Settings by name and base folder; raises KtbenchError for an unknown name."""
     build: Callable[[str, dict[str, Any], str], object]
-    """Of a name, settings and a base folder; raises KtbenchError for values that cannot be."""
+    """Builds from name, settings and base folder; raises KtbenchError for impossible values."""
     explains: bool
-    """Whether what it says of a value is better than what the value's type says."""
+    """True where the item's own errors are better than those of a value's type."""
 
 
 STUDENTS = Kind("student", catalogue.student_settings, try_build, explains=False)
@@ -46,7 +45,7 @@ METHODS = Kind("method", catalogue.method_settings, catalogue.method_config, exp
 
 @dataclass(frozen=True)
 class _Choice:
-    """One value of a setting, where it stands, and what its type says against it."""
+    """One value of a setting, its key path, and the objection of its type, if any."""
 
     value: JsonValue
     path: KeyPath
@@ -58,28 +57,28 @@ def variants(
     entry: ItemEntry,
     base: str,
     *,
-    given: Mapping[str, JsonValue] | None = None,
+    fixed: Mapping[str, JsonValue] | None = None,
     implied: tuple[str, ...] = (),
 ) -> tuple[list[Item], list[Problem]]:
-    """The items that an entry stands for; problems are told by path below the entry.
+    """Return the items that an entry stands for; the paths of problems start below the entry.
 
-    `given` are settings that every item has beside the entry's, those of `implied` unsaid.
+    `fixed` are settings that every item has beside the entry's; labels omit those of `implied`.
     """
-    given = given or {}
+    fixed = fixed or {}
     if kind is METHODS and catalogue.unseen(entry.name):
         code = catalogue.code_digest(entry.name, base)  # its settings are as the file has them
         return [Item(name=entry.name, settings=dict(entry.settings), code=code)], []
     try:
-        known = kind.settings(entry.name, base)
+        declared = kind.settings(entry.name, base)
     except KtbenchError as error:
         return [], [Problem((entry.name,), str(error))]
     problems: list[Problem] = []
     choices: dict[str, list[_Choice]] = {}
     for setting, value in entry.settings.items():
-        if setting in known:
-            choices[setting] = _choices(known[setting], value, (entry.name, setting))
+        if setting in declared:
+            choices[setting] = _choices(declared[setting], value, (entry.name, setting))
         else:
-            message = _unknown(kind, entry.name, setting, known)
+            message = _unknown(kind, entry.name, setting, declared)
             problems.append(Problem((entry.name, setting), message))
     if problems:
         return [], problems
@@ -92,36 +91,36 @@ def variants(
     items = []
     for chosen in product(*choices.values()):
         picked = dict(zip(choices, chosen, strict=True))
-        found = _objections(kind, entry.name, picked, base, given)
-        problems += [problem for problem in found if problem not in problems]
-        item = _item(entry.name, picked, known, base)
-        if given:
-            settings = {**given, **item.settings}
+        objections = _objections(kind, entry.name, picked, base, fixed)
+        problems += [problem for problem in objections if problem not in problems]
+        item = _item(entry.name, picked, declared, base)
+        if fixed:
+            settings = {**fixed, **item.settings}
             item = item.model_copy(update={"settings": settings, "implied": implied})
         items.append(item)
     return ([], problems) if problems else (items, [])
 
 
 def count(kind: Kind, entry: ItemEntry, base: str) -> int:
-    """How many items an entry stands for, none of them built; 1 for one that stands for none."""
+    """Count the items of an entry without building any; 1 where there is none."""
     try:
-        known = kind.settings(entry.name, base)
+        declared = kind.settings(entry.name, base)
     except KtbenchError:
         return 1
     lengths = (
-        len(_choices(known[setting], value, ()))
+        len(_choices(declared[setting], value, ()))
         for setting, value in entry.settings.items()
-        if setting in known
+        if setting in declared
     )
     return max(1, math.prod(lengths))
 
 
-def _unknown(kind: Kind, name: str, setting: str, known: Mapping[str, SettingInfo]) -> str:
-    close = nearest(setting, known)
+def _unknown(kind: Kind, name: str, setting: str, declared: Mapping[str, SettingInfo]) -> str:
+    close = nearest(setting, declared)
     if close:
         hint = f"did you mean {' or '.join(close)}?"
     else:
-        hint = f"known are {', '.join(known)}" if known else "it has none"
+        hint = f"known are {', '.join(declared)}" if declared else "it has none"
     return f"unknown setting of {kind.word} {name!r}: {hint}"
 
 
@@ -133,7 +132,7 @@ def _choices(info: SettingInfo, value: JsonValue, path: KeyPath) -> list[_Choice
 
 
 def _choice(info: SettingInfo, value: JsonValue, path: KeyPath) -> _Choice:
-    """The value as its type has it: 4 becomes 4.0 where a number with a fraction may stand."""
+    """Fit a value to its setting's type: 4 becomes 4.0 for a setting that takes fractions."""
     try:
         fitted = TypeAdapter(info.kind).validate_python(catalogue.frozen(value), strict=True)
         plain: JsonValue = to_jsonable_python(fitted)
@@ -143,14 +142,14 @@ def _choice(info: SettingInfo, value: JsonValue, path: KeyPath) -> _Choice:
 
 
 def _item(
-    name: str, picked: Mapping[str, _Choice], known: Mapping[str, SettingInfo], base: str
+    name: str, picked: Mapping[str, _Choice], declared: Mapping[str, SettingInfo], base: str
 ) -> Item:
-    """Settings that are the item's own defaults are left out: one item, one key."""
+    """Build an item without the settings that equal its defaults: one item, one key."""
     settings = {
         setting: choice.value
         for setting, choice in picked.items()
-        if choice.value != to_jsonable_python(known[setting].default, fallback=repr)
-        or isinstance(choice.value, bool) != isinstance(known[setting].default, bool)
+        if choice.value != to_jsonable_python(declared[setting].default, fallback=repr)
+        or isinstance(choice.value, bool) != isinstance(declared[setting].default, bool)
     }
     return Item(name=name, settings=settings, code=catalogue.code_digest(name, base))
 
@@ -160,18 +159,17 @@ def _objections(
     name: str,
     picked: Mapping[str, _Choice],
     base: str,
-    given: Mapping[str, JsonValue],
+    fixed: Mapping[str, JsonValue],
 ) -> list[Problem]:
-    """What the item itself says against the values, else what their types say.
+    """List the objections of the item to its values, else those of their types.
 
-    Where the item refuses them together, each is tried alone, so that the problem is told where it
-    stands.
+    Where the item refuses them together, each is tried alone, to report the problem at its line.
     """
-    together = {**given, **{setting: choice.value for setting, choice in picked.items()}}
+    together = {**fixed, **{setting: choice.value for setting, choice in picked.items()}}
     refused = _refusal(kind, name, together, base)
     problems = []
     for setting, choice in picked.items():
-        alone = {**given, setting: choice.value}
+        alone = {**fixed, setting: choice.value}
         reason = _refusal(kind, name, alone, base) if refused is not None else None
         if choice.objection is not None and not (reason and kind.explains):
             reason = choice.objection
@@ -188,3 +186,71 @@ def _refusal(kind: Kind, name: str, settings: dict[str, Any], base: str) -> str 
     except KtbenchError as error:
         return str(error).removeprefix(f"{kind.word} {name}: ")
     return None
+
+
+# ---------------------------------------------------------------- students made of a teacher
+
+
+def of_teachers(
+    entry: ItemEntry, setting: str, teachers: Sequence[Teacher], base: str
+) -> tuple[list[Item], list[Problem]]:
+    """Return the items of a student made of a teacher: one per teacher that `setting` names.
+
+    The paths of problems start below the entry.
+    """
+    chosen, problems = _named_teachers(entry, setting, teachers)
+    items: list[Item] = []
+    networks = catalogue.network_settings(entry.name)
+    others = {k: v for k, v in entry.settings.items() if k != setting and k not in networks}
+    plain = ItemEntry(name=entry.name, settings=others)
+    for teacher in chosen:
+        for key in networks:
+            if key in entry.settings and not _is_network_of(entry.settings[key], teacher, base):
+                message = (
+                    f"teacher {teacher.name} is another network, {teacher.cell.student.label}: "
+                    f"leave {key} out"
+                )
+                problems.append(Problem((entry.name, key), message))
+        fixed: dict[str, JsonValue] = {setting: teacher.name}
+        fixed |= dict.fromkeys(networks, _entry(teacher.cell.student))
+        students, more = variants(STUDENTS, plain, base, fixed=fixed, implied=tuple(networks))
+        items += students
+        problems += [problem for problem in more if problem not in problems]
+    return ([], problems) if problems else (items, [])
+
+
+def _named_teachers(
+    entry: ItemEntry, setting: str, teachers: Sequence[Teacher]
+) -> tuple[list[Teacher], list[Problem]]:
+    """Return the teachers that an entry names, or all of the matrix where it names none."""
+    if not teachers:
+        message = f"{entry.name} is made of a teacher's network: name one in teachers"
+        return [], [Problem((entry.name,), message)]
+    every = catalogue.student_settings(entry.name)[setting].default
+    value = entry.settings.get(setting, every)
+    if value == every:
+        return list(teachers), []
+    by_name = {teacher.name: teacher for teacher in teachers}
+    chosen, problems = list[Teacher](), list[Problem]()
+    for name in value if isinstance(value, list) else [value]:
+        if isinstance(name, str) and name in by_name:
+            chosen.append(by_name[name])
+            continue
+        close = nearest(str(name), by_name)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(by_name)}"
+        problems.append(Problem((entry.name, setting), f"no teacher is called {name!r}: {hint}"))
+    return chosen, problems
+
+
+def _entry(item: Item) -> JsonValue:
+    """Write a network as a setting names it."""
+    return {item.name: item.settings} if item.settings else item.name
+
+
+def _is_network_of(value: JsonValue, teacher: Teacher, base: str) -> bool:
+    """Return True where the network of an entry is a teacher's."""
+    try:
+        entry = ItemEntry.model_validate(value)
+    except ValidationError:
+        return False
+    return variants(STUDENTS, entry, base)[0] == [teacher.cell.student]

@@ -1,8 +1,8 @@
-"""What a matrix file may say: one model per section, with what each key means."""
+"""Sections of a matrix file: one model each, with the meaning of every key."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic import field_validator as validator
 
-from ktbench.matrix.document import Origin
+from ktbench.matrix.problems import Origin
 from ktbench.records import (
     BlockRun,
     BlockTrain,
@@ -33,9 +33,9 @@ from ktbench.records.printable import LARGEST, Count, Flag, FolderName, Line, Na
 
 MOST_SEEDS = 10_000
 MOST_MEMBERS = 1_000
-"""Of a list that is no list of seeds."""
+"""Longest list that is not one of seeds."""
 MOST_OF_A_GRID = 16
-"""Of a list of an export grid."""
+"""Longest list of an export grid."""
 
 
 class Section(BaseModel):
@@ -45,12 +45,16 @@ class Section(BaseModel):
 
 
 def _as_list(value: Any) -> Any:
-    """One value stands for a list of one."""
+    """Wrap a single value in a list."""
     return value if isinstance(value, list | tuple) or value is None else [value]
 
 
+Value = TypeVar("Value")
 OneOrMore = BeforeValidator(_as_list)
-Texts = Annotated[tuple[Line, ...], OneOrMore, Field(max_length=MOST_MEMBERS)]
+Several = Annotated[tuple[Value, ...], OneOrMore, Field(max_length=MOST_MEMBERS)]
+"""A list, or its one member."""
+Few = Annotated[tuple[Value, ...], OneOrMore, Field(max_length=MOST_OF_A_GRID)]
+"""A list of an export grid, or its one member."""
 Seed = Annotated[Whole, Field(ge=0, le=LARGEST)]
 Seeds = Annotated[tuple[Seed, ...], OneOrMore, Field(max_length=MOST_SEEDS)]
 Views = Literal["fresh"] | Count
@@ -84,39 +88,36 @@ class ItemEntry(Section):
         return {"name": name, "settings": settings or {}}
 
 
-Items = Annotated[tuple[ItemEntry, ...], OneOrMore, Field(max_length=MOST_MEMBERS)]
 Changes = dict[str, JsonValue]
 
 
 class TeacherEntry(Section):
-    """A teacher: a student that is trained first, or a user's own weights; or several, of which
-    some are drawn at every step.
+    """A teacher: a network trained first, a user's own weights, or an ensemble of several.
 
     A network's name alone stands for `{student: NAME}`. Lists for settings of the network, of
-    `train` and for `seed` are as many teachers, each named by what it differs in.
+    `train` and for `seed` make as many teachers, each named by what it differs in.
     """
 
     student: ItemEntry | None = None
     """The network."""
     name: Name | None = None
-    """What the report calls it; the network's name with its settings when not given."""
-    of: Annotated[tuple[TeacherEntry, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
-    """In place of a network: the teachers of an ensemble, by name or pattern, or written here as in
+    """Name in the report; the network's name with its settings when not given."""
+    of: Several[TeacherEntry] = ()
+    """The teachers of an ensemble, in place of a network: by name or pattern, or written here as in
     `teachers` (then they teach in this ensemble alone)."""
-    sample: Annotated[tuple[Count, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
-    """Of an ensemble: how many are drawn at every step, to average their logits; a list tries
-    each."""
+    sample: Several[Count] = ()
+    """Teachers of an ensemble drawn at every step, to average their logits; a list tries each."""
     train_size: Count | None = None
     """Training images that it sees: as many as the students when not given; `all` (or null) for
     all that validation and test leave."""
     train: Changes = Field(default_factory=dict)
-    """What its training does differently from `train`."""
+    """Changes of its training to `train`."""
     seed: Annotated[Seeds, Field(min_length=1)] = (0,)
-    """Of its initial weights and data order; a list is as many teachers."""
+    """Seed of its initial weights and data order; a list makes as many teachers."""
     method: ItemEntry = ItemEntry(name="none", settings={})
-    """How it is taught itself, when `teacher` is given."""
+    """Method by which it learns itself, when `teacher` is given."""
     teacher: str | None = None
-    """The name of the teacher that teaches it: a chain of assistants."""
+    """Name of the teacher that teaches it: a chain of assistants."""
     checkpoint: Line | None = None
     """A file of the network's weights (a `state_dict`), relative to the matrix file; then nothing
     is trained."""
@@ -154,40 +155,26 @@ def _one_kind(entry: dict[str, Any]) -> None:
 class WindowGrid(Section):
     """Windows of the training in which the transfer counts: every combination of the lists."""
 
-    start: Annotated[
-        tuple[Annotated[Number, Field(ge=0, lt=1)], ...], OneOrMore, Field(max_length=MOST_MEMBERS)
-    ] = (0.0,)
+    start: Several[Annotated[Number, Field(ge=0, lt=1)]] = (0.0,)
     """Share of the training after which the transfer begins to count."""
-    end: Annotated[
-        tuple[Annotated[Number, Field(gt=0, le=1)], ...], OneOrMore, Field(max_length=MOST_MEMBERS)
-    ] = (1.0,)
-    """Share of the training after which it counts no more."""
-    scale: Annotated[
-        tuple[Literal["jump", "keep"], ...], OneOrMore, Field(max_length=MOST_MEMBERS)
-    ] = ("jump",)
-    """The cross-entropy outside the window: at the weight that it has in the method (`jump`: the
-    loss gets smaller), or at that of all terms together (`keep`)."""
+    end: Several[Annotated[Number, Field(gt=0, le=1)]] = (1.0,)
+    """Share of the training after which it no longer counts."""
+    scale: Several[Literal["jump", "keep"]] = ("jump",)
+    """Weight of the cross-entropy outside the window: its weight in the method (`jump`: the loss
+    gets smaller), or that of all terms together (`keep`)."""
 
 
 class ExportGrid(Section):
-    """Formats times precisions, written down in the same way."""
+    """Formats times precisions, exported in the same way."""
 
-    formats: Annotated[tuple[Format, ...], OneOrMore, Field(max_length=MOST_OF_A_GRID)] = ("onnx",)
+    formats: Few[Format] = ("onnx",)
     """`onnx`, `tflite`, or both."""
-    precisions: Annotated[tuple[Precision, ...], OneOrMore, Field(max_length=MOST_OF_A_GRID)] = (
-        "fp32",
-    )
+    precisions: Few[Precision] = ("fp32",)
     """`fp32`, `fp16`, `int8` (static, calibrated on training images)."""
-    batch: Annotated[
-        tuple[Literal["1", "dynamic"], ...], OneOrMore, Field(max_length=MOST_OF_A_GRID)
-    ] = ("1",)
+    batch: Few[Literal["1", "dynamic"]] = ("1",)
     """`1`, `dynamic`, or both."""
-    opset: Annotated[
-        tuple[Annotated[Whole, Field(ge=13, le=23)], ...],
-        OneOrMore,
-        Field(max_length=MOST_OF_A_GRID),
-    ] = (18,)
-    """Of ONNX only: 18 by default, 13 to 15 for old boards."""
+    opset: Few[Annotated[Whole, Field(ge=13, le=23)]] = (18,)
+    """Opset of ONNX files: 18 by default, 13 to 15 for old boards."""
 
     @validator("batch", mode="before")
     @classmethod
@@ -196,51 +183,51 @@ class ExportGrid(Section):
 
 
 class TeacherSection(SourceSpec):
-    """Where a teacher's outputs come from while its students learn."""
+    """Source of the teacher's outputs while its students learn."""
 
-    keep: Annotated[tuple[Kept, ...], OneOrMore, Field(max_length=MOST_OF_A_GRID)] = ("logits",)
-    """What a cache keeps: `logits`, `embedding`, `stages`; methods that read more are served
-    live."""
+    keep: Few[Kept] = ("logits",)
+    """Outputs that a cache stores: `logits`, `embedding`, `stages`; methods that read more are
+    served live."""
 
     @property
     def spec(self) -> SourceSpec:
-        """As a plan has it."""
+        """Record of these settings for a plan."""
         return SourceSpec.model_validate(self.model_dump())
 
 
 class BlockwiseSection(BlockTrain, BlockRun):
-    """How blocks of students that are made of a teacher's network are trained, and where."""
+    """Training of the blocks of students made of a teacher's network, and its distribution."""
 
     @property
     def train(self) -> BlockTrain:
-        """What weights depend on."""
+        """Settings on which weights depend."""
         return BlockTrain.model_validate(self.model_dump(include=set(BlockTrain.model_fields)))
 
     @property
     def run(self) -> BlockRun:
-        """What no weight depends on."""
+        """Settings on which no weight depends."""
         return BlockRun.model_validate(self.model_dump(include=set(BlockRun.model_fields)))
 
 
 class Rule(Section):
-    """Cells that are left out: those that match every key given here.
+    """Cells to leave out: those that match every key given here.
 
     Each value is a pattern or a list of them (`vgg_*`), compared with an item's name and with its
     label (`attention(weight=100)`).
     """
 
-    student: Texts = ()
+    student: Several[Line] = ()
     """Patterns of students."""
-    method: Texts = ()
+    method: Several[Line] = ()
     """Patterns of methods."""
-    teacher: Texts = ()
+    teacher: Several[Line] = ()
     """Patterns of teachers' names; cells without a teacher never match."""
     seed: Seeds = ()
     """Seeds."""
-    budget: Annotated[tuple[Epochs, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
+    budget: Several[Epochs] = ()
     """Members of the matrix's `budget`."""
     windowed: Flag | None = None
-    """True: cells whose transfer counts for a part of the training only (`distill`); false: those
+    """True: cells whose transfer counts for a part of the training only (`distill`); false: cells
     that are taught throughout, or not at all."""
 
 
@@ -250,67 +237,67 @@ class Include(Section):
     Cells that are not there yet are added, those that are take on `train`.
     """
 
-    student: Items = ()
+    student: Several[ItemEntry] = ()
     """Patterns of the matrix's students, or students beside them."""
-    method: Items = ()
+    method: Several[ItemEntry] = ()
     """Patterns of the matrix's methods, or methods beside them."""
-    teacher: Texts = ()
+    teacher: Several[Line] = ()
     """Patterns of teachers' names."""
     seed: Seeds = ()
     """Seeds, the matrix's or others."""
-    budget: Annotated[tuple[Epochs, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
+    budget: Several[Epochs] = ()
     """Members of the matrix's `budget`."""
-    views: Annotated[tuple[Views, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
+    views: Several[Views] = ()
     """Members of the matrix's `views`."""
-    distill: Annotated[tuple[WindowGrid, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
+    distill: Several[WindowGrid] = ()
     """Members of the matrix's `distill`."""
     train: Changes = Field(default_factory=dict)
-    """What the training of these cells does differently from `train`; the report says so."""
+    """Changes of these cells' training to `train`; the report says so."""
 
 
 class Matrix(Section):
     """The axes of a benchmark: every student learns by every method from every teacher."""
 
     name: FolderName | None = None
-    """What the report and its folder are called; the file's name when not given."""
+    """Name of the report and its folder; the file's name when not given."""
     data: DataSpec
     """The data set, its splits and its augmentation."""
-    teachers: Annotated[tuple[TeacherEntry, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
+    teachers: Several[TeacherEntry] = ()
     """Networks to learn from."""
-    students: Annotated[Items, Field(min_length=1)]
+    students: Annotated[Several[ItemEntry], Field(min_length=1)]
     """Networks to train; `{vgg_thin: {width: [0.25, 0.5]}}` tries each value."""
-    methods: Items = ()
+    methods: Several[ItemEntry] = ()
     """Ways to learn; `{attention: {weight: [100, 1000]}}` tries each value. The baseline `none` is
     always one of them."""
     seeds: Annotated[Seeds, Field(min_length=1)] = (0, 1, 2)
     """A list of seeds, or how many."""
-    views: Annotated[tuple[Views, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
-    """Numbers of augmentations per image that epochs take turns with, and `fresh` for new ones in
-    every epoch: each is tried, by every method. `train.views` when not given."""
-    budget: Annotated[tuple[Epochs, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
-    """Numbers of epochs, each a whole training of its own: every cell is there once per number,
-    with a learning-rate schedule that ends there. `train.epochs` when not given."""
-    distill: Annotated[tuple[WindowGrid, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
+    views: Several[Views] = ()
+    """Numbers of augmentations per image through which epochs cycle, and `fresh` for new ones in
+    every epoch: each is tried by every method. `train.views` when not given."""
+    budget: Several[Epochs] = ()
+    """Numbers of epochs: every cell is trained once per number, with a learning-rate schedule that
+    ends there. `train.epochs` when not given."""
+    distill: Several[WindowGrid] = ()
     """Windows of the training in which the transfer counts, each tried by every method that reads a
     teacher: `{end: [0.2, 0.5, 1]}`. The whole training when not given."""
     train: TrainSpec
     """Training budget and optimiser, the same for every cell."""
     teacher: TeacherSection = TeacherSection()
-    """How a teacher's outputs reach the students; no weight depends on it."""
+    """Source of the teacher's outputs; weights do not depend on it."""
     blockwise: BlockwiseSection = BlockwiseSection()
-    """How the blocks of blockwise students are trained, before `train` finishes them."""
+    """Training of the blocks of blockwise students, before `train` finishes them."""
     numeric: NumericSpec = NumericSpec()
-    """What decides the bits of a result beside the maths."""
-    exports: Annotated[tuple[ExportGrid, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
-    """What students are exported to: one grid or a list of them; nothing when not given."""
-    devices: Items = ()
-    """Where exports are measured: `local`, or `{profile: {host: ..., threads: [1, 4]}}`."""
+    """Numeric settings that decide the bits of a result."""
+    exports: Several[ExportGrid] = ()
+    """Exports of the students: one grid or a list of them; none when not given."""
+    devices: Several[ItemEntry] = ()
+    """Devices that measure exports: `local`, or `{profile: {host: ..., threads: [1, 4]}}`."""
     limits: Limits = Limits()
-    """When a training that hangs is ended."""
-    include: Annotated[tuple[Include, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
+    """Limits at which a training that hangs is ended."""
+    include: Several[Include] = ()
     """Blocks of cells to add, or to train differently."""
-    exclude: Annotated[tuple[Rule, ...], OneOrMore, Field(max_length=MOST_MEMBERS)] = ()
-    """Cells to leave out, those of `include` too: this has the last word."""
+    exclude: Several[Rule] = ()
+    """Cells to leave out, those of `include` too."""
 
     _origin: Origin = PrivateAttr(default=Origin())
 
@@ -329,10 +316,10 @@ class Matrix(Section):
 
     @property
     def origin(self) -> Origin:
-        """Where the matrix came from."""
+        """Source of the matrix, to locate its problems."""
         return self._origin
 
     def at(self, origin: Origin) -> Matrix:
-        """The same matrix, told where it came from."""
+        """Set the matrix's source, and return the matrix."""
         self._origin = origin
         return self

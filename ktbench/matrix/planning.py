@@ -1,4 +1,4 @@
-"""A matrix, worked out: every cell once, every impossible pair with its reason."""
+"""Expand a matrix into a plan: every cell once, every impossible pair with its reason."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 from ktbench import catalogue
 from ktbench.catalogue.transfer_window import misfit
 from ktbench.data import DataInfo, describe
-from ktbench.matrix.axes import Axes, Finder
-from ktbench.matrix.cell_count import oversize
+from ktbench.matrix.axes import Axes, AxesResolver
 from ktbench.matrix.cell_settings import numeric_of
-from ktbench.matrix.document import KeyPath, Problem
-from ktbench.matrix.image_memory import overweight, unbearable
 from ktbench.matrix.include_rules import Draft, Rules
 from ktbench.matrix.models import Matrix
+from ktbench.matrix.problems import KeyPath, Problem
+from ktbench.matrix.size_limits import batch_problems, image_problems, size_problems
 from ktbench.networks.outline import Outline, outline, own_names
 from ktbench.records import (
     OWN_ERRORS,
@@ -36,43 +35,43 @@ from ktbench.supervision import mark
 from ktbench.transfer_methods._contract import Needs, Setting, Shapes, TransferMethod
 
 
-def checked(matrix: Matrix) -> list[Problem]:
-    """Everything that can be wrong with a matrix before its data is looked at."""
-    return [*_unnamed(matrix), *_worked_out(matrix)[0].problems]
+def find_problems(matrix: Matrix) -> list[Problem]:
+    """Find all problems of a matrix that show before its data is read."""
+    return [*_name_problems(matrix), *_expanded(matrix)[0].problems]
 
 
-def _unnamed(matrix: Matrix) -> Iterator[Problem]:
-    """That the file's name cannot be the matrix's, where it gives no other."""
+def _name_problems(matrix: Matrix) -> Iterator[Problem]:
+    """Refuse the file's name as the matrix's where it cannot name a folder."""
     if matrix.name is None and (reason := folder_objection(name_of(matrix))) is not None:
         message = f"is the file's name when not given, and that {reason.partition(':')[0]}"
         yield Problem(("name",), f"{message}: give the matrix a name")
 
 
 def name_of(matrix: Matrix) -> str:
-    """What the report and its folder are called."""
+    """Name of the report and its folder: the matrix's own, or the file's."""
     return matrix.name or Path(matrix.origin.file).stem
 
 
-def _worked_out(matrix: Matrix) -> tuple[Finder, Axes, list[Draft]]:
-    finder = Finder(matrix, oversize(matrix))
-    if finder.problems:
-        return finder, Axes((), (), (), (), ()), []
-    axes = finder.axes()
-    drafts = [] if finder.problems else Rules(finder, axes).drafts()
-    return finder, axes, drafts
+def _expanded(matrix: Matrix) -> tuple[AxesResolver, Axes, list[Draft]]:
+    resolver = AxesResolver(matrix, size_problems(matrix))
+    if resolver.problems:
+        return resolver, Axes((), (), (), (), ()), []
+    axes = resolver.axes()
+    drafts = [] if resolver.problems else Rules(resolver, axes).drafts()
+    return resolver, axes, drafts
 
 
 def plan(matrix: Matrix) -> Plan:
-    """The cells of a matrix in the order of the file, and the skips.
+    """Expand a matrix into its cells, in the order of the file, and its skips.
 
-    Reads labels and one image of the data set, no more. Raises MatrixError.
+    Reads the labels and a few images of the data set. Raises MatrixError.
     """
-    finder, axes, drafts = _worked_out(matrix)
-    if not finder.problems:
-        judge = _Judge(matrix)
-        finder.problems += judge.look_at_data(axes.teachers, finder.places)
-    if finder.problems:
-        raise matrix.origin.error(finder.problems)
+    resolver, axes, drafts = _expanded(matrix)
+    if not resolver.problems:
+        feasibility = _Feasibility(matrix)
+        resolver.problems += feasibility.data_problems(axes.teachers, resolver.places)
+    if resolver.problems:
+        raise matrix.origin.error(resolver.problems)
     cells: list[Cell] = []
     skips: list[Skip] = []
     for draft in drafts:
@@ -84,17 +83,17 @@ def plan(matrix: Matrix) -> Plan:
             seed=draft.seed,
             train=draft.train,
             numeric=numeric_of(matrix.numeric, draft.teacher),
-            start=finder.start(draft.student),
+            start=resolver.start(draft.student),
             distill=draft.window,
         )
-        reason = judge.reason(cell)
+        reason = feasibility.reason(cell)
         if reason is None:
             cells.append(cell)
         else:
             skips.append(Skip(cell=cell, reason=reason))
     return Plan(
         name=name_of(matrix),
-        base=judge.base,
+        base=feasibility.base,
         cells=tuple(cells),
         skips=tuple(skips),
         exports=axes.exports,
@@ -106,8 +105,8 @@ def plan(matrix: Matrix) -> Plan:
 
 
 @dataclass
-class _Judge:
-    """Says why a cell cannot be trained, each question asked once."""
+class _Feasibility:
+    """Decides whether cells can be trained, and answers each question once."""
 
     matrix: Matrix
     _reasons: dict[tuple[str, ...], str | None] = field(default_factory=dict)
@@ -120,10 +119,10 @@ class _Judge:
         """Absolute folder of the matrix file."""
         return str(Path(self.matrix.origin.base).absolute())
 
-    def look_at_data(
+    def data_problems(
         self, teachers: Sequence[Teacher | Ensemble], where: Mapping[str, KeyPath]
     ) -> list[Problem]:
-        """What is wrong with the data of the students, else with that of a teacher."""
+        """Check the data of the students and of the teachers."""
         places: list[tuple[KeyPath, DataSpec]] = [(("data",), self.matrix.data)]
         for teacher in teachers:
             single = teacher.of if isinstance(teacher, Ensemble) else (teacher,)
@@ -141,11 +140,11 @@ class _Judge:
                 break
             else:
                 if path == ("data",) or data != self.matrix.data:
-                    problems += [p.under(*path) for p in unbearable(data, info)]
-        return problems or list(overweight(self.matrix, self._info(self.matrix.data)))
+                    problems += [p.under(*path) for p in image_problems(data, info)]
+        return problems or list(batch_problems(self.matrix, self._info(self.matrix.data)))
 
     def reason(self, cell: Cell) -> str | None:
-        """In one sentence, or None for a cell that can be trained."""
+        """Say in one sentence why a cell cannot be trained, or None."""
         question = (
             cell.student.label,
             cell.method.label,
@@ -154,11 +153,11 @@ class _Judge:
             cell.distill.canonical if cell.distill else "",
         )
         if question not in self._reasons:
-            self._reasons[question] = self._answer(cell)
+            self._reasons[question] = self._reason(cell)
         return self._reasons[question]
 
-    def _answer(self, cell: Cell, *, trained: bool = True) -> str | None:
-        if reason := _unseen(cell):
+    def _reason(self, cell: Cell, *, trained: bool = True) -> str | None:
+        if reason := _unseen_code(cell):
             return reason
         for teacher in cell.teachers:
             if reason := self._teacher(teacher):
@@ -172,18 +171,18 @@ class _Judge:
             return f"{cell.method.label} cannot be asked: {reason}"
         mark(cell.method.label, "asking the method", cell.method.label)
         try:
-            return self._misfit(cell, student)
+            return self._method_objection(cell, student)
         except OWN_ERRORS as error:  # a user's own method may raise anything
             if not catalogue.is_own(cell.method.name):
                 raise
             return f"method {cell.method.name} failed: {one_line(error)}"
 
-    def _misfit(self, cell: Cell, student: Outline) -> str | None:
-        """What the method says against the pair, in one sentence, or None."""
+    def _method_objection(self, cell: Cell, student: Outline) -> str | None:
+        """Say in one sentence why the method does not suit the pair, or None."""
         kind = catalogue.method(cell.method.name, self.base)
         config = catalogue.method_config(cell.method.name, cell.method.settings, self.base)
         info = self._info(cell.data)
-        theirs = [self._shapes(teacher) for teacher in cell.teachers]
+        teachers = [self._shapes(teacher) for teacher in cell.teachers]
         alone = Setting(
             student=student.shapes,
             teacher=None,
@@ -191,25 +190,25 @@ class _Judge:
             train_size=info.train_size,
             batch_size=cell.train.batch_size,
         )
-        settings = [replace(alone, teacher=shapes) for shapes in theirs] or [alone]
+        settings = [replace(alone, teacher=shapes) for shapes in teachers] or [alone]
         reasons = (kind.incompatible(config, setting) for setting in settings)
         return (
             next((reason for reason in reasons if reason is not None), None)
-            or _unsampled(cell, kind, config)
-            or _unaverageable(cell, kind.needs(config), theirs)
-            or _unwindowed(cell, kind, config, settings[0])
+            or _sampling_objection(cell, kind, config)
+            or _ensemble_objection(cell, kind.needs(config), teachers)
+            or _window_objection(cell, kind, config, settings[0])
         )
 
     def _shapes(self, teacher: Teacher) -> Shapes:
-        """Of a teacher that can be had."""
-        found = self._outline(teacher.cell.student, trained=False)
-        assert isinstance(found, Outline)
-        return found.shapes
+        """Shapes of a teacher that can be trained."""
+        outlined = self._outline(teacher.cell.student, trained=False)
+        assert isinstance(outlined, Outline)
+        return outlined.shapes
 
     def _teacher(self, teacher: Teacher) -> str | None:
-        """Why a teacher cannot be had, its own training included."""
+        """Say why a teacher cannot be used, its own training included, or None."""
         if teacher.canonical not in self._teachers:
-            reason = self._answer(teacher.cell, trained=teacher.checkpoint is None)
+            reason = self._reason(teacher.cell, trained=teacher.checkpoint is None)
             self._teachers[teacher.canonical] = reason
         return self._teachers[teacher.canonical]
 
@@ -218,12 +217,11 @@ class _Judge:
         if question not in self._outlines:
             info = self._info(self.matrix.data)
             try:
-                found: Outline | str = outline(
+                self._outlines[question] = outline(
                     item, info.num_classes, info.shape, self.base, trained=trained
                 )
             except KtbenchError as error:
-                found = str(error)
-            self._outlines[question] = found
+                self._outlines[question] = str(error)
         return self._outlines[question]
 
     def _info(self, data: DataSpec) -> DataInfo:
@@ -232,16 +230,16 @@ class _Judge:
         return self._infos[data.canonical]
 
 
-def _unseen(cell: Cell) -> str | None:
-    """Why a cell is not looked at that users' code has part in, within `catalogue.no_code`."""
+def _unseen_code(cell: Cell) -> str | None:
+    """Say which user's code keeps a cell from being looked at within `catalogue.no_code`."""
     for name in (*own_names(cell.student), cell.method.name):
         if catalogue.unseen(name):
             return f"{name}: {catalogue.NOT_LOOKED_AT}"
     return None
 
 
-def _unsampled(cell: Cell, kind: type[TransferMethod], config: object) -> str | None:
-    """Why a method cannot learn from a sample of the teacher's softened logits, or None."""
+def _sampling_objection(cell: Cell, kind: type[TransferMethod], config: object) -> str | None:
+    """Say why a method cannot learn from a sample of the teacher's softened logits, or None."""
     outputs = cell.numeric.outputs
     if outputs is None or outputs.sampled is None:
         return None
@@ -261,26 +259,25 @@ def _unsampled(cell: Cell, kind: type[TransferMethod], config: object) -> str | 
     return None
 
 
-def _unaverageable(cell: Cell, needs: Needs, shapes: Sequence[Shapes]) -> str | None:
-    """Why a method cannot learn from an ensemble, or None."""
+def _ensemble_objection(cell: Cell, needs: Needs, shapes: Sequence[Shapes]) -> str | None:
+    """Say why a method cannot learn from an ensemble, or None."""
     if not isinstance(cell.teacher, Ensemble) or needs.only_logits:
         return None
     name, sample = cell.teacher.name, cell.teacher.sample
     if sample > 1:
         return f"teacher {name}: logits of {sample} are averaged, and the method reads more"
-    seen = {(of.stages, of.embedding, of.stem) for of in shapes}
-    if len(seen) > 1:
+    if len({(of.stages, of.embedding, of.stem) for of in shapes}) > 1:
         return f"teacher {name}: its members differ in shape, and the method reads their stages"
     return None
 
 
-def _unwindowed(
+def _window_objection(
     cell: Cell, kind: type[TransferMethod], config: object, setting: Setting
 ) -> str | None:
-    """Why a method's transfer cannot be kept to the cell's window, or None.
+    """Say why a method's transfer cannot be limited to the cell's window, or None.
 
-    The method is built to be asked for its phases. Which stages are alike is not known before the
-    networks are there: all are taken to be alike, as no phase begins or ends by it.
+    The method is built to learn its phases. The similarity of stages is unknown without weights, so
+    all are taken to be alike: no phase depends on it.
     """
     if cell.distill is None or setting.teacher is None:
         return None
@@ -289,6 +286,6 @@ def _unwindowed(
     with torch.random.fork_rng(devices=[]):
         try:
             phases = kind(config, replace(setting, similarity=table)).phases()
-        except OWN_ERRORS:  # what a user's own method raises is told when it is trained
+        except OWN_ERRORS:  # an error of a user's own method is reported when it is trained
             return None
     return misfit(cell.distill, kind.scale(config), phases, steps=steps)

@@ -1,4 +1,4 @@
-"""The JSON Schema of a matrix file, for editors: every key, name and setting that there is."""
+"""JSON Schema of a matrix file, for editors: every key, name and setting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OWN = ":"
 
 
 def json_schema() -> Schema:
-    """A schema (draft 2020-12) that a matrix file, read as YAML 1.2, satisfies."""
+    """Return the schema (draft 2020-12) that a matrix file, read as YAML 1.2, satisfies."""
     schema: Schema = Matrix.model_json_schema()
     definitions = schema["$defs"]
     sections: dict[str, Schema] = {"": schema}
@@ -39,7 +39,7 @@ def json_schema() -> Schema:
     definitions["student"] = _entry({n: _settings_of_student(n) for n in catalogue.students()})
     definitions["method"] = _entry({n: _settings_of_method(n) for n in catalogue.methods()})
     device = _device_settings()
-    definitions["device"] = _entry(dict.fromkeys(catalogue.devices(), device), own=False)
+    definitions["device"] = _entry(dict.fromkeys(catalogue.devices(), device), users_own=False)
     definitions["changes"] = _changes()
     definitions["teacher_changes"] = _tried(_changes())
     _name_entries(sections)
@@ -65,15 +65,15 @@ def json_schema() -> Schema:
 
 
 def _short_forms(value: Schema) -> Schema:
-    """A list may be written as its one member."""
+    """Let a list be written as its one member."""
     if value.get("type") != "array":
         return value
-    kept: Schema = {k: value.pop(k) for k in ("description", "default", "title") if k in value}
-    return {**kept, "anyOf": [value["items"], value]}
+    header: Schema = {k: value.pop(k) for k in ("description", "default", "title") if k in value}
+    return {**header, "anyOf": [value["items"], value]}
 
 
 def _counts(properties: dict[str, Schema]) -> None:
-    """Lists that may not be empty, and the count of seeds."""
+    """Require members of some lists, and allow seeds as a count."""
     for key in ("students", "seeds"):
         properties[key]["anyOf"][1]["minItems"] = 1
     properties["seeds"]["anyOf"][0] = {
@@ -105,8 +105,8 @@ def _name_entries(sections: dict[str, Schema]) -> None:
                 sections[section]["properties"][key] = {**described, **reference}
 
 
-def _entry(settings: dict[str, Schema], *, own: bool = True) -> Schema:
-    """A name, or a name with its settings."""
+def _entry(settings: dict[str, Schema], *, users_own: bool = True) -> Schema:
+    """Schema of an entry: a name, or a name with its settings."""
     names: Schema = {"enum": sorted(settings)}
     with_settings: Schema = {
         "type": "object",
@@ -118,7 +118,7 @@ def _entry(settings: dict[str, Schema], *, own: bool = True) -> Schema:
         },
     }
     forms = [names, with_settings]
-    if own:
+    if users_own:
         with_settings["patternProperties"] = {_OWN: {"type": ["object", "null"]}}
         text = "A user's own: path/to/file.py:Name or package.module:Name"
         forms.append({"type": "string", "pattern": _OWN, "description": text})
@@ -158,7 +158,7 @@ def _plain(value: Any) -> Any:
 
 
 def _device_settings() -> Schema:
-    """A device's keys, all optional: the profile is the entry's name."""
+    """Keys of a device, all optional: the profile is the entry's name."""
     schema: Schema = DeviceSpec.model_json_schema()
     schema.pop("required")
     schema["properties"].pop("profile")
@@ -167,16 +167,16 @@ def _device_settings() -> Schema:
 
 
 def _tried(changes: Schema) -> Schema:
-    """As `changes`, where a list for a setting tries each of its members."""
+    """Let each setting take a list of values to try."""
     for key, value in changes["properties"].items():
-        said = {k: value.pop(k) for k in ("description", "default", "title") if k in value}
+        header = {k: value.pop(k) for k in ("description", "default", "title") if k in value}
         several = {"type": "array", "items": dict(value), "minItems": 1}
-        changes["properties"][key] = {**said, "anyOf": [dict(value), several]}
+        changes["properties"][key] = {**header, "anyOf": [dict(value), several]}
     return changes
 
 
 def _changes() -> Schema:
-    """Training settings, all optional."""
+    """Training settings, all of them optional."""
     schema: Schema = TrainSpec.model_json_schema()
     schema.pop("required")
     schema["description"] = "What a training does differently from `train`."

@@ -1,1 +1,1 @@
-"""How networks are looked at, kept, laid out in memory, checked and run."""
+"""Networks: inspecting, loading, memory layout, checking and running them."""

@@ -1,13 +1,13 @@
-"""How a network's tensors lie in memory while it runs, decided here for everything that runs one.
+"""Memory layout of a network's tensors, decided here for everything that runs one.
 
-`channels_last` is the first choice: small convolutions are quicker in it. A network with a layer
-that meets a known fault of oneDNN is run `contiguous` as a whole, and without oneDNN where it lays
+`channels_last` is the first choice: small convolutions are faster in it. A network with a layer
+that triggers a known fault of oneDNN runs `contiguous` as a whole, and without oneDNN where it lays
 its tensors out channels-last itself.
 
 The fault (uxlfoundation/oneDNN#6035, in torch 2.13): the weight gradient of a 1x1 convolution with
-a stride above 1 writes behind its workspace where channels lie last and there are fewer of them
-than the kernel's block of 8 (`jit_1x1:avx2`). The heap is corrupted, the gradient is wrong in
-silence, or the process never returns. Forward passes and gradients of the input are right, as is
+a stride above 1 writes beyond its workspace where channels are last and there are fewer of them
+than the kernel's block of 8 (`jit_1x1:avx2`). The heap is corrupted, the gradient is silently
+wrong, or the process never returns. Forward passes and gradients of the input are right, as is
 the weight gradient with groups, of transposed convolutions, and of convolutions over one or three
 dimensions.
 
@@ -34,39 +34,39 @@ from ktbench.records import OWN_ERRORS, LayoutName, LayoutUsed, NumericSpec
 from ktbench.students._contract import Student
 
 BLOCK = 8
-"""Input channels from which on the kernel's weight gradient is right."""
+"""Least number of input channels for which the kernel's weight gradient is right."""
 SAFER: dict[LayoutName, LayoutName | None] = {
     "channels_last": "contiguous",
     "contiguous": "contiguous_without_onednn",
     "contiguous_without_onednn": None,
 }
-"""The layout to try next where one gives wrong results."""
+"""Layout to try next where one gives wrong results."""
 _aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to run a network."""
+    """A memory layout of a network, and the reason for it."""
 
     name: LayoutName = "channels_last"
     reason: str | None = None
-    """Why it is not the first choice; None where it is."""
+    """Reason for another layout than the first choice; None for the first choice."""
     checked: bool = False
-    """Whether a training step in it was compared with a reference on this kind of machine."""
+    """True where a training step in it was compared with a reference on this kind of machine."""
 
     @property
     def channels_last(self) -> bool:
-        """Whether channels lie last."""
+        """True where channels are last."""
         return self.name == "channels_last"
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Name of the layout for people."""
         return _TEXTS[self.name]
 
     @property
     def record(self) -> LayoutUsed:
-        """What a checkpoint says of it."""
+        """Record of the layout for a checkpoint."""
         return LayoutUsed(name=self.name, reason=self.reason, checked=self.checked)
 
     def place(self, network: nn.Module, device: torch.device | str = "cpu") -> None:
@@ -78,7 +78,7 @@ class Layout:
                 tensor.data = tensor.data.to(memory_format=memory)
 
     def inputs(self, images: Tensor) -> Tensor:
-        """A network's input as this layout wants it; the tensor itself where it lies so."""
+        """Lay out a network's input; returns the tensor itself where it is laid out so already."""
         if images.dim() != 4:
             return images
         if self.channels_last:
@@ -89,7 +89,7 @@ class Layout:
         return images.clone(memory_format=torch.contiguous_format)
 
     def running(self) -> AbstractContextManager[None]:
-        """A context for everything that runs the network, its backward passes too."""
+        """Context for everything that runs the network, its backward passes too."""
         return without_onednn() if self.name == "contiguous_without_onednn" else nullcontext()
 
 
@@ -99,7 +99,7 @@ _TEXTS: dict[LayoutName, str] = {
     "contiguous_without_onednn": "contiguous without oneDNN",
 }
 FIRST = Layout()
-"""The first choice, and what networks that only run forward take where nothing else is asked."""
+"""First choice, also for networks that only run forward."""
 
 
 def choose(
@@ -109,11 +109,11 @@ def choose(
     *,
     architecture: str = "",
 ) -> Layout:
-    """How to train a freshly built network on inputs such as these (B, C, H, W).
+    """Choose the layout to train a freshly built network on inputs (B, C, H, W) such as these.
 
-    The network is looked at as it is: its weights must not be laid out channels-last yet. Networks
-    of one `architecture`, where it is given, are looked at once per process. What the matrix asks
-    for is taken as it is, even where it meets the fault: whether it holds is for the check to say.
+    The network's weights must not be laid out channels-last yet. Networks of one `architecture`, if
+    given, are examined once per process. A layout that the matrix asks for is taken even where it
+    triggers the fault: the check of the arithmetic decides whether it works.
     """
     if spec.layout != "auto":
         return Layout(spec.layout)
@@ -129,40 +129,40 @@ _chosen: dict[str, Layout] = {}
 
 
 def safe(network: nn.Module, inputs: Tensor, spec: NumericSpec) -> Layout:
-    """As `choose`, but never one that meets the fault: for what runs here without a check."""
-    asked = choose(network, inputs, spec)
-    return _decided(network, inputs) if asked.channels_last else asked
+    """Choose a layout that never triggers the fault, for networks that run without a check."""
+    chosen = choose(network, inputs, spec)
+    return _decided(network, inputs) if chosen.channels_last else chosen
 
 
 def frozen(spec: NumericSpec) -> Layout:
-    """How to run a network that is never trained here: forward passes do not meet the fault."""
+    """Choose the layout of a network that is never trained: forward passes avoid the fault."""
     return FIRST if spec.layout == "auto" else Layout(spec.layout)
 
 
 @contextmanager
 def without_onednn() -> Iterator[None]:
-    """Convolutions inside run on torch's own kernels.
+    """Run convolutions within the context on torch's own kernels.
 
-    Not on NNPACK, which torch takes where oneDNN is off: it rounds ten times as much.
+    NNPACK, which torch takes where oneDNN is off, is off too: it rounds ten times as much.
     """
     now = torch.backends.mkldnn
-    kept = now.deterministic, now.allow_tf32, now.fp32_precision
-    with now.flags(False, *kept), torch.backends.nnpack.flags(enabled=False):
+    settings = now.deterministic, now.allow_tf32, now.fp32_precision
+    with now.flags(False, *settings), torch.backends.nnpack.flags(enabled=False):
         yield
 
 
-# ---------------------------------------------------------------- who meets the fault
+# ---------------------------------------------------------------- detecting the fault
 
 
 def _decided(network: nn.Module, inputs: Tensor) -> Layout:
     watch = _Watch()
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):  # one that this pass may not come by, too
+        if isinstance(module, nn.Conv2d):  # this pass may not reach it
             # Not `weight.shape`: reading a computed weight may move what it is computed from.
             inputs_of_group = module.in_channels // module.groups
             shape = torch.Size((module.out_channels, inputs_of_group, *module.kernel_size))
             watch.look(shape, module.stride, module.groups, transposed=False)
-    with suppress(*OWN_ERRORS):  # what the network raises is told where it is trained
+    with suppress(*OWN_ERRORS):  # an error of the network is reported where it is trained
         _traced(network, inputs, watch)
     if watch.met is None:
         return FIRST
@@ -171,12 +171,12 @@ def _decided(network: nn.Module, inputs: Tensor) -> Layout:
 
 
 def _traced(network: nn.Module, inputs: Tensor, watch: _Watch) -> None:
-    """Run forward and backward passes in eval and train mode where nothing of them stays."""
+    """Run forward and backward passes in eval and train mode, and undo their effects."""
     inputs = Layout("contiguous").inputs(inputs.detach()[:2])
     try:
-        probe, kept = copy.deepcopy(network), None
+        probe, buffers = copy.deepcopy(network), None
     except Exception:  # a network may hold anything
-        probe, kept = network, [b.clone() for b in network.buffers()]
+        probe, buffers = network, [b.clone() for b in network.buffers()]
     mode = probe.training
     with torch.random.fork_rng(devices=[]), without_onednn(), torch.enable_grad(), watch:
         try:
@@ -189,7 +189,7 @@ def _traced(network: nn.Module, inputs: Tensor, watch: _Watch) -> None:
                     torch.autograd.grad(total, parameters, allow_unused=True)
         finally:
             probe.train(mode)
-            for buffer, before in zip(network.buffers(), kept or (), strict=False):
+            for buffer, before in zip(network.buffers(), buffers or (), strict=False):
                 buffer.data.copy_(before)
 
 
@@ -210,19 +210,19 @@ def _tensors(shown: Any) -> Iterator[Tensor]:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every convolution that is really run, called as a function or by a module."""
+    """Sees every convolution that really runs, called as a function or by a module."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.met: str | None = None
-        """The first that meets the fault where channels lie last."""
+        """Description of the first convolution that triggers the fault where channels are last."""
         self.anyhow = False
-        """Whether one does although neither weights nor inputs were laid out so."""
+        """True where one does although neither weights nor inputs were laid out so."""
 
     def look(
         self, weight: torch.Size, stride: Any, groups: int, *, transposed: bool, last: bool = False
     ) -> bool:
-        """Whether a convolution meets the fault; `last`: its channels lie last already."""
+        """Return True for a convolution with the fault; `last`: its channels are last already."""
         if transposed or groups != 1 or len(weight) != 4 or tuple(weight[2:]) != (1, 1):
             return False
         if max(stride) == 1 or weight[1] >= BLOCK:
@@ -253,12 +253,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Guard(_Watch):  # type: ignore[no-untyped-call]
-    """Keeps whatever runs inside, a method's own layers too, from the fault, and remembers it."""
+    """Keeps everything inside, a method's own layers too, from the fault, and records it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.hit = False
-        """Whether the fault would have been met."""
+        """True where the fault would have been triggered."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

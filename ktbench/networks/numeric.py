@@ -1,4 +1,4 @@
-"""How networks are run under a matrix's numeric settings: threads, precision, device, compiler."""
+"""Run networks under numeric settings: threads, precision, device, compiler."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from ktbench.system.machine import usable_cores
 from ktbench.transfer_methods._contract import Needs
 
 EVERYTHING = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=True)
-"""Asks a network for all that it can show."""
+"""Request for everything that a network can show."""
 _KEEP = {-3: 1 << 30, -1: (1 << 31) - 1, -8: 1}
-"""By the numbers of `malloc.h`: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (bytes), M_ARENA_MAX."""
+"""Options by number in `malloc.h`: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (bytes), M_ARENA_MAX."""
 _Pass = Callable[[Student, Tensor], tuple[Any, ...]]
 _numbers = count()
 
 
 def check(spec: NumericSpec) -> None:
-    """Raise KtbenchError, with one line, when this machine cannot do what a matrix asks for."""
+    """Raise KtbenchError, in one line, where this machine cannot run such settings."""
     if spec.threads > (cores := usable_cores()):
         raise KtbenchError(
             f"numeric.threads: {spec.threads} are more than the {cores} cores that this process "
@@ -81,7 +81,7 @@ def prepare(spec: NumericSpec) -> torch.device:
 
 @lru_cache(maxsize=1)
 def _keep_freed_memory() -> None:
-    """Large blocks that are freed stay with this process, for the tensors of the next step.
+    """Keep large freed blocks in this process, for the tensors of the next step.
 
     Left alone, glibc maps every large tensor anew, and the kernel clears its pages again: up to a
     third of a forward pass. The autograd engine's thread shares the one heap, as those of other
@@ -97,10 +97,10 @@ def _keep_freed_memory() -> None:
 class Runner:
     """Runs one network's `forward_features` under numeric settings.
 
-    What comes out is single precision. Under bf16 or when compiled only what was asked for is
-    there; the plain pass shows everything that it has anyway. `frozen` is for a network whose
-    weights stay: its compiled form holds them as constants (folded into convolutions, laid out
-    for the kernels). Networks of one `architecture` share their compiled code otherwise.
+    Outputs are in single precision. Under bf16 or compiled they hold only what was asked for; the
+    plain pass shows everything. `frozen` is for a network whose weights never change: its compiled
+    form holds them as constants (folded into convolutions, laid out for the kernels). Other
+    networks of one `architecture` share their compiled code.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Runner:
         self._architecture = f"{next(_numbers)}" if frozen else f"{architecture} {layout.name}"
 
     def __call__(self, inputs: Tensor, needs: Needs, *, eager: bool = False) -> Features:
-        """One pass; what the network cannot show of `needs` is missing. `eager`: not compiled."""
+        """Run one pass, `eager` for not compiled; outputs that the network lacks are missing."""
         needs = needs if self.network.has_preacts else _without_preacts(needs)
         inputs = self.layout.inputs(inputs)
         with self.layout.running():
@@ -136,10 +136,10 @@ class Runner:
         return _needed(shown, needs)
 
     def _compiled_pass(self, inputs: Tensor, needs: Needs) -> Features:
-        """Compiled for one set of outputs, which decides what is fused and so the bits.
+        """Run the pass compiled for one set of outputs, which decides fusion and so the bits.
 
-        What a student shows is up to its method alone. Several methods read a frozen network: it
-        always shows everything, so that none of them changes what the others see.
+        A student's outputs are up to its method alone. A frozen network is read by several methods:
+        it always shows everything, so that none of them changes what the others see.
         """
         if self._frozen:
             needs = EVERYTHING if self.network.has_preacts else _without_preacts(EVERYTHING)
@@ -152,7 +152,7 @@ def _without_preacts(needs: Needs) -> Needs:
 
 
 def _needed(shown: Features, needs: Needs) -> Features:
-    """What is needed of a pass, in single precision and as it lies in memory."""
+    """Select the needed outputs of a pass, in single precision, with their memory layout."""
     logits, stages, embedding, preacts, stem = _chosen(shown, needs)
     return Features(
         logits.float(),
@@ -164,7 +164,7 @@ def _needed(shown: Features, needs: Needs) -> Features:
 
 
 def _chosen(shown: Features, needs: Needs) -> tuple[Any, ...]:
-    """Logits, stages, embedding, pre-activations and stem, as far as they are needed."""
+    """Select logits, stages, embedding, pre-activations and stem, as far as they are needed."""
     return (
         shown.logits,
         shown.stages if needs.stages else (),
@@ -179,26 +179,26 @@ def _chosen(shown: Features, needs: Needs) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=256)
 def _compiled(architecture: str, needs: Needs) -> _Pass:
-    """A compiled pass for all networks of an architecture.
+    """Compile a pass for all networks of an architecture.
 
     The compiler counts recompilations per code object and gives up after a few, so each
-    architecture gets a code object of its own: a cohort of many is not run uncompiled.
+    architecture gets its own code object: otherwise a cohort of many would run uncompiled.
     """
 
     def shown(network: Student, inputs: Tensor) -> tuple[Any, ...]:
         return _chosen(network.forward_features(inputs, preacts=needs.preacts), needs)
 
     code = shown.__code__.replace(co_name=f"shown_{next(_numbers)}")
-    own = FunctionType(code, globals(), code.co_name, None, shown.__closure__)
-    compiled: _Pass = torch.compile(own, dynamic=False)
+    copy = FunctionType(code, globals(), code.co_name, None, shown.__closure__)
+    compiled: _Pass = torch.compile(copy, dynamic=False)
     return compiled
 
 
 @contextmanager
 def _compiling(*, frozen: bool, lay_out: bool) -> Iterator[None]:
-    """The compiler's settings, for as long as one of our passes runs.
+    """Apply the compiler's settings while one of our passes runs.
 
-    Where it may `lay_out`, it puts channels last in any network, whatever it is given.
+    With `lay_out` it puts channels last in any network, whatever its inputs.
     """
     import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
@@ -221,7 +221,7 @@ def _timed_event() -> torch.cuda.Event:
 
 
 class Clock:
-    """Adds up the seconds of blocks of work; on a GPU the device's own, without waiting for it."""
+    """Adds up the seconds of blocks of work; on a GPU by the device's events, without waiting."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -229,7 +229,7 @@ class Clock:
         self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def __enter__(self) -> None:
-        """A block begins."""
+        """Begin a block."""
         if self._on_gpu:
             first, last = (_timed_event() for _ in range(2))
             first.record()
@@ -238,16 +238,16 @@ class Clock:
             self._began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        """The block ends, by an error too."""
+        """End the block, after an error too."""
         if self._on_gpu:
             self._marks[-1][1].record()
         else:
             self._seconds += time.perf_counter() - self._began
 
     def read(self) -> float:
-        """Seconds since the last reading; on a GPU this waits for the last block's end."""
+        """Return the seconds since the last reading; on a GPU, wait for the last block's end."""
         for first, last in self._marks:
             last.synchronize()
             self._seconds += first.elapsed_time(last) / 1e3
-        found, self._seconds, self._marks = self._seconds, 0.0, []
-        return found
+        seconds, self._seconds, self._marks = self._seconds, 0.0, []
+        return seconds

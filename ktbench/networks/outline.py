@@ -1,4 +1,4 @@
-"""What a network looks like without training it: shapes, parameters, FLOPs."""
+"""Outline of a network without training it: shapes, parameters, FLOPs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ktbench.system.machine import bounded_memory
 from ktbench.transfer_methods._contract import Shapes
 
 _LARGE = 256
-"""Pixels a side from which a pass is costly enough to be asked about first."""
+"""Pixels per side from which the cost of a pass is estimated first."""
 _MOST_FLOPS = 5e10
-"""Of one image's pass: six times those of a ResNet-50 on photographs of 224 pixels a side."""
+"""Most FLOPs of one image's pass: six times a ResNet-50's at 224 pixels per side."""
 _MOST_CALLS = 300_000
 _NO_MEMORY = (
     "can't allocate memory",
@@ -32,20 +32,20 @@ _NO_MEMORY = (
     "out of memory",
     "overflow",
 )
-"""Words of torch where it is refused memory, or asked for more than can be counted."""
+"""Words of torch's errors where memory is refused, or a size overflows."""
 
 
 class _OneModule(nullcontext[None]):
-    """Stands for the counter's module tracker: all that runs belongs to the whole."""
+    """Replaces the counter's module tracker: all that runs belongs to the whole."""
 
     parents = frozenset({"Global"})
 
 
 class FlopCounter(FlopCounterMode):
-    """Counts floating-point operations of all that runs inside, forward and backward.
+    """Counts the floating-point operations of everything inside, forward and backward.
 
-    torch's counter also keeps account of the module that runs, by hooks on modules and tensors.
-    They fail around `torch.autograd.grad` for modules that take parameters as their inputs, as
+    torch's counter also tracks the running module, by hooks on modules and tensors. They fail
+    around `torch.autograd.grad` for modules that take parameters as their inputs, as
     every parametrization does (`weight_norm`, `spectral_norm`, `orthogonal`).
     """
 
@@ -56,21 +56,21 @@ class FlopCounter(FlopCounterMode):
 
 @dataclass(frozen=True)
 class Outline:
-    """A network for one data set."""
+    """Shapes and size of a network for one data set."""
 
     shapes: Shapes
     parameters: int
 
 
 def try_build(name: str, settings: dict[str, Any], base: str = ".") -> None:
-    """Raise KtbenchError when a network cannot be built with these settings."""
+    """Raise KtbenchError where a network cannot be built with these settings."""
     item = Item(name=name, settings=settings)
     if not own_names(item):
         _built(item, 10, 3, base)
 
 
 def own_names(item: Item) -> list[str]:
-    """The users' own networks that an item is made of, itself and its settings."""
+    """Return the names of users' own networks in an item: its own and those in its settings."""
     settings = [item.settings.get(key) for key in catalogue.network_settings(item.name)]
     names = [item.name, *(catalogue.named(entry)[0] for entry in settings if entry)]  # type: ignore[arg-type]
     return [name for name in names if catalogue.is_own(name)]
@@ -84,46 +84,46 @@ def outline(
     *,
     trained: bool = False,
 ) -> Outline:
-    """Shapes and parameter count for images of `shape` (C, H, W), from one pass over zeros.
+    """Return shapes and parameter count for images of `shape` (C, H, W), from one pass over zeros.
 
-    A user's own network takes noise instead, as its code may look at what it is given; `trained`
-    tries a step of it, too. Raises KtbenchError with one sentence when the network cannot do it.
+    A user's own network gets noise instead, as its code may depend on its inputs; `trained` tries a
+    training step of it, too. Raises KtbenchError with one sentence where the network fails.
     """
     if reason := catalogue.refused(item.label):
         raise KtbenchError(f"{item.label} cannot be looked at: {reason}")
     mark(item.label, "looking at the network", item.label)
-    own = bool(own_names(item))
+    of_user = bool(own_names(item))
     if shape[1] * shape[2] > _LARGE**2:
         _refuse_endless(item, num_classes, shape, base)
     student = _built(item, num_classes, shape[0], base).eval()
     size = "×".join(map(str, shape))
-    with _told(f"{item.label} cannot take images of {size}"), bounded_memory():
-        images = torch.zeros(1, *shape) if not own else _noise(2, shape)
+    with _explained(f"{item.label} cannot take images of {size}"), bounded_memory():
+        images = _noise(2, shape) if of_user else torch.zeros(1, *shape)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             features = student.forward_features(images, preacts=student.has_preacts)
-            if own:
+            if of_user:
                 _check_logits(features.logits, len(images), num_classes)
                 _check_logits(student(images), len(images), num_classes)
         shapes = Shapes.of(features, student.stage_names)
         parameters = sum(parameter.numel() for parameter in student.parameters())
-    if own and trained:
-        with _told(f"{item.label} cannot be trained"), torch.random.fork_rng(devices=[]):
+    if of_user and trained:
+        with _explained(f"{item.label} cannot be trained"), torch.random.fork_rng(devices=[]):
             _try_step(student, _noise(4, shape), num_classes)
     return Outline(shapes, parameters)
 
 
 @contextmanager
-def _told(trouble: str) -> Iterator[None]:
-    """Say in one line what a network raises, which may be anything."""
+def _explained(trouble: str) -> Iterator[None]:
+    """Turn whatever a network raises into a KtbenchError of one line."""
     try:
         with own_code():
             yield
     except OwnFault as fault:
-        raise KtbenchError(f"{trouble}: {_said(fault.__cause__ or fault)}") from fault
+        raise KtbenchError(f"{trouble}: {_described(fault.__cause__ or fault)}") from fault
 
 
 def _noise(batch: int, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Normalised images of no meaning, the same every time."""
+    """Return random normalised images, the same every time."""
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -139,7 +139,7 @@ def _check_logits(logits: Any, batch: int, num_classes: int) -> None:
 
 
 def _try_step(student: Student, images: torch.Tensor, num_classes: int) -> None:
-    """A pass in train mode and its gradient, as the training takes them."""
+    """Try a pass in train mode and its gradient, as the training takes them."""
     layout = safe(student, images, NumericSpec())
     layout.place(student)
     student.train()
@@ -155,10 +155,10 @@ def _try_step(student: Student, images: torch.Tensor, num_classes: int) -> None:
 
 
 def _refuse_endless(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> None:
-    """Raise KtbenchError where one image's pass would take minutes, as smaller images tell.
+    """Raise KtbenchError where one image's pass would take minutes, judged by a smaller image.
 
-    A network's operations grow with the area of its images; one that takes no smaller ones is let
-    through.
+    A network's operations grow with the area of its images; one that takes no smaller images is
+    let through.
     """
     try:
         small = forward_flops(item, num_classes, (shape[0], _LARGE // 4, _LARGE // 4), base)
@@ -174,7 +174,7 @@ def _refuse_endless(item: Item, num_classes: int, shape: tuple[int, int, int], b
 
 
 def forward_flops(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> int:
-    """Floating-point operations of one image's forward pass, a multiply-add counted as two."""
+    """Count the operations of one image's forward pass, a multiply-add as two."""
     student = _built(item, num_classes, shape[0], base).eval()
     images = _noise(1, shape) if own_names(item) else torch.zeros(1, *shape)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), FlopCounter() as counter:
@@ -183,10 +183,10 @@ def forward_flops(item: Item, num_classes: int, shape: tuple[int, int, int], bas
 
 
 class _NoDraws(TorchFunctionMode):
-    """Leaves weights as memory holds them: no shape depends on them, and drawing them is slow.
+    """Skips the initialisation of weights: no shape depends on them, and drawing them is slow.
 
-    Not torch's meta device: its first pass imports torch's compiler, which takes longer than a
-    whole plan does.
+    torch's meta device is no alternative: its first pass imports torch's compiler, which takes
+    longer than a whole plan.
     """
 
     def __init__(self) -> None:
@@ -196,30 +196,30 @@ class _NoDraws(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """The initialisers of `torch.nn.init` return their tensor; anything else runs.
+        """Let initialisers of `torch.nn.init` return their tensor unchanged; run anything else.
 
-        A plain `normal_` runs too: code that draws until a value fits would never end. A network
-        whose layers come to no end is stopped on the way, by a KtbenchError.
+        A plain `normal_` runs too, as code that draws until a value fits would never end otherwise.
+        A network of endless layers is stopped by a KtbenchError.
         """
         self._calls += 1
         if self._calls > _MOST_CALLS:
             raise KtbenchError(
                 f"a network without end: it takes over {_MOST_CALLS:,} calls of torch to build"
             )
-        given = kwargs or {}
+        options = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else given["tensor"]
-        return func(*args, **given)
+            return args[0] if args else options["tensor"]
+        return func(*args, **options)
 
 
 def _built(item: Item, num_classes: int, in_channels: int, base: str) -> Student:
-    """A network without values, built without moving the global generator.
+    """Build a network without initial values and without advancing the global generator.
 
-    A user's own has its values: what it computes from them while it is built must be possible.
+    A user's own gets its values, as it may compute with them while it is built.
     """
     undrawn = nullcontext() if own_names(item) else _NoDraws()
     trouble = f"{item.label} cannot be built"
-    with torch.random.fork_rng(devices=[]), bounded_memory(), undrawn, _told(trouble):
+    with torch.random.fork_rng(devices=[]), bounded_memory(), undrawn, _explained(trouble):
         return catalogue.build_student(
             item.name,
             item.settings,
@@ -229,8 +229,8 @@ def _built(item: Item, num_classes: int, in_channels: int, base: str) -> Student
         )
 
 
-def _said(error: BaseException) -> str:
-    """An error in one line, without torch's advice; of which kind it is, where that says more."""
+def _described(error: BaseException) -> str:
+    """Describe an error in one line without torch's advice, with its type where that helps."""
     text = " ".join(str(error).split())[:200]
     if lacks_memory(error):
         return "it takes more memory than half of what is free here"
@@ -240,6 +240,6 @@ def _said(error: BaseException) -> str:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was refused, or more was asked for than can be counted."""
-    said = str(error)
-    return isinstance(error, MemoryError | OverflowError) or any(w in said for w in _NO_MEMORY)
+    """Return True for an error that memory was refused, or that a size overflowed."""
+    text = str(error)
+    return isinstance(error, MemoryError | OverflowError) or any(w in text for w in _NO_MEMORY)

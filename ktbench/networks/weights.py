@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ktbench import catalogue
-from ktbench.networks import checkpoint_files
+from ktbench.networks.checkpoint_files import read_checkpoint
+from ktbench.networks.state_dicts import check_values, find_candidates, fit
 from ktbench.records import Cell, KtbenchError
 from ktbench.students._contract import Student
 from ktbench.system.files import MOST_WEIGHTS, UnsuitableFileError, check_regular
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """16 digits over names, types, shapes and bytes: equal exactly when every bit is."""
+    """Digest names, types, shapes and bytes: equal exactly where every bit is."""
     total = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -29,7 +30,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote, tensors and plain values only; KtbenchError when it is not that."""
+    """Read a `torch.save` file of tensors and plain values; KtbenchError for anything else."""
     try:
         check_regular(path, MOST_WEIGHTS)
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -38,7 +39,7 @@ def read_torch(path: Path) -> Any:
     except UnsuitableFileError:
         raise
     except Exception as error:  # a damaged file makes the reader fail in any way
-        # What torch says of a pickle of objects is a page of advice, partly to run its code.
+        # torch answers a pickle of objects with a page of advice, partly to run its code.
         objects = isinstance(error, pickle.UnpicklingError)
         reason = "damaged, or not weights alone" if objects else " ".join(str(error).split())[:120]
         raise KtbenchError(
@@ -48,17 +49,17 @@ def read_torch(path: Path) -> Any:
 
 
 def load_weights(module: nn.Module, path: Path, *, finite: bool = False) -> None:
-    """Put a checkpoint's weights into a network of the same shape.
+    """Load a checkpoint's weights into a network of the same shape.
 
-    Accepts what `checkpoints.read` does: a state dict, or a training's file that holds one, its
-    names with or without what trainings put before them. `finite` refuses values that are not.
+    Accepts a state dict, or a training's file that holds one, with or without the prefixes that
+    trainings add to names. `finite` refuses values that are not.
     """
-    found = checkpoint_files.candidates(checkpoint_files.read(path), path)
+    candidates = find_candidates(read_checkpoint(path), path)
     if isinstance(module, Student):
-        _suit(module, found[0].tensors, path)
-    own = module.state_dict()
-    state = checkpoint_files.fit(found, own, path)
-    checkpoint_files.check_values(state, own, path, finite=finite)
+        _suit(module, candidates[0].tensors, path)
+    fresh = module.state_dict()
+    state = fit(candidates, fresh, path)
+    check_values(state, fresh, path, finite=finite)
     module.load_state_dict(state)
 
 
@@ -73,7 +74,7 @@ def _suit(student: Student, state: Mapping[str, Tensor], path: Path) -> None:
 def load_student(
     cell: Cell, path: Path, *, num_classes: int, in_channels: int, base: Path
 ) -> Student:
-    """The trained student of a cell, in eval mode."""
+    """Load the trained student of a cell, in eval mode."""
     student = catalogue.build_student(
         cell.student.name,
         cell.student.settings,

@@ -1,7 +1,7 @@
-"""The frozen record types that the stages hand to each other.
+"""Frozen record types that the stages hand to each other.
 
-A leaf: nothing else of ktbench is imported here. Each record is a value; a stage takes the previous
-record and returns the next. What lands in a results folder is one of these as JSON.
+This is a leaf: it imports nothing else of ktbench. A record is a value; a stage takes the previous
+record and returns the next. Every JSON file of a results folder holds one of these.
 
 Schema history (`SCHEMA`):
     1  first version

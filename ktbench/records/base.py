@@ -1,4 +1,4 @@
-"""What every record is made of: canonical JSON, digests, and the two errors of the program."""
+"""Base of every record, canonical JSON and digests, and the two errors of the program."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from ktbench.records.printable import printable
 
 SCHEMA = 2
-"""Of what is written to a results folder; its history stands in the package's docstring."""
+"""Version of the files in a results folder; the package's docstring has its history."""
 
 
 class KtbenchError(Exception):
-    """What went wrong, where, and what to do, in one line for the user.
+    """An error for the user: one line that says what went wrong, where, and what to do.
 
-    Whatever name or path it tells, its text holds nothing that a terminal acts on.
+    Its text holds nothing that a terminal acts on, whatever names and paths it quotes.
     """
 
     def __str__(self) -> str:
@@ -34,49 +34,49 @@ class StorageError(KtbenchError):
 
 
 OWN_ERRORS = (Exception, SystemExit, GeneratorExit, BaseExceptionGroup)
-"""What a user's own code may raise; KeyboardInterrupt and what signal handlers raise are not."""
+"""Exceptions expected from a user's own code; signals (KeyboardInterrupt) are not among them."""
 
 
 def one_line(error: BaseException) -> str:
-    """An error for people: what ktbench raises says it all, anything else needs its kind and place.
+    """Describe an error on one line: a KtbenchError by its text, any other with its type and place.
 
-    The place is the innermost line that is not torch's, so that users find it in a file of theirs.
-    Whatever the error is, the line is valid UTF-8 of bounded length, without control characters.
+    The place is the innermost line outside torch, so that users find it in a file of theirs. The
+    line is always valid UTF-8 of bounded length, without control characters.
     """
     text = _plain(error, 500 if isinstance(error, KtbenchError) else 300)
     if isinstance(error, KtbenchError):
         return text
     kind = _printable(type(error).__name__, 100)
-    said = f"{kind}: {text}" if text else kind
+    description = f"{kind}: {text}" if text else kind
     if isinstance(error, BaseExceptionGroup):
         first = error.exceptions[0]
-        said += f", the first: {_printable(type(first).__name__, 100)}: {_plain(first, 200)}"
+        description += f", the first: {_printable(type(first).__name__, 100)}: {_plain(first, 200)}"
     place = _place(error)
-    return f"{said} ({place})" if place else said
+    return f"{description} ({place})" if place else description
 
 
 def _plain(error: BaseException, most: int) -> str:
-    """An error's own text; empty where it cannot even say that."""
+    """An error's own text; empty where even that raises."""
     try:
         return _printable(str(error), most)
-    except BaseException:  # the text of a class of anyone's
+    except BaseException:  # a user's class may do anything here
         return ""
 
 
 def _printable(text: str, most: int) -> str:
-    """A text's first characters on one line; what cannot be shown or stored stands as an escape."""
+    """First characters of a text on one line, escaped where they cannot be shown or stored."""
     return printable(" ".join(text[: 4 * most].split()))[:most]
 
 
 def _place(error: BaseException) -> str:
-    """File and line; empty where nothing is known of it."""
+    """File and line where an error was raised; empty where that is unknown."""
     try:
         frames = [
             frame
             for frame in traceback.extract_tb(error.__traceback__)
             if "torch" not in Path(frame.filename).parts
         ]
-    except Exception:  # it reads the files, as their loaders give them
+    except Exception:  # it reads source files through whatever loaders they have
         return ""
     if not frames:
         return ""
@@ -87,12 +87,12 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN."""
+    """Encode a value as its one JSON text: sorted keys, no spaces, no NaN."""
     return _ENCODER.encode(value)
 
 
 def digest_of(value: Any) -> str:
-    """A 16-digit hexadecimal name for a JSON value, equal on every machine."""
+    """Name a JSON value by 16 hexadecimal digits, equal on every machine."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
@@ -104,8 +104,8 @@ class Record(BaseModel):
     )
 
     added_later: ClassVar[frozenset[str]] = frozenset()
-    """Fields that came after the first version: left out of `canonical` at their default, so that
-    what was named before keeps its name."""
+    """Fields added after the first version: `canonical` omits them at their default, so that older
+    keys stay what they were."""
 
     @cached_property
     def canonical(self) -> str:
@@ -117,7 +117,7 @@ class Record(BaseModel):
         return {name for name in self.added_later if getattr(self, name) == fields[name].default}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As pydantic's, without what was worked out from the old values (a cell's key)."""
+        """Copy as pydantic does, without values cached from the old fields (a cell's key)."""
         copied = super().model_copy(update=update, deep=deep)
         for name in set(copied.__dict__) - set(type(self).model_fields):
             del copied.__dict__[name]
@@ -125,7 +125,7 @@ class Record(BaseModel):
 
 
 class Composed(Record):
-    """A record of records that others share: each part is written as text once."""
+    """A record of records that others share: each part is encoded once."""
 
     @cached_property
     def canonical(self) -> str:

@@ -1,4 +1,4 @@
-"""What a search over replacements of a teacher's blocks found."""
+"""Results of a search over replacements of a teacher's blocks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class BlockOption(Record):
     """One way to fill a block: the teacher's own (`keep`), or a trained replacement."""
 
     replacement: Name
-    """Its label."""
+    """The replacement's label."""
     entry: Json
-    """As a matrix's `choice` names it."""
+    """The replacement as a matrix's `choice` names it."""
     cost: float
-    """What it adds to a network's cost."""
+    """Cost that it adds to a network."""
     score: float
-    """What it adds to a network's score; 0 for the teacher's own, mostly negative for others."""
+    """Score that it adds to a network; 0 for the teacher's own, mostly negative for others."""
     loss: Amount | None = None
     """Normalised loss of a replacement (see `BlockResult`), the mean over seeds."""
 
@@ -36,23 +36,23 @@ class SoughtBlock(Record):
 
 
 class SoughtNetwork(Record):
-    """A network put together of trained blocks, before any finish."""
+    """A network assembled from trained blocks, before it is finished."""
 
     kind: Literal["searched", "uniform"]
     """`uniform`: one replacement for every block that it makes smaller."""
     name: Name
-    """For people: the budget of a searched one, the replacement of a uniform one."""
+    """The budget of a searched network, the replacement of a uniform one, for people."""
     budget: Amount | None
-    """Most that it might cost, as a share of the teacher; None for a uniform one."""
+    """Largest cost allowed, as a share of the teacher's; None for a uniform one."""
     choice: tuple[Name, ...]
-    """Labels, block by block."""
+    """Labels of the chosen replacements, block by block."""
     student: Item
-    """As the matrix of the search has it."""
+    """The network as a student of a matrix."""
     cost: float
-    """Sum of its options' costs and of what all networks of the search share."""
+    """Sum of its options' costs and of the part that all networks of the search share."""
     parameters: Count
     validation: Share
-    """Top-1 as assembled, the mean over seeds; what is chosen among networks is chosen by it."""
+    """Top-1 as assembled, the mean over seeds; networks are chosen by it."""
     test: Share
     """Read once, never chosen by."""
     measured_ms: Statistic | None = None
@@ -64,19 +64,19 @@ class BlockSearch(Record):
 
     schema_version: int = SCHEMA
     key: Digest
-    """Names what was asked: the teacher, the blocks and what their cost is."""
+    """Digest of the question: the teacher, the blocks and the kind of cost."""
     teacher: Name
     by: Price
     device: DeviceSpec | None = None
-    """Of latencies."""
+    """Device on which latencies were measured."""
     origin: Origin | None = None
-    """Of latencies."""
+    """Origin of the latencies."""
     runtime: Words = ""
-    """Of latencies: the runtime and its version."""
+    """Runtime that measured the latencies, with its version."""
     seeds: tuple[int, ...]
     blocks: tuple[SoughtBlock, ...]
     shared: float
-    """Cost of what no choice changes."""
+    """Cost of the part that no choice changes."""
     teacher_cost: Amount
     teacher_parameters: Count
     teacher_validation: Share
@@ -84,4 +84,4 @@ class BlockSearch(Record):
     teacher_ms: Statistic | None = None
     networks: tuple[SoughtNetwork, ...]
     notes: tuple[Words, ...] = ()
-    """What the user should know of the figures."""
+    """Remarks on the figures for the user."""

@@ -1,4 +1,4 @@
-"""Types of a record's fields: what a value can be, so that one that cannot be is refused."""
+"""Field types of records, with bounds that refuse impossible values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, JsonValue
 from ktbench.records.printable import printable, unprintable
 
 LONGEST_WORDS = 2_000
-"""Characters of a reason or a note; the rest is cut."""
+"""Longest reason or note, in characters; the rest is cut."""
 _LONGEST_PATH = 1_024
 _YEARS = range(2000, 2200)
 
@@ -51,7 +51,7 @@ def _finite(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def require_finite(value: JsonValue) -> JsonValue:
-    """The value; raises ValueError where it holds NaN or an infinity, which JSON cannot."""
+    """Return the value; raises ValueError where it holds NaN or an infinity, which JSON cannot."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must hold finite numbers")
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a matrix asks for: items, data, budgets, numeric settings, cells and the plan."""
+"""Cells and all that their keys hash: items, data, budgets, numeric settings; and the plan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ktbench.records.run_options import (
 )
 
 LARGEST_IMAGE = 8192
-"""Pixels a side: beyond, one image does not fit the machines that students are meant for."""
+"""Pixels per side: a larger image does not fit the machines that students are meant for."""
 LARGEST_BATCH = 1 << 20
 MOST_EPOCHS = 10_000_000
 MOST_MILESTONES = 1000
@@ -40,7 +40,7 @@ class Item(Record):
     """SHA-256 (16 digits) of the file of a user's own network or method: other code is another
     cell. None for the catalogue's own."""
     implied: tuple[str, ...] = ()
-    """Settings that follow from others within a matrix: its label does without them."""
+    """Settings that follow from others within a matrix; the label omits them."""
 
     @property
     def label(self) -> str:
@@ -48,14 +48,14 @@ class Item(Record):
         shown = {k: v for k, v in sorted(self.settings.items()) if k not in self.implied}
         if not shown:
             return self.name
-        told = f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in shown.items())})"
-        if len(told) > _LONGEST_LABEL:
-            told = f"{told[:_LONGEST_LABEL]}… {digest_of(self.settings)[:6]})"
-        return printable(" ".join(told.splitlines()))
+        text = f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in shown.items())})"
+        if len(text) > _LONGEST_LABEL:
+            text = f"{text[:_LONGEST_LABEL]}… {digest_of(self.settings)[:6]})"
+        return printable(" ".join(text.splitlines()))
 
 
 _LONGEST = 6
-"""Members of a list that a label writes out."""
+"""Longest list that a label writes out."""
 _LONGEST_LABEL = 1_000
 
 
@@ -69,7 +69,7 @@ def _short(value: JsonValue) -> str:
 
 
 BASELINE = Item(name="none")
-"""Training without transfer: what every method is compared with."""
+"""Training without transfer, with which every method is compared."""
 
 
 class Augmentation(Record):
@@ -90,9 +90,9 @@ class DataSpec(Record):
     path: Line | None = None
     """Hub name, or folder (relative to the matrix file; `${NAME}` takes the environment's)."""
     image_column: Line | None = None
-    """Column of the images; chosen where there is no doubt when not given."""
+    """Column of the images; chosen automatically where it is unambiguous."""
     label_column: Line | None = None
-    """Column of the labels; chosen where there is no doubt when not given."""
+    """Column of the labels; chosen automatically where it is unambiguous."""
     image_size: Annotated[Whole, Field(ge=4, le=LARGEST_IMAGE)] | None = None
     """Resize every image to this many pixels a side."""
     train_size: Count | None = None
@@ -116,57 +116,57 @@ class TrainSpec(Record):
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[Number, Field(gt=0)] = 0.05
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
-    """Of SGD; the Adam family keeps its own betas."""
+    """Momentum of SGD; the Adam family keeps its own betas."""
     weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
     schedule: Literal["constant", "cosine", "step", "exponential"] = "cosine"
     milestones: Annotated[
         tuple[Annotated[Number, Field(gt=0, lt=1)], ...], Field(max_length=MOST_MILESTONES)
     ] = (0.625, 0.75, 0.875)
-    """Of `step`: fractions of the training after which the rate is multiplied by `gamma`."""
+    """Fractions of the training after which `step` multiplies the rate by `gamma`."""
     gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
-    """Of `step` (per milestone) and `exponential` (per epoch)."""
+    """Factor of the rate: per milestone for `step`, per epoch for `exponential`."""
     keep: Literal["last", "best"] = "last"
-    """Which weights go on to export: the last, or the best on the validation set."""
+    """Weights that are exported: the last, or the best on the validation set."""
     views: Count | None = None
-    """Augmentations kept per image, equal for all seeds, that epochs take turns with, so that a
-    teacher's outputs can be used again; None draws new ones in every epoch."""
+    """Number of augmentations per image, equal for all seeds, through which epochs cycle, so that a
+    teacher's outputs can be reused; None draws new ones in every epoch."""
 
 
 class TeacherOutputs(Record):
-    """How a teacher's outputs are made smaller before any student sees them."""
+    """Compression of a teacher's outputs before any student sees them."""
 
     precision: Literal["fp32", "fp16"] = "fp32"
-    """What they are rounded to."""
+    """Precision to which they are rounded."""
     sampled: Annotated[Whole, Field(ge=1, le=32767)] | None = None
     """Draws from softmax(logits / temperature), with replacement, whose counts stand for it: an
     unbiased estimate (random sampling distillation, Anshumann et al., 2025); None keeps all."""
     temperature: Annotated[Number, Field(gt=0, le=1e6)] = 4.0
-    """Of the draws; a method must soften with the same."""
+    """Temperature of the draws; a method must soften with the same."""
 
 
 class NumericSpec(Record):
-    """What decides the bits of a result beside the maths; part of every cell's key."""
+    """Numeric settings that decide the bits of a result; part of every cell's key."""
 
     added_later: ClassVar = frozenset({"compile", "outputs", "layout"})
 
     threads: Annotated[Whole, Field(ge=1, le=MOST_THREADS)] = 1
-    """Threads of every process that computes for a cell: they change the order of sums. A run is
-    refused where there are fewer cores."""
+    """Threads of every process that computes for a cell, as they change the order of sums. A run
+    with more threads than cores is refused."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward passes under autocast to bfloat16; weights and sums stay fp32."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where cells are trained."""
+    """Device on which cells are trained."""
     compile: Flag = False
     """Run students and teachers through `torch.compile`: slow to start, then quicker per step."""
     outputs: TeacherOutputs | None = None
-    """None: the teacher's outputs as they are. Of no account for cells without a teacher."""
+    """Compression of the teacher's outputs; None for none, and without effect without a teacher."""
     layout: Literal["auto", "channels_last", "contiguous"] = "auto"
-    """How images and weights lie in memory. `auto`: channels-last, but for networks with a layer
+    """Memory layout of images and weights. `auto`: channels-last, except for networks with a layer
     that meets a known fault of oneDNN, and where the check of the arithmetic finds it wrong."""
 
 
 class BlockTrain(Record):
-    """How the blocks of a teacher's replacements are trained, each alone, before they are one.
+    """Training of the blocks that replace a teacher's, each alone, before they are assembled.
 
     The defaults are those of the blockwise study (Blakeney et al., arXiv 2012.03096, and its code).
     """
@@ -177,47 +177,47 @@ class BlockTrain(Record):
     optimiser: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
     lr: Annotated[Number, Field(gt=0)] = 2e-3
     decay: Annotated[Number, Field(gt=0, le=1)] = 0.96
-    """The rate's factor after every `decay_steps` steps."""
+    """Factor of the rate after every `decay_steps` steps."""
     decay_steps: Count = 3000
     splice_every: Count = 5
-    """Epochs between two tries of a block in the teacher's place, on the validation set; the best
-    is kept."""
+    """Epochs between two evaluations of a block in the teacher, on the validation set; the best
+    weights are kept."""
     patience: Count = 2
-    """Tries without a gain after which a block is done."""
+    """Evaluations without a gain after which a block is done."""
     keep_within: Annotated[Number, Field(gt=0, le=1)] = 0.15
-    """A replacement is used where the teacher with it alone loses at most this much of its
-    validation accuracy; else the block stays the teacher's own."""
+    """Largest loss of validation accuracy of the teacher with one replacement for that replacement
+    to be used; otherwise the block stays the teacher's own."""
 
 
 class Start(Composed):
-    """Where a student's first weights come from, if not from its seed: a teacher's blocks."""
+    """Initial weights of a student that is assembled from a teacher's blocks."""
 
     teacher: Teacher
     train: BlockTrain
 
 
 class Window(Record):
-    """The part of a training in which a method's transfer counts; cross-entropy always does.
+    """Part of a training in which a method's transfer counts; cross-entropy always does.
 
-    Shares of the training as `Batch.progress` has them: a step is inside where start <= progress <
-    end. Outside no teacher is run, and the loss is the cross-entropy alone (study D: Blakeney et
-    al., arXiv 2211.00683).
+    Bounds are shares of the training, as in `Batch.progress`: a step is inside where start <=
+    progress < end. Outside, no teacher is run and the loss is the cross-entropy alone (study D:
+    Blakeney et al., arXiv 2211.00683).
     """
 
     start: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     end: Annotated[Number, Field(gt=0, le=1)] = 1.0
     scale: Literal["jump", "keep"] = "jump"
-    """Of the cross-entropy outside. `jump`: the weight that it has in the method, so that the
-    loss's scale falls by the transfer terms; `keep`: the weight that stands for all terms, as the
-    method's `scale` says: the sum of the weights where they weigh like against like, else 1."""
+    """Weight of the cross-entropy outside. `jump`: its weight in the method, so that the loss's
+    scale falls by the transfer terms; `keep`: the weight of all terms together, which the method's
+    `scale` states: the sum of the weights where they weigh like against like, else 1."""
 
     def holds(self, progress: float) -> bool:
-        """Whether the transfer counts at a step."""
+        """Return True where the transfer counts at a step."""
         return self.start <= progress < self.end
 
     @property
     def whole(self) -> bool:
-        """Whether it is the whole training, as if there were none."""
+        """True for the whole training, which is the same as no window."""
         return self.start == 0.0 and self.end == 1.0
 
 
@@ -225,7 +225,7 @@ class Cell(Composed):
     """One training: a student, a method, a teacher (or none), data, a budget and a seed.
 
     A cell's weights are a function of `key` alone (on one kind of machine and one version of
-    torch); what it is exported to and measured on is not part of it.
+    torch); exports and devices are not part of it.
     """
 
     added_later: ClassVar = frozenset({"start", "distill"})
@@ -234,18 +234,18 @@ class Cell(Composed):
     student: Item
     method: Item
     teacher: Teacher | Ensemble | None = None
-    """None for methods that read nothing of a teacher, so that they are trained once."""
+    """Teacher; None for methods that read none, so that they are trained once."""
     seed: Whole
     train: TrainSpec
     numeric: NumericSpec = NumericSpec()
     start: Start | None = None
-    """None: fresh weights of the seed."""
+    """Origin of the initial weights; None draws them from the seed."""
     distill: Window | None = None
-    """None: the transfer counts throughout, as it does for cells without a teacher."""
+    """Window of the transfer; None is the whole training, as for cells without a teacher."""
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
-        """All networks that it may learn from."""
+        """Every network that it may learn from."""
         if isinstance(self.teacher, Ensemble):
             return self.teacher.of
         return () if self.teacher is None else (self.teacher,)
@@ -257,7 +257,7 @@ class Cell(Composed):
 
     @property
     def label(self) -> str:
-        """`student / method / teacher / seed` for people, with views and window if there are."""
+        """`student / method / teacher / seed` for people, with views and window if given."""
         teacher = f" ← {self.teacher.name}" if self.teacher else ""
         views = f" / views {self.train.views}" if self.train.views is not None else ""
         if (w := self.distill) is not None:
@@ -266,7 +266,7 @@ class Cell(Composed):
 
 
 class Teacher(Composed):
-    """A trained cell that others learn from: by rule its method is `none`, or a chain of them."""
+    """A trained cell that others learn from; its method is `none`, or it has a teacher itself."""
 
     name: Name
     """Short name within the matrix; part of the key, as it names a row of the report."""
@@ -278,27 +278,27 @@ class Teacher(Composed):
 
 
 class Ensemble(Composed):
-    """Several teachers of which some are drawn at every step, and their logits averaged."""
+    """Several teachers; at every step some are drawn and their logits averaged."""
 
     name: Name
     """Short name within the matrix; part of the key, as a teacher's is."""
     sample: Count
-    """Teachers per step, without replacement, by the step's own counter-based draw: a function of
-    the cell's seed and the step, so that the students of a cohort share every pass. One costs one
-    pass whatever the number of members; all of them are the ensemble's average."""
+    """Teachers drawn per step, without replacement. The draw is counter-based, a function of the
+    cell's seed and the step, so that the students of a cohort share every pass. One costs one pass
+    whatever the number of members; all of them give the ensemble's average."""
     of: Annotated[tuple[Teacher, ...], Field(min_length=2)]
     """The members, in the order in which their logits are added."""
 
 
 class Skip(Record):
-    """A cell that cannot exist, and why; it is shown, not dropped."""
+    """A cell that cannot exist, with the reason; it is shown, not dropped."""
 
     cell: Cell
     reason: Words
 
 
 class Plan(Record):
-    """The matrix, worked out: every cell once, every impossible pair with its reason."""
+    """An expanded matrix: every cell once, every impossible pair with its reason."""
 
     name: Name
     base: str
@@ -313,19 +313,19 @@ class Plan(Record):
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
-        """The distinct teachers, members of ensembles too, each after those that taught it."""
-        found: dict[str, Teacher] = {}
+        """Distinct teachers, members of ensembles included, each after those that taught it."""
+        ordered: dict[str, Teacher] = {}
 
         def visit(teacher: Teacher) -> None:
             for above in teacher.cell.teachers:
                 visit(above)
-            found.setdefault(teacher.canonical, teacher)
+            ordered.setdefault(teacher.canonical, teacher)
 
         starts = [cell.start.teacher for cell in self.cells if cell.start]
         taught = [teacher for cell in self.cells for teacher in cell.teachers]
         for teacher in {id(teacher): teacher for teacher in starts + taught}.values():
             visit(teacher)
-        return tuple(found.values())
+        return tuple(ordered.values())
 
 
 for _model in (Start, Cell, Teacher, Ensemble, Plan, Skip):

@@ -1,4 +1,4 @@
-"""What devices said: measurements, the statistics of their samples, and whether they count."""
+"""Measurements on devices, the statistics of their samples, and their validity."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Statistic(Record):
 
 
 class Validity(Record):
-    """Whether a measurement can be trusted: any reason makes it invalid."""
+    """Verdict on a measurement: any reason makes it invalid, a warning does not."""
 
     reasons: tuple[Words, ...] = ()
     warnings: tuple[Words, ...] = ()
@@ -56,13 +56,13 @@ _NEVER_NEGATIVE = (
 
 
 class Measurement(Record):
-    """One graph on one device with one thread count: every figure comes from kept samples."""
+    """One graph on one device with one thread count, every figure computed from stored samples."""
 
     device: DeviceSpec
     origin: Origin
     graph_key: Name
     cell_key: Name
-    """The cell whose artifact was run; latency belongs to the graph, so others share it."""
+    """The cell whose artifact was run; cells with the same graph share its latency."""
     export: ExportSpec
     artifact_digest: Name
     threads: Positive
@@ -72,7 +72,7 @@ class Measurement(Record):
     provider: Words
     """The execution provider or delegate that really ran, read back from the session."""
     board: Facts
-    """Facts of the device as its agent found them; an absent sensor is absent here too."""
+    """Facts of the device as its agent reported them; an absent sensor is absent here too."""
     state_before: Facts
     state_after: Facts
     samples: Inside
@@ -84,30 +84,30 @@ class Measurement(Record):
     p50_ms: Statistic
     p90_ms: Statistic
     p99_ms: Statistic | None
-    """None where too few runs were timed to bound it."""
+    """99th percentile; None where too few runs were timed to bound it."""
     mean_ms: Amount
     stdev_ms: Amount
     peak_memory_bytes: Count | None
     build_ms: Amount | None = None
-    """Compiling an engine, where the provider does so and none was kept; no part of `load_ms`."""
+    """Time to compile an engine, where none was cached; not part of `load_ms`."""
     inputs_per_s: Statistic | None = None
-    """Throughput over the steady state; of the offline scenario."""
+    """Throughput over the steady state, in the offline scenario."""
     energy_mj: Statistic | None = None
-    """Millijoules of the whole board per inference; None without power readings of a steady state
-    long enough. The value is the median over the repeats between the least and the greatest."""
+    """Millijoules of the whole board per inference: median, least and greatest of the repeats; None
+    without power readings over a long enough steady state."""
     energy_net_mj: Statistic | None = None
-    """The same without what the idle board takes in that time, measured right before."""
+    """The same less the energy of the idle board in that time, measured right before."""
     power_w: Statistic | None = None
     """Mean power of the board during the steady state."""
     idle_w: Statistic | None = None
     """Mean power of the idle board, before the model was loaded."""
     power_source: Words | None = None
-    """The sensor, and the rails that were added up."""
+    """Sensor of the power, and the rails that were added up."""
     hottest_c: float | None = None
-    """The highest temperature seen beside the steady state, or before and after it."""
+    """Highest temperature during the steady state, or before and after it."""
     slowdown: Amount | None = None
-    """Median of the last tenth of the steady state's time over that of the first tenth; of the
-    sustained scenario."""
+    """Median latency of the last tenth of the steady state over that of the first, in the sustained
+    scenario."""
     agreement: Share | None = None
     """Share of the checked inputs on which the device and the reference name the same class; None
     where there was no reference."""
@@ -118,7 +118,7 @@ class Measurement(Record):
     test_agreement: Share | None = None
     """Share of the test set on which the device and torch name the same class."""
     test_inputs: Count = 0
-    """Images of the test set that the device was asked."""
+    """Images of the test set that the device classified."""
     validity: Validity
     agent_digest: Name
     started: Moment
@@ -126,7 +126,7 @@ class Measurement(Record):
 
     @model_validator(mode="after")
     def _can_be(self) -> Self:
-        """No time, power or rate is negative; percentiles rise; no repeat is without a run."""
+        """Refuse negative times, powers and rates, falling percentiles, repeats without a run."""
         for name in _NEVER_NEGATIVE:
             statistic: Statistic | None = getattr(self, name)
             if statistic is not None and statistic.low < 0:
@@ -140,7 +140,7 @@ class Measurement(Record):
 
     @property
     def comparability(self) -> str:
-        """Measurements with different values here are never pooled."""
+        """Digest of the conditions: measurements with different ones are never pooled."""
         return digest_of(
             {
                 "device": self.device.name,

@@ -1,4 +1,4 @@
-"""What came of it: checkpoints, artifacts, measurements, results, and what went wrong."""
+"""Outcomes of a cell: checkpoint, artifacts, costs, failures, and the result that holds them."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Stage = Literal["plan", "data", "teacher", "train", "export", "measure"]
 
 
 class Failure(Record):
-    """Something that was tried and did not work, and why."""
+    """A failed attempt, with its reason."""
 
     stage: Stage
     reason: Words
     what: Words = ""
-    """The part concerned: an export's label, a device's name; empty for the whole cell."""
+    """Part concerned: an export's label, a device's name; empty for the whole cell."""
     step: Count | None = None
     """Training step at which it happened."""
 
 
 class Cost(Record):
-    """What a training took, split so that shared work is not counted as saved.
+    """Cost of a training, split so that shared work is not counted as saved.
 
     `seconds` and `flops` are what the cell would take alone without the teacher's part; the
-    teacher's forward is `teacher_*`; `shared_seconds` is the share of the clock that really
-    passed (a cohort divides its teacher pass and its data work among its students).
+    teacher's forward passes are `teacher_*`; `shared_seconds` is the cell's share of the time that
+    really passed (a cohort divides its teacher pass and its data work among its students).
     """
 
     seconds: Amount
@@ -71,36 +71,36 @@ LayoutName = Literal["channels_last", "contiguous", "contiguous_without_onednn"]
 
 
 class LayoutUsed(Record):
-    """How a network's tensors lay in memory while it was trained."""
+    """Memory layout of a network while it was trained."""
 
     name: LayoutName
     reason: Words | None = None
-    """Why it was not the first choice, `channels_last`, or what the matrix asks for."""
+    """Reason for another layout than `channels_last` or than the matrix asks for."""
     checked: bool = False
-    """Whether a training step in it was compared with a double-precision reference, on this kind
+    """True where a training step in it was compared with a double-precision reference on this kind
     of machine."""
 
 
 class ArithmeticVerdict(Record):
-    """Whether a training step of a network is computed rightly on one kind of machine."""
+    """Verdict on the arithmetic of a network's training step on one kind of machine."""
 
     layout: LayoutName
     layout_reason: Words | None = None
-    """Why the network's own layers ask for another than the first choice."""
+    """Reason for which the network's own layers ask for another layout than the first choice."""
     right: bool | None
-    """None: the network could not be run; what it raised stands in `reason`."""
+    """Verdict; None where the network could not be run, with its error in `reason`."""
     reason: Words = ""
     worst: Amount = 0.0
-    """The largest difference of an operation from its reference over what rounding explains."""
+    """Largest difference of an operation from its reference, relative to what rounding explains."""
     operations: Count = 0
-    """How many were compared."""
+    """Number of operations compared."""
     images: Count
-    """In the batch."""
+    """Images in the batch."""
     seconds: Amount
 
 
 class Checkpoint(Record):
-    """A trained student: where its weights are and how it got there."""
+    """A trained student: its weights, accuracy and cost."""
 
     cell_key: Digest
     path: Inside
@@ -114,7 +114,7 @@ class Checkpoint(Record):
     accuracy: Accuracies
     cost: Cost
     layout: LayoutUsed | None = None
-    """None in older records: channels-last, not checked."""
+    """Layout in training; None in older records: channels-last, not checked."""
 
     @model_validator(mode="after")
     def _best_epoch_was_trained(self) -> Self:
@@ -126,13 +126,13 @@ class Checkpoint(Record):
 
 
 class Tolerance(Record):
-    """How far an artifact may be from torch before it is a failure."""
+    """Largest deviation of an artifact from torch before it is a failure."""
 
     agreement: Share
     """Least share of validation images with the same top-1 class."""
     difference: Amount | None
-    """Largest allowed absolute difference of logits, relative to the logits' standard deviation;
-    None where only agreement is judged."""
+    """Largest allowed absolute difference of logits, relative to their standard deviation; None
+    where only agreement is judged."""
 
 
 class Artifact(Record):
@@ -143,11 +143,11 @@ class Artifact(Record):
     graph_key: Digest
     """Equal for artifacts that differ only in their weights."""
     path: Inside
-    """Relative to the results folder; its sidecar lies beside it with `.json` added."""
+    """File, relative to the results folder; its sidecar has the same name with `.json` added."""
     digest: Digest
     bytes: Positive
     input_shape: tuple[Positive, ...]
-    """Of one raw image as the artifact takes it: (C, H, W) for ONNX, (H, W, C) for TFLite."""
+    """Shape of one raw image as the artifact takes it: (C, H, W) for ONNX, (H, W, C) for TFLite."""
     agreement: Share
     """Share of the validation set on which artifact and torch name the same class."""
     max_difference: Amount
@@ -156,9 +156,9 @@ class Artifact(Record):
     validation_accuracy: Share
     test_accuracy: Share
     runtime: Words
-    """Runtime and version that the check ran in."""
+    """Runtime of the check, with its version."""
     seconds: Amount
-    """What exporting and checking took."""
+    """Time of export and check."""
 
     @model_validator(mode="after")
     def _agrees_as_asked(self) -> Self:
@@ -168,7 +168,7 @@ class Artifact(Record):
 
 
 class Provenance(Record):
-    """Where and with what a record was made."""
+    """Origin of a record: software versions, machine and time."""
 
     ktbench: Words
     commit: Words | None
@@ -179,53 +179,52 @@ class Provenance(Record):
     system: Words
     versions: dict[Name, Words]
     instruction_set: Words | None = None
-    """That the kernels of torch and of oneDNN use; None in older records, and where unknown."""
+    """Instruction set of torch's and oneDNN's kernels; None where unknown and in older records."""
     data_digest: str | None = None
     created: Moment
 
 
 class Try(Record):
-    """A block in the teacher's place once, on the validation set."""
+    """One evaluation of a block in the teacher, on the validation set."""
 
     epoch: Count
     accuracy: Share
-    """Of the whole network, top-1."""
+    """Top-1 of the whole network."""
     loss: Amount
-    """Mean squared error over the target's variance about its channels' means: 1 is what the best
-    constant per channel reaches."""
+    """Mean squared error over the target's variance about its channels' means: the best constant
+    per channel reaches 1."""
 
 
 class BlockResult(Record):
     """A block's replacement, trained alone to give the block's output from the block's input."""
 
     key: Name
-    """Names the training: equal for every student that shares it."""
+    """Key of the training, equal for every student that shares it."""
     block: Name
     """Path of the block's first module in the teacher."""
     replacement: Name
-    """Name and settings of what stands for it."""
+    """Name and settings of its replacement."""
     parameters_before: Count
     parameters: Count
     epochs: Count
-    """That were trained; fewer than asked for where `stopped` says so."""
+    """Epochs trained; fewer than asked for where `stopped` says so."""
     stopped: Literal["epochs", "patience", "diverged"]
-    """Why it ended: all epochs, tries without a gain, or a loss that was not finite."""
+    """Reason of the end: all epochs, evaluations without a gain, or a loss that was not finite."""
     best_epoch: Count
-    """After which the kept weights were tried: the highest accuracy, among equals the least
-    loss."""
+    """Epoch of the kept weights: the highest accuracy, among equals the least loss."""
     validation_accuracy: Share
-    """Of the teacher with the kept weights in the block's place."""
+    """Accuracy of the teacher with the kept weights in place of the block."""
     loss: Amount
-    """Of the kept weights on the validation set, normalised as in `Try`."""
+    """Loss of the kept weights on the validation set, normalised as in `Try`."""
     losses: tuple[Amount, ...]
-    """On the training images by epoch, normalised by the same variance."""
+    """Losses on the training images by epoch, normalised by the same variance."""
     tries: tuple[Try, ...]
     seconds: Amount
-    """The block's own steps and their batches, as it would take alone."""
+    """Time of the block's own steps and batches, as if it trained alone."""
     teacher_seconds: Amount
-    """The teacher's passes up to the block's end, as it would take alone."""
+    """Time of the teacher's passes up to the block's end, as if it trained alone."""
     shared_seconds: Amount
-    """Its share of the clock that really passed, tries included."""
+    """Its share of the time that really passed, evaluations included."""
     digest: Digest
     """SHA-256 (16 digits) of the kept weights."""
     path: Inside
@@ -242,21 +241,21 @@ class Assembly(Record):
     """A teacher with its trained replacements in place: a blockwise student's first weights."""
 
     key: Name
-    """Names it: equal for the cells that start from it."""
+    """Key of the assembly, equal for the cells that start from it."""
     student: Name
     """Label of the student."""
     seed: int
     blocks: tuple[BlockResult, ...]
-    """All that were trained, in the network's order."""
+    """All trained blocks, in the network's order."""
     used: tuple[Name, ...]
-    """Names of the blocks that are replaced; the others stay the teacher's own."""
+    """Names of the replaced blocks; the others stay the teacher's own."""
     failures: tuple[Failure, ...] = ()
     """Blocks whose training failed: they stay the teacher's own."""
     teacher_validation: Share
     teacher_test: Share
-    """Top-1 of the teacher on the splits of the student."""
+    """Top-1 of the teacher on the student's splits."""
     validation: Share
-    """Top-1 of the assembled network; which blocks are used was chosen on this split."""
+    """Top-1 of the assembled network; the blocks were chosen on this split."""
     test: Share
     """Read once, never chosen by."""
     teacher_parameters: Count
@@ -266,40 +265,39 @@ class Assembly(Record):
     path: Inside
     """The assembled weights, relative to the results folder."""
     seconds: Amount
-    """Of all blocks, as if each had trained alone, the teacher's passes left out."""
+    """Time of all blocks, as if each had trained alone, without the teacher's passes."""
     teacher_seconds: Amount
-    """The teacher's passes, as if each block had trained alone."""
+    """Time of the teacher's passes, as if each block had trained alone."""
     shared_seconds: Amount
-    """What the trainings really took, added up over workers."""
+    """Time that the trainings really took, added up over workers."""
     feed: Literal["relay", "prefix"] = "relay"
     schedule: Literal["longest_first", "contiguous", "queue"] = "longest_first"
     workers: Positive = 1
     elapsed_seconds: Amount | None = None
-    """Of the clock, from the first block's start to the last one's end; None where blocks were
-    found from an earlier run."""
+    """Wall-clock time from the first block's start to the last one's end; None where blocks came
+    from an earlier run."""
     joules: Amount | None = None
     """Energy of the trainings, idle share included; None where nothing was trained now."""
     joules_origin: Origin | None = None
-    """Whether the energy was measured or estimated."""
+    """Origin of the energy: measured or estimated."""
 
 
 class Result(Record):
-    """Everything about one cell, written once: `cells/<key>.json` of a results folder."""
+    """The whole outcome of one cell, written once: `cells/<key>.json` of a results folder."""
 
     schema_version: int = SCHEMA
     cell: Cell
     status: Literal["done", "failed", "skipped"]
-    """`done`: trained, and every export that was asked for stands; `failed`: see `failures`."""
+    """`done`: trained and exported as asked; `failed`: see `failures`."""
     reason: Words | None = None
-    """Of a skip."""
+    """Reason of a skip."""
     checkpoint: Checkpoint | None = None
     teacher: Checkpoint | None = None
-    """The teacher's checkpoint as it was when this cell learnt from it."""
+    """Checkpoint of the teacher when this cell learnt from it."""
     ensemble: tuple[Checkpoint, ...] = ()
-    """Those of an ensemble's members, in its order; then there is no single `teacher`."""
+    """Checkpoints of an ensemble's members, in its order; then there is no single `teacher`."""
     start: Assembly | None = None
-    """What this cell began from, where that was not fresh weights: its cost is not in the
-    checkpoint's."""
+    """Assembly that this cell began from, if any; its cost is not part of the checkpoint's."""
     artifacts: tuple[Artifact, ...] = ()
     failures: tuple[Failure, ...] = ()
     provenance: Provenance

@@ -1,4 +1,4 @@
-"""Text that may be shown: without what a terminal acts on, and names that are only names."""
+"""Text that is safe to show: no terminal control characters, and names that are only names."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StringConstraints
 
 LONGEST_NAME = 200
-"""Bytes of a name in UTF-8: with what is added to it, still the name of a file."""
+"""Longest name in bytes of UTF-8, which leaves room for the endings of file names."""
 LARGEST = 2**63 - 1
-"""The largest whole number that tables and records of every kind hold."""
+"""Largest whole number that tables and records of every kind hold."""
 
 _UNSEEN = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's categories of control characters, half characters and line separators."""
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of the text beside them."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-"""What some file systems take for a device, with any ending."""
+"""Names that some file systems take for a device, with any ending."""
 
 
 def _acts(character: str) -> bool:
@@ -26,7 +26,7 @@ def _acts(character: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """The text with escapes such as `\\x1b` for what a terminal acts on; line breaks stay."""
+    """Escape characters that a terminal acts on (`\\x1b`), except line breaks."""
     if text.isprintable():
         return text
     return "".join(
@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def unprintable(text: str) -> str | None:
-    """The first character that a terminal acts on, as `U+001B`; None where there is none."""
+    """Return the first character that a terminal acts on, as `U+001B`, or None."""
     if text.isprintable():
         return None
     return next((f"U+{ord(c):04X}" for c in text if _acts(c)), None)
@@ -45,7 +45,7 @@ def unprintable(text: str) -> str | None:
 
 
 def objection(name: str) -> str | None:
-    """Why a text is no name of something, or None: what stands in tables must be seen whole."""
+    """Say why a text cannot be a name, which tables must show whole, or None."""
     if not name or name.isspace():
         return "must not be empty"
     if (code := unprintable(name)) is not None:
@@ -58,7 +58,7 @@ def objection(name: str) -> str | None:
 
 
 def folder_objection(name: str) -> str | None:
-    """Why a text cannot name a folder on every system, or None: a name is never a path."""
+    """Say why a text cannot name a folder on every system, or None: a name is never a path."""
     if (reason := objection(name)) is not None:
         return reason
     if "/" in name or "\\" in name:
@@ -83,7 +83,7 @@ def _folder_name(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-"""What a table calls something: one line, seen whole."""
+"""A name as tables show it: one line, seen whole."""
 FolderName = Annotated[str, AfterValidator(_folder_name)]
 """A name that a results folder may have."""
 Line = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
@@ -91,7 +91,7 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Whole = Annotated[int, Field(strict=True)]
 """A whole number that is written as one: not true, '5' or 5.0."""
 Count = Annotated[Whole, Field(ge=1, le=10**9)]
-"""How many of something there are, one at least."""
+"""A count of at least one."""
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number that is written as one."""
 Flag = Annotated[bool, Field(strict=True)]

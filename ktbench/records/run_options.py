@@ -1,7 +1,4 @@
-"""What a matrix asks for that no weight depends on: exports, devices, where work is done.
-
-None of it is in a cell's key.
-"""
+"""Options not hashed into the cell key: exports, devices, limits, and where work is done."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ MOST_THREADS = 1024
 MOST_REPEATS = 10_000
 MOST_WORKERS = 10_000
 MOST_SECONDS = 1e7
-"""Of a wait: a third of a year."""
+"""Longest wait: a third of a year."""
 
 
 class BlockRun(Record):
-    """How blocks are given to workers; no weight depends on it, so it is in no key."""
+    """Distribution of blocks over workers; weights do not depend on it, so it is in no key."""
 
     feed: Literal["relay", "prefix"] = "relay"
     """`relay`: one pass of the teacher feeds every block of a worker; `prefix`: every block runs
@@ -34,11 +31,11 @@ class BlockRun(Record):
     worker, cut where the slowest takes least, each handing its boundary on to the next; `queue`:
     whoever is free takes the next."""
     watts: Annotated[Number, Field(gt=0, le=1e6)] = 10.0
-    """Of one busy core, for an estimate where the processor does not count its energy."""
+    """Power of one busy core, to estimate energy where the processor does not count it."""
 
 
 class Limits(Record):
-    """What the run of a matrix may take before it is ended; no weight depends on it."""
+    """Limits at which a training that hangs is ended; weights do not depend on them."""
 
     step_seconds: Annotated[Number, Field(gt=0, le=MOST_SECONDS)] = 1800.0
     """The longest that one training step, validation or export may take: a network that hangs
@@ -46,13 +43,13 @@ class Limits(Record):
 
 
 class ExportSpec(Record):
-    """One way to write a student down for a runtime."""
+    """One way to export a student for a runtime."""
 
     format: Format
     precision: Precision = "fp32"
     batch: Literal["1", "dynamic"] = "1"
     opset: Annotated[Whole, Field(ge=13, le=23)] = 18
-    """Of ONNX only: 18 by default, 13 to 15 for old boards."""
+    """Opset of ONNX files: 18 by default, 13 to 15 for old boards."""
 
     @property
     def label(self) -> str:
@@ -73,12 +70,12 @@ class DeviceSpec(Record):
     profile: str
     """A file of `devices/`: `local`, `ssh`, ..."""
     name: Name
-    """What the report calls it; unique within the matrix."""
+    """Name in the report; unique within the matrix."""
     host: Line | None = None
     """A host name or an alias of the user's SSH configuration; None for `local`."""
     python: Line = "python3"
-    """The interpreter on the device that has numpy and a runtime; None of it is built into a
-    shell string."""
+    """The interpreter on the device that has numpy and a runtime; it is never part of a shell
+    string."""
     threads: Annotated[
         tuple[Annotated[Whole, Field(ge=1, le=MOST_THREADS)], ...], Field(min_length=1)
     ] = (1,)
@@ -90,50 +87,49 @@ class DeviceSpec(Record):
     noise_check: Flag = False
     """Measure every cell's own artifact instead of one per distinct graph."""
     provider: Literal["cpu", "xnnpack", "cuda", "tensorrt"] = "cpu"
-    """What the runtime is asked to run graphs with; a measurement that another one ran is
+    """Execution provider requested of the runtime; a measurement that another one ran is
     invalid."""
     scenario: Literal["single_stream", "offline", "sustained"] = "single_stream"
     """`single_stream`: one input after the other; `offline`: batches, for their throughput;
     `sustained`: ten minutes on end in one process, for what heat makes of the latency."""
     batch_size: Annotated[Whole, Field(ge=1, le=1 << 16)] = 32
-    """Of `offline`: inputs per run, of exports with `batch: dynamic`."""
+    """Inputs per run in the `offline` scenario, for exports with `batch: dynamic`."""
     governor: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")] | None = None
-    """The processors' frequency governor while the board is measured, such as `performance`; it is
-    set on the board and put back, and left as it is where none is named."""
+    """Frequency governor of the processors during a measurement, such as `performance`: it is set
+    on the board and restored; without a value it is left alone."""
     power_mode: Annotated[str, Field(pattern=r"^[A-Za-z0-9_ ]{1,40}$")] | None = None
-    """A Jetson's power mode while it is measured, such as `MAXN`; set and put back likewise."""
+    """Power mode of a Jetson during a measurement, such as `MAXN`; set and restored likewise."""
 
     @property
     def settings(self) -> dict[str, str]:
-        """What is to be set on the board, by the field's name."""
-        asked = {"governor": self.governor, "power_mode": self.power_mode}
-        return {name: value for name, value in asked.items() if value is not None}
+        """Settings to apply to the board, by field name."""
+        settings = {"governor": self.governor, "power_mode": self.power_mode}
+        return {name: value for name, value in settings.items() if value is not None}
 
 
 class SourceSpec(Record):
-    """How a teacher's outputs reach the students; no weight depends on it, so it is in no key."""
+    """Source of the teacher's outputs; weights do not depend on it, so it is in no key."""
 
     source: Literal["live", "cached", "pool"] = "live"
-    """`live`: the teacher runs for every batch; `cached`: what it said is kept on disk, and read
+    """`live`: the teacher runs for every batch; `cached`: its outputs are stored on disk and read
     when a batch comes again; `pool`: workers on a Ray cluster run it."""
     keep: Annotated[tuple[Kept, ...], Field(min_length=1)] = ("logits",)
-    """What a cache keeps; methods that read more are served live."""
+    """Outputs that a cache stores; methods that read more are served live."""
     cap_gb: Annotated[Number, Field(gt=0, le=1e9)] = 20.0
-    """Most that all caches of this user may take on disk, in 10⁹ bytes; the least recently used
-    make room."""
+    """Disk quota of all caches of this user, in 10⁹ bytes; the least recently used are evicted."""
     cache: Flag = False
-    """Of a pool: what workers said is kept too, as `cached` does."""
+    """Store the outputs of a pool's workers too, as `cached` does."""
     workers: Annotated[Whole, Field(ge=0, le=MOST_WORKERS)] = 0
-    """Of a pool: started for the run, beside those that join with `ktbench teacher serve`."""
+    """Workers that a pool starts, beside those that join with `ktbench teacher serve`."""
     most_workers: Annotated[Whole, Field(ge=0, le=MOST_WORKERS)] = 0
-    """Of a pool: started at most, where students wait for teachers; never less than `workers`."""
+    """Most workers that a pool starts while students wait for teachers; at least `workers`."""
     wait_seconds: Annotated[Number, Field(gt=0, le=MOST_SECONDS)] = 300.0
-    """Of a pool: how long a training waits while no worker is there."""
+    """Time that a training waits while its pool has no worker."""
     address: Line | None = None
-    """Of a pool: the Ray cluster, `auto` or HOST:PORT; its own one in this process when not given
-    and `workers` are asked for."""
+    """Ray cluster of a pool, `auto` or HOST:PORT; when not given and `workers` are asked for, one
+    is started in this process."""
 
     @property
     def caches(self) -> bool:
-        """Whether outputs are kept on disk."""
+        """True where outputs are stored on disk."""
         return self.source == "cached" or self.cache

@@ -15,8 +15,8 @@ import yaml
 from ktbench import catalogue
 from ktbench.matrix import Matrix, load, loads
 from ktbench.matrix import plan as make_plan
-from ktbench.matrix.axes import Finder
-from ktbench.matrix.document import read
+from ktbench.matrix.axes import AxesResolver
+from ktbench.matrix.yaml_reader import read
 from ktbench.records import Cell, Item, KtbenchError, Plan, Window
 from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.significance import UNDECIDED
@@ -260,7 +260,7 @@ class _Namer:
     """Names items so that a rule means these and no others."""
 
     def __init__(self, matrix: Matrix, planned: Plan) -> None:
-        axes = Finder(matrix).axes()
+        axes = AxesResolver(matrix).axes()
         self._matrix, self._base = matrix, matrix.origin.base
         self._students = [item.label for item in axes.students]
         self._methods = [item.label for item in axes.methods]

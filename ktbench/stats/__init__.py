@@ -3,32 +3,16 @@
 Everything here takes arrays and returns arrays or frozen values; nothing knows of records.
 """
 
-from ktbench.stats.bootstrap import LEAST_FOR_BCA, bca
+from ktbench.stats.cost_quality import (
+    Bools,
+    cost_to_reach,
+    first_reaching,
+    first_reaching_each,
+    geometric_mean,
+    pareto_front,
+)
 from ktbench.stats.differences import Differences, Unpaired, differences, effect_size, split, welch
-from ktbench.stats.fronts import Bools, geometric_mean, pareto_front
-from ktbench.stats.intervals import (
-    LEVEL,
-    Floats,
-    Interval,
-    Intervals,
-    Sign,
-    interval,
-    intervals,
-    paired_gain,
-    signs,
-)
-from ktbench.stats.power import (
-    FIRST_SEEDS,
-    MOST_SEEDS,
-    POWER,
-    SMALLEST_GAIN,
-    Settling,
-    seeds_to_settle,
-    t_test_power,
-)
-from ktbench.stats.ranks import Agreement, Ranked, agreement, concordance, ranked
-from ktbench.stats.targets import cost_to_reach, first_reaching, first_reaching_each
-from ktbench.stats.testing import (
+from ktbench.stats.hypothesis_tests import (
     MOST_FLIPPED,
     holm,
     least_sign_flip_p,
@@ -36,6 +20,29 @@ from ktbench.stats.testing import (
     sign_flip_test,
     signs_at,
     t_test,
+)
+from ktbench.stats.intervals import (
+    LEAST_FOR_BCA,
+    LEVEL,
+    Floats,
+    Interval,
+    Intervals,
+    Sign,
+    bca,
+    interval,
+    intervals,
+    paired_gain,
+    signs,
+)
+from ktbench.stats.ranks import Agreement, Ranked, agreement, concordance, ranked
+from ktbench.stats.statistical_power import (
+    FIRST_SEEDS,
+    MOST_SEEDS,
+    POWER,
+    SMALLEST_GAIN,
+    Settling,
+    seeds_to_settle,
+    t_test_power,
 )
 
 __all__ = [

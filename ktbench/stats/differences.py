@@ -8,13 +8,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from ktbench.stats.intervals import LEVEL, NO_SPREAD, Floats, Intervals, Sign, intervals
-from ktbench.stats.testing import holm, sign_flip_test, signs_at, t_test
+from ktbench.stats.hypothesis_tests import holm, sign_flip_test, signs_at, t_test
+from ktbench.stats.intervals import (
+    LEVEL,
+    NO_SPREAD,
+    Floats,
+    Interval,
+    Intervals,
+    Sign,
+    intervals,
+)
 
 
 @dataclass(frozen=True)
 class Differences:
-    """What is said of paired differences, one entry per group; NaN where nothing can be.
+    """Statistics of paired differences, one entry per group; NaN where there is none.
 
     The groups with a p are one family: `adjusted` and `sign` are by Holm's step-down over them.
     """
@@ -40,40 +48,41 @@ class Differences:
 def differences(
     values: ArrayLike, groups: ArrayLike, count: int, level: float = LEVEL
 ) -> Differences:
-    """Judges the paired differences of groups 0 to `count` - 1, all of them as one family.
+    """Judge the paired differences of groups 0 to `count` - 1 as one family.
 
     values (N,), groups (N,): a difference (treated minus baseline, same seed) and its group.
     """
-    found, group = np.asarray(values, dtype=float), np.asarray(groups, dtype=np.int64)
-    interval = intervals(found, group, count, level)
+    array, group = np.asarray(values, dtype=float), np.asarray(groups, dtype=np.int64)
+    interval = intervals(array, group, count, level)
     p = t_test(interval)
     adjusted = holm(p)
     exact = np.full(count, np.nan)
-    for number, own in enumerate(split(found, group, count)):
-        if not np.isnan(p[number]) and (value := sign_flip_test(own)) is not None:
+    for number, members in enumerate(split(array, group, count)):
+        if not np.isnan(p[number]) and (value := sign_flip_test(members)) is not None:
             exact[number] = value
     sign = signs_at(interval.mean, adjusted, level)
     return Differences(interval, p, adjusted, exact, effect_size(interval), sign, level)
 
 
 def split(values: Floats, groups: NDArray[np.int64], count: int) -> list[Floats]:
-    """The values of each group 0 to `count` - 1, in their order."""
+    """Return the values of each group 0 to `count` - 1, in their order."""
     order = np.argsort(groups, kind="stable")
     ends = np.cumsum(np.bincount(groups, minlength=count))
     return np.split(values[order], ends[:-1]) if count else []
 
 
-def effect_size(found: Intervals) -> Floats:
-    """Cohen's d_z of each group (mean difference over its standard deviation), without its bias.
+def effect_size(groups: Intervals) -> Floats:
+    """Bias-corrected Cohen's d_z of each group: mean difference over its standard deviation.
 
     Multiplied by Hedges' exact factor J = Γ(v/2) / (√(v/2) Γ((v-1)/2)) with v = n - 1 (Hedges,
     1981). NaN below three values, where the factor does not exist, and without a spread.
     """
-    v = np.maximum(found.n - 1, 2) / 2
+    v = np.maximum(groups.n - 1, 2) / 2
     factor = np.exp(special.gammaln(v) - special.gammaln(v - 0.5)) / np.sqrt(v)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found_effect: Floats = np.where(found.n >= 3, factor * found.mean / found.deviation, np.nan)
-    return found_effect
+        standardised = factor * groups.mean / groups.deviation
+    effect: Floats = np.where(groups.n >= 3, standardised, np.nan)
+    return effect
 
 
 @dataclass(frozen=True)
@@ -92,19 +101,16 @@ class Unpaired:
 
     @property
     def sign(self) -> Sign:
-        """Where zero lies, as of `Interval`."""
-        if self.low is None or self.high is None:
-            return "unknown"
-        if self.low > 0:
-            return "positive"
-        return "negative" if self.high < 0 else "none"
+        """Side of zero on which the whole interval lies, as in `Interval`."""
+        return Interval(self.mean, self.low, self.high, self.n_after).sign
 
 
 def welch(before: ArrayLike, after: ArrayLike, level: float = LEVEL) -> Unpaired:
     """Difference of the means of two independent samples whose spreads may differ (Welch, 1947).
 
     For results that share no seeds; where they do, pairing by seed says more. Raises ValueError
-    for an empty side or a value that is not finite.
+    for an empty side or a value that is not finite. `scipy.stats.ttest_ind` gives the same figures,
+    but warns where one side is constant, as accuracies on a small test set often are.
     """
     sides = [np.asarray(side, dtype=float) for side in (before, after)]
     if any(not side.size or not np.isfinite(side).all() for side in sides):

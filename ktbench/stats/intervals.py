@@ -1,7 +1,8 @@
-"""Means with Student's t interval, alone or many at once, and the sign that one interval shows."""
+"""Means with their intervals: Student's t, alone or by group, and the bootstrap."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,12 @@ LEVEL = 0.95
 
 NO_SPREAD = 1e-12
 """Standard deviations up to this are rounding: such values say nothing about a spread."""
+
+RESAMPLES = 9_999
+"""Draws of the bootstrap."""
+
+LEAST_FOR_BCA = 20
+"""Values below which `bca` is too narrow to be shown."""
 
 Sign = Literal["positive", "none", "negative", "unknown"]
 Floats = NDArray[np.float64]
@@ -35,7 +42,7 @@ class Interval:
 
     @property
     def sign(self) -> Sign:
-        """Where zero lies: the whole interval above, below, or neither; unknown without one."""
+        """Side of zero on which the whole interval lies; `none` if it holds zero."""
         if self.low is None or self.high is None:
             return "unknown"
         if self.low > 0:
@@ -68,19 +75,22 @@ class Intervals:
 
 def interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     """Mean and t interval of independent values; raises ValueError when there are none."""
-    found = np.asarray(values, dtype=float)
-    if found.size == 0:
+    array = np.asarray(values, dtype=float)
+    if array.size == 0:
         raise ValueError("an interval needs at least one value")
-    return intervals(found, np.zeros(found.size, dtype=int), 1, level)[0]
+    return intervals(array, np.zeros(array.size, dtype=int), 1, level)[0]
 
 
 def intervals(values: ArrayLike, groups: ArrayLike, count: int, level: float = LEVEL) -> Intervals:
-    """Mean and t interval of each group 0 to `count` - 1; an empty group's figures are NaN."""
-    found, group = np.asarray(values, dtype=float), np.asarray(groups, dtype=np.int64)
+    """Mean and t interval of each group 0 to `count` - 1; an empty group's figures are NaN.
+
+    Computed for all groups at once, which scipy's one-sample tests cannot do for unequal groups.
+    """
+    array, group = np.asarray(values, dtype=float), np.asarray(groups, dtype=np.int64)
     n = np.bincount(group, minlength=count)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.bincount(group, found, count) / n
-        squares = np.bincount(group, (found - mean[group]) ** 2, count)
+        mean = np.bincount(group, array, count) / n
+        squares = np.bincount(group, (array - mean[group]) ** 2, count)
         deviation = np.sqrt(squares / (n - 1))
         half = special.stdtrit(np.maximum(n - 1, 1), (1 + level) / 2) * deviation / np.sqrt(n)
     spread = (n >= 2) & (deviation > NO_SPREAD)
@@ -102,10 +112,43 @@ def paired_gain(
     return interval([treated[seed] - baseline[seed] for seed in seeds], level)
 
 
-def signs(found: Intervals) -> list[Sign]:
+def signs(groups: Intervals) -> list[Sign]:
     """`Interval.sign` of every group."""
-    unknown = np.isnan(found.low) | np.isnan(found.high)
-    chosen = np.select(
-        [unknown, found.low > 0, found.high < 0], ["unknown", "positive", "negative"], "none"
-    )
-    return list(chosen)
+    unknown = np.isnan(groups.low) | np.isnan(groups.high)
+    conditions = [unknown, groups.low > 0, groups.high < 0]
+    return list(np.select(conditions, ["unknown", "positive", "negative"], "none"))
+
+
+def bca(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Mean with the bias-corrected and accelerated bootstrap interval (Efron, 1987).
+
+    It undercovers small samples: of 95 % intervals over normal values, 85 % hold the mean at n = 5,
+    90 % at 10 and 93 % at 20 (Student's t: 95 % at each); over exponential values, for whose skew
+    it was made, 79, 87 and 91 % (t: 88, 90 and 92 %), measured by `benchmarks/coverage.py`. So t
+    intervals decide and rank, and this one is a second opinion from `LEAST_FOR_BCA` values on.
+
+    The values seed the draws, so their order does not matter. Bounds are None below three values
+    and without a spread, as in `interval`. Raises ValueError without values.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    if ordered.size == 0:
+        raise ValueError("an interval needs at least one value")
+    mean, n = float(ordered.mean()), int(ordered.size)
+    if n < 3 or not np.isfinite(ordered).all() or ordered.std(ddof=1) <= NO_SPREAD:
+        return Interval(mean, None, None, n)
+    from scipy.stats import bootstrap  # half a second, which few reports need
+
+    seed = int.from_bytes(hashlib.sha256(ordered.tobytes()).digest()[:8], "little")
+    bounds = bootstrap(
+        (ordered,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=level,
+        method="BCa",
+        vectorized=True,
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval
+    low, high = float(bounds.low), float(bounds.high)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return Interval(mean, None, None, n)
+    return Interval(mean, low, high, n)

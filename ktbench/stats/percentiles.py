@@ -21,7 +21,7 @@ class Bounded:
 def bounded_percentile(
     samples: ArrayLike, fraction: float, confidence: float = 0.95
 ) -> Bounded | None:
-    """The nearest-rank percentile, between the order statistics that bound it.
+    """Nearest-rank percentile, between the order statistics that bound it.
 
     The number of samples below the true percentile is binomial, whatever the distribution
     (David and Nagaraja, Order Statistics, 3rd edition, section 7.1): so the bounds hold at least
@@ -54,6 +54,6 @@ def order_ranks(count: int, fraction: float, confidence: float = 0.95) -> tuple[
 
 
 def least_count(fraction: float, confidence: float = 0.95) -> int:
-    """How many samples it takes to bound a percentile on both sides."""
+    """Least number of samples that bound a percentile on both sides."""
     side = np.log((1 - confidence) / 2)
     return int(np.ceil(max(side / np.log(fraction), side / np.log(1 - fraction))))

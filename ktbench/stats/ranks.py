@@ -1,4 +1,4 @@
-"""Whether devices put the same items in the same order."""
+"""Rank agreement: do devices put the same items in the same order?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ktbench.stats.intervals import Floats
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two orders of the same items agree.
+    """Agreement of two orders of the same items.
 
     `tau` is Kendall's tau-b, None below two items or where one side ties all of them. `low` and
     `high` bound tau by what is not clear: pairs whose bounds overlap on either side are counted
@@ -40,18 +40,20 @@ class Ranked:
 
 
 def ranked(value: ArrayLike, low: ArrayLike | None = None, high: ArrayLike | None = None) -> Ranked:
-    """Figures as arrays; without bounds they count as exact. Raises ValueError where they differ
-    in length or are not finite."""
-    found = np.asarray(value, dtype=float)
-    bounds = [found if b is None else np.asarray(b, dtype=float) for b in (low, high)]
-    for each in (found, *bounds):
-        if each.shape != found.shape or not np.isfinite(each).all():
+    """Figures as arrays; without bounds they count as exact.
+
+    Raises ValueError where they differ in length or are not finite.
+    """
+    figures = np.asarray(value, dtype=float)
+    bounds = [figures if b is None else np.asarray(b, dtype=float) for b in (low, high)]
+    for each in (figures, *bounds):
+        if each.shape != figures.shape or not np.isfinite(each).all():
             raise ValueError("figures to rank are finite, and have bounds each")
-    return Ranked(found, *bounds)
+    return Ranked(figures, *bounds)
 
 
 def agreement(first: Ranked, second: Ranked) -> Agreement:
-    """How far two devices' orders of the same items agree; raises ValueError for other items."""
+    """Compare two devices' orders of the same items; raises ValueError for other items."""
     count = len(first.value)
     if len(second.value) != count:
         raise ValueError("both devices need the same items")
@@ -95,15 +97,15 @@ def concordance(values: ArrayLike) -> float | None:
     """
     from scipy.stats import rankdata
 
-    found = np.asarray(values, dtype=float)
-    devices, items = found.shape
+    table = np.asarray(values, dtype=float)
+    devices, items = table.shape
     if devices < 2 or items < 2:
         return None
-    ranks = rankdata(found, axis=1)
+    ranks = rankdata(table, axis=1)
     squares = ((ranks.sum(axis=0) - devices * (items + 1) / 2) ** 2).sum()
     ties = sum(
         float((counts**3 - counts).sum())
-        for counts in (np.unique(row, return_counts=True)[1] for row in found)
+        for counts in (np.unique(row, return_counts=True)[1] for row in table)
     )
     whole = devices**2 * (items**3 - items) - devices * ties
     return None if whole <= 0 else float(12 * squares / whole)

@@ -1,4 +1,4 @@
-"""What a quality costs with and without transfer: speedup over quality, and when a teacher pays.
+"""Speedup by transfer: the cost of a quality with and without it, and when a teacher pays off.
 
 A side is a table of runs, seeds by budgets; each budget is a training of its own with its own full
 learning-rate schedule (Blakeney et al., arXiv 2211.00683). Its curve is the mean quality against
@@ -53,7 +53,7 @@ class Runs:
 
     @property
     def seeds(self) -> int:
-        """How many seeds there are."""
+        """Number of seeds."""
         return len(self.cost)
 
     def of(self, seeds: ArrayLike) -> Runs:
@@ -81,7 +81,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Headline:
-    """The largest speedup, where it is, and an interval that allows for its having been looked for.
+    """Largest speedup, its quality, and an interval that allows for the search of it.
 
     `low`, `high` and `p` (two-sided, of a speedup of 1, as wide) are NaN without an interval; see
     `headline`.
@@ -107,26 +107,26 @@ def frontier(runs: Runs) -> tuple[Floats, Floats]:
 
 
 def cost_at(runs: Runs, q: ArrayLike) -> Floats:
-    """What each quality costs, linear in log cost between the frontier's budgets; else NaN.
+    """Cost of each quality, linear in log cost between the frontier's budgets; else NaN.
 
     (Q,). The cheapest budget's own quality is the least that has a cost.
     """
     cost, quality = frontier(runs)
     at = np.interp(np.asarray(q, dtype=float), quality, cost, left=np.nan, right=np.nan)
-    found: Floats = np.exp(at)
-    return found
+    cost_of_each: Floats = np.exp(at)
+    return cost_of_each
 
 
 def qualities(baseline: Runs, method: Runs) -> Floats:
-    """The qualities that both sides reach: `GRID` of them evenly, and every budget's own; or none.
+    """Qualities that both sides reach: `GRID` of them evenly, and every budget's own; or none.
 
     (Q,), rising.
     """
-    ours, theirs = frontier(method)[1], frontier(baseline)[1]
-    low, high = max(ours[0], theirs[0]), min(ours[-1], theirs[-1])
+    with_transfer, without = frontier(method)[1], frontier(baseline)[1]
+    low, high = max(with_transfer[0], without[0]), min(with_transfer[-1], without[-1])
     if low > high:
         return np.empty(0)
-    knots = np.r_[ours, theirs]
+    knots = np.r_[with_transfer, without]
     inside = knots[(knots >= low) & (knots <= high)]
     return np.unique(np.r_[np.linspace(low, high, GRID), inside])
 
@@ -144,7 +144,7 @@ def _jackknife(
     if n < 2:
         return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
     rest = [np.delete(np.arange(n), seed) for seed in range(n)]
-    without = np.stack([figure(baseline.of(kept), method.of(kept)) for kept in rest])
+    without = np.stack([figure(baseline.of(seeds), method.of(seeds)) for seeds in rest])
     squares = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
     error = np.sqrt((n - 1) / n * squares)
     half = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
@@ -157,7 +157,7 @@ def _log_ratio(q: Floats, baseline: Runs, method: Runs) -> Floats:
 
 
 def speedup(baseline: Runs, method: Runs, q: ArrayLike, level: float = LEVEL) -> Curve:
-    """cost of the baseline / cost of the method at each quality; above 1 the method is cheaper.
+    """Cost of the baseline / cost of the method at each quality; above 1 the method is cheaper.
 
     Row s of both sides is the same seed. The interval is that of the ratio's logarithm.
     """
@@ -172,19 +172,19 @@ def at_budgets(baseline: Runs, method: Runs, level: float = LEVEL) -> Curve:
     their intervals need no allowance for a choice; `q` moves with the seeds that are left out.
     """
 
-    def figure(ours: Runs, theirs: Runs) -> Floats:
-        return _log_ratio(ours.quality.mean(axis=0), ours, theirs)
+    def figure(baseline: Runs, method: Runs) -> Floats:
+        return _log_ratio(baseline.quality.mean(axis=0), baseline, method)
 
-    found = _jackknife(figure, baseline, method, level)
-    return Curve(baseline.quality.mean(axis=0), *map(np.exp, found))
+    bounded = _jackknife(figure, baseline, method, level)
+    return Curve(baseline.quality.mean(axis=0), *map(np.exp, bounded))
 
 
 def saved_at_budgets(baseline: Runs, method: Runs, level: float = LEVEL) -> Curve:
-    """cost of the baseline − cost of the method, in their unit, where `at_budgets` has speedups."""
+    """Cost of the baseline − cost of the method, in their unit, where `at_budgets` has speedups."""
 
-    def figure(ours: Runs, theirs: Runs) -> Floats:
-        q = ours.quality.mean(axis=0)
-        return cost_at(ours, q) - cost_at(theirs, q)
+    def figure(baseline: Runs, method: Runs) -> Floats:
+        q = baseline.quality.mean(axis=0)
+        return cost_at(baseline, q) - cost_at(method, q)
 
     return Curve(baseline.quality.mean(axis=0), *_jackknife(figure, baseline, method, level))
 
@@ -221,12 +221,12 @@ def p_of_one(curve: Curve, seeds: int, level: float = LEVEL) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.log(curve.high / curve.value) / special.stdtrit(freedom, (1 + level) / 2)
         t = np.log(curve.value) / error
-    found: Floats = 2 * special.stdtr(freedom, -np.abs(t))
-    return found
+    p: Floats = 2 * special.stdtr(freedom, -np.abs(t))
+    return p
 
 
 def ranges(q: Floats, where: Bools) -> list[tuple[float, float]]:
-    """The stretches of qualities at which something holds, as (first, last) of each."""
+    """Stretches of qualities at which something holds, as (first, last) of each."""
     edges = np.flatnonzero(np.diff(np.r_[False, where, False].astype(int)))
     pairs = zip(edges[::2], edges[1::2], strict=True)
     return [(float(q[start]), float(q[end - 1])) for start, end in pairs]

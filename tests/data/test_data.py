@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ktbench.data import DataInfo, Dataset, Stream, describe, load
-from ktbench.data.splits import split_rows
+from ktbench.data.dataset import split_rows
 from ktbench.records import Augmentation, DataSpec, KtbenchError
 
 HERE = Path()

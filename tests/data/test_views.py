@@ -112,7 +112,7 @@ def test_include_trains_all_views_of_a_cell_otherwise() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"views": [2, 2]}, "views[1]: 2 stands twice"),
+        ({"views": [2, 2]}, "views[1]: 2 is listed twice"),
         ({"views": [2], "train": SMALL["train"] | {"views": 3}}, "train.views: views is an axis"),
         (
             {"views": [2], "include": [{"method": "kd", "train": {"views": 3}}]},

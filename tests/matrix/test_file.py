@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ktbench.matrix import MatrixError, load, loads
-from ktbench.matrix.document import MOST_PROBLEMS
+from ktbench.matrix.problems import MOST_PROBLEMS
 
 GOOD = """\
 data: {source: digits, train_size: 100}
@@ -95,10 +95,10 @@ ONE_LINE = [
         "matrix.yaml:4: methods[0]: the settings of 'kd' must be a mapping {setting: value}",
     ),
     ("methods: [~]", "matrix.yaml:4: methods[0]: must be a name, or {name: {setting: value}}"),
-    ("methods: [kd, kd]", "matrix.yaml:4: methods[1]: kd stands in methods[0] too"),
+    ("methods: [kd, kd]", "matrix.yaml:4: methods[1]: kd is in methods[0] too"),
     (
         "methods: [kd, {kd: {temperature: [4, 8]}}]",
-        "matrix.yaml:4: methods[1]: kd stands in methods[0] too",
+        "matrix.yaml:4: methods[1]: kd is in methods[0] too",
     ),
     ("train: {}", "matrix.yaml:5: train: epochs is missing"),
     (
@@ -183,7 +183,7 @@ ONE_LINE = [
     ),
     (
         "teachers: [resnet14, {sample: 1, of: [resnet14, 'resnet1*']}]",
-        "matrix.yaml:2: teachers[1].of[1]: resnet14 stands twice in the ensemble",
+        "matrix.yaml:2: teachers[1].of[1]: resnet14 is listed twice in the ensemble",
     ),
     (
         "teachers: {sample: 1, of: [resnet14, resnet99]}",
@@ -198,7 +198,7 @@ ONE_LINE = [
         "{student: resnet8, method: kd, teacher: e}]",
         "matrix.yaml:2: teachers[1].teacher: 'e' is an ensemble, which teaches students",
     ),
-    ("budget: [2, 4, 2]", "matrix.yaml:6: budget[2]: 2 stands twice"),
+    ("budget: [2, 4, 2]", "matrix.yaml:6: budget[2]: 2 is listed twice"),
     ("budget: 0", "matrix.yaml:6: budget: must be at least 1, not 0"),
     ("distill: {end: 1.5}", "matrix.yaml:6: distill.end: must be at most 1, not 1.5"),
     (
@@ -207,7 +207,7 @@ ONE_LINE = [
     ),
     (
         "distill: [{end: 0.5}, {end: [0.5, 1]}]",
-        "matrix.yaml:6: distill[1]: start 0, end 0.5, scale jump stands twice",
+        "matrix.yaml:6: distill[1]: start 0, end 0.5, scale jump is listed twice",
     ),
     (
         "distill: {end: 0.5, scale: kept}",
@@ -230,7 +230,7 @@ ONE_LINE = [
     ("seeds: 0", "matrix.yaml:6: seeds: must be a list of seeds or how many (1 to 10000), not 0"),
     ("seeds: true", "matrix.yaml:6: seeds: must be a list of seeds or how many, not true"),
     ("seeds: [0, -1]", "matrix.yaml:6: seeds[1]: must be at least 0, not -1"),
-    ("seeds: [3, 1, 3]", "matrix.yaml:6: seeds[2]: 3 stands twice"),
+    ("seeds: [3, 1, 3]", "matrix.yaml:6: seeds[2]: 3 is listed twice"),
     ("exclud: []", "matrix.yaml:6: exclud: unknown key: did you mean exclude or include?"),
     (
         "exports: {formats: [onnx, tflight]}",
@@ -241,7 +241,7 @@ ONE_LINE = [
     ("exports: {opset: 7}", "matrix.yaml:6: exports.opset: must be at least 13, not 7"),
     (
         "exports: [{formats: onnx}, {formats: [onnx, tflite]}]",
-        "matrix.yaml:6: exports[1]: onnx-fp32 stands twice",
+        "matrix.yaml:6: exports[1]: onnx-fp32 is listed twice",
     ),
     (
         "devices: local",
@@ -361,10 +361,10 @@ NOT_YAML = [
         "matrix.yaml:1: not valid YAML: expected ',' or '}', but got '{' while parsing a flow "
         "mapping: text with { in it, such as ${NAME}, needs quotes here",
     ),
-    (GOOD + "train: {epochs: 3}\n", "matrix.yaml:5: train: stands twice, on lines 5 and 6"),
+    (GOOD + "train: {epochs: 3}\n", "matrix.yaml:5: train: is given twice, on lines 5 and 6"),
     (
         "students:\n  - resnet8:\n      width: 1\n      width: 2\n",
-        "matrix.yaml:3: students[0].resnet8.width: stands twice, on lines 3 and 4",
+        "matrix.yaml:3: students[0].resnet8.width: is given twice, on lines 3 and 4",
     ),
 ]
 

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from ktbench import catalogue
 from ktbench.matrix import Matrix, MatrixError, json_schema, load, loads, plan, starter
-from ktbench.matrix.document import Origin, parse
 from ktbench.matrix.estimate import estimate
 from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry, WindowGrid
+from ktbench.matrix.problems import Origin
+from ktbench.matrix.yaml_reader import parse
 from ktbench.records import (
     Augmentation,
     BlockRun,

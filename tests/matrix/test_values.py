@@ -12,7 +12,7 @@ import pytest
 
 from ktbench import matrix
 from ktbench.matrix import MatrixError
-from ktbench.matrix.cell_count import MOST_CELLS
+from ktbench.matrix.size_limits import MOST_CELLS
 from ktbench.networks.weights import read_torch
 from ktbench.records import KtbenchError, one_line, printable
 from ktbench.system.files import MOST_WEIGHTS
@@ -309,7 +309,7 @@ def test_a_file_far_too_large_is_refused_by_its_size(ktbench: Commands, tmp_path
         (GOOD.encode("utf-16"), "not UTF-8 text"),
         (GOOD.encode() + b"x: \0\n", "m.yaml:7: not valid YAML"),
         (GOOD.encode() + b"\ttabs: 1\n", "m.yaml:7: not valid YAML: a tab"),
-        (GOOD.encode() + b"seeds: 2\n", "m.yaml:5: seeds: stands twice, on lines 5 and 7"),
+        (GOOD.encode() + b"seeds: 2\n", "m.yaml:5: seeds: is given twice, on lines 5 and 7"),
         (b"a: &a [*a]\n", "aliases make the file grow"),
         (b"<<: 5\n", "`<<` takes a mapping"),
         (b"x" * 2_000_000, "more than the 1 MiB"),

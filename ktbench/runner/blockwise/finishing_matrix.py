@@ -8,7 +8,8 @@ import yaml
 from pydantic import JsonValue
 
 from ktbench.matrix import loads, plan
-from ktbench.matrix.document import Origin, parse
+from ktbench.matrix.problems import Origin
+from ktbench.matrix.yaml_reader import parse
 from ktbench.records import BlockSearch, Item, KtbenchError
 from ktbench.results import ResultsFolder
 from ktbench.system.files import write_atomically

@@ -1,8 +1,4 @@
-"""Where images come from: scikit-learn's digits, tables, the Hugging Face hub, a folder.
-
-A source knows its labels at once and decodes images when their rows are asked for, so that
-planning reads few images and a small training set does not decode a large one.
-"""
+"""The digits that ship with scikit-learn, as a source of images."""
 
 from __future__ import annotations
 
@@ -12,20 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ktbench.data.contract import Labels, Source
-from ktbench.data.folders import folder
+from ktbench.data.image_source import ImageSource, Labels
 from ktbench.data.pixels import Pixels, resized, stack
-from ktbench.data.tables import hub, parquet
 from ktbench.records import DataSpec
 
 
-def open_source(spec: DataSpec, base: Path) -> Source:
-    """The source that a spec names; raises KtbenchError with what to do when it is not there."""
-    opener = {"digits": _digits, "parquet": parquet, "hub": hub, "folder": folder}[spec.source]
-    return opener(spec, base)
-
-
-def _digits(spec: DataSpec, base: Path) -> Source:
+def digits(spec: DataSpec, base: Path) -> ImageSource:
     """1,797 handwritten digits of 8×8 pixels (Alpaydin and Kaynak, UCI, 1998)."""
     table = _digits_table()
     pixels: Pixels = np.rint(table[:, :64] * (255.0 / 16.0)).astype(np.uint8).reshape(-1, 1, 8, 8)
@@ -39,7 +27,7 @@ def _digits(spec: DataSpec, base: Path) -> Source:
         return stack(images, str)
 
     labels = {"train": table[:, 64].astype(np.int64)}
-    return Source("digits", tuple(str(i) for i in range(10)), labels, read)
+    return ImageSource("digits", tuple(str(i) for i in range(10)), labels, read)
 
 
 def _digits_table() -> NDArray[np.float64]:

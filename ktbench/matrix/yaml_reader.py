@@ -1,116 +1,30 @@
-"""A matrix file as plain values, and the line on which each of them stands.
+"""Read a matrix file as plain values, with the line of each.
 
 Scalars follow the core schema of YAML 1.2: only `true` and `false` are booleans (`no` and `off`
-are text), `1e-3` is a number, dates are text. A key is always text and may stand once. What readers
-of YAML understand differently (`010`, `0x10`) is refused, and so is what no matrix can mean: a
-number beyond 64 bits, a character that a terminal acts on, a file without an end.
+are text), `1e-3` is a number, dates are text. A key is always text and may occur once. Numbers
+that YAML readers understand differently (`010`, `0x10`) are refused, and so is what no matrix can
+mean: a number beyond 64 bits, a terminal control character, unbounded aliases.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ktbench.records import KtbenchError
+from ktbench.matrix.problems import Branch, KeyPath, MatrixError, Origin, Problem
 from ktbench.records.printable import LARGEST, unprintable
 from ktbench.system.files import read_regular
 
-KeyPath = tuple[str | int, ...]
-MOST_PROBLEMS = 20
 MOST_VALUES = 100_000
 MOST_BYTES = 1 << 20
-"""Of a file: thousands of entries, and read in seconds."""
+"""Largest file: thousands of entries, read in seconds."""
 MOST_DEPTH = 32
-"""Lists and mappings within each other; the deepest matrix that means something has ten."""
-_LONGEST_KEY = 60
+"""Deepest nesting of lists and mappings; the deepest useful matrix has ten levels."""
 _OTHER_BASE = re.compile(r"[-+]?0[0-9xX].*")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with the value at a path: of a mapping by key, of a list by position."""
-
-    path: KeyPath
-    message: str
-
-    def under(self, *prefix: str | int) -> Problem:
-        """The same problem seen from further out."""
-        return Problem((*prefix, *self.path), self.message)
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A value's line, and the branches below it."""
-
-    line: int
-    below: dict[str | int, Branch] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a matrix came from, to say where a problem is."""
-
-    file: str = "matrix"
-    base: str = "."
-    """Folder that the matrix's relative paths start from."""
-    root: Branch | None = None
-    text: str = ""
-    """The file's own, as it was read."""
-
-    def error(self, problems: Sequence[Problem]) -> MatrixError:
-        """All problems as one error, a line each, in the order of the file; bounded."""
-        located = [(*self.place(p.path), p.message) for p in problems]
-        located.sort(key=lambda found: found[0])
-        lines = []
-        for line, where, message in located[:MOST_PROBLEMS]:
-            at = f"{self.file}:{line}" if line else self.file
-            lines.append(": ".join(part for part in (at, where, message) if part))
-        if len(located) > MOST_PROBLEMS:
-            lines.append(f"{self.file}: and {len(located) - MOST_PROBLEMS} more problems")
-        return MatrixError("\n".join(dict.fromkeys(lines)))
-
-    def place(self, path: KeyPath) -> tuple[int, str]:
-        """Line and key path of the nearest value of the file.
-
-        What the short forms leave out is left out here too: the position in a list that has one
-        member and no brackets, the word `settings` below an item's name.
-        """
-        if self.root is None:
-            return 0, _written(path)
-        branch, found = self.root, []
-        for part in path:
-            if part in branch.below:
-                found.append(part)
-            elif part == "settings" and len(branch.below) == 1:
-                part = next(iter(branch.below))
-                found.append(part)
-            else:
-                continue
-            branch = branch.below[part]
-        return branch.line, _written(found)
-
-
-class MatrixError(KtbenchError):
-    """Everything that is wrong with a matrix: one line per problem, with file, line and key."""
-
-
-def _written(path: Sequence[str | int]) -> str:
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-            continue
-        key = part if len(part) <= _LONGEST_KEY else f"{part[: _LONGEST_KEY - 1]}…"
-        text += f".{key}" if text else key
-    return " ".join(text.split())
-
-
-# ---------------------------------------------------------------- YAML
 
 
 class _Loader(yaml.SafeLoader):
@@ -141,7 +55,7 @@ _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 def read(path: Path) -> tuple[dict[str, Any], Origin]:
-    """The file's top mapping and where its values stand; raises MatrixError."""
+    """Return the file's top mapping and the lines of its values; raises MatrixError."""
     origin = Origin(file=str(path), base=str(path.absolute().parent))
     try:
         origin.base.encode()
@@ -153,7 +67,7 @@ def read(path: Path) -> tuple[dict[str, Any], Origin]:
 
 
 def parse(text: str, origin: Origin) -> tuple[dict[str, Any], Origin]:
-    """As `read`, of a text."""
+    """Return the top mapping of a text and the lines of its values; raises MatrixError."""
     try:
         _refuse_depth(text, origin)
         node = yaml.compose(text, Loader=_Loader)
@@ -171,7 +85,7 @@ def parse(text: str, origin: Origin) -> tuple[dict[str, Any], Origin]:
         raise MatrixError(
             f"{origin.file}: nested too deeply: {MOST_DEPTH} levels at most"
         ) from error
-    except ValueError as error:  # an escape beyond the last character that there is
+    except ValueError as error:  # an escape beyond the last character of Unicode
         raise MatrixError(f"{origin.file}: not valid YAML: {error}") from error
     if node is None:
         raise MatrixError(f"{origin.file}: is empty: `ktbench init` writes a starter")
@@ -187,9 +101,9 @@ def parse(text: str, origin: Origin) -> tuple[dict[str, Any], Origin]:
 
 
 def _refuse_depth(text: str, origin: Origin) -> None:
-    """Raise MatrixError where lists and mappings stand within each other without end.
+    """Raise MatrixError for lists and mappings nested too deeply.
 
-    Told by the file's events, as a tree of such depth cannot be put together.
+    The parser's events tell, as a tree of such depth cannot be composed.
     """
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
@@ -235,7 +149,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 
 
 def _unusable(node: yaml.Node) -> str | None:
-    """Why a scalar's text cannot be meant, or None."""
+    """Say why a scalar's text is refused, or None."""
     if (code := unprintable(node.value)) is not None:
         return f"holds the control character {code}: leave it out"
     if node.tag.endswith(":int") and _OTHER_BASE.fullmatch(node.value):
@@ -246,7 +160,7 @@ def _unusable(node: yaml.Node) -> str | None:
 
 
 class _Reader:
-    """Turns a node tree into values, and keeps what it cannot take as problems."""
+    """Turns a node tree into values, and collects what is refused as problems."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -254,7 +168,7 @@ class _Reader:
         self._count = 0
 
     def value(self, node: yaml.Node, path: KeyPath) -> tuple[Any, Branch]:
-        """The value of a node and its lines; aliases are unfolded."""
+        """Return the value of a node and its lines; aliases are expanded."""
         line = node.start_mark.line + 1
         self._count += 1
         if self._count > MOST_VALUES or id(node) in self._open:
@@ -318,9 +232,8 @@ class _Reader:
             at = key.start_mark.line + 1
             if name in values:
                 first = below[name].line
-                self.problems.append(
-                    Problem((*path, name), f"stands twice, on lines {first} and {at}")
-                )
+                message = f"is given twice, on lines {first} and {at}"
+                self.problems.append(Problem((*path, name), message))
                 continue
             values[name] = value
             below[name] = Branch(at, branch.below)
@@ -331,9 +244,9 @@ class _Reader:
         return values, Branch(line, below)
 
     def _merged(self, node: yaml.Node, path: KeyPath) -> list[tuple[dict[str, Any], Branch]]:
-        """The mappings that a `<<` key takes in."""
+        """Return the mappings that a `<<` key merges."""
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        found = [self.value(child, path) for child in nodes]
-        if not all(isinstance(value, dict) for value, _ in found):
+        values = [self.value(child, path) for child in nodes]
+        if not all(isinstance(value, dict) for value, _ in values):
             self.problems.append(Problem(path, "`<<` takes a mapping or a list of mappings"))
-        return [(value, branch) for value, branch in found if isinstance(value, dict)]
+        return [(value, branch) for value, branch in values if isinstance(value, dict)]

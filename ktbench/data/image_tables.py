@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ktbench.data.columns import choose, holds_bytes, is_text
-from ktbench.data.contract import Labels, Source, refuse_untaught, resolve, shown, some
+from ktbench.data.image_source import ImageSource, Labels, refuse_untaught, resolve, shown, some
 from ktbench.data.labels import as_classes
 from ktbench.data.pixels import Pixels, decode, line, read_all
 from ktbench.data.split_names import plain_split
@@ -19,21 +19,21 @@ from ktbench.records import DataSpec, KtbenchError
 
 
 class Table(Protocol):
-    """One split's rows, of which columns and cells are read when asked for."""
+    """Rows of one split, of which columns and cells are read when asked for."""
 
     @property
     def base(self) -> Path:
-        """Where relative paths of picture files start."""
+        """Folder from which relative paths of picture files start."""
 
     @property
     def schema(self) -> Any:
         """Arrow schema."""
 
     def column(self, name: str) -> Any:
-        """A whole column, an Arrow chunked array."""
+        """Read a whole column, an Arrow chunked array."""
 
     def cells(self, name: str, rows: Labels) -> list[Any]:
-        """Arrow scalars of some rows, in their order."""
+        """Read Arrow scalars of some rows, in their order."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,24 @@ class InMemory:
         return self.table.schema
 
     def column(self, name: str) -> Any:
-        """A whole column."""
+        """Return a whole column."""
         return self.table.column(name)
 
     def cells(self, name: str, rows: Labels) -> list[Any]:
-        """Arrow scalars of some rows."""
+        """Return Arrow scalars of some rows."""
         column = self.table.column(name)
         return [column[row] for row in rows.tolist()]
 
 
 @dataclass(frozen=True)
 class Parquet:
-    """Parquet files, one after the other; of their row groups only those asked for are read."""
+    """Parquet files, one after the other; only the row groups asked for are read."""
 
     files: tuple[Path, ...]
 
     @property
     def base(self) -> Path:
-        """The folder of the first file."""
+        """Folder of the first file."""
         return self.files[0].parent
 
     @cached_property
@@ -77,11 +77,11 @@ class Parquet:
 
     @property
     def schema(self) -> Any:
-        """The first file's."""
+        """Schema of the first file."""
         return self._opened[0].schema_arrow
 
     def column(self, name: str) -> Any:
-        """A whole column; raises KtbenchError where the files do not agree on it."""
+        """Read a whole column; raises KtbenchError where the files do not agree on it."""
         import pyarrow
 
         parts = []
@@ -98,8 +98,8 @@ class Parquet:
         return joined.column(name)
 
     def cells(self, name: str, rows: Labels) -> list[Any]:
-        """Arrow scalars of some rows."""
-        found: dict[int, Any] = {}
+        """Read Arrow scalars of some rows."""
+        scalars: dict[int, Any] = {}
         start = 0
         for file, opened in zip(self.files, self._opened, strict=True):
             _refuse_without(file, opened.schema_arrow.names, name)
@@ -109,9 +109,9 @@ class Parquet:
                 if len(inside):
                     read = _reading(file, opened.read_row_group, group, columns=[name])
                     column = read.column(name)
-                    found |= {row: column[row - start] for row in inside.tolist()}
+                    scalars |= {row: column[row - start] for row in inside.tolist()}
                 start = end
-        return [found[row] for row in rows.tolist()]
+        return [scalars[row] for row in rows.tolist()]
 
 
 def _refuse_without(file: Path, columns: Sequence[str], name: str) -> None:
@@ -122,7 +122,7 @@ def _refuse_without(file: Path, columns: Sequence[str], name: str) -> None:
 
 
 def _reading(file: Path, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What `read` gives; raises KtbenchError that names the file it cannot be had from."""
+    """Call `read`; raises KtbenchError that names the file where it fails."""
     import pyarrow
 
     try:
@@ -131,11 +131,11 @@ def _reading(file: Path, read: Callable[..., Any], *arguments: Any, **options: A
         raise KtbenchError(f"data: cannot read {shown(str(file))}: {line(error)}") from error
 
 
-# ---------------------------------------------------------------- where tables come from
+# ---------------------------------------------------------------- opening tables
 
 
-def parquet(spec: DataSpec, base: Path) -> Source:
-    """Files of a folder that are named by split (`train-0.parquet`, `test.csv`), or one file."""
+def parquet(spec: DataSpec, base: Path) -> ImageSource:
+    """Open a folder of files named by split (`train-0.parquet`, `test.csv`), or one file."""
     path = resolve(spec, base)
     files, notes = table_files(path)
     tables: dict[str, Table] = {split: _opened(chosen) for split, chosen in files.items()}
@@ -156,8 +156,8 @@ def _opened(files: Sequence[Path]) -> Table:
     return InMemory(table, files[0].parent)
 
 
-def hub(spec: DataSpec, base: Path) -> Source:
-    """Any image classification data set of the Hugging Face hub, from its cache when offline."""
+def hub(spec: DataSpec, base: Path) -> ImageSource:
+    """Open an image classification data set of the Hugging Face hub; offline, from its cache."""
     import datasets
 
     if not spec.path:
@@ -175,20 +175,20 @@ def hub(spec: DataSpec, base: Path) -> Source:
     tables: dict[str, Table] = {
         split: InMemory(loaded[name].with_format("arrow")[:], base) for split, name in names.items()
     }
-    known = {k: (type(f).__name__, f) for k, f in loaded[names["train"]].features.items()}
-    features = {k: (kind, getattr(f, "names", None)) for k, (kind, f) in known.items()}
+    of_columns = loaded[names["train"]].features
+    features = {k: (type(f).__name__, getattr(f, "names", None)) for k, f in of_columns.items()}
     return _from_tables(spec, spec.path, tables, features, notes)
 
 
-def _hub_splits(name: str, there: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Split → the name that the data set has for it, and a note of those that are not read."""
+def _hub_splits(name: str, available: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Map splits to the data set's names for them, and note those that are not read."""
     by_split: dict[str, list[str]] = {}
-    for each in there:
+    for each in available:
         by_split.setdefault(plain_split(each) or "", []).append(each)
-    if "train" not in by_split and len(there) == 1 and "" in by_split:
-        return {"train": there[0]}, []
+    if "train" not in by_split and len(available) == 1 and "" in by_split:
+        return {"train": available[0]}, []
     if "train" not in by_split:
-        raise KtbenchError(f"data: {name!r} has no split 'train', only {some(there)}")
+        raise KtbenchError(f"data: {name!r} has no split 'train', only {some(available)}")
     chosen = {}
     for split, names in by_split.items():
         if split and len(names) > 1 and split not in names:
@@ -198,16 +198,16 @@ def _hub_splits(name: str, there: list[str]) -> tuple[dict[str, str], list[str]]
             )
         if split:
             chosen[split] = split if split in names else names[0]
-    rest = sorted(set(there) - set(chosen.values()))
+    rest = sorted(set(available) - set(chosen.values()))
     return chosen, [f"splits that are not read: {some(rest)}"] if rest else []
 
 
 Features = Mapping[str, tuple[str, list[str] | None]]
-"""The hub's own type of a column, and the names of its classes."""
+"""Types that the hub declares for columns, and the names of their classes."""
 
 
 def _declared(schema: Any) -> Features:
-    """What the hub writes into a parquet file's metadata."""
+    """Read the features that the hub writes into a parquet file's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
@@ -225,7 +225,7 @@ def _listed(names: Any) -> list[str] | None:
     return [str(each) for each in names] if isinstance(names, list) else None
 
 
-# ---------------------------------------------------------------- a source of them
+# ---------------------------------------------------------------- a source of images
 
 
 def _from_tables(
@@ -234,7 +234,7 @@ def _from_tables(
     tables: dict[str, Table],
     features: Features,
     notes: Sequence[str],
-) -> Source:
+) -> ImageSource:
     train = tables["train"]
     kinds = {column: kind for column, (kind, _) in features.items()}
     image, label = choose(spec, name, train.schema, kinds, train.column)
@@ -259,21 +259,21 @@ def _from_tables(
         return read_all(one, rows, lambda row: row_name(split, row))
 
     about = f"images in column {image!r}, labels in column {label!r}"
-    return Source(name, classes, labels, read, row_name, (*notes, *unlabelled), about)
+    return ImageSource(name, classes, labels, read, row_name, (*notes, *unlabelled), about)
 
 
 def _refuse_other_columns(where: str, table: Table, image: str, label: str) -> None:
-    there = table.schema.names
+    columns = table.schema.names
     for column in (image, label):
-        if column not in there:
-            raise KtbenchError(f"data: {where} has no column {column!r}, only {some(there, 20)}")
+        if column not in columns:
+            raise KtbenchError(f"data: {where} has no column {column!r}, only {some(columns, 20)}")
     kind = table.schema.field(image).type
     if not holds_bytes(kind) and not is_text(kind):
         raise KtbenchError(f"data: {where}: column {image!r} ({shown(str(kind))}) holds no images")
 
 
 def _encoded(value: Any, where: str, image: str, base: Path) -> bytes:
-    """The bytes of a cell: its own, or those of the file that it names."""
+    """Return the bytes of a cell: its own, or those of the file that it names."""
     path = value
     if isinstance(value, dict):
         path = value.get("path")

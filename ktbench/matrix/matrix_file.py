@@ -1,9 +1,10 @@
-"""From a matrix file to a checked `Matrix`, with every problem of the file told at once."""
+"""Load a matrix file into a checked `Matrix`, and report all its problems at once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +12,47 @@ from pydantic import ValidationError
 
 from ktbench import catalogue
 from ktbench.matrix.axes import device_spec
-from ktbench.matrix.document import KeyPath, Origin, Problem, parse, read
-from ktbench.matrix.errors import problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, variants
 from ktbench.matrix.models import ItemEntry, Matrix
-from ktbench.matrix.planning import checked
+from ktbench.matrix.planning import find_problems
+from ktbench.matrix.problems import KeyPath, Origin, Problem, problems_of
+from ktbench.matrix.yaml_reader import parse, read
 
 
 def load(path: Path) -> Matrix:
-    """A matrix whose names, settings and rules are all in order; raises MatrixError."""
+    """Load and check a matrix file; raises MatrixError with every problem."""
     return _validated(*read(Path(path)))
 
 
 def loads(text: str, *, file: str = "matrix.yaml", base: str = ".") -> Matrix:
-    """As `load`, of a text."""
+    """Load and check the text of a matrix file; raises MatrixError with every problem."""
     return _validated(*parse(text, Origin(file=file, base=base)))
 
 
 def _validated(values: dict[str, Any], origin: Origin) -> Matrix:
-    endless = list(_not_finite(values, ()))
+    not_finite = list(_not_finite(values, ()))
     try:
         matrix = Matrix.model_validate(values).at(origin)
     except ValidationError as error:
-        problems = [*problems_of(error, Matrix), *_names(values, origin.base)]
-        raise origin.error(_with(endless, problems, origin)) from error
-    problems = _with(endless, checked(matrix), origin)
+        problems = [*problems_of(error, Matrix), *_name_problems(values, origin.base)]
+        raise origin.error(_merged(not_finite, problems, origin)) from error
+    problems = _merged(not_finite, find_problems(matrix), origin)
     if problems:
         raise origin.error(problems)
     return matrix
 
 
-def _with(endless: list[Problem], problems: list[Problem], origin: Origin) -> list[Problem]:
-    """All problems; of a number that is not finite, nothing else is said."""
-    said = {origin.place(problem.path) for problem in endless}
-    return [*endless, *(p for p in problems if origin.place(p.path) not in said)]
+def _merged(first: list[Problem], others: list[Problem], origin: Origin) -> list[Problem]:
+    """Join problems, without others at the places of the first."""
+    places = {origin.place(problem.path) for problem in first}
+    return [*first, *(p for p in others if origin.place(p.path) not in places)]
 
 
-def _names(values: dict[str, Any], base: str) -> Iterator[Problem]:
-    """What is wrong with the names of a file that is not a matrix yet."""
+def _name_problems(values: dict[str, Any], base: str) -> Iterator[Problem]:
+    """Check the names in a file that is not a valid matrix yet."""
     for path, entry in _entries(values, "students"):
         if catalogue.teacher_setting(entry.name) is not None:
-            continue  # it cannot be told without the teachers
+            continue  # it cannot be checked without the teachers
         yield from (p.under(*path) for p in variants(STUDENTS, entry, base)[1])
     for path, entry in _entries(values, "methods"):
         yield from (p.under(*path) for p in variants(METHODS, entry, base)[1])
@@ -61,14 +62,14 @@ def _names(values: dict[str, Any], base: str) -> Iterator[Problem]:
     for i, teacher in enumerate(teachers if isinstance(teachers, list) else [teachers]):
         if isinstance(teacher, dict):
             for path, entry in _entries(teacher, "student"):
-                found = variants(STUDENTS, entry, base)[1]
-                yield from (p.under("teachers", i, *path) for p in found)
+                problems = variants(STUDENTS, entry, base)[1]
+                yield from (p.under("teachers", i, *path) for p in problems)
 
 
 def _entries(values: dict[str, Any], key: str) -> Iterator[tuple[KeyPath, ItemEntry]]:
-    """The entries below a key that are well formed."""
-    given = values.get(key)
-    for i, entry in enumerate(given if isinstance(given, list) else [given]):
+    """Yield the well-formed entries below a key."""
+    entries = values.get(key)
+    for i, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         try:
             yield (key, i), ItemEntry.model_validate(entry)
         except ValidationError:
@@ -76,7 +77,7 @@ def _entries(values: dict[str, Any], key: str) -> Iterator[tuple[KeyPath, ItemEn
 
 
 def _not_finite(value: Any, path: KeyPath) -> Iterator[Problem]:
-    """Numbers too large to be finite, and words that stand for such, where a number is meant."""
+    """Find numbers that overflow to infinity, and words such as `inf` and `nan`."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _not_finite(inner, (*path, key))
@@ -87,3 +88,8 @@ def _not_finite(value: Any, path: KeyPath) -> Iterator[Problem]:
         yield Problem(path, "must be a finite number")
     elif isinstance(value, str) and value.lower().lstrip("+-.") in ("inf", "infinity", "nan"):
         yield Problem(path, f"must be a finite number, not {value!r}")
+
+
+def starter() -> str:
+    """Return a commented matrix that runs as it is; its first line names `matrix.schema.json`."""
+    return resources.files("ktbench.matrix").joinpath("starter.yaml").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Tests of means against zero, and what becomes of many of them in one family."""
+"""Tests of means against zero, and their correction for a family of many."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from scipy import special
 from ktbench.stats.intervals import LEVEL, Floats, Intervals, Sign
 
 MOST_FLIPPED = 16
-"""Values up to which every assignment of signs is gone through: 32,768 mirrored pairs of them."""
+"""Largest sample whose sign assignments are all enumerated: 32,768 mirrored pairs of them."""
 
 
-def t_test(found: Intervals) -> Floats:
+def t_test(groups: Intervals) -> Floats:
     """Two-sided p of each group's mean against zero by Student's t; NaN where it has no interval.
 
-    It takes the differences for normal. That cannot be told from five of them; `sign_flip_test`
-    does without, but five values never bring it below 2 / 2⁵.
+    It assumes normal differences, which five of them cannot show; `sign_flip_test` does not, but
+    five values never bring it below 2 / 2⁵.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        t = found.mean / (found.deviation / np.sqrt(found.n))
-    p: Floats = 2 * special.stdtr(np.maximum(found.n - 1, 1), -np.abs(t))
+        t = groups.mean / (groups.deviation / np.sqrt(groups.n))
+    p: Floats = 2 * special.stdtr(np.maximum(groups.n - 1, 1), -np.abs(t))
     return p
 
 
@@ -31,21 +31,23 @@ def sign_flip_test(values: ArrayLike) -> float | None:
     randomisation test). The values' own signs are one assignment, so p is at least 2 / 2ⁿ and
     never 0; assignments that tie count as at least as far from zero. None without values, with
     more than `MOST_FLIPPED`, or with one that is not finite.
+
+    `scipy.stats.permutation_test` is not used: rounding of the sums would decide its ties.
     """
-    found = np.abs(np.asarray(values, dtype=float))
-    if not 0 < found.size <= MOST_FLIPPED or not np.isfinite(found).all():
+    sizes = np.abs(np.asarray(values, dtype=float))
+    if not 0 < sizes.size <= MOST_FLIPPED or not np.isfinite(sizes).all():
         return None
     # Sums with the first sign kept: the other half mirrors them.
-    sums = found[:1]
-    for value in found[1:]:
+    sums = sizes[:1]
+    for value in sizes[1:]:
         sums = np.concatenate([sums + value, sums - value])
     observed = abs(float(np.sum(np.asarray(values, dtype=float))))
-    rounding = 1e-9 * float(found.sum())
+    rounding = 1e-9 * float(sizes.sum())
     return float(np.mean(np.abs(sums) >= observed - rounding))
 
 
 def least_sign_flip_p(n: int) -> float:
-    """The smallest p that `sign_flip_test` can give for n values: 2 / 2ⁿ, 1 for one value."""
+    """Smallest p that `sign_flip_test` can give for n values: 2 / 2ⁿ, 1 for one value."""
     return min(1.0, 2.0 ** (1 - n))
 
 
@@ -54,22 +56,22 @@ def holm(p: ArrayLike) -> Floats:
 
     Rejecting what is at most alpha keeps the chance of any false rejection in the family at
     alpha or below, however the tests depend on each other (those of a matrix share baselines).
-    Raises ValueError for what is no p.
+    Raises ValueError for what is no p. scipy has no such adjustment.
     """
     values = np.asarray(p, dtype=float)
-    known = np.flatnonzero(~np.isnan(values))
-    order = known[np.argsort(values[known], kind="stable")]
-    found = values[order]
-    if found.size and not (found[0] >= 0 and found[-1] <= 1):
+    tested = np.flatnonzero(~np.isnan(values))
+    order = tested[np.argsort(values[tested], kind="stable")]
+    ascending = values[order]
+    if ascending.size and not (ascending[0] >= 0 and ascending[-1] <= 1):
         raise ValueError("a p lies between 0 and 1")
     adjusted = np.full(values.shape, np.nan)
-    steps = found * np.arange(found.size, 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if found.size else found
+    steps = ascending * np.arange(ascending.size, 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if steps.size else steps
     return adjusted
 
 
 def signs_at(mean: ArrayLike, adjusted: ArrayLike, level: float = LEVEL) -> list[Sign]:
-    """The sign of each mean whose adjusted p is at most 1 - level; unknown where p is NaN."""
+    """Sign of each mean whose adjusted p is at most 1 - level; unknown where p is NaN."""
     means, p = np.asarray(mean, dtype=float), np.asarray(adjusted, dtype=float)
     clear = p <= 1 - level + 1e-12  # 1 - 0.95 is a little more than 0.05
     chosen = np.select(
@@ -81,12 +83,12 @@ def signs_at(mean: ArrayLike, adjusted: ArrayLike, level: float = LEVEL) -> list
 
 
 def next_alpha(adjusted: ArrayLike, level: float = LEVEL) -> float:
-    """What p the next test of a family must not exceed for Holm to reject it.
+    """Largest p at which Holm would reject the next test of a family.
 
     (1 - level) over the tests not rejected yet: enough whatever becomes of the others, as long as
     those rejected stay so.
     """
     p = np.asarray(adjusted, dtype=float)
-    known = p[~np.isnan(p)]
-    left = int((known > 1 - level + 1e-12).sum())
-    return (1 - level) / max(left, 1)
+    tested = p[~np.isnan(p)]
+    not_rejected = int((tested > 1 - level + 1e-12).sum())
+    return (1 - level) / max(not_rejected, 1)

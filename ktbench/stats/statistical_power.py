@@ -1,4 +1,4 @@
-"""How many seeds would settle a comparison that is not settled yet."""
+"""Power of the t test, and the number of seeds that would settle an open comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import special
 from ktbench.stats.intervals import NO_SPREAD
 
 POWER = 0.8
-"""Chance to settle that seeds are planned for."""
+"""Chance of settling a comparison for which seeds are planned."""
 
 SMALLEST_GAIN = 0.005
 """Half a point of accuracy: an observed gain nearer zero is not worth more seeds."""
@@ -19,7 +19,7 @@ FIRST_SEEDS = 5
 """Least seeds asked for: the spread of fewer is hardly known."""
 
 MOST_SEEDS = 200
-"""Where more would be needed, more seeds are not the way."""
+"""Most seeds that are ever proposed: beyond, more seeds are not the way."""
 
 
 def t_test_power(effect: float, n: int, alpha: float) -> float:
@@ -35,7 +35,7 @@ def t_test_power(effect: float, n: int, alpha: float) -> float:
 
 @dataclass(frozen=True)
 class Settling:
-    """Seeds in all that would settle a comparison, or None; `reason` says why none, or how many."""
+    """Total number of seeds that would settle a comparison, or None with the reason."""
 
     seeds: int | None
     reason: str = ""
@@ -51,7 +51,7 @@ def seeds_to_settle(
     smallest: float = SMALLEST_GAIN,
     most: int = MOST_SEEDS,
 ) -> Settling:
-    """How many seeds a t test at `alpha` needs for a paired difference, if it is as observed.
+    """Number of seeds with which a t test at `alpha` would confirm the observed paired difference.
 
     The least n above the present one, and at least `FIRST_SEEDS`, whose power is at least `power`
     for the observed `mean` and `deviation` (NaN where unknown). A plan and no promise: both were
@@ -60,12 +60,12 @@ def seeds_to_settle(
     """
     if n == 0:
         return Settling(None, "no pair of cells is complete")
-    known = math.isfinite(deviation) and deviation > NO_SPREAD
-    if not known and n < FIRST_SEEDS:
+    has_spread = math.isfinite(deviation) and deviation > NO_SPREAD
+    if not has_spread and n < FIRST_SEEDS:
         return Settling(FIRST_SEEDS, f"{n} seed{'' if n == 1 else 's'} without a spread")
     if abs(mean) < smallest:
         return Settling(None, "nearer zero than the smallest gain of interest")
-    if not known:
+    if not has_spread:
         return Settling(None, "all seeds give the same difference")
     effect = abs(mean) / deviation
     if n >= most or t_test_power(effect, most, alpha) < power:

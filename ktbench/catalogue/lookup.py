@@ -1,7 +1,7 @@
-"""Finds students, methods and devices: the folders are the catalogue.
+"""Look up students, methods and devices by name: the folders are the registry.
 
-An item's file is imported when the item is asked for, and nothing is registered. A name that is
-not there raises `UnknownName`, which says the nearest ones. A user's own network or method is
+An item's file is imported when the item is asked for, and nothing is registered. An unknown name
+raises `UnknownName`, which suggests the nearest ones. A user's own network or method is
 named `path/to/file.py:Name` or `package.module:Name`.
 """
 
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
 
 NETWORK = str | dict[str, dict[str, Any]]
-"""The type of a setting that takes a network: its name, or {name: {setting: value}}."""
+"""Type of a setting that takes a network: its name, or {name: {setting: value}}."""
 
 
 class UnknownName(KtbenchError):  # noqa: N818 - reads as what it says
-    """No item of that name; `nearest` holds the closest names."""
+    """An unknown name; `nearest` holds the closest known ones."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        self.nearest = nearest(name, known)
+    def __init__(self, kind: str, name: str, names: Iterable[str]) -> None:
+        names = sorted(names)
+        self.nearest = nearest(name, names)
         hint = f"did you mean {' or '.join(self.nearest)}?" if self.nearest else ""
         if name.endswith(".py"):
             hint = f"your own is named with what the file defines, {name}:Name"
-        super().__init__(f"unknown {kind} {name!r}: {hint or 'known are ' + ', '.join(known)}")
+        super().__init__(f"unknown {kind} {name!r}: {hint or 'known are ' + ', '.join(names)}")
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three known names that look like `name`, nearest first."""
-    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """Return up to three names that look like `name`, nearest first."""
+    return difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class SettingInfo:
     """A setting of a student or a method as its own file declares it."""
 
     kind: Any
-    """Its type; `Any` where its file does not say."""
+    """Type of the setting; `Any` where its file does not say."""
     default: Any
     doc: str = ""
-    """What its file says of it."""
+    """Description in its file."""
 
 
 def _attribute_docs(owner: type) -> dict[str, str]:
-    """The docstrings below a class's attributes, one line each."""
+    """Read the docstrings below a class's attributes, one line each."""
     import ast
     import textwrap
 
@@ -69,7 +69,7 @@ def _attribute_docs(owner: type) -> dict[str, str]:
         [tree] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     except (OSError, TypeError, SyntaxError):
         return {}
-    found = {}
+    docs = {}
     body = tree.body if isinstance(tree, ast.ClassDef) else []
     for attribute, after in pairwise(body):
         if (
@@ -78,8 +78,8 @@ def _attribute_docs(owner: type) -> dict[str, str]:
             and isinstance(after, ast.Expr)
             and isinstance(after.value, ast.Constant)
         ):
-            found[attribute.target.id] = " ".join(str(after.value.value).split())
-    return found
+            docs[attribute.target.id] = " ".join(str(after.value.value).split())
+    return docs
 
 
 def _type_hints(owner: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _type_hints(owner: Any) -> dict[str, Any]:
 
 @cache
 def _names(package: str) -> tuple[str, ...]:
-    """The public files of a package of items, without importing it."""
+    """List the public files of a package of items, without importing it."""
     spec = importlib.util.find_spec(f"ktbench.{package}")
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = {p.stem for folder in folders for p in Path(folder).glob("[!_]*.py")}
@@ -109,20 +109,21 @@ def _module(package: str, kind: str, name: str) -> ModuleType:
 
 @cache
 def students() -> dict[str, str]:
-    """Every variant's name with the family (file) that builds it."""
-    found: dict[str, str] = {}
+    """Map every variant's name to the family (file) that builds it."""
+    families: dict[str, str] = {}
     for family in _names("students"):
         for variant in importlib.import_module(f"ktbench.students.{family}").VARIANTS:
-            if variant in found:
+            if variant in families:
+                other = families[variant]
                 raise KtbenchError(
-                    f"students/{family}.py: variant {variant!r} is already in {found[variant]}.py"
+                    f"students/{family}.py: variant {variant!r} is already in {other}.py"
                 )
-            found[variant] = family
-    return found
+            families[variant] = family
+    return families
 
 
 def student_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
-    """The settings that a student takes; raises for an unknown name."""
+    """Return the settings of a student; raises for an unknown name."""
     if is_own(name):
         from ktbench.students._own import wrap
 
@@ -133,7 +134,7 @@ def student_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
 
 
 def _keyword_settings(build: Callable[..., Any]) -> dict[str, SettingInfo]:
-    """A builder's keyword parameters other than what the data decides."""
+    """Return a builder's keyword parameters, without those that the data decides."""
     kinds = _type_hints(build)
     networks = _networks_of(build)
     return {
@@ -144,7 +145,7 @@ def _keyword_settings(build: Callable[..., Any]) -> dict[str, SettingInfo]:
 
 
 def _networks_of(build: Callable[..., Any]) -> list[str]:
-    """The parameters that take another network: a setting names it, and it is built first."""
+    """List the parameters that take another network: a setting names it, and it is built first."""
     from ktbench.students._contract import Student
 
     return [
@@ -155,13 +156,13 @@ def _networks_of(build: Callable[..., Any]) -> list[str]:
 
 
 def network_settings(name: str) -> list[str]:
-    """The settings of a student that take another network; raises for an unknown name."""
+    """Return the settings of a student that take another network; raises for an unknown name."""
     return [] if is_own(name) else _networks_of(_module("students", "student", _family(name)).build)
 
 
 @cache
 def teacher_setting(name: str) -> str | None:
-    """The setting of a student that names the teacher that it is made of; None where none does."""
+    """Return the setting that names the teacher a student is made of, or None."""
     from ktbench.students._contract import TeacherName
 
     if is_own(name) or name not in students():
@@ -179,19 +180,19 @@ def _family(name: str) -> str:
 def build_student(
     name: str, settings: dict[str, Any], *, num_classes: int, in_channels: int, base: str = "."
 ) -> Student:
-    """A freshly initialised network; weights come from torch's global generator.
+    """Build a freshly initialised network; weights come from torch's global generator.
 
-    `base` is the folder that a user's own file is found from. Raises `UnknownName` for a name or
-    setting that is not there, `KtbenchError` for settings that build no network.
+    A user's own file is looked up from the folder `base`. Raises `UnknownName` for an unknown name
+    or setting, `KtbenchError` for settings that build no network.
     """
-    known = student_settings(name, base)
+    declared = student_settings(name, base)
     for setting in settings:
-        if setting not in known:
-            raise UnknownName(f"setting of student {name}", setting, known)
+        if setting not in declared:
+            raise UnknownName(f"setting of student {name}", setting, declared)
     try:
         return _built_student(name, settings, num_classes, in_channels, base)
     except (TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]  # below it, torch tells its own call stack
+        reason = str(error).partition("\n")[0]  # below it, torch prints its own call stack
         raise KtbenchError(f"student {name}: {reason}") from error
 
 
@@ -204,18 +205,17 @@ def _built_student(
         builder = own_network(name, base)
         return wrap(builder, num_classes=num_classes, in_channels=in_channels, **settings)
     module = _module("students", "student", _family(name))
-    built = dict(settings)
+    arguments = dict(settings)
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
     for setting in settings.keys() & set(_networks_of(module.build)):
-        inner, own = named(settings[setting])
-        built[setting] = build_student(
-            inner, own, num_classes=num_classes, in_channels=in_channels, base=base
-        )
-    student: Student = module.build(name, num_classes=num_classes, in_channels=in_channels, **built)
+        inner, inner_settings = named(settings[setting])
+        arguments[setting] = build_student(inner, inner_settings, **sizes, base=base)
+    student: Student = module.build(name, **sizes, **arguments)
     return student
 
 
 def named(entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """Name and settings of `name` or `{name: {setting: value}}`."""
+    """Split `name` or `{name: {setting: value}}` into name and settings."""
     if isinstance(entry, str):
         return entry, {}
     [(name, settings)] = entry.items()
@@ -226,7 +226,7 @@ def named(entry: str | dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
 
 
 def replacements() -> dict[str, dict[str, SettingInfo]]:
-    """What can stand for a block of a network, with its settings."""
+    """Return the replacements of blocks, each with its settings."""
     from ktbench.students import _replacements
 
     return {
@@ -242,60 +242,57 @@ def replacements() -> dict[str, dict[str, SettingInfo]]:
 
 
 def methods() -> tuple[str, ...]:
-    """The names of all transfer methods."""
+    """Return the names of all transfer methods."""
     return _names("transfer_methods")
 
 
 def method(name: str, base: str = ".") -> type[TransferMethod]:
-    """A method's class; its `Config` is the dataclass of its settings."""
-    if is_own(name):
-        own: type[TransferMethod] = own_object(name, base)
-        if reason := _no_method(own):
-            raise KtbenchError(f"{name}: not a transfer method: {reason}")
-        return own
-    module = _module("transfer_methods", "method", name)
-    found: type[TransferMethod] = module.Method
-    return found
+    """Return a method's class; its `Config` is the dataclass of its settings."""
+    kind: type[TransferMethod]
+    if not is_own(name):
+        kind = _module("transfer_methods", "method", name).Method
+    elif reason := _method_objection(kind := own_object(name, base)):
+        raise KtbenchError(f"{name}: not a transfer method: {reason}")
+    return kind
 
 
-def _no_method(own: Any) -> str | None:
-    """What a user's class lacks of a method, or None."""
+def _method_objection(kind: Any) -> str | None:
+    """Say what a user's class lacks to be a method, or None."""
     from ktbench.transfer_methods._contract import TransferMethod
 
-    if not is_dataclass(getattr(own, "Config", None)):
+    if not is_dataclass(getattr(kind, "Config", None)):
         return "it has no dataclass Config"
-    if not (isinstance(own, type) and issubclass(own, TransferMethod)):
+    if not (isinstance(kind, type) and issubclass(kind, TransferMethod)):
         return "it is no class that derives from ktbench.transfer_methods.TransferMethod"
-    if own.loss is TransferMethod.loss:
+    if kind.loss is TransferMethod.loss:
         return "it defines no loss(self, student, teacher, batch)"
-    needs = getattr(own.needs, "__func__", None)  # of a class method, and of nothing else
+    needs = getattr(kind.needs, "__func__", None)  # of a class method, and of nothing else
     if needs in (None, getattr(TransferMethod.needs, "__func__", None)):
         return "it defines no class method needs(cls, config)"
     return None
 
 
 def method_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
-    """The settings that a method takes; raises for an unknown name."""
+    """Return the settings of a method; raises for an unknown name."""
     config = method(name, base).Config
     kinds = _type_hints(config)
     docs = {k: v for base in reversed(config.__mro__) for k, v in _attribute_docs(base).items()}
-    found = {}
+    settings = {}
     for field in fields(config):
         factory = field.default_factory
         default = field.default if factory is MISSING else factory()
-        found[field.name] = SettingInfo(
-            kinds.get(field.name, Any), default, docs.get(field.name, "")
-        )
-    return found
+        kind, doc = kinds.get(field.name, Any), docs.get(field.name, "")
+        settings[field.name] = SettingInfo(kind, default, doc)
+    return settings
 
 
 def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
-    """The method's frozen settings; lists become tuples, so that it can be hashed."""
+    """Build a method's frozen settings; lists become tuples, so that they can be hashed."""
     kind = method(name, base).Config
-    known = [f.name for f in fields(kind)]
+    declared = [f.name for f in fields(kind)]
     for setting in settings:
-        if setting not in known:
-            raise UnknownName(f"setting of method {name}", setting, known)
+        if setting not in declared:
+            raise UnknownName(f"setting of method {name}", setting, declared)
     try:
         return kind(**{k: frozen(v) for k, v in settings.items()})
     except Exception as error:  # a user's own dataclass may check in any way
@@ -305,7 +302,7 @@ def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
 
 
 def frozen(value: Any) -> Any:
-    """A value of a file as a setting holds it: lists become tuples."""
+    """Turn lists into tuples, at any depth."""
     return tuple(frozen(v) for v in value) if isinstance(value, list) else value
 
 
@@ -313,11 +310,11 @@ def frozen(value: Any) -> Any:
 
 
 def devices() -> tuple[str, ...]:
-    """The names of all device profiles."""
+    """Return the names of all device profiles."""
     return _names("devices")
 
 
 def device(name: str) -> Profile:
-    """A device's profile."""
+    """Return a device's profile."""
     profile: Profile = _module("devices", "device", name).PROFILE
     return profile

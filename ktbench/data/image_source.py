@@ -1,4 +1,7 @@
-"""What a data set's place offers, whichever kind it is: labels at once, pixels when asked for."""
+"""The contract of every kind of data set: labels at once, pixels when asked for.
+
+So planning decodes few images, and a small training set does not decode a large data set.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +21,24 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """Labels per split, and a reader of images by split and rows: (n, C, H, W) uint8."""
 
     name: str
     classes: tuple[str, ...]
     labels: dict[str, Labels]
-    """By split: `train` always; `validation` and `test` where the source has them."""
+    """Labels by split: `train` always; `validation` and `test` where the source has them."""
     read: Callable[[str, Labels], Pixels]
     row_name: Callable[[str, int], str] = field(default=lambda split, row: f"{split} row {row}")
-    """What people call a row: its file, or its split and number."""
+    """Name of a row for people: its file, or its split and number."""
     notes: tuple[str, ...] = ()
-    """What is left out, a line each."""
+    """Remarks on what is left out, a line each."""
     about: str = ""
-    """What was chosen, for people."""
+    """Choices made, such as columns, for people."""
 
 
 def resolve(spec: DataSpec, base: Path) -> Path:
-    """The folder or file of a spec: `${NAME}` replaced, relative to the matrix file."""
+    """Return the folder or file of a spec: `${NAME}` replaced, relative to the matrix file."""
     if not spec.path:
         raise KtbenchError(f"data: source {spec.source!r} needs a path")
     text = os.path.expanduser(os.path.expandvars(spec.path))  # noqa: PTH111 - after expandvars
@@ -53,19 +56,19 @@ def resolve(spec: DataSpec, base: Path) -> Path:
 
 
 def shown(text: str) -> str:
-    """A name as messages print it: on one line, and in characters that can be encoded."""
+    """Format a name for messages: on one line, in characters that can be encoded."""
     whole = os.fsencode(text).decode("utf-8", "backslashreplace")
     return whole if whole.isprintable() else whole.encode("unicode_escape").decode("ascii")
 
 
 def some(names: list[str], most: int = 5) -> str:
-    """The first few names of a list, and how many more there are."""
+    """List the first few names, and count the others."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(shown(name) for name in names[:most]) + more
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 picture`, `2 pictures`."""
+    """Format a count: `1 picture`, `2 pictures`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
