@@ -14,7 +14,6 @@ from torch.nn import functional
 from ktbench.students._contract import StagedNetwork, Student
 from ktbench.students._layers import (
     BlockStage,
-    GlobalMean,
     conv_bn,
     initialise,
     scaled_by,
@@ -40,7 +39,7 @@ def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.
         stages.append(BlockStage(*blocks))
         channels = outputs
     head = nn.Linear(channels, num_classes)
-    return initialise(StagedNetwork(stem=stem, stages=stages, embed=GlobalMean(), head=head))
+    return initialise(StagedNetwork(stem=stem, stages=stages, head=head))
 
 
 class ShuffleBlock(nn.Module):

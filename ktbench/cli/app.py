@@ -333,13 +333,15 @@ def plan(
         raise KtbenchError(f"--output {output}: needs --settle RESULTS")
     with closing(_child()) as child:
         from ktbench.cli.output import plan_as_json, plan_as_text
-        from ktbench.runner import plan_matrix
+        from ktbench.runner import missing_extras, plan_matrix
 
         planned = plan_matrix(matrix, child=child, estimated=True, no_code=no_code)
     if as_json:
         print(plan_as_json(planned))
     else:
         plan_as_text(planned)
+    if lacking := missing_extras(planned.plan):
+        print(f"warning: {lacking}", file=sys.stderr)
 
 
 @app.command()
@@ -373,6 +375,14 @@ def list_items(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(metavar="MATRIX.yaml")] = Path("matrix.yaml"),
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME",
+            help="Copy a matrix that ships with ktbench (docs/studies.md).",
+        ),
+    ] = None,
 ) -> None:
     """Write a commented starter matrix, and the schema that editors check it with."""
     from ktbench.cli.output import print_line
@@ -382,9 +392,10 @@ def init(
 
     if path.exists():
         raise KtbenchError(f"{path}: is there already: name another file")
+    text = starter(source)
     schema_path = path.with_name("matrix.schema.json")
     write_atomically(schema_path, _schema_text())
-    write_atomically(path, starter())
+    write_atomically(path, text)
     print_line(f"wrote {path} and {schema_path}; next: ktbench run {path}")
 
 

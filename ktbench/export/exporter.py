@@ -7,14 +7,13 @@ import hashlib
 import importlib
 import time
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ktbench.data import Dataset
 from ktbench.export import sidecar
@@ -35,6 +34,7 @@ from ktbench.records import (
     digest_of,
     one_line,
 )
+from ktbench.system import extras
 
 if TYPE_CHECKING:
     from ktbench.students._contract import Student
@@ -46,15 +46,6 @@ _WRITERS: dict[Format, tuple[str, str]] = {
     "onnx": ("ktbench.export.onnx_writer", "OnnxWriter"),
     "tflite": ("ktbench.export.tflite_writer", "TfliteWriter"),
 }
-_PACKAGES: dict[Format, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "tflite": ("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
-}
-
-
-def missing_packages(format: Format) -> list[str]:
-    """Packages that writing a format takes and that are not installed, as pip names them."""
-    return [name for name in _PACKAGES[format] if find_spec(name.replace("-", "_")) is None]
 
 
 def graph_key(
@@ -263,6 +254,23 @@ def export_student(
     """One export on its own; see `Exporter.export`, whose reuse it goes without."""
     with Exporter(dataset, folder, relative_to) as exporter:
         return exporter.export(student, cell, spec)
+
+
+def onnx_model(
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    moments: tuple[Tensor, Tensor] | None = None,
+) -> bytes:
+    """Return a network, or a part of one, as an fp32 ONNX model for one input (C, H, W).
+
+    Batch normalisation is folded as in an artifact. `moments`, the mean and deviation (C,) of raw
+    images, belong to a whole network. Raises KtbenchError where ONNX is not installed.
+    """
+    extras.require("onnx", "a network as an ONNX model")
+    from ktbench.export.onnx_writer import OnnxWriter
+
+    deployed = deploy(module, plan_folding(module, shape), shape, moments, "NCHW")
+    return OnnxWriter().convert(deployed, ExportSpec(format="onnx"))
 
 
 def _architecture(student: Item, structure: str, network: nn.Module) -> str:

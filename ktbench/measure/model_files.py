@@ -18,6 +18,7 @@ from ktbench.records import (
     Measurement,
     Precision,
 )
+from ktbench.system import extras
 from ktbench.system.files import read_regular
 
 _FORMATS: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite"}
@@ -76,6 +77,7 @@ def _job(path: Path) -> Job:
 
 def _onnx_export(path: Path) -> ExportSpec:
     """int8 where the graph quantises, fp16 where weights are half floats, else fp32."""
+    extras.require("onnx", f"{path}: an ONNX model")
     import onnx
 
     try:
@@ -98,6 +100,7 @@ def _onnx_export(path: Path) -> ExportSpec:
 
 def _tflite_export(path: Path) -> ExportSpec:
     """int8 where a tensor is one, fp16 where weights are half floats, else fp32."""
+    extras.require("tflite", f"{path}: a TFLite model")
     from ai_edge_litert.interpreter import Interpreter
 
     try:
