@@ -51,7 +51,7 @@ class Student(nn.Module):
     stage_names: tuple[str, ...]
     """One name per stage, in order."""
     has_preacts: bool = True
-    """Whether `forward_features` may be asked for pre-activations."""
+    """True if `forward_features` may be asked for pre-activations."""
 
     @abstractmethod
     def forward_features(self, inputs: Tensor, *, preacts: bool = False) -> Features:

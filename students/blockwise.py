@@ -138,7 +138,7 @@ class Blockwise(Replacing):
                 end.register_forward_hook(hook)
 
     def _like_us(self, module: nn.Module) -> nn.Module:
-        """What was not in use did not hear of this network's mode and device."""
+        """Give a block that was not in use this network's mode and device."""
         return module.to(self.chosen.device).train(self.training)
 
 

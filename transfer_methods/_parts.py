@@ -17,16 +17,16 @@ _KEYS = ("method", "settings", "weight", "last_weight", "start", "end")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One method of a sum, and when and how much it counts."""
+    """One method of a sum, with its time and its weight."""
 
     method: str
     """A method of this folder."""
     config: Any
     """Its settings."""
     weight: float = 1.0
-    """Of all its terms when its time begins."""
+    """Weight of all its terms when its time begins."""
     last_weight: float | None = None
-    """Of all its terms when its time ends; the weight changes linearly. As `weight` if None."""
+    """Weight of all its terms when its time ends, reached linearly; None: the same as `weight`."""
     start: float = 0.0
     """Share of the training after which it begins to count."""
     end: float = 1.0

@@ -30,15 +30,15 @@ class Config(Weights):
     """The published settings: weight 0.8, 16384 negatives, T 0.07, momentum 0.5, dimension 128."""
 
     weight: float = 0.8
-    """Of the contrastive loss of both sides."""
+    """Weight of the contrastive loss of both sides."""
     negatives: int = 16384
-    """Drawn per sample and step; all other samples, once each, where there are not more."""
+    """Negatives drawn per sample and step; all other samples, once each, if there are no more."""
     temperature: float = 0.07
     """T of the comparison."""
     momentum: float = 0.5
-    """What remains of a remembered embedding when its sample comes again."""
+    """Share of a remembered embedding that remains when its sample comes again."""
     dimension: int = 128
-    """Of the linear embeddings on both sides, which are trained."""
+    """Size of the linear embeddings on both sides, which are trained."""
 
     def __post_init__(self) -> None:
         Weights.__post_init__(self)

@@ -1,4 +1,4 @@
-"""What a board can tell about itself: fixed facts, and a state that changes while it works.
+"""Facts of a board that stay fixed, and its state, which changes while it works.
 
 A sensor that a board has not is absent from the answer: never zero, never a guess.
 """
@@ -43,7 +43,7 @@ class Board:
     # ------------------------------------------------------------ fixed
 
     def facts(self) -> Dict[str, Any]:
-        """What does not change while the board works; equal facts mean an equal board."""
+        """Return what does not change while the board works; equal facts mean an equal board."""
         memory = self._meminfo("MemTotal")
         found = {
             "machine": platform.machine(),
@@ -167,7 +167,7 @@ class Board:
             return None
 
     def _cooling(self) -> Dict[str, int]:
-        """How far each of the processor's cooling devices slows it; fans are left out."""
+        """Return the level of each cooling device that slows the processor; fans are left out."""
         found = {}
         for path in self.tree.glob("sys/class/thermal/cooling_device*"):
             kind = self.tree.text(path + "/type") or ""
@@ -206,10 +206,10 @@ class Board:
     # ------------------------------------------------------------ processors to run on
 
     def choose_cpus(self, count: int) -> List[int]:
-        """Which of this process's processors to run on: the fastest, one per core first.
+        """Choose processors to run on from those of this process: the fastest, one per core first.
 
-        Among equals the last, as the first serves most interrupts. Fewer than `count` when the
-        process may not use so many.
+        Among equals the last ones are taken, as the first serves most interrupts. Returns fewer
+        than `count` if the process may not use so many.
         """
         allowed = sorted(_allowed(), reverse=True)
         fast: List[int] = []

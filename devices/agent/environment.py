@@ -46,7 +46,7 @@ def current(store: str) -> Optional[Tuple[str, Dict[str, Any]]]:
 
 
 def misfit(about: Dict[str, Any]) -> Optional[str]:
-    """Why this interpreter does not use an environment, or None where it does."""
+    """Explain why this interpreter does not use an environment; None if it does."""
     if sys.prefix != sys.base_prefix:
         return "this interpreter has an environment of its own"
     wanted = [about.get("python"), about.get("machine")]
@@ -56,7 +56,7 @@ def misfit(about: Dict[str, Any]) -> Optional[str]:
 
 
 def enter(store: str) -> None:
-    """Let imports find the environment first, where there is one for this interpreter."""
+    """Put the environment first on the import path, if there is one for this interpreter."""
     found = current(store)
     if found is not None and misfit(found[1]) is None:
         sys.path.insert(0, found[0])
@@ -132,7 +132,7 @@ def unpack(wheel: str, folder: str, limit: int) -> int:
 
 
 def member_path(name: str) -> Optional[List[str]]:
-    """Where a wheel's member goes below the folder; None for what only pip has a use for.
+    """Return the place of a wheel's member below the folder; None for what only pip uses.
 
     TaskError for a name that could lead out of the folder.
     """

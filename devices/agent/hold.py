@@ -55,7 +55,7 @@ def take(store: str, lease: Dict[str, Any]) -> Hold:
 
 
 def _lock(handle: int, owner: str) -> None:
-    """Have the kernel's lock on the file, if need be from an agent of the same owner."""
+    """Take the kernel's lock on the file, if need be from an agent of the same owner."""
     import fcntl
 
     end = time.monotonic() + WAIT_S
@@ -75,7 +75,7 @@ def _lock(handle: int, owner: str) -> None:
 
 
 def holder(store: str) -> Optional[Dict[str, Any]]:
-    """Who holds the board now (`holder`, `seconds` left), or None."""
+    """Return the present holder of the board (`holder`, `seconds` left), or None."""
     import fcntl
 
     try:

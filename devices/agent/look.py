@@ -1,4 +1,4 @@
-"""What a board has that decides which runtimes it can be given."""
+"""Facts of a board that decide which runtimes fit it."""
 
 import importlib.util
 import os

@@ -33,7 +33,7 @@ Rail = NamedTuple("Rail", [("name", str), ("watts", str), ("volts", str), ("ampe
 
 
 def total_of(rails: Sequence[str], source: str) -> List[str]:
-    """Which rails add up to the whole board; none where a sum would count twice or miss much.
+    """Return the rails that add up to the whole board; none if a sum would be wrong.
 
     The outputs of a Raspberry Pi's power management chip are added up as they are: what the 5 V
     rail feeds directly (USB, fans, most of a HAT) is not among them.
@@ -115,7 +115,7 @@ def _iio_rails(tree: Tree) -> List[Rail]:
 
 
 def _is_rail(name: Optional[str]) -> bool:
-    """Whether a channel is wired: NC stands for not connected."""
+    """Tell if a channel is wired: NC stands for not connected."""
     return bool(name) and str(name).upper() != "NC"
 
 
@@ -145,7 +145,7 @@ def parse_pmic(text: str) -> Dict[str, float]:
 
 
 class Tegrastats(Meter):
-    """What `tegrastats` prints line by line, where the chips' own files cannot be read."""
+    """Power as `tegrastats` prints it, for boards whose own sensor files cannot be read."""
 
     source = "tegrastats"
 

@@ -45,7 +45,7 @@ def number(text: Optional[str]) -> Optional[float]:
 
 
 def program(*command: str) -> Optional[str]:
-    """What a program of the board prints, or None where it is missing or fails."""
+    """Return what a program of the board prints, or None if it is missing or fails."""
     try:
         done = subprocess.run(
             command,

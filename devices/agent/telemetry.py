@@ -18,7 +18,7 @@ from . import power
 from .board import Board
 
 SLOW_S = 1.0
-"""Between two looks at temperature, clocks, governor and flags; power is read more often."""
+"""Seconds between readings of temperature, clocks, governor and flags; power is read more often."""
 START_S = 20.0
 END_S = 20.0
 MOST_SAMPLES = 100000
@@ -30,7 +30,7 @@ _PROGRAM = (
 
 
 class Sampler:
-    """A running sampler; `stop` brings what it saw."""
+    """A running sampler; `stop` returns what it saw."""
 
     def __init__(self, interval_s: float, avoid: Sequence[int] = (), root: str = "/") -> None:
         place = os.path.abspath(__file__)
@@ -50,7 +50,7 @@ class Sampler:
             self._process.stdout.readline()
 
     def stop(self) -> Optional[Dict[str, Any]]:
-        """What was sampled, or None where the sampler failed."""
+        """End the sampler; return its samples, or None if it failed."""
         try:
             out, _ = self._process.communicate(timeout=END_S)
         except subprocess.TimeoutExpired:
@@ -105,7 +105,7 @@ def sample(root: str, interval: str, avoid: str) -> None:
 
 
 def look(board: Board) -> Dict[str, Any]:
-    """What may change during a run and costs little to read, with its time."""
+    """Return what may change during a run and is cheap to read, with the time of the reading."""
     found = {
         "t": time.monotonic(),
         "temperature_c": board.temperature(),

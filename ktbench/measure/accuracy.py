@@ -18,7 +18,7 @@ from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError
 
 @dataclass(frozen=True, slots=True)
 class BoardAccuracy:
-    """What one artifact names right on a device, and how often it agrees with the host."""
+    """An artifact's accuracy on a device, and its agreement with the host."""
 
     device: str
     cell_key: str

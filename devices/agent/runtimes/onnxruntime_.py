@@ -82,7 +82,7 @@ def session_options(options: Options) -> Any:
 
 
 def lacking(wanted: str, available: List[str]) -> Optional[str]:
-    """Why a provider cannot even be asked for, in one sentence."""
+    """Explain in one sentence why a provider cannot even be asked for."""
     if wanted in available:
         return None
     return "this onnxruntime was built without %s: it has %s" % (wanted, ", ".join(available))
