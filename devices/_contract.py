@@ -60,10 +60,10 @@ def host_objection(host: str) -> str | None:
             f"{shown!r} is a URL: give the host alone, and its port and user in your SSH"
             " configuration"
         )
-    if found := _WITH_PORT.fullmatch(host):
-        name = "".join(c if c.isprintable() else "?" for c in found["host"][:80])
+    if match := _WITH_PORT.fullmatch(host):
+        name = "".join(c if c.isprintable() else "?" for c in match["host"][:80])
         return (
-            f"{shown!r} names a port: give {name!r} alone, with `Port {found['port'][:6] or 22}`"
+            f"{shown!r} names a port: give {name!r} alone, with `Port {match['port'][:6] or 22}`"
             " for it in your SSH configuration (~/.ssh/config)"
         )
     if host.startswith("-") or not _HOST.fullmatch(host):

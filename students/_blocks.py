@@ -111,8 +111,8 @@ def build_replacement(block: Block, entry: Replacement) -> nn.Module:
     Raises ValueError, in one line, for a name, a setting or a value that cannot be.
     """
     file, settings = found(entry)
-    made: nn.Module = file.build(block.geometry, **settings)
-    return made
+    module: nn.Module = file.build(block.geometry, **settings)
+    return module
 
 
 def adopt(block: Block, entry: Replacement, replacement: nn.Module, network: nn.Module) -> None:

@@ -53,13 +53,13 @@ class ShuffleBlock(nn.Module):
         super().__init__()
         self.strided = stride > 1
         self.groups = groups
-        own = outputs - inputs if self.strided else outputs
-        middle = own // 4
+        added = outputs - inputs if self.strided else outputs
+        middle = added // 4
         self.reduce = nn.Sequential(*conv_bn(inputs, middle, 1, groups=groups), nn.ReLU())
         self.expand = nn.Sequential(
             *conv_bn(middle, middle, stride=stride, groups=middle),
             nn.ReLU(),
-            *conv_bn(middle, own, 1, groups=GROUPS),
+            *conv_bn(middle, added, 1, groups=GROUPS),
         )
 
     def forward(self, x: Tensor) -> Tensor:

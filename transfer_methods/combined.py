@@ -63,8 +63,8 @@ class _Active:
     @property
     def updates(self) -> list[tuple[str, Update]]:
         """The part's updates that move more than cross-entropy, with the names of their terms."""
-        kept = [u for u in self.phase.updates if u.terms is None or set(u.terms) - {"ce"}]
-        return [(f"part{self.number}_{i}", update) for i, update in enumerate(kept)]
+        updates = [u for u in self.phase.updates if u.terms is None or set(u.terms) - {"ce"}]
+        return [(f"part{self.number}_{i}", update) for i, update in enumerate(updates)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Method(TransferMethod):
         return tuple(self._phase(i, segment) for i, segment in enumerate(self.segments))
 
     def _phase(self, number: int, segment: _Segment) -> Phase:
-        joint, adaptors, own = ["ce"], list[str](), []
+        joint, adaptors, separate = ["ce"], list[str](), []
         for active in segment.active:
             for name, update in active.updates:
                 prefixes = _prefixed(active.number, update.adaptors)
@@ -164,7 +164,7 @@ class Method(TransferMethod):
                     joint.append(name)
                     adaptors += prefixes
                 else:
-                    own.append(Update((name,), update.student, prefixes))
+                    separate.append(Update((name,), update.student, prefixes))
         teacher = any(
             active.phase.teacher and self._method(active.number).needs(self._config(active))
             for active in segment.active
@@ -172,11 +172,11 @@ class Method(TransferMethod):
         # Without updates of a part's own one optimiser serves, whichever parts count now: equal
         # updates keep theirs from segment to segment.
         together = Update()
-        if own:
+        if separate:
             together = Update(tuple(joint), ALL, tuple(p for p in adaptors if self._holds(p)))
         rest = tuple(
             Update(u.terms, u.student, tuple(p for p in u.adaptors or () if self._holds(p)))
-            for u in own
+            for u in separate
         )
         return Phase(f"segment{number}", segment.until, (together, *rest), teacher=teacher)
 

@@ -156,8 +156,8 @@ class Method(Distillation[Config]):
         with torch.no_grad():
             factors = self.paraphraser.encoder(theirs)
         mine, other = aligned(ours.stages[self.learning], factors)
-        said = self.translator(mine)
+        translated = self.translator(mine)
         if c.form == "maps":
-            said, other = _energy(said), _energy(other)
-        terms["transfer"] = c.weight * factor_loss(said, other)
+            translated, other = _energy(translated), _energy(other)
+        terms["transfer"] = c.weight * factor_loss(translated, other)
         return terms

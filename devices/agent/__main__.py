@@ -77,8 +77,8 @@ def _measure(task: Dict[str, Any], store: str) -> Dict[str, Any]:
     # Runtimes keep files of their own (onnxruntime: an identifier of the machine): not at home.
     os.environ["XDG_CACHE_HOME"] = os.path.join(store, "cache")
     if task["task"] == "probe":
-        found = probe(task.get("settable") or {})
-        return dict(found, holder=None if task.get("lease") else hold.holder(store))
+        answer = probe(task.get("settable") or {})
+        return dict(answer, holder=None if task.get("lease") else hold.holder(store))
     if task["task"] == "bench":
         from .bench import bench
 

@@ -207,7 +207,7 @@ def time_steadily(calls: List[Call], runs: int, seconds: float, limit: int) -> D
     chosen = np.random.RandomState(inputs.SEED).choice(runs, min(runs, SAMPLED_OUTPUTS), False)
     keep = {int(index) for index in chosen}
     samples: List[int] = []
-    kept: List[Tuple[int, List[Any]]] = []
+    outputs: List[Tuple[int, List[Any]]] = []
     count, total = len(calls), int(seconds * 1e9)
     gc.collect()
     gc.disable()
@@ -221,12 +221,12 @@ def time_steadily(calls: List[Call], runs: int, seconds: float, limit: int) -> D
             stop = clock()
             samples.append(stop - start)
             if index in keep:
-                kept.append((index, out))
+                outputs.append((index, out))
             index += 1
     finally:
         gc.enable()
     share = (time.process_time() - busy) * 1e9 / max(clock() - begin, 1)
-    return {"samples": samples, "kept": kept, "cpu_share": share}
+    return {"samples": samples, "kept": outputs, "cpu_share": share}
 
 
 def repeat_ratio(calls: List[Call], samples: List[int]) -> Any:

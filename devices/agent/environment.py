@@ -49,17 +49,17 @@ def misfit(about: Dict[str, Any]) -> Optional[str]:
     """Explain why this interpreter does not use an environment; None if it does."""
     if sys.prefix != sys.base_prefix:
         return "this interpreter has an environment of its own"
-    wanted = [about.get("python"), about.get("machine")]
-    if wanted != [list(sys.version_info[:2]), machine()]:
+    made_for = [about.get("python"), about.get("machine")]
+    if made_for != [list(sys.version_info[:2]), machine()]:
         return "it was made for another Python or architecture"
     return None
 
 
 def enter(store: str) -> None:
     """Put the environment first on the import path, if there is one for this interpreter."""
-    found = current(store)
-    if found is not None and misfit(found[1]) is None:
-        sys.path.insert(0, found[0])
+    present = current(store)
+    if present is not None and misfit(present[1]) is None:
+        sys.path.insert(0, present[0])
 
 
 def install(task: Dict[str, Any], store: str) -> Dict[str, Any]:
@@ -155,7 +155,7 @@ def sweep(parent: str, keep: str) -> None:
 
 def remove(store: str) -> Dict[str, Any]:
     """Remove all that ktbench has on the board, folders that it made for itself included."""
-    made = protocol.made_folders(store)
+    folders = protocol.made_folders(store)
     size = sum(
         os.lstat(os.path.join(folder, name)).st_size
         for folder, _, names in os.walk(store)
@@ -163,7 +163,7 @@ def remove(store: str) -> Dict[str, Any]:
     )
     shutil.rmtree(store)
     path = store
-    for _ in range(made - 1):
+    for _ in range(folders - 1):
         path = os.path.dirname(path)
         try:
             os.rmdir(path)

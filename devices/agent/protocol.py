@@ -208,13 +208,13 @@ def store_folder(root: Optional[str]) -> str:
             cache = os.path.join(home, ".cache")
         root = os.path.join(cache, "ktbench", "store")
     root = os.path.abspath(root)
-    made, path = 0, root
+    created, path = 0, root
     while not os.path.isdir(path):
-        made, path = made + 1, os.path.dirname(path)
+        created, path = created + 1, os.path.dirname(path)
     os.makedirs(root, mode=0o700, exist_ok=True)
-    if made:
+    if created:
         with open(os.path.join(root, MADE), "w") as file:
-            file.write(str(made))
+            file.write(str(created))
     return root
 
 
@@ -265,13 +265,13 @@ def store(root: str, digest: str, size: int) -> None:
 
 def prune(root: str, keep: List[str], limit: int = MAX_STORE) -> None:
     """Remove the longest unused files until the store is within its limit."""
-    found = []
+    files = []
     for name in os.listdir(root):
         if is_digest(name):
             facts = os.stat(os.path.join(root, name))
-            found.append((facts.st_mtime, facts.st_size, name))
-    total = sum(size for _, size, _ in found)
-    for _, size, name in sorted(found):
+            files.append((facts.st_mtime, facts.st_size, name))
+    total = sum(size for _, size, _ in files)
+    for _, size, name in sorted(files):
         if total > limit and name not in keep:
             os.unlink(os.path.join(root, name))
             total -= size

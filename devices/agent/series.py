@@ -70,8 +70,8 @@ def outcome(task: Dict[str, Any], store: str) -> bytes:
 
 def damaged(task: Dict[str, Any], store: str) -> Optional[str]:
     """Check a task's files in the store against their digests; return the problem, if any."""
-    wanted = [os.path.basename(sys.argv[0])] + [task[name] for name in _FILES if task.get(name)]
-    for digest in wanted:
+    digests = [os.path.basename(sys.argv[0])] + [task[name] for name in _FILES if task.get(name)]
+    for digest in digests:
         if not protocol.is_digest(digest) or not protocol.holds(store, digest):
             return "a file of the board's store was changed in the meantime: %s" % str(digest)[:16]
     return None

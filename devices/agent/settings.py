@@ -98,12 +98,12 @@ class Governors(Setting):
 
     def now(self) -> Dict[str, str]:
         """Return the governor of each processor by name; one that is switched off has none."""
-        found = {}
+        governors = {}
         for path in self._tree.glob(_CPUS + "cpu[0-9]*/cpufreq/scaling_governor"):
             text = self._tree.text(path)
             if text:
-                found[path[len(_CPUS) :].partition("/")[0]] = text
-        return found
+                governors[path[len(_CPUS) :].partition("/")[0]] = text
+        return governors
 
     def is_now(self, name: str) -> bool:
         """See `Setting.is_now`: on all processors."""
@@ -115,9 +115,11 @@ class Governors(Setting):
         if not cpus:
             raise TaskError("the board has no governors to set: leave `governor` out")
         for cpu in cpus:
-            known = self._tree.text(_CPUS + cpu + "/cpufreq/scaling_available_governors")
-            if known is not None and name not in known.split():
-                raise TaskError("the board has no governor %s: choose one of %s" % (name, known))
+            available = self._tree.text(_CPUS + cpu + "/cpufreq/scaling_available_governors")
+            if available is not None and name not in available.split():
+                raise TaskError(
+                    "the board has no governor %s: choose one of %s" % (name, available)
+                )
         paths = [self._path(cpu) for cpu in cpus]
         if not all(os.access(path, os.W_OK) for path in paths) and not _sudo_may("tee", *paths):
             raise TaskError(_REFUSED % ("governor", "sudo tee " + self._path("cpu*"), "governor"))
@@ -188,13 +190,13 @@ class PowerMode(Setting):
 
     def _number(self, name: str) -> str:
         text = self._board.tree.text(NVPMODEL) or ""
-        known: Dict[str, str] = {}
-        for number, found in _MODE.findall(text):
-            known.setdefault(_plain(found), number)
-        if _plain(name) not in known:
-            told = ", ".join(sorted(known)) or "none that /%s names" % NVPMODEL
-            raise TaskError("the board has no power mode %s: choose one of %s" % (name, told))
-        return known[_plain(name)]
+        numbers: Dict[str, str] = {}
+        for number, title in _MODE.findall(text):
+            numbers.setdefault(_plain(title), number)
+        if _plain(name) not in numbers:
+            names = ", ".join(sorted(numbers)) or "none that /%s names" % NVPMODEL
+            raise TaskError("the board has no power mode %s: choose one of %s" % (name, names))
+        return numbers[_plain(name)]
 
 
 _REFUSED = (
@@ -237,18 +239,18 @@ def _read(store: str) -> Dict[str, Any]:
     """Return the earlier settings by key; malformed entries are dropped."""
     try:
         with open(os.path.join(store, NAME)) as file:
-            found = json.load(file)
+            content = json.load(file)
     except (OSError, ValueError):
         return {}
     kinds = {"governor": dict, "power_mode": str}
     return {
-        key: found[key]
+        key: content[key]
         for key, kind in kinds.items()
-        if isinstance(found, dict)
-        and isinstance(found.get(key), dict)
-        and isinstance(found[key].get("before"), kind)
-        and isinstance(found[key].get("set"), list)
-        and found[key]["set"]
+        if isinstance(content, dict)
+        and isinstance(content.get(key), dict)
+        and isinstance(content[key].get("before"), kind)
+        and isinstance(content[key].get("set"), list)
+        and content[key]["set"]
     }
 
 

@@ -58,10 +58,10 @@ class Sampler:
             self._process.communicate()
             return None
         try:
-            found = json.loads(out.decode())
+            readings = json.loads(out.decode())
         except ValueError:
             return None
-        return found if isinstance(found, dict) else None
+        return readings if isinstance(readings, dict) else None
 
 
 def start(interval_s: float, avoid: Sequence[int] = ()) -> Optional[Sampler]:
@@ -91,7 +91,7 @@ def sample(root: str, interval: str, avoid: str) -> None:
             break
     if meter is not None:
         meter.close()
-    found = {
+    readings = {
         "interval_s": interval_s,
         "source": meter.source if meter else None,
         "rails": rails,
@@ -100,13 +100,13 @@ def sample(root: str, interval: str, avoid: str) -> None:
         "states": states,
         "cpu_s": _cpu_seconds(),
     }
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(json.dumps(readings))
     sys.stdout.flush()
 
 
 def look(board: Board) -> Dict[str, Any]:
     """Return what may change during a run and is cheap to read, with the time of the reading."""
-    found = {
+    values = {
         "t": time.monotonic(),
         "temperature_c": board.temperature(),
         "mhz": max(board.mhz(), default=None),
@@ -114,7 +114,7 @@ def look(board: Board) -> Dict[str, Any]:
         "governor": board.governor(),
         "throttled": board.throttled(),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _watts(meter: power.Meter, rails: List[str]) -> List[Optional[float]]:

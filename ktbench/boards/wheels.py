@@ -91,8 +91,8 @@ def _pip(arguments: list[str], look: Look) -> None:
             f"{sys.executable} has no pip to fetch wheels with: `{sys.executable} -m ensurepip`"
         )
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    said = (errors or done.stderr.splitlines() or ["no reason given"])[-1].strip()
-    raise KtbenchError(f"pip cannot get wheels for {look.title}: {said[:300]}")
+    reason = (errors or done.stderr.splitlines() or ["no reason given"])[-1].strip()
+    raise KtbenchError(f"pip cannot get wheels for {look.title}: {reason[:300]}")
 
 
 def _wheel(path: Path) -> Wheel:

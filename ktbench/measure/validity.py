@@ -201,10 +201,10 @@ def _output_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
 
 def _expected_reasons(repeats: Sequence[Bench], job: Job) -> Iterator[str]:
     for answer in repeats:
-        found = agreement(answer, job)
-        if found is None or job.expected is None or answer.outputs is None:
+        agreed = agreement(answer, job)
+        if agreed is None or job.expected is None or answer.outputs is None:
             continue
-        share, count = found
+        share, count = agreed
         # A share asked of a whole validation set, held against a few inputs: one more may differ.
         allowed = math.floor((1 - job.tolerance.agreement) * count) + 1
         if round((1 - share) * count) > allowed:

@@ -44,15 +44,15 @@ class Session:
         raise NotImplementedError
 
 
-def batch_of(shape: Any, wanted: Optional[int]) -> int:
+def batch_of(shape: Any, size: Optional[int]) -> int:
     """The first axis of an input once it is loaded; TaskError where it is fixed at another."""
     fixed = shape[0] if len(shape) and isinstance(shape[0], int) and shape[0] > 0 else None
-    if wanted is not None and fixed not in (None, wanted):
+    if size is not None and fixed not in (None, size):
         raise TaskError(
             "the model's batch is fixed at %d, not %d: export it with `batch: dynamic`"
-            % (fixed or 0, wanted)
+            % (fixed or 0, size)
         )
-    return fixed or wanted or 1
+    return fixed or size or 1
 
 
 def names() -> List[str]:
@@ -81,13 +81,13 @@ def _looked_at(runtime: Any) -> Dict[str, Any]:
     return entry
 
 
-def choose(wanted: List[str], form: str) -> str:
+def choose(preferred: List[str], form: str) -> str:
     """The first wanted runtime that runs this format; TaskError says what each one lacks.
 
     No other is loaded: it would cost a board seconds, and count as the artifact's memory.
     """
     reasons = []
-    for name in wanted:
+    for name in preferred:
         runtime = module(name) if name in names() else None
         if runtime is not None and form in runtime.FORMATS:
             entry = _looked_at(runtime)
