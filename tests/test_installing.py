@@ -14,15 +14,18 @@ from typing import Any
 import pytest
 import yaml
 
-import ktbench
+import ktbench as package
+from ktbench.data import tables
 from ktbench.matrix import starter
 from ktbench.matrix.starter import shipped
-from ktbench.records import KtbenchError
+from ktbench.records import DataSpec, KtbenchError
 from ktbench.system import extras
 from tests.boards import IN_CI
-from tests.running import write_matrix
+from tests.running import Commands, write_matrix
 
-ROOT = Path(ktbench.__file__).resolve().parents[1]
+pytest_plugins = ("tests.running_fixtures",)
+
+ROOT = Path(package.__file__).resolve().parents[1]
 METADATA: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SMALL = "hpdc18-small"
 
@@ -140,52 +143,50 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_without_extras_students_are_trained_resumed_and_reported(
+def test_without_extras_students_are_trained_compared_and_reported(
     core: Path, tmp_path: Path
 ) -> None:
     matrix = write_matrix(tmp_path / "m.yaml")
-    planned = answer("plan", matrix, path=core, folder=tmp_path)
-    assert "warning" not in planned.stderr
     answer("run", matrix, "--results", "r", path=core, folder=tmp_path)
     assert (tmp_path / "r/report/index.html").is_file()
-    again = answer("run", matrix, "--results", "r", path=core, folder=tmp_path)
-    assert "failed" not in again.stderr
     answer("compare", "r", "r", path=core, folder=tmp_path)
-    answer("verify", "r", path=core, folder=tmp_path)
 
 
-def test_plan_and_run_name_the_command_that_installs_what_a_matrix_needs(
-    core: Path, tmp_path: Path
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process as one in which no extra is installed."""
+    for name in (name for group in extras.PACKAGES.values() for name in group):
+        monkeypatch.setitem(sys.modules, name.replace("-", "_"), None)
+
+
+def test_a_plan_warns_with_the_command_that_installs_what_the_matrix_needs(
+    bare: None, ktbench: Commands, tmp_path: Path
 ) -> None:
     matrix = write_matrix(tmp_path / "m.yaml", exports={"formats": ["onnx", "tflite"]})
-    line = (
-        "packages are not installed (onnx, onnxscript, onnxruntime for onnx exports; "
+    planned = ktbench("plan", matrix)
+    assert planned.code == 0 and planned.err == (
+        "warning: packages are not installed (onnx, onnxscript, onnxruntime for onnx exports; "
         "litert-torch, ai-edge-litert, ai-edge-quantizer for tflite exports): "
         "pip install 'ktbench[onnx,tflite]'\n"
     )
-    planned = answer("plan", matrix, path=core, folder=tmp_path)
-    assert planned.stderr == f"warning: {line}"
-    refused = answer("run", matrix, "-q", "--results", "r", path=core, folder=tmp_path, code=2)
-    assert refused.stderr == f"ktbench: {line}"
-    assert not (tmp_path / "r").exists()
+    assert not ktbench("plan", write_matrix(tmp_path / "m.yaml")).err
 
 
 def test_a_data_set_of_the_hub_names_the_command_that_installs_its_package(
-    core: Path, tmp_path: Path
+    bare: None, tmp_path: Path
 ) -> None:
-    matrix = write_matrix(tmp_path / "m.yaml", data={"source": "hub", "path": "a/b"})
-    refused = answer("plan", matrix, path=core, folder=tmp_path, code=2)
-    assert refused.stderr == (
-        "ktbench: data: source 'hub' needs datasets, which is not installed: "
-        "pip install 'ktbench[hub]'\n"
+    with pytest.raises(KtbenchError) as refused:
+        tables.hub(DataSpec(source="hub", path="a/b"), tmp_path)
+    assert str(refused.value) == (
+        "data: source 'hub' needs datasets, which is not installed: pip install 'ktbench[hub]'"
     )
 
 
 @pytest.mark.parametrize(("suffix", "extra"), [(".onnx", "onnx"), (".tflite", "tflite")])
 def test_a_model_to_measure_names_the_command_that_installs_its_packages(
-    core: Path, tmp_path: Path, suffix: str, extra: str
+    bare: None, ktbench: Commands, tmp_path: Path, suffix: str, extra: str
 ) -> None:
     (tmp_path / f"model{suffix}").write_bytes(b"not read without its packages")
-    refused = answer("measure", f"model{suffix}", path=core, folder=tmp_path, code=2)
-    assert refused.stderr.endswith(f"pip install 'ktbench[{extra}]'\n")
-    assert len(refused.stderr.splitlines()) == 1
+    refused = ktbench("measure", f"model{suffix}")
+    assert refused.code == 2
+    assert refused.error.endswith(f"not installed: pip install 'ktbench[{extra}]'")
