@@ -1,4 +1,4 @@
-"""No device at all: made-up figures, labelled emulated, for trying a matrix out."""
+"""Made-up figures, labelled emulated, for trying a matrix out without a device."""
 
 from ktbench.devices._contract import Profile
 

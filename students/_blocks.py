@@ -36,7 +36,7 @@ PROBE = 16
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What a block does to shapes: (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+    """A block's effect on shapes: (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
 
     inputs: int
     outputs: int
@@ -106,13 +106,13 @@ class Replacing(Student):
 
 
 def build_replacement(block: Block, entry: Replacement) -> nn.Module:
-    """What stands for a block, freshly initialised from torch's global generator.
+    """Build the replacement of a block, initialised from torch's global generator.
 
     Raises ValueError, in one line, for a name, a setting or a value that cannot be.
     """
     file, settings = found(entry)
-    made: nn.Module = file.build(block.geometry, **settings)
-    return made
+    module: nn.Module = file.build(block.geometry, **settings)
+    return module
 
 
 def adopt(block: Block, entry: Replacement, replacement: nn.Module, network: nn.Module) -> None:

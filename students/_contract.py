@@ -1,12 +1,13 @@
-"""What a student is: a stem, a list of stages and a head, whose features methods can read.
+"""The contract of students: networks whose stages, embedding and logits methods can read.
 
-A file of this folder is a family. It defines
+A file of this folder is a family of networks. It defines
 
     VARIANTS: tuple[str, ...]
     def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.0) -> Student
 
-and may take further keyword settings, each with a default. `width` multiplies every width.
-Nothing is registered: the folder is the catalogue.
+and may take further keyword settings, each with a default. `width` multiplies every width. Most
+families return a `StagedNetwork`, built from a list of stages and a head. Nothing is registered:
+the folder is the catalogue. CONTRIBUTING.md has a whole file as an example.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What one forward pass lets others see.
+    """Outputs of one forward pass that a transfer method may read.
 
     logits (B, K); stages: outputs after activation, each a map (B, C, H, W) or tokens (B, N, D);
     embedding (B, D): what the classifier reads; preacts: the stages before their activation,
@@ -50,41 +51,49 @@ class Student(nn.Module):
     stage_names: tuple[str, ...]
     """One name per stage, in order."""
     has_preacts: bool = True
-    """Whether `forward_features` may be asked for pre-activations."""
+    """True if `forward_features` may be asked for pre-activations."""
 
     @abstractmethod
     def forward_features(self, inputs: Tensor, *, preacts: bool = False) -> Features:
-        """One pass through the network with everything that methods may read.
+        """Run the network once and return everything that methods may read.
 
-        With `preacts`, the stages before their activation come along from the same pass: no
+        With `preacts`, the stages before their activation are returned from the same pass: no
         module runs twice, so each BatchNorm updates once.
         """
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The logits (B, K): what is exported."""
+        """Return the logits (B, K); this is what is exported."""
         return self.forward_features(inputs).logits
 
     @property
     def structure(self) -> str:
-        """What its weights decided of its structure; empty where its settings say it all.
+        """The part of the structure that weights decided; empty if the settings decide all of it.
 
         Networks of equal settings and structure are built alike.
         """
         return ""
 
     def suit(self, state: Mapping[str, Tensor]) -> None:
-        """Take the structure that weights ask for, where a network's weights decide on it.
+        """Adopt the structure of these weights, if weights decide on the network's structure.
 
-        Called before they are loaded. Raises ValueError, in one line, where they ask for another.
+        Called before they are loaded. Raises ValueError, in one line, if they do not fit.
         """
+
+
+class GlobalMean(nn.Module):
+    """The mean over a map's pixels: (B, C, H, W) to (B, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x.mean((2, 3))
 
 
 class StagedNetwork(Student):
     """A network whose stages run one after the other, each closed by an activation.
 
-    `stages` return their output *before* the activation, which is applied here: so both sides of
-    it come from one pass. `embed` turns the last stage into the classifier's input. A network
-    that begins with its first stage has no stem.
+    `stages` return their output *before* the activation, which is applied here, so that both are
+    known from one pass. `embed` turns the last stage into the head's input, by default the mean
+    over a map's pixels. A network that begins with its first stage has no stem.
     """
 
     def __init__(
@@ -92,20 +101,20 @@ class StagedNetwork(Student):
         *,
         stem: nn.Module | None = None,
         stages: Sequence[nn.Module],
-        embed: nn.Module,
         head: nn.Module,
+        embed: nn.Module | None = None,
         stage_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
-        self.embed = embed
+        self.embed = GlobalMean() if embed is None else embed
         self.head = head
         names = stage_names or [f"stage{i + 1}" for i in range(len(stages))]
         self.stage_names = tuple(names)
 
     def activate(self, preact: Tensor) -> Tensor:
-        """The activation that closes a stage; never in place, as `preact` may be read."""
+        """Apply the activation that closes a stage; never in place, as `preact` may be read."""
         return functional.relu(preact)
 
     def forward_features(self, inputs: Tensor, *, preacts: bool = False) -> Features:
@@ -125,7 +134,7 @@ class StagedNetwork(Student):
 
 
 def scaled(channels: int, width: float) -> int:
-    """A layer's width under a width multiplier: rounded, at least one.
+    """Return a layer's width times a multiplier, rounded and at least one.
 
     Raises ValueError for a multiplier that is not above zero.
     """

@@ -17,14 +17,6 @@ ConvLayer = Callable[[int, int], list[nn.Module]]
 Net = TypeVar("Net", bound=nn.Module)
 
 
-class GlobalMean(nn.Module):
-    """The mean over a map's pixels: (B, C, H, W) to (B, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return x.mean((2, 3))
-
-
 class Halve(nn.Module):
     """Max pooling 2 × 2 of maps whose shorter side is above `floor`; smaller ones pass unchanged.
 

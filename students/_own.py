@@ -1,4 +1,4 @@
-"""A user's own `nn.Module` as a student: its stages are read through hooks, not rewritten."""
+"""A wrapper that makes a student of any `nn.Module`: hooks read its stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ktbench.students._contract import Features, Student
 
 INNER = "network."
-"""What the user's own names stand behind in the wrapper's state_dict."""
+"""Prefix of the user's own names in the wrapper's state_dict."""
 
 
 def wrap(
@@ -25,7 +25,7 @@ def wrap(
     preacts: Sequence[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Student:
-    """A student from a module's class or a function that returns a module.
+    """Build a student from a module's class or a function that returns a module.
 
     `obj` is called with `num_classes` and `in_channels`, as far as it has parameters of these
     names, and with `arguments`, which come first. `stages` are module names (as in
@@ -44,7 +44,7 @@ def wrap(
 
 
 class OwnNetwork(Student):
-    """A module of anyone's, with some of its modules' outputs as features.
+    """A user's module, with the outputs of some of its modules as features.
 
     A stage is what its module returned last in the pass, an activation in place included; the
     embedding is what the `nn.Linear` that ran last read, where that is (B, D). There is no stem.
@@ -102,13 +102,13 @@ class OwnNetwork(Student):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As `nn.Module` does, and for the bare module's names too."""
+        """Load as `nn.Module` does, and accept the bare module's names too."""
         if not any(name.startswith(INNER) for name in state_dict):
             state_dict = {INNER + name: value for name, value in state_dict.items()}
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _logits(self, output: Any) -> Tensor:
-        """The network's logits among what it returned: see `_chosen`."""
+        """Pick the logits from what the network returned; see `_chosen`."""
         logits = _chosen(output, self.num_classes)
         if logits.dim() != 2:
             raise ValueError(
@@ -131,7 +131,7 @@ LOGITS = ("logits", "out", "output")
 
 
 def _chosen(output: Any, num_classes: int) -> Tensor:
-    """The logits of an output, in train and eval mode alike; ValueError where they are in doubt.
+    """Pick the logits of an output, in train and eval mode alike; ValueError if in doubt.
 
     A tensor is the logits itself. Else it is what is called by a name of `LOGITS`, as a key or an
     attribute; else the first member of a tuple or list, where that is a tensor (B, K); else the
@@ -157,7 +157,7 @@ def _chosen(output: Any, num_classes: int) -> Tensor:
 
 
 def _members(output: Any) -> dict[str, Any]:
-    """What an output holds, by key, field or position."""
+    """Return an output's members by key, field or position."""
     if isinstance(output, Mapping):
         return {str(key): value for key, value in output.items()}
     if isinstance(output, tuple | list):
@@ -177,7 +177,7 @@ def _shown(value: Any) -> str:
 
 
 class _Seen:
-    """What the hooks saw of the current pass; outside `forward_features` they keep nothing."""
+    """The outputs seen by the hooks in the current pass; nothing outside `forward_features`."""
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, str], Any] | None = None

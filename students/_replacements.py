@@ -51,9 +51,9 @@ def _file(name: str) -> ModuleType:
     return import_module(f"ktbench.students.replacements.{name}")
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+def _unknown(what: str, name: str, names: Iterable[str]) -> str:
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"unknown {what} {name!r}: did you mean {' or '.join(close)}?"
-    return f"unknown {what} {name!r}: {'known are ' + ', '.join(known) if known else 'it has none'}"
+    return f"unknown {what} {name!r}: {'known are ' + ', '.join(names) if names else 'it has none'}"

@@ -45,20 +45,20 @@ def build(
     """
     if network is None:
         raise ValueError("it is made of a teacher's network: name the teacher in `of`")
-    found = find_blocks(network, blocks)
-    if choice and len(choice) != len(found):
-        raise ValueError(f"choice names {len(choice)} replacements for {len(found)} blocks")
-    wanted = choice or tuple(replace for _ in found)
-    made = [
+    targets = find_blocks(network, blocks)
+    if choice and len(choice) != len(targets):
+        raise ValueError(f"choice names {len(choice)} replacements for {len(targets)} blocks")
+    labels = choice or tuple(replace for _ in targets)
+    modules = [
         None if entry == KEEP else build_replacement(block, entry)
-        for block, entry in zip(found, wanted, strict=True)
+        for block, entry in zip(targets, labels, strict=True)
     ]
     if not choice:
-        pairs = zip(found, made, strict=True)
-        made = [_if_smaller(block.modules(network), module) for block, module in pairs]
-    parts = {block.name: m for block, m in zip(found, made, strict=True) if m is not None}
-    entries = {block.name: entry for block, entry in zip(found, wanted, strict=True)}
-    return Blockwise(network, found, parts, {name: entries[name] for name in parts})
+        pairs = zip(targets, modules, strict=True)
+        modules = [_if_smaller(block.modules(network), module) for block, module in pairs]
+    parts = {block.name: m for block, m in zip(targets, modules, strict=True) if m is not None}
+    entries = {block.name: entry for block, entry in zip(targets, labels, strict=True)}
+    return Blockwise(network, targets, parts, {name: entries[name] for name in parts})
 
 
 class Blockwise(Replacing):
@@ -114,34 +114,34 @@ class Blockwise(Replacing):
         return logits
 
     def _choose(self, replaced: list[bool]) -> None:
-        for block, wanted in zip(self.blocks, replaced, strict=True):
-            if wanted and block.name not in self._made:
+        for block, is_replaced in zip(self.blocks, replaced, strict=True):
+            if is_replaced and block.name not in self._made:
                 raise ValueError(f"block {block.name} has no replacement")
-        for number, (block, wanted) in enumerate(zip(self.blocks, replaced, strict=True)):
-            if wanted != self._replaced[number]:
-                self._swap(block, wanted)
+        for number, (block, is_replaced) in enumerate(zip(self.blocks, replaced, strict=True)):
+            if is_replaced != self._replaced[number]:
+                self._swap(block, is_replaced)
         self._replaced = replaced
         self.chosen.copy_(torch.tensor(replaced, dtype=torch.int64))
 
     def _swap(self, block: Block, replaced: bool) -> None:
-        own = self._own[block.name]
+        original = self._own[block.name]
         if not replaced:
-            self._like_us(own)
-            for path, module in zip(block.paths, own.children(), strict=True):
+            self._like_us(original)
+            for path, module in zip(block.paths, original.children(), strict=True):
                 self.network.set_submodule(path, module)
             return
         block.put(self.network, self._like_us(self._made[block.name]))
         # Whoever reads what the block's last module returns reads what now stands for it.
         end = self.network.get_submodule(block.end)
         if not end._forward_hooks:
-            for hook in own[-1]._forward_hooks.values():
+            for hook in original[-1]._forward_hooks.values():
                 end.register_forward_hook(hook)
 
     def _like_us(self, module: nn.Module) -> nn.Module:
-        """What was not in use did not hear of this network's mode and device."""
+        """Give a block that was not in use this network's mode and device."""
         return module.to(self.chosen.device).train(self.training)
 
 
-def _if_smaller(own: nn.Module, replacement: nn.Module | None) -> nn.Module | None:
-    smaller = replacement is not None and parameters_of(replacement) < parameters_of(own)
+def _if_smaller(original: nn.Module, replacement: nn.Module | None) -> nn.Module | None:
+    smaller = replacement is not None and parameters_of(replacement) < parameters_of(original)
     return replacement if smaller else None

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from ktbench.students._contract import StagedNetwork, Student, scaled
+from ktbench.students._contract import GlobalMean, StagedNetwork, Student, scaled
 from ktbench.students._layers import (
     ConvLayer,
-    GlobalMean,
     conv_bn,
     initialise,
     plain_stages,

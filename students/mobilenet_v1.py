@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from ktbench.students._contract import StagedNetwork, Student, scaled
-from ktbench.students._layers import GlobalMean, conv_bn, initialise, layered_stage, separable
+from ktbench.students._layers import conv_bn, initialise, layered_stage, separable
 
 VARIANTS = ("mobilenet_v1",)
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 6), (1024, 2))
@@ -31,4 +31,4 @@ def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.
             channels = outputs
         stages.append(layered_stage(layers))
     head = nn.Linear(channels, num_classes)
-    return initialise(StagedNetwork(stem=stem, stages=stages, embed=GlobalMean(), head=head))
+    return initialise(StagedNetwork(stem=stem, stages=stages, head=head))

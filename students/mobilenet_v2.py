@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ktbench.students._contract import Student, scaled
-from ktbench.students._layers import GlobalMean, UnactivatedNetwork, conv_bn, initialise
+from ktbench.students._contract import GlobalMean, Student, scaled
+from ktbench.students._layers import UnactivatedNetwork, conv_bn, initialise
 
 VARIANTS = ("mobilenet_v2",)
 HALF = 0.5

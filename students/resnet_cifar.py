@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from ktbench.students._contract import StagedNetwork, Student, scaled
-from ktbench.students._layers import GlobalMean, conv_bn, initialise
+from ktbench.students._layers import conv_bn, initialise
 from ktbench.students._residual import basic_stage
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
@@ -32,7 +32,6 @@ def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.
         StagedNetwork(
             stem=nn.Sequential(*conv_bn(in_channels, channels[0]), nn.ReLU()),
             stages=stages,
-            embed=GlobalMean(),
             head=nn.Linear(channels[-1], num_classes),
         )
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from ktbench.students._contract import StagedNetwork, Student, scaled
-from ktbench.students._layers import BlockStage, GlobalMean, conv_bn, initialise
+from ktbench.students._layers import BlockStage, conv_bn, initialise
 from ktbench.students._residual import basic_stage, bottleneck
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
@@ -31,7 +31,6 @@ def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.
         StagedNetwork(
             stem=nn.Sequential(*conv_bn(in_channels, stem), nn.ReLU()),
             stages=stages,
-            embed=GlobalMean(),
             head=nn.Linear(inputs, num_classes),
         )
     )

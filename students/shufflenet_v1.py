@@ -14,7 +14,6 @@ from torch.nn import functional
 from ktbench.students._contract import StagedNetwork, Student
 from ktbench.students._layers import (
     BlockStage,
-    GlobalMean,
     conv_bn,
     initialise,
     scaled_by,
@@ -40,7 +39,7 @@ def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.
         stages.append(BlockStage(*blocks))
         channels = outputs
     head = nn.Linear(channels, num_classes)
-    return initialise(StagedNetwork(stem=stem, stages=stages, embed=GlobalMean(), head=head))
+    return initialise(StagedNetwork(stem=stem, stages=stages, head=head))
 
 
 class ShuffleBlock(nn.Module):
@@ -54,13 +53,13 @@ class ShuffleBlock(nn.Module):
         super().__init__()
         self.strided = stride > 1
         self.groups = groups
-        own = outputs - inputs if self.strided else outputs
-        middle = own // 4
+        added = outputs - inputs if self.strided else outputs
+        middle = added // 4
         self.reduce = nn.Sequential(*conv_bn(inputs, middle, 1, groups=groups), nn.ReLU())
         self.expand = nn.Sequential(
             *conv_bn(middle, middle, stride=stride, groups=middle),
             nn.ReLU(),
-            *conv_bn(middle, own, 1, groups=GROUPS),
+            *conv_bn(middle, added, 1, groups=GROUPS),
         )
 
     def forward(self, x: Tensor) -> Tensor:

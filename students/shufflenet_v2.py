@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ktbench.students._contract import StagedNetwork, Student, scaled
-from ktbench.students._layers import GlobalMean, conv_bn, initialise, scaled_by, shuffle_channels
+from ktbench.students._contract import GlobalMean, StagedNetwork, Student, scaled
+from ktbench.students._layers import conv_bn, initialise, scaled_by, shuffle_channels
 
 VARIANTS = ("shufflenet_v2",)
 STAGES = ((116, 4), (232, 8), (464, 4))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import nn
 
 from ktbench.students._contract import StagedNetwork, Student, scaled
-from ktbench.students._layers import GlobalMean, initialise, plain_stages
+from ktbench.students._layers import initialise, plain_stages
 
 LAYOUTS = {
     "vgg8": ((64,), (128,), (256,), (512,), (512,)),
@@ -30,7 +30,7 @@ def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.
     head = nn.Linear(layout[-1][-1], num_classes)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
-    return initialise(StagedNetwork(stages=stages, embed=GlobalMean(), head=head))
+    return initialise(StagedNetwork(stages=stages, head=head))
 
 
 def _conv(inputs: int, outputs: int) -> list[nn.Module]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ktbench.students._contract import StagedNetwork, Student, scaled
-from ktbench.students._layers import GlobalMean, initialise
+from ktbench.students._layers import initialise
 
 VARIANTS = ("wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2")
 
@@ -28,7 +28,6 @@ def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.
         StagedNetwork(
             stem=_conv(in_channels, stem),
             stages=[_stage(channels[i], channels[i + 1], blocks, first=i == 0) for i in range(3)],
-            embed=GlobalMean(),
             head=nn.Linear(channels[-1], num_classes),
         )
     )

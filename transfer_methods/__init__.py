@@ -1,5 +1,13 @@
-"""Knowledge-transfer techniques, one per file."""
+"""Knowledge-transfer techniques, one per file.
 
+`OneTerm` is the base of a method that adds one term to the cross-entropy, `Distillation` of any
+other that reads a teacher; `TransferMethod` is the contract itself.
+"""
+
+from ktbench.transfer_methods._common import Distillation as Distillation
+from ktbench.transfer_methods._common import OneTerm as OneTerm
+from ktbench.transfer_methods._common import View as View
+from ktbench.transfer_methods._common import Weights as Weights
 from ktbench.transfer_methods._contract import ALL as ALL
 from ktbench.transfer_methods._contract import Batch as Batch
 from ktbench.transfer_methods._contract import Features as Features

@@ -16,11 +16,11 @@ def number(
     """These settings are finite numbers above `above`, at least `least`, at most `most`."""
     for name in names:
         value = getattr(config, name)
-        wanted = "a number" + _range(above, least, most)
+        expected = "a number" + _range(above, least, most)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name} must be {wanted}, not {value!r}")
+            raise ValueError(f"{name} must be {expected}, not {value!r}")
         if not math.isfinite(value) or _outside(value, above, least, most):
-            raise ValueError(f"{name} must be {wanted}, not {value!r}")
+            raise ValueError(f"{name} must be {expected}, not {value!r}")
 
 
 def whole(config: object, *names: str, least: int) -> None:

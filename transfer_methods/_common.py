@@ -1,4 +1,4 @@
-"""What every method shares: how features are read, the base class, the two commonest losses."""
+"""Base classes of most methods, views of features, and the two commonest losses."""
 
 from __future__ import annotations
 
@@ -64,22 +64,22 @@ class View:
 
 
 def seen(student: Features) -> View:
-    """The student's features, in at least single precision."""
+    """Return the student's features in at least single precision."""
     return View(student, detached=False)
 
 
 def frozen(teacher: Features | None) -> View:
-    """The teacher's features, in at least single precision and without gradient."""
+    """Return the teacher's features in at least single precision, without gradient."""
     if teacher is None:
         raise RuntimeError("the method reads a teacher in this phase, and was given none")
     return View(teacher, detached=True)
 
 
 class Distillation(TransferMethod, Generic[C]):
-    """A method that reads a teacher: it knows the reasons against a pair that are common to all.
+    """Base of methods that read a teacher; it checks that both networks show what is needed.
 
-    A method adds its own reasons in `unfit`, which may rely on there being a teacher that shows
-    what `needs` asks for.
+    A method adds its own reasons against a pair in `unfit`, which may rely on there being a teacher
+    that shows what `needs` asks for.
     """
 
     config: C
@@ -93,12 +93,12 @@ class Distillation(TransferMethod, Generic[C]):
 
     @classmethod
     def unfit(cls, config: Any, setting: Setting) -> str | None:
-        """The method's own reason against this pair, or None."""
+        """Return the method's own reason against this pair, or None."""
         return None
 
 
 def _missing(teacher: Needs, student: Needs, setting: Setting) -> str | None:
-    """What the pair lacks of what is needed, in one sentence, or None."""
+    """Explain in one sentence what the pair lacks of what is needed; None if nothing."""
     if setting.teacher is None:
         return "the method needs a teacher and there is none"
     for side, needs, shapes in (
@@ -123,12 +123,12 @@ def _missing(teacher: Needs, student: Needs, setting: Setting) -> str | None:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, K) with class numbers (B,)."""
+    """Return the mean cross-entropy of logits (B, K) with class numbers (B,)."""
     return functional.cross_entropy(logits, labels)
 
 
 def root_mean_square(a: Tensor, b: Tensor) -> Tensor:
-    """Root of the mean squared difference over all elements.
+    """Return the root of the mean squared difference over all elements.
 
     Where both are equal the value is 0 and so is the gradient, where that of a plain square root
     would not be finite: a norm has a subgradient there.
@@ -139,12 +139,12 @@ def root_mean_square(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mean_square(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference over all elements."""
+    """Return the mean squared difference over all elements."""
     return functional.mse_loss(a, b)
 
 
 def sum_of(terms: list[Tensor]) -> Tensor:
-    """The sum of at least one tensor."""
+    """Return the sum of at least one tensor."""
     total = terms[0]
     for term in terms[1:]:
         total = total + term
@@ -153,12 +153,12 @@ def sum_of(terms: list[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The two weights of a method that adds one term to the cross-entropy."""
+    """Settings of a method that adds one term to the cross-entropy: both weights."""
 
     ce_weight: float = 1.0
-    """Of the cross-entropy with the labels."""
+    """Weight of the cross-entropy with the labels."""
     weight: float = 1.0
-    """Of the transfer term."""
+    """Weight of the transfer term."""
 
     def __post_init__(self) -> None:
         _checks.number(self, "ce_weight", least=0)
@@ -169,14 +169,14 @@ W = TypeVar("W", bound=Weights)
 
 
 class OneTerm(Distillation[W]):
-    """ce_weight * CE + weight * `transfer`: the shape of most methods."""
+    """Base of methods with one term of their own: ce_weight * CE + weight * `transfer`."""
 
     term: ClassVar[str] = "transfer"
-    """What the method's own term is called."""
+    """Name of the method's own term."""
 
     @abstractmethod
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
-        """The method's own scalar, without its weight."""
+        """Return the method's own scalar, without its weight."""
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         """The terms: ce, and the one that `term` names."""

@@ -1,4 +1,4 @@
-"""What a transfer method is: a loss over two networks' features, and when it trains what.
+"""The contract of transfer methods: a loss over two networks' features, and its phases.
 
 A file of this folder is a method. It defines a frozen dataclass `Config` (its settings with the
 published defaults) and a class `Method(TransferMethod)`. The file's name is the method's name.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 
 class Features(Protocol):
-    """What a network shows of one pass; see `students/_contract.py` for the shapes."""
+    """Outputs of one forward pass; see `students/_contract.py` for the shapes."""
 
     @property
     def logits(self) -> Tensor:
@@ -46,7 +46,7 @@ class Features(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a method reads of a network's features. Nothing at all: it needs no teacher."""
+    """The features of a network that a method reads; with none of them it needs no teacher."""
 
     logits: bool = False
     stages: bool = False
@@ -55,7 +55,7 @@ class Needs:
     stem: bool = False
 
     def __or__(self, other: Needs) -> Needs:
-        """What either needs."""
+        """Return what either of the two needs."""
         return Needs(
             logits=self.logits or other.logits,
             stages=self.stages or other.stages,
@@ -65,12 +65,12 @@ class Needs:
         )
 
     def __bool__(self) -> bool:
-        """True when anything is needed."""
+        """True if anything is needed."""
         return self != Needs()
 
     @property
     def only_logits(self) -> bool:
-        """True when a source that holds nothing but logits can serve it."""
+        """True if a source that holds nothing but logits can serve it."""
         return self in (Needs(), Needs(logits=True))
 
 
@@ -84,13 +84,13 @@ class Shapes:
     embedding: int | None
     stem: tuple[int, ...] | None = None
     preacts: bool = True
-    """Whether the network can show its stages before their activation."""
+    """True if the network can show its stages before their activation."""
 
     @classmethod
     def of(cls, features: Features, names: Sequence[str]) -> Shapes:
-        """Shapes of a pass over a batch of any size that was asked for everything there is.
+        """Return the shapes of a pass that was asked for everything; `names` are the stages'.
 
-        `names` are the stages'.
+        The size of its batch does not matter.
         """
         return cls(
             logits=int(features.logits.shape[1]),
@@ -104,7 +104,7 @@ class Shapes:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a method is told when it is built."""
+    """Facts that a method is given when it is built."""
 
     student: Shapes
     teacher: Shapes | None
@@ -136,13 +136,13 @@ class Batch:
     """Name of the method's current phase."""
 
     def in_phase(self, phase: str) -> Batch:
-        """The same batch, told which phase it serves."""
+        """Return the same batch with the name of the phase that it serves."""
         return self if phase == self.phase else replace(self, phase=phase)
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which of the student's parameters an update moves.
+    """The student's parameters that an update moves.
 
     Stages are found by dependence, for any network: `upto` takes every parameter that stage's
     output depends on; `only` those that it depends on and the stage before it does not; `after`
@@ -156,7 +156,7 @@ class Scope:
 
     @classmethod
     def upto_stage(cls, index: int) -> Scope:
-        """Stem to stage `index`, inclusive."""
+        """The stem and all stages up to `index`, inclusive."""
         return cls(everything=False, upto=index)
 
     @classmethod
@@ -166,12 +166,12 @@ class Scope:
 
     @classmethod
     def after_stage(cls, index: int) -> Scope:
-        """All that comes after stage `index`."""
+        """Everything after stage `index`."""
         return cls(everything=False, after=index)
 
     @classmethod
     def nothing(cls) -> Scope:
-        """None: only adaptors are trained."""
+        """An empty scope: only adaptors are trained."""
         return cls(everything=False)
 
 
@@ -180,13 +180,13 @@ ALL = Scope()
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What the terms of a loss weigh while the teacher teaches."""
+    """Weights of the terms of a loss while the transfer is on."""
 
     ce: float = 1.0
-    """Of the term `ce`, the cross-entropy with the labels."""
+    """Weight of the term `ce`, the cross-entropy with the labels."""
     transfer: float | None = None
-    """Of all other terms together, where they are divergences between class probabilities and so
-    weigh like a cross-entropy; None where they are distances of another kind."""
+    """Weight of all other terms together, if they are divergences between class probabilities and
+    so weigh like a cross-entropy; None if they are distances of another kind."""
 
     @property
     def alone(self) -> float:
@@ -221,8 +221,8 @@ class Phase:
     until: float = 1.0
     updates: tuple[Update, ...] = (Update(),)
     teacher: bool = True
-    """Whether anything is read of the teacher; where not, it need not run and `loss` may be
-    given None."""
+    """False if nothing of the teacher is read; then it need not run, and `loss` may be given
+    None."""
 
 
 class TransferMethod(nn.Module):
@@ -239,30 +239,30 @@ class TransferMethod(nn.Module):
     @classmethod
     @abstractmethod
     def needs(cls, config: Any) -> Needs:
-        """What is read of the teacher; nothing means that no teacher is run."""
+        """Return what is read of the teacher; nothing means that no teacher is run."""
 
     @classmethod
     def student_needs(cls, config: Any) -> Needs:
-        """What is read of the student: as of the teacher, unless overridden."""
+        """Return what is read of the student: the same as of the teacher, unless overridden."""
         return cls.needs(config) | Needs(logits=True)
 
     @classmethod
     def incompatible(cls, config: Any, setting: Setting) -> str | None:
-        """Why this pair cannot be trained with this method, in one sentence, or None."""
+        """Explain in one sentence why this pair cannot be trained with this method, or None."""
         return None
 
     @classmethod
     def soft_targets(cls, config: Any) -> float | None:
-        """The temperature T, where the teacher is read as softmax(logits / T) alone and the loss's
-        gradient is linear in it, so that an unbiased estimate of it may stand for it; else None.
+        """Return T if the teacher is read as softmax(logits / T) alone, with a linear gradient.
 
-        Such a method's terms and gradients are finite where logits of the teacher are -inf.
+        Then an unbiased estimate of the softmax may stand for it. Terms and gradients of such a
+        method are finite if logits of the teacher are -inf. Other methods return None.
         """
         return None
 
     @classmethod
     def scale(cls, config: Any) -> Scale | None:
-        """What the terms weigh; None for a method without a cross-entropy with the labels.
+        """Return the terms' weights; None for a method without a cross-entropy with the labels.
 
         Where a matrix lets the transfer count for a part of the training only, the loop carries on
         with the cross-entropy alone outside that part: `loss` is not called there in a phase that
@@ -271,17 +271,17 @@ class TransferMethod(nn.Module):
         return Scale(float(getattr(config, "ce_weight", 1.0)))
 
     def phases(self) -> Sequence[Phase]:
-        """What is trained when; the last phase ends at 1."""
+        """Return the phases of the training; the last one ends at 1."""
         return (Phase("train"),)
 
     @abstractmethod
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms, weights included, whose sum is the loss of the current phase.
+        """Return named scalar terms, weights included, that add up to the current phase's loss.
 
         The term `ce` is the cross-entropy with the labels.
         """
 
 
 def batch_generator(batch: Batch) -> torch.Generator:
-    """A generator on the CPU for draws that belong to this step, the same in every process."""
+    """Return a generator on the CPU for this step's draws, the same in every process."""
     return torch.Generator().manual_seed(batch.seed)

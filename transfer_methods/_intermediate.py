@@ -1,4 +1,4 @@
-"""What the three techniques on intermediate and last layers share.
+"""Base of the three techniques on intermediate and last layers.
 
 Sharma, Biookaghazadeh, Li, Zhao: Are Existing Knowledge Transfer Techniques Effective for Deep
 Learning with Edge Devices?, IEEE EDGE 2018: CE + sum over layer pairs of RMSE + MSE of logits.
@@ -38,13 +38,13 @@ class BaseConfig:
     """The study's weights, all 1."""
 
     ce_weight: float = 1.0
-    """Of the cross-entropy with the labels."""
+    """Weight of the cross-entropy with the labels."""
     weight: float = 1.0
-    """Of each pair's root mean square."""
+    """Weight of each pair's root mean square."""
     logits_weight: float = 1.0
-    """Of the squared difference of logits; 0 leaves the last layer out."""
+    """Weight of the squared difference of logits; 0 leaves the last layer out."""
     pairs: Pairs = "stage"
-    """Which teacher stage teaches which student stage; see `_pairs.py`. The study: similarity."""
+    """Pairs of a teacher stage and a student stage; see `_pairs.py`. The study: similarity."""
 
     def __post_init__(self) -> None:
         _checks.number(self, "ce_weight", "logits_weight", least=0)
@@ -57,7 +57,7 @@ class AdaptConfig(BaseConfig):
     """The study's, with `regressor` in place of its embeddings where widths differ."""
 
     adapt: Adapt = "regressor"
-    """What makes stages of different width comparable: regressor, embedding or none."""
+    """The adaptor between stages of different width: regressor, embedding or none."""
 
     def __post_init__(self) -> None:
         BaseConfig.__post_init__(self)
@@ -84,7 +84,7 @@ class Intermediate(Distillation[K]):
 
     @classmethod
     def same_width(cls, config: Any) -> bool:
-        """Whether only stages of one width can be compared."""
+        """True if only stages of one width can be compared."""
         return False
 
     @classmethod
@@ -113,10 +113,10 @@ class Adapted(Intermediate[AdaptConfig]):
     """With `AdaptConfig`: the setting `adapt` says what makes widths equal."""
 
     def adaptor(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
-        """As `adapt` says, where the widths differ."""
+        """Return the adaptor that `adapt` names, for widths that differ."""
         return adaptor(self.config.adapt, student, teacher)
 
     @classmethod
     def same_width(cls, config: Any) -> bool:
-        """Without an adaptor."""
+        """True if there is no adaptor."""
         return bool(config.adapt == "none")

@@ -1,4 +1,4 @@
-"""What the methods on logits share: temperature, standardisation, divergence."""
+"""Functions of the methods on logits: temperature, standardisation, divergence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the methods share that add one term over pairs of stages."""
+"""Base of methods that add one term over pairs of stages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PairWeights(Weights):
     """Two weights and the pairs."""
 
     pairs: Pairs = "stage"
-    """Which teacher stage teaches which student stage; see `_pairs.py`."""
+    """Pairs of a teacher stage and a student stage; see `_pairs.py`."""
 
     def __post_init__(self) -> None:
         Weights.__post_init__(self)

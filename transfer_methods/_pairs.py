@@ -1,4 +1,4 @@
-"""Which teacher stage teaches which student stage.
+"""Pairing of teacher stages with student stages.
 
 A method that compares stages has a setting `pairs`:
 
@@ -53,7 +53,7 @@ def _is_stage(stage: object) -> bool:
 
 
 def pairs_reason(pairs: Pairs, setting: Setting, *, same_width: bool = False) -> str | None:
-    """Why these pairs cannot be had of this setting, in one sentence, or None.
+    """Explain in one sentence why these pairs are impossible in this setting; None if they are not.
 
     `same_width`: nothing adapts the widths, so that those of a pair must be equal.
     """
@@ -72,7 +72,7 @@ def pairs_reason(pairs: Pairs, setting: Setting, *, same_width: bool = False) ->
 def stage_pairs(
     pairs: Pairs, setting: Setting, *, same_width: bool = False
 ) -> tuple[tuple[int, int], ...]:
-    """(teacher stage, student stage) as indices from 0.
+    """Return pairs (teacher stage, student stage) as indices from 0.
 
     While planning there is no similarity yet; the pairs are then some that could be chosen, so
     that a method can be built and looked at.
@@ -96,7 +96,7 @@ def _sides(setting: Setting) -> tuple[Shapes, Shapes]:
 
 
 def transitions_reason(what: str, setting: Setting) -> str | None:
-    """Why stages paired in order cannot be compared from one to the next, or None.
+    """Explain why stages paired in order cannot be compared from one to the next, or None.
 
     It takes two pairs or more, each of one width; `what` names what is compared.
     """
@@ -202,7 +202,7 @@ def _index(stage: Stage, shapes: Shapes) -> int:
 
 
 def _unknown(side: str, stage: Stage, shapes: Shapes) -> str | None:
-    """Why a network has no such stage, with the nearest names, or None."""
+    """Explain that a network has no such stage, with the nearest names; None if it has."""
     if isinstance(stage, int):
         count = len(shapes.stages)
         if -count <= stage < count:

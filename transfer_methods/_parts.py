@@ -17,16 +17,16 @@ _KEYS = ("method", "settings", "weight", "last_weight", "start", "end")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One method of a sum, and when and how much it counts."""
+    """One method of a sum, with its time and its weight."""
 
     method: str
     """A method of this folder."""
     config: Any
     """Its settings."""
     weight: float = 1.0
-    """Of all its terms when its time begins."""
+    """Weight of all its terms when its time begins."""
     last_weight: float | None = None
-    """Of all its terms when its time ends; the weight changes linearly. As `weight` if None."""
+    """Weight of all its terms when its time ends, reached linearly; None: the same as `weight`."""
     start: float = 0.0
     """Share of the training after which it begins to count."""
     end: float = 1.0
@@ -78,19 +78,20 @@ def read_part(given: object) -> Part:
 
 def method_class(name: str) -> type[TransferMethod]:
     """A method of this folder."""
-    known = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
-    if name not in known:
-        raise ValueError(f"unknown method {name!r}{_hint(name, known)}")
-    found: type[TransferMethod] = importlib.import_module(f"ktbench.transfer_methods.{name}").Method
-    return found
+    names = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+    if name not in names:
+        raise ValueError(f"unknown method {name!r}{_hint(name, names)}")
+    module = importlib.import_module(f"ktbench.transfer_methods.{name}")
+    method: type[TransferMethod] = module.Method
+    return method
 
 
 def _config(name: str, settings: Mapping[str, Any]) -> Any:
     kind = method_class(name).Config
-    known = [field.name for field in fields(kind)]
+    names = [field.name for field in fields(kind)]
     for setting in settings:
-        if setting not in known:
-            raise ValueError(f"unknown setting {setting!r}{_hint(str(setting), known)}")
+        if setting not in names:
+            raise ValueError(f"unknown setting {setting!r}{_hint(str(setting), names)}")
     return kind(**{key: _hashable(value) for key, value in settings.items()})
 
 
@@ -98,6 +99,6 @@ def _hashable(value: Any) -> Any:
     return tuple(_hashable(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _hint(name: str, known: list[str] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f": did you mean {' or '.join(close)}?" if close else f": known are {', '.join(known)}"
+def _hint(name: str, names: list[str] | tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f": did you mean {' or '.join(close)}?" if close else f": known are {', '.join(names)}"

@@ -26,14 +26,14 @@ class Config:
     """The published settings: margin 1, weight 3/1000, 30 of 240 epochs for the boundaries."""
 
     weight: float = 0.003
-    """Of the sum over pairs; each pair's loss is a sum over elements, mean over samples."""
+    """Weight of the sum over pairs; each pair's loss is a sum over elements, mean over samples."""
     margin: float = 1.0
-    """How far beyond zero a student's response must be to cost nothing."""
+    """Distance from zero beyond which a student's response costs nothing."""
     initial: float = 30 / 240
     """Share of the training that the boundary phase takes."""
     pairs: Pairs = "stage"
-    """Which teacher stage teaches which student stage; see `_pairs.py`. A pair counts half of
-    the next one."""
+    """Pairs of a teacher stage and a student stage; see `_pairs.py`. A pair counts half of the
+    next one."""
 
     def __post_init__(self) -> None:
         _checks.number(self, "weight", "margin", "initial", above=0)

@@ -29,7 +29,7 @@ class Config(PairWeights):
     """
 
     weight: float = 1000.0
-    """Of the sum over pairs; each pair's squared difference is a mean over positions."""
+    """Weight of the sum over pairs; each pair's squared difference is a mean over positions."""
     power: float = 2.0
     """p: activations count by |F|^p."""
 

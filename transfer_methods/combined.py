@@ -38,7 +38,7 @@ class Config:
     """One cross-entropy for all; of each part every term but its own cross-entropy."""
 
     ce_weight: float = 1.0
-    """Of the cross-entropy with the labels, at all times."""
+    """Weight of the cross-entropy with the labels, at all times."""
     parts: tuple[Any, ...] = ("kd",)
     """Each a method's name, or {method, settings, weight, last_weight, start, end}: its terms
     count between the shares `start` and `end` of the training, with a weight that goes linearly
@@ -63,8 +63,8 @@ class _Active:
     @property
     def updates(self) -> list[tuple[str, Update]]:
         """The part's updates that move more than cross-entropy, with the names of their terms."""
-        kept = [u for u in self.phase.updates if u.terms is None or set(u.terms) - {"ce"}]
-        return [(f"part{self.number}_{i}", update) for i, update in enumerate(kept)]
+        updates = [u for u in self.phase.updates if u.terms is None or set(u.terms) - {"ce"}]
+        return [(f"part{self.number}_{i}", update) for i, update in enumerate(updates)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Method(TransferMethod):
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
-        """What any part needs."""
+        """Return what any part needs."""
         needs = Needs()
         for part in config.parts:
             needs |= part.kind.needs(part.config)
@@ -100,21 +100,21 @@ class Method(TransferMethod):
 
     @classmethod
     def soft_targets(cls, config: Any) -> float | None:
-        """That of every part that reads the teacher, where all have the same."""
+        """Return the temperature of the parts that read the teacher, if all have the same."""
         reading = [part for part in config.parts if part.kind.needs(part.config)]
-        found = {part.kind.soft_targets(part.config) for part in reading}
-        return found.pop() if len(found) == 1 else None
+        temperatures = {part.kind.soft_targets(part.config) for part in reading}
+        return temperatures.pop() if len(temperatures) == 1 else None
 
     @classmethod
     def scale(cls, config: Any) -> Scale | None:
         """The one cross-entropy, and the parts that weigh like it, each with its first weight."""
-        found = [(part.weight, part.kind.scale(part.config)) for part in config.parts]
-        known = [w * of.transfer for w, of in found if of is not None and of.transfer is not None]
-        return Scale(config.ce_weight, sum(known) if known else None)
+        scales = [(part.weight, part.kind.scale(part.config)) for part in config.parts]
+        weights = [w * s.transfer for w, s in scales if s is not None and s.transfer is not None]
+        return Scale(config.ce_weight, sum(weights) if weights else None)
 
     @classmethod
     def student_needs(cls, config: Any) -> Needs:
-        """What any part needs of the student."""
+        """Return what any part needs of the student."""
         needs = Needs(logits=True)
         for part in config.parts:
             needs |= part.kind.student_needs(part.config)
@@ -156,7 +156,7 @@ class Method(TransferMethod):
         return tuple(self._phase(i, segment) for i, segment in enumerate(self.segments))
 
     def _phase(self, number: int, segment: _Segment) -> Phase:
-        joint, adaptors, own = ["ce"], list[str](), []
+        joint, adaptors, separate = ["ce"], list[str](), []
         for active in segment.active:
             for name, update in active.updates:
                 prefixes = _prefixed(active.number, update.adaptors)
@@ -164,7 +164,7 @@ class Method(TransferMethod):
                     joint.append(name)
                     adaptors += prefixes
                 else:
-                    own.append(Update((name,), update.student, prefixes))
+                    separate.append(Update((name,), update.student, prefixes))
         teacher = any(
             active.phase.teacher and self._method(active.number).needs(self._config(active))
             for active in segment.active
@@ -172,11 +172,11 @@ class Method(TransferMethod):
         # Without updates of a part's own one optimiser serves, whichever parts count now: equal
         # updates keep theirs from segment to segment.
         together = Update()
-        if own:
+        if separate:
             together = Update(tuple(joint), ALL, tuple(p for p in adaptors if self._holds(p)))
         rest = tuple(
             Update(u.terms, u.student, tuple(p for p in u.adaptors or () if self._holds(p)))
-            for u in own
+            for u in separate
         )
         return Phase(f"segment{number}", segment.until, (together, *rest), teacher=teacher)
 

@@ -29,13 +29,13 @@ class Config(Weights):
     """The comparison's settings; with `kernel` a weight near 100 gives a term of CE's size."""
 
     weight: float = 0.02
-    """Of the correlation's difference."""
+    """Weight of the correlation's difference."""
     dimension: int = 128
-    """Of the linear embeddings on both sides, which are trained."""
+    """Size of the linear embeddings on both sides, which are trained."""
     form: Literal["neighbours", "kernel"] = "neighbours"
-    """Which figure is computed; see above."""
+    """The figure that is computed; see above."""
     gamma: float = 0.4
-    """Of the Gaussian kernel."""
+    """Coefficient of the Gaussian kernel."""
 
     def __post_init__(self) -> None:
         Weights.__post_init__(self)
@@ -82,7 +82,7 @@ class Method(OneTerm[Config]):
         return Needs(embedding=True)
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
-        """As `form` says."""
+        """Return the figure that `form` names."""
         ours = self.student_embedding(student.embedding)
         theirs = self.teacher_embedding(teacher.embedding)
         if self.config.form == "kernel":

@@ -30,15 +30,15 @@ class Config(Weights):
     """The published settings: weight 0.8, 16384 negatives, T 0.07, momentum 0.5, dimension 128."""
 
     weight: float = 0.8
-    """Of the contrastive loss of both sides."""
+    """Weight of the contrastive loss of both sides."""
     negatives: int = 16384
-    """Drawn per sample and step; all other samples, once each, where there are not more."""
+    """Negatives drawn per sample and step; all other samples, once each, if there are no more."""
     temperature: float = 0.07
     """T of the comparison."""
     momentum: float = 0.5
-    """What remains of a remembered embedding when its sample comes again."""
+    """Share of a remembered embedding that remains when its sample comes again."""
     dimension: int = 128
-    """Of the linear embeddings on both sides, which are trained."""
+    """Size of the linear embeddings on both sides, which are trained."""
 
     def __post_init__(self) -> None:
         Weights.__post_init__(self)
@@ -47,15 +47,15 @@ class Config(Weights):
         _checks.number(self, "momentum", least=0, most=1)
 
 
-def contrast_loss(positive: Tensor, negative: Tensor, kept: Tensor, noise: float) -> Tensor:
+def contrast_loss(positive: Tensor, negative: Tensor, counted: Tensor, noise: float) -> Tensor:
     """Noise-contrastive estimate of a batch: equation 17 with its h(x) = x / (x + noise).
 
-    positive (B,) and negative (B, K) are the scores by their norming constant; kept (B, K) says
+    positive (B,) and negative (B, K) are the scores by their norming constant; counted (B, K) says
     which negatives count; noise is the number of negatives over the size of the training set.
     """
-    own = (positive / (positive + noise + _TINY)).log()
-    other = (noise / (negative + noise + _TINY)).log() * kept
-    return -(own.sum() + other.sum()) / positive.shape[0]
+    same = (positive / (positive + noise + _TINY)).log()
+    other = (noise / (negative + noise + _TINY)).log() * counted
+    return -(same.sum() + other.sum()) / positive.shape[0]
 
 
 class _Known(torch.autograd.Function):
@@ -120,11 +120,11 @@ class Method(OneTerm[Config]):
         ours = functional.normalize(self.student_embedding(student.embedding), dim=1)
         theirs = functional.normalize(self.teacher_embedding(teacher.embedding), dim=1)
         drawn = self._negatives(batch)
-        kept = (drawn != batch.indices[:, None]) & (
+        counted = (drawn != batch.indices[:, None]) & (
             self.seen_labels[drawn] != batch.labels[:, None]
         )
-        loss = self._side(0, ours, self.teacher_memory, batch.indices, drawn, kept)
-        loss = loss + self._side(1, theirs, self.student_memory, batch.indices, drawn, kept)
+        loss = self._side(0, ours, self.teacher_memory, batch.indices, drawn, counted)
+        loss = loss + self._side(1, theirs, self.student_memory, batch.indices, drawn, counted)
         self._remember(ours.detach(), theirs.detach(), batch)
         return loss
 
@@ -138,7 +138,13 @@ class Method(OneTerm[Config]):
         return drawn.to(device)
 
     def _side(
-        self, side: int, anchor: Tensor, memory: Tensor, own: Tensor, drawn: Tensor, kept: Tensor
+        self,
+        side: int,
+        anchor: Tensor,
+        memory: Tensor,
+        positives: Tensor,
+        drawn: Tensor,
+        counted: Tensor,
     ) -> Tensor:
         """One network's embeddings (B, D) among the other's remembered ones (N, D).
 
@@ -151,17 +157,17 @@ class Method(OneTerm[Config]):
                 if self.norms[side] == 0:
                     self.norms[side] = scores.detach().exp().mean() * len(memory)
                 self._normed[side] = True
-            chosen = torch.cat((own[:, None], drawn), 1)
+            chosen = torch.cat((positives[:, None], drawn), 1)
             shares = scores.gather(1, chosen).exp() / self.norms[side]
             noise = drawn.shape[1] / len(memory)
-            loss = contrast_loss(shares[:, 0], shares[:, 1:], kept, noise)
+            loss = contrast_loss(shares[:, 0], shares[:, 1:], counted, noise)
             (gradient,) = torch.autograd.grad(loss, leaf)
-        known: Tensor = _Known.apply(anchor, loss.detach(), gradient)  # type: ignore[no-untyped-call]
-        return known
+        result: Tensor = _Known.apply(anchor, loss.detach(), gradient)  # type: ignore[no-untyped-call]
+        return result
 
     def _remember(self, ours: Tensor, theirs: Tensor, batch: Batch) -> None:
-        kept = self.config.momentum
+        momentum = self.config.momentum
         for memory, fresh in ((self.student_memory, ours), (self.teacher_memory, theirs)):
-            mixed = kept * memory[batch.indices] + (1 - kept) * fresh
+            mixed = momentum * memory[batch.indices] + (1 - momentum) * fresh
             memory[batch.indices] = functional.normalize(mixed, dim=1)
         self.seen_labels[batch.indices] = batch.labels

@@ -23,11 +23,11 @@ class Config:
     """The published settings for CIFAR-100; for ImageNet the temperature is 1."""
 
     ce_weight: float = 1.0
-    """Of the cross-entropy with the labels."""
+    """Weight of the cross-entropy with the labels."""
     inter: float = 2.0
-    """Of the correlation over the classes of a sample."""
+    """Weight of the correlation over the classes of a sample."""
     intra: float = 2.0
-    """Of the correlation over the samples of a class."""
+    """Weight of the correlation over the samples of a class."""
     temperature: float = 4.0
     """T: both sides' logits are divided by it; both parts are multiplied by its square."""
     standardise: bool = False

@@ -23,11 +23,11 @@ class Config:
     """The published settings for CIFAR-100; beta there is 2, 6 or 8 with the pair of networks."""
 
     ce_weight: float = 1.0
-    """Of the cross-entropy with the labels."""
+    """Weight of the cross-entropy with the labels."""
     alpha: float = 1.0
-    """Of the target class's part."""
+    """Weight of the target class's part."""
     beta: float = 8.0
-    """Of the other classes' part."""
+    """Weight of the other classes' part."""
     temperature: float = 4.0
     """T: both sides' logits are divided by it; both parts are multiplied by its square."""
     warmup: float = 20 / 240

@@ -49,13 +49,13 @@ class Config(Weights):
     """The comparison's settings: weight 200, rate 0.5, the last stage, 30 of 240 epochs."""
 
     weight: float = 200.0
-    """Of the mean absolute difference of the normalised factors."""
+    """Weight of the mean absolute difference of the normalised factors."""
     rate: float = 0.5
     """Width of the factors as a share of the teacher's width."""
     initial: float = 30 / 240
     """Share of the training in which the paraphraser is trained."""
     form: Literal["maps", "vectors"] = "maps"
-    """What of the factors is compared; see above."""
+    """The form in which factors are compared; see above."""
     pairs: Pairs = "last"
     """One pair of stages; see `_pairs.py`."""
 
@@ -156,8 +156,8 @@ class Method(Distillation[Config]):
         with torch.no_grad():
             factors = self.paraphraser.encoder(theirs)
         mine, other = aligned(ours.stages[self.learning], factors)
-        said = self.translator(mine)
+        translated = self.translator(mine)
         if c.form == "maps":
-            said, other = _energy(said), _energy(other)
-        terms["transfer"] = c.weight * factor_loss(said, other)
+            translated, other = _energy(translated), _energy(other)
+        terms["transfer"] = c.weight * factor_loss(translated, other)
         return terms

@@ -38,10 +38,10 @@ class Config:
     pairs: Pairs = "middle"
     """One pair: the teacher's hint and the student's guided stage; see `_pairs.py`."""
     distance: Literal["rmse", "half_squared"] = "rmse"
-    """Of hint and guided stage: the root of the mean square, or half the squared norm summed over
-    a sample's elements, which is large: it wants a small rate or weight."""
+    """Distance of hint and guided stage: the root of the mean square, or half the squared norm
+    summed over a sample's elements, which is large and wants a small rate or weight."""
     weight: float = 1.0
-    """Of the hint's distance."""
+    """Weight of the hint's distance."""
     hint_until: float = 0.25
     """Share of the training that the hint phase takes."""
     kd_first: float = 0.0
@@ -49,9 +49,9 @@ class Config:
     kd_last: float = 0.0
     """...to this one at the end. Both 0: cross-entropy alone, and no teacher is run."""
     temperature: float = 3.0
-    """Of the distillation."""
+    """Temperature of the distillation."""
     second: Literal["all", "rest"] = "all"
-    """What the second phase moves: all layers (FitNets), or those after the guided stage."""
+    """Layers that the second phase trains: all (FitNets), or those after the guided stage."""
     standardise: bool = False
     """Standardise both sides' logits over the classes first (Sun et al., CVPR 2024)."""
 
@@ -73,7 +73,7 @@ class Config:
 
     @property
     def distils(self) -> bool:
-        """Whether the second phase reads the teacher."""
+        """True if the second phase reads the teacher."""
         return self.kd_first > 0 or self.kd_last > 0
 
 

@@ -33,7 +33,7 @@ class Config:
     """The published settings: weight 50, 30 of 240 epochs for the flow."""
 
     weight: float = 50.0
-    """Of the sum over transitions."""
+    """Weight of the sum over transitions."""
     initial: float = 30 / 240
     """Share of the training that the flow phase takes."""
 

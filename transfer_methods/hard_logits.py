@@ -23,7 +23,7 @@ class Config:
     """The study uses the loss as it is."""
 
     weight: float = 1.0
-    """Of the loss."""
+    """Weight of the loss."""
     standardise: bool = False
     """Standardise the student's logits over the classes first (Sun et al., CVPR 2024); the
     teacher's decision stays what it is."""

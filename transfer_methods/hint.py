@@ -25,12 +25,12 @@ class Config(PairWeights):
     """The published settings: weight 100, the middle stage."""
 
     weight: float = 100.0
-    """Of the mean squared difference, summed over pairs."""
+    """Weight of the mean squared difference, summed over pairs."""
     pairs: Pairs = "middle"
-    """Which teacher stage teaches which student stage; see `_pairs.py`."""
+    """Pairs of a teacher stage and a student stage; see `_pairs.py`."""
     rectify: bool = True
-    """Whether the regressor ends in a ReLU: not where the teacher's stage may be negative, as
-    tokens are."""
+    """End the regressor in a ReLU; not for a teacher's stage that may be negative, such as
+    tokens."""
 
     def __post_init__(self) -> None:
         PairWeights.__post_init__(self)

@@ -27,9 +27,9 @@ class Config(BaseConfig):
     embedding: Literal["conv", "dense"] = "conv"
     """The layer on both sides. `dense` grows with the stage: its elements times `units`."""
     units: int | None = None
-    """Of each embedding; 64 for `conv` and 128 for `dense` when not given."""
+    """Size of each embedding; 64 for `conv` and 128 for `dense` when not given."""
     trained: Literal["both", "student", "none"] = "both"
-    """Which embeddings are trained. Two trained ones can agree by shrinking to nothing, which
+    """The embeddings that are trained. Two trained ones can agree by shrinking to nothing, which
     weakens the transfer; with `student` the teacher's is a fixed random projection."""
 
     def __post_init__(self) -> None:

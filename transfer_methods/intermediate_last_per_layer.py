@@ -17,7 +17,7 @@ Config = AdaptConfig
 
 
 class Method(Adapted):
-    """As `intermediate_last`, with one update for CE and logits and one per pair."""
+    """`intermediate_last` with one update for CE and logits and one per pair."""
 
     Config = AdaptConfig
 

@@ -23,9 +23,9 @@ class Config:
     """The published settings; with `standardise` its paper takes T 2 and weight 9."""
 
     ce_weight: float = 0.1
-    """Of the cross-entropy with the labels while the teacher teaches."""
+    """Weight of the cross-entropy with the labels while the teacher teaches."""
     weight: float = 0.9
-    """Of the divergence."""
+    """Weight of the divergence."""
     temperature: float = 4.0
     """T: both sides' logits are divided by it; the divergence is multiplied by its square."""
     standardise: bool = False

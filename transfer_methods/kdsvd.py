@@ -53,9 +53,11 @@ def leading(stage: Tensor, count: int) -> tuple[Tensor, Tensor]:
     count = min(count, channels, positions)
     with torch.no_grad():
         # A diverged student is found by its loss: the decomposition itself would raise.
-        squares, found = torch.linalg.eigh(gram.double().nan_to_num(0.0, 0.0, 0.0))
-        squares, found = (side.flip(-1)[..., :count].to(gram.dtype) for side in (squares, found))
-        exact = functional.normalize(rows @ found, dim=1) if wide else found  # largest first
+        squares, vectors = torch.linalg.eigh(gram.double().nan_to_num(0.0, 0.0, 0.0))
+        squares, vectors = (
+            side.flip(-1)[..., :count].to(gram.dtype) for side in (squares, vectors)
+        )
+        exact = functional.normalize(rows @ vectors, dim=1) if wide else vectors  # largest first
         largest = exact.gather(1, exact.abs().argmax(1, keepdim=True))
         exact = exact * largest.sign()
     vectors = list[Tensor]()

@@ -22,9 +22,9 @@ class Config:
     """The study's: both terms at weight 1."""
 
     ce_weight: float = 1.0
-    """Of the cross-entropy with the labels."""
+    """Weight of the cross-entropy with the labels."""
     weight: float = 1.0
-    """Of the squared difference of logits."""
+    """Weight of the squared difference of logits."""
     standardise: bool = False
     """Standardise both sides' logits over the classes first (Sun et al., CVPR 2024)."""
 

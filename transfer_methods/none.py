@@ -1,4 +1,4 @@
-"""No transfer: cross-entropy alone. The baseline, and how teachers are trained."""
+"""Cross-entropy alone, without transfer: the baseline, and how teachers are trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ktbench.transfer_methods._contract import Batch, Features, Needs, TransferM
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Nothing to set."""
+    """A method without settings."""
 
 
 class Method(TransferMethod):
@@ -23,7 +23,7 @@ class Method(TransferMethod):
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
-        """Nothing: no teacher is run."""
+        """Read nothing, so that no teacher is run."""
         return Needs()
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:

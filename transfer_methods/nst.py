@@ -22,7 +22,7 @@ class Config(PairWeights):
     """The published settings: weight 50, all stages."""
 
     weight: float = 50.0
-    """Of the sum over pairs."""
+    """Weight of the sum over pairs."""
 
 
 def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -26,10 +26,10 @@ class Config(PairWeights):
     """The published settings: weight 1/1000, all stages."""
 
     weight: float = 0.001
-    """Of the sum over pairs; each pair's distance is a sum over elements, mean over samples."""
+    """Weight of the sum over pairs; each pair's distance: sum over elements, mean over samples."""
     pairs: Pairs = "stage"
-    """Which teacher stage teaches which student stage; see `_pairs.py`. A pair counts half of
-    the next one."""
+    """Pairs of a teacher stage and a student stage; see `_pairs.py`. A pair counts half of the
+    next one."""
 
 
 def partial_distance(student: Tensor, teacher: Tensor) -> Tensor:

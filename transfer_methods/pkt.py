@@ -23,7 +23,7 @@ class Config(Weights):
     """The published setting: weight 30000, as the divergence is a mean over all B^2 pairs."""
 
     weight: float = 30000.0
-    """Of the divergence."""
+    """Weight of the divergence."""
 
 
 def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:

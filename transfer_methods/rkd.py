@@ -24,9 +24,9 @@ class Config(Weights):
     """The published settings: weight 1, distance 25, angle 50."""
 
     distance: float = 25.0
-    """Of the distances' part."""
+    """Weight of the distances' part."""
     angle: float = 50.0
-    """Of the angles' part; it takes B^3 numbers, and their products B^3 D."""
+    """Weight of the angles' part; it takes B^3 numbers, and their products B^3 D."""
 
     def __post_init__(self) -> None:
         Weights.__post_init__(self)

@@ -24,11 +24,11 @@ class Config:
     """The published settings: weight 0.3, feature weight 0.03, T 3."""
 
     ce_weight: float = 1.0
-    """Of the deepest output's cross-entropy with the labels."""
+    """Weight of the deepest output's cross-entropy with the labels."""
     weight: float = 0.3
-    """Of each exit's divergence from the deepest output; its cross-entropy has 1 minus this."""
+    """Weight of each exit's divergence from the deepest output; its cross-entropy has the rest."""
     feature_weight: float = 0.03
-    """Of each exit's squared distance from the deepest embedding."""
+    """Weight of each exit's squared distance from the deepest embedding."""
     temperature: float = 3.0
     """T of the divergence."""
     standardise: bool = False
@@ -42,7 +42,7 @@ class Config:
 
 
 class Exit(nn.Module):
-    """What a stage can say of the class by itself."""
+    """A classifier on one stage alone."""
 
     def __init__(self, stage: tuple[int, ...], embedding: int, classes: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Method(TransferMethod):
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
-        """Nothing: no teacher is run."""
+        """Read nothing, so that no teacher is run."""
         return Needs()
 
     @classmethod

@@ -21,9 +21,9 @@ class Config(PairWeights):
     """The published settings: weight 3000, the last stage."""
 
     weight: float = 3000.0
-    """Of the sum over pairs."""
+    """Weight of the sum over pairs."""
     pairs: Pairs = "last"
-    """Which teacher stage teaches which student stage; see `_pairs.py`."""
+    """Pairs of a teacher stage and a student stage; see `_pairs.py`."""
 
 
 def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:

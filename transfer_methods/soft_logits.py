@@ -23,9 +23,9 @@ class Config:
     """The study's: 0.2 CE, T = 1 for VGG (5 for MobileNet)."""
 
     ce_weight: float = 0.2
-    """Of the cross-entropy with the labels."""
+    """Weight of the cross-entropy with the labels."""
     weight: float = 1.0
-    """Of the squared difference."""
+    """Weight of the squared difference."""
     temperature: float = 1.0
     """T: both sides' logits are divided by it."""
     standardise: bool = False

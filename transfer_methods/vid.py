@@ -28,7 +28,7 @@ class Config(PairWeights):
     """The published settings: weight 1, variance 5 at first, all stages."""
 
     variance: float = 5.0
-    """Of every channel when training begins."""
+    """Variance of every channel when training begins."""
 
     def __post_init__(self) -> None:
         PairWeights.__post_init__(self)

@@ -1,1 +1,1 @@
-"""What runs on the board: standard library, numpy and a runtime, in the syntax of Python 3.6."""
+"""The program on the board: standard library, numpy and a runtime, in Python 3.6 syntax."""

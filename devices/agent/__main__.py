@@ -58,7 +58,7 @@ def answer_to(task: Dict[str, Any], say: series.Say) -> Dict[str, Any]:
 
 
 def _keep_house(task: Dict[str, Any], store: str, held: Optional[hold.Hold]) -> Dict[str, Any]:
-    """What is not measuring: see what is there, install, let go, remove everything."""
+    """Do a task that measures nothing: look, install, release or remove everything."""
     if task["task"] == "look":
         from .look import look
 
@@ -72,13 +72,13 @@ def _keep_house(task: Dict[str, Any], store: str, held: Optional[hold.Hold]) -> 
 
 
 def _measure(task: Dict[str, Any], store: str) -> Dict[str, Any]:
-    """numpy is imported by those that need it."""
+    """Do a task that runs models; numpy is imported by the modules that need it."""
     environment.enter(store)
     # Runtimes keep files of their own (onnxruntime: an identifier of the machine): not at home.
     os.environ["XDG_CACHE_HOME"] = os.path.join(store, "cache")
     if task["task"] == "probe":
-        found = probe(task.get("settable") or {})
-        return dict(found, holder=None if task.get("lease") else hold.holder(store))
+        answer = probe(task.get("settable") or {})
+        return dict(answer, holder=None if task.get("lease") else hold.holder(store))
     if task["task"] == "bench":
         from .bench import bench
 

@@ -162,7 +162,7 @@ def cool_down(board: Board, below: Any, wait_s: float) -> float:
 
 
 def choose_cpus(board: Board, threads: int) -> List[int]:
-    """As many processors as there are threads; TaskError where so many are not free."""
+    """Choose as many processors as there are threads; TaskError if too few are free."""
     cpus = board.choose_cpus(threads)
     if len(cpus) < threads:
         raise TaskError("%d threads are asked for, %d processors are free" % (threads, len(cpus)))
@@ -207,7 +207,7 @@ def time_steadily(calls: List[Call], runs: int, seconds: float, limit: int) -> D
     chosen = np.random.RandomState(inputs.SEED).choice(runs, min(runs, SAMPLED_OUTPUTS), False)
     keep = {int(index) for index in chosen}
     samples: List[int] = []
-    kept: List[Tuple[int, List[Any]]] = []
+    outputs: List[Tuple[int, List[Any]]] = []
     count, total = len(calls), int(seconds * 1e9)
     gc.collect()
     gc.disable()
@@ -221,12 +221,12 @@ def time_steadily(calls: List[Call], runs: int, seconds: float, limit: int) -> D
             stop = clock()
             samples.append(stop - start)
             if index in keep:
-                kept.append((index, out))
+                outputs.append((index, out))
             index += 1
     finally:
         gc.enable()
     share = (time.process_time() - busy) * 1e9 / max(clock() - begin, 1)
-    return {"samples": samples, "kept": kept, "cpu_share": share}
+    return {"samples": samples, "kept": outputs, "cpu_share": share}
 
 
 def repeat_ratio(calls: List[Call], samples: List[int]) -> Any:
@@ -246,7 +246,7 @@ def repeat_ratio(calls: List[Call], samples: List[int]) -> Any:
 
 
 def same(one: List[Any], other: List[Any]) -> bool:
-    """Whether two runs' outputs agree to rounding; threads may sum in another order."""
+    """Tell if two runs' outputs agree up to rounding; threads may sum in another order."""
     for a, b in zip(one, other):
         a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
         scale = np.abs(a).max() if a.size else 0.0

@@ -1,4 +1,4 @@
-"""What a board can tell about itself: fixed facts, and a state that changes while it works.
+"""Facts of a board that stay fixed, and its state, which changes while it works.
 
 A sensor that a board has not is absent from the answer: never zero, never a guess.
 """
@@ -43,9 +43,9 @@ class Board:
     # ------------------------------------------------------------ fixed
 
     def facts(self) -> Dict[str, Any]:
-        """What does not change while the board works; equal facts mean an equal board."""
+        """Return what does not change while the board works; equal facts mean an equal board."""
         memory = self._meminfo("MemTotal")
-        found = {
+        values = {
             "machine": platform.machine(),
             "kernel": platform.release(),
             "python": platform.python_version(),
@@ -58,7 +58,7 @@ class Board:
             "max_mhz": self._max_mhz(),
             "memory_bytes": memory,
         }
-        return {key: value for key, value in found.items() if value not in (None, "", [])}
+        return {key: value for key, value in values.items() if value not in (None, "", [])}
 
     def _os(self) -> Optional[str]:
         match = re.search('^PRETTY_NAME="?([^"\n]*)', self.tree.text("etc/os-release") or "", re.M)
@@ -75,14 +75,14 @@ class Board:
         return sorted(set(names))
 
     def _max_mhz(self) -> List[float]:
-        found = [self.tree.number(p) for p in self._cpus("cpufreq/cpuinfo_max_freq")]
-        return sorted({khz / 1000 for khz in found if khz is not None})
+        clocks = [self.tree.number(p) for p in self._cpus("cpufreq/cpuinfo_max_freq")]
+        return sorted({khz / 1000 for khz in clocks if khz is not None})
 
     # ------------------------------------------------------------ changing
 
     def state(self) -> Dict[str, Any]:
         """Governors, clocks, temperatures, throttling, power mode, memory and load, now."""
-        found = {
+        values = {
             "governor": self.governor(),
             "mhz": self.mhz(),
             "gpu_governor": self._gpu_governor(),
@@ -96,12 +96,12 @@ class Board:
             "memory_available_bytes": self._meminfo("MemAvailable"),
             "load": self._load(),
         }
-        return {key: value for key, value in found.items() if value not in (None, "", [], {})}
+        return {key: value for key, value in values.items() if value not in (None, "", [], {})}
 
     def temperature(self) -> Optional[float]:
         """The hottest sensor, in degrees Celsius."""
-        found = self._temperatures()
-        return max(found.values()) if found else None
+        temperatures = self._temperatures()
+        return max(temperatures.values()) if temperatures else None
 
     def governor(self) -> Optional[str]:
         """The processors' governor; several names are joined by a plus."""
@@ -110,9 +110,9 @@ class Board:
 
     def mhz(self) -> List[float]:
         """The clock of each processor; on a Raspberry Pi without cpufreq the firmware's."""
-        found = [self.tree.number(p) for p in self._cpus("cpufreq/scaling_cur_freq")]
-        if found:
-            return [khz / 1000 for khz in found if khz is not None]
+        clocks = [self.tree.number(p) for p in self._cpus("cpufreq/scaling_cur_freq")]
+        if clocks:
+            return [khz / 1000 for khz in clocks if khz is not None]
         match = re.search(
             r"frequency\(\d+\)=(\d+)", program("vcgencmd", "measure_clock", "arm") or ""
         )
@@ -120,8 +120,8 @@ class Board:
 
     def gpu_mhz(self) -> Dict[str, float]:
         """The clock of each of a Jetson's GPU domains."""
-        found = ((path, self.tree.number(path + "/cur_freq")) for path in self._gpus())
-        return {os.path.basename(path): hz / 1e6 for path, hz in found if hz is not None}
+        clocks = ((path, self.tree.number(path + "/cur_freq")) for path in self._gpus())
+        return {os.path.basename(path): hz / 1e6 for path, hz in clocks if hz is not None}
 
     def _gpu_governor(self) -> Optional[str]:
         texts = [self.tree.text(path + "/governor") for path in self._gpus()]
@@ -133,28 +133,30 @@ class Board:
         return [f for f in folders if re.search(r"gpu|g[mpvab]\d+b", os.path.basename(f))]
 
     def _temperatures(self) -> Dict[str, float]:
-        found: Dict[str, float] = {}
+        temperatures: Dict[str, float] = {}
         for zone in self.tree.glob("sys/class/thermal/thermal_zone*"):
             kind = self.tree.text(zone + "/type") or os.path.basename(zone)
             value = self.tree.number(zone + "/temp")
             # A Jetson's PMIC zone always says 100 degrees.
             if value is not None and "pmic" not in kind.lower():
-                found["%s#%s" % (kind, re.sub(r"\D", "", os.path.basename(zone)))] = value / 1000
-        return found or self._firmware_temperature() or self._hwmon_temperatures()
+                temperatures["%s#%s" % (kind, re.sub(r"\D", "", os.path.basename(zone)))] = (
+                    value / 1000
+                )
+        return temperatures or self._firmware_temperature() or self._hwmon_temperatures()
 
     def _firmware_temperature(self) -> Dict[str, float]:
         match = re.search(r"temp=([0-9.]+)", program("vcgencmd", "measure_temp") or "")
         return {"vcgencmd": float(match.group(1))} if match else {}
 
     def _hwmon_temperatures(self) -> Dict[str, float]:
-        found = {}
+        temperatures = {}
         for path in self.tree.glob("sys/class/hwmon/hwmon*/temp*_input"):
             folder, name = os.path.split(path)
             kind = self.tree.text(folder + "/name") or ""
             value = self.tree.number(path)
             if value is not None and re.search("cpu|core|soc|k10", kind, re.I):  # no disk's
-                found["%s#%s" % (kind, name[len("temp") : -len("_input")])] = value / 1000
-        return found
+                temperatures["%s#%s" % (kind, name[len("temp") : -len("_input")])] = value / 1000
+        return temperatures
 
     def throttled(self) -> Optional[int]:
         """A Raspberry Pi's flags: bits 0 to 3 now, 16 to 19 since the board started."""
@@ -167,24 +169,24 @@ class Board:
             return None
 
     def _cooling(self) -> Dict[str, int]:
-        """How far each of the processor's cooling devices slows it; fans are left out."""
-        found = {}
+        """Return the level of each cooling device that slows the processor; fans are left out."""
+        levels = {}
         for path in self.tree.glob("sys/class/thermal/cooling_device*"):
             kind = self.tree.text(path + "/type") or ""
             value = self.tree.number(path + "/cur_state")
             if value is not None and re.search("cpu|processor", kind, re.I):
-                found["%s#%s" % (kind, re.sub(r"\D", "", os.path.basename(path)))] = int(value)
-        return found
+                levels["%s#%s" % (kind, re.sub(r"\D", "", os.path.basename(path)))] = int(value)
+        return levels
 
     def _overcurrent(self) -> Dict[str, int]:
         """Jetson Orin's counters of over-current events."""
-        found = {}
+        counts = {}
         for folder in self.tree.glob("sys/class/hwmon/hwmon*"):
             for path in self.tree.glob(folder + "/oc*_event_cnt"):
                 value = self.tree.number(path)
                 if value is not None:
-                    found[os.path.basename(path)] = int(value)
-        return found
+                    counts[os.path.basename(path)] = int(value)
+        return counts
 
     def power_mode(self) -> Optional[str]:
         """A Jetson's power mode, as `nvpmodel` calls it."""
@@ -206,10 +208,10 @@ class Board:
     # ------------------------------------------------------------ processors to run on
 
     def choose_cpus(self, count: int) -> List[int]:
-        """Which of this process's processors to run on: the fastest, one per core first.
+        """Choose processors to run on from those of this process: the fastest, one per core first.
 
-        Among equals the last, as the first serves most interrupts. Fewer than `count` when the
-        process may not use so many.
+        Among equals the last ones are taken, as the first serves most interrupts. Returns fewer
+        than `count` if the process may not use so many.
         """
         allowed = sorted(_allowed(), reverse=True)
         fast: List[int] = []
@@ -240,8 +242,8 @@ class Board:
 
 
 def _part(maker: str, part: str) -> str:
-    known = _PARTS.get((maker, part))
-    return known or "%s %s" % (_IMPLEMENTERS.get(maker, maker), part)
+    name = _PARTS.get((maker, part))
+    return name or "%s %s" % (_IMPLEMENTERS.get(maker, maker), part)
 
 
 def _allowed() -> List[int]:

@@ -46,20 +46,20 @@ def current(store: str) -> Optional[Tuple[str, Dict[str, Any]]]:
 
 
 def misfit(about: Dict[str, Any]) -> Optional[str]:
-    """Why this interpreter does not use an environment, or None where it does."""
+    """Explain why this interpreter does not use an environment; None if it does."""
     if sys.prefix != sys.base_prefix:
         return "this interpreter has an environment of its own"
-    wanted = [about.get("python"), about.get("machine")]
-    if wanted != [list(sys.version_info[:2]), machine()]:
+    made_for = [about.get("python"), about.get("machine")]
+    if made_for != [list(sys.version_info[:2]), machine()]:
         return "it was made for another Python or architecture"
     return None
 
 
 def enter(store: str) -> None:
-    """Let imports find the environment first, where there is one for this interpreter."""
-    found = current(store)
-    if found is not None and misfit(found[1]) is None:
-        sys.path.insert(0, found[0])
+    """Put the environment first on the import path, if there is one for this interpreter."""
+    present = current(store)
+    if present is not None and misfit(present[1]) is None:
+        sys.path.insert(0, present[0])
 
 
 def install(task: Dict[str, Any], store: str) -> Dict[str, Any]:
@@ -132,7 +132,7 @@ def unpack(wheel: str, folder: str, limit: int) -> int:
 
 
 def member_path(name: str) -> Optional[List[str]]:
-    """Where a wheel's member goes below the folder; None for what only pip has a use for.
+    """Return the place of a wheel's member below the folder; None for what only pip uses.
 
     TaskError for a name that could lead out of the folder.
     """
@@ -155,7 +155,7 @@ def sweep(parent: str, keep: str) -> None:
 
 def remove(store: str) -> Dict[str, Any]:
     """Remove all that ktbench has on the board, folders that it made for itself included."""
-    made = protocol.made_folders(store)
+    folders = protocol.made_folders(store)
     size = sum(
         os.lstat(os.path.join(folder, name)).st_size
         for folder, _, names in os.walk(store)
@@ -163,7 +163,7 @@ def remove(store: str) -> Dict[str, Any]:
     )
     shutil.rmtree(store)
     path = store
-    for _ in range(made - 1):
+    for _ in range(folders - 1):
         path = os.path.dirname(path)
         try:
             os.rmdir(path)

@@ -19,14 +19,14 @@ def evaluate(task: Dict[str, Any], folder: str) -> Dict[str, Any]:
     runtime_version = runtime.version()
     array = inputs.read(os.path.join(folder, task["inputs"]))
     options = Options(task["threads"], task.get("provider", "cpu"), None, None)
-    found: List[Dict[str, Any]] = []
+    artifacts: List[Dict[str, Any]] = []
     for artifact in task["artifacts"]:
         try:
             session = runtime.load(os.path.join(folder, artifact), options)
-            found.append({"top1": top1(session, array), "provider": session.provider})
+            artifacts.append({"top1": top1(session, array), "provider": session.provider})
         except Exception as error:
-            found.append({"error": "%s: %s" % (type(error).__name__, error)})
-    return {"runtime": name, "runtime_version": runtime_version, "artifacts": found}
+            artifacts.append({"error": "%s: %s" % (type(error).__name__, error)})
+    return {"runtime": name, "runtime_version": runtime_version, "artifacts": artifacts}
 
 
 def top1(session: Any, array: Any) -> List[int]:

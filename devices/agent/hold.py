@@ -44,9 +44,9 @@ def take(store: str, lease: Dict[str, Any]) -> Hold:
     handle = os.open(os.path.join(store, NAME), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _lock(handle, lease["owner"])
-        found = _read(handle)
-        if found is not None and found.get("owner") != lease["owner"] and _left(found) > 0:
-            raise _refusal(found)
+        other = _read(handle)
+        if other is not None and other.get("owner") != lease["owner"] and _left(other) > 0:
+            raise _refusal(other)
         _write(handle, lease)
     except BaseException:
         os.close(handle)  # and with it the lock
@@ -55,7 +55,7 @@ def take(store: str, lease: Dict[str, Any]) -> Hold:
 
 
 def _lock(handle: int, owner: str) -> None:
-    """Have the kernel's lock on the file, if need be from an agent of the same owner."""
+    """Take the kernel's lock on the file, if need be from an agent of the same owner."""
     import fcntl
 
     end = time.monotonic() + WAIT_S
@@ -64,18 +64,18 @@ def _lock(handle: int, owner: str) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except OSError:
-            found = _read(handle)
-            if found is not None and found.get("owner") != owner:
-                raise _refusal(found)
-            if found is not None and isinstance(found.get("process"), int):
-                _end(found["process"])
+            present = _read(handle)
+            if present is not None and present.get("owner") != owner:
+                raise _refusal(present)
+            if present is not None and isinstance(present.get("process"), int):
+                _end(present["process"])
         if time.monotonic() > end:
             raise TaskError("an agent that does not end holds the board: restart the board")
         time.sleep(0.05)
 
 
 def holder(store: str) -> Optional[Dict[str, Any]]:
-    """Who holds the board now (`holder`, `seconds` left), or None."""
+    """Return the present holder of the board (`holder`, `seconds` left), or None."""
     import fcntl
 
     try:
@@ -83,31 +83,31 @@ def holder(store: str) -> Optional[Dict[str, Any]]:
     except OSError:
         return None
     try:
-        found = _read(handle)
-        if found is None:
+        lease = _read(handle)
+        if lease is None:
             return None
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            return {"holder": str(found.get("holder")), "seconds": max(0.0, _left(found))}
-        left = _left(found)
-        return {"holder": str(found.get("holder")), "seconds": left} if left > 0 else None
+            return {"holder": str(lease.get("holder")), "seconds": max(0.0, _left(lease))}
+        left = _left(lease)
+        return {"holder": str(lease.get("holder")), "seconds": left} if left > 0 else None
     finally:
         os.close(handle)
 
 
-def _refusal(found: Dict[str, Any]) -> TaskError:
-    left = max(1, int(_left(found)))
+def _refusal(lease: Dict[str, Any]) -> TaskError:
+    seconds = max(1, int(_left(lease)))
     return TaskError(
         "the board is held by %s (for %d s at least): wait, or measure on another board"
-        % (found.get("holder"), left)
+        % (lease.get("holder"), seconds)
     )
 
 
-def _left(found: Dict[str, Any]) -> float:
+def _left(lease: Dict[str, Any]) -> float:
     """Seconds that a lease still runs; none after the board was started anew."""
-    until = found.get("until")
-    if found.get("boot") != _boot() or not isinstance(until, (int, float)):
+    until = lease.get("until")
+    if lease.get("boot") != _boot() or not isinstance(until, (int, float)):
         return 0.0
     return until - time.monotonic()
 

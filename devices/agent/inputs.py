@@ -26,11 +26,11 @@ def batches(array: Any, specs: List[Input], batch: int) -> List[List[Any]]:
     spec = specs[0]
     if array.shape[1:] != spec.shape[1:]:
         raise TaskError("the model takes %s, the inputs are %s" % (spec.shape[1:], array.shape[1:]))
-    found = []
+    feeds = []
     for start in range(0, len(array), batch):
         rows = np.arange(start, start + batch) % len(array)
-        found.append([np.ascontiguousarray(array[rows], dtype=spec.dtype)])
-    return found
+        feeds.append([np.ascontiguousarray(array[rows], dtype=spec.dtype)])
+    return feeds
 
 
 def random(specs: List[Input]) -> List[List[Any]]:

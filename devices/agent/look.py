@@ -1,4 +1,4 @@
-"""What a board has that decides which runtimes it can be given."""
+"""Facts of a board that decide which runtimes fit it."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ from . import environment, hold
 
 def look(store: str) -> Dict[str, Any]:
     """Interpreter, architecture, C library, JetPack, free space, and what is installed."""
-    made = environment.current(store)
+    present = environment.current(store)
     return {
         "interpreter": sys.executable,
         "python": list(sys.version_info[:3]),
@@ -23,8 +23,8 @@ def look(store: str) -> Dict[str, Any]:
         "free_bytes": shutil.disk_usage(store).free,
         "pip": importlib.util.find_spec("pip") is not None,
         "numpy": _own_numpy(),
-        "environment": made[1] if made else None,
-        "misfit": environment.misfit(made[1]) if made else None,
+        "environment": present[1] if present else None,
+        "misfit": environment.misfit(present[1]) if present else None,
         "holder": hold.holder(store),
     }
 

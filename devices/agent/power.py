@@ -33,7 +33,7 @@ Rail = NamedTuple("Rail", [("name", str), ("watts", str), ("volts", str), ("ampe
 
 
 def total_of(rails: Sequence[str], source: str) -> List[str]:
-    """Which rails add up to the whole board; none where a sum would count twice or miss much.
+    """Return the rails that add up to the whole board; none if a sum would be wrong.
 
     The outputs of a Raspberry Pi's power management chip are added up as they are: what the 5 V
     rail feeds directly (USB, fans, most of a HAT) is not among them.
@@ -67,8 +67,8 @@ class Ina3221(Meter):
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        found = _hwmon_rails(tree) or _iio_rails(tree)
-        self._rails = [rail for rail in found if self._read(rail) is not None]
+        rails = _hwmon_rails(tree) or _iio_rails(tree)
+        self._rails = [rail for rail in rails if self._read(rail) is not None]
         self.rails = [rail.name for rail in self._rails]
 
     def watts(self) -> Dict[str, float]:
@@ -89,19 +89,19 @@ class Ina3221(Meter):
 
 def _hwmon_rails(tree: Tree) -> List[Rail]:
     """JetPack 5 and later; channels past the third hold shunt voltages and their sum."""
-    found = []
+    rails = []
     for folder in tree.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*"):
         for channel in (1, 2, 3):
             name = tree.text("%s/in%d_label" % (folder, channel))
             if _is_rail(name):
                 volts, amperes = ("%s/%s%d_input" % (folder, k, channel) for k in ("in", "curr"))
-                found.append(Rail(str(name), "", volts, amperes))
-    return found
+                rails.append(Rail(str(name), "", volts, amperes))
+    return rails
 
 
 def _iio_rails(tree: Tree) -> List[Rail]:
     """JetPack 4."""
-    found = []
+    rails = []
     for folder in tree.glob("sys/bus/i2c/drivers/ina3221x/*/iio:device*"):
         for channel in (0, 1, 2):
             name = tree.text("%s/rail_name_%d" % (folder, channel))
@@ -110,12 +110,12 @@ def _iio_rails(tree: Tree) -> List[Rail]:
                     "%s/in_%s%d_input" % (folder, kind, channel)
                     for kind in ("power", "voltage", "current")
                 )
-                found.append(Rail(str(name), *files))
-    return found
+                rails.append(Rail(str(name), *files))
+    return rails
 
 
 def _is_rail(name: Optional[str]) -> bool:
-    """Whether a channel is wired: NC stands for not connected."""
+    """Tell if a channel is wired: NC stands for not connected."""
     return bool(name) and str(name).upper() != "NC"
 
 
@@ -134,18 +134,18 @@ class Pmic(Meter):
 
 def parse_pmic(text: str) -> Dict[str, float]:
     """Power per rail that has both a voltage and a current."""
-    found: Dict[str, Dict[str, float]] = {"A": {}, "V": {}}
+    readings: Dict[str, Dict[str, float]] = {"A": {}, "V": {}}
     for name, unit, value in _PMIC.findall(text):
-        found[unit][name] = float(value)
+        readings[unit][name] = float(value)
     return {
-        name: amperes * found["V"][name]
-        for name, amperes in found["A"].items()
-        if name in found["V"]
+        name: amperes * readings["V"][name]
+        for name, amperes in readings["A"].items()
+        if name in readings["V"]
     }
 
 
 class Tegrastats(Meter):
-    """What `tegrastats` prints line by line, where the chips' own files cannot be read."""
+    """Power as `tegrastats` prints it, for boards whose own sensor files cannot be read."""
 
     source = "tegrastats"
 
@@ -188,12 +188,12 @@ def parse_tegrastats(line: str) -> Dict[str, float]:
     A load or a memory's fill also has a slash, but no name in capitals right before its number, or
     another unit behind it.
     """
-    known = {name for names in _TOTALS for name in names}
-    found = {}
+    rails = {name for names in _TOTALS for name in names}
+    watts = {}
     for name, value in _TEGRASTATS.findall(line):
-        if name in known or name.startswith(("VDD", "VIN", "POM", "VDDQ")):
-            found[name] = int(value) / 1e3
-    return found
+        if name in rails or name.startswith(("VDD", "VIN", "POM", "VDDQ")):
+            watts[name] = int(value) / 1e3
+    return watts
 
 
 def find(root: str = "/", interval_s: float = 0.2) -> Optional[Meter]:

@@ -1,4 +1,4 @@
-"""What host and board agree on: frames, limits, and how files reach the board.
+"""The protocol of host and board: frames, limits, and the transfer of files.
 
 The file stands alone, in the standard library and the syntax of Python 3.6: its own text followed
 by a call of `receive` is the first thing that the host sends, so both ends frame messages alike.
@@ -39,7 +39,7 @@ Read = Callable[[int], bytes]
 
 
 class ProtocolError(Exception):
-    """What came over the wire is not what was agreed on."""
+    """A message that breaks the protocol."""
 
 
 class EndedError(ProtocolError):
@@ -49,11 +49,11 @@ class EndedError(ProtocolError):
 
 
 class TaskError(Exception):
-    """Why a task cannot be done, in words for the user."""
+    """The reason why a task cannot be done, in words for the user."""
 
 
 def is_digest(text: Any) -> bool:
-    """Whether this is a SHA-256 in hexadecimal: the only names that files have on a board."""
+    """Tell if this is a SHA-256 in hexadecimal, the only kind of file name on a board."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
@@ -70,7 +70,7 @@ def frame(body: bytes) -> bytes:
 
 
 def read_exactly(read: Read, count: int) -> bytes:
-    """So many bytes; raises EndedError when there are fewer."""
+    """Read exactly so many bytes; raises EndedError if there are fewer."""
     parts: List[bytes] = []
     while count > 0:
         part = read(min(count, CHUNK))
@@ -171,7 +171,7 @@ def receive() -> None:
 
 
 def unwritable(error: OSError) -> str:
-    """Why the store cannot take files, and what helps."""
+    """Explain why the store cannot take files, and what helps."""
     where = "%s: " % error.filename if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return where + "no space is left on the board: free some, or mount a larger disk there"
@@ -208,18 +208,18 @@ def store_folder(root: Optional[str]) -> str:
             cache = os.path.join(home, ".cache")
         root = os.path.join(cache, "ktbench", "store")
     root = os.path.abspath(root)
-    made, path = 0, root
+    created, path = 0, root
     while not os.path.isdir(path):
-        made, path = made + 1, os.path.dirname(path)
+        created, path = created + 1, os.path.dirname(path)
     os.makedirs(root, mode=0o700, exist_ok=True)
-    if made:
+    if created:
         with open(os.path.join(root, MADE), "w") as file:
-            file.write(str(made))
+            file.write(str(created))
     return root
 
 
 def made_folders(root: str) -> int:
-    """How many folders were made for the store: itself, and those above it that were missing."""
+    """Return how many folders were created for the store, missing parents included."""
     try:
         with open(os.path.join(root, MADE)) as file:
             return int(file.read(10))
@@ -228,7 +228,7 @@ def made_folders(root: str) -> int:
 
 
 def holds(root: str, digest: str) -> bool:
-    """Whether the store has this file, whole: its content is read, not its name believed."""
+    """Tell if the store has this file whole, by reading its content."""
     path = os.path.join(root, digest)
     state = hashlib.sha256()
     try:
@@ -265,13 +265,13 @@ def store(root: str, digest: str, size: int) -> None:
 
 def prune(root: str, keep: List[str], limit: int = MAX_STORE) -> None:
     """Remove the longest unused files until the store is within its limit."""
-    found = []
+    files = []
     for name in os.listdir(root):
         if is_digest(name):
             facts = os.stat(os.path.join(root, name))
-            found.append((facts.st_mtime, facts.st_size, name))
-    total = sum(size for _, size, _ in found)
-    for _, size, name in sorted(found):
+            files.append((facts.st_mtime, facts.st_size, name))
+    total = sum(size for _, size, _ in files)
+    for _, size, name in sorted(files):
         if total > limit and name not in keep:
             os.unlink(os.path.join(root, name))
             total -= size

@@ -32,8 +32,8 @@ class Tree:
 
     def glob(self, pattern: str) -> List[str]:
         """Paths below the root that match, in order."""
-        found = glob.glob(os.path.join(glob.escape(self.root), pattern))
-        return sorted(os.path.relpath(path, self.root) for path in found)
+        paths = glob.glob(os.path.join(glob.escape(self.root), pattern))
+        return sorted(os.path.relpath(path, self.root) for path in paths)
 
 
 def number(text: Optional[str]) -> Optional[float]:
@@ -45,7 +45,7 @@ def number(text: Optional[str]) -> Optional[float]:
 
 
 def program(*command: str) -> Optional[str]:
-    """What a program of the board prints, or None where it is missing or fails."""
+    """Return what a program of the board prints, or None if it is missing or fails."""
     try:
         done = subprocess.run(
             command,

@@ -17,7 +17,7 @@ GRACE_S = 10.0
 """Beyond its limit, by which an agent ends itself, until it is killed."""
 _WORDS = 1 << 12
 _DONE = b'{"ok":'
-"""How an answer begins that is no error."""
+"""The beginning of every answer that is no error."""
 _FILES = ("artifact", "inputs")
 
 Say = Callable[[bytes], None]
@@ -25,9 +25,9 @@ Say = Callable[[bytes], None]
 
 
 def series(task: Dict[str, Any], store: str, say: Say) -> Dict[str, Any]:
-    """Do each of the tasks; their answers go out as they come, each after its number.
+    """Do all tasks and send each answer, after its number, as soon as it is there.
 
-    What could not be done once is not tried again: its further repeats have the same answer.
+    A task that failed once is not tried again: its further repeats get the same answer.
     """
     failed: Dict[Any, bytes] = {}
     for number, one in enumerate(task["tasks"]):
@@ -69,9 +69,9 @@ def outcome(task: Dict[str, Any], store: str) -> bytes:
 
 
 def damaged(task: Dict[str, Any], store: str) -> Optional[str]:
-    """What lies in the store is read against its digest each time before it is used."""
-    wanted = [os.path.basename(sys.argv[0])] + [task[name] for name in _FILES if task.get(name)]
-    for digest in wanted:
+    """Check a task's files in the store against their digests; return the problem, if any."""
+    digests = [os.path.basename(sys.argv[0])] + [task[name] for name in _FILES if task.get(name)]
+    for digest in digests:
         if not protocol.is_digest(digest) or not protocol.holds(store, digest):
             return "a file of the board's store was changed in the meantime: %s" % str(digest)[:16]
     return None

@@ -24,9 +24,9 @@ _MODE = re.compile(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>")
 
 
 def settle(store: str, wanted: Dict[str, str], board: Optional[Board] = None) -> None:
-    """Have the board as `wanted` (`governor`, `power_mode`), anything else as it was before.
+    """Set the board to `wanted` (`governor`, `power_mode`), and put back every other setting.
 
-    TaskError where that cannot be; then everything is as it was before.
+    TaskError if that is impossible; then everything is as it was before.
     """
     board = board or Board()
     before = _read(store)
@@ -46,7 +46,7 @@ def settle(store: str, wanted: Dict[str, str], board: Optional[Board] = None) ->
 
 
 def problem(wanted: Dict[str, str], board: Optional[Board] = None) -> Optional[str]:
-    """Why the board would not let itself be set so, as far as can be told without doing it."""
+    """Explain why the board could not be set so, as far as can be told without trying."""
     board = board or Board()
     try:
         for setting in (PowerMode(board), Governors(board)):
@@ -58,7 +58,7 @@ def problem(wanted: Dict[str, str], board: Optional[Board] = None) -> Optional[s
 
 
 def left(store: str) -> Dict[str, str]:
-    """What ktbench has set on the board and not put back yet, by its key."""
+    """Return the settings that ktbench has changed and not put back yet, by key."""
     return {key: str(entry["set"][-1]) for key, entry in _read(store).items()}
 
 
@@ -68,23 +68,23 @@ class Setting:
     key: str
 
     def now(self) -> Any:
-        """What it is, as the file keeps it; none where the board has no such setting."""
+        """Return the present value, as the file keeps it; empty if there is no such setting."""
         raise NotImplementedError
 
     def is_now(self, name: str) -> bool:
-        """Whether it is this, and nothing is to be done."""
+        """Tell if the present value is this one, so that nothing is to be done."""
         raise NotImplementedError
 
     def check(self, name: str) -> None:
-        """TaskError where there is no such value, or where it may not be set."""
+        """Raise TaskError if there is no such value, or if it may not be set."""
         raise NotImplementedError
 
     def set(self, value: Any) -> None:
-        """Set it to a name, or to what `undone` says; TaskError where that fails."""
+        """Set it to a name or to a result of `undone`; TaskError if that fails."""
         raise NotImplementedError
 
     def undone(self, before: Any, made: List[str]) -> Any:
-        """What is to be set to have `before` again, where it still is one of `made`."""
+        """Return what restores `before`, provided that the present value is one of `made`."""
         raise NotImplementedError
 
 
@@ -97,13 +97,13 @@ class Governors(Setting):
         self._tree = board.tree
 
     def now(self) -> Dict[str, str]:
-        """By the processor's name; one that is switched off has none."""
-        found = {}
+        """Return the governor of each processor by name; one that is switched off has none."""
+        governors = {}
         for path in self._tree.glob(_CPUS + "cpu[0-9]*/cpufreq/scaling_governor"):
             text = self._tree.text(path)
             if text:
-                found[path[len(_CPUS) :].partition("/")[0]] = text
-        return found
+                governors[path[len(_CPUS) :].partition("/")[0]] = text
+        return governors
 
     def is_now(self, name: str) -> bool:
         """See `Setting.is_now`: on all processors."""
@@ -115,9 +115,11 @@ class Governors(Setting):
         if not cpus:
             raise TaskError("the board has no governors to set: leave `governor` out")
         for cpu in cpus:
-            known = self._tree.text(_CPUS + cpu + "/cpufreq/scaling_available_governors")
-            if known is not None and name not in known.split():
-                raise TaskError("the board has no governor %s: choose one of %s" % (name, known))
+            available = self._tree.text(_CPUS + cpu + "/cpufreq/scaling_available_governors")
+            if available is not None and name not in available.split():
+                raise TaskError(
+                    "the board has no governor %s: choose one of %s" % (name, available)
+                )
         paths = [self._path(cpu) for cpu in cpus]
         if not all(os.access(path, os.W_OK) for path in paths) and not _sudo_may("tee", *paths):
             raise TaskError(_REFUSED % ("governor", "sudo tee " + self._path("cpu*"), "governor"))
@@ -156,7 +158,7 @@ class PowerMode(Setting):
         self._board = board
 
     def now(self) -> Optional[str]:
-        """As `nvpmodel` calls it."""
+        """Return the mode's name for `nvpmodel`."""
         return self._board.power_mode()
 
     def is_now(self, name: str) -> bool:
@@ -188,13 +190,13 @@ class PowerMode(Setting):
 
     def _number(self, name: str) -> str:
         text = self._board.tree.text(NVPMODEL) or ""
-        known: Dict[str, str] = {}
-        for number, found in _MODE.findall(text):
-            known.setdefault(_plain(found), number)
-        if _plain(name) not in known:
-            told = ", ".join(sorted(known)) or "none that /%s names" % NVPMODEL
-            raise TaskError("the board has no power mode %s: choose one of %s" % (name, told))
-        return known[_plain(name)]
+        numbers: Dict[str, str] = {}
+        for number, title in _MODE.findall(text):
+            numbers.setdefault(_plain(title), number)
+        if _plain(name) not in numbers:
+            names = ", ".join(sorted(numbers)) or "none that /%s names" % NVPMODEL
+            raise TaskError("the board has no power mode %s: choose one of %s" % (name, names))
+        return numbers[_plain(name)]
 
 
 _REFUSED = (
@@ -234,21 +236,21 @@ def _put_back(store: str, before: Dict[str, Any], setting: Setting) -> None:
 
 
 def _read(store: str) -> Dict[str, Any]:
-    """What was there before, by key; an entry that makes no sense is none."""
+    """Return the earlier settings by key; malformed entries are dropped."""
     try:
         with open(os.path.join(store, NAME)) as file:
-            found = json.load(file)
+            content = json.load(file)
     except (OSError, ValueError):
         return {}
     kinds = {"governor": dict, "power_mode": str}
     return {
-        key: found[key]
+        key: content[key]
         for key, kind in kinds.items()
-        if isinstance(found, dict)
-        and isinstance(found.get(key), dict)
-        and isinstance(found[key].get("before"), kind)
-        and isinstance(found[key].get("set"), list)
-        and found[key]["set"]
+        if isinstance(content, dict)
+        and isinstance(content.get(key), dict)
+        and isinstance(content[key].get("before"), kind)
+        and isinstance(content[key].get("set"), list)
+        and content[key]["set"]
     }
 
 
@@ -278,7 +280,7 @@ def _write(path: str, text: str) -> bool:
 
 
 def _sudo_may(*command: str) -> bool:
-    """Whether `sudo` knows this command as allowed without a password."""
+    """Tell if `sudo` allows this command without a password."""
     return program("sudo", "-n", "-l", *command) is not None
 
 

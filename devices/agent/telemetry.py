@@ -18,7 +18,7 @@ from . import power
 from .board import Board
 
 SLOW_S = 1.0
-"""Between two looks at temperature, clocks, governor and flags; power is read more often."""
+"""Seconds between readings of temperature, clocks, governor and flags; power is read more often."""
 START_S = 20.0
 END_S = 20.0
 MOST_SAMPLES = 100000
@@ -30,7 +30,7 @@ _PROGRAM = (
 
 
 class Sampler:
-    """A running sampler; `stop` brings what it saw."""
+    """A running sampler; `stop` returns what it saw."""
 
     def __init__(self, interval_s: float, avoid: Sequence[int] = (), root: str = "/") -> None:
         place = os.path.abspath(__file__)
@@ -50,7 +50,7 @@ class Sampler:
             self._process.stdout.readline()
 
     def stop(self) -> Optional[Dict[str, Any]]:
-        """What was sampled, or None where the sampler failed."""
+        """End the sampler; return its samples, or None if it failed."""
         try:
             out, _ = self._process.communicate(timeout=END_S)
         except subprocess.TimeoutExpired:
@@ -58,10 +58,10 @@ class Sampler:
             self._process.communicate()
             return None
         try:
-            found = json.loads(out.decode())
+            readings = json.loads(out.decode())
         except ValueError:
             return None
-        return found if isinstance(found, dict) else None
+        return readings if isinstance(readings, dict) else None
 
 
 def start(interval_s: float, avoid: Sequence[int] = ()) -> Optional[Sampler]:
@@ -91,7 +91,7 @@ def sample(root: str, interval: str, avoid: str) -> None:
             break
     if meter is not None:
         meter.close()
-    found = {
+    readings = {
         "interval_s": interval_s,
         "source": meter.source if meter else None,
         "rails": rails,
@@ -100,13 +100,13 @@ def sample(root: str, interval: str, avoid: str) -> None:
         "states": states,
         "cpu_s": _cpu_seconds(),
     }
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(json.dumps(readings))
     sys.stdout.flush()
 
 
 def look(board: Board) -> Dict[str, Any]:
-    """What may change during a run and costs little to read, with its time."""
-    found = {
+    """Return what may change during a run and is cheap to read, with the time of the reading."""
+    values = {
         "t": time.monotonic(),
         "temperature_c": board.temperature(),
         "mhz": max(board.mhz(), default=None),
@@ -114,7 +114,7 @@ def look(board: Board) -> Dict[str, Any]:
         "governor": board.governor(),
         "throttled": board.throttled(),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _watts(meter: power.Meter, rails: List[str]) -> List[Optional[float]]:

@@ -17,11 +17,11 @@ def open_transport(profile: Profile, host: str | None, python: str) -> Transport
     `python` names the interpreter on the device; `python3`, the default, is the one that answers:
     this process's own where the device is this machine.
     """
-    wanted = None if python == "python3" else python
+    interpreter = None if python == "python3" else python
     if profile.transport == "ssh":
         from ktbench.devices.transport.ssh import SshTransport
 
-        return SshTransport(host, wanted)
+        return SshTransport(host, interpreter)
     if host is not None:
         raise DeviceError(f"{profile.title} takes no host, but {host!r} is given")
     if profile.transport == "fake":
@@ -30,4 +30,4 @@ def open_transport(profile: Profile, host: str | None, python: str) -> Transport
         return FakeTransport()
     from ktbench.devices.transport.local import LocalTransport
 
-    return LocalTransport(wanted)
+    return LocalTransport(interpreter)

@@ -1,4 +1,4 @@
-"""One talk with an agent through a process's pipes; see `devices/agent/protocol.py`."""
+"""A conversation with an agent through a process's pipes; see `devices/agent/protocol.py`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ktbench.devices.agent import protocol
 LOADER = 'exec(__import__("base64").b64decode(open(0,"rb",0,closefd=False).readline()))'
 """The constant program that a device's Python is started with; it reads one line and runs it."""
 SLOWEST_LINK = 50_000
-"""Bytes a second that sending is given time for."""
+"""Bytes per second that the time limit of sending assumes."""
 START_S = 60.0
 _STDERR = 1 << 15
 _SILENT = (
@@ -33,7 +33,7 @@ _TALKATIVE = (
 )
 
 Explain = Callable[[int, str], DeviceError | None]
-"""Tells from exit code and standard error why there was no answer, where it knows."""
+"""Explains a missing answer from exit code and standard error, or returns None."""
 
 Answer = dict[str, Any] | DeviceError
 
@@ -105,7 +105,7 @@ class Exchange:
     def _talked(
         self, task: dict[str, Any], blobs: Sequence[Blob], limits: Sequence[float]
     ) -> Generator[Answer, None, None]:
-        """What a process that becomes the agent answers; it ends with the generator."""
+        """Yield the answers of a process that becomes the agent; it ends with the generator."""
         blobs = [agent_archive(), *{b.digest: b for b in blobs}.values()]
         try:
             process = subprocess.Popen(
@@ -130,15 +130,15 @@ class Exchange:
         blobs: Sequence[Blob],
         limits: Sequence[float],
     ) -> Iterator[Answer]:
-        """Talk, and turn whatever goes wrong into one DeviceError."""
+        """Exchange messages, and turn whatever goes wrong into one DeviceError."""
         deadline = _Deadline(process)
         errors, started = _Tail(process.stderr), False
         try:
             deadline.set(START_S)
-            wanted = self._greeted(process, blobs)
-            deadline.set(START_S + limits[0] + sum(len(b.data) for b in wanted) / SLOWEST_LINK)
+            missing = self._greeted(process, blobs)
+            deadline.set(START_S + limits[0] + sum(len(b.data) for b in missing) / SLOWEST_LINK)
             started = True
-            for blob in wanted:
+            for blob in missing:
                 _write(process.stdin, blob.data)
             _write(process.stdin, protocol.pack(task))
             if task["task"] != "series":
@@ -155,10 +155,10 @@ class Exchange:
                 raise DeviceError(
                     f"no answer within {deadline.seconds:.0f} s{hint}", lost=True
                 ) from error
-            said = errors.text()
-            if not said.strip() and not started:  # of a shell that runs nothing: its own words
-                said = error.said.decode("utf-8", "replace")
-            raise self._ended(code, said, task["limit_s"]) from error
+            words = errors.text()
+            if not words.strip() and not started:  # of a shell that runs nothing: its own words
+                words = error.said.decode("utf-8", "replace")
+            raise self._ended(code, words, task["limit_s"]) from error
         except protocol.ProtocolError as error:
             raise _malformed(error, "" if started else _TALKATIVE) from error
         finally:
@@ -182,13 +182,13 @@ class Exchange:
             return error
 
     def _ended(self, code: int, errors: str, limit_s: float) -> DeviceError:
-        known = self._explain(code, errors)
-        if known is not None:
-            return known
+        explanation = self._explain(code, errors)
+        if explanation is not None:
+            return explanation
         return _ended(code, errors, limit_s)
 
     def _greeted(self, process: subprocess.Popen[bytes], blobs: Sequence[Blob]) -> list[Blob]:
-        """Start the receiver there; the files that the device lacks."""
+        """Start the receiver on the device; return the files that it lacks."""
         request = {
             "version": protocol.VERSION,
             "root": self._root,
@@ -202,7 +202,7 @@ class Exchange:
 
 
 def _next(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """The next message; a login shell and the wanted interpreter may print something before it."""
+    """Read the next message; a login shell and the interpreter may print something before it."""
     assert process.stdout is not None
     return protocol.read_frame(process.stdout.read, protocol.MAX_NOISE)
 
@@ -219,7 +219,7 @@ def _malformed(error: protocol.ProtocolError, hint: str = "") -> AnswerError:
 
 
 def _ended(code: int, errors: str, limit_s: float) -> AnswerError:
-    """Why an agent gave no answer, by how it ended and its last words."""
+    """Explain why an agent gave no answer, from how it ended and its last words."""
     if code in (-14, 142):  # SIGALRM, by which the agent ends itself
         return AnswerError(f"the agent was not done after {limit_s:.0f} s and was stopped")
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -230,7 +230,7 @@ def _ended(code: int, errors: str, limit_s: float) -> AnswerError:
 
 
 def _ok(frame: dict[str, Any], key: str) -> Any:
-    """What a frame holds under `key`; DeviceError for the error that it may hold instead."""
+    """Return the value of `key` in a frame; DeviceError for the error that it may hold instead."""
     if isinstance(frame.get("error"), str):
         raise DeviceError(plain(frame["error"], 500))
     if key not in frame:
@@ -260,7 +260,7 @@ def _write(stream: IO[bytes] | None, data: bytes) -> None:
 
 
 class _Deadline:
-    """Kills a process that has not been heard of for too long."""
+    """Kills a process that has been silent for too long."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -269,14 +269,14 @@ class _Deadline:
         self.seconds = 0.0
 
     def set(self, seconds: float) -> None:
-        """So long from now, whatever was said before."""
+        """Set the deadline to so many seconds from now."""
         self.cancel()
         self.seconds = seconds
         self._timer = threading.Timer(seconds, self._expire)
         self._timer.start()
 
     def cancel(self) -> None:
-        """Let the process live."""
+        """Remove the deadline."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -303,6 +303,6 @@ class _Tail:
             return  # closed, as another process (a shared connection's) keeps it open
 
     def text(self) -> str:
-        """What the stream ended with; waits a little for its end."""
+        """Return the end of the stream's text; waits a little for its end."""
         self._thread.join(timeout=5)
         return self._kept.decode("utf-8", "replace")

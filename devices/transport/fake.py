@@ -1,4 +1,4 @@
-"""A device that is none: made-up answers, so that the whole pipeline can be tried without one.
+"""A stand-in for a device: made-up answers, so that the whole pipeline can be tried without one.
 
 Its figures follow from an artifact's bytes alone, so they repeat; whatever comes of them is
 labelled `emulated` and never meets a measured figure. It runs no model: outputs stay unchecked.
@@ -41,7 +41,7 @@ class FakeTransport:
                 yield error
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this transport holds nothing."""
 
 
 def made_up(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def made_up(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
         return {"released": True}
     if task["task"] == "evaluate":
         classes = [random.Random(digest).randrange(10) for digest in task["artifacts"]]
-        found = [{"top1": [c] * 10, "provider": "fake"} for c in classes]
-        return {"runtime": "fake", "runtime_version": "0", "artifacts": found}
+        artifacts = [{"top1": [c] * 10, "provider": "fake"} for c in classes]
+        return {"runtime": "fake", "runtime_version": "0", "artifacts": artifacts}
     return _bench(task, len(next(b.data for b in blobs if b.digest == task["artifact"])))
 
 

@@ -21,7 +21,7 @@ from ktbench.devices.transport._exchange import LOADER, Exchange, last_line
 CONFIG_VARIABLE = "KTBENCH_SSH_CONFIG"
 _SCRIPT = f"python3 -I -c '{LOADER}'; exit $?".replace("'", "'\\''")
 COMMAND = f"sh -c '{_SCRIPT}'"
-"""All that a board's login shell, of whatever kind, ever gets to see.
+"""The one command that a board's login shell, of whatever kind, gets to see.
 
 The inner shell turns the signal that an agent died of into an exit code: of a command that a signal
 ended, ssh says no more than of a broken connection.
@@ -47,7 +47,7 @@ _LONGEST_SOCKET = 80
 
 
 def check_host(host: str | None) -> str:
-    """The host as it was given; DeviceError for one that ssh could take for something else."""
+    """Return the host unchanged; DeviceError if ssh could take it for something else."""
     if not host:
         raise DeviceError("no host is given: name one, as ssh takes it (`host: pi` or `me@pi`)")
     if (reason := host_objection(host)) is not None:
@@ -68,7 +68,7 @@ def _client(control: str | None) -> list[str]:
 
 
 class SshTransport:
-    """One connection for all tasks, as logging in takes longer than many a task."""
+    """One SSH connection for all tasks, as logging in takes longer than many a task."""
 
     def __init__(self, host: str | None, python: str | None = None) -> None:
         self._host = check_host(host)
@@ -116,7 +116,7 @@ class SshTransport:
             )
 
     def _explain(self, code: int, errors: str) -> DeviceError | None:
-        """Why there was no answer: the shell's, the interpreter's or ssh's own words, and a way."""
+        """Explain a missing answer from the words of shell, interpreter or ssh, with a remedy."""
         if code == 127 or "python3: not found" in errors:
             return DeviceError(f"{self._host} has no python3: install Python 3.6 or later there")
         lost = False
@@ -125,12 +125,12 @@ class SshTransport:
             table, lost = _NO_LOGIN, not any(words in errors for words, _ in _REFUSED)
         for words, meaning in table:
             if words in errors:
-                told = meaning.format(host=self._host, words=last_line(errors))
-                return DeviceError(told, lost=lost)
+                reason = meaning.format(host=self._host, words=last_line(errors))
+                return DeviceError(reason, lost=lost)
         if code != 255:
             return None
-        said = last_line(errors) or "the connection broke"
-        return DeviceError(f"cannot reach {self._host}: {said}", lost=True)
+        reason = last_line(errors) or "the connection broke"
+        return DeviceError(f"cannot reach {self._host}: {reason}", lost=True)
 
 
 _OLD = "{host}'s interpreter is older than Python 3.6 ({words}): install a newer one, or name it"
@@ -143,7 +143,7 @@ _FAILED_THERE = (
         "{host} lets this login run nothing ({words}): use an account that has a shell",
     ),
 )
-"""By what stood in the answer, where the connection itself held."""
+"""Reasons by a text of the answer, for a connection that itself held."""
 _REFUSED = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",

@@ -1,4 +1,4 @@
-"""Which runtimes a board can be given: a table of facts, and a pure function over it.
+"""Choice of the runtimes for a board: a table of released wheels, and a pure function over it.
 
 The facts are those of the wheels on the Python Package Index (file names and `Requires-Python` of
 onnxruntime, ai-edge-litert, tflite-runtime and numpy; read in November 2026): the newest release
@@ -19,7 +19,7 @@ _ALL = (*_WIDE, "armv7l")
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A release that runs on some Pythons, architectures, and glibc from `glibc` on."""
+    """A release with the Pythons, architectures and least glibc that its wheels are for."""
 
     package: str
     release: str
@@ -52,25 +52,27 @@ NO_NUMPY = ("armv7l",)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a board is given. `problems` keep it from being set up, `notes` do not."""
+    """Packages for a board. `problems` keep it from being set up, `notes` do not."""
 
     requirements: tuple[str, ...] = ()
     with_dependencies: bool = True
-    """False where numpy is the board's own."""
+    """False if the board's own numpy is used."""
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
 def choose(look: Look) -> Choice:
-    """The newest runtimes with wheels for this board, or what stands in the way."""
+    """Return the newest runtimes with wheels for this board, or what prevents a set-up."""
     problem = _unfit(look)
     if problem:
         return Choice(problems=(problem,))
-    found = [(name, _fitting(table, look)) for name, table in (("ONNX", ONNX), ("TFLite", TFLITE))]
-    facts = [fact for _, fact in found if fact is not None]
+    fitting = [
+        (name, _fitting(table, look)) for name, table in (("ONNX", ONNX), ("TFLite", TFLITE))
+    ]
+    facts = [fact for _, fact in fitting if fact is not None]
     notes = tuple(
         f"no {name} models: no runtime has a wheel for {look.title}"
-        for name, fact in found
+        for name, fact in fitting
         if fact is None
     )
     if not facts:

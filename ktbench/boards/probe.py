@@ -1,4 +1,4 @@
-"""What a board tells about itself before it is set up."""
+"""The record of what a board tells about itself before it is set up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ktbench.measure.agent_schema import Holder, Text
 
 _JETPACKS = {"32": "JetPack 4", "35": "JetPack 5", "36": "JetPack 6", "38": "JetPack 7"}
-"""By the major release of Jetson Linux (NVIDIA's JetPack archive)."""
+"""Names by the major release of Jetson Linux (NVIDIA's JetPack archive)."""
 
 
 class _Part(BaseModel):
@@ -40,7 +40,7 @@ class Look(_Part):
     free_bytes: int
     pip: bool
     numpy: Text | None
-    """Of the interpreter itself, without ktbench's environment."""
+    """Version of the interpreter's own numpy, without ktbench's environment."""
     environment: Environment | None
     misfit: Text | None
     holder: Holder | None
@@ -53,16 +53,18 @@ class Look(_Part):
     @property
     def glibc(self) -> tuple[int, int] | None:
         """Version of the GNU C library; None where the board has another one."""
-        found = re.fullmatch(r"(\d{1,3})\.(\d{1,3})(?:\..*)?", self.libc[1])
-        if self.libc[0] != "glibc" or found is None:
+        version = re.fullmatch(r"(\d{1,3})\.(\d{1,3})(?:\..*)?", self.libc[1])
+        if self.libc[0] != "glibc" or version is None:
             return None
-        return int(found[1]), int(found[2])
+        return int(version[1]), int(version[2])
 
     @property
     def jetpack(self) -> str | None:
         """NVIDIA's name for what a Jetson runs."""
-        found = re.search(r"R(\d+)", self.l4t or "")
-        return None if found is None else _JETPACKS.get(found[1], f"Jetson Linux {found[1]}")
+        release = re.search(r"R(\d+)", self.l4t or "")
+        if release is None:
+            return None
+        return _JETPACKS.get(release[1], f"Jetson Linux {release[1]}")
 
     @property
     def title(self) -> str:

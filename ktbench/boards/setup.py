@@ -19,7 +19,7 @@ SPARE_BYTES = 64 << 20
 """Left free on the board: artifacts and inputs need room, too."""
 
 Tell = Callable[[str], None]
-"""Hears what is being done, one line at a time."""
+"""Receives progress, one line at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,29 +29,29 @@ class Ready:
     look: Look
     wheels: tuple[str, ...]
     runtimes: tuple[str, ...]
-    """With their versions, as the board's agent loaded them."""
+    """Names with versions, as the board's agent loaded them."""
     notes: tuple[str, ...]
     sent_bytes: int
-    """Zero where the board had it all."""
+    """Zero if the board had everything already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What was on a board before everything of ktbench was removed."""
+    """Result of removing everything of ktbench from a board."""
 
     bytes: int
 
 
 def look_at(transport: Transport) -> Look:
-    """What the board has; DeviceError where it gives no answer."""
+    """Return what the board has; DeviceError if it gives no answer."""
     return parse(Look, transport.run({"task": "look"}, [], LOOK_S))
 
 
 def set_up(transport: Transport, host: str, tell: Tell) -> Ready:
     """Give a board numpy and the runtimes that fit it; nothing is sent that it has already.
 
-    KtbenchError says what stands in the way, in one line that names the host. The board is held
-    meanwhile, so that nobody measures on it.
+    Raises KtbenchError with one line that names the host and what prevents the set-up. The board is
+    held meanwhile, so that nobody measures on it.
     """
     try:
         look = look_at(transport)
@@ -70,10 +70,10 @@ def set_up(transport: Transport, host: str, tell: Tell) -> Ready:
 def _install(
     transport: Transport, host: str, look: Look, wheels: Sequence[Wheel], tell: Tell
 ) -> int:
-    """Send and unpack the wheels where the board has not just these; returns the bytes sent."""
-    wanted = sorted([wheel.name, wheel.blob.digest] for wheel in wheels)
-    there = look.environment
-    if there is not None and look.misfit is None and sorted(there.wheels) == wanted:
+    """Send and unpack the wheels unless the board has exactly these; return the bytes sent."""
+    pinned = sorted([wheel.name, wheel.blob.digest] for wheel in wheels)
+    installed = look.environment
+    if installed is not None and not look.misfit and sorted(installed.wheels) == pinned:
         tell("it has them already")
         return 0
     packed = sum(len(wheel.blob.data) for wheel in wheels)
@@ -87,7 +87,7 @@ def _install(
     tell(f"sending {_megabytes(packed)}, to be {_megabytes(unpacked)} there")
     task = {
         "task": "install",
-        "wheels": wanted,
+        "wheels": pinned,
         "bytes": unpacked,
         "lease": Lease.of(Path("setup")).task(),
     }
@@ -98,11 +98,11 @@ def _install(
 def _proved(
     transport: Transport, look: Look, choice: Choice, wheels: Sequence[Wheel], sent: int
 ) -> Ready:
-    """The board with what its agent could load; KtbenchError where a runtime cannot be loaded."""
+    """Return the board with what its agent could load; DeviceError if a runtime is missing."""
     probe = parse(Probe, transport.run({"task": "probe"}, [], LOOK_S))
     loaded = tuple(f"{k} {r.version}" for k, r in probe.runtimes.items() if r.version)
-    wanted = sum(not pin.startswith("numpy") for pin in choice.requirements)
-    if probe.numpy is None or len(loaded) < wanted:
+    runtimes = sum(not pin.startswith("numpy") for pin in choice.requirements)
+    if probe.numpy is None or len(loaded) < runtimes:
         errors = [r.error for r in probe.runtimes.values() if r.error] or ["numpy is missing"]
         raise DeviceError(f"installed, but it cannot be loaded: {errors[0]}")
     names = tuple(wheel.name for wheel in wheels)
@@ -110,7 +110,7 @@ def _proved(
 
 
 def take_down(transport: Transport, host: str) -> Removed:
-    """Remove everything of ktbench from a board; KtbenchError where that fails or it is held."""
+    """Remove everything of ktbench from a board; KtbenchError if that fails or it is held."""
     task = {"task": "remove", "lease": Lease.of(Path("setup")).task()}
     try:
         answer = transport.run(task, [], LOOK_S)

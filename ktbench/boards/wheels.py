@@ -21,7 +21,7 @@ LIMIT_S = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel file with what it unpacks to."""
+    """A wheel file and its unpacked size."""
 
     name: str
     blob: Blob
@@ -29,9 +29,9 @@ class Wheel:
 
 
 def fetch(choice: Choice, look: Look) -> tuple[Wheel, ...]:
-    """The wheels of a choice for a board, from the cache where they have been had before.
+    """Return the wheels of a choice for a board, from the cache if they are there.
 
-    KtbenchError where pip cannot get them, StorageError where they cannot be kept.
+    Raises KtbenchError if pip cannot get them, StorageError if they cannot be stored.
     """
     kind = [*choice.requirements, look.version, look.machine, look.glibc, choice.with_dependencies]
     folder = cache_folder() / "wheels" / digest_of(kind)
@@ -41,7 +41,7 @@ def fetch(choice: Choice, look: Look) -> tuple[Wheel, ...]:
 
 
 def platforms(machine: str, glibc: tuple[int, int]) -> list[str]:
-    """Tags of wheels that run there, newest first (PEP 600, PEP 599)."""
+    """Return the tags of wheels that run there, newest first (PEP 600, PEP 599)."""
     major, minor = glibc
     return [
         *(f"manylinux_{major}_{n}_{machine}" for n in range(minor, 16, -1)),
@@ -51,7 +51,7 @@ def platforms(machine: str, glibc: tuple[int, int]) -> list[str]:
 
 
 def command(choice: Choice, look: Look, folder: Path) -> list[str]:
-    """pip's argument list; pip's own configuration says where it looks."""
+    """Return pip's argument list; pip's own configuration names its index."""
     assert look.glibc is not None
     tags = [part for tag in platforms(look.machine, look.glibc) for part in ("--platform", tag)]
     return [
@@ -64,7 +64,7 @@ def command(choice: Choice, look: Look, folder: Path) -> list[str]:
 
 
 def _download(choice: Choice, look: Look, folder: Path) -> None:
-    """Fill the folder, whole or not at all."""
+    """Fill the folder completely or not at all."""
     part = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +91,8 @@ def _pip(arguments: list[str], look: Look) -> None:
             f"{sys.executable} has no pip to fetch wheels with: `{sys.executable} -m ensurepip`"
         )
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    said = (errors or done.stderr.splitlines() or ["no reason given"])[-1].strip()
-    raise KtbenchError(f"pip cannot get wheels for {look.title}: {said[:300]}")
+    reason = (errors or done.stderr.splitlines() or ["no reason given"])[-1].strip()
+    raise KtbenchError(f"pip cannot get wheels for {look.title}: {reason[:300]}")
 
 
 def _wheel(path: Path) -> Wheel:

@@ -10,6 +10,14 @@ import typer
 
 def init(
     path: Annotated[Path, typer.Argument(metavar="MATRIX.yaml")] = Path("matrix.yaml"),
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME",
+            help="Copy a matrix that ships with ktbench (docs/studies.md).",
+        ),
+    ] = None,
 ) -> None:
     """Write a commented starter matrix, and the schema that editors check it with."""
     from ktbench.cli.output import print_line
@@ -19,9 +27,10 @@ def init(
 
     if path.exists():
         raise KtbenchError(f"{path}: is there already: name another file")
+    text = starter(source)
     schema_path = path.with_name("matrix.schema.json")
     write_atomically(schema_path, _schema_text())
-    write_atomically(path, starter())
+    write_atomically(path, text)
     print_line(f"wrote {path} and {schema_path}; next: ktbench run {path}")
 
 

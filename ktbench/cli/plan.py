@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import closing
@@ -72,13 +73,15 @@ def plan(
     from ktbench.supervision import Child
 
     with closing(Child.started()) as child:
-        from ktbench.runner import plan_matrix
+        from ktbench.runner import missing_extras, plan_matrix
 
         planned = plan_matrix(matrix, child=child, estimated=True, no_code=no_code)
     if as_json:
         print(plan_as_json(planned))
     else:
         _print_plan(planned)
+    if lacking := missing_extras(planned.plan):
+        print(f"warning: {lacking}", file=sys.stderr)
 
 
 def plan_as_json(planned: Planned) -> str:

@@ -16,6 +16,7 @@ from ktbench.data.pixels import Pixels, decode, line, read_all
 from ktbench.data.split_names import plain_split
 from ktbench.data.table_files import table_files
 from ktbench.records import DataSpec, KtbenchError
+from ktbench.system import extras
 
 
 class Table(Protocol):
@@ -158,10 +159,11 @@ def _opened(files: Sequence[Path]) -> Table:
 
 def hub(spec: DataSpec, base: Path) -> ImageSource:
     """Open an image classification data set of the Hugging Face hub; offline, from its cache."""
-    import datasets
-
     if not spec.path:
         raise KtbenchError("data: source 'hub' needs a path: the data set's name on the hub")
+    extras.require("hub", "data: source 'hub'")
+    import datasets
+
     name, _, configuration = spec.path.partition(":")
     datasets.disable_progress_bars()
     try:

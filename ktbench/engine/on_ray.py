@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ktbench.engine.nodes import refuse_here
 from ktbench.engine.session import RETRIES, Session, one_line
 from ktbench.engine.signals import deferred
 from ktbench.records import KtbenchError, NumericSpec, Plan
+from ktbench.system import extras
 
 POLL_S = 0.5
 """Seconds between two looks at the progress of jobs; a job reports no more often."""
@@ -41,8 +41,7 @@ class OnRay:
         address: str | None = None,
         gpus_per_worker: float = GPUS_PER_WORKER,
     ) -> None:
-        if find_spec("ray") is None:
-            raise KtbenchError("--engine ray needs Ray: pip install 'ktbench[ray]'")
+        extras.require("ray", "--engine ray")
         self._workers, self._address, self._gpus_per_worker = workers, address, gpus_per_worker
         self._session: Session | None = None
         self._listener: Any = None

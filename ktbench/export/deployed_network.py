@@ -30,7 +30,7 @@ _CONV = ("conv2d.default", "conv2d.padding")
 
 @dataclass(frozen=True)
 class Folding:
-    """Which modules of an architecture are folded, by their names.
+    """The modules of an architecture that are folded, by name.
 
     `pairs` are convolutions with the batch normalisation that alone reads them; `alone` are the
     other batch normalisations, which become a scale and a shift; `first` is the convolution that
@@ -51,7 +51,7 @@ class Affine(nn.Module):
         self.shift = nn.Parameter(shift.view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any (B, C, H, W) map, scaled and shifted."""
+        """Scale and shift a (B, C, H, W) map."""
         return x * self.scale + self.shift
 
 
@@ -82,7 +82,7 @@ class Deployed(nn.Module):
         self.register_buffer("scale", None if scale is None else scale.clone().view(view))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, K) of raw images."""
+        """Return logits (B, K) of raw images."""
         x = image
         if self.mean is not None:
             x = x - self.mean
@@ -94,13 +94,13 @@ class Deployed(nn.Module):
         return logits
 
     def example(self, batch: int) -> Tensor:
-        """Blank images (B, ...) in the layout that is taken."""
+        """Return blank images (B, ...) in the network's layout."""
         channels, height, width = self.shape
         size = (channels, height, width) if self.layout == "NCHW" else (height, width, channels)
         return torch.zeros(batch, *size)
 
     def state(self) -> State:
-        """Every float tensor that decides the outputs, by name."""
+        """Return every float tensor that decides the outputs, by name."""
         tensors = [*self.named_parameters(), *self.named_buffers()]
         return {
             name: np.ascontiguousarray(tensor.detach().numpy())
@@ -128,9 +128,9 @@ class _LeafCopies(TorchFunctionMode):
 
 
 def plain_copy(student: nn.Module) -> nn.Module:
-    """A copy in eval mode whose weights are plain parameters: what computed them is gone.
+    """Return a copy in eval mode whose weights are plain parameters, however they were computed.
 
-    So a parametrized convolution is exported as any other. The student is left as it is.
+    So a parametrized convolution is exported like any other. The student is left unchanged.
     """
     with _LeafCopies(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -145,7 +145,7 @@ def plain_copy(student: nn.Module) -> nn.Module:
 
 
 def _bake(module: nn.Module, hook: Any) -> None:
-    """Put the weight that a hook computes before each pass in place of what it computes it from."""
+    """Replace what a hook computes a weight from by the weight itself."""
     if isinstance(hook, WeightNorm):
         nn.utils.remove_weight_norm(module, hook.name)
     elif isinstance(hook, SpectralNorm):
@@ -161,7 +161,7 @@ def deploy(
     moments: tuple[Tensor, Tensor] | None,
     layout: Layout,
 ) -> Deployed:
-    """The deployed form of a trained student, which is left as it is.
+    """Return the deployed form of a trained student, which is left unchanged.
 
     `shape` (C, H, W) is of an image, `moments` the mean and deviation (C,) of raw training images;
     None for what takes its input as it is.
@@ -180,7 +180,7 @@ def deploy(
 def _fold_moments(
     network: nn.Module, first: str | None, mean: Tensor, std: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Let the first convolution normalise; the mean and scale that it cannot take over.
+    """Let the first convolution normalise; return the mean and scale that it cannot take over.
 
     It can always divide. It can subtract only without padding: zeros around a normalised image
     are not zeros around a raw one.
@@ -210,7 +210,7 @@ def _fold_pair(network: nn.Module, conv_name: str, norm_name: str) -> None:
 
 
 def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,), float64, of a batch normalisation at inference."""
+    """Return scale and shift (C,), float64, of a batch normalisation at inference."""
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None and norm.running_var is not None
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
@@ -221,7 +221,7 @@ def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def plan_folding(student: nn.Module, shape: tuple[int, int, int]) -> Folding:
-    """What can be folded in this architecture; nothing, where folding would change its outputs.
+    """Find what can be folded in an architecture without changing its outputs.
 
     Found in the traced graph, not in the module tree, so that a residual that reads a convolution
     before its normalisation is seen.
@@ -234,10 +234,10 @@ def plan_folding(student: nn.Module, shape: tuple[int, int, int]) -> Folding:
         moments = (torch.full((shape[0],), 120.0), torch.full((shape[0],), 60.0))
         with torch.no_grad():
             expected = network((images - 120) / 60)
-            found = deploy(network, folding, shape, moments, "NCHW")(images)
+            folded = deploy(network, folding, shape, moments, "NCHW")(images)
     except Exception:  # any network of a user's may fail here: then it is exported as it is
         return Folding()
-    same = torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    same = torch.allclose(folded, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     return folding if same else Folding()
 
 
@@ -275,7 +275,7 @@ def _is(node: torch.fx.Node, targets: tuple[str, ...]) -> bool:
 def _owner(
     network: nn.Module, tensor: torch.fx.Node, names: dict[str, str], kind: type[nn.Module]
 ) -> str | None:
-    """Name of the module that a tensor of the graph belongs to, if it is used only once."""
+    """Return the name of the module that owns a tensor of the graph, if it is used only once."""
     if tensor.name not in names or len(tensor.users) != 1:
         return None
     name = names[tensor.name].rpartition(".")[0]
@@ -289,7 +289,7 @@ def _groups(network: nn.Module, name: str) -> int:
 
 
 def probe(network: Deployed, seed: int) -> Deployed:
-    """A copy whose every float tensor holds its own random values in [0.5, 1.5).
+    """Return a copy in which every float tensor holds its own random values in [0.5, 1.5).
 
     Converted in place of a real student, it shows which constant of the graph is which tensor.
     """

@@ -1,4 +1,4 @@
-"""Trained students to artifacts: converts each architecture once, checks every file it writes."""
+"""Export of trained students: each architecture is converted once, every file is checked."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import hashlib
 import importlib
 import time
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ktbench.data import Dataset
 from ktbench.export import sidecar
@@ -35,26 +34,18 @@ from ktbench.records import (
     digest_of,
     one_line,
 )
+from ktbench.system import extras
 
 if TYPE_CHECKING:
     from ktbench.students._contract import Student
 
 CALIBRATION = 256
-"""Training images that int8 ranges are taken from, evenly spread over the training set."""
+"""Number of training images, evenly spread over the set, that int8 ranges are taken from."""
 
 _WRITERS: dict[Format, tuple[str, str]] = {
     "onnx": ("ktbench.export.onnx_writer", "OnnxWriter"),
     "tflite": ("ktbench.export.tflite_writer", "TfliteWriter"),
 }
-_PACKAGES: dict[Format, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "tflite": ("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
-}
-
-
-def missing_packages(format: Format) -> list[str]:
-    """Packages that writing a format takes and that are not installed, as pip names them."""
-    return [name for name in _PACKAGES[format] if find_spec(name.replace("-", "_")) is None]
 
 
 def graph_key(
@@ -64,14 +55,13 @@ def graph_key(
     spec: ExportSpec,
     structure: str = "",
 ) -> str:
-    """Equal for artifacts that differ only in their weights; `shape` (C, H, W) is of an image.
+    """Return a digest that is equal for artifacts that differ only in their weights.
 
-    `structure` is the network's (`Student.structure`): what its weights decided.
+    `shape` (C, H, W) is that of an image, `structure` the network's (`Student.structure`).
     """
-    said = student.model_dump(mode="json", exclude={"implied"})
     return digest_of(
         {
-            "student": said,
+            "student": student.model_dump(mode="json", exclude={"implied"}),
             "num_classes": num_classes,
             "shape": list(shape),
             "export": spec.model_dump(mode="json"),
@@ -81,7 +71,7 @@ def graph_key(
 
 
 def impossible(spec: ExportSpec) -> str | None:
-    """Why no student can be written so, in one sentence, or None.
+    """Explain in one sentence why no student can be exported so; None if it can.
 
     Every format, precision, batch and opset that a matrix can name is written today.
     """
@@ -91,7 +81,7 @@ def impossible(spec: ExportSpec) -> str | None:
 
 @dataclass
 class _Subject:
-    """The student at hand: what all its exports share."""
+    """The student being exported: what all its exports share."""
 
     name: str
     architecture: str
@@ -104,9 +94,9 @@ class _Subject:
 class Exporter:
     """Writes the students of one data set below `folder`, one folder per cell.
 
-    It keeps what costs time from student to student: the converted graph of each architecture and
-    the process that speaks LiteRT. Results do not depend on what was exported before. Close it, or
-    use it in a `with`; a copy in another process starts empty.
+    It reuses what is expensive: the converted graph of each architecture and the LiteRT process.
+    Results do not depend on earlier exports. Close it, or use it in a `with`; a copy in another
+    process starts empty.
     """
 
     def __init__(self, dataset: Dataset, folder: Path, relative_to: Path) -> None:
@@ -122,9 +112,9 @@ class Exporter:
         self._subject: _Subject | None = None
 
     def export(self, student: Student, cell: Cell, spec: ExportSpec) -> Artifact | Failure:
-        """The artifact of a trained student, or why there is none.
+        """Return the artifact of a trained student, or the reason why there is none.
 
-        Raises `KtbenchError` where the file cannot be written.
+        Raises `KtbenchError` if the file cannot be written.
         """
         started = time.perf_counter()
         try:
@@ -160,7 +150,7 @@ class Exporter:
         return self._subject
 
     def _model(self, writer: Writer, subject: _Subject, spec: ExportSpec) -> bytes:
-        """The file's bytes: filled into the architecture's graph, or converted on its own."""
+        """Return the file's bytes, filled into the architecture's graph or converted anew."""
         network = self._deployed(writer, subject)
         plain = spec.model_copy(update={"precision": "fp32"})
         key = (subject.architecture, plain)
@@ -260,13 +250,30 @@ def export_student(
     folder: Path,
     relative_to: Path,
 ) -> Artifact | Failure:
-    """One export on its own; see `Exporter.export`, whose reuse it goes without."""
+    """Export one student on its own, without the reuse of `Exporter.export`."""
     with Exporter(dataset, folder, relative_to) as exporter:
         return exporter.export(student, cell, spec)
 
 
+def onnx_model(
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    moments: tuple[Tensor, Tensor] | None = None,
+) -> bytes:
+    """Return a network, or a part of one, as an fp32 ONNX model for one input (C, H, W).
+
+    Batch normalisation is folded as in an artifact. `moments`, the mean and deviation (C,) of raw
+    images, belong to a whole network. Raises KtbenchError where ONNX is not installed.
+    """
+    extras.require("onnx", "a network as an ONNX model")
+    from ktbench.export.onnx_writer import OnnxWriter
+
+    deployed = deploy(module, plan_folding(module, shape), shape, moments, "NCHW")
+    return OnnxWriter().convert(deployed, ExportSpec(format="onnx"))
+
+
 def _architecture(student: Item, structure: str, network: nn.Module) -> str:
-    """Names an architecture: the item, what weights decided of it, its tensors' names and sizes."""
+    """Return a name for an architecture: its item, structure, and tensors' names and sizes."""
     tensors = [[name, list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()]
-    said = {"student": student.model_dump(mode="json"), "structure": structure}
-    return digest_of({**said, "tensors": tensors})
+    item = {"student": student.model_dump(mode="json"), "structure": structure}
+    return digest_of({**item, "tensors": tensors})

@@ -1,4 +1,4 @@
-"""The parent's side of the LiteRT process: started when it is first needed, replaced if it dies."""
+"""A client of the LiteRT process, which is started when first needed and replaced if it dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRAM = Path(__file__).with_name("litert_worker.py")
 
 
 class LiteRT:
-    """One process, one job at a time; its output on the terminal is caught and kept apart."""
+    """One process with one job at a time; its terminal output goes to a log of its own."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -27,7 +27,7 @@ class LiteRT:
         self._log: Any = None
 
     def start(self) -> None:
-        """Start the process if it is not there; it loads its packages when given a job."""
+        """Start the process unless it runs; it loads its packages when given a job."""
         if self._process is not None:
             return
         ours, theirs = socket.socketpair()
@@ -46,7 +46,7 @@ class LiteRT:
         self._connection = Connection(ours.detach())
 
     def ask(self, job: str, *arguments: Any) -> Any:
-        """The result of a job; `ExportError` with one line where it fails or the process dies."""
+        """Return a job's result; `ExportError` with one line if it fails or the process dies."""
         self.start()
         assert self._connection is not None
         try:
@@ -65,11 +65,11 @@ class LiteRT:
         lines = self._log.read().decode(errors="replace").strip().splitlines() or [""]
         self.close()
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-        told = f": {lines[-1].strip()}".rstrip(": ")
-        return f"the LiteRT process was ended {how}{told}"
+        last = f": {lines[-1].strip()}".rstrip(": ")
+        return f"the LiteRT process was ended {how}{last}"
 
     def close(self) -> None:
-        """End the process: told so, as a fork of this process may hold the line open."""
+        """End the process by a message, as a fork of this process may hold the line open."""
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.send(None)

@@ -1,8 +1,8 @@
-"""The process that speaks LiteRT: converts, quantises and runs TFLite graphs for its parent.
+"""The LiteRT process: it converts, quantises and runs TFLite graphs for its parent.
 
-It is a program of its own: the converter brings large packages and writes to the terminal from
-C++, and may abort; none of that reaches the process that trains. Started with the number of an
-inherited socket; ends when the other side closes it. Imports nothing of ktbench.
+It is a program of its own because the converter brings large packages, writes to the terminal
+from C++, and may abort; none of that reaches the process that trains. It is started with the
+number of an inherited socket, ends when the other side closes it, and imports nothing of ktbench.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 SIGNATURE, INPUT, OUTPUT = "serving_default", "image", "logits"
 BATCH = 256
 LARGEST_RATIO = 128.0
-"""Output steps in a product of steps, with a factor of two to spare."""
+"""Largest ratio of a product of steps to the output's step, with a factor of two to spare."""
 CHUNK = 32
 """Calibration images run at once: every activation of theirs is kept in memory."""
 
 
 def convert(program: bytes, shape: tuple[int, ...], dynamic: bool) -> bytes:
-    """A saved torch program as an fp32 graph; `shape` (1, H, W, C) is that of its input."""
+    """Convert a saved torch program to an fp32 graph; `shape` (1, H, W, C) is its input's."""
     import torch
 
     torch.set_num_threads(1)
@@ -41,7 +41,7 @@ def convert(program: bytes, shape: tuple[int, ...], dynamic: bool) -> bytes:
 
 
 def free_batch(model: bytes) -> bytes:
-    """The same graph with the first dimension of images and logits declared free.
+    """Return the same graph with a free first dimension of images and logits.
 
     Every activation's batch becomes free, and so does a reshape's to a batch of one; the runtime
     works the sizes out anew when the input is resized.
@@ -74,7 +74,7 @@ def _free_reshape(graph: Any, part: Any, operator: Any) -> None:
 
 
 def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
-    """The graph in `fp16` (weights) or `int8` (static); images and logits stay float32."""
+    """Return the graph in `fp16` (weights) or `int8` (static); images and logits stay float32."""
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 
     names, algorithms = qtyping.TFLOperationName, algorithm_manager.AlgorithmName
@@ -103,7 +103,7 @@ def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
 
 
 def _too_fine(model: bytes) -> dict[str, float]:
-    """Outputs of convolutions whose int8 step is too fine to run, by name, with a greatest value.
+    """Return outputs of convolutions whose int8 step is too fine to run, with a wider range's end.
 
     XNNPACK, which runs the graph here and on boards, takes no product of an input's and a weight's
     step that is 256 output steps or more: it fails or ends the process. So it is for a layer that
@@ -116,24 +116,24 @@ def _too_fine(model: bytes) -> dict[str, float]:
     graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
     kinds = schema.BuiltinOperator
     summing = (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED, kinds.TRANSPOSE_CONV)
-    found = {}
+    bounds = {}
     for part in graph.subgraphs:
         for operator in part.operators:
             if graph.operatorCodes[operator.opcodeIndex].builtinCode not in summing:
                 continue
             steps = [_step(part.tensors[number]) for number in operator.inputs if number >= 0]
             output = part.tensors[operator.outputs[0]]
-            known = [step for step in steps[-3:] if step]
-            if len(known) < 2 or not (own := _step(output)):
+            factors = [step for step in steps[-3:] if step]
+            if len(factors) < 2 or not (output_step := _step(output)):
                 continue
-            product = known[0] * known[1]
-            if product >= LARGEST_RATIO * own:
-                found[_text(output.name)] = 255 * product
-    return found
+            product = factors[0] * factors[1]
+            if product >= LARGEST_RATIO * output_step:
+                bounds[_text(output.name)] = 255 * product
+    return bounds
 
 
 def _step(tensor: Any) -> float:
-    """The greatest step of a quantised tensor's channels; 0 of one that is not quantised."""
+    """Return the greatest step of a quantised tensor's channels; 0 if it is not quantised."""
     scales = getattr(tensor.quantization, "scale", None)
     return float(np.max(scales)) if scales is not None and len(scales) else 0.0
 
@@ -143,10 +143,9 @@ def _text(name: Any) -> str:
 
 
 def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
-    """Least and greatest value of every tensor: in chunks, or image by image.
+    """Find the least and greatest value of every tensor, in chunks or image by image.
 
-    A graph that cannot take a chunk, though its batch is set free, refuses; the ranges are the
-    same.
+    A graph that cannot take a chunk, though its batch is free, raises; the ranges are the same.
     """
     from ai_edge_quantizer import calibrator
     from ai_edge_quantizer.utils import qsv_utils
@@ -164,7 +163,7 @@ def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
 
 
 def run(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits (N, K) of raw images (N, H, W, C), on one thread."""
+    """Return logits (N, K) of raw images (N, H, W, C), computed on one thread."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=model, num_threads=1)
@@ -189,7 +188,7 @@ JOBS: dict[str, Callable[..., Any]] = {"convert": convert, "lower": lower, "run"
 
 
 def _briefly(error: Exception) -> str:
-    """The first line of what is said, and every line that names an operator."""
+    """Return an error's first line and the lines that name an operator."""
     first, *others = str(error).strip().splitlines() or [""]
     marks = ("aten.", "prims.", "aten::", "stablehlo.", "tfl.", "ot supported", "not found")
     named = [line.strip() for line in others if any(mark in line for mark in marks)]

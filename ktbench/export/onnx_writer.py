@@ -100,7 +100,7 @@ class OnnxWriter:
         return {name: version(name) for name in names}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this writer holds nothing."""
 
 
 def _modern(network: Deployed, image: torch.Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
@@ -137,7 +137,7 @@ def _legacy(network: Deployed, image: torch.Tensor, opset: int, dynamic: bool) -
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop what the exporter noted down of this machine: stack traces, file names."""
+    """Drop what the exporter recorded about this machine: stack traces, file names."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
         del part.metadata_props[:]
@@ -150,26 +150,27 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def _tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Every constant tensor of a graph, by the name of the value that it gives."""
-    found = {tensor.name: tensor for tensor in graph.initializer}
+    """Return every constant tensor of a graph by the name of its value."""
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
     nodes = (node for node in graph.node if node.op_type == "Constant")
-    return found | {n.output[0]: a.t for n in nodes for a in n.attribute if a.name == "value"}
+    constants = {n.output[0]: a.t for n in nodes for a in n.attribute if a.name == "value"}
+    return initializers | constants
 
 
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights and arithmetic in float16; images come in and logits go out as float32.
+    """Convert weights and arithmetic to float16; images and logits stay float32.
 
-    What reads the image stays in float32: of a value near 255, float16 keeps only eighths.
+    Nodes that read the image stay in float32: near 255, float16 resolves only eighths.
     """
     keep = [node.name for node in model.graph.node if INPUT in node.input]
     return convert_float_to_float16(model, keep_io_types=True, node_block_list=keep)
 
 
 def _int8(model: onnx.ModelProto, spec: ExportSpec, calibration: Images) -> onnx.ModelProto:
-    """Static quantisation, signed 8 bits, weights per channel, as pairs of Q and DQ.
+    """Quantise statically: signed 8 bits, weights per channel, as pairs of Q and DQ.
 
-    A graph of one image is calibrated in chunks all the same, its batch set free meanwhile; one
-    that cannot take them is calibrated image by image, which gives the same ranges, slowly.
+    A graph with a batch of one is calibrated in chunks, too, with its batch free meanwhile; one
+    that cannot take chunks is calibrated image by image, which gives the same ranges slowly.
     """
     if spec.batch == "dynamic":
         return _quantised(model, calibration, CHUNK)
@@ -184,7 +185,7 @@ def _int8(model: onnx.ModelProto, spec: ExportSpec, calibration: Images) -> onnx
 
 
 def _with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
-    """The same graph with this size of batch, or a free one."""
+    """Return the same graph with this batch size, or a free one."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     del changed.graph.value_info[:]
@@ -220,7 +221,7 @@ def _quantised(model: onnx.ModelProto, calibration: Images, step: int) -> onnx.M
 
 
 def _wide_norms(model: onnx.ModelProto) -> list[str]:
-    """Layer normalisations over several axes, whose scale has no channels to be quantised by."""
+    """Return the layer normalisations over several axes: their scale has no channel axis."""
     sizes = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
     return [
         node.name

@@ -1,4 +1,4 @@
-"""Is the file the same network? Every artifact is run over the whole validation and test sets."""
+"""The check that a file is the same network: it runs over the whole validation and test sets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "fp16": Tolerance(agreement=0.97, difference=0.1),
     "int8": Tolerance(agreement=0.6, difference=None),
 }
-"""What `docs/export.md` justifies; differences are relative to the logits' standard deviation."""
+"""Tolerances, justified in `docs/export.md`; differences relative to the logits' deviation."""
 
 _BATCH = 256
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How an artifact did, beside torch."""
+    """An artifact's results beside those of torch."""
 
     agreement: float
     max_difference: float
@@ -34,7 +34,7 @@ class Parity:
     test_accuracy: float
 
     def beyond(self, tolerance: Tolerance) -> str | None:
-        """Why the artifact cannot be taken for the same network, in one line, or None."""
+        """Explain in one line why the artifact is not the same network; None if it is."""
         if not np.isfinite(self.max_difference):
             return "its logits are not finite"
         if self.agreement < tolerance.agreement:
@@ -52,7 +52,7 @@ class Parity:
 
 
 def reference_logits(student: nn.Module, dataset: Dataset) -> Floats:
-    """Torch's logits (N, K) over the validation set, of a student in eval mode."""
+    """Return torch's logits (N, K) over the validation set for a student in eval mode."""
     images = dataset.images("validation")
     with torch.inference_mode():
         runs = [student(dataset.normalise(part)) for part in torch.split(images, _BATCH)]
@@ -78,7 +78,7 @@ def check(writer: Writer, model: bytes, dataset: Dataset, reference: Floats) -> 
 def raw_images(
     writer: Writer, dataset: Dataset, split: Split, indices: NDArray[np.int64] | None = None
 ) -> Images:
-    """A split's raw images in the writer's layout, all or those of `indices`."""
+    """Return a split's raw images in the writer's layout, all or those of `indices`."""
     images: Images = dataset.images(split).numpy()
     images = images if indices is None else images[indices]
     return images if writer.layout == "NCHW" else np.ascontiguousarray(images.transpose(0, 2, 3, 1))

@@ -1,4 +1,4 @@
-"""Keeps the chatter of exporters off the user's terminal, and nothing else."""
+"""A context manager that keeps the output of exporters, and nothing else, off the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a converter refused a network, in one line: the operator, what is wrong, what to do."""
+"""Explanations of failed conversions in one line: the operator, what is wrong, what to do."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _LONGEST = 260
 
 
 def reason_of(error: Exception, spec: ExportSpec) -> str:
-    """One line on what a converter raised, without colours, pages of advice or stack traces."""
-    whole = isinstance(error, KtbenchError)  # what ktbench raises says it all
-    said = [clean(str(error))] if whole else [clean(text) for text in _chain(error)]
-    everything = " ".join(said)
+    """Return one line on what a converter raised, without colours, advice or stack traces."""
+    complete = isinstance(error, KtbenchError)  # what ktbench raises says it all
+    texts = [clean(str(error))] if complete else [clean(text) for text in _chain(error)]
+    everything = " ".join(texts)
     operator = next(
-        (match[1] for text in reversed(said) for p in _OPERATOR if (match := p.search(text))), None
+        (match[1] for text in reversed(texts) for p in _OPERATOR if (match := p.search(text))), None
     )
     if operator is not None and _MISSING.search(everything):
         opset = f" opset {spec.opset}" if spec.format == "onnx" else ""
@@ -49,22 +49,22 @@ def reason_of(error: Exception, spec: ExportSpec) -> str:
             f"forward decides by the values that it computes{_place(error)}, which no graph can "
             "hold: compute both ways and choose with torch.where, or leave it out of exports"
         )
-    told = clean(one_line(error))
-    innermost = next((text for text in reversed(said) if text), told)
-    if len(said) > 1 and innermost not in told:
-        told = f"{_GRAPH.split(innermost)[0][:_LONGEST]}{_place(error)}"
-    told = _GRAPH.split(told)[0][:_LONGEST].rstrip(" .:")
-    told = told if operator is None or operator in told else f"{operator}: {told}"
-    return told if _ADVICE in told else f"{told}: {_ADVICE}"
+    reason = clean(one_line(error))
+    innermost = next((text for text in reversed(texts) if text), reason)
+    if len(texts) > 1 and innermost not in reason:
+        reason = f"{_GRAPH.split(innermost)[0][:_LONGEST]}{_place(error)}"
+    reason = _GRAPH.split(reason)[0][:_LONGEST].rstrip(" .:")
+    reason = reason if operator is None or operator in reason else f"{operator}: {reason}"
+    return reason if _ADVICE in reason else f"{reason}: {_ADVICE}"
 
 
 def clean(text: str) -> str:
-    """A text as one line without the codes that colour a terminal."""
+    """Return a text as one line without the codes that colour a terminal."""
     return " ".join(_COLOUR.sub("", text).split())
 
 
 def _chain(error: BaseException) -> Iterator[str]:
-    """What an error says, and those that it came from, the first cause last."""
+    """Yield the texts of an error and of its causes, the first cause last."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen and len(seen) < 20:
@@ -77,8 +77,8 @@ def _chain(error: BaseException) -> Iterator[str]:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of an error and its causes that is a user's, where there is one."""
-    own = ""
+    """Return the innermost line of user code in an error and its causes, if there is one."""
+    place = ""
     current: BaseException | None = error
     for _ in range(20):
         if current is None:
@@ -86,6 +86,6 @@ def _place(error: BaseException) -> str:
         for frame in traceback.extract_tb(current.__traceback__):
             parts = Path(frame.filename).parts
             if "site-packages" not in parts and not set(parts) & {"torch", "ktbench"}:
-                own = f" ({Path(frame.filename).name}:{frame.lineno})"
+                place = f" ({Path(frame.filename).name}:{frame.lineno})"
         current = current.__cause__ or current.__context__
-    return own
+    return place

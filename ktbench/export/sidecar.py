@@ -1,4 +1,4 @@
-"""What lies on disk: the artifact and, beside it, the JSON that says what it is."""
+"""An artifact on disk and the JSON beside it that describes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ktbench.system.files import write_atomically
 def describe(
     artifact: Artifact, cell: Cell, dataset: Dataset, writer: Writer, calibration: int
 ) -> dict[str, Any]:
-    """The sidecar: all that somebody needs who has nothing but these two files."""
+    """Return the sidecar: all that is needed by whoever has nothing but these two files."""
     batch = 1 if artifact.export.batch == "1" else None
     return {
         "schema_version": SCHEMA,
@@ -61,12 +61,12 @@ def describe(
 
 
 def sidecar_path(path: Path) -> Path:
-    """`model.onnx.json` for `model.onnx`."""
+    """Return `model.onnx.json` for `model.onnx`."""
     return path.with_name(path.name + ".json")
 
 
 def write(path: Path, model: bytes, sidecar: dict[str, Any]) -> None:
-    """Write both files whole, the artifact last, or neither; `KtbenchError` on a full disk."""
+    """Write both files, the artifact last, or neither; `KtbenchError` on a full disk."""
     beside = sidecar_path(path)
     write_atomically(beside, json.dumps(sidecar, indent=2, sort_keys=True, allow_nan=False) + "\n")
     try:

@@ -20,7 +20,7 @@ from ktbench.records import ExportSpec
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a tensor of the network lies in the graph, and how its axes are permuted there."""
+    """The place of a network's tensor in the graph, and the permutation of its axes there."""
 
     constant: str
     tensor: str
@@ -35,15 +35,15 @@ class Template:
     slots: tuple[Slot, ...]
 
     def fill(self, writer: Writer, state: State) -> bytes:
-        """The graph with these weights."""
+        """Return the graph with these weights."""
         values = {s.constant: state[s.tensor].transpose(s.axes) for s in self.slots}
         return writer.fill(self.model, values)
 
 
 def make_template(writer: Writer, network: Deployed, spec: ExportSpec) -> Template | None:
-    """The template of a network's architecture; None where one cannot be trusted.
+    """Return the template of a network's architecture; None if it cannot be trusted.
 
-    It is made from random weights, so it does not depend on whose it is. Constants that are no
+    It is made from random weights, so it does not depend on the student. Constants that are not a
     copy of a tensor are compared between two conversions with different weights.
     """
     one = probe(network, seed=1)
@@ -67,13 +67,13 @@ def make_template(writer: Writer, network: Deployed, spec: ExportSpec) -> Templa
 def match(
     constants: Mapping[str, Floats], state: State
 ) -> tuple[tuple[Slot, ...], tuple[str, ...]]:
-    """Slots of the constants that are a copy of a tensor, and the names of the others."""
-    known: dict[bytes, list[str]] = {}
+    """Return slots of the constants that copy a tensor, and the names of the others."""
+    by_content: dict[bytes, list[str]] = {}
     for name, tensor in state.items():
-        known.setdefault(_content(tensor), []).append(name)
+        by_content.setdefault(_content(tensor), []).append(name)
     slots, unexplained = [], []
     for constant, values in constants.items():
-        names = known.get(_content(values), [])
+        names = by_content.get(_content(values), [])
         axes = _axes(state[names[0]], values) if len(names) == 1 else None
         if axes is None:
             unexplained.append(constant)
@@ -83,7 +83,7 @@ def match(
 
 
 def _content(values: Floats) -> bytes:
-    """The values in any order: equal for a tensor and its transposition."""
+    """Return the sorted values, which are equal for a tensor and its transposition."""
     return np.sort(values, axis=None).tobytes()
 
 

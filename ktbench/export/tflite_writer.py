@@ -1,4 +1,4 @@
-"""TFLite: NHWC; converted, quantised and run in a process of its own (`litert_worker.py`)."""
+"""The TFLite writer: NHWC; a process of its own (`litert_worker.py`) converts and runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ktbench.records import ExportSpec
 
 
 class _Named(nn.Module):
-    """Gives the output its name in the file."""
+    """A wrapper that gives the output its name in the file."""
 
     def __init__(self, network: Deployed) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class TfliteWriter:
 
 
 def _buffers(model: bytes | bytearray) -> Iterator[tuple[str, Any]]:
-    """Each float32 constant's number and its bytes, as a view of the file."""
+    """Yield each float32 constant's number and its bytes, as a view of the file."""
     from ai_edge_litert import schema_py_generated as schema
 
     graph = schema.Model.GetRootAs(model, 0)

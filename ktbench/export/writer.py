@@ -1,4 +1,4 @@
-"""What a format has to offer: to write a network down, to lower its precision, to run it."""
+"""The contract of formats: convert a network, lower its precision, run the file."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ Images = NDArray[np.uint8]
 """Raw images in the writer's own layout."""
 
 CHUNK = 32
-"""Calibration images that are run at once where the graph can; their activations are all kept."""
+"""Calibration images per run, if the graph can; all of their activations are kept."""
 
 
 class ExportError(KtbenchError):
-    """A network that a format cannot hold, in one line."""
+    """A network that a format cannot hold, explained in one line."""
 
 
 class Writer(Protocol):
-    """One format; every method is deterministic and takes and gives a file's bytes."""
+    """One format; every method is deterministic and works on a file's bytes."""
 
     layout: Layout
     suffix: str
 
     def convert(self, network: Deployed, spec: ExportSpec) -> bytes:
-        """The fp32 graph of a network, whatever the precision asked for."""
+        """Return the fp32 graph of a network, whatever precision was asked for."""
 
     def constants(self, model: bytes) -> dict[str, Floats] | None:
-        """Float constants of a graph by a name or number; None where not all can be seen."""
+        """Return float constants of a graph by name or number; None if not all are visible."""
 
     def fill(self, model: bytes, values: Mapping[str, Floats]) -> bytes:
-        """The same graph with some constants replaced, each by as many values."""
+        """Return the same graph with some constants replaced, each by as many values."""
 
     def lower(self, model: bytes, spec: ExportSpec, calibration: Images) -> bytes:
-        """The graph in the precision asked for; int8 ranges are those of `calibration`."""
+        """Return the graph in the precision asked for; `calibration` gives the int8 ranges."""
 
     def run(self, model: bytes, images: Images) -> Floats:
-        """Logits (N, K) of raw images (N, ...), on one thread."""
+        """Return logits (N, K) of raw images (N, ...), computed on one thread."""
 
     def runtime(self) -> str:
-        """Name and version of what `run` runs in."""
+        """Return name and version of the runtime of `run`."""
 
     def versions(self) -> dict[str, str]:
-        """Packages that decide the bytes written, with their versions."""
+        """Return the packages that decide the bytes written, with their versions."""
 
     def close(self) -> None:
-        """Give back what the writer holds; it can be used again."""
+        """Release what the writer holds; it can be used again."""

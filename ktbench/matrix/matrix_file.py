@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +87,3 @@ def _not_finite(value: Any, path: KeyPath) -> Iterator[Problem]:
         yield Problem(path, "must be a finite number")
     elif isinstance(value, str) and value.lower().lstrip("+-.") in ("inf", "infinity", "nan"):
         yield Problem(path, f"must be a finite number, not {value!r}")
-
-
-def starter() -> str:
-    """Return a commented matrix that runs as it is; its first line names `matrix.schema.json`."""
-    return resources.files("ktbench.matrix").joinpath("starter.yaml").read_text(encoding="utf-8")

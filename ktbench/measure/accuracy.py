@@ -18,7 +18,7 @@ from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError
 
 @dataclass(frozen=True, slots=True)
 class BoardAccuracy:
-    """What one artifact names right on a device, and how often it agrees with the host."""
+    """An artifact's accuracy on a device, and its agreement with the host."""
 
     device: str
     cell_key: str
@@ -93,9 +93,9 @@ def _result(
     (entry,) = answer.artifacts
     if entry.top1 is None:
         return _failure(device, job, entry.error or "the agent names no classes")
-    found = np.asarray(entry.top1)
-    if found.shape != labels.shape:
-        return _failure(device, job, f"{len(labels)} classes expected, {len(found)} came back")
+    classes = np.asarray(entry.top1)
+    if classes.shape != labels.shape:
+        return _failure(device, job, f"{len(labels)} classes expected, {len(classes)} came back")
     return BoardAccuracy(
         device=device.name,
         cell_key=job.cell_key,
@@ -105,6 +105,6 @@ def _result(
         runtime_version=answer.runtime_version,
         provider=entry.provider,
         inputs=len(labels),
-        accuracy=float((found == labels).mean()),
-        agreement=None if expected is None else float((found == expected).mean()),
+        accuracy=float((classes == labels).mean()),
+        agreement=None if expected is None else float((classes == expected).mean()),
     )

@@ -1,4 +1,4 @@
-"""What an agent may answer: checked here before anything is done with it."""
+"""Schemas of an agent's answers, which are checked before they are used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_FACTS = 1 << 16
 
 
 def printable(text: str) -> str:
-    """A device's words without what a terminal would act on."""
+    """Return a device's text without characters that a terminal would act on."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -53,7 +53,7 @@ MAX_SAMPLES = 200_000
 
 
 class _Answer(BaseModel):
-    """Strict about types; further keys of a newer agent are left alone."""
+    """Base of all answers: strict about types; a newer agent's further keys are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
@@ -68,14 +68,14 @@ class Runtime(_Answer):
 
 
 class Holder(_Answer):
-    """Who measures on a board now, and for how long at least."""
+    """The present user of a board, and for how long at least."""
 
     holder: Text
     seconds: float
 
 
 class Probe(_Answer):
-    """What a device tells about itself."""
+    """A device's facts about itself: the answer to a `probe` task."""
 
     facts: Facts
     state: Facts
@@ -84,18 +84,18 @@ class Probe(_Answer):
     runtimes: dict[Text, Runtime]
     processors: int
     unsettable: Text | None = None
-    """Why the board would not take the governor or power mode that the device asks for."""
+    """The reason why the board would not take the governor or power mode asked for."""
     holder: Holder | None = None
 
 
 class Telemetry(_Answer):
-    """What a sampler beside the run saw; times are of the board's monotonic clock, in seconds."""
+    """Readings of a sampler beside the run; times are the board's monotonic clock, in seconds."""
 
     interval_s: float
     source: Text | None
     rails: Annotated[list[Text], Field(max_length=64)]
     total: list[Text]
-    """Rails that add up to the whole board; empty where none do."""
+    """Rails that add up to the whole board; empty if none do."""
     watts: Annotated[list[Row], Field(max_length=MAX_SAMPLES)]
     """Rows of a time and the power of each rail."""
     states: Annotated[list[Facts], Field(max_length=MAX_SAMPLES)]
@@ -169,7 +169,7 @@ class Bench(_Answer):
 
 
 class EvaluatedArtifact(_Answer):
-    """The classes that an artifact names, or why it names none."""
+    """The classes that an artifact predicts, or why there are none."""
 
     top1: list[int] | None = None
     provider: Text = ""
@@ -188,7 +188,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def parse(kind: type[Kind], answer: dict[str, Any]) -> Kind:
-    """An agent's answer as a record; AnswerError says what is wrong with a malformed one."""
+    """Parse an agent's answer; AnswerError says what is wrong with a malformed one."""
     try:
         return kind.model_validate(answer)
     except ValidationError as error:

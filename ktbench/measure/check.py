@@ -1,4 +1,4 @@
-"""What a device lacks before it can be measured, in plain words."""
+"""The check of a device: what it lacks before it can be measured, in plain words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SENSORS = {
     "power_w": "power: no sensor can be read, so there is no energy; this user must be able to"
     " read a Jetson's INA3221 files or `tegrastats`, or ask `vcgencmd pmic_read_adc` of a Pi 5",
 }
-"""What a board should tell, why it may not, and what follows or helps."""
+"""Sensors of a board: why one may be missing, and what follows or helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Check:
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
-    """What would make figures steadier; nothing of it is done."""
+    """Suggestions that make figures steadier; none is carried out."""
     facts: Facts | None = None
     state: Facts | None = None
     runtimes: tuple[str, ...] = ()
@@ -42,12 +42,12 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether the device can be measured."""
+        """True if the device can be measured."""
         return not self.problems
 
 
 def check(device: DeviceSpec, transport: Transport | None = None) -> Check:
-    """Ask a device what it is and has; every trouble is in the answer, none is raised."""
+    """Ask a device what it is and has; problems are returned, never raised."""
     title = device.profile
     try:
         with opened(device, transport) as target:
@@ -86,7 +86,7 @@ def _problems(target: Target, probe: Probe) -> Iterator[str]:
 
 
 def _remedy(target: Target) -> str:
-    """What installs all that is missing, where a command of ktbench can."""
+    """Name the command of ktbench that installs all that is missing, if one can."""
     host = target.spec.host
     if target.profile.transport != "ssh" or host is None:
         return ""
@@ -116,10 +116,10 @@ def _warnings(profile: Profile, probe: Probe) -> Iterator[str]:
 
 
 def _other_board(profile: Profile, probe: Probe) -> Iterator[str]:
-    """What the board has that its profile does not know, or lacks: another kind, or a fault."""
+    """Compare a board with its profile: a difference means another kind of board, or a fault."""
     mode = probe.state.get("power_mode")
-    known = [_plain(name) for name in profile.power_modes]
-    if isinstance(mode, str) and known and _plain(mode) not in known:
+    modes = [_plain(name) for name in profile.power_modes]
+    if isinstance(mode, str) and modes and _plain(mode) not in modes:
         yield (
             f"power mode {mode} is none of a {profile.title}'s ({', '.join(profile.power_modes)}):"
             " look whether the profile is the board's"
@@ -144,16 +144,16 @@ def _plain(mode: str) -> str:
     return mode.upper().replace(" ", "_")
 
 
-def _advice(profile: Profile, probe: Probe, asked: Mapping[str, str]) -> Iterator[str]:
+def _advice(profile: Profile, probe: Probe, settings: Mapping[str, str]) -> Iterator[str]:
     governor = probe.state.get("governor", "performance")
-    if governor != "performance" and "governor" not in asked:
+    if governor != "performance" and "governor" not in settings:
         yield (
             f"the governor is {governor}: `governor: performance` in the device's entry sets it for"
             " the run and puts it back"
         )
         yield from (f"by hand: {shlex.join(command)}" for command in profile.setup)
     mode = probe.state.get("power_mode")
-    if mode is not None and profile.power_modes and "power_mode" not in asked:
+    if mode is not None and profile.power_modes and "power_mode" not in settings:
         yield (
             f"the power mode is {mode}: `power_mode` in the device's entry measures in another"
             f" ({', '.join(profile.power_modes)})"

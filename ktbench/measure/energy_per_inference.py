@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from ktbench.measure.agent_schema import Bench, Telemetry
 
 LEAST_SAMPLES = 5
-"""Readings of power within a span that is integrated."""
+"""Fewest readings of power within a span that is integrated."""
 LONGEST_GAP = 10
-"""Intervals between two readings; a longer gap leaves too much to guess."""
+"""Most intervals between two readings; a longer gap leaves too much to guess."""
 SUSTAINED_PART = 0.1
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -21,7 +21,7 @@ Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Of one repeat: per inference in millijoules, and mean power in watts."""
+    """Energy of one repeat: millijoules per inference, and mean power in watts."""
 
     energy_mj: float
     net_mj: float | None
@@ -30,7 +30,7 @@ class Energy:
 
 
 def energy_of(answer: Bench) -> Energy | None:
-    """What an inference of this repeat took, or None where power was not read well enough.
+    """Return the energy per inference of a repeat, or None if power was not read well enough.
 
     Energy is the integral of the whole board's power over the steady state (trapezoids between
     readings, the line between two of them at the ends), divided by its runs. What the board takes
@@ -56,9 +56,9 @@ def energy_of(answer: Bench) -> Energy | None:
 
 
 def total_power(telemetry: Telemetry) -> Series:
-    """Times (N,) in seconds and the whole board's power (N,) in watts.
+    """Return times (N,) in seconds and the whole board's power (N,) in watts.
 
-    Readings that lack one of the rails are left out; none remain where no rails make up a whole.
+    Readings that lack a rail are left out; none remain if no rails add up to the whole board.
     """
     columns = [1 + telemetry.rails.index(name) for name in telemetry.total]
     rows = [
@@ -71,7 +71,7 @@ def total_power(telemetry: Telemetry) -> Series:
 
 
 def integral(series: Series, span: Sequence[float], interval_s: float) -> float | None:
-    """Joules over a span (trapezoidal rule), or None for too few readings or too wide gaps."""
+    """Return joules over a span (trapezoidal rule); None for too few readings or too wide gaps."""
     times, watts = series
     begin, end = span
     inside = (times >= begin) & (times <= end)
@@ -84,7 +84,7 @@ def integral(series: Series, span: Sequence[float], interval_s: float) -> float 
 
 
 def slowdown(answer: Bench) -> float:
-    """Median of the last tenth of the steady state's time over that of the first tenth."""
+    """Return the median of the last tenth of the steady state over that of the first tenth."""
     ends = np.cumsum(answer.milliseconds)
     edge = SUSTAINED_PART * ends[-1]
     first = answer.milliseconds[ends <= max(edge, ends[0])]
@@ -93,16 +93,16 @@ def slowdown(answer: Bench) -> float:
 
 
 def hottest(answer: Bench) -> float | None:
-    """The highest temperature that was seen: beside the run, before and after it."""
-    found = [temperature(answer.state_before), temperature(answer.state_after)]
+    """Return the highest temperature that was seen before, during and after the run."""
+    temperatures = [temperature(answer.state_before), temperature(answer.state_after)]
     for state in answer.telemetry.states if answer.telemetry else ():
         value = state.get("temperature_c")
-        found.append(value if isinstance(value, float) else None)
-    return max((value for value in found if value is not None), default=None)
+        temperatures.append(value if isinstance(value, float) else None)
+    return max((value for value in temperatures if value is not None), default=None)
 
 
 def temperature(state: object) -> float | None:
-    """The hottest sensor of a board's state, in degrees Celsius."""
+    """Return the hottest sensor of a board's state, in degrees Celsius."""
     sensors = state.get("temperatures_c") if isinstance(state, dict) else None
     values = sensors.values() if isinstance(sensors, dict) else ()
     return max((float(v) for v in values if isinstance(v, (int, float))), default=None)

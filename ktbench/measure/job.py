@@ -1,4 +1,4 @@
-"""What is to be measured: an artifact, and what its outputs should be."""
+"""The job of measuring an artifact, with its inputs and expected outputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from ktbench.records import Artifact, DeviceSpec, ExportSpec, Tolerance, digest_of
 
 CHECKED_INPUTS = 16
-"""Inputs that a timed run goes round, and whose outputs are compared with the reference."""
+"""Number of inputs that timed runs take in turn, and whose outputs are checked."""
 
 LENIENT = Tolerance(agreement=0.98, difference=None)
-"""Of a job that names no tolerance."""
+"""Tolerance of a job that names none."""
 
 Array = NDArray[np.generic]
 
@@ -46,9 +46,9 @@ def job_of(
     images: Array | None = None,
     expected: NDArray[np.floating] | None = None,
 ) -> Job:
-    """The job of an artifact in a results folder.
+    """Return the job of an artifact in a results folder.
 
-    `images` are raw, (N, C, H, W), 0 to 255; they are turned to what the artifact takes.
+    `images` are raw, (N, C, H, W), 0 to 255; they are brought into the artifact's layout.
     """
     if images is not None:
         images = images[:CHECKED_INPUTS]
@@ -67,17 +67,17 @@ def job_of(
 
 
 def distinct(jobs: Iterable[Job], device: DeviceSpec) -> list[Job]:
-    """One job per graph, the first; all of them where the device asks for the noise check."""
+    """Return the first job of each graph; all jobs if the device asks for the noise check."""
     if device.noise_check:
         return list(jobs)
-    found: dict[tuple[str, str], Job] = {}
+    by_graph: dict[tuple[str, str], Job] = {}
     for job in jobs:
-        found.setdefault((job.graph_key, job.export.label), job)
-    return list(found.values())
+        by_graph.setdefault((job.graph_key, job.export.label), job)
+    return list(by_graph.values())
 
 
 def measurement_id(device: DeviceSpec, job: Job, threads: int) -> str:
-    """Names a measurement: equal for whatever would be measured the same way.
+    """Return a name that is equal for whatever would be measured the same way.
 
     A graph's cells share one, unless the device asks for the noise check.
     """

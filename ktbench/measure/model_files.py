@@ -1,4 +1,4 @@
-"""Measures any model files on their own, ours or not."""
+"""Measurement of model files on their own, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ktbench.records import (
     Measurement,
     Precision,
 )
+from ktbench.system import extras
 from ktbench.system.files import read_regular
 
 _FORMATS: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite"}
@@ -38,9 +39,9 @@ def measure_files(
     failure of its own.
     """
     jobs = [_job(path) for path in paths]
-    asked = [path for path in paths for _ in device.threads]
+    rows = [path for path in paths for _ in device.threads]
     yield from zip(
-        asked, measure(device, jobs, folder, progress=progress, budget=budget), strict=True
+        rows, measure(device, jobs, folder, progress=progress, budget=budget), strict=True
     )
 
 
@@ -52,13 +53,13 @@ def measure_file(
     progress: Progress | None = None,
     budget: Budget | None = None,
 ) -> list[Measurement]:
-    """One model as `measure_files` does; KtbenchError where the device cannot run it."""
-    found = []
-    for _, came in measure_files([path], device, folder, progress=progress, budget=budget):
-        if isinstance(came, Failure):
-            raise KtbenchError(f"{path.name} on {device.name}: {came.reason}")
-        found.append(came)
-    return found
+    """Measure one model as `measure_files` does; KtbenchError if the device cannot run it."""
+    measurements = []
+    for _, outcome in measure_files([path], device, folder, progress=progress, budget=budget):
+        if isinstance(outcome, Failure):
+            raise KtbenchError(f"{path.name} on {device.name}: {outcome.reason}")
+        measurements.append(outcome)
+    return measurements
 
 
 def _job(path: Path) -> Job:
@@ -75,7 +76,8 @@ def _job(path: Path) -> Job:
 
 
 def _onnx_export(path: Path) -> ExportSpec:
-    """int8 where the graph quantises, fp16 where weights are half floats, else fp32."""
+    """Describe an ONNX file: int8 if it quantises, fp16 if weights are half floats, else fp32."""
+    extras.require("onnx", f"{path}: an ONNX model")
     import onnx
 
     try:
@@ -97,7 +99,8 @@ def _onnx_export(path: Path) -> ExportSpec:
 
 
 def _tflite_export(path: Path) -> ExportSpec:
-    """int8 where a tensor is one, fp16 where weights are half floats, else fp32."""
+    """Describe a TFLite file: int8 or fp16 if it has such a tensor, else fp32."""
+    extras.require("tflite", f"{path}: a TFLite model")
     from ai_edge_litert.interpreter import Interpreter
 
     try:

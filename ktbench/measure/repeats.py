@@ -1,4 +1,4 @@
-"""Measures artifacts on one device: fresh processes, in turns."""
+"""Measurement of artifacts on one device, in turns, each repeat in a fresh process."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ktbench.measure.time_budget import Budget, budget_of
 from ktbench.records import DeviceSpec, Failure, Measurement
 
 TURNS = 16
-"""Artifacts that take turns; a killed run loses no more than these."""
+"""Number of artifacts that take turns; a killed run loses no more than these."""
 
 Progress = Callable[[int, int], None]
-"""Told how many repeats are done, of how many."""
+"""Receives the number of repeats done and their total."""
 
 
 @dataclass
 class _Row:
-    """An artifact with a thread count, and what its repeats brought so far."""
+    """An artifact with a thread count, and the results of its repeats so far."""
 
     job: Job
     threads: int
@@ -43,7 +43,7 @@ def measure(
     budget: Budget | None = None,
     transport: Transport | None = None,
 ) -> Iterator[Measurement | Failure]:
-    """One measurement or failure per job and thread count, in the order of both.
+    """Yield one measurement or failure per job and thread count, in the order of both.
 
     Raw samples go to `measurements/` of the results folder. A device that cannot be reached, or
     is none of its profile, fails every job with that reason. `budget` replaces the one of the
@@ -66,7 +66,7 @@ def measure(
 
 
 class _Session:
-    """What all artifacts of one call share."""
+    """State that all artifacts of one call share."""
 
     def __init__(
         self,
@@ -85,14 +85,14 @@ class _Session:
         self.yielded = 0
 
     def failure(self, row: _Row, reason: str) -> Failure:
-        """Why a row has no measurement."""
+        """Return the failure of a row that has no measurement."""
         self.yielded += 1
         threads = f", {row.threads} threads" if len(self._device.threads) > 1 else ""
         what = f"{row.job.export.label} on {self._device.name}{threads}"
         return Failure(stage="measure", what=what, reason=reason)
 
     def measure(self, target: Target, rows: Sequence[_Row]) -> Iterator[Measurement | Failure]:
-        """These rows in turns; DeviceError once the device is lost, after what was complete."""
+        """Measure rows in turns; DeviceError if the device is lost, after the complete ones."""
         for row in rows:
             row.started = row.started or datetime.now(UTC).isoformat(timespec="seconds")
             row.reason = target.refusal(row.job) or unreadable(row.job)
@@ -114,21 +114,21 @@ class _Session:
         if row.reason is not None:
             return self.failure(row, row.reason)
         about = (row.job, row.threads, row.repeats, self._folder, row.started)
-        found = summarise(target, *about, self._budget)
+        measurement = summarise(target, *about, self._budget)
         self.yielded += 1
-        return found
+        return measurement
 
     def _repeat(self, target: Target, turns: Sequence[tuple[_Row, int]]) -> None:
-        """All repeats; those that the connection's loss cut short are tried anew, for a while.
+        """Run all repeats; those that a lost connection cut short are retried for a while.
 
-        An answer that makes no sense costs the artifact at work, and no other.
+        A malformed answer fails the artifact at work, and no other.
         """
         left = list(turns)
 
         def go_on() -> None:
-            asked = [Turn(row.job, row.threads, repeat) for row, repeat in left]
+            turns_left = [Turn(row.job, row.threads, repeat) for row, repeat in left]
             try:
-                for answer in target.series(asked, self._budget):
+                for answer in target.series(turns_left, self._budget):
                     self._take(left.pop(0)[0], answer)
             except AnswerError as error:
                 at_work = left[0][0]
@@ -136,14 +136,14 @@ class _Session:
                     self._take(at_work, error)
                 left[:] = [turn for turn in left if turn[0] is not at_work]
             except DeviceError as error:
-                if not error.lost or len(left) == len(asked):
+                if not error.lost or len(left) == len(turns_left):
                     raise  # a loss after an answer is another one: it is waited for anew
 
         while left:
             patiently(go_on)
 
     def _take(self, row: _Row, answer: Bench | DeviceError) -> None:
-        """One repeat's answer: the first that fails is the row's reason."""
+        """Record one repeat's answer; the first failure is the row's reason."""
         if isinstance(answer, DeviceError):
             row.reason = row.reason or str(answer)
         else:

@@ -1,4 +1,4 @@
-"""Waiting for a board that has answered before and is lost: unplugged, frozen, starting anew."""
+"""Retries for a board that answered before and is lost: unplugged, frozen or restarting."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TypeVar
 from ktbench.devices._contract import DeviceError
 
 WAITS_S = (2.0, 10.0, 20.0, 40.0)
-"""Before each further try: together longer than a board takes to start."""
+"""Waits before each further try, together longer than a board takes to start."""
 
 Answer = TypeVar("Answer")
 
 
 def patiently(task: Callable[[], Answer]) -> Answer:
-    """What a task brings, tried anew as long as the connection to its board is lost.
+    """Return a task's result; retry while the connection to its board is lost.
 
-    The DeviceError of the last try where none succeeds; any other than a loss at once.
+    Raises the DeviceError of the last try; one that is no loss at once.
     """
     for wait in WAITS_S:
         try:

@@ -1,4 +1,4 @@
-"""The repeats of an artifact on a device become one measurement and one file of raw samples."""
+"""Summary of an artifact's repeats: one measurement and one file of raw samples."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def summarise(
     started: str,
     budget: Budget | None = None,
 ) -> Measurement:
-    """The measurement of these repeats; their samples are written below the results folder.
+    """Return the measurement of these repeats; write their samples below the results folder.
 
     `budget` is what was asked for: a measurement of other counts is invalid.
     """
@@ -98,7 +98,7 @@ def summarise(
 
 
 def percentile(repeats: Sequence[Bench], fraction: float) -> Statistic | None:
-    """A percentile over all repeats with 95 % bounds, in milliseconds; None for too few runs.
+    """Return a percentile over all repeats with 95 % bounds, in milliseconds, or None.
 
     The bounds are those of the pooled order statistics, widened to hold each repeat's own
     percentile: the runs of one process resemble each other more than those of two, so the pooled
@@ -107,21 +107,20 @@ def percentile(repeats: Sequence[Bench], fraction: float) -> Statistic | None:
     pooled = bounded_percentile(np.concatenate([a.milliseconds for a in repeats]), fraction)
     if pooled is None:
         return None
-    own = [float(np.quantile(a.milliseconds, fraction, method="inverted_cdf")) for a in repeats]
-    return Statistic(value=pooled.value, low=min(pooled.low, *own), high=max(pooled.high, *own))
+    each = [float(np.quantile(a.milliseconds, fraction, method="inverted_cdf")) for a in repeats]
+    return Statistic(value=pooled.value, low=min(pooled.low, *each), high=max(pooled.high, *each))
 
 
 def throughput(repeats: Sequence[Bench]) -> Statistic:
-    """Inputs per second over each repeat's steady state."""
+    """Return inputs per second over each repeat's steady state."""
     return _over_repeats([1e3 * a.batch / float(a.milliseconds.mean()) for a in repeats])
 
 
 def _energy(repeats: Sequence[Bench]) -> dict[str, Any]:
-    """The fields of energy and power; a figure that one of the repeats lacks is not told."""
-    found = [energy_of(answer) for answer in repeats]
+    """Return the fields of energy and power; a figure that a repeat lacks is left out."""
     telemetry = repeats[0].telemetry
-    energies = [energy for energy in found if energy is not None]
-    if len(energies) < len(found) or telemetry is None:
+    energies = [energy for answer in repeats if (energy := energy_of(answer)) is not None]
+    if len(energies) < len(repeats) or telemetry is None:
         return {}
     fields: dict[str, Callable[[Energy], float | None]] = {
         "energy_mj": lambda e: e.energy_mj,
@@ -129,15 +128,15 @@ def _energy(repeats: Sequence[Bench]) -> dict[str, Any]:
         "power_w": lambda e: e.power_w,
         "idle_w": lambda e: e.idle_w,
     }
-    told: dict[str, Any] = {"power_source": f"{telemetry.source}: {' + '.join(telemetry.total)}"}
+    figures: dict[str, Any] = {"power_source": f"{telemetry.source}: {' + '.join(telemetry.total)}"}
     for name, value_of in fields.items():
         values = [value for value in map(value_of, energies) if value is not None]
-        told[name] = _over_repeats(values) if len(values) == len(energies) else None
-    return told
+        figures[name] = _over_repeats(values) if len(values) == len(energies) else None
+    return figures
 
 
 def _over_repeats(figures: Sequence[float]) -> Statistic:
-    """Median of the repeats between the least and the greatest."""
+    """Return the median of the repeats, between the least and the greatest."""
     values = np.asarray(figures, dtype=np.float64)
     return Statistic(
         value=float(np.median(values)), low=float(values.min()), high=float(values.max())
@@ -145,7 +144,7 @@ def _over_repeats(figures: Sequence[float]) -> Statistic:
 
 
 def write_samples(path: Path, repeats: Sequence[Bench]) -> None:
-    """Every timed run as (repeat, index, seconds); what was had once per repeat as metadata."""
+    """Write each timed run as (repeat, index, seconds), and all else of a repeat as metadata."""
     once = [answer.model_dump(mode="json", exclude={"samples_ns", "outputs"}) for answer in repeats]
     table = pa.table(
         {

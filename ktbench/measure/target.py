@@ -1,4 +1,4 @@
-"""A device that answers: its profile, the way to it, and the tasks that it is given."""
+"""A device under measurement: its profile, its transport, and the tasks that it is given."""
 
 from __future__ import annotations
 
@@ -43,27 +43,26 @@ class Target:
     profile: Profile
     transport: Transport
     lease: Lease | None = None
-    """What every task is done under, so that nobody else measures meanwhile; None where the device
-    is nobody else's."""
+    """The claim that keeps others from measuring meanwhile; None if the device is not shared."""
 
     @property
     def origin(self) -> Origin:
-        """What its figures are."""
+        """The origin of its figures."""
         return "emulated" if self.profile.emulated else "measured"
 
     def look(self) -> None:
-        """Return where the device answers at all; it loads no runtime. DeviceError where not."""
+        """Raise DeviceError unless the device answers; no runtime is loaded."""
         self._run({"task": "look"}, [], PROBE_S)
 
     def probe(self) -> Probe:
-        """What the device tells about itself; DeviceError where it gives no answer."""
+        """Return what the device tells about itself; DeviceError if it gives no answer."""
         task = {"task": "probe", "settable": self.spec.settings}
         return parse(Probe, self._run(task, [], PROBE_S))
 
     def series(self, turns: Sequence[Turn], budget: Budget) -> Iterator[Bench | DeviceError]:
-        """One repeat per turn, each in a process of its own, as they come; DeviceError when lost.
+        """Yield one repeat per turn, each from a process of its own; DeviceError if lost.
 
-        All are asked for at once, so that a slow way to the board is gone once.
+        All are sent at once, so that a slow connection is crossed once.
         """
         blobs: dict[str, Blob] = {}
         tasks = [self._bench(turn, budget, blobs) for turn in turns]
@@ -82,7 +81,7 @@ class Target:
                 yield bench
 
     def _bench(self, turn: Turn, budget: Budget, blobs: dict[str, Blob]) -> dict[str, Any]:
-        """The task of a turn, whose files join the others."""
+        """Return the task of a turn; its files are added to `blobs`."""
         job = turn.job
         artifact = read_artifact(job)
         inputs = None if job.inputs is None else npy(job.inputs[:CHECKED_INPUTS])
@@ -109,7 +108,7 @@ class Target:
         }
 
     def evaluate(self, jobs: Sequence[Job], inputs: Array) -> Evaluated:
-        """Classes that artifacts of one format name for the inputs (N, ...)."""
+        """Return the classes that artifacts of one format predict for the inputs (N, ...)."""
         artifacts, stack = [read_artifact(job) for job in jobs], npy(inputs)
         task = {
             "task": "evaluate",
@@ -126,7 +125,7 @@ class Target:
         return answer
 
     def release(self) -> None:
-        """Let others have the device at once, not only when the lease has run out."""
+        """Let others use the device at once, not only after the lease has run out."""
         if self.lease is not None:
             with suppress(DeviceError):  # the lease ends by itself
                 self._run({"task": "release"}, [], RELEASE_S)
@@ -135,14 +134,14 @@ class Target:
         return self.transport.run(self._leased(task), blobs, limit_s)
 
     def _leased(self, task: dict[str, Any]) -> dict[str, Any]:
-        """The task under the lease, with the settings that it wants; a release wants none."""
+        """Add the lease and the device's settings to a task; a release changes no settings."""
         if self.lease is None:
             return task
         settings = {} if task["task"] == "release" else self.spec.settings
         return {**task, "lease": self.lease.task(), "settings": settings}
 
     def refusal(self, job: Job) -> str | None:
-        """Why this kind of device cannot run an artifact, in one sentence, or None."""
+        """Explain in one sentence why this kind of device cannot run an artifact, or None."""
         if self.spec.scenario == "offline" and job.export.batch != "dynamic":
             return "the offline scenario takes a free batch: export with `batch: dynamic`"
         newest = self.profile.max_opset
@@ -168,7 +167,7 @@ def _checked(answer: dict[str, Any], budget: Budget) -> Bench | DeviceError:
 
 
 def read_artifact(job: Job) -> Blob:
-    """The artifact's bytes; KtbenchError where they cannot be read."""
+    """Read the artifact's bytes; KtbenchError if that fails."""
     try:
         return Blob.of(read_regular(job.path))
     except OSError as error:
@@ -176,7 +175,7 @@ def read_artifact(job: Job) -> Blob:
 
 
 def unreadable(job: Job) -> str | None:
-    """Why the artifact cannot be read, or None."""
+    """Explain why the artifact cannot be read; None if it can."""
     try:
         read_artifact(job)
     except KtbenchError as error:
@@ -185,7 +184,7 @@ def unreadable(job: Job) -> str | None:
 
 
 def npy(array: Array) -> Blob:
-    """An array as a .npy file."""
+    """Return an array as a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
     return Blob.of(buffer.getvalue())
@@ -195,7 +194,7 @@ def npy(array: Array) -> Blob:
 def opened(
     spec: DeviceSpec, transport: Transport | None = None, lease: Lease | None = None
 ) -> Iterator[Target]:
-    """The device, until the block ends; DeviceError where its address cannot be one.
+    """Open a device until the block ends; DeviceError if its address cannot be one.
 
     A board that others can reach, too, is held under the lease from the first task on. When the
     block ends, however it ends, it is let go and has the settings that it had before.
@@ -223,12 +222,12 @@ def opened(
 
 
 def architecture_problem(target: Target, probe: Probe) -> str | None:
-    """Why this board is not one of its profile, or None."""
+    """Explain why this board does not match its profile; None if it does."""
     machine = probe.facts.get("machine")
-    known = target.profile.architectures
-    if not known or machine in known:
+    architectures = target.profile.architectures
+    if not architectures or machine in architectures:
         return None
     return (
         f"it is a {machine} machine, but profile {target.spec.profile!r} is for"
-        f" {' or '.join(known)}: use another profile, such as `ssh`"
+        f" {' or '.join(architectures)}: use another profile, such as `ssh`"
     )

@@ -1,4 +1,4 @@
-"""Whether the repeats of a measurement can be trusted; pure functions."""
+"""Validity of a measurement: reasons not to trust its repeats; pure functions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ktbench.measure.time_budget import MAX_RUNS, Budget
 from ktbench.records import Validity
 
 SPREAD = 0.10
-"""Standard deviation over mean, and spread of the repeats' medians, worth a warning on a CPU."""
+"""Limit of standard deviation over mean, and of the repeats' medians, on a CPU."""
 GPU_SPREAD = 0.025
-"""The same where a GPU ran, which no other process takes turns on."""
+"""The same limit on a GPU, which no other process shares."""
 GPUS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 SHORT_MS = 0.1
 CLOCK_DRIFT = 0.02
 """Share by which two machines' clocks may differ in speed."""
 CLOCK_SLACK_S = 0.05
 CLOCK_JUMP_S = 1.0
-"""Seconds by which the wall's clock may be set during a repeat."""
+"""Seconds by which the wall clock may be adjusted during a repeat."""
 ENERGY_S = 5.0
-"""Seconds of steady state from which on energy is missed where a meter is there."""
+"""Seconds of steady state from which missing energy is worth a warning."""
 BUSY_SHARE = 0.9
 _SETTINGS = {
     "governor": "governor",
@@ -34,7 +34,7 @@ _SETTINGS = {
     "power_mode": "power mode",
 }
 REPEAT_RATIO = 0.9
-"""MLPerf LoadGen's TEST04: one input again and again may not be over 10 % faster."""
+"""Least time share of repeating one input: at most 10 % faster (MLPerf LoadGen's TEST04)."""
 
 
 def judge(
@@ -46,10 +46,10 @@ def judge(
     sustained: bool = False,
     budget: Budget | None = None,
 ) -> Validity:
-    """Reasons that make a measurement invalid, and warnings to read it with.
+    """Return the reasons that make a measurement invalid, and warnings to read it with.
 
-    `budget`: what was asked for. `gate_c`: the temperature below which a repeat should start. In a
-    `sustained` measurement a throttled board is what was to be found out: a warning, and no reason.
+    `budget` is what was asked for, `gate_c` the temperature below which a repeat should start. In a
+    `sustained` measurement throttling is a finding: a warning, and no reason.
     """
     slowed = ["the board throttled during the run"] if any(map(throttled, repeats)) else []
     reasons = [
@@ -70,14 +70,14 @@ def judge(
 
 
 def agreement(answer: Bench, job: Job) -> tuple[float, int] | None:
-    """Share of inputs with the expected class, and their number; None without a reference."""
+    """Return the share of inputs with the expected class, and their number; None if unknown."""
     if job.expected is None or answer.outputs is None:
         return None
     count = min(len(answer.outputs), len(job.expected))
-    found = np.asarray(answer.outputs[:count])
-    if found.shape != job.expected[:count].shape:
+    outputs = np.asarray(answer.outputs[:count])
+    if outputs.shape != job.expected[:count].shape:
         return 0.0, count
-    same = found.argmax(axis=1) == job.expected[:count].argmax(axis=1)
+    same = outputs.argmax(axis=1) == job.expected[:count].argmax(axis=1)
     return float(same.mean()), count
 
 
@@ -98,7 +98,7 @@ def _board_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
 
 
 def _time_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
-    """What contradicts a clock: the device's own, or this machine's, which saw the answers come."""
+    """Compare the times with the device's clock, and with this machine's, which saw the answers."""
     for answer in repeats:
         samples = answer.samples_ns
         if still := samples.count(0):
@@ -129,7 +129,7 @@ def _count_reasons(repeats: Sequence[Bench], budget: Budget) -> Iterator[str]:
 
 
 def _steady_reasons(answer: Bench) -> Iterator[str]:
-    """What the sum of the timed runs and the time around them say against each other."""
+    """Compare the sum of the timed runs with the time from the first to the last."""
     if answer.steady is None:
         return
     span, total = answer.steady[1] - answer.steady[0], sum(answer.samples_ns) / 1e9
@@ -156,7 +156,7 @@ def _clock_and_heat_reasons(repeats: Sequence[Bench], gate_c: float | None) -> I
 
 
 def throttled(answer: Bench) -> bool:
-    """Whether the board was slowed down in a repeat, by what was seen before, beside and after."""
+    """Tell if the board was slowed down in a repeat, from its states before, during and after."""
     beside = answer.telemetry.states if answer.telemetry else []
     return any(
         new_throttling(answer.state_before, state) for state in (*beside, answer.state_after)
@@ -168,7 +168,7 @@ def _software(answer: Bench) -> tuple[str, ...]:
 
 
 def new_throttling(before: Facts, after: Facts) -> bool:
-    """Whether the board was slowed down while it was measured.
+    """Tell if the board was slowed down between two states.
 
     A Raspberry Pi's flags: bits 0 to 3 are now, bits 16 to 19 since it started, so one of the
     latter that was set before proves nothing. Elsewhere: a cooling device of the processor that
@@ -201,10 +201,10 @@ def _output_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
 
 def _expected_reasons(repeats: Sequence[Bench], job: Job) -> Iterator[str]:
     for answer in repeats:
-        found = agreement(answer, job)
-        if found is None or job.expected is None or answer.outputs is None:
+        agreed = agreement(answer, job)
+        if agreed is None or job.expected is None or answer.outputs is None:
             continue
-        share, count = found
+        share, count = agreed
         # A share asked of a whole validation set, held against a few inputs: one more may differ.
         allowed = math.floor((1 - job.tolerance.agreement) * count) + 1
         if round((1 - share) * count) > allowed:
@@ -229,7 +229,7 @@ def _warnings(repeats: Sequence[Bench], threads: int) -> Iterator[str]:
     if medians.max() > (1 + SPREAD) * medians.min():
         yield f"the repeats' medians differ by {medians.max() / medians.min() - 1:.0%}"
     if np.median(pooled) < SHORT_MS:
-        yield f"the median is below {SHORT_MS} ms: the call itself weighs in"
+        yield f"below {SHORT_MS} ms the timer's own overhead matters: the median is approximate"
     if any(len(answer.samples_ns) >= MAX_RUNS for answer in repeats):
         yield f"a repeat ended at {MAX_RUNS:,} runs, before its time was over"
     share = min(answer.cpu_share for answer in repeats)
@@ -243,12 +243,12 @@ def _warnings(repeats: Sequence[Bench], threads: int) -> Iterator[str]:
 
 
 def _side_warnings(repeats: Sequence[Bench]) -> Iterator[str]:
-    """Of graphs that ran in parts elsewhere, and of energy that could not be told."""
+    """Warn of graphs that ran partly elsewhere, and of energy that could not be measured."""
     for answer in repeats:
         others = {n: c for n, c in (answer.nodes or {}).items() if n != answer.wanted_provider}
         if others and answer.nodes and answer.provider == answer.wanted_provider:
-            told = " and ".join(f"{count} on {name}" for name, count in sorted(others.items()))
-            yield f"of {sum(answer.nodes.values())} nodes of the graph {told} ran"
+            places = " and ".join(f"{count} on {name}" for name, count in sorted(others.items()))
+            yield f"of {sum(answer.nodes.values())} nodes of the graph {places} ran"
         if answer.telemetry is None or answer.telemetry.source is None or answer.steady is None:
             continue
         energy, seconds = energy_of(answer), answer.steady[1] - answer.steady[0]

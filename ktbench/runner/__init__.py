@@ -2,8 +2,18 @@
 
 from ktbench.runner.context import Summary
 from ktbench.runner.plan_in_child import Planned, plan_matrix
+from ktbench.runner.preflight import missing_extras
 from ktbench.runner.progress import Silent, Watcher
 from ktbench.runner.run import run
 from ktbench.train import memory_bytes
 
-__all__ = ["Planned", "Silent", "Summary", "Watcher", "memory_bytes", "plan_matrix", "run"]
+__all__ = [
+    "Planned",
+    "Silent",
+    "Summary",
+    "Watcher",
+    "memory_bytes",
+    "missing_extras",
+    "plan_matrix",
+    "run",
+]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from ktbench import catalogue
 from ktbench.data import describe
 from ktbench.engine.contract import Engine, Lost
-from ktbench.export import missing_packages
 from ktbench.measure import Check, check
 from ktbench.networks.outline import outline
 from ktbench.records import Cell, DataSpec, DeviceSpec, Item, KtbenchError, Plan
 from ktbench.runner.data_jobs import DataJob, digest_data
+from ktbench.system import extras
 from ktbench.system.files import cache_folder
 
 SPARE_BYTES = 1 << 16
@@ -37,7 +36,9 @@ def refuse_unready(
     disk are not looked at: they are used at once.
     """
     open_cells = [c for c in plan.cells if fresh or not _is_done(folder, c)]
-    problems = [*_engine(plan, engine), *_packages(plan)]
+    problems = list(_engine(plan, engine))
+    if lacking := missing_extras(plan):
+        problems.append(lacking)
     data_problems = list(_data(plan, engine))
     problems += data_problems
     if open_cells and not data_problems:
@@ -61,13 +62,20 @@ def _engine(plan: Plan, engine: Engine) -> Iterator[str]:
         yield str(error)
 
 
-def _packages(plan: Plan) -> Iterator[str]:
-    for form in dict.fromkeys(spec.format for spec in plan.exports):
-        if missing := missing_packages(form):
-            names = " ".join(missing)
-            yield f"exports: {form} needs packages that are not installed: pip install {names}"
-    if plan.source.source == "pool" and find_spec("ray") is None:
-        yield "teacher.source: a pool of teachers needs Ray: pip install 'ktbench[ray]'"
+def missing_extras(plan: Plan) -> str | None:
+    """Name the packages a plan needs that are not installed, and the command that installs them.
+
+    None if nothing is missing. A data set of the hub has been read by the time there is a plan.
+    """
+    purposes: dict[extras.Extra, str] = {s.format: f"{s.format} exports" for s in plan.exports}
+    if plan.source.source == "pool":
+        purposes["ray"] = "a pool of teachers"
+    packages = {extra: extras.missing(extra) for extra in purposes}
+    lacking = [extra for extra in purposes if packages[extra]]
+    if not lacking:
+        return None
+    named = "; ".join(f"{', '.join(packages[extra])} for {purposes[extra]}" for extra in lacking)
+    return f"packages are not installed ({named}): {extras.install_command(*lacking)}"
 
 
 def _data(plan: Plan, engine: Engine) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""What can stand for a block: one file each, found by its name (see `students/_blocks.py`)."""
+"""Replacements of a block: one file each, found by its name (see `students/_blocks.py`)."""

@@ -13,7 +13,7 @@ from ktbench.students._layers import separable
 
 
 def build(geometry: Geometry) -> nn.Module:
-    """As many filters in both as the block has outputs; the first has the stride."""
+    """Build both with as many filters as the block has outputs; the first has the stride."""
     return nn.Sequential(
         *separable(geometry.inputs, geometry.outputs, stride=geometry.stride),
         nn.ReLU(),

@@ -32,36 +32,36 @@ def adopt(replacement: nn.Module, block: nn.Sequential) -> None:
     """
     assert isinstance(replacement, nn.Sequential)
     spatial, mixing, norm = replacement
-    own = block[0]
+    original = block[0]
     assert isinstance(spatial, nn.Conv2d) and isinstance(mixing, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
-    if not isinstance(own, nn.Conv2d) or own.weight.shape[1:] != spatial.weight.shape[1:]:
+    if not isinstance(original, nn.Conv2d) or original.weight.shape[1:] != spatial.weight.shape[1:]:
         return
     behind = block[1] if len(block) > 1 else None
     if len(block) > 2 or not isinstance(behind, nn.BatchNorm2d | None):
         return
-    _decompose(own, spatial, mixing)
+    _decompose(original, spatial, mixing)
     if behind is not None:
         norm.load_state_dict(behind.state_dict())
-    if own.bias is not None:
+    if original.bias is not None:
         # Of the block without BatchNorm it is the shift; else it is subtracted from the mean.
         with torch.no_grad():
             if behind is None:
-                norm.bias.copy_(own.bias)
+                norm.bias.copy_(original.bias)
             elif norm.running_mean is not None:
-                norm.running_mean -= own.bias
+                norm.running_mean -= original.bias
 
 
 @torch.no_grad()
-def _decompose(own: nn.Conv2d, spatial: nn.Conv2d, mixing: nn.Conv2d) -> None:
+def _decompose(original: nn.Conv2d, spatial: nn.Conv2d, mixing: nn.Conv2d) -> None:
     """The best product of the two for the weights of one, each with half of the scale."""
     rank = spatial.out_channels
-    left, scale, right = torch.linalg.svd(own.weight.flatten(1).double(), full_matrices=False)
+    left, scale, right = torch.linalg.svd(original.weight.flatten(1).double(), full_matrices=False)
     root = scale[:rank].sqrt()
     # A rank above the convolution's own leaves what is beyond it at zero.
     spatial.weight.zero_()
     mixing.weight.zero_()
-    kept = len(root)
+    size = len(root)
     first = (root[:, None] * right[:rank]).unflatten(1, spatial.weight.shape[1:])
-    spatial.weight[:kept] = first.to(spatial.weight)
-    mixing.weight[:, :kept] = (left[:, :rank] * root)[:, :, None, None].to(mixing.weight)
+    spatial.weight[:size] = first.to(spatial.weight)
+    mixing.weight[:, :size] = (left[:, :rank] * root)[:, :, None, None].to(mixing.weight)

@@ -126,9 +126,9 @@ def test_names_that_lead_nowhere_are_told_with_what_to_do(board: SshBoard) -> No
         ("[::1]:22", "names a port"),
         ("ssh://pi", "is a URL"),
         ("ssh://me@pi:22/", "is a URL"),
-        ("-oProxyCommand=x", "is no host name"),
-        ("a b", "is no host name"),
-        ("pi\x1b[2J", "'pi?[2J' is no host name"),
+        ("-oProxyCommand=x", "is not a valid host name"),
+        ("a b", "is not a valid host name"),
+        ("pi\x1b[2J", "'pi?[2J' is not a valid host name"),
     ],
 )
 def test_what_ssh_cannot_take_for_a_host_is_told_with_what_to_write(host: str, said: str) -> None:

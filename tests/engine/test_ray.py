@@ -367,10 +367,12 @@ def test_an_engine_that_cannot_be_used_is_told_in_one_line(
 def test_without_ray_the_command_says_how_to_get_it(
     ktbench: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ktbench.engine.on_ray.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     answer = ktbench("run", write_matrix(tmp_path / "m.yaml"), "--engine", "ray")
     assert answer.code == 2
-    assert answer.error == "ktbench: --engine ray needs Ray: pip install 'ktbench[ray]'"
+    assert answer.error == (
+        "ktbench: --engine ray needs ray, which is not installed: pip install 'ktbench[ray]'"
+    )
 
 
 @pytest.mark.parametrize("command", ["serve", "status"])
@@ -381,7 +383,10 @@ def test_without_ray_a_pools_commands_say_how_to_get_it(command: str) -> None:
         [sys.executable, "-c", code + PROGRAM], capture_output=True, text=True, timeout=120
     )
     assert answer.returncode == 2
-    assert answer.stderr == "ktbench: a pool of teachers needs Ray: pip install 'ktbench[ray]'\n"
+    assert answer.stderr == (
+        "ktbench: a pool of teachers needs ray, which is not installed: "
+        "pip install 'ktbench[ray]'\n"
+    )
 
 
 @pytest.mark.ray

@@ -1,4 +1,4 @@
-"""What can run an artifact on a board: one runtime per file, imported when it is asked for.
+"""Runtimes that can run an artifact on a board: one per file, imported when it is asked for.
 
 A file `<name>_.py` (the underscore keeps it from hiding the package it wraps) defines `FORMATS`,
 `INSTALL` (what to install), `version()`, which raises ImportError where the runtime is not
@@ -12,15 +12,15 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 from ..protocol import TaskError
 
 Input = NamedTuple("Input", [("name", str), ("dtype", str), ("shape", Tuple[int, ...])])
-"""What a model takes: a numpy name of the type, and a shape whose free axes are 1."""
+"""An input of a model: the numpy name of its type, and its shape, whose free axes are 1."""
 
 
 Options = NamedTuple(
     "Options",
     [("threads", int), ("provider", str), ("batch", Optional[int]), ("engines", Optional[str])],
 )
-"""How to load a model: threads; `cpu`, `xnnpack`, `cuda` or `tensorrt`; what a free batch axis
-becomes (None: 1); a folder that compiled engines are kept in."""
+"""Options of loading: threads; `cpu`, `xnnpack`, `cuda` or `tensorrt`; the size of a free batch
+axis (None: 1); a folder for compiled engines."""
 
 
 class Session:
@@ -28,11 +28,11 @@ class Session:
 
     inputs: List[Input]
     provider: str
-    """What really runs the model, as the runtime tells it after loading."""
+    """The provider that runs the model, as the runtime reports it after loading."""
     wanted: str
-    """What was asked to run it: another `provider` is a fallback."""
+    """The provider that was asked for: another `provider` is a fallback."""
     build_ns: Optional[int] = None
-    """What compiling an engine took inside `load`, where one was compiled; it is told apart."""
+    """Time that `load` spent on compiling an engine, if one was compiled; reported separately."""
     nodes: Optional[Dict[str, int]] = None
     """Nodes of the graph per provider that ran them, where a run was made to prove it."""
 
@@ -44,15 +44,15 @@ class Session:
         raise NotImplementedError
 
 
-def batch_of(shape: Any, wanted: Optional[int]) -> int:
+def batch_of(shape: Any, size: Optional[int]) -> int:
     """The first axis of an input once it is loaded; TaskError where it is fixed at another."""
     fixed = shape[0] if len(shape) and isinstance(shape[0], int) and shape[0] > 0 else None
-    if wanted is not None and fixed not in (None, wanted):
+    if size is not None and fixed not in (None, size):
         raise TaskError(
             "the model's batch is fixed at %d, not %d: export it with `batch: dynamic`"
-            % (fixed or 0, wanted)
+            % (fixed or 0, size)
         )
-    return fixed or wanted or 1
+    return fixed or size or 1
 
 
 def names() -> List[str]:
@@ -81,13 +81,13 @@ def _looked_at(runtime: Any) -> Dict[str, Any]:
     return entry
 
 
-def choose(wanted: List[str], form: str) -> str:
+def choose(preferred: List[str], form: str) -> str:
     """The first wanted runtime that runs this format; TaskError says what each one lacks.
 
     No other is loaded: it would cost a board seconds, and count as the artifact's memory.
     """
     reasons = []
-    for name in wanted:
+    for name in preferred:
         runtime = module(name) if name in names() else None
         if runtime is not None and form in runtime.FORMATS:
             entry = _looked_at(runtime)

@@ -54,38 +54,38 @@ def providers(options: Options) -> List[Tuple[str, Dict[str, str]]]:
     """
     if options.provider not in _WANTED:
         raise TaskError("onnxruntime has no provider %r" % options.provider)
-    own: Dict[str, Dict[str, str]] = {
+    settings: Dict[str, Dict[str, str]] = {
         "XnnpackExecutionProvider": {"intra_op_num_threads": str(options.threads)}
     }
     if options.engines is not None:
-        own["TensorrtExecutionProvider"] = {
+        settings["TensorrtExecutionProvider"] = {
             "trt_engine_cache_enable": "True",
             "trt_engine_cache_path": options.engines,
             "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": options.engines,
         }
-    return [(name, own.get(name, {})) for name in _WANTED[options.provider]]
+    return [(name, settings.get(name, {})) for name in _WANTED[options.provider]]
 
 
 def session_options(options: Options) -> Any:
     """ONNX Runtime's own options: threads of one pool, and no spinning beside XNNPACK's."""
     import onnxruntime
 
-    found = onnxruntime.SessionOptions()
+    result = onnxruntime.SessionOptions()
     own_threads = options.provider == "xnnpack"
-    found.intra_op_num_threads = 1 if own_threads else options.threads
-    found.inter_op_num_threads = 1
-    found.log_severity_level = 3
+    result.intra_op_num_threads = 1 if own_threads else options.threads
+    result.inter_op_num_threads = 1
+    result.log_severity_level = 3
     if own_threads:
-        found.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return found
+        result.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return result
 
 
-def lacking(wanted: str, available: List[str]) -> Optional[str]:
-    """Why a provider cannot even be asked for, in one sentence."""
-    if wanted in available:
+def lacking(provider: str, available: List[str]) -> Optional[str]:
+    """Explain in one sentence why a provider cannot even be asked for."""
+    if provider in available:
         return None
-    return "this onnxruntime was built without %s: it has %s" % (wanted, ", ".join(available))
+    return "this onnxruntime was built without %s: it has %s" % (provider, ", ".join(available))
 
 
 class OnnxSession(Session):
@@ -150,12 +150,12 @@ class OnnxSession(Session):
 
 def count_nodes(events: List[Dict[str, Any]]) -> Dict[str, int]:
     """Nodes per provider in a profile's events: distinct names that were run."""
-    found: Dict[str, Set[str]] = {}
+    nodes: Dict[str, Set[str]] = {}
     for event in events:
         provider = (event.get("args") or {}).get("provider")
         if event.get("cat") == "Node" and provider:
-            found.setdefault(str(provider), set()).add(str(event.get("name")))
-    return {provider: len(names) for provider, names in found.items()}
+            nodes.setdefault(str(provider), set()).add(str(event.get("name")))
+    return {provider: len(names) for provider, names in nodes.items()}
 
 
 def zeros(entry: Any, batch: Optional[int]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ktbench.blockwise.taps import Taps
-from ktbench.export.alone import onnx_alone
+from ktbench.export import onnx_model
 from ktbench.measure import Job, measure
 from ktbench.records import (
     DeviceSpec,
@@ -95,7 +95,7 @@ def latencies(of: Candidates, device: DeviceSpec, tell: Progress) -> tuple[Price
     Parts that differ in their weights alone are measured once; all take turns.
     """
     parts = Parts(of)
-    nothing = onnx_alone(nn.ReLU(), (1, 1, 1))
+    nothing = onnx_model(nn.ReLU(), (1, 1, 1))
     timings = Timings()
     models = {"nothing": nothing, "teacher": whole_model(of), **parts.models}
     statistics = medians(models, device, timings, tell)
@@ -111,7 +111,7 @@ def whole_model(of: Candidates, choice: Labels | None = None) -> bytes:
     """Return the network of a choice as it is deployed; the teacher without one."""
     data = of.trained_on if choice is None else of.data
     network = of.teacher if choice is None else of.network(choice, of.cells[0])
-    return onnx_alone(network, data.shape, (data.mean, data.std))
+    return onnx_model(network, data.shape, (data.mean, data.std))
 
 
 def medians(
@@ -171,7 +171,7 @@ class Parts:
         tensors = [[name, list(t.shape)] for name, t in module.state_dict().items()]
         key = digest_of([str(module), kinds, tensors, list(shape)])
         if key not in self.models:
-            self.models[key] = onnx_alone(module, shape)
+            self.models[key] = onnx_model(module, shape)
         return key
 
 

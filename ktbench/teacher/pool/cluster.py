@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ktbench.records import KtbenchError
+from ktbench.system import extras
 from ktbench.system.installation import ROOT
 from ktbench.teacher.pool.messages import PoolJob
 
@@ -28,10 +29,9 @@ def import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # it tells deaths of workers twice
-    try:
-        import ray
-    except ImportError as error:
-        raise KtbenchError("a pool of teachers needs Ray: pip install 'ktbench[ray]'") from error
+    extras.require("ray", "a pool of teachers")
+    import ray
+
     return ray
 
 
