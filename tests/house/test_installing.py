@@ -15,15 +15,13 @@ import pytest
 import yaml
 
 import ktbench as package
-from ktbench.data import tables
+from ktbench.data import image_tables
 from ktbench.matrix import starter
 from ktbench.matrix.starter import shipped
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.system import extras
-from tests.boards import IN_CI
-from tests.running import Commands, write_matrix
-
-pytest_plugins = ("tests.running_fixtures",)
+from tests.support.optional_tools import IN_CI
+from tests.support.running import Commands, write_matrix
 
 ROOT = Path(package.__file__).resolve().parents[1]
 METADATA: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -176,7 +174,7 @@ def test_a_data_set_of_the_hub_names_the_command_that_installs_its_package(
     bare: None, tmp_path: Path
 ) -> None:
     with pytest.raises(KtbenchError) as refused:
-        tables.hub(DataSpec(source="hub", path="a/b"), tmp_path)
+        image_tables.hub(DataSpec(source="hub", path="a/b"), tmp_path)
     assert str(refused.value) == (
         "data: source 'hub' needs datasets, which is not installed: pip install 'ktbench[hub]'"
     )

@@ -12,7 +12,7 @@ import pytest
 
 import ktbench
 from ktbench import catalogue
-from tests.boards import IN_CI
+from tests.support.optional_tools import IN_CI
 
 ROOT = Path(ktbench.__file__).resolve().parents[1]
 FILES = dict(
@@ -24,9 +24,9 @@ FILES = dict(
 )
 """Content of each example by the place where CONTRIBUTING.md says that it is saved."""
 ITEMS = {
-    "transfer_methods/sharpened.py": ("test_methods.py", "sharpened"),
-    "students/plain.py": ("test_students.py", "plain3 or plain4 or family"),
-    "devices/orange_pi_5.py": ("test_measure_trouble.py", "orange_pi_5"),
+    "transfer_methods/sharpened.py": ("transfer_methods/test_methods.py", "sharpened"),
+    "students/plain.py": ("students/test_students.py", "plain3 or plain4 or family"),
+    "devices/orange_pi_5.py": ("measure/test_trouble.py", "orange_pi_5"),
 }
 """Contract tests of each example, and what their names hold."""
 
@@ -78,12 +78,11 @@ def test_the_examples_pass_mypy(checkout: Path) -> None:
 @pytest.mark.parametrize("place", ITEMS)
 def test_an_example_passes_the_contract_tests_of_its_kind(checkout: Path, place: str) -> None:
     name, words = ITEMS[place]
-    [contract] = (checkout / "tests").rglob(name)
-    pytest_ = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", contract)
+    contract = checkout / "tests" / name
+    pytest_ = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-vv", contract)
     shown = passed(checkout, *pytest_, "-k", words)
     assert Path(place).stem in shown and " PASSED" in shown
-    imports = next((checkout / "tests").rglob("test_imports.py"))
-    passed(checkout, *pytest_[:-1], imports)
+    passed(checkout, *pytest_[:-1], checkout / "tests/house/test_imports.py")
 
 
 def test_the_method_is_also_one_of_a_users_own_folder(tmp_path: Path) -> None:
