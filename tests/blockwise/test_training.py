@@ -34,7 +34,7 @@ from ktbench.records import (
 )
 from ktbench.students._blocks import Replacement, find_blocks
 from ktbench.students._contract import StagedNetwork, Student
-from ktbench.train import train_cohort
+from ktbench.train import TrainingContext, train_cohort
 from tests.support import training
 from tests.support.running import ROOT
 
@@ -56,10 +56,12 @@ def teacher() -> Student:
             root = Path(folder)
             [made] = train_cohort(
                 [TAUGHT],
-                dataset=training.digits(),
-                teacher=None,
-                places=training.places_in(root),
-                base=training.HERE,
+                TrainingContext(
+                    dataset=training.digits(),
+                    teacher=None,
+                    places=training.places_in(root),
+                    base=training.HERE,
+                ),
             )
             assert isinstance(made, Checkpoint)
             network = load_student(
