@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ktbench.blockwise import tasks_of
-from ktbench.blockwise.schedule import Load, arranged
+from ktbench.blockwise.schedule import Load, arrange
 from ktbench.engine.on_ray import OnRay
 from ktbench.records import (
     BlockResult,
@@ -132,7 +132,7 @@ def _jobs(of: Subject, side: Side, cell: Cell, root: Path) -> list[BlocksJob]:
         chain = chained(whole, loads_of(of), side.workers)
         assert chain, "the network cannot be cut"
         return chain
-    packs = arranged(loads_of(of), side.workers, side.how.schedule, side.how.feed)
+    packs = arrange(loads_of(of), side.workers, side.how.schedule, side.how.feed)
     return [replace(_some(of.whole, cell, pack, root), how=side.how) for pack in packs]
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: images, a teacher, a lane of ours, a plain loop."""
+"""What the benchmarks of training share: images, a teacher, a trainee, a plain loop."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from ktbench.records import (
 )
 from ktbench.students._contract import Features, Student
 from ktbench.teacher.live import Live
+from ktbench.train.context import SharedInputs
 from ktbench.train.device_placement import make_batch, make_probe
-from ktbench.train.trainee import Lane
+from ktbench.train.trainee import Trainee
 from ktbench.transfer_methods._contract import Batch
 
 HERE = Path()
@@ -99,22 +100,23 @@ def cell_of(
 
 
 class Ours:
-    """A lane of the training loop and its live teacher, step by step."""
+    """A trainee of the training loop and its live teacher, step by step."""
 
     def __init__(self, cell: Cell, data: Dataset, teacher: Student) -> None:
         self.source = Live(teacher, trained_on=data, dataset=data, numeric=cell.numeric)
         stream = Stream(data, cell.seed, cell.train.batch_size)
-        probe = make_probe(stream, 16, torch.device("cpu"))
+        probe = make_probe(stream)
         shown = self.source.outputs(probe, EVERYTHING)
-        self.lane = Lane(cell, data, HERE, probe, shown, self.source.stage_names)
+        shared = SharedInputs(data, HERE, probe, shown, self.source.stage_names)
+        self.trainee = Trainee(cell, shared)
 
     def teach(self, batch: Batch) -> Features:
         """The teacher's pass."""
-        return self.source.outputs(batch, self.lane.needs(batch.progress))
+        return self.source.outputs(batch, self.trainee.needs(batch.progress))
 
     def step(self, batch: Batch) -> None:
         """One step with the teacher's pass."""
-        self.lane.step(batch, self.teach(batch))
+        self.trainee.step(batch, self.teach(batch))
 
 
 class Plain:

@@ -35,7 +35,7 @@ from ktbench.teacher.pool.messages import Identity, PoolJob, code_digest
 from ktbench.teacher.pool.scheduler_events import Rules
 from ktbench.teacher.pool.worker import Worker
 from ktbench.teacher.source import TeacherSource
-from ktbench.train import Places, train_cohort
+from ktbench.train import Places, TrainingContext, train_cohort
 
 NUMERIC = NumericSpec(threads=1)
 LINGER_S = 3600.0
@@ -146,7 +146,8 @@ class Lesson:
             )
 
         made = train_cohort(
-            list(cells), dataset=self.dataset, teacher=source, places=places, base=Path()
+            list(cells),
+            TrainingContext(dataset=self.dataset, teacher=source, places=places, base=Path()),
         )
         trained = [one for one in made if isinstance(one, Checkpoint)]
         if len(trained) < len(made):

@@ -27,7 +27,7 @@ from benchmarks._pool import Lesson, OpenPool
 from ktbench import catalogue
 from ktbench.networks.layout import FIRST
 from ktbench.records import DataSpec, Item, TrainSpec
-from ktbench.teacher.pool.messages import Ask, Hello, Packed, PoolJob, Receipt, StreamKey
+from ktbench.teacher.pool.messages import Hello, Packed, PoolJob, Receipt, Request, StreamKey
 from ktbench.train.device_placement import make_batch
 from ktbench.transfer_methods._contract import Needs
 
@@ -129,29 +129,29 @@ class Host:
         values = self._draws.standard_normal(rows * classes).astype(np.float32)
         self._packed = Packed({"logits": (values, (rows, classes), (classes, 1))}, 1, 1.0)
 
-    async def hello(self, lane: int, weights: bytes) -> Hello:
+    async def hello(self, worker: int, weights: bytes) -> Hello:
         """As a real worker that is ready."""
         return Hello(self._job.identity, f"{platform.node()} (emulated)", os.getpid())
 
-    async def answer(self, lane: int, key: StreamKey, ask: Ask) -> tuple[Receipt, Packed]:
+    async def answer(self, worker: int, key: StreamKey, request: Request) -> tuple[Receipt, Packed]:
         """One task after another, each in its worker's service time."""
         now = asyncio.get_running_loop().time()
-        service = self._services[lane] * self._draws.uniform(1 - JITTER, 1 + JITTER)
-        self._free[lane] = max(now, self._free[lane]) + service
-        await asyncio.sleep(self._free[lane] - now)
+        service = self._services[worker] * self._draws.uniform(1 - JITTER, 1 + JITTER)
+        self._free[worker] = max(now, self._free[worker]) + service
+        await asyncio.sleep(self._free[worker] - now)
         return Receipt(service), self._packed
 
-    async def alive(self, lane: int) -> bool:
+    async def alive(self, worker: int) -> bool:
         """The process is."""
         return True
 
-    async def digest(self, lane: int) -> str:
+    async def digest(self, worker: int) -> str:
         """Of the teacher."""
         return self._job.identity.teacher
 
 
 @dataclass(frozen=True)
-class Lane:
+class EmulatedWorker:
     """One emulated worker, to the coordinator like the handle of an actor."""
 
     host: Any
@@ -182,18 +182,18 @@ class Lane:
 class Call:
     """A method of an emulated worker."""
 
-    lane: Lane
+    worker: EmulatedWorker
     name: str
     returns: int = 1
 
     def options(self, *, num_returns: int) -> Call:
         """The same with so many return values."""
-        return Call(self.lane, self.name, num_returns)
+        return Call(self.worker, self.name, num_returns)
 
     def remote(self, *arguments: Any) -> Any:
         """Call it: one real actor call."""
-        method = getattr(self.lane.host, self.name).options(num_returns=self.returns)
-        return method.remote(self.lane.number, *arguments)
+        method = getattr(self.worker.host, self.name).options(num_returns=self.returns)
+        return method.remote(self.worker.number, *arguments)
 
 
 # ---------------------------------------------------------------- a whole pool
@@ -275,7 +275,7 @@ def throughput(
     host: Any = ray.remote(Host)
     handle: Any = host.options(num_cpus=0, max_concurrency=1000).remote(pool.job, services, 64, 10)
     for number in range(mix.count):
-        pool.join(f"w{number}", Lane(handle, number))
+        pool.join(f"w{number}", EmulatedWorker(handle, number))
     pool.wait_for(lambda: len(pool.workers()) == mix.count)
     over = threading.Event()
     students = [_Student(pool, seed, times.t_student) for seed in range(mix.students)]

@@ -47,13 +47,13 @@ def _alone(loads: list[Load], way: Way) -> str:
 def _line(loads: list[Load], workers: int, way: Way) -> tuple[float, float, float]:
     """Print what each schedule gives; speedups of longest first, of the best, and its bound."""
     packs = {
-        "longest first": schedule.arranged(loads, workers, "longest_first", "relay")
+        "longest first": schedule.arrange(loads, workers, "longest_first", "relay")
         if way != "prefix"
-        else schedule.arranged(loads, workers, "longest_first", "prefix"),
+        else schedule.arrange(loads, workers, "longest_first", "prefix"),
         "queue": schedule.queue([load.own + load.prefix for load in loads], workers),
         "contiguous": schedule.contiguous(schedule.segments(loads), workers)
         if way == "handed_on"
-        else schedule.arranged(loads, workers, "contiguous", way),
+        else schedule.arrange(loads, workers, "contiguous", way),
     }
     if way == "handed_on":  # only neighbours can hand on
         packs = {"contiguous": packs["contiguous"]}

@@ -33,9 +33,9 @@ from ktbench.records import (
     Teacher,
     TrainSpec,
 )
-from ktbench.teacher.build import served
+from ktbench.teacher.build import build_source
 from ktbench.teacher.live import Live
-from ktbench.train import Places, train_cohort
+from ktbench.train import Places, TrainingContext, train_cohort
 
 BAR = 0.8
 VARIABLE = "KTBENCH_CACHE_BENCH"
@@ -138,7 +138,7 @@ def _trained(cell: Cell, data: Dataset, source: str) -> Checkpoint:
     live = Live(network, trained_on=data, dataset=data)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        own = served(
+        own = build_source(
             live,
             taught=cell,
             stream=Stream(data, cell.seed, cell.train.batch_size, cell.train.views),
@@ -148,6 +148,8 @@ def _trained(cell: Cell, data: Dataset, source: str) -> Checkpoint:
             root=root / "outputs",
         )
         places = Places(root, root / "weights.pt", root / "curves.parquet", root / "work.pt")
-        [made] = train_cohort([cell], dataset=data, teacher=own, places=lambda _: places, base=root)
+        [made] = train_cohort(
+            [cell], TrainingContext(dataset=data, teacher=own, places=lambda _: places, base=root)
+        )
     assert isinstance(made, Checkpoint), made
     return made

@@ -20,7 +20,7 @@ from benchmarks._claim import Outcome
 from ktbench.data import Dataset
 from ktbench.records import Cell, Checkpoint
 from ktbench.teacher.live import Live
-from ktbench.train import train_cohort
+from ktbench.train import TrainingContext, train_cohort
 
 BAR = 1.5
 STEPS = 6
@@ -32,7 +32,10 @@ def train(cells: Sequence[Cell], data: Dataset, teacher: Live) -> tuple[float, l
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         made = train_cohort(
-            cells, dataset=data, teacher=teacher, places=_pair.Below(Path(folder)), base=Path()
+            cells,
+            TrainingContext(
+                dataset=data, teacher=teacher, places=_pair.Below(Path(folder)), base=Path()
+            ),
         )
         seconds = time.process_time() - start
     found = [x for x in made if isinstance(x, Checkpoint)]

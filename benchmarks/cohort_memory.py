@@ -20,6 +20,7 @@ STUDENT = "vgg11"
 """It keeps 115 MB between steps: so that a cohort has something to bound."""
 _PROGRAM = """
 import json, resource, sys, tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,31 +28,30 @@ import torch
 from benchmarks import _pair
 from ktbench.data import Stream
 from ktbench.records import Checkpoint, Item
-from ktbench.train import train_cohort
-from ktbench.train.budget import Budget
-from ktbench.train.cohort import _probe
-from ktbench.train.memory import measure, together
-from ktbench.train.opening import Opening
+from ktbench.train import TrainingContext, train_cohort
+from ktbench.train.device_placement import make_probe
+from ktbench.train.memory_budget import Budget
+from ktbench.train.memory_probe import cohort_bytes, measure
+from ktbench.train.start import TraineeBuilder
 
 count, room, student, root = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
 torch.set_num_threads(1)
 data = _pair.images(2)
 teacher, stream, places = _pair.teacher(data), Stream(data, 0, _pair.BATCH), _pair.Below(root)
-opening = Opening(data, teacher, places, Path(), _probe(stream), print)
-assert opening.taught is not None  # the first pass loads what stays for good
+context = TrainingContext(dataset=data, teacher=teacher, places=places, base=Path(), note=print)
+builder = TraineeBuilder(context, make_probe(stream))
+assert builder.shared.teacher_features is not None  # the first pass loads what stays for good
 held = 1 - Budget.here(1).room
 item = Item(name=student)
 cells = [c.model_copy(update={"student": item}) for c in _pair.cells(data)[:count]]
 notes = []
-made = train_cohort(
-    cells, dataset=data, teacher=teacher, places=places, base=Path(), note=notes.append,
-    memory=held + room if room else None,
-)
+limited = replace(context, note=notes.append, memory=held + room if room else None)
+made = train_cohort(cells, limited)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held
 digests = [x.digest for x in made if isinstance(x, Checkpoint)]
 assert len(digests) == count, made
-shared, lanes = measure(cells[:1], opening.build, stream, teacher) if not room else (None, None)
-expected = [together(shared, lanes * n) for n in (1, count)] if shared else []
+shared, needs = measure(cells[:1], builder.build, stream, teacher) if not room else (None, None)
+expected = [cohort_bytes(shared, needs * n) for n in (1, count)] if shared else []
 print(json.dumps({"peak": peak, "expected": expected, "notes": notes, "digests": digests}))
 """
 

@@ -55,8 +55,8 @@ class _Known(Coordinator):
         return self.said
 
     def _send(self, task: int, worker: str) -> None:
-        student, ask = self._asks[task]
-        self.said += len(pickle.dumps((self._students[student].key, ask)))
+        student, request = self._requests[task]
+        self.said += len(pickle.dumps((self._clients[student].key, request)))
         super()._send(task, worker)
 
 

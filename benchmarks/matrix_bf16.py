@@ -39,7 +39,7 @@ from ktbench.records import (
     TrainSpec,
 )
 from ktbench.teacher.live import Live
-from ktbench.train import Places, train_cohort
+from ktbench.train import Places, TrainingContext, train_cohort
 from ktbench.transfer_methods._contract import Batch
 
 BAR = 3.0
@@ -72,10 +72,12 @@ def trained(cell: Cell, source: Live | None, root: Path) -> Checkpoint:
     """A cell's checkpoint."""
     [made] = train_cohort(
         [cell],
-        dataset=load(cell.data, HERE),
-        teacher=source,
-        places=lambda cell: places(root, cell),
-        base=HERE,
+        TrainingContext(
+            dataset=load(cell.data, HERE),
+            teacher=source,
+            places=lambda cell: places(root, cell),
+            base=HERE,
+        ),
     )
     return _sound(made)
 
@@ -106,11 +108,13 @@ def cohort_seconds(pair: Pair, root: Path) -> float:
     teacher = network(pair.teacher, pair.classes, seed=1)
     made = train_cohort(
         cells,
-        dataset=data,
-        teacher=Live(teacher, trained_on=data, dataset=data, numeric=BF16),
-        places=lambda cell: places(root, cell),
-        base=HERE,
-        report=lambda _: marks.append(time.perf_counter()),
+        TrainingContext(
+            dataset=data,
+            teacher=Live(teacher, trained_on=data, dataset=data, numeric=BF16),
+            places=lambda cell: places(root, cell),
+            base=HERE,
+            report=lambda _: marks.append(time.perf_counter()),
+        ),
     )
     for one in made:
         _sound(one)

@@ -1,8 +1,8 @@
 """One distillation step with a live teacher takes at most 1/1.15 of a plain PyTorch loop's.
 
 wrn_40_2 teaches wrn_16_2 by Hinton's distillation: 64 images of 32 x 32, 100 classes, single
-precision, one thread. Ours is `Live.outputs` and `Lane.step` as the training loop calls them; the
-plain loop has the same maths on contiguous tensors. Both get the same augmented batch, made
+precision, one thread. Ours is `Live.outputs` and `Trainee.step` as the training loop calls them;
+the plain loop has the same maths on contiguous tensors. Both get the same augmented batch, made
 before either's clock runs. Rounds interleave all sides; a figure is the median of its rounds.
 
 `KTBENCH_STEP=quick` takes a small pair, so that a test can run it.
@@ -53,8 +53,8 @@ class Sides:
 
         self.eager, self.compiled = ours(NumericSpec()), ours(COMPILED)
         student = network(pair.student, pair.classes)
-        student.load_state_dict(self.eager.lane.student.state_dict())
-        self.plain = Plain(self.eager.lane.cell, student, teacher())
+        student.load_state_dict(self.eager.trainee.student.state_dict())
+        self.plain = Plain(self.eager.trainee.cell, student, teacher())
         self.batches = batches(data, pair, FIRST + ROUNDS + 1)
         self.contiguous = [batch.inputs.contiguous() for batch in self.batches]
 
@@ -71,8 +71,8 @@ class Sides:
         batch = self.batches[-1]
         students = {
             "plain": self.plain.student,
-            "ours": self.eager.lane.student,
-            "ours, compiled": self.compiled.lane.student,
+            "ours": self.eager.trainee.student,
+            "ours, compiled": self.compiled.trainee.student,
         }
         found = {}
         for name, student in students.items():

@@ -6,12 +6,12 @@
 from ktbench.blockwise.block_timing import measured_loads
 from ktbench.blockwise.block_trainer import train_blocks
 from ktbench.blockwise.blocks import BlockStore, BlockTask, assembly_key, tasks_of
-from ktbench.blockwise.gather import Made, gather
+from ktbench.blockwise.gather import Execution, gather
 
 __all__ = [
     "BlockStore",
     "BlockTask",
-    "Made",
+    "Execution",
     "assembly_key",
     "gather",
     "measured_loads",

@@ -1,4 +1,4 @@
-"""What blocks ask of a worker, measured on this machine in a few steps that nobody keeps."""
+"""Measures the time that blocks take on this machine, in a few steps that are not kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ktbench.blockwise.block_training import BlockTraining
 from ktbench.blockwise.blocks import BlockTask
 from ktbench.blockwise.schedule import Load
 from ktbench.blockwise.taps import AtEnd, Taps
-from ktbench.blockwise.teacher_inputs import Inputs
+from ktbench.blockwise.teacher_inputs import TeacherInputs
 from ktbench.data import Dataset, Stream
 from ktbench.networks.layout import frozen
 from ktbench.networks.numeric import prepare
@@ -23,7 +23,7 @@ from ktbench.records import BlockTrain, NumericSpec
 from ktbench.students._contract import Student
 
 STEPS = 6
-"""The first is left out, as memory is found and kernels are chosen in it."""
+"""Steps to time. The first is left out, as memory is allocated and kernels are chosen in it."""
 
 
 def measured_loads(
@@ -37,14 +37,14 @@ def measured_loads(
     trained_on: Dataset | None = None,
     steps: int = STEPS,
 ) -> dict[str, Load]:
-    """Seconds of a training step per task, by its key: medians over some steps.
+    """Measure the seconds of a training step per task, by its key: medians over some steps.
 
-    A block's own time holds its share of the tries on the validation set, the prefix that of
+    A block's own time includes its share of the tries on the validation set, the prefix that of
     making the batch.
     """
     device = prepare(numeric)
     teacher.requires_grad_(False).eval().to(device)
-    inputs = Inputs(dataset, trained_on or dataset, device, frozen(numeric))
+    inputs = TeacherInputs(dataset, trained_on or dataset, device, frozen(numeric))
     stream = Stream(dataset, seed, spec.batch_size)
     taps = Taps(teacher, [task.block for task in tasks], inputs.few())
     watch = _Watch(device)
@@ -68,7 +68,7 @@ def measured_loads(
 
 
 class _Watch:
-    """Takes the time of a pass and, apart from it, of the steps that blocks make inside it."""
+    """Times a pass and, apart from it, the steps that blocks make inside it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -78,18 +78,18 @@ class _Watch:
         self.whole: list[float] = []
 
     def begin(self) -> None:
-        """A step begins, with making its batch."""
+        """Begin a step, with making its batch."""
         self._began, self._elsewhere = self._now(), 0.0
 
     def end(self) -> None:
-        """The teacher's pass is over."""
+        """End the teacher's pass."""
         self.whole.append(self._now() - self._began - self._elsewhere)
 
     def at(self, training: BlockTraining) -> AtEnd:
-        """What to call at the end of a training's block."""
+        """Return the hook for the end of a training's block."""
         name = training.task.key
 
-        def then(given: Tensor, target: Tensor) -> None:
+        def timed_step(given: Tensor, target: Tensor) -> None:
             now = self._now()
             self.prefix.setdefault(name, []).append(now - self._began - self._elsewhere)
             training.step(given, target)
@@ -97,7 +97,7 @@ class _Watch:
             self.own.setdefault(name, []).append(took)
             self._elsewhere += took
 
-        return then
+        return timed_step
 
     def _now(self) -> float:
         if self._device.type == "cuda":

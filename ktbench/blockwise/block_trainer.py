@@ -1,8 +1,9 @@
-"""Training blocks: what a pass of the teacher shows at a block is trained on and dropped at once.
+"""Trains each block on the teacher's activations as they are produced, without storing them.
 
-`relay`: one pass feeds every block, each trained inside the pass, where it ends. `prefix`: every
-block has its own passes, one block after the other, as in Blakeney et al. (arXiv 2012.03096). A
-pass ends behind the last block that it feeds. The blocks are the same, bit for bit.
+With the feed `relay` one pass trains every block, each inside the pass, where the block ends. With
+`prefix` every block has its own passes, one block after the other, as in Blakeney et al.
+(arXiv 2012.03096). A pass stops behind the last block that it feeds. Both feeds give the same
+blocks, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import torch
 from torch import Tensor
 
 from ktbench.blockwise.block_training import BlockTraining
-from ktbench.blockwise.blocks import BlockStore, BlockTask, packed
-from ktbench.blockwise.pipeline import Handed, Hands, Place
-from ktbench.blockwise.splice import attempt
+from ktbench.blockwise.blocks import BlockStore, BlockTask, to_bytes
+from ktbench.blockwise.pipeline import Activations, ChainPlace, HandOver
+from ktbench.blockwise.splice import try_replacement
 from ktbench.blockwise.taps import Taps
-from ktbench.blockwise.teacher_inputs import Inputs
+from ktbench.blockwise.teacher_inputs import TeacherInputs
 from ktbench.data import Dataset, Stream
 from ktbench.networks.layout import frozen
 from ktbench.networks.numeric import prepare
@@ -43,7 +44,7 @@ from ktbench.system.files import write_atomically
 Feed = Literal["relay", "prefix"]
 Note = Callable[[str], None]
 INTERVAL_S = 20.0
-"""Time between two checkpoints, where nothing else is said."""
+"""Default time between two checkpoints."""
 
 
 def train_blocks(
@@ -60,19 +61,19 @@ def train_blocks(
     report: Callable[[float], None] = lambda _: None,
     note: Note = lambda _: None,
     checkpoint_seconds: float = INTERVAL_S,
-    place: Place | None = None,
+    place: ChainPlace | None = None,
 ) -> list[BlockResult | Failure]:
     """Train blocks of a teacher that learnt from `trained_on`; one result per task, in order.
 
     A block's weights do not depend on the others, on the feed, or on where a run was stopped:
-    those that the store holds are not trained again, unfinished ones go on from their checkpoints,
-    which are written every `checkpoint_seconds` at the end of an epoch (0: of every epoch). A block
-    that fails, or diverges before its first try, is a Failure; the others go on. In a `relay`,
-    `place` is this worker's in a chain of several that share one pass of the teacher.
+    those in the store are not trained again, unfinished ones go on from their checkpoints, which
+    are written every `checkpoint_seconds` at the end of an epoch (0: of every epoch). A block that
+    fails, or diverges before its first try, is a Failure; the others go on. In a `relay`, `place`
+    is this worker's in a chain of several that share one pass of the teacher.
     """
     device = prepare(numeric)
     teacher.requires_grad_(False).eval().to(device)
-    before = weights_digest(teacher.state_dict())
+    digest = weights_digest(teacher.state_dict())
     missing = [task for task in tasks if store.find(task.key) is None]
     failures: dict[str, Failure] = {}
     packs = [missing] if feed == "relay" else [[task] for task in missing]
@@ -81,20 +82,20 @@ def train_blocks(
         def tell(share: float, done: int = number) -> None:
             report((done + share) / len(packs))
 
-        hands = Hands(place) if place is not None and feed == "relay" else None
-        inputs = Inputs(dataset, trained_on or dataset, device, frozen(numeric))
-        room = _Room(teacher, inputs, store, seed, numeric, hands)
+        hand_over = HandOver(place) if place is not None and feed == "relay" else None
+        inputs = TeacherInputs(dataset, trained_on or dataset, device, frozen(numeric))
+        training = _PackTraining(teacher, inputs, store, seed, numeric, hand_over)
         try:
-            failures |= room.train(pack, spec, tell, note, checkpoint_seconds)
+            failures |= training.train(pack, spec, tell, note, checkpoint_seconds)
         finally:
-            if hands is not None:
-                hands.end()
-    if weights_digest(teacher.state_dict()) != before:
+            if hand_over is not None:
+                hand_over.end()
+    if weights_digest(teacher.state_dict()) != digest:
         raise KtbenchError("the teacher's weights or buffers changed while its blocks were trained")
-    return [failures.get(task.key) or _found(store, task) for task in tasks]
+    return [failures.get(task.key) or _trained(store, task) for task in tasks]
 
 
-def _found(store: BlockStore, task: BlockTask) -> BlockResult:
+def _trained(store: BlockStore, task: BlockTask) -> BlockResult:
     result = store.find(task.key)
     if result is None:
         raise KtbenchError(f"{store.folder}: the block {task.name} has gone: run again")
@@ -102,15 +103,15 @@ def _found(store: BlockStore, task: BlockTask) -> BlockResult:
 
 
 @dataclass
-class _Room:
-    """What the trainings of a pack share."""
+class _PackTraining:
+    """A pack of blocks in training, and what they share."""
 
     teacher: Student
-    inputs: Inputs
+    inputs: TeacherInputs
     store: BlockStore
     seed: int
     numeric: NumericSpec
-    hands: Hands | None = None
+    hand_over: HandOver | None = None
 
     def train(
         self,
@@ -120,12 +121,12 @@ class _Room:
         note: Note,
         interval: float,
     ) -> dict[str, Failure]:
-        """Train a pack, each block's result into the store; the failures by key."""
+        """Train a pack, with each block's result in the store; return the failures by key."""
         self.stream = Stream(self.inputs.dataset, self.seed, spec.batch_size)
         blocks = [task.block for task in tasks]
         self.taps = Taps(self.teacher, blocks, self.inputs.few())
         opened = [self._open(task, spec, note) for task in tasks]
-        trainings = [one for one in opened if isinstance(one, BlockTraining)]
+        trainings = [each for each in opened if isinstance(each, BlockTraining)]
         saved = time.monotonic()
         for epoch in range(min((t.epoch for t in trainings), default=0), spec.epochs):
             active = [t for t in trainings if t.open and t.epoch == epoch]
@@ -135,7 +136,7 @@ class _Room:
                 for training in active:
                     if training.open:
                         path = self.store.work(training.task.key)
-                        write_atomically(path, packed(training.state()))
+                        write_atomically(path, to_bytes(training.state()))
                 saved = time.monotonic()
             report(sum(_share(t) for t in trainings) / len(trainings))
         ended = (t if isinstance(t, Failure) else t.failure for t in opened)
@@ -143,8 +144,7 @@ class _Room:
         return {task.key: failure for task, failure in pairs if failure is not None}
 
     def _open(self, task: BlockTask, spec: BlockTrain, note: Note) -> BlockTraining | Failure:
-        """A training at its start or at its last checkpoint."""
-
+        """Return a training at its start or at its last checkpoint."""
         mark(task.key, "building a block", task.name)
 
         def build() -> BlockTraining:
@@ -173,24 +173,24 @@ class _Room:
     # ------------------------------------------------------------ an epoch
 
     def _epoch(self, active: Sequence[BlockTraining], epoch: int) -> None:
-        """One pass over the training images, and the tries that are due; done ones are kept."""
+        """Pass once over the training images, then make tries that are due and store results."""
         began = time.perf_counter()
-        feeding = _Feeding(self.inputs.device, self.hands)
-        with ExitStack() as taps, torch.no_grad():
+        passes = _TeacherPasses(self.inputs.device, self.hand_over)
+        with ExitStack() as hooks, torch.no_grad():
             for training in active:
                 block = training.task.block
-                taps.enter_context(self.taps.at(block, feeding.to(training)))
-            if self.hands is not None:
-                taps.enter_context(self.hands.giving(self.teacher, feeding.give))
+                hooks.enter_context(self.taps.at(block, passes.hook_of(training)))
+            if self.hand_over is not None:
+                hooks.enter_context(self.hand_over.giving(self.teacher, passes.give))
             for number, indices in enumerate(self.stream.order(epoch)):
                 left = [t for t in active if t.failure is None]
                 if not left:
                     break
                 batch = partial(self.inputs.training, self.stream, indices, epoch)
-                feeding.begin(batch, epoch, number)
+                passes.begin(batch, epoch, number)
                 for training in left:
-                    training.seconds += feeding.last
-                feeding.run(self.teacher, len(left))
+                    training.seconds += passes.data_seconds
+                passes.run(self.teacher, len(left))
         for training in active:
             _failing_alone(training, training.end_epoch)
             if training.due:
@@ -201,10 +201,10 @@ class _Room:
 
     def _try(self, training: BlockTraining) -> None:
         block, replacement = training.task.block, training.replacement
-        training.judge(attempt(self.teacher, block, replacement, self.taps, self.inputs))
+        training.judge(try_replacement(self.teacher, block, replacement, self.taps, self.inputs))
 
     def _close(self, training: BlockTraining) -> None:
-        """Keep what has ended: weights first, so that a record is never without them."""
+        """Store a training that has ended; weights first: a record is never without them."""
         if training.stopped is not None:
             path = self.store.write_weights(training.task.key, training.best_state)
             self.store.write(training.result(path))
@@ -213,32 +213,33 @@ class _Room:
 
 
 class _Enough(Exception):  # noqa: N818 - no error: every block of the pass has been fed
-    """Ends the teacher's pass behind the last block in training."""
+    """Raised to end the teacher's pass behind the last block in training."""
 
 
 @dataclass
-class _Feeding:
-    """Passes of the teacher that train blocks where they end, and the time of either."""
+class _TeacherPasses:
+    """Passes of the teacher that train blocks where they end, timed apart from the blocks."""
 
     device: torch.device
-    hands: Hands | None = None
-    last: float = 0.0
-    """Seconds of making the batch."""
+    hand_over: HandOver | None = None
+    data_seconds: float = 0.0
+    """Seconds of making the current batch."""
     _at: tuple[int, int] = (0, 0)
-    """Epoch, and step of the epoch."""
+    """Epoch and step of the epoch."""
     _batch: Tensor | None = None
-    _handed: Handed | None = None
+    _received: Activations | None = None
     _ahead: float = 0.0
     """Seconds that another worker's part of the current pass took."""
     _began: float = 0.0
     _elsewhere: float = 0.0
     """Seconds of the current pass that were not the teacher's."""
     _left: int = 0
+    """Blocks, and the next worker's place, that the current pass has still to reach."""
 
-    def to(self, training: BlockTraining) -> Callable[[Tensor, Tensor], None]:
-        """What to call at the end of a training's block."""
+    def hook_of(self, training: BlockTraining) -> Callable[[Tensor, Tensor], None]:
+        """Return the hook for the end of a training's block."""
 
-        def feed(given: Tensor, target: Tensor) -> None:
+        def train(given: Tensor, target: Tensor) -> None:
             if training.failure is not None:
                 return
             now = self._now()
@@ -247,44 +248,47 @@ class _Feeding:
             took = self._now() - now
             training.seconds += took
             self._elsewhere += took
-            self._one_less()
+            self._count_down()
 
-        return feed
+        return train
 
     def give(self, given: Tensor) -> None:
-        """What to call at the place where the next worker goes on."""
-        assert self.hands is not None
+        """Hand the activations at the end of this worker's segment to the next worker."""
+        assert self.hand_over is not None
         now = self._now()
-        self.hands.give(*self._at, Handed(given, self.last, self._teacher_until(now)))
+        self.hand_over.give(
+            *self._at, Activations(given, self.data_seconds, self._teacher_until(now))
+        )
         self._elsewhere += self._now() - now
-        self._one_less()
+        self._count_down()
 
     def begin(self, make: Callable[[], Tensor], epoch: int, step: int) -> None:
-        """Get what the step's pass begins from: its batch, or what another worker hands on."""
+        """Get what a step's pass begins from: its batch, or another worker's activations."""
         self._at = (epoch, step)
-        self._handed = self.hands.take(epoch, step) if self.hands is not None else None
-        if self._handed is not None:
-            self.last, self._ahead = self._handed.data_seconds, self._handed.teacher_seconds
+        self._received = self.hand_over.take(epoch, step) if self.hand_over is not None else None
+        if self._received is not None:
+            self.data_seconds = self._received.data_seconds
+            self._ahead = self._received.teacher_seconds
             return
         began = self._now()
         self._batch = make()
-        self.last, self._ahead = self._now() - began, 0.0
+        self.data_seconds, self._ahead = self._now() - began, 0.0
 
     def run(self, teacher: Student, count: int) -> None:
-        """The step's pass, as far as the last of so many blocks and the next worker's place."""
-        self._left = count + (self.hands is not None and self.hands.gives)
+        """Run the step's pass, up to the last of `count` blocks and the next worker's place."""
+        self._left = count + (self.hand_over is not None and self.hand_over.gives)
         self._elsewhere, self._began = 0.0, self._now()
         with suppress(_Enough):
-            if self._handed is not None and self.hands is not None:
-                self.hands.go_on(teacher, self._handed)
+            if self._received is not None and self.hand_over is not None:
+                self.hand_over.go_on(teacher, self._received)
             else:
                 teacher(self._batch)
 
     def _teacher_until(self, now: float) -> float:
-        """Seconds of the teacher in the current pass, as if it had run here from its input."""
+        """Return the teacher's seconds in the current pass, as if all of it had run here."""
         return self._ahead + now - self._began - self._elsewhere
 
-    def _one_less(self) -> None:
+    def _count_down(self) -> None:
         self._left -= 1
         if not self._left:
             raise _Enough
@@ -296,7 +300,7 @@ class _Feeding:
 
 
 def _failing_alone(training: BlockTraining, work: Callable[[], None]) -> None:
-    """What goes wrong with a block ends that block and no other."""
+    """Do work of a block; an error ends that block and no other."""
     if training.failure is not None:
         return
     mark(training.task.key, "training a block", training.task.name)

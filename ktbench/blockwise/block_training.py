@@ -30,25 +30,25 @@ _INIT, _STEP = 301, 302
 
 
 class DivergedError(KtbenchError):
-    """The loss of a block was not finite before anything of it could be kept."""
+    """Raised for a loss that was not finite before the first try."""
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What a block's replacement did on the validation set, in the block's place."""
+class TryResult:
+    """Results of a replacement on the validation set, in the block's place."""
 
     accuracy: float
     error: float
-    """Mean squared."""
+    """Mean squared error of its output."""
     variance: float
-    """Of the target about its channels' means, averaged over channels."""
+    """Variance of the target about its channels' means, averaged over channels."""
 
 
 @dataclass
 class BlockTraining:
     """A replacement in training; everything that it draws depends on its seed and block alone.
 
-    `epoch` is the next one to be trained, `steps` how many an epoch has.
+    `epoch` is the next one to be trained, `steps` the number in an epoch.
     """
 
     task: BlockTask
@@ -60,7 +60,7 @@ class BlockTraining:
     epoch: int = 0
     failure: Failure | None = None
     stopped: Literal["epochs", "patience", "diverged"] | None = None
-    """Why it has ended (see `BlockResult.stopped`); None as long as it goes on."""
+    """Reason why it has ended (see `BlockResult.stopped`); None while it goes on."""
     seconds: float = 0.0
     teacher_seconds: float = 0.0
     shared_seconds: float = 0.0
@@ -69,7 +69,7 @@ class BlockTraining:
     """Mean squared errors on the training images, by epoch."""
     numeric: NumericSpec = field(default_factory=NumericSpec)
     layout: Layout | None = None
-    """How the replacement is run: found out at its first input."""
+    """Layout that the replacement runs in, chosen at its first input."""
 
     def __post_init__(self) -> None:
         """Build the replacement from its own seed."""
@@ -87,12 +87,12 @@ class BlockTraining:
 
     @property
     def open(self) -> bool:
-        """Whether there is still something to train."""
+        """True while there is something to train."""
         return self.failure is None and self.stopped is None
 
     @property
     def steps_done(self) -> int:
-        """Since the training's start."""
+        """Steps since the training's start."""
         return self.epoch * self.steps + self._count
 
     def _seeded(self, purpose: int, counter: int) -> int:
@@ -102,7 +102,7 @@ class BlockTraining:
     # ------------------------------------------------------------ training
 
     def step(self, given: Tensor, target: Tensor) -> None:
-        """One step towards `target` (B, C', H', W') from `given` (B, C, H, W); neither changes."""
+        """Step towards `target` (B, C', H', W') from `given` (B, C, H, W); changes neither."""
         layout = self._laid_out(given)
         number = self.steps_done
         torch.manual_seed(self._seeded(_STEP, number))  # of dropout and the like
@@ -121,14 +121,14 @@ class BlockTraining:
         self._count += 1
 
     def _laid_out(self, given: Tensor) -> Layout:
-        """How to run the replacement on inputs such as these, its weights laid out so."""
+        """Return the layout for inputs such as these, with the weights laid out in it."""
         if self.layout is None:
             self.layout = safe(self.module, given, self.numeric)
             self.layout.place(self.module, self.device)
         return self.layout
 
     def replacement(self, given: Tensor) -> Tensor:
-        """The replacement's output (B, C', H', W') in eval mode, for a try."""
+        """Return the replacement's output (B, C', H', W') in eval mode, for a try."""
         layout = self._laid_out(given)
         self.module.eval()
         with layout.running():
@@ -137,9 +137,9 @@ class BlockTraining:
         return output
 
     def end_epoch(self) -> None:
-        """Close an epoch; a loss that was not finite ends the training with what was kept.
+        """Close an epoch; a loss that was not finite ends the training with the best weights.
 
-        Raises DivergedError where nothing was.
+        Raises DivergedError where there are none.
         """
         if self._count != self.steps:
             raise KtbenchError("the teacher does not run this block in every pass")
@@ -154,18 +154,18 @@ class BlockTraining:
 
     @property
     def due(self) -> bool:
-        """Whether the epoch that has just ended wants a try."""
+        """True where the epoch that has just ended is followed by a try."""
         last = self.epoch == self.train.epochs
         return self.open and (last or self.epoch % self.train.splice_every == 0)
 
-    def judge(self, found: Tried) -> None:
-        """Keep the weights where they are the best so far; end when there is no gain any more."""
-        loss = found.error / max(found.variance, 1e-12)
+    def judge(self, result: TryResult) -> None:
+        """Keep the weights if they are the best so far; end when there is no gain any more."""
+        loss = result.error / max(result.variance, 1e-12)
         if not math.isfinite(loss):
             self._diverged()
             return
-        self.variance = found.variance
-        now = Try(epoch=self.epoch, accuracy=found.accuracy, loss=loss)
+        self.variance = result.variance
+        now = Try(epoch=self.epoch, accuracy=result.accuracy, loss=loss)
         self.tries.append(now)
         if self._best is now:
             self.best_state = {k: v.clone() for k, v in self.module.state_dict().items()}
@@ -177,7 +177,7 @@ class BlockTraining:
 
     @property
     def _best(self) -> Try:
-        """The first of the best."""
+        """The best try; the first of equal ones."""
         return max(self.tries, key=lambda t: (t.accuracy, -t.loss))
 
     def _diverged(self) -> None:
@@ -186,7 +186,7 @@ class BlockTraining:
         self.stopped = "diverged"
 
     def result(self, path: str) -> BlockResult:
-        """The record of a training that has ended; its weights lie at `path`."""
+        """Return the record of a training that has ended; its weights lie at `path`."""
         assert self.stopped is not None
         best, variance = self._best, max(self.variance, 1e-12)
         return BlockResult(
@@ -212,7 +212,7 @@ class BlockTraining:
     # ------------------------------------------------------------ state
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on, at the end of an epoch."""
+        """Return everything that the rest of the training depends on, at the end of an epoch."""
         return {
             "key": self.task.key,
             "torch": str(torch.__version__),
@@ -222,24 +222,24 @@ class BlockTraining:
             "best_state": self.best_state,
             "variance": self.variance,
             "errors": self.errors,
-            "tries": [found.model_dump() for found in self.tries],
+            "tries": [each.model_dump() for each in self.tries],
             "costs": [self.seconds, self.teacher_seconds, self.shared_seconds],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state of this very training."""
+        """Go on from a saved state of the same training."""
         if state["key"] != self.task.key or state["torch"] != str(torch.__version__):
             raise KtbenchError("written for another block or another version of torch")
         self.module.load_state_dict(state["module"])
         self._optimiser.load_state_dict(state["optimiser"])
         self.epoch, self.variance = state["epoch"], state["variance"]
         self.best_state, self.errors = state["best_state"], state["errors"]
-        self.tries = [Try.model_validate(found) for found in state["tries"]]
+        self.tries = [Try.model_validate(each) for each in state["tries"]]
         self.seconds, self.teacher_seconds, self.shared_seconds = state["costs"]
 
 
 def make_optimiser(train: BlockTrain, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """RMSprop with the decay of the study's library (0.9; torch's own is 0.99), Adam, or SGD."""
+    """Make RMSprop with the decay of the study's library (0.9; torch's is 0.99), Adam, or SGD."""
     if train.optimiser == "rmsprop":
         return torch.optim.RMSprop(parameters, lr=train.lr, alpha=0.9, eps=1e-7)
     if train.optimiser == "adam":

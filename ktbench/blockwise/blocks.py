@@ -1,4 +1,4 @@
-"""What a student's blocks are, what names their trainings, and where their files lie.
+"""A student's blocks: the tasks of training them, their keys, and their files.
 
 blocks/KEY.json, KEY.pt             a `BlockResult` and the kept weights
 blocks/assembled-KEY.json, .pt      an `Assembly` and a student's first weights
@@ -47,7 +47,7 @@ class BlockTask:
 
     @property
     def name(self) -> str:
-        """Of the block: unique within the teacher."""
+        """Name of the block, unique within the teacher."""
         return self.block.name
 
     @property
@@ -60,7 +60,7 @@ class BlockTask:
 def tasks_of(
     cell: Cell, *, num_classes: int, in_channels: int, base: str | Path = "."
 ) -> tuple[BlockTask, ...]:
-    """The blocks that a cell's student may replace, in the network's order.
+    """Return the blocks that a cell's student may replace, in the network's order.
 
     Raises KtbenchError where the cell does not start from a teacher's blocks.
     """
@@ -75,7 +75,7 @@ def tasks_of(
 
 
 def assembly_key(cell: Cell) -> str:
-    """Names a student's first weights: equal for the cells that start from them."""
+    """Return the key of a student's first weights, equal for the cells that start from them."""
     start = start_of(cell)
     parts = [cell.student.canonical, start.train.canonical]
     return digest_of([*_common(cell, start), *parts])
@@ -84,7 +84,7 @@ def assembly_key(cell: Cell) -> str:
 def build_blockwise(
     cell: Cell, *, num_classes: int, in_channels: int, base: str | Path = "."
 ) -> Replacing:
-    """The cell's student as it is built, without moving the global generator."""
+    """Build the cell's student without moving the global generator."""
     with torch.random.fork_rng(devices=[]):
         student = catalogue.build_student(
             cell.student.name,
@@ -99,14 +99,14 @@ def build_blockwise(
 
 
 def start_of(cell: Cell) -> Start:
-    """Where the cell's student starts from; KtbenchError where that is not a teacher's blocks."""
+    """Return the start of a cell's student; KtbenchError where it is not a teacher's blocks."""
     if cell.start is None:
         raise KtbenchError(f"{cell.label} does not start from a teacher's blocks")
     return cell.start
 
 
 def _block_key(cell: Cell, start: Start, block: Block, entry: Replacement) -> str:
-    """Over all that the kept weights depend on: what is done with them later is left out."""
+    """Digest all that the stored weights depend on; what is done with them later is left out."""
     train = start.train.model_dump(mode="json", exclude={"keep_within"})
     return digest_of(
         [*_common(cell, start), train, list(block.paths), list(catalogue.named(entry))]
@@ -114,7 +114,7 @@ def _block_key(cell: Cell, start: Start, block: Block, entry: Replacement) -> st
 
 
 def _common(cell: Cell, start: Start) -> list[str | int]:
-    # Of the numeric settings those that blocks are trained under: never bf16, never compiled.
+    # Blocks are trained under these numeric settings alone: never bf16, never compiled.
     numeric = cell.numeric
     return [
         start.teacher.canonical,
@@ -127,17 +127,17 @@ def _common(cell: Cell, start: Start) -> list[str | int]:
 
 @dataclass(frozen=True)
 class BlockStore:
-    """The files of block trainings below a results folder; whole ones only."""
+    """Files of block trainings in a results folder, which are complete or absent."""
 
     root: Path
 
     @property
     def folder(self) -> Path:
-        """Of everything that is done."""
+        """Folder of everything that is done."""
         return self.root / "blocks"
 
     def work(self, key: str) -> Path:
-        """The checkpoint of an unfinished training."""
+        """Return the path of an unfinished training's checkpoint."""
         return self.root / "work" / f"block-{key}" / "training.pt"
 
     def drop_work(self, key: str) -> None:
@@ -145,27 +145,27 @@ class BlockStore:
         shutil.rmtree(self.work(key).parent, ignore_errors=True)
 
     def find(self, key: str) -> BlockResult | None:
-        """A block's training that is done and whose weights are whole."""
-        found = self._record(BlockResult, key)
-        return found if found is not None and self._whole(found.path, found.digest) else None
+        """Return the result of a block whose weights are whole, else None."""
+        result = self._record(BlockResult, key)
+        return result if result is not None and self._whole(result) else None
 
     def find_assembly(self, key: str) -> Assembly | None:
-        """An assembled network whose weights are whole."""
-        found = self._record(Assembly, f"assembled-{key}")
-        return found if found is not None and self._whole(found.path, found.digest) else None
+        """Return the record of an assembled network whose weights are whole, else None."""
+        assembly = self._record(Assembly, f"assembled-{key}")
+        return assembly if assembly is not None and self._whole(assembly) else None
 
     def load(self, result: BlockResult) -> dict[str, Tensor]:
-        """The kept weights; KtbenchError where they are not those of the record."""
+        """Load the stored weights; KtbenchError where they are not those of the record."""
         state: dict[str, Tensor] = read_torch(self.root / result.path)
         if weights_digest(state) != result.digest:
             raise KtbenchError(f"{self.root / result.path}: damaged: delete it and run again")
         return state
 
     def write_weights(self, name: str, state: State) -> str:
-        """Write weights below `blocks/`; their path relative to the results folder."""
+        """Write weights below `blocks/`; return their path relative to the results folder."""
         path = self.folder / f"{name}.pt"
         plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        write_atomically(path, packed(plain))
+        write_atomically(path, to_bytes(plain))
         return str(path.relative_to(self.root))
 
     def write(self, record: BlockResult | Assembly) -> None:
@@ -180,15 +180,15 @@ class BlockStore:
         except (FileNotFoundError, ValidationError):  # a damaged one is made again
             return None
 
-    def _whole(self, path: str, digest: str) -> bool:
+    def _whole(self, record: BlockResult | Assembly) -> bool:
         try:
-            return weights_digest(read_torch(self.root / path)) == digest
+            return weights_digest(read_torch(self.root / record.path)) == record.digest
         except (KtbenchError, AttributeError):
             return False
 
 
-def packed(value: object) -> bytes:
-    """As `torch.save` writes it."""
+def to_bytes(value: object) -> bytes:
+    """Serialise a value with `torch.save`."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()

@@ -1,8 +1,8 @@
-"""One option per block, so that the sum of scores is the greatest that a budget allows.
+"""Chooses one option per block with the greatest sum of scores that a budget allows.
 
-A multiple-choice knapsack, solved exactly as an integer programme; that what blocks do to a network
-adds up is the assumption of all searches of this kind (LANA, Molchanov et al., arXiv 2107.10624,
-section 3.3; Puzzle, Bercovich et al., arXiv 2411.19146, section 4).
+This is a multiple-choice knapsack, solved exactly as an integer programme. All searches of this
+kind assume that the effects of blocks on a network add up (LANA, Molchanov et al., arXiv
+2107.10624, section 3.3; Puzzle, Bercovich et al., arXiv 2411.19146, section 4).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, vstack
 
 SLACK = 1e-9
-"""Share of a budget by which sums of floats may be beyond it."""
+"""Share of a budget by which sums of floats may exceed it."""
 
 Choice = tuple[int, ...]
 
@@ -31,7 +31,7 @@ class Option:
 
 
 def total(blocks: Sequence[Sequence[Option]], choice: Choice) -> Option:
-    """What a choice costs and scores: sums over the blocks."""
+    """Sum a choice's costs and scores over the blocks."""
     picked = [options[number] for options, number in zip(blocks, choice, strict=True)]
     return Option(sum(o.cost for o in picked), sum(o.score for o in picked))
 
@@ -39,38 +39,39 @@ def total(blocks: Sequence[Sequence[Option]], choice: Choice) -> Option:
 def choose(
     blocks: Sequence[Sequence[Option]], budget: float, *, without: Sequence[Choice] = ()
 ) -> Choice | None:
-    """The number of one option per block with the greatest sum of scores that costs at most this.
+    """Return the choice with the greatest sum of scores that costs at most the budget.
 
-    Choices of `without` are left out. None where nothing is left.
+    A choice is the number of one option per block. Choices of `without` are left out. None where
+    nothing is left.
     """
-    shut = list(without)
+    excluded = list(without)
     while True:
-        found = _solved(blocks, budget, shut)
-        if found is None or total(blocks, found).cost <= budget + SLACK * abs(budget):
-            return found
-        shut.append(found)  # beyond the budget by no more than the solver's own tolerance
+        choice = _solved(blocks, budget, excluded)
+        if choice is None or total(blocks, choice).cost <= budget + SLACK * abs(budget):
+            return choice
+        excluded.append(choice)  # beyond the budget by no more than the solver's own tolerance
 
 
 def best_choices(blocks: Sequence[Sequence[Option]], budget: float, count: int) -> Iterator[Choice]:
-    """Up to so many choices within a budget, by falling sum of scores."""
-    found: list[Choice] = []
-    while len(found) < count:
-        choice = choose(blocks, budget, without=found)
+    """Yield up to `count` choices within a budget, by falling sum of scores."""
+    choices: list[Choice] = []
+    while len(choices) < count:
+        choice = choose(blocks, budget, without=choices)
         if choice is None:
             return
-        found.append(choice)
+        choices.append(choice)
         yield choice
 
 
 def _solved(
-    blocks: Sequence[Sequence[Option]], budget: float, shut: Sequence[Choice]
+    blocks: Sequence[Sequence[Option]], budget: float, excluded: Sequence[Choice]
 ) -> Choice | None:
     sizes = np.array([len(options) for options in blocks])
     starts = np.concatenate([[0], np.cumsum(sizes)])
     costs = np.array([o.cost for options in blocks for o in options], dtype=float)
     scores = np.array([o.score for options in blocks for o in options], dtype=float)
     owner = np.repeat(np.arange(len(blocks)), sizes)
-    # A choice's score and cost are told against those of the cheapest, and in units of their own.
+    # Costs are counted from the cheapest options, and costs and scores scaled to about 1.
     floor = np.array([costs[owner == n].min() for n in range(len(blocks))])
     left = budget - float(floor.sum())
     if left < -SLACK * abs(budget):
@@ -82,7 +83,7 @@ def _solved(
     rows, low, high = [one_each, csr_array(extra[None, :] / scale)], [1.0] * len(blocks), []
     high = [1.0] * len(blocks) + [max(left, 0.0) / scale]
     low += [-np.inf]
-    for choice in shut:
+    for choice in excluded:
         rows.append(csr_array(_chosen(starts, choice)[None, :]))
         low.append(0.0)
         high.append(len(blocks) - 1.0)
@@ -100,7 +101,7 @@ def _solved(
 
 
 def _chosen(starts: NDArray[np.int64], choice: Choice) -> NDArray[np.float64]:
-    """One where a choice's options stand among all."""
+    """Return a vector over all options, 1 for those of a choice."""
     ones = np.zeros(int(starts[-1]))
     ones[starts[:-1] + np.array(choice)] = 1.0
     return ones

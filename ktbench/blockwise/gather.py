@@ -1,4 +1,4 @@
-"""A student's first weights: the teacher with the replacements that are good enough in place."""
+"""Gathers a student's first weights: the teacher, with good enough replacements in place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ktbench.blockwise.blocks import (
     start_of,
 )
 from ktbench.blockwise.splice import accuracy_of
-from ktbench.blockwise.teacher_inputs import Inputs
+from ktbench.blockwise.teacher_inputs import TeacherInputs
 from ktbench.data import Dataset
 from ktbench.networks.layout import frozen
 from ktbench.networks.numeric import prepare
@@ -36,8 +36,8 @@ from ktbench.students._contract import Student
 
 
 @dataclass(frozen=True)
-class Made:
-    """How the blocks came about, for the record."""
+class Execution:
+    """The run in which blocks were trained, for the record."""
 
     run: BlockRun = field(default_factory=BlockRun)
     workers: int = 1
@@ -55,15 +55,15 @@ def gather(
     store: BlockStore,
     trained_on: Dataset | None = None,
     base: str | Path = ".",
-    made: Made | None = None,
+    execution: Execution | None = None,
 ) -> Assembly:
-    """The first weights of a cell's student, from the results of its blocks; both are written.
+    """Gather and write the first weights of a cell's student, from the results of its blocks.
 
     A replacement is used where the teacher with it alone loses at most `keep_within` of its
-    validation accuracy; every other block, one that failed too, stays the teacher's own. The
+    validation accuracy; every other block, a failed one too, stays the teacher's own. The
     accuracies are those of the plain networks: of the teacher under the normalisation of what it
-    learnt from (`trained_on`), of the student under that of its own images. What was gathered from
-    the same blocks before is not gathered again.
+    learnt from (`trained_on`), of the student under that of its own images. Weights that were
+    gathered from the same blocks before are returned as they are.
     """
     device = prepare(cell.numeric)
     done = tuple(result for result in results if isinstance(result, BlockResult))
@@ -74,10 +74,10 @@ def gather(
         return earlier
     teacher.to(device).eval()
     layout = frozen(cell.numeric)
-    theirs = Inputs(dataset, trained_on or dataset, device, layout)
-    own = Inputs(dataset, dataset, device, layout)
-    reached = accuracy_of(teacher, theirs, "validation")
-    used = _good_enough(done, reached, start_of(cell).train.keep_within)
+    teacher_inputs = TeacherInputs(dataset, trained_on or dataset, device, layout)
+    student_inputs = TeacherInputs(dataset, dataset, device, layout)
+    teacher_validation = accuracy_of(teacher, teacher_inputs, "validation")
+    used = _good_enough(done, teacher_validation, start_of(cell).train.keep_within)
     shape = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]}
     student = build_blockwise(cell, base=base, **shape)
     assemble(student, teacher, {result.block: store.load(result) for result in used})
@@ -90,42 +90,42 @@ def gather(
         blocks=done,
         used=tuple(result.block for result in used),
         failures=failures,
-        teacher_validation=reached,
-        teacher_test=accuracy_of(teacher, theirs, "test"),
-        validation=accuracy_of(student, own, "validation"),
-        test=accuracy_of(student, own, "test"),
+        teacher_validation=teacher_validation,
+        teacher_test=accuracy_of(teacher, teacher_inputs, "test"),
+        validation=accuracy_of(student, student_inputs, "validation"),
+        test=accuracy_of(student, student_inputs, "test"),
         teacher_parameters=parameters_of(teacher),
         parameters=parameters_of(student),
         digest=weights_digest(state),
         path=store.write_weights(f"assembled-{key}", state),
-        **_costs(done, made or Made()),
+        **_costs(done, execution or Execution()),
     )
     store.write(assembly)
     return assembly
 
 
-def _costs(done: Sequence[BlockResult], made: Made) -> dict[str, Any]:
-    """What the trainings of blocks took, and how they were run."""
+def _costs(done: Sequence[BlockResult], execution: Execution) -> dict[str, Any]:
+    """Return the fields of an assembly that tell its costs, and how its blocks were trained."""
     return {
         "seconds": sum(result.seconds for result in done),
         "teacher_seconds": sum(result.teacher_seconds for result in done),
         "shared_seconds": sum(result.shared_seconds for result in done),
-        "feed": made.run.feed,
-        "schedule": made.run.schedule,
-        "workers": made.workers,
-        "elapsed_seconds": made.elapsed_seconds,
-        "joules": made.joules,
-        "joules_origin": made.joules_origin,
+        "feed": execution.run.feed,
+        "schedule": execution.run.schedule,
+        "workers": execution.workers,
+        "elapsed_seconds": execution.elapsed_seconds,
+        "joules": execution.joules,
+        "joules_origin": execution.joules_origin,
     }
 
 
 def assemble(student: Replacing, teacher: Student, weights: Mapping[str, State]) -> None:
-    """Give a student the teacher's weights, but for the blocks whose replacements' are given.
+    """Give a student the teacher's weights, and replacements theirs where `weights` has them.
 
     Raises KtbenchError where the teacher is not the network whose blocks the student replaces.
     """
-    wanted = torch.tensor([block.name in weights for block in student.blocks], dtype=torch.int64)
-    student.suit({"chosen": torch.zeros_like(wanted)})
+    chosen = torch.tensor([block.name in weights for block in student.blocks], dtype=torch.int64)
+    student.suit({"chosen": torch.zeros_like(chosen)})
     try:
         student.network.load_state_dict(teacher.state_dict())
     except RuntimeError as error:
@@ -134,15 +134,15 @@ def assemble(student: Replacing, teacher: Student, weights: Mapping[str, State])
         ) from error
     for name, state in weights.items():
         student.replacements[name].load_state_dict(state)
-    student.suit({"chosen": wanted})
+    student.suit({"chosen": chosen})
 
 
 def _good_enough(
-    results: Sequence[BlockResult], reached: float, keep_within: float
+    results: Sequence[BlockResult], teacher_accuracy: float, keep_within: float
 ) -> list[BlockResult]:
-    """The blocks with which alone the teacher loses at most so much."""
+    """Return the blocks with which, one at a time, the teacher loses at most `keep_within`."""
     most = keep_within + 1e-9  # a share of images is not exact in binary
-    return [result for result in results if reached - result.validation_accuracy <= most]
+    return [result for result in results if teacher_accuracy - result.validation_accuracy <= most]
 
 
 def _blocks(assembly: Assembly) -> list[tuple[str, str]]:

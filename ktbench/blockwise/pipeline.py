@@ -1,9 +1,8 @@
-"""One pass of the teacher for several workers: each runs its segment and hands its end on.
+"""Shares one pass of the teacher: each worker runs its segment and hands its output on.
 
-What goes from worker to worker is a function of the teacher and the step alone, so it is a
-convenience, never a need: a worker that waits in vain runs the teacher's beginning itself, and
-the blocks are the same, bit for bit. It goes through files below the results folder, each read
-once, a few at a time.
+The activations that are handed on are a function of the teacher and the step alone, so a worker
+that waits for them in vain runs the teacher's beginning itself, and the blocks are the same, bit
+for bit. They go through files below the results folder, each read once, a few at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ktbench.blockwise.blocks import packed
+from ktbench.blockwise.blocks import to_bytes
 from ktbench.networks.weights import read_torch
 from ktbench.records import KtbenchError
 from ktbench.students._blocks import Block
@@ -28,9 +27,9 @@ from ktbench.students._contract import StagedNetwork, Student
 from ktbench.system.files import PREFIX
 
 DEPTH = 4
-"""Batches on their way from a worker to the next, at most."""
+"""Most batches on their way from a worker to the next."""
 PATIENCE_S = 60.0
-"""For so long a worker waits for another: workers of one run start at about the same time."""
+"""Seconds that a worker waits for another: those of one run start at about the same time."""
 _POLL_S = 0.002
 
 
@@ -43,12 +42,12 @@ class Cut:
 
     @property
     def path(self) -> str:
-        """Of the module whose input it is."""
+        """Path of the module whose input it is."""
         return f"stages.{self.stage}.{self.child}"
 
 
-def place_of(block: Block) -> tuple[int, int]:
-    """Stage and child that a block lies in, to sort by: before the stages -1, behind them last."""
+def position_of(block: Block) -> tuple[int, int]:
+    """Return the stage and child of a block, to sort by: -1 before the stages, last behind them."""
     parts = block.name.split(".")
     if parts[0] != "stages":
         return (-1, 0) if parts[0] == "stem" else (sys.maxsize, 0)
@@ -57,10 +56,10 @@ def place_of(block: Block) -> tuple[int, int]:
 
 
 def cut_before(network: Student, block: Block, images: Tensor) -> Cut | None:
-    """The last place before a block where the network can be cut; None where there is none.
+    """Return the last place before a block where the network can be cut, or None.
 
-    Tried with some `images` (B, C, H, W): the rest of a pass must give the whole pass's logits,
-    bit for bit, so that a network of any kind is cut rightly or not at all.
+    It is tried with some `images` (B, C, H, W): the rest of a pass must give the whole pass's
+    logits, bit for bit, so that a network of any kind is cut correctly or not at all.
     """
     parts = block.name.split(".")
     if not isinstance(network, StagedNetwork) or parts[0] != "stages" or len(parts) < 2:
@@ -69,17 +68,17 @@ def cut_before(network: Student, block: Block, images: Tensor) -> Cut | None:
     cut = Cut(int(parts[1]), int(parts[2]) if inside else 0)
     if not isinstance(network.stages[cut.stage], nn.Sequential):
         return None
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
 
-    def look(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        seen.append(arguments[0].clone())
+    def remember(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        inputs.append(arguments[0].clone())
 
-    hook = network.get_submodule(cut.path).register_forward_pre_hook(look)
+    hook = network.get_submodule(cut.path).register_forward_pre_hook(remember)
     try:
         with torch.no_grad():
             whole = network(images)
             hook.remove()
-            same = len(seen) == 1 and torch.equal(from_cut(network, cut, seen[0]), whole)
+            same = len(inputs) == 1 and torch.equal(from_cut(network, cut, inputs[0]), whole)
     except Exception:  # a user's own stage may want anything: then it is not cut
         return None
     finally:
@@ -88,10 +87,10 @@ def cut_before(network: Student, block: Block, images: Tensor) -> Cut | None:
 
 
 def from_cut(network: Student, cut: Cut, given: Tensor) -> Tensor:
-    """The rest of a pass: from the input (B, C, H, W) of a cut to the logits (B, K)."""
+    """Run the rest of a pass: from the input (B, C, H, W) of a cut to the logits (B, K)."""
     assert isinstance(network, StagedNetwork)
     stage = network.stages[cut.stage]
-    # Of the stage's own kind: what it does between its children it does between the rest of them.
+    # A module of the stage's own class: it may do something between its children.
     rest = type(stage)(*list(stage.children())[cut.child :])
     x = network.activate(rest(given))
     for later in network.stages[cut.stage + 1 :]:
@@ -101,7 +100,7 @@ def from_cut(network: Student, cut: Cut, given: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Place:
+class ChainPlace:
     """A worker's place in a chain: where its segment begins and where the next one's does."""
 
     folder: Path
@@ -112,45 +111,45 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Handed:
-    """What a worker got from the one before it."""
+class Activations:
+    """The input of a worker's segment, and the time that it took."""
 
     given: Tensor
     data_seconds: float
-    """Of making the batch."""
+    """Seconds of making the batch."""
     teacher_seconds: float
-    """Of the teacher's pass so far."""
+    """Seconds of the teacher's pass so far."""
 
 
-class Hands:
-    """A worker's side of what it takes and gives while it trains."""
+class HandOver:
+    """A worker's exchange with the workers before and after it while it trains."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ChainPlace) -> None:
         self._place = place
         self._waits = self._gives = True
         place.folder.mkdir(parents=True, exist_ok=True)
-        # Of a run that was stopped: this worker has not ended now.
+        # Left by a run that was stopped: this worker has not ended now.
         (place.folder / f"ended-{place.number}").unlink(missing_ok=True)
 
     @property
     def gives(self) -> bool:
-        """Whether there is a next worker."""
+        """True where there is a next worker."""
         return self._place.gives is not None
 
-    def go_on(self, network: Student, handed: Handed) -> Tensor:
-        """The teacher's pass from where it was handed on."""
+    def go_on(self, network: Student, received: Activations) -> Tensor:
+        """Run the teacher's pass from the received activations."""
         assert self._place.takes is not None
-        return from_cut(network, self._place.takes, handed.given)
+        return from_cut(network, self._place.takes, received.given)
 
     # ------------------------------------------------------------ taking
 
-    def take(self, epoch: int, step: int) -> Handed | None:
-        """The input of this worker's segment, or None where it has to run the teacher itself."""
+    def take(self, epoch: int, step: int) -> Activations | None:
+        """Return the input of this worker's segment; None where it must run the teacher itself."""
         place = self._place
         if place.takes is None:
             return None
         path = self._file(place.number, epoch, step)
-        # Said before waiting, so that nothing is written for steps that are over.
+        # Written before waiting, so that nothing is written for steps that are over.
         self._write(f"wants-{place.number}", [epoch, step])
         ended = place.folder / f"ended-{place.number - 1}"
         until = time.monotonic() + (place.patience if self._waits else 0.0)
@@ -166,20 +165,20 @@ class Hands:
             return None
         finally:
             path.unlink(missing_ok=True)
-        return Handed(given, data, teacher)
+        return Activations(given, data, teacher)
 
     # ------------------------------------------------------------ giving
 
-    def give(self, epoch: int, step: int, handed: Handed) -> None:
+    def give(self, epoch: int, step: int, activations: Activations) -> None:
         """Hand the next worker its input, unless it is past that step or is not there."""
         number = self._place.number + 1
         if self._wanted(number, epoch, step):
-            content = [handed.given, handed.data_seconds, handed.teacher_seconds]
-            self._write(self._file(number, epoch, step).name, content)
+            fields = [activations.given, activations.data_seconds, activations.teacher_seconds]
+            self._write(self._file(number, epoch, step).name, fields)
 
     @contextmanager
     def giving(self, network: Student, then: Any) -> Iterator[None]:
-        """Inside, every pass of the network calls `then` with the input of the next segment."""
+        """Call `then` with the input of the next segment in every pass inside the `with` block."""
         if self._place.gives is None:
             yield
             return
@@ -194,11 +193,11 @@ class Hands:
             hook.remove()
 
     def end(self) -> None:
-        """Nothing more is given: nobody has to wait for it."""
+        """Announce that nothing more is given, so that nobody waits for it."""
         self._write(f"ended-{self._place.number}", [])
 
     def _wanted(self, number: int, epoch: int, step: int) -> bool:
-        """Whether to write a step: waits while enough is on its way and the next worker moves."""
+        """Return whether to write a step; waits while enough is on its way and is being read."""
         until = time.monotonic() + (self._place.patience if self._gives else 0.0)
         last: list[int] | None = None
         while True:
@@ -223,16 +222,16 @@ class Hands:
         return self._place.folder / f"{number}-{epoch}-{step}.pt"
 
     def _write(self, name: str, content: object) -> None:
-        """Whole or not at all; not flushed to the disk, as nothing of it is ever needed."""
+        """Write a whole file or none, without flushing, as no file is ever indispensable."""
         path = self._place.folder / name
         temporary = path.with_name(f"{PREFIX}{os.getpid()}-{name}")
         with suppress(OSError):
-            temporary.write_bytes(packed(content))
+            temporary.write_bytes(to_bytes(content))
             temporary.replace(path)
 
     def _read(self, name: str) -> list[int] | None:
         try:
-            found: list[int] = read_torch(self._place.folder / name)
+            numbers: list[int] = read_torch(self._place.folder / name)
         except KtbenchError:
             return None
-        return found
+        return numbers

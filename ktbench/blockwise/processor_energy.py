@@ -1,6 +1,6 @@
-"""Joules of a piece of work: counted by the processor (RAPL) where it can be read, else estimated.
+"""Energy of a piece of work: read from the processor (RAPL) where possible, else estimated.
 
-RAPL counts microjoules per package since some time and starts again at `max_energy_range_uj`
+RAPL counts microjoules per package and wraps around at `max_energy_range_uj`
 (Linux kernel, Documentation/power/powercap/powercap.rst).
 """
 
@@ -14,39 +14,39 @@ from typing import Literal
 
 POWERCAP = Path("/sys/class/powercap")
 SAMPLE_S = 2.0
-"""Between two readings: a counter starts again after minutes at the earliest."""
+"""Seconds between two readings: a counter wraps around after minutes at the earliest."""
 IDLE_S = 1.0
-"""For so long the machine is watched before the work begins."""
+"""Seconds for which the idle machine is measured before the work begins."""
 _COUNTED = ("package", "dram")
-"""A package's own sub-domains (core, uncore) are in it already, memory is not; psys is all."""
+"""Domains to add up: a package includes its core and uncore, but not memory; psys is all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What a piece of work took."""
+    """Energy of a piece of work."""
 
     joules: float
-    """Measured: of all packages over the work's time, the share that they take idle included."""
+    """Energy of all packages over the work's time; where measured, idle consumption included."""
     origin: Literal["measured", "estimated"]
     idle_joules: float | None = None
-    """Measured: what the same time would have taken with the work left out, by the watts right
-    before it. Estimates know none."""
+    """Energy that the same time would have taken without the work, by the power right before it;
+    None for an estimate."""
     watts: float | None = None
-    """Estimated: what a busy core was taken to draw."""
+    """Assumed power of a busy core; None where measured."""
 
 
 def estimated(cpu_seconds: float, watts: float) -> Energy:
-    """CPU-seconds times the stated watts of one busy core; an idle machine's are left out."""
+    """Multiply CPU-seconds by the watts of one busy core; idle consumption is left out."""
     return Energy(cpu_seconds * watts, "estimated", watts=watts)
 
 
 @dataclass
 class Counter:
-    """One RAPL domain, as a sum that never starts again."""
+    """One RAPL domain, as a sum that never wraps around."""
 
     folder: Path
     joules: float = 0.0
-    """Since it was made."""
+    """Energy since the counter was made."""
     _last: int = field(init=False)
     _range: int = field(init=False)
 
@@ -55,7 +55,7 @@ class Counter:
         self._last = self._now()
 
     def sample(self) -> None:
-        """Add what was counted since the last sample; at most one new start lies between."""
+        """Add the energy since the last sample, during which the domain wraps at most once."""
         now = self._now()
         used = now - self._last
         self.joules += (used if used >= 0 else used + self._range) / 1e6
@@ -66,20 +66,20 @@ class Counter:
 
 
 def counters(powercap: Path = POWERCAP) -> list[Counter]:
-    """The domains that this process may read; none on another processor, or without the right."""
-    found = []
+    """Return the domains that this process may read; none without RAPL or the permission."""
+    readable = []
     try:
         for folder in sorted(powercap.glob("intel-rapl:*")):
             name = (folder / "name").read_text().strip()
             if name.startswith(_COUNTED):
-                found.append(Counter(folder))
+                readable.append(Counter(folder))
     except (OSError, ValueError):
         return []  # half of a machine's energy is no measurement
-    return found
+    return readable
 
 
 class Meter:
-    """Counts the joules of a `with` block where the processor does; a thread takes samples."""
+    """Measures the energy of a `with` block where RAPL can be read; a thread takes samples."""
 
     def __init__(
         self, *, powercap: Path = POWERCAP, idle: float = IDLE_S, sample: float = SAMPLE_S
@@ -91,7 +91,7 @@ class Meter:
         self._idle_watts = 0.0
         self._failed = False
         self.energy: Energy | None = None
-        """After the block: what was measured, or None where nothing could be read."""
+        """The measured energy, after the block; None where nothing could be read."""
 
     def __enter__(self) -> Meter:
         self._counters = counters(self._powercap)

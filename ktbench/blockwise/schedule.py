@@ -1,4 +1,4 @@
-"""Which worker trains which blocks: pure functions of measured times.
+"""Assigns blocks to workers, as pure functions of measured times.
 
 A pack is a tuple of block numbers, in the order of the network; a schedule is one pack per worker
 that has something to do. No weight depends on any of it.
@@ -22,15 +22,15 @@ Packs = tuple[Pack, ...]
 Schedule = Literal["longest_first", "contiguous", "queue"]
 Feed = Literal["relay", "prefix"]
 Way = Literal["relay", "prefix", "handed_on"]
-"""What a worker runs of the teacher: up to its last block, once (`relay`); up to each of its
-blocks, once per block (`prefix`); only from the end of the worker before to its own last block,
+"""The part of the teacher that a worker runs: up to its last block, once (`relay`); up to each of
+its blocks, once per block (`prefix`); only from the end of the worker before to its own last block,
 as that one hands its activations on (`handed_on`)."""
 WAYS: tuple[Way, ...] = ("prefix", "relay", "handed_on")
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a block asks of a worker, in seconds of any one unit of training (a step, an epoch)."""
+    """Seconds that a block takes of a worker, for any one unit of training (a step, an epoch)."""
 
     own: float
     """Forward, backward and update of the block itself."""
@@ -39,7 +39,7 @@ class Load:
 
 
 def longest_first(times: Sequence[float], workers: int) -> Packs:
-    """Each block, the longest first, to the worker that has least to do (Graham, 1969).
+    """Assign each block, the longest first, to the worker that has least to do (Graham, 1969).
 
     The slowest worker takes at most 4/3 - 1/(3 · workers) of the best schedule's time.
     """
@@ -53,10 +53,10 @@ def longest_first(times: Sequence[float], workers: int) -> Packs:
 
 
 def longest_first_relay(loads: Sequence[Load], workers: int) -> Packs:
-    """`longest_first` that counts what a block adds: a worker's prefix grows with its last block.
+    """Assign as `longest_first` does, counting that a worker's prefix grows with its last block.
 
-    Each block, the longest first, goes where the worker then has the least to do; of the packs
-    that come of it and of cuts between neighbours, those whose slowest worker takes least.
+    Each block, the longest first, goes to the worker that then has the least to do. Of the
+    resulting packs and of cuts between neighbours, those whose slowest worker takes least win.
     """
     packs: list[list[int]] = [[] for _ in range(workers)]
     for block in sorted(range(len(loads)), key=lambda i: (-loads[i].own, i)):
@@ -68,9 +68,9 @@ def longest_first_relay(loads: Sequence[Load], workers: int) -> Packs:
 
 
 def contiguous(times: Sequence[float], workers: int) -> Packs:
-    """Neighbours on one worker, cut where the slowest takes least: every cut is tried.
+    """Assign neighbours to one worker, cut where the slowest takes least: every cut is tried.
 
-    Beyond a million cuts, the same is worked out by dynamic programming.
+    Beyond a million cuts, the same is computed by dynamic programming.
     """
     count = min(workers, len(times))
     if count < 2:
@@ -82,7 +82,7 @@ def contiguous(times: Sequence[float], workers: int) -> Packs:
 
 
 def contiguous_relay(loads: Sequence[Load], workers: int) -> Packs:
-    """`contiguous` where every worker runs the teacher from its input to its own last block."""
+    """Assign as `contiguous`, where every worker runs the teacher up to its own last block."""
     count = min(workers, len(loads))
     if count < 2 or math.comb(len(loads) - 1, count - 1) > 1_000_000:
         return contiguous([load.own for load in loads], workers)
@@ -90,8 +90,8 @@ def contiguous_relay(loads: Sequence[Load], workers: int) -> Packs:
     return min(every, key=lambda packs: makespan(packs, loads, "relay"))
 
 
-def arranged(loads: Sequence[Load], workers: int, schedule: Schedule, feed: Feed) -> Packs:
-    """Packs for the workers as a matrix asks for them; a queue's are what a replay would give."""
+def arrange(loads: Sequence[Load], workers: int, schedule: Schedule, feed: Feed) -> Packs:
+    """Return the packs that a matrix asks for; those of a queue are what a replay would give."""
     alone = [load.own + (load.prefix if feed == "prefix" else 0.0) for load in loads]
     if schedule == "queue":
         return queue([load.own + load.prefix for load in loads], workers)
@@ -103,12 +103,12 @@ def arranged(loads: Sequence[Load], workers: int, schedule: Schedule, feed: Feed
 
 
 def handed_on(loads: Sequence[Load], workers: int) -> Packs:
-    """`contiguous` where each worker hands its end on to the next: one pass of the teacher."""
+    """Assign as `contiguous`, where workers hand activations on: one pass of the teacher."""
     return contiguous(segments(loads), workers)
 
 
 def cut_by_programme(times: Sequence[float], workers: int) -> tuple[int, ...]:
-    """The cuts of `contiguous` by dynamic programming over (blocks so far, workers so far)."""
+    """Compute the cuts of `contiguous` by dynamic programming over (blocks, workers) so far."""
     sums = np.concatenate([[0.0], np.cumsum(times)])
     slowest = sums.copy()
     choices = []
@@ -127,7 +127,7 @@ def cut_by_programme(times: Sequence[float], workers: int) -> tuple[int, ...]:
 
 
 def queue(times: Sequence[float], workers: int) -> Packs:
-    """What each worker ends up with where whoever is free takes the next block, in this order."""
+    """Replay a queue: whichever worker is free takes the next block, in this order."""
     free = [(0.0, number) for number in range(workers)]
     packs: list[list[int]] = [[] for _ in range(workers)]
     for block, seconds in enumerate(times):
@@ -138,18 +138,20 @@ def queue(times: Sequence[float], workers: int) -> Packs:
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
-    """The best schedule that was found, and how good one could be at most."""
+class BestSchedule:
+    """The best schedule found, and a bound on how good one can be."""
 
     packs: Packs
     seconds: float
-    """Of its slowest worker."""
+    """Seconds of its slowest worker."""
     bound: float
-    """No schedule's slowest worker takes less; equal to `seconds` where the best is proved."""
+    """Least seconds of any schedule's slowest worker; equal to `seconds` where that is proved."""
 
 
-def best(loads: Sequence[Load], workers: int, way: Way = "relay", *, limit: float = 20.0) -> Best:
-    """The schedule whose slowest worker takes least, by mixed-integer programme.
+def best(
+    loads: Sequence[Load], workers: int, way: Way = "relay", *, limit: float = 20.0
+) -> BestSchedule:
+    """Find the schedule whose slowest worker takes least, by mixed-integer programme.
 
     Packs may be any sets of blocks; for `handed_on` they are neighbours. The search ends after
     `limit` seconds with the best so far and the bound that was proved.
@@ -157,17 +159,17 @@ def best(loads: Sequence[Load], workers: int, way: Way = "relay", *, limit: floa
     if way == "handed_on":
         packs = contiguous(segments(loads), workers)
         seconds = makespan(packs, loads, way)
-        return Best(packs, seconds, seconds)
+        return BestSchedule(packs, seconds, seconds)
     start = _start(loads, workers, way)
     solved = _solved(loads, workers, way, limit)
     if solved.x is None:
-        return Best(start, makespan(start, loads, way), _floor(loads, workers, way))
+        return BestSchedule(start, makespan(start, loads, way), _floor(loads, workers, way))
     chosen = solved.x[: len(loads) * workers].reshape(len(loads), workers).argmax(axis=1)
-    found = _tidy([[i for i, w in enumerate(chosen) if w == worker] for worker in range(workers)])
-    packs = min((found, start), key=lambda p: makespan(p, loads, way))
+    packs = _tidy([[i for i, w in enumerate(chosen) if w == worker] for worker in range(workers)])
+    packs = min((packs, start), key=lambda p: makespan(p, loads, way))
     seconds = makespan(packs, loads, way)
     bound = max(float(solved.mip_dual_bound or 0.0), _floor(loads, workers, way))
-    return Best(packs, seconds, min(bound, seconds))
+    return BestSchedule(packs, seconds, min(bound, seconds))
 
 
 def _start(loads: Sequence[Load], workers: int, way: Way) -> Packs:
@@ -177,14 +179,14 @@ def _start(loads: Sequence[Load], workers: int, way: Way) -> Packs:
 
 
 def _floor(loads: Sequence[Load], workers: int, way: Way) -> float:
-    """Least that the slowest worker takes: the longest block, and the work divided evenly."""
+    """Return the least of the slowest worker: the longest block, or the work divided evenly."""
     alone = [load.own + load.prefix for load in loads]
     total = sum(alone) if way == "prefix" else sum(load.own for load in loads)
     return max(max(alone), total / workers)
 
 
 def _solved(loads: Sequence[Load], workers: int, way: Way, limit: float) -> Any:
-    """Variables: x (block, worker), then each worker's prefix, then the slowest worker's time."""
+    """Solve for x (block, worker), each worker's prefix and the slowest worker's time."""
     count, n = len(loads), len(loads) * workers
     size = n + workers + 1
     rows, low, high = [], [], []
@@ -226,29 +228,29 @@ def _solved(loads: Sequence[Load], workers: int, way: Way, limit: float) -> Any:
 
 
 def segments(loads: Sequence[Load]) -> list[float]:
-    """Of each block, in the order of the network: its own time and the teacher's since the last."""
+    """Return each block's own time plus the teacher's since the block before, in order."""
     before = [0.0, *(load.prefix for load in loads)]
     return [load.own + load.prefix - start for load, start in zip(loads, before, strict=False)]
 
 
 def busy(packs: Packs, loads: Sequence[Load], way: Way) -> list[float]:
-    """Seconds that each worker computes, the teacher's pass included."""
+    """Return the seconds that each worker computes, the teacher's pass included."""
     if way == "prefix":
         return [sum(loads[i].own + loads[i].prefix for i in pack) for pack in packs]
     if way == "relay":
         return [_relayed(loads, pack) for pack in packs]
     ends = [0.0, *(loads[pack[-1]].prefix for pack in packs)]
     own = [sum(loads[i].own for i in pack) for pack in packs]
-    return [mine + b - a for mine, (a, b) in zip(own, pairwise(ends), strict=True)]
+    return [seconds + b - a for seconds, (a, b) in zip(own, pairwise(ends), strict=True)]
 
 
 def makespan(packs: Packs, loads: Sequence[Load], way: Way) -> float:
-    """Seconds of the slowest worker."""
+    """Return the seconds of the slowest worker."""
     return max(busy(packs, loads, way), default=0.0)
 
 
 def speedup(packs: Packs, loads: Sequence[Load], way: Way) -> float:
-    """How many times as fast as one worker that trains every block in the same way."""
+    """Return the speedup over one worker that trains every block in the same way."""
     alone = makespan((tuple(range(len(loads))),), loads, way)
     return alone / makespan(packs, loads, way)
 
@@ -262,5 +264,5 @@ def _between(cuts: Sequence[int], count: int) -> Packs:
 
 
 def _tidy(packs: Sequence[Sequence[int]]) -> Packs:
-    """Blocks in the network's order, packs by their first block, none empty."""
+    """Sort blocks by the network's order and packs by their first block; drop empty packs."""
     return tuple(sorted(tuple(sorted(pack)) for pack in packs if pack))

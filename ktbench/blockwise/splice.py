@@ -1,4 +1,4 @@
-"""A replacement in the place of the teacher's block: what the whole network does with it."""
+"""Evaluates the whole network with a replacement in the place of the teacher's block."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ktbench.blockwise.block_training import Tried
+from ktbench.blockwise.block_training import TryResult
 from ktbench.blockwise.taps import Taps
-from ktbench.blockwise.teacher_inputs import Inputs
+from ktbench.blockwise.teacher_inputs import TeacherInputs
 from ktbench.data import Split
 from ktbench.students._blocks import Block
 from ktbench.students._contract import Student
 
 Run = Callable[[Tensor], Tensor]
-"""Gives a replacement's output in eval mode."""
+"""Computes a replacement's output in eval mode."""
 
 
-def attempt(teacher: Student, block: Block, replacement: Run, taps: Taps, inputs: Inputs) -> Tried:
-    """What a replacement does on the validation set while it stands for the teacher's block.
+def try_replacement(
+    teacher: Student, block: Block, replacement: Run, taps: Taps, inputs: TeacherInputs
+) -> TryResult:
+    """Evaluate a replacement on the validation set, in the place of the teacher's block.
 
-    One pass of the teacher gives both: the block's own output is the target, and what stands for
-    it goes on through the rest of the network.
+    One pass of the teacher gives both results: the block's own output is the target, and the
+    replacement's goes on through the rest of the network.
     """
     sums = _Sums()
 
-    def put(given: Tensor, target: Tensor) -> Tensor:
+    def replace(given: Tensor, target: Tensor) -> Tensor:
         output = replacement(given)
         sums.add(output, target)
         return output
 
-    with taps.at(block, put):
+    with taps.at(block, replace):
         accuracy = accuracy_of(teacher, inputs, "validation")
-    return Tried(accuracy, *sums.read())
+    return TryResult(accuracy, *sums.read())
 
 
 class _Sums:
@@ -46,7 +48,7 @@ class _Sums:
         self._second: Tensor | float = 0.0
 
     def add(self, output: Tensor, target: Tensor) -> None:
-        """A chunk of maps (B, C, H, W)."""
+        """Add a chunk of maps (B, C, H, W)."""
         self._count += target.numel() // target.shape[1]
         exact = target.double()
         self._error = self._error + (output - target).double().square().mean(1).sum()
@@ -54,14 +56,14 @@ class _Sums:
         self._second = self._second + exact.square().sum((0, 2, 3))
 
     def read(self) -> tuple[float, float]:
-        """Mean squared error; mean over channels of the variance."""
+        """Return the mean squared error, and the variance averaged over channels."""
         mean = torch.as_tensor(self._first) / self._count
         variance = torch.as_tensor(self._second) / self._count - mean.square()
         return float(self._error) / self._count, float(variance.clamp(min=0).mean())
 
 
-def accuracy_of(network: Student, inputs: Inputs, split: Split) -> float:
-    """Top-1 on a split, in eval mode, single precision."""
+def accuracy_of(network: Student, inputs: TeacherInputs, split: Split) -> float:
+    """Return the top-1 accuracy on a split, in eval mode and single precision."""
     right = torch.zeros((), dtype=torch.int64, device=inputs.device)
     network.eval()
     with torch.no_grad():

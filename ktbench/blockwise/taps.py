@@ -1,4 +1,4 @@
-"""Reading a block of a running network: what goes in, what comes out, without a copy of either."""
+"""Reads the input and output of blocks of a running network, without copies."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ktbench.records import KtbenchError
 from ktbench.students._blocks import Block
 
 AtEnd = Callable[[Tensor, Tensor], Tensor | None]
-"""Takes a block's input and output (B, C, H, W); what it returns goes on in the output's place."""
+"""Receives a block's input and output (B, C, H, W); may return what replaces the output."""
 
 
 class Taps:
     """Hooks at the ends of blocks of one network, which must be run without gradient.
 
-    The output is as the block's last module returned it: nothing behind the block, an in-place
-    activation say, has changed it yet. A block that changes its own input is found out from `few`
-    images, and its input copied from then on.
+    The output is as the block's last module returned it, before anything behind the block (such
+    as an in-place activation) changes it. Blocks that change their own input are found with a
+    `few` images, and their input is copied from then on.
     """
 
     def __init__(self, network: nn.Module, blocks: Sequence[Block], few: Tensor) -> None:
         self._network = network
         self._changed: set[Block] = set()
         self._run: list[Block] = []
-        self._find_out(blocks, few)
+        self._check(blocks, few)
 
     @contextmanager
     def at(self, block: Block, then: AtEnd) -> Iterator[None]:
-        """Inside, every pass of the network calls `then` at the block's end."""
+        """Call `then` at the block's end in every pass of the network inside the `with` block."""
         held: list[Tensor] = []
 
         def before(_: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -49,7 +49,7 @@ class Taps:
             hooks.callback(last.register_forward_hook(after).remove)
             yield
 
-    def _find_out(self, blocks: Sequence[Block], few: Tensor) -> None:
+    def _check(self, blocks: Sequence[Block], few: Tensor) -> None:
         with ExitStack() as stack, torch.no_grad():
             for block in set(blocks):
                 stack.enter_context(self._watching(block))

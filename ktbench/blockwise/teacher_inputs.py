@@ -1,4 +1,4 @@
-"""A data set as a teacher sees it: on its device, under its own normalisation."""
+"""Batches of a data set for a teacher: on its device, under its own normalisation."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from ktbench.data import Dataset, Split, Stream, between
 from ktbench.networks.layout import FIRST, Layout
 
 CHUNK = 256
-"""Images of one pass of an evaluation."""
+"""Images per pass of an evaluation."""
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TeacherInputs:
     """Batches of a data set for a teacher that learnt from `trained_on`."""
 
     dataset: Dataset
     trained_on: Dataset
     device: torch.device
     layout: Layout = FIRST
-    """That of the network which is given them."""
+    """Layout of the network that is given them."""
 
     def training(self, stream: Stream, indices: Tensor, epoch: int) -> Tensor:
-        """A training batch (B, C, H, W), augmented."""
+        """Make a training batch (B, C, H, W), augmented."""
         return self._moved(stream.inputs(indices, epoch))
 
     def held_out(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """A split in chunks of inputs (B, C, H, W) and labels (B,)."""
+        """Yield a split in chunks of inputs (B, C, H, W) and labels (B,)."""
         images, labels = self.dataset.images(split), self.dataset.labels(split)
         for start in range(0, len(labels), CHUNK):
             chunk = self.dataset.normalise(images[start : start + CHUNK])
             yield self._moved(chunk), labels[start : start + CHUNK].to(self.device)
 
     def few(self, count: int = 2) -> Tensor:
-        """Some training images as they are, to see what a network does with them."""
+        """Return some training images without augmentation, to try a network with."""
         images = self.dataset.normalise(self.dataset.images("train")[:count])
         return self._moved(images)
 

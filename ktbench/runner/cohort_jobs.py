@@ -44,7 +44,7 @@ from ktbench.supervision import Mark, mark
 from ktbench.system.files import write_atomically
 from ktbench.system.provenance import collect
 from ktbench.teacher.source import TeacherSource
-from ktbench.train import Places, Progress, train_cohort
+from ktbench.train import Places, Progress, TrainingContext, train_cohort
 
 EXPORTING = "exporting"
 """The stage of a mark that is followed by an export's label."""
@@ -188,17 +188,19 @@ def _train(
     trained = iter(
         train_cohort(
             cells,
-            dataset=data,
-            teacher=source,
-            places=lambda cell: cell_places(job.root, cell),
-            base=job.base,
-            report=tell,
-            note=note,
-            memory=job.memory,
-            workers=job.workers,
-            safeguard=job.source.source == "pool",
-            first_weights=lambda cell: job.starts.get(cell.key),
-            layouts=lambda cell: job.layouts.get(cell.key),
+            TrainingContext(
+                dataset=data,
+                teacher=source,
+                places=lambda cell: cell_places(job.root, cell),
+                base=job.base,
+                report=tell,
+                note=note,
+                memory=job.memory,
+                workers=job.workers,
+                safeguard=job.source.source == "pool",
+                first_weights=lambda cell: job.starts.get(cell.key),
+                layouts=lambda cell: job.layouts.get(cell.key),
+            ),
         )
         if cells
         else ()

@@ -25,7 +25,7 @@ from ktbench.runner.teacher_sources import source_of
 from ktbench.runner.trained_teacher import SourceRequest, TrainedTeacher
 from ktbench.system.files import write_atomically
 from ktbench.teacher.store import TeacherStore
-from ktbench.train import Places, adopt, train_cohort
+from ktbench.train import Places, TrainingContext, adopt, train_cohort
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,15 @@ def _stored(job: TeacherJob, data: Dataset, report: Report) -> TrainedTeacher | 
             request = SourceRequest(cell, SourceSpec(source="live"), job.base)
             [trained] = train_cohort(
                 [cell],
-                dataset=data,
-                teacher=source_of(job.taught_by, request),
-                places=lambda _: places,
-                base=job.base,
-                layouts=lambda _: job.layout,
-                report=lambda p: report(p.done / p.total),
-                note=notes.append,
+                TrainingContext(
+                    dataset=data,
+                    teacher=source_of(job.taught_by, request),
+                    places=lambda _: places,
+                    base=job.base,
+                    layouts=lambda _: job.layout,
+                    report=lambda p: report(p.done / p.total),
+                    note=notes.append,
+                ),
             )
             if isinstance(trained, Failure):
                 return trained.model_copy(update={"stage": "teacher", "what": job.teacher.name})

@@ -9,9 +9,9 @@ from ktbench.data import Stream
 from ktbench.records import Ensemble, KtbenchError, SourceSpec
 from ktbench.runner.data_jobs import dataset
 from ktbench.runner.trained_teacher import SourceRequest, TrainedTeacher
-from ktbench.teacher.build import served
+from ktbench.teacher.build import build_source
 from ktbench.teacher.cache.source import Account, Cached
-from ktbench.teacher.compressed import Reduced
+from ktbench.teacher.compressed import Compressed
 from ktbench.teacher.live import Live
 from ktbench.teacher.sampled import Sampled
 from ktbench.teacher.source import TeacherSource
@@ -39,7 +39,7 @@ def source_of(taught_by: Sequence[TrainedTeacher], request: SourceRequest) -> Te
         update={"numeric": taught.numeric.model_copy(update={"outputs": None})}
     )
     members = [_single(teacher, replace(request, taught=whole), stream) for teacher in taught_by]
-    return served(
+    return build_source(
         Sampled(members, sample=taught.teacher.sample),
         stream=stream,
         note=request.note,
@@ -51,7 +51,7 @@ def source_of(taught_by: Sequence[TrainedTeacher], request: SourceRequest) -> Te
 
 def _single(teacher: TrainedTeacher, request: SourceRequest, stream: Stream) -> TeacherSource:
     """Return one teacher's outputs, reduced and cached as requested."""
-    return served(
+    return build_source(
         _running(teacher, request, stream),
         stream=stream,
         note=request.note,
@@ -92,7 +92,7 @@ def account_of(source: TeacherSource | None) -> list[str]:
 
 def _caches(source: TeacherSource | None) -> list[Cached]:
     """Return all caches that a source reads from."""
-    if isinstance(source, Reduced):
+    if isinstance(source, Compressed):
         return _caches(source.source)
     if isinstance(source, Sampled):
         return [cached for member in source.members for cached in _caches(member)]

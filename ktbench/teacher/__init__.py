@@ -1,1 +1,1 @@
-"""Where a teacher's outputs come from: the training loop cannot tell which source it has."""
+"""Sources of a teacher's outputs, all alike to the training loop."""

@@ -1,4 +1,4 @@
-"""A live teacher as a matrix wants it served: reduced, cached, or as it is."""
+"""Builds the teacher source that a matrix asks for: compressed, cached, or live."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ktbench.records import Cell, SourceSpec, digest_of
 from ktbench.system.files import cache_folder
 from ktbench.system.installation import VERSION
 from ktbench.system.provenance import collect
-from ktbench.teacher.cache.disk_quota import Room
+from ktbench.teacher.cache.disk_quota import DiskQuota
 from ktbench.teacher.cache.source import Cached
-from ktbench.teacher.compressed import Reduced, Reduction
+from ktbench.teacher.compressed import Compressed, Compression
 from ktbench.teacher.source import TeacherSource
 from ktbench.transfer_methods._contract import Needs
 
 
-def served(
+def build_source(
     live: TeacherSource,
     *,
     taught: Cell,
@@ -30,34 +30,34 @@ def served(
     note: Callable[[str], None] = lambda _: None,
     root: Path | None = None,
 ) -> TeacherSource:
-    """The source for `taught`, whose batches are those of `stream`.
+    """Return the source for `taught`, whose batches are those of `stream`.
 
-    `teacher` is all that the live teacher's answer to an input depends on, beside the numeric
-    settings of `taught`, this program and this machine. Outputs are kept below `root`,
+    `teacher` names all that the live teacher's answer to an input depends on, beside the numeric
+    settings of `taught`, this program and this machine. Outputs are cached below `root`,
     `cache_folder()/outputs` when not given.
     """
     outputs = taught.numeric.outputs
     seed = int(digest_of(list(teacher)), 16)
-    reduction = Reduction(outputs, seed=seed, view=stream.view)
+    compression = Compression(outputs, seed=seed, view=stream.view)
     if not wanted.caches:
-        return Reduced(live, reduction) if reduction.changes else live
+        return Compressed(live, compression) if compression.changes else live
     sampled = outputs is not None and outputs.sampled is not None
     needs = Needs() if sampled else Needs(**dict.fromkeys(wanted.keep, True))
     root = cache_folder() / "outputs" if root is None else root
     return Cached(
         live,
-        reduction=reduction,
+        compression=compression,
         stream=stream,
         needs=needs,
-        folder=root / _name(taught, stream, teacher, needs),
-        room=Room(root, int(wanted.cap_gb * 1e9)),
+        folder=root / _folder_name(taught, stream, teacher, needs),
+        quota=DiskQuota(root, int(wanted.cap_gb * 1e9)),
         note=note,
     )
 
 
-def _name(taught: Cell, stream: Stream, teacher: tuple[str, ...], needs: Needs) -> str:
-    """Of the folder of kept outputs: a digest of all that their bits depend on."""
-    ours = collect()
+def _folder_name(taught: Cell, stream: Stream, teacher: tuple[str, ...], needs: Needs) -> str:
+    """Digest everything that the bits of the cached outputs depend on."""
+    here = collect()
     return digest_of(
         [
             list(teacher),
@@ -65,6 +65,6 @@ def _name(taught: Cell, stream: Stream, teacher: tuple[str, ...], needs: Needs) 
             stream.batch_size,
             taught.numeric.canonical,
             [str(needs), VERSION, torch.__version__],
-            [kind(), ours.processor, torch.backends.cpu.get_cpu_capability()],
+            [kind(), here.processor, torch.backends.cpu.get_cpu_capability()],
         ]
     )

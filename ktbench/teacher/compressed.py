@@ -1,4 +1,4 @@
-"""A teacher's outputs made smaller before any student sees them: rounded, or sampled.
+"""Compresses a teacher's outputs before any student sees them: rounded, or sampled.
 
 Both change what students learn, and so are part of a cell's key. They are done here, for every
 source alike, so that a cached source gives what a live one gives.
@@ -23,11 +23,11 @@ from ktbench.transfer_methods._contract import Batch, Needs
 _LARGEST = torch.finfo(torch.float16).max
 
 
-class Reduction:
-    """From features to what is kept of them (`packed`), and from that to what students see.
+class Compression:
+    """Packs features into their compressed form, and unpacks that into what students see.
 
     `outputs` None keeps everything as it is. Draws are a function of `seed`, the sample and its
-    view: the same for whoever asks, in whatever batch.
+    view, and the same in any batch.
     """
 
     def __init__(
@@ -40,38 +40,40 @@ class Reduction:
 
     @property
     def changes(self) -> bool:
-        """Whether students see anything else than the teacher's own outputs."""
+        """True where students see anything else than the teacher's own outputs."""
         return self._outputs is not None
 
-    def packed(self, features: Features, batch: Batch, needs: Needs) -> Parts:
-        """What is kept of the needed parts; of a sample the drawn classes and their counts."""
+    def pack(self, features: Features, batch: Batch, needs: Needs) -> Parts:
+        """Compress the needed parts; sampled logits become drawn classes and their counts."""
         if self._outputs is None:
             return parts_of(features, needs)
         if self._outputs.sampled is not None:
             self._classes = features.logits.shape[1]
             words = self._words(batch, self._outputs.sampled)
-            return drawn(features.logits, self._outputs.temperature, words)
+            return draw_classes(features.logits, self._outputs.temperature, words)
         parts = parts_of(features, needs).items()
         return {name: part.float().clamp(-_LARGEST, _LARGEST).half() for name, part in parts}
 
-    def features(self, packed: Parts, device: torch.device) -> Features:
-        """What students see on their device, in single precision where it was reduced."""
+    def unpack(self, packed: Parts, device: torch.device) -> Features:
+        """Return what students see on their device, in single precision if compressed."""
         if self._outputs is not None and self._outputs.sampled is not None:
             return Features(log_counts(packed, self._classes, self._outputs).to(device))
-        there = {name: part.to(device) for name, part in packed.items()}
+        parts = {name: part.to(device) for name, part in packed.items()}
         if self._outputs is not None:
-            there = {name: part.float() for name, part in there.items()}
-        return features_of(there)
+            parts = {name: part.float() for name, part in parts.items()}
+        return features_of(parts)
 
     def _words(self, batch: Batch, count: int) -> NDArray[np.uint64]:
-        """Random words (B, count) of the batch's samples."""
+        """Return random words (B, count) for the batch's samples."""
         samples = batch.indices.cpu().numpy().astype(np.uint64)
         counters = samples[:, None] * np.uint64(count) + np.arange(count, dtype=np.uint64)
         return counter_hash(self._seed, self._view(batch.epoch), counters)
 
 
-def drawn(logits: Tensor, temperature: float, words: NDArray[np.uint64]) -> dict[str, Tensor]:
-    """Classes drawn from softmax(logits / temperature) with replacement, and how often each.
+def draw_classes(
+    logits: Tensor, temperature: float, words: NDArray[np.uint64]
+) -> dict[str, Tensor]:
+    """Draw classes from softmax(logits / temperature) with replacement; count each of them.
 
     logits (B, K), words (B, M); classes (B, P) and counts (B, P) int16 (int32 for many classes),
     by class, with P = min(M, K) and entries of count 0 after the last.
@@ -83,8 +85,8 @@ def drawn(logits: Tensor, temperature: float, words: NDArray[np.uint64]) -> dict
     softened = (logits.detach().cpu().double() / temperature).softmax(1)
     uniform = torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
     edges = softened.cumsum(1)
-    found = torch.searchsorted(edges, uniform * edges[:, -1:], right=True).clamp(max=classes - 1)
-    flat = found.numpy() + np.arange(samples)[:, None] * classes
+    drawn = torch.searchsorted(edges, uniform * edges[:, -1:], right=True).clamp(max=classes - 1)
+    flat = drawn.numpy() + np.arange(samples)[:, None] * classes
     once, counts = np.unique(flat, return_counts=True)
     rows, columns = once // classes, once % classes
     places = np.arange(len(once)) - np.searchsorted(rows, rows)
@@ -97,44 +99,44 @@ def drawn(logits: Tensor, temperature: float, words: NDArray[np.uint64]) -> dict
 
 
 def log_counts(packed: Parts, classes: int, outputs: TeacherOutputs) -> Tensor:
-    """(B, K) logits whose softmax at the temperature is counts / M; -inf where none was drawn."""
+    """Return (B, K) logits whose softmax at the temperature is counts / M; -inf for none."""
     assert outputs.sampled is not None
     counts = packed["counts"].long()
     whole = torch.zeros(len(counts), classes, dtype=torch.int64)
     whole.scatter_add_(1, packed["classes"].long(), counts)
-    # Of a table, so that a count has one logarithm, wherever in memory it stands.
+    # From a table, so that a count has one logarithm, wherever in memory it stands.
     shares = torch.arange(outputs.sampled + 1, dtype=torch.float64) / outputs.sampled
     table = (outputs.temperature * shares.log()).float()
     return table[whole]
 
 
-class Reduced:
-    """A source whose outputs are reduced."""
+class Compressed:
+    """A source whose outputs are compressed."""
 
-    def __init__(self, source: TeacherSource, reduction: Reduction) -> None:
+    def __init__(self, source: TeacherSource, compression: Compression) -> None:
         self.source = source
-        self._reduction = reduction
+        self._compression = compression
 
     @property
     def digest(self) -> str:
-        """The teacher's."""
+        """Digest of the teacher's weights."""
         return self.source.digest
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The teacher's."""
+        """Names of the teacher's stages."""
         return self.source.stage_names
 
     def outputs(self, batch: Batch, needs: Needs) -> Features:
-        """What is left of the features that are needed."""
+        """Return the needed features, compressed."""
         features = self.source.outputs(batch, needs)
-        packed = self._reduction.packed(features, batch, needs)
-        return self._reduction.features(packed, features.logits.device)
+        packed = self._compression.pack(features, batch, needs)
+        return self._compression.unpack(packed, features.logits.device)
 
     def flops(self) -> int:
-        """The teacher's."""
+        """Return the teacher's FLOPs."""
         return self.source.flops()
 
     def seconds(self) -> float:
-        """The teacher's."""
+        """Return the teacher's seconds."""
         return self.source.seconds()

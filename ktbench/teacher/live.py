@@ -1,4 +1,4 @@
-"""A teacher that lives in this process and is run for every batch."""
+"""A teacher in this process that is run for every batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ktbench.students._contract import Features, Student
 from ktbench.transfer_methods._contract import Batch, Needs
 
 TIMED_PASSES = 16
-"""Of one batch shape on a GPU."""
+"""Passes of one batch shape that are timed on a GPU."""
 
 
 class Live:
@@ -27,8 +27,8 @@ class Live:
 
     `trained_on` is the data set that the teacher learnt from, `dataset` the one whose batches it
     answers: where their statistics differ, inputs are moved from one normalisation to the other.
-    `layout` is that which the network was trained in; None where that was never another than the
-    first choice.
+    `layout` is the one that the network was trained in; None where that was always the first
+    choice.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class Live:
 
     @property
     def digest(self) -> str:
-        """Of the weights and buffers as they are now."""
+        """Digest of the weights and buffers as they are now."""
         return weights_digest(self._network.state_dict())
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The network's own."""
+        """Names of the network's stages."""
         return self._network.stage_names
 
     def outputs(self, batch: Batch, needs: Needs) -> Features:
-        """The features of one pass; what is needed and the network cannot show is missing."""
+        """Run one pass; what is needed and the network cannot show is missing."""
         inputs = batch.inputs
         if self._affine is not None:
             scale, shift = (side.to(inputs.device) for side in self._affine)
@@ -87,11 +87,11 @@ class Live:
         return features
 
     def flops(self) -> int:
-        """Of one forward pass of the last batch's shape."""
+        """Return the FLOPs of one forward pass of the last batch's shape."""
         return self._flops[self._last]
 
     def seconds(self) -> float:
-        """Of the last forward pass; on a GPU, of the last of its shape that was timed."""
+        """Return the seconds of the last pass; on a GPU, of the last timed one of its shape."""
         return self._seconds[self._last]
 
     def _count(self, inputs: Tensor) -> int:

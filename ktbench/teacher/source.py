@@ -9,24 +9,28 @@ from ktbench.transfer_methods._contract import Batch, Needs
 
 
 class TeacherSource(Protocol):
-    """Answers a batch with a teacher's features: eval mode, no gradient, buffers untouched."""
+    """A source of a teacher's features: eval mode, no gradient, buffers untouched."""
 
     @property
     def digest(self) -> str:
-        """Names the teacher's weights; equal before and after a training (invariant 5)."""
+        """Digest of the teacher's weights; equal before and after a training."""
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """Of the teacher's stages, as methods may name them."""
+        """Names of the teacher's stages, as methods may use them."""
 
     def outputs(self, batch: Batch, needs: Needs) -> Features:
-        """The features that `needs` asks for; others may be missing."""
+        """Return the features that `needs` asks for; others may be missing."""
 
     def flops(self) -> int:
-        """Of one forward pass of the last batch's shape, whatever the source really ran."""
+        """Return the FLOPs of one forward pass of the last batch's shape.
+
+        They do not depend on what the source really ran.
+        """
 
     def seconds(self) -> float:
-        """Of one forward pass of the last batch's shape, whatever the source really did.
+        """Return the seconds of one forward pass of the last batch's shape.
 
-        So a cell's cost is what it would take alone (invariant 6).
+        They do not depend on what the source really did, so that a cell's cost is what it would
+        take alone.
         """

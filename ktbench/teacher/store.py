@@ -25,19 +25,19 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 class TeacherStore:
-    """One folder per teacher with its weights, curves and record."""
+    """The store: one folder per teacher with its weights, curves and record."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root if root is not None else cache_folder() / "teachers"
 
     def folder(self, cell: Cell, data_digest: str) -> Path:
-        """Where this teacher lies, trained or not."""
+        """Return the folder of a teacher, which need not have been trained."""
         name = digest_of([cell.key, data_digest, torch.__version__, kind()])
         return self.root / name
 
     @contextmanager
     def held(self, cell: Cell, data_digest: str) -> Iterator[None]:
-        """Keep other runs off this teacher: they wait here, and then find it trained.
+        """Hold a teacher: other runs wait here, and then find it trained.
 
         What a killed run left half written is removed. Raises StorageError when the store cannot
         be written.
@@ -61,24 +61,24 @@ class TeacherStore:
     def find(
         self, cell: Cell, data_digest: str, note: Callable[[str], None] = lambda _: None
     ) -> Checkpoint | None:
-        """The record of a teacher that is there and whole, else None; a damaged one is noted."""
+        """Return the record of a teacher that is whole, else None; a damaged one is noted."""
         folder = self.folder(cell, data_digest)
         record = folder / "checkpoint.json"
         if not record.exists():
             return None
         try:
-            found = Checkpoint.model_validate_json(record.read_text())
-            if weights_digest(read_torch(folder / found.path)) != found.digest:
+            checkpoint = Checkpoint.model_validate_json(record.read_text())
+            if weights_digest(read_torch(folder / checkpoint.path)) != checkpoint.digest:
                 raise ValueError("other weights than were trained")
-            (folder / found.curves).stat()
+            (folder / checkpoint.curves).stat()
         except (OSError, ValueError, AttributeError, KtbenchError) as error:
             reason = str(error).splitlines()[0][:200]
             note(f"{folder}: the stored teacher is damaged ({reason}): trained again")
             return None
-        return found
+        return checkpoint
 
     def keep(self, cell: Cell, data_digest: str, checkpoint: Checkpoint) -> None:
-        """Write the record: from now on `find` answers it."""
+        """Write the record, which `find` returns from now on."""
         folder = self.folder(cell, data_digest)
         write_atomically(folder / "checkpoint.json", checkpoint.model_dump_json(indent=1))
 

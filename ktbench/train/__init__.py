@@ -1,8 +1,15 @@
 """The one training loop, for a cohort of students."""
 
-from ktbench.train.cohort import adopt, checkpoint_interval, train_cohort
-from ktbench.train.cohort_steps import Progress
+from ktbench.train.cohort import adopt, train_cohort
+from ktbench.train.context import Places, Progress, TrainingContext, checkpoint_interval
 from ktbench.train.memory_budget import memory_bytes
-from ktbench.train.start import Places
 
-__all__ = ["Places", "Progress", "adopt", "checkpoint_interval", "memory_bytes", "train_cohort"]
+__all__ = [
+    "Places",
+    "Progress",
+    "TrainingContext",
+    "adopt",
+    "checkpoint_interval",
+    "memory_bytes",
+    "train_cohort",
+]

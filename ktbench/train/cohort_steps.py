@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,120 +14,118 @@ from ktbench.data import Stream
 from ktbench.records import Failure, KtbenchError, StorageError, one_line
 from ktbench.supervision import mark
 from ktbench.system.files import write_atomically
+from ktbench.train.context import Note, Progress, TrainingContext
 from ktbench.train.device_placement import make_batch
 from ktbench.train.loss_log import Diverged
-from ktbench.train.shared_tensors import Lent, Spoilt, Watch
-from ktbench.train.start import Cohort, Note, Opening
-from ktbench.train.trainee import Lane
+from ktbench.train.shared_tensors import LentFeatures, Spoilt, Watch
+from ktbench.train.start import Cohort, TraineeBuilder
+from ktbench.train.trainee import Trainee
 from ktbench.transfer_methods._contract import Batch, Needs
 
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a cohort is: epochs done of all epochs of all its cells."""
-
-    done: int
-    total: int
+_CHANGED = "the code of another cell changed what all of them use"
 
 
 @dataclass
-class Together:
-    """A cohort in training: its lanes, where one that has failed stays, and what they share."""
+class CohortTraining:
+    """A cohort in training: its trainees, where one that has failed stays, and what they share."""
 
     cohort: Cohort
-    opening: Opening
+    builder: TraineeBuilder
     stream: Stream
     report: Callable[[Progress], None]
-    interval: float
-    """Seconds between two checkpoints."""
-    safeguard: bool
     _epochs: int = 0
 
     def __post_init__(self) -> None:
-        """What is shared is followed from here on."""
-        opening = self.opening
-        self._watch = Watch(opening.guard, self.stream, opening.base, opening.tell)
+        """Follow from here on what is shared."""
+        builder, context = self.builder, self.context
+        self._watch = Watch(builder.guard, self.stream, context.base, builder.note_settings)
+
+    @property
+    def context(self) -> TrainingContext:
+        """Everything that the training depends on besides its cells."""
+        return self.builder.context
 
     def train(self) -> None:
-        """Train every lane to its end, or until it fails."""
-        _tell_resumed(self._running, self.opening.note)
-        if not self._running:
+        """Train every trainee to its end, or until it fails."""
+        _note_resumed(self._opened, self.context.note)
+        if not self._opened:
             return
-        self._epochs = self._running[0].cell.train.epochs
-        for _ in range(
-            len(self.cohort.lanes) + 1
-        ):  # each time but the first, one has failed for it
-            if self._trained():
+        self._epochs = self._opened[0].cell.train.epochs
+        # Each attempt but the first follows the failure of one of them.
+        for _ in range(len(self.cohort.trainees) + 1):
+            if self._train_to_end():
                 return
             self._go_back()
         raise KtbenchError("what the cells of a cohort share was changed again and again")
 
     @property
-    def _running(self) -> list[Lane]:
-        return [lane for lane in self.cohort.lanes if isinstance(lane, Lane)]
+    def _opened(self) -> list[Trainee]:
+        return [trainee for trainee in self.cohort.trainees if isinstance(trainee, Trainee)]
 
-    def _trained(self) -> bool:
-        """Whether the training came to its end; not where some learnt from what was changed."""
-        lanes, saved = self._running, time.monotonic()
+    def _train_to_end(self) -> bool:
+        """Train the remaining epochs; False where some learnt from what was changed."""
+        trainees, saved = self._opened, time.monotonic()
         try:
-            for epoch in range(min(lane.epoch for lane in lanes), self._epochs):
-                active = [x for x in lanes if x.failure is None and x.epoch == epoch]
-                self._safe_epoch(active, epoch)
-                done = sum(self._epochs if x.failure else x.epoch for x in lanes)
-                self.report(Progress(done, self._epochs * len(lanes)))
-                if time.monotonic() - saved >= self.interval and epoch + 1 < self._epochs:
+            for epoch in range(min(t.epoch for t in trainees), self._epochs):
+                active = [t for t in _without_failure(trainees) if t.epoch == epoch]
+                self._train_epoch_safely(active, epoch)
+                done = sum(self._epochs if t.failure else t.epoch for t in trainees)
+                self.report(Progress(done, self._epochs * len(trainees)))
+                interval = self.context.interval
+                if time.monotonic() - saved >= interval and epoch + 1 < self._epochs:
                     # What is saved is what the cohort goes back to: it must be sound.
-                    left = [lane for lane in active if lane.failure is None]
+                    left = _without_failure(active)
                     self._watch.look(left, alone=len(active) == 1)
-                    for lane in left:
-                        if lane.failure is None:
-                            self.save(lane)
+                    for trainee in left:
+                        if trainee.failure is None:
+                            self.save(trainee)
                     saved = time.monotonic()
         except Spoilt:
             return False
         return True
 
     def _go_back(self) -> None:
-        """Open the lanes anew where they were last saved; from there on every step is checked."""
+        """Open the trainees where they were last saved; every step is checked from there on."""
         self._watch.strict = True
-        for number, lane in enumerate(self.cohort.lanes):
-            if isinstance(lane, Lane) and lane.failure is None:
-                cell, note = lane.cell, self.opening.note
+        for number, trainee in enumerate(self.cohort.trainees):
+            if isinstance(trainee, Trainee) and trainee.failure is None:
+                cell, note = trainee.cell, self.context.note
                 note(f"goes back to its last checkpoint: {cell.label}: {_CHANGED}")
                 # The old one is freed before the new one is there.
-                self.cohort.lanes[number] = lane = Failure(stage="train", reason=_CHANGED)
-                self.cohort.lanes[number] = self.opening.open(cell, note)
+                self.cohort.trainees[number] = trainee = Failure(stage="train", reason=_CHANGED)
+                self.cohort.trainees[number] = self.builder.open(cell, note)
 
-    def save(self, lane: Lane) -> None:
-        """Write a lane's checkpoint; one that cannot give its state fails."""
-        content = self._packed(lane)
+    def save(self, trainee: Trainee) -> None:
+        """Write a trainee's checkpoint; one that cannot give its state fails."""
+        content = self._packed(trainee)
         if content is not None:
-            write_atomically(self.opening.places(lane.cell).work, content)
+            write_atomically(self.context.places(trainee.cell).work, content)
 
-    def _packed(self, lane: Lane) -> bytes | None:
+    def _packed(self, trainee: Trainee) -> bytes | None:
         buffer = io.BytesIO()
-        self.alone(lane, lambda: torch.save(lane.state(), buffer), doing="saving")
-        return buffer.getvalue() if lane.failure is None else None
+        self.isolated(trainee, lambda: torch.save(trainee.state(), buffer), doing="saving")
+        return buffer.getvalue() if trainee.failure is None else None
 
     # ------------------------------------------------------------ an epoch
 
-    def _safe_epoch(self, active: list[Lane], epoch: int) -> None:
-        """An epoch; with `safeguard` its start is kept, and written when the source is gone."""
-        starts = [(x.cell, self._packed(x)) for x in active] if self.safeguard else []
+    def _train_epoch_safely(self, active: list[Trainee], epoch: int) -> None:
+        """Train an epoch; with `safeguard` its start is kept, and written if the source is lost."""
+        safeguard = self.context.safeguard
+        starts = [(t.cell, self._packed(t)) for t in active] if safeguard else []
         try:
-            self._epoch(active, epoch)
+            self._train_epoch(active, epoch)
         except StorageError:
             for cell, start in starts:
                 if start is not None:
-                    write_atomically(self.opening.places(cell).work, start)
+                    write_atomically(self.context.places(cell).work, start)
             raise
 
-    def _epoch(self, active: list[Lane], epoch: int) -> None:
-        """One pass over the training set for the lanes that stand at this epoch."""
+    def _train_epoch(self, active: list[Trainee], epoch: int) -> None:
+        """Pass once over the training set with the trainees that have reached this epoch."""
         steps, alone = self.stream.steps_per_epoch, len(active) == 1
-        started = time.perf_counter()
+        began = time.perf_counter()
         for number, indices in enumerate(self.stream.order(epoch)):
-            active = [lane for lane in active if lane.failure is None]
+            active = _without_failure(active)
             if not active:
                 return
             clock = time.perf_counter()
@@ -140,80 +138,84 @@ class Together:
                 device=active[0].device,
             )
             self._step(active, batch, time.perf_counter() - clock, last=number + 1 == steps)
-        active = [lane for lane in active if lane.failure is None]
+        active = _without_failure(active)
         closely = epoch == 0 or epoch + 1 == self._epochs or self._watch.due
         if closely:  # first of all at what was done before: it is not the first validation's doing
             self._watch.look(active, alone=alone)
-        active = [lane for lane in active if lane.failure is None]
-        for lane in active:
-            done = (epoch + 1) / self._epochs
-            end = partial(lane.end_epoch, step=(epoch + 1) * steps, progress=done)
-            at = (epoch + 1) * steps - 1
-            self.alone(lane, end, active, step=at, doing="validating", closely=closely)
-        left = [lane for lane in active if lane.failure is None]
-        for lane in left:
-            lane.shared_seconds += (time.perf_counter() - started) / len(left)
+        active = _without_failure(active)
+        end, progress = (epoch + 1) * steps, (epoch + 1) / self._epochs
+        for trainee in active:
+            validate = partial(trainee.end_epoch, step=end, progress=progress)
+            self.isolated(
+                trainee, validate, active, step=end - 1, doing="validating", closely=closely
+            )
+        left = _without_failure(active)
+        for trainee in left:
+            trainee.history.shared_seconds += (time.perf_counter() - began) / len(left)
 
-    def _step(self, active: list[Lane], batch: Batch, data_seconds: float, *, last: bool) -> None:
-        """One step of each lane; a batch that one of them has changed is made anew for the rest."""
+    def _step(
+        self, active: list[Trainee], batch: Batch, data_seconds: float, *, last: bool
+    ) -> None:
+        """Take a step with each trainee; what one of them changed is made anew for the rest."""
         needs = Needs()
-        for lane in active:
-            needs |= lane.needs(batch.progress)
-        closely = last or any(self._watch.closely(lane) for lane in active)
-        lent = self._lent(batch, needs, closely=closely)
-        for lane in active:
-            lane.seconds += data_seconds
-            reads = lent is not None and bool(lane.needs(batch.progress))
-            if reads and self.opening.teacher is not None:
-                lane.teacher_seconds += self.opening.teacher.seconds()
-                lane.teacher_flops += self.opening.teacher.flops()
-            self.cohort.tidy()
+        for trainee in active:
+            needs |= trainee.needs(batch.progress)
+        closely = last or any(self._watch.closely(trainee) for trainee in active)
+        lent = self._lend(batch, needs, closely=closely)
+        for trainee in active:
+            trainee.history.seconds += data_seconds
+            reads = lent is not None and bool(trainee.needs(batch.progress))
+            if reads and self.context.teacher is not None:
+                trainee.history.teacher_seconds += self.context.teacher.seconds()
+                trainee.history.teacher_flops += self.context.teacher.flops()
+            self.cohort.trim_heap()
             features = lent.features() if lent is not None and reads else None
-            self.alone(lane, partial(lane.step, batch, features), active, step=batch.step)
+            self.isolated(trainee, partial(trainee.step, batch, features), active, step=batch.step)
             if lent is None:
                 continue
-            if reason := self._watch.written(lane, lent, alone=len(active) == 1):
-                lane.failure = Failure(stage="train", reason=reason, step=batch.step)
-                lent = self._lent(batch, needs, closely=closely)
+            if reason := self._watch.written(trainee, lent, alone=len(active) == 1):
+                trainee.failure = Failure(stage="train", reason=reason, step=batch.step)
+                lent = self._lend(batch, needs, closely=closely)
 
-    def _lent(self, batch: Batch, needs: Needs, *, closely: bool) -> Lent | None:
-        """What the teacher has to say of a batch; None where nobody asks."""
-        if self.opening.teacher is None or not needs:
+    def _lend(self, batch: Batch, needs: Needs, *, closely: bool) -> LentFeatures | None:
+        """Run the teacher on a batch; None where nobody reads it."""
+        if self.context.teacher is None or not needs:
             return None
-        self.cohort.tidy()
+        self.cohort.trim_heap()
         mark(stage="running the teacher", what=f"step {batch.step}")
-        # Of a student's doing, what is seen late would be taken for the teacher's.
-        with self.opening.guard.kept(all_of_it=self._watch.strict):
-            lent = Lent(self.opening.teacher.outputs(batch, needs))
+        # What students did and is only seen late would be taken for the teacher's doing.
+        with self.builder.guard.kept(all_of_it=self._watch.strict):
+            lent = LentFeatures(self.context.teacher.outputs(batch, needs))
         if closely:
             lent.read_all()
         return lent
 
-    def alone(
+    def isolated(
         self,
-        lane: Lane,
+        trainee: Trainee,
         work: Callable[[], object],
-        others: Sequence[Lane] = (),
+        others: Sequence[Trainee] = (),
         *,
         step: int | None = None,
         doing: str = "training",
         closely: bool | None = None,
     ) -> None:
-        """What goes wrong in a student or a method, a user's own too, ends that lane alone."""
-        mark(lane.cell.key, doing, "" if step is None else f"step {step}")
+        """Do work of a trainee, whose student or method may raise anything: that ends it alone."""
+        mark(trainee.cell.key, doing, "" if step is None else f"step {step}")
         try:
             looked_at = doing != "training" if closely is None else closely
-            self._watch.work(lane, work, others, closely=looked_at)
+            self._watch.work(trainee, work, others, closely=looked_at)
         except KtbenchError as error:
             at = error.step if isinstance(error, Diverged) else step
-            lane.failure = Failure(stage="train", reason=one_line(error), step=at)
+            trainee.failure = Failure(stage="train", reason=one_line(error), step=at)
 
 
-_CHANGED = "the code of another cell changed what all of them use"
+def _without_failure(trainees: Iterable[Trainee]) -> list[Trainee]:
+    return [trainee for trainee in trainees if trainee.failure is None]
 
 
-def _tell_resumed(lanes: Sequence[Lane], note: Note) -> None:
-    resumed = [lane for lane in lanes if lane.epoch]
+def _note_resumed(trainees: Sequence[Trainee], note: Note) -> None:
+    resumed = [trainee for trainee in trainees if trainee.epoch]
     if resumed:
         first, more = resumed[0], len(resumed) - 1
         others = f" (and {more} more)" if more else ""

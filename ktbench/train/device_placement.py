@@ -1,4 +1,4 @@
-"""Where a training's data lies: beside the processor that trains, when it fits there."""
+"""Batches on the device that trains, and the data set too where it fits there."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from ktbench.data import Dataset, Stream
 from ktbench.networks.layout import FIRST
 from ktbench.transfer_methods._contract import Batch
 
+PROBE_IMAGES = 16
+CPU = torch.device("cpu")
 SHARE = 0.25
-"""Of a GPU's free memory, at most, that a data set may take: raw images, one byte a value."""
+"""Most of a GPU's free memory that a data set may take, as raw images of one byte a value."""
 
 
 def placed(dataset: Dataset, device: torch.device) -> Dataset:
-    """The data set with its splits on the device, where they fit; as it is on a CPU."""
+    """Return the data set with its splits on a GPU where they fit, and as it is otherwise."""
     if device.type == "cpu":
         return dataset
     size = sum(images.nbytes + labels.nbytes for images, labels in dataset.splits.values())
@@ -37,7 +39,7 @@ def placed(dataset: Dataset, device: torch.device) -> Dataset:
 def make_batch(
     stream: Stream, indices: Tensor, *, epoch: int, step: int, steps: int, device: torch.device
 ) -> Batch:
-    """A step's batch on the device; `steps` are those of the whole training."""
+    """Make a step's batch on the device; `steps` counts those of the whole training."""
     return Batch(
         inputs=_moved(stream.inputs(indices, epoch), device),
         labels=_moved(stream.labels(indices), device),
@@ -49,8 +51,18 @@ def make_batch(
     )
 
 
-def make_probe(stream: Stream, count: int, device: torch.device) -> Batch:
-    """The first training images as they are, to find shapes and similarities."""
+def copied(batch: Batch) -> Batch:
+    """Copy a batch's tensors, so that they can be written into."""
+    return replace(
+        batch,
+        inputs=batch.inputs.clone(),
+        labels=batch.labels.clone(),
+        indices=batch.indices.clone(),
+    )
+
+
+def make_probe(stream: Stream, device: torch.device = CPU, count: int = PROBE_IMAGES) -> Batch:
+    """Return the first training images as they are, to find shapes and similarities."""
     indices = torch.arange(min(count, stream.dataset.size("train")))
     images = stream.dataset.images("train")[: len(indices)]
     inputs = FIRST.inputs(stream.dataset.normalise(images))
@@ -66,7 +78,7 @@ def make_probe(stream: Stream, count: int, device: torch.device) -> Batch:
 
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:
-    """From pinned memory the copy runs beside the work that is queued already."""
     if value.device.type == device.type:
         return value
+    # From pinned memory the copy runs beside the work that is queued already.
     return value.pin_memory().to(device, non_blocking=True)

@@ -12,7 +12,7 @@ from ktbench.records import TrainSpec
 
 
 def learning_rate(spec: TrainSpec, *, epoch: int, progress: float) -> float:
-    """The rate of a step: cosine moves with every step, the others with epochs."""
+    """Return a step's rate: cosine moves with every step, the other schedules with epochs."""
     if spec.schedule == "cosine":
         return spec.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
     if spec.schedule == "step":
@@ -24,15 +24,15 @@ def learning_rate(spec: TrainSpec, *, epoch: int, progress: float) -> float:
 
 
 def make_optimiser(spec: TrainSpec, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """A fused optimiser: one call per step, whatever the number of parameters."""
-    found = list(parameters)
+    """Make a fused optimiser: one call per step, whatever the number of parameters."""
+    moved = list(parameters)
     if spec.optimiser == "sgd":
         return torch.optim.SGD(
-            found,
+            moved,
             lr=spec.lr,
             momentum=spec.momentum,
             weight_decay=spec.weight_decay,
             fused=True,
         )
     kind = torch.optim.Adam if spec.optimiser == "adam" else torch.optim.AdamW
-    return kind(found, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
+    return kind(moved, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)

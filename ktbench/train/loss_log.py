@@ -1,4 +1,4 @@
-"""An epoch's loss terms, summed where they are computed and read once in many steps."""
+"""Loss terms of an epoch, summed on the device and read only every few steps."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from ktbench.records import KtbenchError
 
 READ_EVERY = 32
-"""Steps between two readings: how long a diverged student may go on."""
+"""Steps between two readings, which is how long a diverged student may go on."""
 
 
 class Diverged(KtbenchError):  # noqa: N818 - an event, not a program error
-    """A loss that is no longer a number; `step` is the first where it was not."""
+    """Raised for a loss that is no longer finite; `step` is the first where it was not."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
 
 
-class Terms:
+class LossLog:
     """Sums of named scalars, and the first step at which one was not finite.
 
     Reading a scalar waits for the device to compute it, so adding reads nothing.
@@ -43,13 +43,13 @@ class Terms:
         return self._unread >= READ_EVERY
 
     def add(self, terms: dict[str, Tensor], *, step: int, epoch: int) -> None:
-        """A step's terms, each of one element; their names may change from phase to phase."""
+        """Add a step's terms, each of one element; their names may change from phase to phase."""
         if not terms:
             return
         values = torch.stack([term.detach().reshape(()).double() for term in terms.values()])
         if tuple(terms) != self._names:
             self.check()
-            self._keep()
+            self._store_sums()
             self._names = tuple(terms)
             nothing = values.new_zeros(())
             self._total = torch.stack([self._sums.get(name, nothing) for name in terms])
@@ -64,7 +64,7 @@ class Terms:
         self._epoch = epoch
 
     def check(self) -> None:
-        """Wait for what was added; raises Diverged with the first term that was not finite."""
+        """Read what was added; raises Diverged with the first term that was not finite."""
         self._unread = 0
         steps = [int(step) for step in self._wrong_step.tolist()]
         wrong = [(step, i) for i, step in enumerate(steps) if step >= 0]
@@ -78,34 +78,36 @@ class Terms:
         )
 
     def means(self) -> dict[str, float]:
-        """By name, over the steps since the last call; raises as `check` does."""
+        """Return each term's mean over the steps since the last call; raises as `check` does."""
         self.check()
-        self._keep()
-        found = {name: float(value) / self._steps for name, value in self._sums.items()}
+        self._store_sums()
+        means = {name: float(value) / self._steps for name, value in self._sums.items()}
         self._start_epoch()
-        return found
+        return means
 
-    def _keep(self) -> None:
+    def _store_sums(self) -> None:
         self._sums |= dict(zip(self._names, self._total, strict=True))
         self._names = ()
 
 
 def check_terms(terms: Any, method: str) -> None:
-    """Refuse what a method of a user's may return in place of its terms."""
+    """Refuse anything but a dict of scalar tensors, which a user's method may return."""
     if not isinstance(terms, dict):
-        found = type(terms).__name__
+        returned = type(terms).__name__
     else:
         wrong = [k for k, v in terms.items() if not isinstance(v, Tensor) or v.numel() != 1]
         if not wrong:
             return
         value = terms[wrong[0]]
         shape = f" {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-        found = f"a {type(value).__name__}{shape} as {wrong[0]!r}"
-    raise KtbenchError(f"method {method}: loss must return a dict of scalar tensors, not {found}")
+        returned = f"a {type(value).__name__}{shape} as {wrong[0]!r}"
+    raise KtbenchError(
+        f"method {method}: loss must return a dict of scalar tensors, not {returned}"
+    )
 
 
 def require_ce(terms: dict[str, Tensor], method: str) -> None:
-    """Refuse terms that cannot go on without the transfer."""
+    """Refuse terms without the cross-entropy, which goes on where the transfer does not count."""
     if "ce" not in terms:
         raise KtbenchError(
             f"method {method}: loss gave no term 'ce', and the transfer is to count for a part of "
@@ -116,7 +118,7 @@ def require_ce(terms: dict[str, Tensor], method: str) -> None:
 def total_of(
     terms: dict[str, Tensor], chosen: Sequence[str] | None, *, method: str, phase: str
 ) -> Tensor:
-    """The sum of the chosen terms, all where None; raises KtbenchError where one is missing."""
+    """Sum the chosen terms, or all of them; raises KtbenchError where one is missing."""
     names = list(terms) if chosen is None else list(chosen)
     missing = [name for name in names if name not in terms]
     if missing or not names:

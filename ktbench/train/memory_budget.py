@@ -1,4 +1,4 @@
-"""How much memory a process may take to train in: what the user says, or half of what is free."""
+"""The memory that a process may use for training: a limit, or half of what is free."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?)b?\s*", re.IGNORECA
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that this process may hold in all, and those that it may still take."""
+    """Bytes that this process may hold in all (`limit`) and may still take (`room`)."""
 
     limit: int
     room: int
 
     @classmethod
     def here(cls, limit: int | None, *, device: str = "cpu", workers: int = 1) -> Budget:
-        """Under a limit; without one, half of what is free, shared by so many processes.
+        """Return the budget under a limit; without one, half of what is free, per worker.
 
-        Of the GPU's memory where that trains, else of the machine's or the control group's.
+        It is the GPU's memory where that trains, else the machine's or the control group's.
         """
         held, free = _on_gpu() if device == "cuda" else _on_machine()
         if limit is None:
@@ -39,10 +39,10 @@ class Budget:
 
 
 def memory_bytes(text: str) -> int:
-    """`4GB`, `1.5 GiB`, `800M` in bytes; raises KtbenchError for anything else, and for nothing."""
-    found = _SIZE.fullmatch(text)
-    if found is not None:
-        number, unit, binary = found[1], found[2].lower(), found[3]
+    """Parse `4GB`, `1.5 GiB` or `800M`; raises KtbenchError for anything else, zero included."""
+    match = _SIZE.fullmatch(text)
+    if match is not None:
+        number, unit, binary = match[1], match[2].lower(), match[3]
         if unit or not binary:
             size = int(float(number) * (_BINARY if binary else _UNITS)[unit])
             if size > 0:
@@ -51,24 +51,24 @@ def memory_bytes(text: str) -> int:
 
 
 def _on_gpu() -> tuple[int, int]:
-    """Bytes that this process holds there, and that are free."""
+    """Return the bytes of GPU memory that this process holds, and those that are free."""
     held, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     return held, torch.cuda.mem_get_info()[0] + reserved - held
 
 
 def _on_machine() -> tuple[int, int]:
-    """Bytes that this process holds, and that are free."""
+    """Return the bytes that this process holds, and those that are free."""
     gc.collect()
     give_back()
     return resident(), free_memory()
 
 
 def resident() -> int:
-    """Bytes of the machine's memory that this process holds."""
+    """Return the bytes of the machine's memory that this process holds."""
     return int(psutil.Process().memory_info().rss)
 
 
 def give_back() -> None:
-    """Return to the machine what was freed: scattered between live blocks, glibc keeps it."""
+    """Return freed memory to the machine: glibc keeps what lies between live blocks."""
     with suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)

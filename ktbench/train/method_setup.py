@@ -1,17 +1,88 @@
-"""What a method is told of two networks before training: shapes, similarity, parameters."""
+"""Builds a cell's transfer method for its two networks, and finds the parameters it moves."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ktbench import catalogue
+from ktbench.catalogue.transfer_window import misfit
+from ktbench.isolation import claim, seed_all
+from ktbench.records import Cell, KtbenchError
 from ktbench.students._contract import Features, Student
-from ktbench.transfer_methods._contract import Scope
+from ktbench.train.context import SharedInputs
+from ktbench.train.seeds import ADAPTORS, derived_seed
+from ktbench.transfer_methods._contract import (
+    Needs,
+    Phase,
+    Scale,
+    Scope,
+    Setting,
+    Shapes,
+    TransferMethod,
+)
+
+
+@dataclass(frozen=True)
+class MethodSetup:
+    """A method built for its networks, and what it reads of them."""
+
+    method: TransferMethod
+    phases: tuple[Phase, ...]
+    scale: Scale | None
+    """Weights of its terms; None where it has no cross-entropy with the labels."""
+    teacher_needs: Needs
+    student_needs: Needs
+
+
+def set_up_method(
+    cell: Cell, shared: SharedInputs, student: Student, probed: Features
+) -> MethodSetup:
+    """Build the cell's method from a seed of its own; `probed` are the student's probe outputs.
+
+    Raises KtbenchError where the method does not suit these networks or the cell's window.
+    """
+    base = str(shared.base)
+    kind = catalogue.method(cell.method.name, base)
+    config = catalogue.method_config(cell.method.name, cell.method.settings, base)
+    teacher_needs, student_needs = kind.needs(config), kind.student_needs(config)
+    setting = _setting(cell, shared, student, probed, teacher_needs)
+    if reason := kind.incompatible(config, setting):
+        raise KtbenchError(f"{cell.label}: {reason}")
+    seed_all(derived_seed(cell.seed, ADAPTORS))
+    method = kind(config, setting).to(torch.device(cell.numeric.device))
+    claim(method, f"method {cell.method.name}")
+    phases, scale = tuple(method.phases()), kind.scale(config)
+    if not (phases and all(isinstance(phase, Phase) for phase in phases)):
+        raise KtbenchError(f"method {cell.method.name}: phases must return some Phase objects")
+    if cell.distill is not None:
+        steps = cell.train.epochs * max(1, setting.train_size // setting.batch_size)
+        if reason := misfit(cell.distill, scale, phases, steps=steps):
+            raise KtbenchError(f"{cell.label}: {reason}")
+    return MethodSetup(method, phases, scale, teacher_needs, student_needs)
+
+
+def _setting(
+    cell: Cell, shared: SharedInputs, student: Student, probed: Features, needs: Needs
+) -> Setting:
+    teacher = shared.teacher_features
+    reads = needs.stages or needs.preacts
+    comparable = teacher is not None and teacher.stages and probed.stages and reads
+    return Setting(
+        student=Shapes.of(probed, student.stage_names),
+        teacher=Shapes.of(teacher, shared.teacher_stages) if teacher is not None else None,
+        num_classes=len(shared.dataset.classes),
+        train_size=shared.dataset.size("train"),
+        batch_size=cell.train.batch_size,
+        similarity=similarity(teacher, probed) if teacher is not None and comparable else None,
+    )
 
 
 def similarity(teacher: Features, student: Features) -> tuple[tuple[float, ...], ...]:
-    """[teacher stage][student stage]: cosine similarity of L2-normalised activations.
+    """Compute [teacher stage][student stage]: cosine similarity of L2-normalised activations.
 
     Where every pair of stages has the same shape it is the mean over samples of the activations'
     own cosine (the edge transfer study). Otherwise the widths cannot be compared directly, and
@@ -39,7 +110,7 @@ def _gram(teacher: Tensor, student: Tensor) -> float:
 
 
 def scope_parameters(student: Student, inputs: Tensor, scope: Scope) -> list[nn.Parameter]:
-    """The parameters of a scope, found by what a stage's output depends on.
+    """Return the parameters of a scope, found by what a stage's output depends on.
 
     Runs the student in eval mode, so that no BatchNorm moves; leaves its mode as it was.
     """

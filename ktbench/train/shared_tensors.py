@@ -1,4 +1,4 @@
-"""What the students of a cohort share, and who of them writes into it.
+"""Detects writes into what the students of a cohort share, and which student made them.
 
 The inputs, labels and indices of a step are copied for each student. A teacher's features are too
 large for that: they are lent, and looked at after each student's step: whether torch counted a
@@ -24,35 +24,35 @@ from ktbench.isolation import Guard
 from ktbench.isolation.contained import replaces
 from ktbench.records import Cell, Failure, KtbenchError
 from ktbench.students._contract import Features
-from ktbench.train.trainee import Lane
+from ktbench.train.trainee import Trainee
 
 SAMPLES = 64
 """Values of a tensor that are looked at after each step."""
 _DATA_SAMPLES = 1 << 16
 LOOK_S = 2.0
-"""Seconds between two looks at everything, at the ends of epochs."""
+"""Seconds between two looks at everything, taken at the ends of epochs."""
 
 
 class Spoilt(Exception):  # noqa: N818 - an event: the cohort goes back to what was saved
-    """What others have learnt from was written into, some steps ago or by one that is known."""
+    """Raised where students have learnt from something that another one had changed."""
 
 
-class Lent:
-    """A teacher's features of one batch, which each student reads in turn."""
+class LentFeatures:
+    """A teacher's features for one batch, which each student reads in turn."""
 
     def __init__(self, features: Features) -> None:
         self._features = features
-        self._traces = [Trace(what, tensor) for what, tensor in _parts(features)]
+        self._traces = [Trace(what, tensor) for what, tensor in _named_tensors(features)]
 
     def features(self) -> Features:
-        """The same values as tensors of their own, which can be resized or marked freely."""
-        alone = self._features
+        """Return the values as separate tensors, which can be resized or marked freely."""
+        lent = self._features
         return Features(
-            alone.logits.detach(),
-            tuple(stage.detach() for stage in alone.stages),
-            None if alone.embedding is None else alone.embedding.detach(),
-            tuple(preact.detach() for preact in alone.preacts),
-            None if alone.stem is None else alone.stem.detach(),
+            lent.logits.detach(),
+            tuple(stage.detach() for stage in lent.stages),
+            None if lent.embedding is None else lent.embedding.detach(),
+            tuple(preact.detach() for preact in lent.preacts),
+            None if lent.stem is None else lent.stem.detach(),
         )
 
     def read_all(self) -> None:
@@ -61,60 +61,63 @@ class Lent:
             trace.read_all()
 
     def written(self) -> str | None:
-        """Names what was written into since; None where nothing was."""
+        """Return the name of a tensor that was written into since, or None."""
         return next((trace.what for trace in self._traces if trace.changed), None)
 
     @property
     def seen_at_once(self) -> bool:
-        """Whether it takes no checksum to see it, so that it would have been seen before."""
+        """True where no checksum is needed to see it, so that it would have been seen before."""
         return any(trace.seen_at_once for trace in self._traces)
 
 
-def _parts(features: Features) -> list[tuple[str, Tensor]]:
-    named = [("logits", features.logits), ("embedding", features.embedding)]
-    parts = [
-        (what, value) for what, value in [*named, ("stem", features.stem)] if value is not None
+def _named_tensors(features: Features) -> list[tuple[str, Tensor]]:
+    single = [
+        ("logits", features.logits),
+        ("embedding", features.embedding),
+        ("stem", features.stem),
     ]
-    parts += [(f"stage {n + 1}", stage) for n, stage in enumerate(features.stages)]
-    return parts + [(f"pre-activation {n + 1}", p) for n, p in enumerate(features.preacts)]
+    named = [(what, value) for what, value in single if value is not None]
+    named += [(f"stage {n + 1}", stage) for n, stage in enumerate(features.stages)]
+    return named + [(f"pre-activation {n + 1}", p) for n, p in enumerate(features.preacts)]
 
 
 class Trace:
-    """Finds out whether a tensor's values were changed, however that was done."""
+    """Detects changes of a tensor's values, however they were made."""
 
     def __init__(self, what: str, tensor: Tensor, samples: int = SAMPLES) -> None:
         self.what, self._tensor = what, tensor
-        self._some = _some_values(tensor, samples)
-        self._before = self._quick()
-        self._whole: int | None = None
+        self._samples = _some_values(tensor, samples)
+        self._before = self._quick_state()
+        self._full_checksum: int | None = None
 
     def read_all(self) -> None:
         """Remember a checksum of every value."""
-        if self._whole is None:
-            self._whole = _checksum(self._tensor)
+        if self._full_checksum is None:
+            self._full_checksum = _checksum(self._tensor)
 
     @property
     def changed(self) -> bool:
-        """Whether it was written into since; values that were not remembered are not compared."""
-        return self.seen_at_once or self._differs()
+        """True where it was written into since; values not remembered are not compared."""
+        return self.seen_at_once or self._checksum_differs()
 
     @property
     def seen_at_once(self) -> bool:
-        """As `changed`, without the checksum."""
-        return self._quick() != self._before
+        """True where torch's count of writes or a sampled value shows it."""
+        return self._quick_state() != self._before
 
-    def _differs(self) -> bool:
-        return self._whole is not None and _checksum(self._tensor) != self._whole
+    def _checksum_differs(self) -> bool:
+        known = self._full_checksum
+        return known is not None and _checksum(self._tensor) != known
 
-    def _quick(self) -> tuple[Any, ...]:
-        values = b"" if self._some is None else self._some.tobytes()
+    def _quick_state(self) -> tuple[Any, ...]:
+        values = b"" if self._samples is None else self._samples.tobytes()
         return self._tensor._version, self._tensor.data_ptr(), values
 
 
 def _some_values(tensor: Tensor, count: int) -> np.ndarray[Any, Any] | None:
-    """A view of values spread over a tensor; None where it does not lie in this machine's memory.
+    """Return a view of values spread over a tensor; None where it lies in a GPU's memory.
 
-    Reading a GPU's would wait for it after every step.
+    Reading it there would wait for the GPU after every step.
     """
     try:
         values = tensor.detach().numpy()
@@ -140,51 +143,51 @@ def _checksum(tensor: Tensor) -> int:
 
 @dataclass
 class Watch:
-    """Finds the student that changes what others use, and ends it alone.
+    """Finds the student whose code changes what others use, and ends it alone.
 
-    Some of it is looked at after every step; all of it at first steps, at the end of an epoch once
-    every LOOK_S, at the last one, and before a checkpoint is written. What is found then may have
-    been done by anyone since: `Spoilt` sends the cohort back to its last checkpoints, and from
-    there on all of it is looked at after every step (`strict`).
+    Some shared values are looked at after every step; all of them at first steps, at the end of an
+    epoch once every LOOK_S, at the last one, and before a checkpoint is written. What is found then
+    may have been done by anyone since: `Spoilt` sends the cohort back to its last checkpoints, and
+    from there on everything is looked at after every step (`strict`).
     """
 
     guard: Guard
     stream: Stream
     base: Path
     tell: Callable[[Cell, list[str]], None]
-    """Hears of settings that a cell's code changed."""
+    """Receives the settings that a cell's code changed."""
     strict: bool = False
     _looked: float = field(default_factory=time.monotonic)
     _stepped: set[int] = field(default_factory=set)
-    """Lanes that have made their first step."""
+    """Ids of trainees that have made their first step."""
 
     def __post_init__(self) -> None:
-        """The data set's own tensors are followed from here on."""
+        """Follow the data set's own tensors from here on."""
         self._follow_data()
 
-    def closely(self, lane: Lane) -> bool:
-        """Whether all is looked at after the lane's next step."""
-        return self.strict or id(lane) not in self._stepped
+    def closely(self, trainee: Trainee) -> bool:
+        """Return whether everything is looked at after the trainee's next step."""
+        return self.strict or id(trainee) not in self._stepped
 
     def work(
         self,
-        lane: Lane,
+        trainee: Trainee,
         work: Callable[[], object],
-        others: Sequence[Lane] = (),
+        others: Sequence[Trainee] = (),
         *,
         closely: bool = False,
     ) -> None:
-        """Let a lane do some work, and see to it that the others can go on.
+        """Let a trainee do some work, and make sure that the others can go on.
 
-        Raises KtbenchError for what the lane is to fail for, and Spoilt where others have learnt
-        from something that was changed.
+        Raises KtbenchError with the reason for which the trainee fails, and Spoilt where others
+        have learnt from something that was changed.
         """
-        if lane.touched:
+        if trainee.touched:
             raise Spoilt
-        closely = closely or self.closely(lane)
+        closely = closely or self.closely(trainee)
         try:
             with self.guard.containing(
-                lambda names: self.tell(lane.cell, names), all_of_it=closely
+                lambda names: self.tell(trainee.cell, names), all_of_it=closely
             ):
                 work()
         except KtbenchError:
@@ -192,49 +195,49 @@ class Watch:
                 raise Spoilt from None  # It is not known since when, nor whose doing it was.
             raise
         finally:
-            lane.mark()
+            trainee.remember_writes()
             if closely:
-                self._protect(lane, others)
-        self._stepped.add(id(lane))
+                self._protect(trainee, others)
+        self._stepped.add(id(trainee))
 
-    def written(self, lane: Lane, lent: Lent, *, alone: bool) -> str | None:
-        """What a lane has written into of what it was lent, as the reason of its failure.
+    def written(self, trainee: Trainee, lent: LentFeatures, *, alone: bool) -> str | None:
+        """Return the reason of failure of a trainee that wrote into the lent features, or None.
 
-        Raises Spoilt where only now it comes out that someone wrote, maybe many steps ago.
+        Raises Spoilt where someone may have written many steps ago.
         """
         if (what := lent.written()) is None:
             return None
         if not (alone or self.strict or lent.seen_at_once):
             raise Spoilt
         return (
-            f"method {lane.cell.method.name} writes into the teacher's {what}, which other cells "
-            "read: work on a copy of it (.clone())"
+            f"method {trainee.cell.method.name} writes into the teacher's {what}, which other "
+            "cells read: work on a copy of it (.clone())"
         )
 
-    def _protect(self, lane: Lane, others: Sequence[Lane]) -> None:
-        """Put right what a lane's code did to the data set or to other students."""
-        if any(other is not lane and other.touched for other in others):
-            lane.failure = _failure("its code writes into another cell's network")
+    def _protect(self, trainee: Trainee, others: Sequence[Trainee]) -> None:
+        """Repair the data set; raise where a trainee's code changed it or another student."""
+        if any(other is not trainee and other.touched for other in others):
+            trainee.failure = _failure("its code writes into another cell's network")
             raise Spoilt
         if self._heal_data():
             raise KtbenchError(_WRITES_DATA)
 
     @property
     def due(self) -> bool:
-        """Whether it is time to look at everything again: that takes as long as a small step."""
+        """True when it is time to look at everything again, which takes as long as a small step."""
         return self.strict or time.monotonic() - self._looked >= LOOK_S
 
-    def look(self, active: Sequence[Lane], *, alone: bool) -> None:
+    def look(self, active: Sequence[Trainee], *, alone: bool) -> None:
         """Look at all that may have been changed unnoticed since the last look.
 
-        One that was `alone` in it fails; of several it is not known whose doing it was: raises
-        Spoilt, where there are still some.
+        A trainee that was `alone` fails for it. Of several it is not known whose doing it was:
+        raises Spoilt while any are active.
         """
         self._looked = time.monotonic()
         functions, data = self.guard.replaced(), self._heal_data()
         if not active:
             return
-        if any(lane.touched for lane in active) or (not alone and (functions or data)):
+        if any(trainee.touched for trainee in active) or (not alone and (functions or data)):
             raise Spoilt
         if functions:
             active[0].failure = _failure(str(replaces(functions)))
@@ -250,14 +253,14 @@ class Watch:
         self._data = [Trace("data", each, _DATA_SAMPLES) for each in tensors]
 
     def _heal_data(self) -> bool:
-        """Whether the data set was written into; it is as it was afterwards."""
+        """Reload the data set if it was written into; return whether it was."""
         if not any(trace.changed for trace in self._data):
             return False
         data = self.stream.dataset
         fresh = load(data.spec, self.base)
         for name, pair in data.splits.items():
-            for mine, clean in zip(pair, fresh.splits[name], strict=True):
-                mine.data.copy_(clean)
+            for used, clean in zip(pair, fresh.splits[name], strict=True):
+                used.data.copy_(clean)
         data.mean.data.copy_(fresh.mean)
         data.std.data.copy_(fresh.std)
         self.stream.forget()

@@ -1,162 +1,150 @@
-"""Lanes at their start or where they were stopped, as many together as the memory holds."""
+"""Trainees at their start or at their last checkpoint, as many at once as the memory holds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
-from ktbench.data import Dataset, Stream
+from ktbench.data import Stream
 from ktbench.isolation import Guard
 from ktbench.networks.layout import Layout
 from ktbench.networks.numeric import EVERYTHING
 from ktbench.networks.weights import read_torch
 from ktbench.records import Cell, Failure, KtbenchError, StorageError, one_line
-from ktbench.students._contract import Features
 from ktbench.supervision import mark
-from ktbench.teacher.source import TeacherSource
+from ktbench.train.context import Note, SharedInputs, TrainingContext
 from ktbench.train.memory_budget import Budget
-from ktbench.train.memory_probe import ROOMY, Bound, measure, notes, split, tidier
-from ktbench.train.trainee import Lane
+from ktbench.train.memory_probe import (
+    ROOMY,
+    MemoryBound,
+    heap_trimmer,
+    measure,
+    notes_for_user,
+    split_by_memory,
+)
+from ktbench.train.trainee import Trainee
 from ktbench.transfer_methods._contract import Batch
-
-Note = Callable[[str], None]
-"""Takes one line that the user should see."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a cell's files go; `root` is what the record's paths are relative to."""
-
-    root: Path
-    weights: Path
-    curves: Path
-    work: Path
-    """The checkpoint of an unfinished training."""
 
 
 @dataclass
-class Opening:
-    """What lanes are built from."""
+class TraineeBuilder:
+    """Builds the trainees of cells that share a context."""
 
-    dataset: Dataset
-    teacher: TeacherSource | None
-    places: Callable[[Cell], Places]
-    base: Path
+    context: TrainingContext
     probe: Batch
-    note: Note
-    first_weights: Callable[[Cell], Path | None] = lambda _: None
-    layouts: Callable[[Cell], Layout | None] = lambda _: None
-    """How a cell's student is run; None: as its own layers decide."""
     guard: Guard = field(default_factory=Guard)
-    _told: set[str] = field(default_factory=set)
+    _noted: set[str] = field(default_factory=set)
 
     @cached_property
-    def taught(self) -> Features | None:
-        """The teacher's features of the probe: one copy for all lanes."""
-        if self.teacher is None:
-            return None
+    def shared(self) -> SharedInputs:
+        """The inputs of all trainees; the teacher's probe outputs are one copy for all."""
+        dataset, base, teacher = self.context.dataset, self.context.base, self.context.teacher
+        if teacher is None:
+            return SharedInputs(dataset, base, self.probe)
         with self.guard.kept(all_of_it=True):
-            return self.teacher.outputs(self.probe, EVERYTHING)
+            features = teacher.outputs(self.probe, EVERYTHING)
+        return SharedInputs(dataset, base, self.probe, features, teacher.stage_names)
 
-    def tell(self, cell: Cell, changed: Sequence[str]) -> None:
+    def note_settings(self, cell: Cell, changed: Sequence[str]) -> None:
         """Tell the user, once, which settings of the process a cell's code changes."""
         line = f"{cell.label}: its code changed {', '.join(changed)}: put back"
-        if line not in self._told:
-            self._told.add(line)
-            self.note(line)
+        if line not in self._noted:
+            self._noted.add(line)
+            self.context.note(line)
 
-    def build(self, cell: Cell, asked: Layout | None = None) -> Lane:
-        """A lane at its start; `asked` is the layout that an earlier run began it in."""
-        taught, first, data = self.taught, self.first_weights(cell), self.dataset
-        names = () if self.teacher is None else self.teacher.stage_names
-        layout = asked or self.layouts(cell)
-        with self.guard.containing(partial(self.tell, cell), all_of_it=True):
-            return Lane(cell, data, self.base, self.probe, taught, names, first, layout)
+    def build(self, cell: Cell, layout: Layout | None = None) -> Trainee:
+        """Build a trainee at its start; `layout` is the one that an earlier run began it in."""
+        shared, first_weights = self.shared, self.context.first_weights(cell)
+        layout = layout or self.context.layouts(cell)
+        with self.guard.containing(partial(self.note_settings, cell), all_of_it=True):
+            return Trainee(cell, shared, first_weights, layout)
 
-    def open(self, cell: Cell, note: Note) -> Lane | Failure:
-        """A lane at its start or at its last checkpoint; a Failure when it cannot be built."""
-        work = self.places(cell).work
+    def open(self, cell: Cell, note: Note) -> Trainee | Failure:
+        """Return a trainee at its start or last checkpoint; a Failure when it cannot be built."""
+        work = self.context.places(cell).work
         mark(cell.key, "building the network and its method", cell.label)
         try:
-            lane = self.build(cell)
+            trainee = self.build(cell)
             if work.exists():
                 try:
                     saved = read_torch(work)
-                    began = begun_in(saved, lane.layout)
-                    if began.name != lane.layout.name:
-                        lane = self.build(cell, began)
+                    layout = saved_layout(saved, trainee.layout)
+                    if layout.name != trainee.layout.name:
+                        trainee = self.build(cell, layout)
                     with self.guard.containing(all_of_it=True):
-                        lane.restore(saved)
+                        trainee.restore(saved)
                 except Exception as error:  # It is only saved work: training anew gives the same.
                     reason = f"its saved work does not fit ({one_line(error)})"
                     note(f"trains from the start: {cell.label}: {reason}")
-                    lane = self.build(cell)
+                    trainee = self.build(cell)
         except (StorageError, OSError):
             raise  # what the run stands on is gone: no fault of the cell
         except Exception as error:  # a user's own network or method may raise anything
             return Failure(stage="train", reason=one_line(error), step=0)
-        return lane
+        return trainee
 
 
-def begun_in(saved: dict[str, Any], now: Layout) -> Layout:
-    """The layout in which a training was begun that left this: it goes on in no other.
+def saved_layout(saved: dict[str, Any], current: Layout) -> Layout:
+    """Return the layout that a saved training began in: it goes on in no other.
 
-    Raises KtbenchError for work of an older ktbench where channels-last is not good enough `now`.
+    Raises KtbenchError for work of an older ktbench, which began channels-last, where the
+    `current` choice is another.
     """
     if "layout" in saved:
         return Layout(**saved["layout"])
-    if not now.channels_last:
-        raise KtbenchError(f"begun channels-last, but {now.reason or 'the layout is another now'}")
-    return now
+    if not current.channels_last:
+        reason = current.reason or "the layout is another now"
+        raise KtbenchError(f"begun channels-last, but {reason}")
+    return current
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Lanes that share every batch, and what to call before each pass and step."""
+    """Trainees that share every batch, and what to call before each pass and step."""
 
-    lanes: list[Lane | Failure]
-    tidy: Callable[[], None] = lambda: None
+    trainees: list[Trainee | Failure]
+    trim_heap: Callable[[], None] = lambda: None
 
 
 def cohorts(
-    cells: Sequence[Cell], opening: Opening, stream: Stream, budget: Callable[[], Budget]
+    cells: Sequence[Cell], builder: TraineeBuilder, stream: Stream, budget: Callable[[], Budget]
 ) -> Iterator[Cohort]:
-    """The cells' lanes in cohorts that fit into the budget, each opened when its turn comes."""
+    """Yield the cells' trainees in cohorts that fit into the budget, each opened in its turn."""
+    note = builder.context.note
     if len(cells) == 1:
-        yield Cohort([opening.open(cells[0], opening.note)])
+        yield Cohort([builder.open(cells[0], note)])
         return
-    lanes = _if_roomy(cells, opening, stream, budget)
-    if lanes is not None:
-        yield Cohort(lanes)
+    trainees = _open_all_if_roomy(cells, builder, stream, budget)
+    if trainees is not None:
+        yield Cohort(trainees)
         return
-    shared, needs = measure(cells, opening.build, stream, opening.teacher, opening.guard)
+    shared, needs = measure(cells, builder.build, stream, builder.context.teacher, builder.guard)
     now = budget()  # with what the first steps of a process load for good
-    groups = split(shared, needs, now.room)
-    for line in notes(cells, shared, needs, groups, now):
-        opening.note(line)
-    tidy = tidier(shared, needs, now, cells[0].numeric.device)
+    groups = split_by_memory(shared, needs, now.room)
+    for line in notes_for_user(cells, shared, needs, groups, now):
+        note(line)
+    trim_heap = heap_trimmer(shared, needs, now, cells[0].numeric.device)
     for group in groups:
-        yield Cohort([opening.open(cells[number], opening.note) for number in group], tidy)
+        yield Cohort([builder.open(cells[number], note) for number in group], trim_heap)
 
 
-def _if_roomy(
-    cells: Sequence[Cell], opening: Opening, stream: Stream, budget: Callable[[], Budget]
-) -> list[Lane | Failure] | None:
-    """All lanes, unless a crude bound comes anywhere near the budget while they are opened."""
-    lanes: list[Lane | Failure] = []
-    said: list[str] = []
-    bound, room = Bound(stream), budget().room
+def _open_all_if_roomy(
+    cells: Sequence[Cell], builder: TraineeBuilder, stream: Stream, budget: Callable[[], Budget]
+) -> list[Trainee | Failure] | None:
+    """Open all cells, unless a crude bound comes anywhere near the budget on the way."""
+    trainees: list[Trainee | Failure] = []
+    notes: list[str] = []
+    bound, room = MemoryBound(stream), budget().room
     for cell in cells:
-        lane = opening.open(cell, said.append)
-        lanes.append(lane)
-        if isinstance(lane, Lane):
-            with opening.guard.kept():
-                size = bound.add(lane)
+        trainee = builder.open(cell, notes.append)
+        trainees.append(trainee)
+        if isinstance(trainee, Trainee):
+            with builder.guard.kept():
+                size = bound.add(trainee)
             if ROOMY * size > room:
                 return None
-    for line in said:
-        opening.note(line)
-    return lanes
+    for line in notes:
+        builder.context.note(line)
+    return trainees

@@ -27,7 +27,7 @@ from ktbench.records import (
     Teacher,
 )
 from ktbench.students._blocks import Replacing
-from ktbench.train import train_cohort
+from ktbench.train import TrainingContext, train_cohort
 from tests.support import training
 
 MATRIX: dict[str, Any] = {
@@ -223,11 +223,13 @@ def test_weights_of_another_network_are_refused_with_their_file(tmp_path: Path) 
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     [failed] = train_cohort(
         [blockwise_cell()],
-        dataset=training.digits(),
-        teacher=None,
-        places=training.places_in(tmp_path),
-        base=Path(),
-        first_weights=lambda _: tmp_path / "other.pt",
+        TrainingContext(
+            dataset=training.digits(),
+            teacher=None,
+            places=training.places_in(tmp_path),
+            base=Path(),
+            first_weights=lambda _: tmp_path / "other.pt",
+        ),
     )
     assert isinstance(failed, Failure)
     assert "other.pt: not weights of this network" in failed.reason

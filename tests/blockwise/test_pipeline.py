@@ -11,7 +11,7 @@ import torch
 
 from ktbench import catalogue
 from ktbench.blockwise import BlockStore, BlockTask, tasks_of, train_blocks
-from ktbench.blockwise.pipeline import Cut, Place, cut_before, from_cut
+from ktbench.blockwise.pipeline import ChainPlace, Cut, cut_before, from_cut
 from ktbench.records import BlockResult, BlockTrain
 from ktbench.students._blocks import find_blocks
 from ktbench.students._contract import StagedNetwork, Student
@@ -34,7 +34,9 @@ def tasks() -> tuple[BlockTask, ...]:
     return tasks_of(cell(), num_classes=10, in_channels=1)
 
 
-def train(pack: list[int], root: Path, place: Place | None = None) -> tuple[dict[str, str], int]:
+def train(
+    pack: list[int], root: Path, place: ChainPlace | None = None
+) -> tuple[dict[str, str], int]:
     """Digests of some blocks, and how often the teacher's stem has run."""
     teacher, calls = network(), list[int]()
     assert isinstance(teacher, StagedNetwork) and teacher.stem is not None
@@ -57,7 +59,7 @@ def train(pack: list[int], root: Path, place: Place | None = None) -> tuple[dict
     return digests, len(calls)
 
 
-def apart(pack: list[int], root: Path, place: Place, answers: Any) -> None:
+def apart(pack: list[int], root: Path, place: ChainPlace, answers: Any) -> None:
     answers.put((place.number, *train(pack, root, place)))
 
 
@@ -81,7 +83,7 @@ def test_workers_of_a_chain_run_the_teacher_once_between_them(
             args=(
                 pack,
                 tmp_path / "run",
-                Place(folder, number, *ends[number], patience=300.0),
+                ChainPlace(folder, number, *ends[number], patience=300.0),
                 answers,
             ),
         )
@@ -100,14 +102,14 @@ def test_workers_of_a_chain_run_the_teacher_once_between_them(
 def test_a_worker_that_waits_in_vain_runs_the_teacher_itself(
     alone: dict[str, str], tmp_path: Path
 ) -> None:
-    place = Place(tmp_path / "handed", 1, takes=Cut(2, 0), patience=0.2)
+    place = ChainPlace(tmp_path / "handed", 1, takes=Cut(2, 0), patience=0.2)
     digests, calls = train([4, 5], tmp_path / "run", place)
     assert digests == {name: alone[name] for name in digests}
     assert calls > STEPS
 
 
 def test_a_worker_that_nobody_takes_from_goes_on(alone: dict[str, str], tmp_path: Path) -> None:
-    place = Place(tmp_path / "handed", 0, gives=Cut(2, 0), patience=0.2)
+    place = ChainPlace(tmp_path / "handed", 0, gives=Cut(2, 0), patience=0.2)
     digests, _ = train([0, 1], tmp_path / "run", place)
     assert digests == {name: alone[name] for name in digests}
     assert not list((tmp_path / "handed").glob("1-*"))

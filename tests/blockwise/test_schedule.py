@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ktbench.blockwise import schedule
 from ktbench.blockwise.processor_energy import Meter, counters, estimated
-from ktbench.blockwise.schedule import Best, Load, Way
+from ktbench.blockwise.schedule import BestSchedule, Load, Way
 
 SECONDS = st.floats(0.01, 10.0)
 LOADS = st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=6).map(
@@ -70,7 +70,7 @@ def test_the_best_schedule_is_that_of_all(loads: list[Load], workers: int, way: 
         schedule.makespan(packs, loads, way) for packs in _every_schedule(len(loads), workers)
     )
     found = schedule.best(loads, workers, way)
-    assert isinstance(found, Best)
+    assert isinstance(found, BestSchedule)
     assert found.seconds == pytest.approx(optimum, rel=1e-4)
     assert found.bound <= found.seconds
     assert found.seconds == pytest.approx(schedule.makespan(found.packs, loads, way))

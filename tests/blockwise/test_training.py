@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from ktbench.blockwise import BlockStore, BlockTask, gather, tasks_of, train_blocks
-from ktbench.blockwise.teacher_inputs import Inputs
+from ktbench.blockwise.teacher_inputs import TeacherInputs
 from ktbench.networks.weights import load_student, load_weights, weights_digest
 from ktbench.records import (
     Assembly,
@@ -34,7 +34,7 @@ from ktbench.records import (
 )
 from ktbench.students._blocks import Replacement, find_blocks
 from ktbench.students._contract import StagedNetwork, Student
-from ktbench.train import train_cohort
+from ktbench.train import TrainingContext, train_cohort
 from tests.support import training
 from tests.support.running import ROOT
 
@@ -56,10 +56,12 @@ def teacher() -> Student:
             root = Path(folder)
             [made] = train_cohort(
                 [TAUGHT],
-                dataset=training.digits(),
-                teacher=None,
-                places=training.places_in(root),
-                base=training.HERE,
+                TrainingContext(
+                    dataset=training.digits(),
+                    teacher=None,
+                    places=training.places_in(root),
+                    base=training.HERE,
+                ),
             )
             assert isinstance(made, Checkpoint)
             network = load_student(
@@ -151,7 +153,9 @@ def test_the_signed_replacement_reaches_a_target_that_the_studys_cannot(tmp_path
         .register_forward_hook(lambda _, __, output: targets.append(output))
     )
     with torch.no_grad():
-        for images, _ in Inputs(training.digits(), training.digits(), CPU).held_out("validation"):
+        for images, _ in TeacherInputs(training.digits(), training.digits(), CPU).held_out(
+            "validation"
+        ):
             teacher()(images)
     hook.remove()
     target = torch.cat(targets)
@@ -373,6 +377,6 @@ def test_a_teacher_sees_images_as_it_learnt_them() -> None:
     wide = training.digits(DataSpec(source="digits", train_size=400).model_dump_json())
     few = training.digits()
     assert not torch.equal(wide.mean, few.mean)
-    [(seen, _)] = Inputs(few, wide, CPU).held_out("validation")
+    [(seen, _)] = TeacherInputs(few, wide, CPU).held_out("validation")
     expected = wide.normalise(few.images("validation"))
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)

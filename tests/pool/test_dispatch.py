@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ktbench.teacher.pool.dispatch import Dispatcher
 from ktbench.teacher.pool.scheduler_events import (
     Action,
-    Ask,
+    AskForWorker,
     Deliver,
     Dismiss,
     Drop,
@@ -70,7 +70,7 @@ class World:
                         self.delivered(task)
                 case Poisoned(task, _, reason):
                     self.poisoned[task] = reason
-                case Ask():
+                case AskForWorker():
                     self.asked += 1
                 case Release(worker):
                     self.released.add(worker)

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from ktbench.records import Cell, Checkpoint, Failure
-from ktbench.teacher.pool.messages import Ask, Packed, StreamKey
+from ktbench.teacher.pool.messages import Packed, Request, StreamKey
 from ktbench.teacher.pool.scheduler_events import Rules
 from ktbench.teacher.pool.worker import Worker
-from ktbench.train import train_cohort
+from ktbench.train import TrainingContext, train_cohort
 from tests.support import pools
 from tests.support.apart import taught
 from tests.support.optional_tools import OptionalPackage
@@ -59,7 +59,8 @@ def pool(root: Path) -> Iterator[Started]:
 
 def learn(source: Any, root: Path, taught: Cell) -> str:
     made = train_cohort(
-        [taught], dataset=digits(), teacher=source, places=places_in(root), base=HERE
+        [taught],
+        TrainingContext(dataset=digits(), teacher=source, places=places_in(root), base=HERE),
     )
     source.close()
     return digest(made)
@@ -154,11 +155,11 @@ class Late(Worker):
 
     turn = 0
 
-    def _answer(self, key: StreamKey, ask: Ask) -> Packed:
+    def _answer(self, key: StreamKey, request: Request) -> Packed:
         self.turn += 1
         if self.turn % 12 == 0:
             time.sleep(1.5)
-        return super()._answer(key, ask)
+        return super()._answer(key, request)
 
 
 def test_a_batch_that_is_answered_twice_is_used_once(

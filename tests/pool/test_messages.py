@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from ktbench.students._contract import Features
-from ktbench.teacher.pool.messages import Ask, StreamKey, pack, unpack
+from ktbench.teacher.pool.messages import Request, StreamKey, pack, unpack
 from ktbench.transfer_methods._contract import Needs
 
 
 def test_a_question_is_less_than_a_hundredth_of_the_images() -> None:
-    message = pickle.dumps((StreamKey(0, 64, None), Ask(10**6, 10**6, 31)))
+    message = pickle.dumps((StreamKey(0, 64, None), Request(10**6, 10**6, 31)))
     assert len(message) <= 0.01 * 64 * 3 * 32 * 32
 
 

@@ -17,9 +17,9 @@ import torch
 from ktbench.data import Stream
 from ktbench.records import Augmentation, Checkpoint, DataSpec, Failure, SourceSpec
 from ktbench.students._contract import Features
-from ktbench.teacher.build import served
+from ktbench.teacher.build import build_source
 from ktbench.teacher.pool.scheduler_events import Rules
-from ktbench.train import train_cohort
+from ktbench.train import TrainingContext, train_cohort
 from ktbench.train.device_placement import make_batch, make_probe
 from ktbench.transfer_methods._contract import Needs
 from tests.support import pools
@@ -41,7 +41,7 @@ Outcomes = list[Checkpoint | Failure]
 
 
 def teachers_gone() -> type[Exception]:
-    from ktbench.teacher.pool.client import TeachersGone  # imports Ray
+    from ktbench.teacher.pool.link import TeachersGone  # imports Ray
 
     return TeachersGone
 
@@ -76,7 +76,10 @@ def pool(shared: Started) -> Iterator[Started]:
 
 def learn(source: Any, root: Path, *cells: Any, **options: Any) -> Outcomes:
     return train_cohort(
-        list(cells), dataset=digits(), teacher=source, places=places_in(root), base=HERE, **options
+        list(cells),
+        TrainingContext(
+            dataset=digits(), teacher=source, places=places_in(root), base=HERE, **options
+        ),
     )
 
 
@@ -173,7 +176,7 @@ def test_a_cache_in_front_of_a_pool_asks_it_once_per_view(pool: Started, tmp_pat
     expected = digests(train([taught], tmp_path / "live"))
     pool.join("w0")
     stream = Stream(digits(), taught.seed, taught.train.batch_size, 1)
-    source = served(
+    source = build_source(
         pool.source(taught),
         taught=taught,
         stream=stream,
@@ -318,7 +321,7 @@ def test_any_batch_is_answered_as_a_live_teacher_does(
     needs = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=True)
     order = stream.order(1)
     batches = [
-        make_probe(stream, 16, CPU),
+        make_probe(stream),
         make_batch(stream, order[1], epoch=1, step=4, steps=9, device=CPU),
         make_batch(stream, order[1].flip(0), epoch=1, step=4, steps=9, device=CPU),
         make_batch(stream, order[0][:5], epoch=1, step=3, steps=9, device=CPU),
@@ -345,7 +348,7 @@ def test_without_augmentation_the_first_batch_keeps_its_layout(root: Path) -> No
     stream = Stream(data, taught.seed, taught.train.batch_size)
     needs = Needs(logits=True, stages=True)
     for batch in (
-        make_probe(stream, 32, CPU),
+        make_probe(stream, count=32),
         make_batch(stream, stream.order(0)[0], epoch=0, step=0, steps=9, device=CPU),
     ):
         ours, theirs = pools.live_on(root, data).outputs(batch, needs), source.outputs(batch, needs)

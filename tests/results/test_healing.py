@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ktbench.records import Cell
 from ktbench.results import ResultsFolder
 from ktbench.results.verification import verify
 from ktbench.runner import cohort_jobs, teacher_jobs
+from ktbench.train import TrainingContext
 from tests.support.running import Commands, digests, results, write_matrix
 
 ONNX = {"formats": "onnx", "precisions": "fp32"}
@@ -28,9 +30,9 @@ def trained(ktbench: Commands, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
     labels: list[str] = []
     real = cohort_jobs.train_cohort
 
-    def spy(cells: list[Cell], **options: Any) -> Any:
+    def spy(cells: list[Cell], context: TrainingContext) -> Any:
         labels.extend(cell.label for cell in cells)
-        return real(cells, **options)
+        return real(cells, context)
 
     monkeypatch.setattr(cohort_jobs, "train_cohort", spy)
     monkeypatch.setattr(teacher_jobs, "train_cohort", spy)
@@ -162,14 +164,13 @@ def test_a_cell_of_another_training_takes_the_place_of_one_whose_weights_are_los
     (folder / result.checkpoint.path).unlink()
     real = cohort_jobs.train_cohort
 
-    def otherwise(cells: list[Cell], **options: Any) -> Any:
+    def otherwise(cells: list[Cell], context: TrainingContext) -> Any:
         moved = [c.model_copy(update={"seed": 7}) for c in cells]
-        places = options["places"]
         by_moved = {m.key: c for m, c in zip(moved, cells, strict=True)}
-        options["places"] = lambda cell: places(by_moved[cell.key])
+        elsewhere = replace(context, places=lambda cell: context.places(by_moved[cell.key]))
         return [
             c.model_copy(update={"cell_key": cell.key})
-            for c, cell in zip(real(moved, **options), cells, strict=True)
+            for c, cell in zip(real(moved, elsewhere), cells, strict=True)
         ]
 
     monkeypatch.setattr(cohort_jobs, "train_cohort", otherwise)
@@ -223,7 +224,7 @@ def test_a_folder_that_goes_away_under_a_run_stops_it_and_is_not_made_anew(
     ktbench.here = True
     real = cohort_jobs.train_cohort
 
-    def removed(cells: list[Cell], **options: Any) -> Any:
+    def removed(cells: list[Cell], context: TrainingContext) -> Any:
         if how == "renamed":
             folder.rename(tmp_path / "elsewhere")
         elif how == "deleted":
@@ -231,7 +232,7 @@ def test_a_folder_that_goes_away_under_a_run_stops_it_and_is_not_made_anew(
         else:
             (folder / "running").unlink()
             (folder / "running").write_text("{}")
-        return real(cells, **options)
+        return real(cells, context)
 
     with monkeypatch.context() as patch:
         patch.setattr(cohort_jobs, "train_cohort", removed)

@@ -13,6 +13,7 @@ from ktbench.export.exporter import Exporter
 from ktbench.records import Cell, Result
 from ktbench.results import ResultsFolder, load_results
 from ktbench.runner import cohort_jobs, teacher_jobs
+from ktbench.train import TrainingContext
 from tests.support.running import Commands, digests, results, write_matrix
 
 ONNX = {"formats": "onnx", "precisions": "fp32"}
@@ -37,9 +38,9 @@ def trained(ktbench: Commands, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
     labels: list[str] = []
     real = cohort_jobs.train_cohort
 
-    def spy(cells: list[Cell], **options: Any) -> Any:
+    def spy(cells: list[Cell], context: TrainingContext) -> Any:
         labels.extend(cell.label for cell in cells)
-        return real(cells, **options)
+        return real(cells, context)
 
     monkeypatch.setattr(cohort_jobs, "train_cohort", spy)
     monkeypatch.setattr(teacher_jobs, "train_cohort", spy)

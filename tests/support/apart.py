@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ktbench.teacher.pool.cluster as cluster
 from ktbench.records import Cell, Checkpoint
-from ktbench.train import Progress, train_cohort
+from ktbench.train import Progress, TrainingContext, train_cohort
 from tests.support.pools import Started, job
 from tests.support.training import HERE, cell, digits, places_in
 
@@ -45,13 +45,15 @@ def main(folder: Path, address: str, name: str, workers: int) -> None:
 
     [made] = train_cohort(
         [taught()],
-        dataset=digits(),
-        teacher=source,
-        places=places_in(folder),
-        base=HERE,
-        report=report,
-        note=lambda text: print("note", text, flush=True),
-        checkpoint_seconds=0.0,
+        TrainingContext(
+            dataset=digits(),
+            teacher=source,
+            places=places_in(folder),
+            base=HERE,
+            report=report,
+            note=lambda text: print("note", text, flush=True),
+            checkpoint_seconds=0.0,
+        ),
     )
     source.close()
     print("digest", made.digest if isinstance(made, Checkpoint) else made, flush=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 from ktbench.data import Stream
 from ktbench.records import Cell, Checkpoint, SourceSpec, TeacherOutputs
-from ktbench.teacher.build import served
+from ktbench.teacher.build import build_source
 from ktbench.teacher.cache.source import Cached
 from ktbench.teacher.source import TeacherSource
-from ktbench.train import train_cohort
+from ktbench.train import TrainingContext, train_cohort
 from ktbench.transfer_methods._contract import Batch
 from tests.support.training import HERE, NUMERIC, TRAIN, cell, digits, places_in, teacher
 
@@ -67,7 +67,7 @@ def source(of: Cell, root: Path, *, name: str = "t", **changes: Any) -> Any:
     """Return a cell's source with its outputs in `root / "outputs"`; `changes` are the spec's."""
     notes: list[str] = changes.pop("notes", [])
     live = changes.pop("live", None) or teacher(root)
-    return served(
+    return build_source(
         live,
         taught=of,
         stream=stream_of(of),
@@ -86,10 +86,12 @@ def trial(of: Cell | None = None, root: Path = HERE, **changes: Any) -> Trial:
     own = changes.pop("own", None) or source(of, root, notes=notes, **changes)
     [made] = train_cohort(
         [of],
-        dataset=digits(of.data.model_dump_json()),
-        teacher=own,
-        places=places_in(Path(tempfile.mkdtemp(dir=root))),
-        base=HERE,
+        TrainingContext(
+            dataset=digits(of.data.model_dump_json()),
+            teacher=own,
+            places=places_in(Path(tempfile.mkdtemp(dir=root))),
+            base=HERE,
+        ),
     )
     assert isinstance(made, Checkpoint), made
     if isinstance(own, Cached):

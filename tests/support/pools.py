@@ -22,12 +22,12 @@ from ktbench.teacher.live import Live
 from ktbench.teacher.pool import cluster
 from ktbench.teacher.pool.answer_check import Expected
 from ktbench.teacher.pool.messages import (
-    Ask,
     Hello,
     Identity,
     Packed,
     PoolJob,
     Receipt,
+    Request,
     StreamKey,
     code_digest,
 )
@@ -163,9 +163,9 @@ def most_ahead(pool: Started) -> int:
 class Slow(Worker):
     """Takes its time."""
 
-    def _answer(self, key: StreamKey, ask: Ask) -> Packed:
+    def _answer(self, key: StreamKey, request: Request) -> Packed:
         time.sleep(0.02)
-        return super()._answer(key, ask)
+        return super()._answer(key, request)
 
 
 class Garbage(Worker):
@@ -173,8 +173,8 @@ class Garbage(Worker):
 
     turn = 0
 
-    def answer(self, key: StreamKey, ask: Ask) -> tuple[Receipt, Packed | None]:
-        receipt, packed = super().answer(key, ask)
+    def answer(self, key: StreamKey, request: Request) -> tuple[Receipt, Packed | None]:
+        receipt, packed = super().answer(key, request)
         assert packed is not None
         self.turn += 1
         values, shape, strides = packed.parts["logits"]
@@ -191,9 +191,9 @@ class Garbage(Worker):
 class Nan(Worker):
     """Has NaN for the batch of step 4, whoever asks."""
 
-    def _answer(self, key: StreamKey, ask: Ask) -> Packed:
-        packed = super()._answer(key, ask)
-        if ask.step == 4:
+    def _answer(self, key: StreamKey, request: Request) -> Packed:
+        packed = super()._answer(key, request)
+        if request.step == 4:
             values, shape, strides = packed.parts["logits"]
             packed.parts["logits"] = (np.full_like(values, np.nan), shape, strides)
         return packed
@@ -204,11 +204,11 @@ class Hangs(Worker):
 
     turn = 0
 
-    def _answer(self, key: StreamKey, ask: Ask) -> Packed:
+    def _answer(self, key: StreamKey, request: Request) -> Packed:
         self.turn += 1
         if self.turn > 5:
             time.sleep(3600)
-        return super()._answer(key, ask)
+        return super()._answer(key, request)
 
 
 class Stranger(Worker):

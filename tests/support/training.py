@@ -21,7 +21,7 @@ from ktbench.records import (
     TrainSpec,
 )
 from ktbench.teacher.live import Live
-from ktbench.train import Places, train_cohort
+from ktbench.train import Places, TrainingContext, train_cohort
 
 DATA = DataSpec(source="digits", train_size=96, augment=Augmentation(crop_padding=1, flip=True))
 TRAIN = TrainSpec(epochs=3, batch_size=32, lr=0.05)
@@ -104,7 +104,7 @@ def teacher(root: Path) -> Live:
         taught = teacher_cell()
         data = digits(taught.data.model_dump_json())
         [made] = train_cohort(
-            [taught], dataset=data, teacher=None, places=places_in(root), base=HERE
+            [taught], TrainingContext(dataset=data, teacher=None, places=places_in(root), base=HERE)
         )
         assert isinstance(made, Checkpoint), made
         network = load_student(taught, root / made.path, num_classes=10, in_channels=1, base=HERE)
@@ -119,9 +119,11 @@ def train(
     taught = any(c.teacher is not None for c in cells)
     return train_cohort(
         cells,
-        dataset=dataset or digits(cells[0].data.model_dump_json()),
-        teacher=teacher(root) if taught else None,
-        places=places_in(root),
-        base=HERE,
-        **options,
+        TrainingContext(
+            dataset=dataset or digits(cells[0].data.model_dump_json()),
+            teacher=teacher(root) if taught else None,
+            places=places_in(root),
+            base=HERE,
+            **options,
+        ),
     )

@@ -12,7 +12,7 @@ import torch
 from benchmarks import cache
 from ktbench.records import Augmentation
 from ktbench.students._contract import Features
-from ktbench.teacher.cache.feature_layout import Layout
+from ktbench.teacher.cache.feature_layout import RowLayout
 from ktbench.teacher.cache.source import Cached
 from ktbench.teacher.live import Live
 from ktbench.transfer_methods._contract import Batch, Needs
@@ -99,7 +99,7 @@ def test_kept_parts_have_the_memory_layout_of_the_live_ones(tmp_path: Path) -> N
 
 def test_outputs_in_bfloat16_come_back_as_they_were() -> None:
     whole = torch.randn(4, 3, 2, 2).bfloat16().contiguous(memory_format=torch.channels_last)
-    layout = Layout.of({"logits": whole})
+    layout = RowLayout.of({"logits": whole})
     assert layout is not None
     [slot] = layout.slots
     again = slot.tensor(layout.rows({"logits": whole}))
@@ -108,9 +108,9 @@ def test_outputs_in_bfloat16_come_back_as_they_were() -> None:
 
 def test_memory_with_gaps_has_no_layout() -> None:
     whole = torch.arange(48.0).view(2, 4, 6)
-    assert Layout.of({"logits": whole.transpose(1, 2)}) is not None
+    assert RowLayout.of({"logits": whole.transpose(1, 2)}) is not None
     for part in (whole[:, :, :3], whole.transpose(0, 1), whole[:, :1].expand(2, 4, 6)):
-        assert Layout.of({"logits": part}) is None
+        assert RowLayout.of({"logits": part}) is None
 
 
 def test_the_benchmark_compares_trainings_of_equal_weights(

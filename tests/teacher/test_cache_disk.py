@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ktbench.teacher.cache.disk_quota import Room
+from ktbench.teacher.cache.disk_quota import DiskQuota
 from ktbench.teacher.cache.row_file import HEADER_BYTES, RowFile, file_bytes
 from tests.support.caching import VIEWS, Trial, files, source, trial
 from tests.support.training import cell, teacher
@@ -247,9 +247,9 @@ def test_the_least_recently_used_make_room(tmp_path: Path) -> None:
     assert _total(tmp_path) <= cap * 1e9
 
 
-def _kept(room: Room, name: str, size: int) -> Path:
-    folder = room.root / name
-    assert room.admit(folder, size)
+def _kept(quota: DiskQuota, name: str, size: int) -> Path:
+    folder = quota.root / name
+    assert quota.admit(folder, size)
     (folder / "x.rows").write_bytes(bytes(size))
     os.utime(folder / "used", (0, 0))
     return folder
@@ -257,14 +257,14 @@ def _kept(room: Room, name: str, size: int) -> Path:
 
 def test_a_folder_makes_no_room_for_itself(tmp_path: Path) -> None:
     """Nor do others go for one that would pass the cap without them."""
-    room = Room(tmp_path, 1000)
-    own, other = _kept(room, "own", 600), _kept(room, "other", 300)
-    assert not room.admit(own, 500)
+    quota = DiskQuota(tmp_path, 1000)
+    own, other = _kept(quota, "own", 600), _kept(quota, "other", 300)
+    assert not quota.admit(own, 500)
     assert (own / "x.rows").exists() and (other / "x.rows").exists()
     os.utime(own / "used", (0, 0))
-    assert room.admit(own, 300)
+    assert quota.admit(own, 300)
     assert (own / "x.rows").exists() and not other.exists()
-    assert Room(tmp_path, 100).admit(own, 0)  # a lower cap: what is there is still read
+    assert DiskQuota(tmp_path, 100).admit(own, 0)  # a lower cap: what is there is still read
     assert (own / "x.rows").exists()
 
 
@@ -276,7 +276,7 @@ def test_what_is_evicted_while_it_is_read_is_read_on(root: Path, live: str) -> N
         nonlocal calls
         calls += 1
         if calls == 3:  # in the middle of the first view
-            assert Room(root / "outputs", 1000).admit(root / "outputs" / "x", 900)
+            assert DiskQuota(root / "outputs", 1000).admit(root / "outputs" / "x", 900)
             assert not files(root)
         return original(*arguments)
 

@@ -14,7 +14,7 @@ from ktbench import catalogue
 from ktbench.data import counter_hash
 from ktbench.records import NumericSpec, TeacherOutputs
 from ktbench.students._contract import Features
-from ktbench.teacher.compressed import Reduced, Reduction, drawn, log_counts
+from ktbench.teacher.compressed import Compressed, Compression, draw_classes, log_counts
 from ktbench.transfer_methods._contract import Batch, Needs, Setting, Shapes
 from tests.support.caching import HALF, SAMPLED, VIEWS, batch_of, files, source, trial
 from tests.support.training import NUMERIC, cell, teacher
@@ -61,7 +61,7 @@ def test_half_precision_is_the_live_outputs_rounded(tmp_path: Path) -> None:
     live, batch = teacher(tmp_path), batch_of(of)
     whole = live.outputs(batch, EVERYTHING)
     reduced = source(of, tmp_path, source="live").outputs(batch, EVERYTHING)
-    assert isinstance(source(of, tmp_path, source="live"), Reduced)
+    assert isinstance(source(of, tmp_path, source="live"), Compressed)
     pairs = [(reduced.logits, whole.logits), (reduced.embedding, whole.embedding)]
     pairs += zip(reduced.stages + reduced.preacts, whole.stages + whole.preacts, strict=True)
     for ours, theirs in pairs:
@@ -73,10 +73,10 @@ def test_half_precision_is_the_live_outputs_rounded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_half_precision_cannot_hold_is_its_largest_number(dtype: torch.dtype) -> None:
-    reduction = Reduction(TeacherOutputs(precision="fp16"), seed=0, view=lambda epoch: 0)
+    compression = Compression(TeacherOutputs(precision="fp16"), seed=0, view=lambda epoch: 0)
     features = Features(torch.tensor([[1e9, -1e9, 1.0]], dtype=dtype))
-    packed = reduction.packed(features, None, Needs())  # type: ignore[arg-type]
-    found = reduction.features(packed, torch.device("cpu")).logits
+    packed = compression.pack(features, None, Needs())  # type: ignore[arg-type]
+    found = compression.unpack(packed, torch.device("cpu")).logits
     assert found.tolist() == [[65504.0, -65504.0, 1.0]]
 
 
@@ -88,7 +88,7 @@ def _sampled(logits: torch.Tensor, draws: int, temperature: float, view: int = 0
     count, classes = logits.shape
     words = counter_hash(5, view, np.arange(count * draws).reshape(count, draws))
     outputs = TeacherOutputs(sampled=draws, temperature=temperature)
-    return log_counts(drawn(logits, temperature, words), classes, outputs)
+    return log_counts(draw_classes(logits, temperature, words), classes, outputs)
 
 
 @pytest.mark.parametrize(("draws", "temperature"), [(1, 4.0), (8, 1.0), (50, 2.0)])
@@ -118,7 +118,7 @@ def test_a_class_without_probability_is_never_drawn() -> None:
 @pytest.mark.parametrize("classes", [2, 3, 1000, 40_000])
 def test_a_sample_is_kept_in_as_few_numbers_as_it_needs(classes: int) -> None:
     logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(0))
-    packed = drawn(logits, 1.0, counter_hash(0, 0, np.arange(4 * 5).reshape(4, 5)))
+    packed = draw_classes(logits, 1.0, counter_hash(0, 0, np.arange(4 * 5).reshape(4, 5)))
     assert packed["classes"].shape == packed["counts"].shape == (4, min(5, classes))
     assert packed["classes"].dtype == (torch.int32 if classes > 32767 else torch.int16)
     assert packed["counts"].sum(1).tolist() == [5] * 4
@@ -128,12 +128,14 @@ def test_a_sample_is_kept_in_as_few_numbers_as_it_needs(classes: int) -> None:
 
 def test_draws_belong_to_the_teacher_the_sample_and_the_view_and_to_nothing_else() -> None:
     def seen(seed: int = 0, epoch: int = 0, order: Any = slice(None)) -> torch.Tensor:
-        reduction = Reduction(TeacherOutputs(sampled=30), seed=seed, view=lambda epoch: epoch % 2)
+        compression = Compression(
+            TeacherOutputs(sampled=30), seed=seed, view=lambda epoch: epoch % 2
+        )
         batch = replace(batch_of(cell(train=VIEWS)), epoch=epoch)
         indices = torch.arange(8)[order]
         batch = Batch(**{**_fields(batch), "indices": indices})
-        packed = reduction.packed(Features(torch.zeros(8, 10)), batch, Needs())
-        return reduction.features(packed, torch.device("cpu")).logits
+        packed = compression.pack(Features(torch.zeros(8, 10)), batch, Needs())
+        return compression.unpack(packed, torch.device("cpu")).logits
 
     first = seen()
     turned = list(reversed(range(8)))

@@ -29,9 +29,9 @@ from ktbench.runner.teacher_sources import account_of, source_of
 from ktbench.runner.trained_teacher import SourceRequest, TrainedTeacher
 from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
-from ktbench.teacher.sampled import Sampled, drawn
+from ktbench.teacher.sampled import Sampled, draw_members
 from ktbench.teacher.source import TeacherSource
-from ktbench.train import train_cohort
+from ktbench.train import TrainingContext, train_cohort
 from ktbench.train.device_placement import make_batch
 from ktbench.transfer_methods._contract import Batch, Needs
 from tests.support.running import Commands, digests, results, write_matrix
@@ -48,13 +48,15 @@ LOGITS = Needs(logits=True)
 
 def test_every_subset_is_drawn_equally_often_and_by_the_steps_seed_alone() -> None:
     for sample in (1, 2, 3, 4):
-        found = Counter(drawn(seed, 4, sample) for seed in range(6000))
+        found = Counter(draw_members(seed, 4, sample) for seed in range(6000))
         subsets = list(combinations(range(4), sample))
         assert set(found) == set(subsets)
         each = 6000 / len(subsets)
         # Five standard deviations of a binomial count.
         assert all(abs(n - each) <= 5 * each**0.5 for n in found.values())
-    assert [drawn(seed, 9, 3) for seed in range(50)] == [drawn(seed, 9, 3) for seed in range(50)]
+    assert [draw_members(seed, 9, 3) for seed in range(50)] == [
+        draw_members(seed, 9, 3) for seed in range(50)
+    ]
 
 
 # ---------------------------------------------------------------- the source
@@ -96,7 +98,7 @@ def test_logits_of_the_drawn_teachers_are_averaged_and_no_other_is_run() -> None
         for step in range(6):
             batch = _batch(step)
             before = [member.passes for member in members]
-            chosen = drawn(batch.seed, 3, sample)
+            chosen = draw_members(batch.seed, 3, sample)
             given = source.outputs(batch, EVERYTHING)
             asked = tuple(i for i in range(3) if members[i].passes > before[i])
             assert asked == chosen and len(chosen) == sample
@@ -112,7 +114,7 @@ def test_a_single_drawn_teacher_is_heard_whole_at_the_price_of_one_pass() -> Non
     source = Sampled(members, sample=1)
     for step in range(STEPS):
         batch = _batch(step)
-        (chosen,) = drawn(batch.seed, 3, 1)
+        (chosen,) = draw_members(batch.seed, 3, 1)
         given = source.outputs(batch, EVERYTHING)
         right = Live(_network(chosen), trained_on=digits(), dataset=digits())
         expected = right.outputs(batch, EVERYTHING)
@@ -168,12 +170,14 @@ def _source(of: Cell, root: Path, kind: str = "live") -> TeacherSource:
 def _train(cells: list[Cell], root: Path, place: str, **options: Any) -> list[str]:
     made = train_cohort(
         cells,
-        dataset=digits(),
-        teacher=_source(cells[0], root, options.pop("kind", "live")),
-        places=places_in(root / place),
-        base=HERE,
-        memory=10**12,  # so that no throw-away step is taken to measure what they take
-        **options,
+        TrainingContext(
+            dataset=digits(),
+            teacher=_source(cells[0], root, options.pop("kind", "live")),
+            places=places_in(root / place),
+            base=HERE,
+            memory=10**12,  # so that no throw-away step is taken to measure what they take
+            **options,
+        ),
     )
     assert all(isinstance(one, Checkpoint) for one in made), made
     return [one.digest for one in made if isinstance(one, Checkpoint)]

@@ -13,8 +13,8 @@ from torch import get_num_threads as threads
 
 from ktbench.data import Dataset
 from ktbench.records import Checkpoint, Failure, Item, NumericSpec
-from ktbench.train import train_cohort
-from ktbench.train.trainee import Lane
+from ktbench.train import TrainingContext, train_cohort
+from ktbench.train.trainee import Trainee
 from tests.support.training import HERE, TRAIN, cell, digits, places_in, train
 
 # ---------------------------------------------------------------- the test set chooses nothing
@@ -26,7 +26,8 @@ def _trained(data: Dataset, root: Path) -> tuple[Checkpoint, list[float]]:
         update={"epochs": 6, "lr": 0.3, "schedule": "constant", "keep": "best"}
     )
     [made] = train_cohort(
-        [cell("none", train=budget)], dataset=data, teacher=None, places=places_in(root), base=HERE
+        [cell("none", train=budget)],
+        TrainingContext(dataset=data, teacher=None, places=places_in(root), base=HERE),
     )
     assert isinstance(made, Checkpoint), made
     return made, pq.read_table(root / made.curves)["validation_accuracy"].to_pylist()
@@ -47,13 +48,13 @@ def test_the_test_set_is_read_after_the_last_epoch_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    plain = Lane.accuracy
+    plain = Trainee.accuracy
 
-    def noting(self: Lane, split: Any) -> float:
+    def noting(self: Trainee, split: Any) -> float:
         read.append(split)
         return plain(self, split)
 
-    monkeypatch.setattr(Lane, "accuracy", noting)
+    monkeypatch.setattr(Trainee, "accuracy", noting)
     train([cell("none")], tmp_path)
     assert read == ["validation"] * TRAIN.epochs + ["test", "test"], "the last and the best weights"
 

@@ -16,12 +16,19 @@ from ktbench.runner.cohort_jobs import CellTask
 from ktbench.runner.cohort_wave import COHORT, PER_WORKER, cohorts
 from ktbench.system.machine import free_in_groups
 from ktbench.teacher.live import Live
-from ktbench.train import memory_bytes
-from ktbench.train.cohort import _probe
+from ktbench.train import TrainingContext, memory_bytes
+from ktbench.train.device_placement import make_probe
 from ktbench.train.memory_budget import Budget
-from ktbench.train.memory_probe import Bound, Need, measure, notes, split, together
-from ktbench.train.start import Opening
-from ktbench.train.trainee import Lane
+from ktbench.train.memory_probe import (
+    MemoryBound,
+    Need,
+    cohort_bytes,
+    measure,
+    notes_for_user,
+    split_by_memory,
+)
+from ktbench.train.start import TraineeBuilder
+from ktbench.train.trainee import Trainee
 from ktbench.transfer_methods._contract import Batch
 from tests.support.running import Commands, digests, write_matrix
 from tests.support.training import HERE, cell, digits, places_in, teacher, train
@@ -29,10 +36,12 @@ from tests.support.training import HERE, cell, digits, places_in, teacher, train
 METHODS = ("none", "kd", "fitnet", "crd")
 
 
-def _opening(root: Path) -> tuple[Opening, Stream]:
+def _builder(root: Path) -> tuple[TraineeBuilder, Stream]:
     stream = Stream(digits(), 0, 32)
-    taught = teacher(root)
-    return Opening(digits(), taught, places_in(root), HERE, _probe(stream), print), stream
+    context = TrainingContext(
+        dataset=digits(), teacher=teacher(root), places=places_in(root), base=HERE, note=print
+    )
+    return TraineeBuilder(context, make_probe(stream)), stream
 
 
 # ---------------------------------------------------------------- the limit
@@ -89,14 +98,14 @@ def test_a_control_groups_limit_holds_and_file_pages_count_as_free(tmp_path: Pat
 
 
 def test_cohorts_are_as_large_as_fits_and_keep_the_order() -> None:
-    shared, lanes = Need(100, 10), [Need(10, 50)] * 5 + [Need(500, 50)] + [Need(10, 50)]
-    room = together(shared, [Need(10, 50)] * 3)
-    cohorts = split(shared, lanes, room)
+    shared, needs = Need(100, 10), [Need(10, 50)] * 5 + [Need(500, 50)] + [Need(10, 50)]
+    room = cohort_bytes(shared, [Need(10, 50)] * 3)
+    cohorts = split_by_memory(shared, needs, room)
     assert cohorts == [[0, 1, 2], [3, 4], [5], [6]]
     fitting = [c for c in cohorts if c != [5]]
-    assert all(together(shared, [lanes[i] for i in c]) <= room for c in fitting)
-    cells = [cell("kd", seed=i) for i in range(len(lanes))]
-    said = notes(cells, shared, lanes, cohorts, Budget(2 * 10**9, room))
+    assert all(cohort_bytes(shared, [needs[i] for i in c]) <= room for c in fitting)
+    cells = [cell("kd", seed=i) for i in range(len(needs))]
+    said = notes_for_user(cells, shared, needs, cohorts, Budget(2 * 10**9, room))
     assert said[0] == "memory: cohorts of 3 instead of 7 (limit 2.0 GB)"
     assert said[1].startswith(f"memory: {cells[5].label} takes 2.0 GB with the program itself")
     assert said[1].endswith("trained alone")
@@ -131,19 +140,19 @@ def test_however_a_cohort_is_split_its_weights_are_the_same_bits(tmp_path: Path)
 def test_each_cohort_is_gone_before_the_next_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lanes that live while one takes a step, by the limit that they are trained under."""
+    """Trainees that live while one takes a step, by the limit that they are trained under."""
     living: set[int] = set()
     seen: list[int] = []
-    original = Lane.step
+    original = Trainee.step
 
-    def spy(lane: Lane, batch: object, features: object) -> None:
-        if id(lane) not in living:
-            living.add(id(lane))
-            weakref.finalize(lane, living.remove, id(lane))
+    def spy(trainee: Trainee, batch: object, features: object) -> None:
+        if id(trainee) not in living:
+            living.add(id(trainee))
+            weakref.finalize(trainee, living.remove, id(trainee))
         seen.append(len(living))
-        original(lane, batch, features)  # type: ignore[arg-type]
+        original(trainee, batch, features)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Lane, "step", spy)
+    monkeypatch.setattr(Trainee, "step", spy)
     train([cell("none", seed=0), cell("kd"), cell("fitnet")], tmp_path / "a", memory=1)
     assert max(seen) == 1
     train([cell("none", seed=0), cell("kd"), cell("fitnet")], tmp_path / "b")
@@ -165,17 +174,17 @@ def test_every_phase_is_measured_and_equal_pairs_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     phases: list[tuple[str, str]] = []
-    original = Lane.step
+    original = Trainee.step
 
-    def spy(lane: Lane, batch: object, features: object) -> None:
-        original(lane, batch, features)  # type: ignore[arg-type]
-        phases.append((lane.cell.method.name, lane.phases[lane._phase].name))
+    def spy(trainee: Trainee, batch: object, features: object) -> None:
+        original(trainee, batch, features)  # type: ignore[arg-type]
+        phases.append((trainee.cell.method.name, trainee.phases.current.name))
 
-    monkeypatch.setattr(Lane, "step", spy)
-    opening, stream = _opening(tmp_path)
+    monkeypatch.setattr(Trainee, "step", spy)
+    builder, stream = _builder(tmp_path)
     state = torch.random.get_rng_state()
     cells = [cell("fitnet"), cell("kd"), cell("kd"), cell("fitnet")]
-    shared, needs = measure(cells, opening.build, stream, opening.teacher)
+    shared, needs = measure(cells, builder.build, stream, builder.context.teacher)
     assert torch.equal(state, torch.random.get_rng_state())
     assert needs[0] == needs[3]
     assert needs[1] == needs[2]
@@ -198,10 +207,10 @@ def test_the_teacher_is_only_asked_about_batches_of_the_training(
         return original(self, batch, needs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Live, "outputs", spy)
-    opening, stream = _opening(tmp_path)
-    assert opening.taught is not None
+    builder, stream = _builder(tmp_path)
+    assert builder.shared.teacher_features is not None
     asked.clear()
-    measure([cell("fitnet"), cell("kd")], opening.build, stream, opening.teacher)
+    measure([cell("fitnet"), cell("kd")], builder.build, stream, builder.context.teacher)
     assert {batch.epoch for batch in asked} == {0, 2}
     for batch in asked:
         expected = stream.inputs(batch.indices, batch.epoch)
@@ -211,25 +220,27 @@ def test_the_teacher_is_only_asked_about_batches_of_the_training(
 
 def test_what_a_lane_keeps_is_its_tensors_between_steps(tmp_path: Path) -> None:
     """Weights, momentum, the best weights; a bank that the method keeps is in it too."""
-    opening, stream = _opening(tmp_path)
-    assert opening.taught is not None, "of the whole cohort, not of its first lane"
+    builder, stream = _builder(tmp_path)
+    assert builder.shared.teacher_features is not None, (
+        "of the whole cohort, not of its first trainee"
+    )
     plain, bank = cell("kd"), cell("crd")
-    _, [kd, crd] = measure([plain, bank], opening.build, stream, opening.teacher)
-    lane = opening.build(plain)
-    weights = sum(t.nbytes for t in lane.student.state_dict().values())
+    _, [kd, crd] = measure([plain, bank], builder.build, stream, builder.context.teacher)
+    trainee = builder.build(plain)
+    weights = sum(t.nbytes for t in trainee.student.state_dict().values())
     assert 2.9 * weights < kd.stays < 3.5 * weights
-    extra = sum(t.nbytes for t in opening.build(bank).method.state_dict().values())
+    extra = sum(t.nbytes for t in builder.build(bank).method.state_dict().values())
     assert crd.stays - kd.stays == pytest.approx(extra, rel=0.5)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_crude_bound_lies_above_what_is_measured(method: str, tmp_path: Path) -> None:
-    opening, stream = _opening(tmp_path)
+    builder, stream = _builder(tmp_path)
     for student in (Item(name="resnet8"), Item(name="vgg_shallow")):
         cells = [cell(method, student=student)] * 3
-        bound = Bound(stream)
-        crude = [bound.add(opening.build(c)) for c in cells][-1]
-        assert crude > together(*measure(cells, opening.build, stream, opening.teacher))
+        bound = MemoryBound(stream)
+        crude = [bound.add(builder.build(c)) for c in cells][-1]
+        assert crude > cohort_bytes(*measure(cells, builder.build, stream, builder.context.teacher))
 
 
 _CHILD = """
@@ -238,24 +249,27 @@ from pathlib import Path
 from benchmarks import _pair
 from ktbench.data import Stream
 from ktbench.records import Item
-from ktbench.train import train_cohort
-from ktbench.train.budget import give_back, resident
-from ktbench.train.cohort import _probe
-from ktbench.train.memory import measure, together
-from ktbench.train.opening import Opening
+from ktbench.train import TrainingContext, train_cohort
+from ktbench.train.device_placement import make_probe
+from ktbench.train.memory_budget import give_back, resident
+from ktbench.train.memory_probe import cohort_bytes, measure
+from ktbench.train.start import TraineeBuilder
 
 torch.set_num_threads(1)
 data, root, student = _pair.images(1), Path(sys.argv[1]), Item(name="vgg11")
 cells = [c.model_copy(update={"student": student}) for c in _pair.cells(data)[:2]]
 teacher, stream = _pair.teacher(data, "resnet20"), Stream(data, 0, _pair.BATCH)
-opening = Opening(data, teacher, _pair.Below(root), Path(), _probe(stream), print)
-estimate = together(*measure(cells, opening.build, stream, teacher))
-del opening
+context = TrainingContext(
+    dataset=data, teacher=teacher, places=_pair.Below(root), base=Path(), note=print
+)
+builder = TraineeBuilder(context, make_probe(stream))
+estimate = cohort_bytes(*measure(cells, builder.build, stream, teacher))
+del builder
 give_back()
 base = resident()
 high = Path("/proc/self/clear_refs")
 high.write_text("5")
-train_cohort(cells, dataset=data, teacher=teacher, places=_pair.Below(root), base=Path())
+train_cohort(cells, context)
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
 print(estimate, int(status["VmHWM"].split()[0]) * 1024 - base)
 """

@@ -21,8 +21,8 @@ from ktbench.data import Stream
 from ktbench.networks.weights import load_student
 from ktbench.records import Cell, Checkpoint, Failure, Item, NumericSpec, TrainSpec
 from ktbench.teacher.live import Live
-from ktbench.train import train_cohort
-from ktbench.train.loss_log import READ_EVERY, Diverged, Terms
+from ktbench.train import TrainingContext, train_cohort
+from ktbench.train.loss_log import READ_EVERY, Diverged, LossLog
 from tests.support.optional_tools import skip_or_fail
 from tests.support.running import ROOT, started, write_matrix
 from tests.support.training import HERE, TRAIN, brief, cell, digits, places_in, teacher, train
@@ -78,7 +78,7 @@ def test_a_term_that_was_not_finite_is_named_with_its_own_step(
 
 
 def test_a_diverged_student_goes_on_for_no_more_than_a_few_steps() -> None:
-    terms = Terms()
+    terms = LossLog()
     values = [1.0, float("nan"), *[float("inf")] * READ_EVERY]
     with pytest.raises(Diverged, match="'a' became nan at step 1") as caught:
         for step, value in enumerate(values):
@@ -89,7 +89,7 @@ def test_a_diverged_student_goes_on_for_no_more_than_a_few_steps() -> None:
 
 
 def test_terms_are_averaged_over_an_epochs_steps_whatever_phase_they_came_in() -> None:
-    terms = Terms()
+    terms = LossLog()
     terms.add({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, step=0, epoch=0)
     terms.add({"b": torch.tensor(4.0)}, step=1, epoch=0)
     terms.add({"b": torch.tensor(0.1), "c": torch.tensor(8.0)}, step=2, epoch=0)
@@ -127,10 +127,12 @@ def test_a_network_without_preactivations_is_refused_where_they_are_read(tmp_pat
     network = catalogue.build_student(own.name, own.settings, num_classes=10, in_channels=1)
     [failure] = train_cohort(
         [cell("ab")],
-        dataset=digits(),
-        teacher=Live(network, trained_on=digits(), dataset=digits()),
-        places=places_in(tmp_path),
-        base=HERE,
+        TrainingContext(
+            dataset=digits(),
+            teacher=Live(network, trained_on=digits(), dataset=digits()),
+            places=places_in(tmp_path),
+            base=HERE,
+        ),
     )
     assert isinstance(failure, Failure)
     assert "the teacher shows no pre-activations" in failure.reason
@@ -152,11 +154,13 @@ def _trained(cells: Sequence[Cell], root: Path, **options: Any) -> list[Checkpoi
     taught = any(one.teacher is not None for one in cells)
     made = train_cohort(
         cells,
-        dataset=digits(),
-        teacher=_under(numeric, root) if taught else None,
-        places=places_in(root),
-        base=HERE,
-        **options,
+        TrainingContext(
+            dataset=digits(),
+            teacher=_under(numeric, root) if taught else None,
+            places=places_in(root),
+            base=HERE,
+            **options,
+        ),
     )
     for one, outcome in zip(cells, made, strict=True):
         assert isinstance(outcome, Checkpoint), f"{one.label}: {outcome}"
@@ -222,9 +226,9 @@ def test_bf16_weights_are_single_precision_and_validated_as_they_are_exported(
 def test_a_teacher_in_bf16_answers_in_single_precision_near_its_own(tmp_path: Path) -> None:
     stream = Stream(digits(), 0, 32)
     from ktbench.networks.numeric import EVERYTHING
-    from ktbench.train.cohort import _probe
+    from ktbench.train.device_placement import make_probe
 
-    probe = _probe(stream)
+    probe = make_probe(stream)
     exact = teacher(tmp_path).outputs(probe, EVERYTHING)
     rounded = _under(BF16, tmp_path).outputs(probe, EVERYTHING)
     assert not torch.equal(exact.logits, rounded.logits)
@@ -286,11 +290,13 @@ def _compiled_outcomes(
     network = catalogue.build_student(own.name, own.settings, num_classes=10, in_channels=1)
     made = train_cohort(
         [cell(method, student=own, numeric=COMPILED, train=COMPILED_TRAIN) for method in methods],
-        dataset=digits(),
-        teacher=Live(network, trained_on=digits(), dataset=digits(), numeric=COMPILED),
-        places=places_in(root / folder),
-        base=HERE,
-        **options,
+        TrainingContext(
+            dataset=digits(),
+            teacher=Live(network, trained_on=digits(), dataset=digits(), numeric=COMPILED),
+            places=places_in(root / folder),
+            base=HERE,
+            **options,
+        ),
     )
     assert all(isinstance(one, Checkpoint) for one in made), made
     return [one for one in made if isinstance(one, Checkpoint)]
@@ -376,13 +382,13 @@ def test_the_plain_loop_and_ours_train_to_the_same_weights() -> None:
     asked = cell_of(pair, data, method=Item(name="kd"), numeric=NumericSpec())
     ours = Ours(asked, data, network(pair.teacher, pair.classes, seed=1))
     student = network(pair.student, pair.classes)
-    student.load_state_dict(ours.lane.student.state_dict())
+    student.load_state_dict(ours.trainee.student.state_dict())
     plain = Plain(asked, student, network(pair.teacher, pair.classes, seed=1))
     start = {k: v.clone() for k, v in student.state_dict().items()}
     for batch in batches(data, pair, 4):
         ours.step(batch)
         plain.step(batch.inputs.contiguous(), batch.labels)
-    for name, value in ours.lane.student.state_dict().items():
+    for name, value in ours.trainee.student.state_dict().items():
         torch.testing.assert_close(value, student.state_dict()[name], rtol=1e-3, atol=1e-4)
     assert not torch.equal(start["head.weight"], student.state_dict()["head.weight"])
 

@@ -15,8 +15,8 @@ from ktbench import catalogue
 from ktbench.records import Checkpoint, KtbenchError, NumericSpec
 from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
-from ktbench.train import train_cohort
-from ktbench.train.loss_log import Terms
+from ktbench.train import TrainingContext, train_cohort
+from ktbench.train.loss_log import LossLog
 from ktbench.transfer_methods._contract import TransferMethod
 from ktbench.transfer_methods.crd import Method as Contrastive
 from tests.support import method_cases as cases
@@ -91,7 +91,7 @@ def stepped(method: TransferMethod, at: Any) -> set[torch.device]:
         )
         with pretended.mode:
             terms = method.loss(student, theirs, moved)
-            Terms().add(terms, step=0, epoch=0)
+            LossLog().add(terms, step=0, epoch=0)
             moves = [p for p in method.parameters() if p.requires_grad] + cases.tensors(student)
             total = torch.stack(list(terms.values())).sum()
             gradients = torch.autograd.grad(total, moves, allow_unused=True)
@@ -142,10 +142,12 @@ def _on_gpu(names: list[str], root: Path, **numeric: Any) -> list[dict[str, Tens
     source = Live(teacher(root)._network.cpu(), trained_on=digits(), dataset=digits(), numeric=spec)
     made = train_cohort(
         [cell(name, numeric=spec) for name in names],
-        dataset=digits(),
-        teacher=source,
-        places=places_in(root),
-        base=HERE,
+        TrainingContext(
+            dataset=digits(),
+            teacher=source,
+            places=places_in(root),
+            base=HERE,
+        ),
     )
     assert all(isinstance(one, Checkpoint) for one in made), made
     paths = [root / one.path for one in made if isinstance(one, Checkpoint)]

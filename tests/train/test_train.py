@@ -104,19 +104,19 @@ def test_methods_and_seeds_train_different_weights(
 def test_every_method_starts_from_the_same_weights_and_sees_the_same_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from ktbench.train.trainee import Lane
+    from ktbench.train.trainee import Trainee
 
     seen: dict[str, list[str]] = {}
-    original = Lane.step
+    original = Trainee.step
 
-    def spy(lane: Lane, batch: object, features: object) -> None:
-        log = seen.setdefault(lane.cell.method.name, [])
+    def spy(trainee: Trainee, batch: object, features: object) -> None:
+        log = seen.setdefault(trainee.cell.method.name, [])
         if not log:
-            log.append(weights_digest(lane.student.state_dict()))
+            log.append(weights_digest(trainee.student.state_dict()))
         log.append(str(batch.indices.tolist()))  # type: ignore[attr-defined]
-        original(lane, batch, features)  # type: ignore[arg-type]
+        original(trainee, batch, features)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Lane, "step", spy)
+    monkeypatch.setattr(Trainee, "step", spy)
     train([cell("none")], tmp_path)
     train([cell("kd"), cell("fitnet")], tmp_path)
     assert seen["none"] == seen["kd"] == seen["fitnet"]
@@ -170,13 +170,13 @@ def test_a_teacher_with_other_statistics_sees_its_own_normalisation(tmp_path: Pa
     from dataclasses import replace
 
     from ktbench.data import Stream
-    from ktbench.train.cohort import _probe
+    from ktbench.train.device_placement import make_probe
     from ktbench.transfer_methods._contract import Needs
     from tests.support.training import teacher_cell
 
     own = digits(teacher_cell().data.model_dump_json())
     assert not torch.equal(own.mean, data.mean)
-    batch = replace(_probe(Stream(data, 0, 32)), inputs=data.normalise(images))
+    batch = replace(make_probe(Stream(data, 0, 32)), inputs=data.normalise(images))
     with torch.no_grad():
         expected = source._network(own.normalise(images))
     torch.testing.assert_close(

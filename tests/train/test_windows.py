@@ -17,10 +17,11 @@ from ktbench.networks.numeric import EVERYTHING
 from ktbench.records import Cell, Checkpoint, Failure, Item, Window
 from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
-from ktbench.train import train_cohort
-from ktbench.train.cohort import _probe
-from ktbench.train.device_placement import make_batch
-from ktbench.train.trainee import Lane, derived_seed
+from ktbench.train import TrainingContext, train_cohort
+from ktbench.train.context import SharedInputs
+from ktbench.train.device_placement import make_batch, make_probe
+from ktbench.train.seeds import derived_seed
+from ktbench.train.trainee import Trainee
 from ktbench.transfer_methods._contract import Batch, Needs, Phase, Scale, Scope, Update
 from tests.support import caching
 from tests.support import method_cases as cases
@@ -69,11 +70,13 @@ def test_no_teacher_is_run_outside_the_window_unless_another_student_needs_it(
         source, place = Counted(teacher(tmp_path)), tmp_path / str(len(cells)) / cells[0].key
         made = train_cohort(
             cells,
-            dataset=digits(),
-            teacher=source,
-            places=places_in(place),
-            base=HERE,
-            memory=10**12,  # so that no throw-away step is taken to measure what they take
+            TrainingContext(
+                dataset=digits(),
+                teacher=source,
+                places=places_in(place),
+                base=HERE,
+                memory=10**12,  # so that no throw-away step is taken to measure what they take
+            ),
         )
         return source.steps, [outcome for outcome in made if isinstance(outcome, Checkpoint)]
 
@@ -169,10 +172,10 @@ def test_the_term_ce_weighs_what_the_method_says(name: str) -> None:
     assert carried or not any(phase.teacher for phase in method.phases()[1:])
 
 
-def _lane(of: Cell, root: Path) -> Lane:
-    stream, live = Stream(digits(), of.seed, 32), teacher(root)
-    probe = _probe(stream)
-    return Lane(of, digits(), HERE, probe, live.outputs(probe, EVERYTHING), live.stage_names)
+def _trainee(of: Cell, root: Path) -> Trainee:
+    live, probe = teacher(root), make_probe(Stream(digits(), of.seed, 32))
+    taught = live.outputs(probe, EVERYTHING)
+    return Trainee(of, SharedInputs(digits(), HERE, probe, taught, live.stage_names))
 
 
 @pytest.mark.parametrize("name", FREE)
@@ -182,10 +185,10 @@ def test_outside_the_window_a_method_trains_as_cross_entropy_alone_and_moves_no_
     """From equal weights, for two steps after the window, whatever the method is made of."""
     settings = {"parts": ["crd"]} if name == "combined" else {}  # so that it weighs 1 too
     student = Item(name="resnet8")
-    ours = _lane(
+    ours = _trainee(
         _windowed(name, end=0.5, scale="keep", settings=settings, student=student), tmp_path
     )
-    plain = _lane(cell("none", student=student), tmp_path)
+    plain = _trainee(cell("none", student=student), tmp_path)
     stream = Stream(digits(), 0, 32)
     adaptors = {k: v.clone() for k, v in ours.method.named_parameters()}
     for step in (6, 7):
@@ -195,8 +198,8 @@ def test_outside_the_window_a_method_trains_as_cross_entropy_alone_and_moves_no_
             epoch=epoch, step=step, steps=STEPS, device=torch.device("cpu"),
         )  # fmt: skip
         assert not ours.needs(batch.progress)
-        for lane in (ours, plain):
-            lane.step(batch, None)
+        for trainee in (ours, plain):
+            trainee.step(batch, None)
     for (key, value), other in zip(
         ours.student.state_dict().items(), plain.student.state_dict().values(), strict=True
     ):

@@ -13,10 +13,10 @@ from ktbench.networks.weights import load_student
 from ktbench.records import Checkpoint, Failure, Item, Teacher, TrainSpec
 from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
-from ktbench.train import train_cohort
-from ktbench.train.cohort import _probe
+from ktbench.train import TrainingContext, train_cohort
+from ktbench.train.device_placement import make_probe
 from ktbench.train.method_setup import similarity
-from ktbench.train.start import Opening
+from ktbench.train.start import TraineeBuilder
 from tests.support.training import (
     BRIEF,
     DATA,
@@ -152,7 +152,7 @@ def test_every_method_trains_across_kinds_of_networks_or_says_why_not(
     before = source.digest
     few = digits(FEW.model_dump_json())
     outcomes = train_cohort(
-        cells, dataset=few, teacher=source, places=places_in(tmp_path), base=HERE
+        cells, TrainingContext(dataset=few, teacher=source, places=places_in(tmp_path), base=HERE)
     )
     assert source.digest == before
     for asked, outcome in zip(cells, outcomes, strict=True):
@@ -170,10 +170,12 @@ def test_building_a_method_leaves_the_teachers_statistics_alone(tmp_path: Path) 
     before = source.digest
     for name in catalogue.methods():
         asked = brief(name)
-        probe = _probe(Stream(digits(), asked.seed, asked.train.batch_size))
-        opening = Opening(digits(), source, places_in(tmp_path), HERE, probe, print)
-        lane = opening.open(asked, print)
-        assert not isinstance(lane, Failure), name
+        probe = make_probe(Stream(digits(), asked.seed, asked.train.batch_size))
+        context = TrainingContext(
+            dataset=digits(), teacher=source, places=places_in(tmp_path), base=HERE
+        )
+        trainee = TraineeBuilder(context, probe).open(asked, print)
+        assert not isinstance(trainee, Failure), name
         assert source.digest == before, name
 
 
@@ -185,7 +187,8 @@ def test_a_wide_resnets_batchnorms_update_once_a_step_whatever_is_read(
     asked = cell(name, student=wide, train=BRIEF)
     source = live(wide)
     [made] = train_cohort(
-        [asked], dataset=digits(), teacher=source, places=places_in(tmp_path), base=HERE
+        [asked],
+        TrainingContext(dataset=digits(), teacher=source, places=places_in(tmp_path), base=HERE),
     )
     assert isinstance(made, Checkpoint), made
     state = torch.load(tmp_path / made.path, weights_only=True)
@@ -210,7 +213,8 @@ def test_an_assistant_that_was_taught_itself_teaches_on(tmp_path: Path) -> None:
     )
     source = Live(network, trained_on=digits(), dataset=digits())
     [made] = train_cohort(
-        [last], dataset=digits(), teacher=source, places=places_in(tmp_path), base=HERE
+        [last],
+        TrainingContext(dataset=digits(), teacher=source, places=places_in(tmp_path), base=HERE),
     )
     [other] = train([straight], tmp_path)
     assert isinstance(made, Checkpoint)

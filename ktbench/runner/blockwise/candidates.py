@@ -16,7 +16,7 @@ from ktbench.blockwise import BlockStore, tasks_of
 from ktbench.blockwise.blocks import build_blockwise
 from ktbench.blockwise.gather import assemble
 from ktbench.blockwise.splice import accuracy_of
-from ktbench.blockwise.teacher_inputs import Inputs
+from ktbench.blockwise.teacher_inputs import TeacherInputs
 from ktbench.data import Dataset, Split
 from ktbench.networks.layout import frozen
 from ktbench.networks.weights import load_student
@@ -77,10 +77,10 @@ class Candidates:
         return load_student(cell, files[0], base=self.base, **shape)
 
     @cached_property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> TeacherInputs:
         """The students' data as the teacher sees it."""
         cpu, layout = torch.device("cpu"), frozen(self.cells[0].numeric)
-        return Inputs(self.data, self.trained_on, cpu, layout)
+        return TeacherInputs(self.data, self.trained_on, cpu, layout)
 
     def trained(self, seed: int, block: Block, label: str) -> nn.Module:
         """Return a replacement with its trained weights."""

@@ -11,8 +11,8 @@ import torch
 from pydantic import TypeAdapter
 
 from ktbench import catalogue
-from ktbench.blockwise.pipeline import PATIENCE_S, Place, cut_before, place_of
-from ktbench.blockwise.schedule import Load, arranged, handed_on
+from ktbench.blockwise.pipeline import PATIENCE_S, ChainPlace, cut_before, position_of
+from ktbench.blockwise.schedule import Load, arrange, handed_on
 from ktbench.engine.contract import Lost
 from ktbench.records import Failure, digest_of
 from ktbench.runner.blockwise.jobs import BlocksJob, time_some
@@ -39,7 +39,7 @@ def divided(context: RunContext, jobs: Sequence[BlocksJob], workers: int) -> lis
                 context.watcher.note(
                     f"teacher {name} cannot be cut: every worker runs it from its input"
                 )
-            packs = arranged(loads, workers, how.schedule, how.feed) if loads else [()]
+            packs = arrange(loads, workers, how.schedule, how.feed) if loads else [()]
         for pack in packs:
             tasks = tuple(job.tasks[number] for number in pack) or job.tasks
             smaller_jobs.append(replace(job, tasks=tasks))
@@ -63,7 +63,7 @@ def chained(job: BlocksJob, loads: Sequence[Load], workers: int) -> list[BlocksJ
         )
     # Students that share a pass may replace the same block: in the network's order, all of them.
     order = sorted(
-        range(len(loads)), key=lambda n: (*place_of(job.tasks[n].block), loads[n].prefix)
+        range(len(loads)), key=lambda n: (*position_of(job.tasks[n].block), loads[n].prefix)
     )
     chain = handed_on([loads[n] for n in order], workers)
     packs = [tuple(job.tasks[order[n]] for n in pack) for pack in chain]
@@ -76,7 +76,7 @@ def chained(job: BlocksJob, loads: Sequence[Load], workers: int) -> list[BlocksJ
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     ends = pairwise([None, *cuts, None])
     return [
-        replace(job, tasks=tasks, place=Place(folder, number, takes, gives, PATIENCE_S))
+        replace(job, tasks=tasks, place=ChainPlace(folder, number, takes, gives, PATIENCE_S))
         for number, (tasks, (takes, gives)) in enumerate(zip(packs, ends, strict=True))
     ]
 

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ktbench.blockwise import BlockStore, BlockTask, Made, gather, measured_loads, train_blocks
-from ktbench.blockwise.pipeline import Place
+from ktbench.blockwise import BlockStore, BlockTask, Execution, gather, measured_loads, train_blocks
+from ktbench.blockwise.pipeline import ChainPlace
 from ktbench.blockwise.schedule import Load
 from ktbench.engine.contract import Report
 from ktbench.records import (
@@ -43,7 +43,7 @@ class BlocksJob:
     root: Path
     data_digest: str | None = None
     """Digest of the run's data: a node that has other data is refused."""
-    place: Place | None = None
+    place: ChainPlace | None = None
     """Place in a chain of workers that share one pass of the teacher."""
 
     @property
@@ -87,7 +87,7 @@ class GatherJob:
     taught_by: TrainedTeacher
     base: Path
     root: Path
-    made: Made
+    execution: Execution
     """Training of its blocks: schedule, workers, time and energy."""
 
     @property
@@ -162,7 +162,7 @@ def put_together(job: GatherJob, _: Report) -> Assembly | Failure:
             dataset=dataset(job.cell.data, job.base),
             store=BlockStore(job.root),
             base=job.base,
-            made=job.made,
+            execution=job.execution,
         )
     except (StorageError, OSError):
         raise

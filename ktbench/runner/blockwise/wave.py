@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ktbench.blockwise import BlockStore, BlockTask, Made, assembly_key, tasks_of
+from ktbench.blockwise import BlockStore, BlockTask, Execution, assembly_key, tasks_of
 from ktbench.blockwise.processor_energy import Energy, Meter, estimated
 from ktbench.engine.contract import Lost, Workers
 from ktbench.records import BlockResult, Cell, Failure, KtbenchError, digest_of
@@ -201,8 +201,9 @@ def _gather(
             _note_failure(context, cell, failure)
             continue
         results = tuple(trained.results[task.key] for task in student.tasks)
-        made = _made(context, student, trained, workers)
-        jobs.append(GatherJob(cell, results, student.taught_by, context.base, context.root, made))
+        execution = _execution(context, student, trained, workers)
+        taught_by, base, root = student.taught_by, context.base, context.root
+        jobs.append(GatherJob(cell, results, taught_by, base, root, execution))
         keys[cell.key] = [c.key for c in student.cells]
     deaths = Narrowing()
 
@@ -222,7 +223,9 @@ def _gather(
     return starts
 
 
-def _made(context: RunContext, student: _Student, trained: _Trained, workers: Workers) -> Made:
+def _execution(
+    context: RunContext, student: _Student, trained: _Trained, workers: Workers
+) -> Execution:
     """Return how a student's blocks were trained; time and energy only if all were trained now.
 
     Students that were trained together share the energy by what their blocks took; a block that
@@ -231,10 +234,10 @@ def _made(context: RunContext, student: _Student, trained: _Trained, workers: Wo
     how = context.plan.blockwise
     spans = [trained.spans[t.key] for t in student.tasks if t.key in trained.spans]
     if len(spans) < len(student.tasks) or not spans or trained.energy is None:
-        return Made(how, workers.all)
+        return Execution(how, workers.all)
     own_seconds = sum(_seconds(trained.results[task.key]) for task in student.tasks)
     all_seconds = sum(_seconds(trained.results[key]) for key in trained.spans)
-    return Made(
+    return Execution(
         how,
         workers.all,
         elapsed_seconds=max(end for _, end in spans) - min(begin for begin, _ in spans),

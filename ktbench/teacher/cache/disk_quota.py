@@ -1,4 +1,4 @@
-"""Room on the disk for kept outputs: a cap over all of them, the least recently used make room."""
+"""Disk quota with LRU eviction for cached teacher outputs."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ _USED = "used"
 _STALE_S = 3600.0
 
 
-class Room:
-    """The folder of all kept outputs of a user: one folder each."""
+class DiskQuota:
+    """A cap on the folders of cached outputs in `root`."""
 
     def __init__(self, root: Path, cap: int) -> None:
-        """`cap` in bytes."""
+        """`cap` is in bytes."""
         self.root = root
         self.cap = cap
 
-    def admit(self, own: Path, wanted: int) -> bool:
-        """Whether `wanted` more bytes fit in; other folders go for them, the oldest in use first.
+    def admit(self, folder: Path, size: int) -> bool:
+        """Make room for `size` more bytes in a folder; False where they do not fit.
 
-        `own` is marked as used and stays. Whoever still reads what is removed here keeps it until
-        it closes it: files are unlinked, never cut. Raises OSError where nothing can be written.
+        Other folders are removed, the least recently used first; this one is marked as used.
+        Processes that still read a removed file keep it until they close it: files are unlinked,
+        never truncated. Raises OSError where nothing can be written.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            own.mkdir(exist_ok=True)
-            (own / _USED).touch()
-            folders = {folder: _bytes(folder) for folder in self._folders()}
-            excess = sum(folders.values()) + wanted - self.cap
-            if wanted and wanted + folders.get(own, 0) > self.cap:
+            folder.mkdir(exist_ok=True)
+            (folder / _USED).touch()
+            sizes = {each: _bytes(each) for each in self._folders()}
+            excess = sum(sizes.values()) + size - self.cap
+            if size and size + sizes.get(folder, 0) > self.cap:
                 return False
-            for folder in sorted(folders, key=_last_use):
+            for other in sorted(sizes, key=_last_use):
                 if excess <= 0:
                     break
-                if folder != own:
-                    remove(folder)
-                    excess -= folders[folder]
-            return excess <= 0 or not wanted
+                if other != folder:
+                    remove(other)
+                    excess -= sizes[other]
+            return excess <= 0 or not size
 
     def _folders(self) -> list[Path]:
         return [folder for folder in self.root.iterdir() if folder.is_dir()]
@@ -70,16 +71,16 @@ def remove(folder: Path) -> None:
 
 
 def _bytes(folder: Path) -> int:
-    """Of a folder's files, as large as they will be; what a killed process left half is removed."""
+    """Return the size of a folder's files; what a killed process left half-written is removed."""
     total = 0
     with suppress(OSError):
         for file in folder.iterdir():
             with suppress(OSError):
-                found = file.stat()
-                if file.name.startswith(PREFIX) and time.time() - found.st_mtime > _STALE_S:
+                status = file.stat()
+                if file.name.startswith(PREFIX) and time.time() - status.st_mtime > _STALE_S:
                     file.unlink()
                 else:
-                    total += found.st_size
+                    total += status.st_size
     return total
 
 

@@ -1,4 +1,4 @@
-"""Features as named tensors, and their memory as rows: what a cache keeps and gives back."""
+"""Converts features to named tensors and to rows of bytes, one per sample, and back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ktbench.students._contract import Features
 from ktbench.transfer_methods._contract import Needs
 
 Parts = Mapping[str, Tensor]
-"""By name; the first dimension of each is the batch's."""
+"""Tensors by name; the first dimension of each is the batch's."""
 Bytes = NDArray[np.uint8]
 
 
 def parts_of(features: Features, needs: Needs) -> dict[str, Tensor]:
-    """The tensors that are needed and there, and the logits in any case."""
+    """Return the needed tensors that the network shows, and the logits in any case."""
     parts = {"logits": features.logits}
     if needs.embedding and features.embedding is not None:
         parts["embedding"] = features.embedding
@@ -33,7 +33,7 @@ def parts_of(features: Features, needs: Needs) -> dict[str, Tensor]:
 
 
 def features_of(parts: Parts) -> Features:
-    """The other way round."""
+    """Return the features that named tensors stand for."""
 
     def numbered(kind: str) -> tuple[Tensor, ...]:
         count = sum(name.startswith(kind) for name in parts)
@@ -50,7 +50,7 @@ def features_of(parts: Parts) -> Features:
 
 @dataclass(frozen=True)
 class Slot:
-    """One tensor's place in a row: a sample's memory, just as the network laid it out.
+    """One tensor's place in a row: a sample's memory, as the network laid it out.
 
     Sizes and strides are a sample's, in elements; `start` and `stop` are bytes of the row.
     """
@@ -63,20 +63,20 @@ class Slot:
     stop: int
 
     def tensor(self, raw: Bytes) -> Tensor:
-        """(B, ...): the tensor whose samples' memory is `raw` (B, stop - start)."""
+        """Return the tensor (B, ...) whose samples' memory is `raw` (B, stop - start)."""
         flat = torch.from_numpy(raw).view(self.dtype)
         return flat.as_strided((len(raw), *self.size), (flat.shape[1], *self.stride))
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """The slots of a row."""
 
     slots: tuple[Slot, ...]
 
     @classmethod
-    def of(cls, parts: Parts) -> Layout | None:
-        """That of these tensors; None where samples do not lie one after the other in memory."""
+    def of(cls, parts: Parts) -> RowLayout | None:
+        """Return the layout of tensors; None where samples are not consecutive in memory."""
         slots, start = list[Slot](), 0
         for name, part in parts.items():
             if not _is_dense(part):
@@ -89,16 +89,16 @@ class Layout:
 
     @property
     def nbytes(self) -> int:
-        """Of one sample."""
+        """Bytes of one sample."""
         return self.slots[-1].stop
 
     @property
     def described(self) -> list[list[str]]:
-        """What tells one layout from another, for a digest."""
+        """Everything that distinguishes layouts, for a digest."""
         return [[s.name, str(s.dtype), str(s.size), str(s.stride)] for s in self.slots]
 
     def rows(self, parts: Parts) -> Bytes:
-        """(B, nbytes): the samples' memory, part after part."""
+        """Return the samples' memory (B, nbytes), part after part."""
         columns = []
         for slot in self.slots:
             part = parts[slot.name]
@@ -109,7 +109,7 @@ class Layout:
 
 
 def _is_dense(part: Tensor) -> bool:
-    """Whether samples lie one after the other, each without gaps or overlaps."""
+    """Return whether samples are consecutive, each without gaps or overlaps."""
     samples = len(part) == 1 or part.stride(0) == part[0].numel()
     return part[0].numel() > 0 and samples and _fills(part.shape[1:], part.stride()[1:])
 

@@ -1,8 +1,9 @@
-"""A file of rows that each prove themselves: what a cache keeps of one view of a training set.
+"""Fixed-size, CRC-checked records, one per sample: the cached outputs of one view.
 
-A header (magic, key, view, sizes), then one row of equal size per sample: its bytes, and the CRC-32
-of (key, view, sample, bytes). A row that was never written, or half, or for another sample, view or
-cache, is not valid. A row's content is a function of its place, so that writers need no lock.
+A file is a header (magic, key, view, sizes) and one row of equal size per sample: its bytes, and
+the CRC-32 of (key, view, sample, bytes). A row that was never written, or partly, or for another
+sample, view or cache, is not valid. A row's content is a function of its place: writers need no
+lock.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ Rows = NDArray[np.uint8]
 class RowFile:
     """Rows by sample, read through a memory map and written by position.
 
-    Writing through the map would end the process where the disk is full; a file is never cut,
-    as that would end those who have it mapped.
+    Writing through the map would end the process where the disk is full; a file is never
+    truncated, as that would end the processes that have it mapped.
     """
 
     def __init__(self, path: Path, *, key: str, view: int, count: int, nbytes: int) -> None:
-        """Open the file, or make it where there is none; `nbytes` are a row's without its CRC.
+        """Open the file, or make it where there is none; `nbytes` is a row's size without its CRC.
 
-        A file that is not this one is removed and made anew, which `replaced` tells. Raises
+        A file with another header or size is removed and made anew, and `replaced` set. Raises
         OSError.
         """
         self.count, self.nbytes = count, nbytes
@@ -60,24 +61,26 @@ class RowFile:
 
     @property
     def size(self) -> int:
-        """Of the whole file."""
+        """Bytes of the whole file."""
         return file_bytes(self.count, self.nbytes)
 
     def valid(self, indices: Sequence[int]) -> NDArray[np.bool_]:
-        """Which of these rows hold what was written for them; a row that was written and is not
-        whole sets `damaged`."""
-        view, stride, found = memoryview(self._map), self._stride, []
+        """Check rows; True for those that hold what was written for them.
+
+        A row that was written and is not whole sets `damaged`.
+        """
+        view, stride, valid = memoryview(self._map), self._stride, []
         for index in indices:
             start = HEADER_BYTES + index * stride
             stored = _CRC.unpack_from(view, start + self.nbytes)[0]
             right = stored != 0 and stored == self._crc(index, view[start : start + self.nbytes])
             self.damaged |= stored != 0 and not right
-            found.append(right)
+            valid.append(right)
         view.release()
-        return np.array(found, dtype=bool)
+        return np.array(valid, dtype=bool)
 
     def take(self, indices: Sequence[int], start: int, stop: int) -> Rows:
-        """(B, stop - start): these bytes of these rows, copied."""
+        """Copy a range of bytes of some rows: (B, stop - start)."""
         return np.ascontiguousarray(self._rows[:, start:stop][np.asarray(indices)])
 
     def put(self, indices: Sequence[int], rows: Rows) -> None:
@@ -88,13 +91,13 @@ class RowFile:
             _write_all(self._file, content, HEADER_BYTES + index * self._stride)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         del self._rows
         self._map.close()
         os.close(self._file)
 
     def _crc(self, index: int, content: bytes | memoryview) -> int:
-        """Never 0, which stands for a row that was never written."""
+        """Return a row's CRC, never 0, which stands for a row that was never written."""
         return zlib.crc32(content, zlib.crc32(index.to_bytes(8, "little"), self._salt)) or 1
 
     def _opened(self, path: Path) -> int:
@@ -117,7 +120,7 @@ class RowFile:
         return right_size and os.pread(handle, HEADER_BYTES, 0) == self._header
 
     def _make(self, path: Path) -> None:
-        """A whole file of empty rows, unless another process was quicker."""
+        """Make a whole file of empty rows, unless another process was quicker."""
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=PREFIX, dir=path.parent)
         try:
@@ -136,7 +139,7 @@ class RowFile:
 
 
 def file_bytes(count: int, nbytes: int) -> int:
-    """Size of a file with so many rows of so many bytes."""
+    """Return the size of a file with `count` rows of `nbytes` bytes."""
     return HEADER_BYTES + count * (nbytes + _CRC.size)
 
 

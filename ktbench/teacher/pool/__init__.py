@@ -1,5 +1,5 @@
-"""A teacher that runs elsewhere: workers that join and leave, and a source that hides them.
+"""A teacher on workers that join and leave, behind a source that a training reads.
 
-`dispatch` decides who answers what, without clock or network; `worker` answers; `coordinator`
-stands between workers and trainings; `client` is the source that a training loop reads.
+`client` is that source, connected by `link` to the `coordinator`, which carries out what `dispatch`
+decides (without clock or network) on the workers of its `workforce`; a `worker` runs the teacher.
 """

@@ -1,4 +1,4 @@
-"""What a right answer looks like, known before any worker has answered."""
+"""Checks a worker's answer against the shapes of the network's outputs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor
 
 from ktbench.records import KtbenchError
 from ktbench.students._contract import Features
-from ktbench.teacher.pool.messages import Ask, needs_of
+from ktbench.teacher.pool.messages import Request, needs_of
 from ktbench.transfer_methods._contract import Shapes
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The shapes of one sample's outputs, from the network's outline."""
+    """Shapes of one sample's outputs, known from the network's outline before any answer."""
 
     shapes: Shapes
 
-    def check(self, features: Features, ask: Ask, *, rows: int) -> None:
-        """Raise KtbenchError unless every part that was asked for is there, in shape and finite."""
-        needs, shapes = needs_of(ask.needs), self.shapes
+    def check(self, features: Features, request: Request, *, rows: int) -> None:
+        """Raise KtbenchError unless every part that was requested is there, in shape and finite."""
+        needs, shapes = needs_of(request.needs), self.shapes
         _check("logits", features.logits, (rows, shapes.logits))
         if needs.embedding and shapes.embedding is not None:
             _check("embedding", features.embedding, (rows, shapes.embedding))
@@ -42,8 +42,8 @@ def _check_all(name: str, values: tuple[Tensor, ...], rows: int, shapes: Shapes)
 
 def _check(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
     if value is None or tuple(value.shape) != shape:
-        found = "missing" if value is None else f"of shape {tuple(value.shape)}"
-        raise KtbenchError(f"{name}: {found}, not {shape}")
+        problem = "missing" if value is None else f"of shape {tuple(value.shape)}"
+        raise KtbenchError(f"{name}: {problem}, not {shape}")
     # A sum is finite where every value is: one quick pass, and no mask as large as the tensor.
     if not value.sum().isfinite():
         raise KtbenchError(f"{name}: not finite")

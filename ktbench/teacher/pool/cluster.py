@@ -1,4 +1,4 @@
-"""Ray as the pool uses it: connect, and find or start the actor of a pool."""
+"""The Ray cluster of a pool: connects to it, and finds or starts the pool's coordinator."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ktbench.teacher.pool.messages import PoolJob
 
 NAMESPACE = "ktbench"
 PREFIX = "pool-"
-_OURS: list[str] = []
-"""The cluster that this process joined by `connect`."""
+_JOINED: list[str] = []
+"""Address of the cluster that this process joined by `connect`."""
 _HEAD = "node:__internal_head__"
 
 
 def import_ray() -> Any:
-    """The package, or one line that says how to get it."""
+    """Import the package, or raise one line that says how to get it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # it tells deaths of workers twice
@@ -36,20 +36,20 @@ def import_ray() -> Any:
 
 
 def connected() -> bool:
-    """Whether this process has a cluster already: it may run in one."""
+    """Return whether this process has a cluster already: it may run in one."""
     return bool(import_ray().is_initialized())
 
 
 def disconnect() -> None:
     """Leave the cluster that `connect` joined; one that it started ends with all its workers."""
-    if _OURS:
-        _OURS.clear()
+    if _JOINED:
+        _JOINED.clear()
         import_ray().shutdown()
 
 
 @contextmanager
 def _own_handlers() -> Iterator[None]:
-    """Signals keep the meaning that they had: Ray takes SIGTERM for itself when it starts."""
+    """Keep this process's signal handlers: Ray takes SIGTERM for itself when it starts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -88,11 +88,11 @@ def connect(address: str | None, cpus: int = 1) -> None:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise KtbenchError(f"cannot connect to Ray ({where}): {reason}") from error
-    _OURS.append(where)
+    _JOINED.append(where)
 
 
 def _refuse_unreachable(address: str | None) -> None:
-    """Say at once when nobody listens there: Ray itself would try for minutes."""
+    """Raise at once when nobody listens there: Ray itself would try for minutes."""
     host, _, port = (address or "").rpartition(":")
     if not host or "://" in host or not port.isdigit():
         return
@@ -106,7 +106,7 @@ def _refuse_unreachable(address: str | None) -> None:
 
 
 def pool(job: PoolJob, weights: bytes, **settings: Any) -> Any:
-    """The coordinator of a job's pool; started, on the cluster's head, where there is none."""
+    """Return the coordinator of a job's pool, started on the cluster's head where there is none."""
     ray = import_ray()
     from ktbench.teacher.pool.coordinator import Coordinator
 
@@ -120,15 +120,15 @@ def pool(job: PoolJob, weights: bytes, **settings: Any) -> Any:
         resources=head,
         max_concurrency=1000,
     )
-    found = actor.remote(job, weights, **settings)
-    found.begin.remote()
-    return found
+    coordinator = actor.remote(job, weights, **settings)
+    coordinator.begin.remote()
+    return coordinator
 
 
 def pools() -> dict[str, Any]:
-    """The coordinators of all pools of the cluster, by the name of their job."""
+    """Return the coordinators of all pools of the cluster, by the name of their job."""
     ray = import_ray()
-    found = {}
+    coordinators = {}
     try:
         actors = ray.util.list_named_actors(all_namespaces=True)
     except Exception as error:  # Ray has many, and a cluster can go in any way
@@ -141,5 +141,5 @@ def pools() -> dict[str, Any]:
                 actor = ray.get_actor(each["name"], namespace=NAMESPACE)
             except ValueError:
                 continue  # It has ended meanwhile.
-            found[each["name"].removeprefix(PREFIX)] = actor
-    return found
+            coordinators[each["name"].removeprefix(PREFIX)] = actor
+    return coordinators

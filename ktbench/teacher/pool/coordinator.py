@@ -14,22 +14,15 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import RayActorError, RayError
 
 from ktbench.teacher.pool.dispatch import Dispatcher
 from ktbench.teacher.pool.history import History
-from ktbench.teacher.pool.messages import Ask, Hello, PoolJob, Receipt, StreamKey
-from ktbench.teacher.pool.registry import (
-    Collected,
-    Hand,
-    Ready,
-    Training,
-    first_line,
-    training_status,
-    worker_status,
-)
+from ktbench.teacher.pool.messages import Collected, PoolJob, Ready, Receipt, Request, StreamKey
+from ktbench.teacher.pool.registry import Client, WorkerHandle, client_status
 from ktbench.teacher.pool.scheduler_events import (
     Action,
+    AskForWorker,
     Deliver,
     Dismiss,
     Drop,
@@ -38,18 +31,12 @@ from ktbench.teacher.pool.scheduler_events import (
     Rules,
     Send,
 )
-from ktbench.teacher.pool.scheduler_events import Ask as AskForWorker
-from ktbench.teacher.pool.worker import Worker
+from ktbench.teacher.pool.workforce import TICK, Workforce, first_line
 
-TICK = 0.1
 LINGER = 60.0
-"""How long a pool without trainings waits for the next one."""
-LOOK_EVERY = 1.0
-"""How often a worker without work is asked whether it is there."""
+"""Seconds that a pool without trainings waits for the next one."""
 SILENT = 900.0
-"""How long a training may say nothing before it is taken to be dead; it may come again."""
-MOST_DISMISSALS = 3
-"""Of one worker, before it is ended for good."""
+"""Seconds without a call after which a training is taken to be dead; it may come again."""
 
 
 class Coordinator:
@@ -65,199 +52,128 @@ class Coordinator:
         rules: Rules | None = None,
         linger: float = LINGER,
     ) -> None:
-        self._job = job
-        self._weights = ray.put(weights)
-        self._wanted, self._most, self._linger = workers, max(workers, most_workers), linger
+        self._job, self._linger = job, linger
         self._dispatcher = Dispatcher(rules)
         self._history = History()
-        self._hands: dict[str, Hand] = {}
-        self._students: dict[str, Training] = {}
-        self._asks: dict[int, tuple[str, Ask]] = {}
+        self._workforce = Workforce(
+            job,
+            weights,
+            self._history,
+            own=workers,
+            most=most_workers,
+            joined=self._worker_joined,
+            left=self._worker_left,
+        )
+        self._clients: dict[str, Client] = {}
+        self._requests: dict[int, tuple[str, Request]] = {}
+        """Client and request by the dispatcher's task."""
         self._answers: dict[tuple[int, str], Any] = {}
-        self._tasks = 0
-        self._started = 0
-        self._refused = ""
+        self._last_task = 0
+        self._begun = False
         self._heard = time.monotonic()
-        self._background: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
         """Start the pool's own workers and its clock; a second call does nothing."""
-        if self._background:
-            return
-        self._spawn(self._tick_forever())
-        for _ in range(self._wanted):
-            self._start_worker()
+        if not self._begun:
+            self._begun = True
+            self._workforce.spawn(self._tick_forever())
+            self._workforce.begin()
 
     # ------------------------------------------------------------ workers
 
     async def job(self) -> PoolJob:
-        """What a worker of this pool is made with; the weights it is given when it is let in."""
+        """Return what a worker of this pool is built from, except for the teacher's weights."""
         return self._job
 
     async def join(self, name: str, actor: Sequence[Any]) -> None:
         """Take in a worker that somebody has started; `actor` holds its handle."""
-        self._take_in(name, Hand(actor[0], own=False))
+        self._workforce.take_in(name, actor[0])
 
-    def _start_worker(self) -> None:
-        self._started += 1
-        actor = ray.remote(Worker).options(num_cpus=self._job.threads, max_restarts=-1)
-        handle = actor.remote(self._job)
-        self._take_in(f"worker-{self._started}", Hand(handle, own=True))
+    def _worker_joined(self, name: str) -> None:
+        self._carry_out(self._dispatcher.join(name, time.monotonic()))
+        self._workers_changed()
 
-    def _take_in(self, name: str, hand: Hand) -> None:
-        self._hands[name] = hand
-        self._spawn(self._admit(name, hand))
+    def _worker_left(self, name: str) -> None:
+        self._carry_out(self._dispatcher.leave(name, time.monotonic()))
+        self._workers_changed()
 
-    async def _admit(self, name: str, hand: Hand) -> None:
-        """Let a worker in once it is ready and the same in everything that decides bits."""
-        tries = 0
-        while self._hands.get(name) is hand:
-            try:
-                hello: Hello = await hand.handle.hello.remote(self._weights)
-            except ActorUnavailableError:
-                await asyncio.sleep(TICK)  # Ray is starting it again.
-            except RayError as error:
-                tries += 1
-                if tries == 3:
-                    self._end(name, "leave", first_line(error))
-                await asyncio.sleep(TICK)
-            else:
-                self._judge(name, hand, hello)
-                return
-
-    def _judge(self, name: str, hand: Hand, hello: Hello) -> None:
-        trouble = hello.trouble
-        if not trouble and hello.identity is not None:
-            trouble = self._job.identity.differs(hello.identity) or ""
-        if trouble:
-            self._refused = f"{name} on {hello.node}: {trouble}"
-            self._end(name, "refused", trouble)
-            return
-        hand.hello = hello
-        hand.life += 1
-        self._history.add("join", name, f"{hello.node}, process {hello.process}")
-        self._do(self._dispatcher.join(name, time.monotonic()))
-        self._present()
-
-    def _lost(self, name: str, hand: Hand, life: int, reason: str) -> None:
-        """A worker's process is gone; Ray may start it again."""
-        if self._hands.get(name) is not hand or hand.life != life:
-            return
-        hand.life += 1
-        hand.restarts += 1
-        self._history.add("leave", name, reason)
-        self._do(self._dispatcher.leave(name, time.monotonic()))
-        self._present()
-        self._spawn(self._admit(name, hand))
-
-    def _end(self, name: str, kind: Any, reason: str) -> None:
-        """A worker is gone for good."""
-        hand = self._hands.pop(name, None)
-        if hand is None:
-            return
-        self._history.add(kind, name, reason)
-        _kill(hand.handle, restart=False)
-        self._do(self._dispatcher.leave(name, time.monotonic()))
-        self._present()
-        if hand.own and kind == "leave" and self._count_own() < self._wanted:
-            self._start_worker()
-
-    def _dismiss(self, name: str, reason: str) -> None:
-        """End a worker that hangs or answers wrongly; Ray starts it anew a few times."""
-        hand = self._hands.get(name)
-        if hand is None:
-            return
-        hand.dismissals += 1
-        if hand.dismissals >= MOST_DISMISSALS:
-            self._refused = f"{name}: dismissed: {reason}"
-            self._end(name, "dismissed", reason)
-            return
-        hand.life += 1
-        hand.restarts += 1
-        self._history.add("dismissed", name, reason)
-        self._present()
-        _kill(hand.handle, restart=True)
-        self._spawn(self._admit(name, hand))
-
-    def _count_own(self) -> int:
-        return sum(hand.own for hand in self._hands.values())
-
-    def _present(self) -> None:
+    def _workers_changed(self) -> None:
         self._history.present(len(self._dispatcher.workers))
-        for student in self._students.values():
-            student.news.set()
+        for client in self._clients.values():
+            client.news.set()
 
     # ------------------------------------------------------------ trainings
 
     async def attach(self, student: str, key: StreamKey, label: str) -> None:
-        """A training begins to ask, or asks anew after the pool was started again."""
+        """Register a training, for the first time or after the pool was started again."""
         self._heard = time.monotonic()
-        self._students[student] = Training(key, label, self._heard)
+        self._clients[student] = Client(key, label, self._heard)
 
     async def detach(self, student: str) -> None:
-        """A training is over."""
+        """Forget a training that is over."""
         self._heard = time.monotonic()
         self._forget(student)
 
     def _forget(self, student: str) -> None:
-        gone = self._students.pop(student, None)
-        if gone is not None:
-            for task in gone.tasks.values():
-                self._asks.pop(task, None)
-            self._do(self._dispatcher.forget(student, time.monotonic()))
+        client = self._clients.pop(student, None)
+        if client is not None:
+            for task in client.tasks.values():
+                self._requests.pop(task, None)
+            self._carry_out(self._dispatcher.forget(student, time.monotonic()))
 
     async def submit(
-        self, student: str, asks: list[Ask], took: list[int], withdrawn: list[int]
+        self, student: str, requests: list[Request], taken: list[int], withdrawn: list[int]
     ) -> None:
-        """New batches to answer, what was taken, and what is no longer wanted."""
-        known = self._students.get(student)
-        if known is None:
+        """Take in new requests, and the numbers of those that were answered or withdrawn."""
+        client = self._clients.get(student)
+        if client is None:
             return
         now = time.monotonic()
-        for number in (*took, *withdrawn):
-            task = known.tasks.pop(number, None)
+        for number in (*taken, *withdrawn):
+            task = client.tasks.pop(number, None)
             if task is not None:
-                self._asks.pop(task, None)
-                over = self._dispatcher.took if number in took else self._dispatcher.withdraw
-                self._do(over(task, now))
-        for ask in asks:
-            self._tasks += 1
-            known.tasks[ask.number] = self._tasks
-            self._asks[self._tasks] = (student, ask)
-            self._do(self._dispatcher.submit(self._tasks, student, now))
+                self._requests.pop(task, None)
+                close = self._dispatcher.took if number in taken else self._dispatcher.withdraw
+                self._carry_out(close(task, now))
+        for request in requests:
+            self._last_task += 1
+            client.tasks[request.number] = self._last_task
+            self._requests[self._last_task] = (student, request)
+            self._carry_out(self._dispatcher.submit(self._last_task, student, now))
 
     async def collect(self, student: str, seconds: float) -> Collected:
-        """What is ready for a training; waits so long for something to be."""
-        known = self._students.get(student)
-        if known is None:
-            return Collected([], [], len(self._dispatcher.workers), 4, self._refused, known=False)
-        known.heard = self._heard = time.monotonic()
-        if not known.ready and not known.poisoned:
+        """Return what is ready for a training; waits up to `seconds` until something is."""
+        client = self._clients.get(student)
+        if client is None:
+            workers, refused = len(self._dispatcher.workers), self._workforce.refused
+            return Collected([], [], workers, 4, refused, known=False)
+        client.heard = self._heard = time.monotonic()
+        if not client.ready and not client.poisoned:
             with suppress(TimeoutError):
-                await asyncio.wait_for(known.news.wait(), seconds)
-        known.news.clear()
-        ready, known.ready = known.ready, []
-        poisoned, known.poisoned = known.poisoned, []
-        known.heard = self._heard = time.monotonic()
-        window = self._dispatcher.window(student)
-        return Collected(ready, poisoned, len(self._dispatcher.workers), window, self._refused)
+                await asyncio.wait_for(client.news.wait(), seconds)
+        client.news.clear()
+        ready, client.ready = client.ready, []
+        poisoned, client.poisoned = client.poisoned, []
+        client.heard = self._heard = time.monotonic()
+        workers, refused = len(self._dispatcher.workers), self._workforce.refused
+        return Collected(ready, poisoned, workers, self._dispatcher.window(student), refused)
 
     async def reject(self, student: str, number: int, worker: str | None, reason: str) -> None:
-        """An answer was wrong (`worker` is to blame), or never reached its training (None)."""
-        known = self._students.get(student)
-        task = known.tasks.get(number) if known is not None else None
+        """Take back an answer that was wrong (`worker` is to blame) or was lost (None)."""
+        client = self._clients.get(student)
+        task = client.tasks.get(number) if client is not None else None
         if task is None:
             return
         self._history.add("failed", worker or "", reason)
         now = time.monotonic()
         if worker is None:
-            self._do(self._dispatcher.lost(task, now))
+            self._carry_out(self._dispatcher.lost(task, now))
         else:
-            self._do(self._dispatcher.failed(task, worker, reason, now))
+            self._carry_out(self._dispatcher.failed(task, worker, reason, now))
 
-    # ------------------------------------------------------------ carrying out
+    # ------------------------------------------------------------ actions
 
-    def _do(self, actions: list[Action]) -> None:
+    def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
                 case Send(task, worker):
@@ -268,62 +184,61 @@ class Coordinator:
                     self._answers.pop((task, worker), None)
                     self._history.dropped += 1
                 case Poisoned(task, student, reason):
-                    self._poisoned(task, student, reason)
+                    self._give_up(task, student, reason)
                 case Dismiss(worker, reason):
-                    self._dismiss(worker, reason)
+                    self._workforce.dismiss(worker, reason)
                 case AskForWorker():
-                    if self._count_own() < self._most:
-                        self._history.add("asked", "")
-                        self._start_worker()
+                    self._workforce.start_another()
                 case Release(worker):
-                    hand = self._hands.get(worker)
-                    if hand is not None and hand.own and self._count_own() > self._wanted:
-                        self._end(worker, "leave", "not needed")
+                    self._workforce.release(worker)
 
     def _send(self, task: int, worker: str) -> None:
-        hand, asked = self._hands.get(worker), self._asks.get(task)
-        if hand is None or asked is None:
+        handle, entry = self._workforce.handles.get(worker), self._requests.get(task)
+        if handle is None or entry is None:
             return
-        student, ask = asked
-        key = self._students[student].key
-        receipt, answer = hand.handle.answer.options(num_returns=2).remote(key, ask)
-        self._spawn(self._wait(task, worker, hand, receipt, answer))
+        student, request = entry
+        key = self._clients[student].key
+        receipt, answer = handle.actor.answer.options(num_returns=2).remote(key, request)
+        self._workforce.spawn(self._wait(task, worker, handle, receipt, answer))
 
-    async def _wait(self, task: int, worker: str, hand: Hand, receipt: Any, answer: Any) -> None:
-        failed, life = "", hand.life
+    async def _wait(
+        self, task: int, worker: str, handle: WorkerHandle, reference: Any, answer: Any
+    ) -> None:
+        """Wait for the receipt of an answer."""
+        failure, life = "", handle.life
         try:
-            told: Receipt = await receipt
-            failed = told.failed
+            receipt: Receipt = await reference
+            failure = receipt.failed
         except RayActorError as error:
-            self._lost(worker, hand, life, first_line(error))
+            self._workforce.lost(worker, handle, life, error)
             return
         except RayError as error:
-            failed = first_line(error)
+            failure = first_line(error)
         now = time.monotonic()
-        if failed:
-            self._history.add("failed", worker, failed)
-            self._do(self._dispatcher.failed(task, worker, failed, now))
+        if failure:
+            self._history.add("failed", worker, failure)
+            self._carry_out(self._dispatcher.failed(task, worker, failure, now))
         else:
-            self._history.worked(worker, told.seconds)
+            self._history.worked(worker, receipt.seconds)
             self._answers[task, worker] = answer
-            self._do(self._dispatcher.answered(task, worker, now))
+            self._carry_out(self._dispatcher.answered(task, worker, now))
 
     def _deliver(self, task: int, worker: str) -> None:
         answer = self._answers.pop((task, worker))
-        student, ask = self._asks[task]
-        known = self._students[student]
-        known.ready.append(Ready(ask.number, worker, [answer]))
-        known.news.set()
+        student, request = self._requests[task]
+        client = self._clients[student]
+        client.ready.append(Ready(request.number, worker, [answer]))
+        client.news.set()
         self._history.delivered()
 
-    def _poisoned(self, task: int, student: str, reason: str) -> None:
-        _, ask = self._asks.pop(task)
+    def _give_up(self, task: int, student: str, reason: str) -> None:
+        _, request = self._requests.pop(task)
         self._history.add("poisoned", "", reason)
-        known = self._students.get(student)
-        if known is not None:
-            known.tasks.pop(ask.number, None)
-            known.poisoned.append((ask.number, reason))
-            known.news.set()
+        client = self._clients.get(student)
+        if client is not None:
+            client.tasks.pop(request.number, None)
+            client.poisoned.append((request.number, reason))
+            client.news.set()
 
     # ------------------------------------------------------------ time
 
@@ -331,68 +246,39 @@ class Coordinator:
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
-            self._do(self._dispatcher.tick(now))
-            self._look_at_idle(now)
-            for name in [n for n, s in self._students.items() if now - s.heard > SILENT]:
+            self._carry_out(self._dispatcher.tick(now))
+            self._workforce.check_idle(self._dispatcher.workers, now)
+            for name in [n for n, c in self._clients.items() if now - c.heard > SILENT]:
                 self._forget(name)
-            if not self._students and now - self._heard > self._linger:
+            if not self._clients and now - self._heard > self._linger:
                 ray.kill(ray.get_runtime_context().current_actor)
 
-    def _look_at_idle(self, now: float) -> None:
-        """A worker that has nothing to do cannot fail at it: it is asked now and then."""
-        for name, state in self._dispatcher.workers.items():
-            hand = self._hands[name]
-            if not state.holds and now - hand.looked > LOOK_EVERY:
-                hand.looked = now
-                self._spawn(self._look(name, hand, hand.life))
-
-    async def _look(self, name: str, hand: Hand, life: int) -> None:
-        try:
-            await hand.handle.alive.remote()
-        except RayError as error:
-            self._lost(name, hand, life, first_line(error))
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    # ------------------------------------------------------------ looking on
+    # ------------------------------------------------------------ status
 
     async def digests(self) -> list[str]:
-        """Of the teacher that each worker holds, worked out now."""
-        present = [self._hands[name] for name in self._dispatcher.workers]
-        found = await asyncio.gather(
-            *(hand.handle.digest.remote() for hand in present), return_exceptions=True
+        """Return the digest of the teacher that each worker holds, computed now."""
+        present = [self._workforce.handles[name] for name in self._dispatcher.workers]
+        digests = await asyncio.gather(
+            *(handle.actor.digest.remote() for handle in present), return_exceptions=True
         )
-        return [digest for digest in found if isinstance(digest, str)]
+        return [digest for digest in digests if isinstance(digest, str)]
 
     async def history(self) -> dict[str, Any]:
-        """Everything that the report draws."""
+        """Return everything that the report draws."""
         return {"teacher": self._job.teacher.name, **self._history.plain()}
 
     async def status(self) -> dict[str, Any]:
-        """How the pool stands now, for people and programs."""
-        students = self._dispatcher.students
+        """Describe how the pool stands now, for people and programs."""
+        states = self._dispatcher.students
         return {
             "teacher": self._job.teacher.name,
             "pool": self._job.name,
             "seconds": round(self._history.now(), 1),
-            "refused": self._refused,
-            "workers": [
-                worker_status(name, hand, self._dispatcher.workers.get(name))
-                for name, hand in self._hands.items()
-            ],
+            "refused": self._workforce.refused,
+            "workers": self._workforce.status(self._dispatcher.workers),
             "students": [
-                training_status(known, students[name])
-                for name, known in self._students.items()
-                if name in students
+                client_status(client, states[name])
+                for name, client in self._clients.items()
+                if name in states
             ],
         }
-
-
-def _kill(handle: Any, *, restart: bool) -> None:
-    try:
-        ray.kill(handle, no_restart=not restart)
-    except Exception:  # It is gone already, or its node is: that is what was wanted.
-        return

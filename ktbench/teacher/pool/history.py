@@ -1,4 +1,4 @@
-"""What happened to a pool over time: events, and how many answers there were in each second."""
+"""The history of a pool: events, and the answers of each second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Kind = Literal["join", "leave", "restart", "refused", "dismissed", "failed", "po
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a worker or a task; `second` counts from the pool's start."""
+    """An event of a worker or a task; `second` counts from the pool's start."""
 
     second: float
     kind: Kind
@@ -31,36 +31,36 @@ class History:
     answers: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     """Answers delivered in each second since the start."""
     work: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Batches that each worker answered, and its seconds of work, over all of its lives."""
+    """Batches that each worker answered and its seconds of work, over all of its lives."""
     dropped: int = 0
-    """Answers that came when another had been first, or when nobody waited for them any more."""
+    """Answers that came too late: after another one, or when nobody waited any more."""
     workers: dict[int, int] = field(default_factory=dict)
-    """Workers that were there in a second, where that changed."""
+    """Workers present in a second, where their number changed."""
 
     def now(self) -> float:
         """Seconds since the start."""
         return time.time() - self.started
 
     def add(self, kind: Kind, worker: str, reason: str = "") -> None:
-        """Keep an event; after many thousands only counts go on."""
+        """Record an event; beyond MOST_EVENTS only counts go on."""
         if len(self.events) < MOST_EVENTS:
             self.events.append(Event(round(self.now(), 3), kind, worker, reason[:200]))
 
     def worked(self, worker: str, seconds: float) -> None:
-        """A worker has answered a batch, in so many seconds of work."""
-        had = self.work.get(worker, (0, 0.0))
-        self.work[worker] = had[0] + 1, had[1] + seconds
+        """Count a batch that a worker answered, and its seconds of work."""
+        batches, total = self.work.get(worker, (0, 0.0))
+        self.work[worker] = batches + 1, total + seconds
 
     def delivered(self) -> None:
-        """One more answer went to a training."""
+        """Count an answer that went to a training."""
         self.answers[int(self.now())] += 1
 
     def present(self, workers: int) -> None:
-        """So many workers are there now."""
+        """Record how many workers are present now."""
         self.workers[int(self.now())] = workers
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the history as JSON values."""
         return {
             "started": self.started,
             "seconds": round(self.now(), 3),

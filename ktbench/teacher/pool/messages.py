@@ -1,4 +1,4 @@
-"""What travels between trainings, the coordinator and workers: never an image."""
+"""Messages between trainings, the coordinator and workers; none carries an image."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _COMPUTING = (
 
 @cache
 def code_digest() -> str:
-    """16 digits over the source of everything that a teacher's outputs are computed with."""
-    total = hashlib.sha256(VERSION.encode())
+    """Return 16 digits over the source of everything that computes a teacher's outputs."""
+    digest = hashlib.sha256(VERSION.encode())
     for place in _COMPUTING:
         path = ROOT / place
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            total.update(str(file.relative_to(ROOT)).encode())
-            total.update(file.read_bytes())
-    return total.hexdigest()[:16]
+            digest.update(str(file.relative_to(ROOT)).encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Identity:
-    """All that two processes must share for their outputs to be equal, bit for bit."""
+    """Everything that two processes must share for their outputs to be equal, bit for bit."""
 
     teacher: str
     """Digest of the weights."""
@@ -59,45 +59,45 @@ class Identity:
     """The instruction set that torch's kernels use here."""
 
     def differs(self, other: Identity) -> str | None:
-        """What makes `other` unfit to stand in for this one, or None."""
+        """Return what makes `other` unfit to stand in for this one, or None."""
         for each in fields(self):
-            ours, theirs = getattr(self, each.name), getattr(other, each.name)
-            if ours != theirs:
-                return f"another {each.name.replace('_', ' ')}: {theirs}, not {ours}"
+            value, expected = getattr(other, each.name), getattr(self, each.name)
+            if value != expected:
+                return f"another {each.name.replace('_', ' ')}: {value}, not {expected}"
         return None
 
 
 @dataclass(frozen=True)
 class PoolJob:
-    """What the workers of one pool compute: a teacher's outputs on one data set's batches."""
+    """The work of one pool: a teacher's outputs on one data set's batches."""
 
     teacher: Teacher
     data: DataSpec
     numeric: NumericSpec
-    """The students': a live teacher runs with theirs too. Outputs are reduced by the training."""
+    """Settings of the students, which a live teacher runs with too."""
     base: str
     """Folder that relative paths start from, on machines that have no other."""
     identity: Identity
     layout: Layout | None = None
-    """That in which the teacher was trained; None where it was never another than the first."""
+    """Layout in which the teacher was trained; None where that was always the first choice."""
 
     @property
     def threads(self) -> int:
-        """Of a worker: as many as a live teacher has."""
+        """Threads of a worker: as many as a live teacher has."""
         return self.numeric.threads
 
     @property
     def name(self) -> str:
-        """16 digits: equal for all trainings that the same workers can serve."""
-        asked = [self.teacher.canonical, self.data.canonical, self.numeric.canonical]
+        """16 digits, equal for all trainings that the same workers can serve."""
+        settings = [self.teacher.canonical, self.data.canonical, self.numeric.canonical]
         if self.layout is not None and self.layout != FIRST:
-            asked.append(self.layout.name)
-        return digest_of([asked, vars(self.identity)])
+            settings.append(self.layout.name)
+        return digest_of([settings, vars(self.identity)])
 
 
 @dataclass(frozen=True)
 class StreamKey:
-    """Which stream a training's batches come from; the data set is the pool's."""
+    """Names the stream of a training's batches; the data set is the pool's."""
 
     seed: int
     batch_size: int
@@ -105,15 +105,15 @@ class StreamKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One batch to answer.
+class Request:
+    """A request for the teacher's outputs on one batch.
 
     Usually `step` alone says which: the worker rebuilds order and images from the stream. `rows`
     names samples outside that order; `plain` takes them as they are, without augmentation.
     """
 
     number: int
-    """Rises with each that a training asks for."""
+    """Rises with each request of a training."""
     step: int
     needs: int
     """The bits of `Needs`, in the order of its fields."""
@@ -124,17 +124,17 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the coordinator hears of an answer; the answer itself goes to the training."""
+    """The coordinator's part of an answer; the answer itself goes to the training."""
 
     seconds: float = 0.0
-    """That the worker worked."""
+    """Time that the worker took."""
     failed: str = ""
-    """Why there is no answer."""
+    """Reason why there is no answer."""
 
 
 @dataclass(frozen=True)
 class Hello:
-    """Who a worker is."""
+    """A worker's introduction."""
 
     identity: Identity | None
     """None: it could not get ready."""
@@ -146,36 +146,62 @@ class Hello:
 
 @dataclass(frozen=True)
 class Packed:
-    """An answer: bytes and layouts that give back the very tensors, strides included."""
+    """An answer: bytes and layouts that restore the very tensors, strides included."""
 
     parts: dict[str, tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]]
     """By name (`logits`, `embedding`, `stem`, `stages0`, `preacts0`...): values in the order of
     memory, shape, strides."""
     flops: int
     seconds: float
-    """Of the forward pass."""
+    """Time of the forward pass."""
 
     @property
     def nbytes(self) -> int:
-        """Of the values."""
+        """Bytes of all values."""
         return sum(values.nbytes for values, _, _ in self.parts.values())
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An answer that lies ready for a training, and the worker that gave it."""
+
+    number: int
+    worker: str
+    answer: list[Any]
+    """One ObjectRef, in a list so that Ray does not fetch it on the way."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """New answers for a training, and how the pool stands."""
+
+    ready: list[Ready]
+    poisoned: list[tuple[int, str]]
+    """Numbers of requests that no worker can answer, with the reason."""
+    workers: int
+    window: int
+    """Requests that the training may have open or ready."""
+    refused: str = ""
+    """Reason why the latest refused worker was refused."""
+    known: bool = True
+    """False: the pool has been started anew and knows nothing of this training."""
 
 
 _LISTS = ("stages", "preacts")
 
 
 def needs_bits(needs: Needs) -> int:
-    """`Needs` as a number."""
+    """Encode `Needs` as a number."""
     return sum(getattr(needs, each.name) << i for i, each in enumerate(fields(Needs)))
 
 
 def needs_of(bits: int) -> Needs:
-    """The `Needs` of a number."""
+    """Decode a number into `Needs`."""
     return Needs(**{each.name: bool(bits >> i & 1) for i, each in enumerate(fields(Needs))})
 
 
 def pack(features: Features, needs: Needs, *, flops: int, seconds: float) -> Packed:
-    """The logits and what else is needed of a pass, where the network shows it."""
+    """Pack the logits and whatever else is needed and shown by the network."""
     parts = {"logits": _values(features.logits)}
     for name in ("embedding", "stem"):
         value = getattr(features, name)
@@ -189,25 +215,25 @@ def pack(features: Features, needs: Needs, *, flops: int, seconds: float) -> Pac
 
 
 def unpack(packed: Packed, device: torch.device) -> Features:
-    """The tensors as they left the network, on the training's device.
+    """Return the tensors as they left the network, on the training's device.
 
     Raises KtbenchError when the message does not hold what it says.
     """
-    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     lists: dict[str, list[Tensor]] = {name: [] for name in _LISTS}
     for name, part in packed.parts.items():
         value = _tensor(name, *part).to(device)
         owner = next((each for each in _LISTS if name.startswith(each)), None)
         if owner is None:
-            found[name] = value
+            parts[name] = value
         else:
             lists[owner].append(value)
-    found |= {name: tuple(values) for name, values in lists.items()}
-    return Features(**found)
+    parts |= {name: tuple(values) for name, values in lists.items()}
+    return Features(**parts)
 
 
 def _values(value: Tensor) -> tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]:
-    """Values in the order of memory, so that no copy is needed where the layout is dense."""
+    """Return values in the order of memory: no copy is needed where the layout is dense."""
     value = value.detach().cpu()
     order = sorted(range(value.dim()), key=lambda d: (-value.stride()[d], d))
     if not value.permute(order).is_contiguous():

@@ -1,4 +1,4 @@
-"""What the dispatcher tells whoever carries it out, and the rules that it follows."""
+"""Actions that the dispatcher returns to be carried out, and the rules that it follows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """The worker's answer is the task's: it goes to the student."""
+    """Give the worker's answer to the task's student."""
 
     task: int
     worker: str
@@ -23,7 +23,7 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The worker's answer is not wanted: another came first, or nobody waits for it any more."""
+    """Discard the worker's answer: another came first, or nobody waits for it any more."""
 
     task: int
     worker: str
@@ -31,7 +31,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Poisoned:
-    """No worker can answer the task: its student ends with the reason."""
+    """Tell the student that no worker can answer the task; its training ends with the reason."""
 
     task: int
     student: str
@@ -40,25 +40,25 @@ class Poisoned:
 
 @dataclass(frozen=True, slots=True)
 class Dismiss:
-    """The worker is no longer of use (it hangs, or answers wrongly): end its process."""
+    """End the process of a worker that hangs or answers wrongly."""
 
     worker: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """The students take more than all workers give: another worker would help."""
+class AskForWorker:
+    """Ask for another worker: the students take more than all of them give."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The worker has not been needed for a while: it may be ended."""
+    """Offer a worker for release that has not been needed for a while."""
 
     worker: str
 
 
-Action = Send | Deliver | Drop | Poisoned | Dismiss | Ask | Release
+Action = Send | Deliver | Drop | Poisoned | Dismiss | AskForWorker | Release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,23 +68,23 @@ class Rules:
     depth: int = 2
     """Tasks that a worker holds: one that it works on and one on its way."""
     samples: int = 5
-    """Service times whose median is a worker's."""
+    """Service times whose median counts as a worker's speed."""
     unknown: float = 1.0
-    """Service time that is assumed before any worker has answered."""
+    """Service time assumed before any worker has answered."""
     overdue: float = 3.0
     """A task this many times later than expected is given to another worker too."""
     overdue_floor: float = 0.5
     """But never sooner than this."""
     hung: float = 20.0
-    """A worker this many times later than expected hangs."""
+    """A worker this many times later than expected is taken to hang."""
     hung_floor: float = 15.0
     """But never sooner than this."""
     patience: float = 120.0
-    """What a first answer may take, when nothing is known."""
+    """Time that a first answer may take, while no speed is known."""
     errors: int = 3
     """Wrong answers or errors that poison a task, once every worker has had it."""
     losses: int = 6
-    """Workers that die over a task before it is taken to be the cause."""
+    """Workers that may die over a task before it is taken to be the cause."""
     strikes: int = 4
     """Wrong answers in a row that dismiss a worker."""
     low: int = 1
@@ -92,13 +92,13 @@ class Rules:
     high: float = 0.5
     """Share of a student's window that is ready when workers are too many."""
     grow_after: float = 0.5
-    """How long a student must starve before a parked worker is called."""
+    """Time that a student must starve before a parked worker is called."""
     ask_every: float = 5.0
     """Time between two calls for a new worker, as one takes seconds to start."""
     shrink_after: float = 3.0
-    """How long all students must be well served before a worker is parked."""
+    """Time that all students must be well served before a worker is parked."""
     release_after: float = 30.0
-    """How long a parked worker is kept before it is offered for release."""
+    """Time that a parked worker is kept before it is offered for release."""
     margin: float = 1.15
     """Rates kept above what the students take."""
     most_ahead: int = 256

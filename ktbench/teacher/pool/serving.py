@@ -1,4 +1,4 @@
-"""Workers that this process lends to the pools of a cluster, and what pools say of themselves."""
+"""Starts workers for the pools of a cluster, and reads the pools' status."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class Server:
     def __init__(self, *, teacher: str | None, base: str | None, workers: int) -> None:
         self._teacher, self._base, self._workers = teacher, base, workers
         self._serving: dict[str, list[Any]] = {}
-        """Actors by pool; a pool that was started anew, with new actors, has another id."""
+        """Actors by pool; a pool that was started anew has another id."""
 
     def look(self) -> Iterator[str]:
-        """Join pools that are new, let go of those that have ended; lines for the user."""
-        found = {name + actor._actor_id.hex(): actor for name, actor in cluster.pools().items()}
-        for gone in self._serving.keys() - found.keys():
+        """Join new pools and leave those that have ended; yield lines for the user."""
+        pools = {name + actor._actor_id.hex(): actor for name, actor in cluster.pools().items()}
+        for gone in self._serving.keys() - pools.keys():
             for actor in self._serving.pop(gone):
                 ray.kill(actor)
             yield f"pool {gone[:16]} has ended"
-        for name in found.keys() - self._serving.keys():
+        for name in pools.keys() - self._serving.keys():
             try:
-                job = ray.get(found[name].job.remote(), timeout=ANSWER_S)
+                job = ray.get(pools[name].job.remote(), timeout=ANSWER_S)
             except RayError:
                 continue  # It has ended meanwhile, or is busy: the next look tells.
             if self._teacher is not None and job.teacher.name != self._teacher:
                 self._serving[name] = []
                 continue
-            self._serving[name] = [self._join(found[name], job) for _ in range(self._workers)]
+            self._serving[name] = [self._join(pools[name], job) for _ in range(self._workers)]
             yield f"serving teacher {job.teacher.name} (pool {job.name})"
 
     def _join(self, pool: Any, job: PoolJob) -> Any:
@@ -60,11 +60,11 @@ class Server:
 
 
 def statuses() -> list[dict[str, Any]]:
-    """Of every pool that answers."""
-    found = []
+    """Return the status of every pool that answers."""
+    statuses = []
     for _, actor in sorted(cluster.pools().items()):
         try:
-            found.append(ray.get(actor.status.remote(), timeout=ANSWER_S))
+            statuses.append(ray.get(actor.status.remote(), timeout=ANSWER_S))
         except RayError:
             continue  # It has ended meanwhile.
-    return found
+    return statuses

@@ -1,4 +1,4 @@
-"""A worker: one teacher beside one data set, which answers for batches that it is named."""
+"""A worker: runs one teacher on batches of one data set that are requested by name."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ktbench.networks.weights import load_student
 from ktbench.records import KtbenchError
 from ktbench.teacher.live import Live
 from ktbench.teacher.pool.messages import (
-    Ask,
     Hello,
     Identity,
     Packed,
     PoolJob,
     Receipt,
+    Request,
     StreamKey,
     code_digest,
     needs_of,
@@ -35,7 +35,7 @@ from ktbench.transfer_methods._contract import Batch
 
 
 class Worker:
-    """Runs as a Ray actor: made anew from these arguments whenever its process is started again."""
+    """A Ray actor, built from these arguments whenever its process is started again."""
 
     def __init__(self, job: PoolJob, base: str | None = None) -> None:
         self._job = job
@@ -43,11 +43,11 @@ class Worker:
         self._hello: Hello | None = None
 
     def alive(self) -> bool:
-        """Answered by a process that is there and not stuck."""
+        """Return True, as a process that is there and not stuck does."""
         return True
 
     def hello(self, weights: bytes) -> Hello:
-        """Get ready with the teacher's file, and say who this is; trouble is told, not raised."""
+        """Load the teacher's file, and introduce this worker; trouble is returned, not raised."""
         if self._hello is None:
             try:
                 self._hello = self._ready(weights)
@@ -63,9 +63,10 @@ class Worker:
         self._data = load(self._job.data, self._base)
         same = cell.data.canonical == self._job.data.canonical
         trained_on = self._data if same else load(cell.data, self._base)
-        own = catalogue.code_digest(cell.student.name, str(self._base))
-        if own != cell.student.code:
-            raise KtbenchError(f"{cell.student.name}: another file (digest {own}) than was trained")
+        code = catalogue.code_digest(cell.student.name, str(self._base))
+        if code != cell.student.code:
+            name = cell.student.name
+            raise KtbenchError(f"{name}: another file (digest {code}) than was trained")
         self._live = self._teacher(weights, trained_on)
         identity = Identity(
             teacher=self._live.digest,
@@ -99,46 +100,48 @@ class Worker:
             layout=self._job.layout,
         )
 
-    def answer(self, key: StreamKey, ask: Ask) -> tuple[Receipt, Packed | None]:
-        """The teacher's outputs for a batch, or why there are none."""
+    def answer(self, key: StreamKey, request: Request) -> tuple[Receipt, Packed | None]:
+        """Return the teacher's outputs for a batch, or why there are none."""
         try:
             began = time.perf_counter()
-            packed = self._answer(key, ask)
+            packed = self._answer(key, request)
             return Receipt(time.perf_counter() - began), packed
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return Receipt(failed=reason), None
 
     def digest(self) -> str:
-        """Of the teacher's weights and buffers as they are now."""
+        """Digest the teacher's weights and buffers as they are now."""
         return self._live.digest
 
-    def _answer(self, key: StreamKey, ask: Ask) -> Packed:
-        batch = self._batch(key, ask)
-        needs = needs_of(ask.needs)
+    def _answer(self, key: StreamKey, request: Request) -> Packed:
+        batch = self._batch(key, request)
+        needs = needs_of(request.needs)
         features = self._live.outputs(batch, needs)
         return pack(features, needs, flops=self._live.flops(), seconds=self._live.seconds())
 
-    def _batch(self, key: StreamKey, ask: Ask) -> Batch:
-        """The batch as the training has it, but for what a teacher never reads."""
+    def _batch(self, key: StreamKey, request: Request) -> Batch:
+        """Rebuild the training's batch, except for what a teacher never reads."""
         stream = self._stream(key)
-        epoch, number = divmod(ask.step, stream.steps_per_epoch)
-        if ask.rows:
-            indices = torch.from_numpy(np.frombuffer(ask.rows, dtype=np.int32).astype(np.int64))
+        epoch, number = divmod(request.step, stream.steps_per_epoch)
+        if request.rows:
+            indices = torch.from_numpy(np.frombuffer(request.rows, dtype=np.int32).astype(np.int64))
         else:
             indices = self._order(key, epoch)[number]
-        inputs = plain_inputs(self._data, indices) if ask.plain else stream.inputs(indices, epoch)
+        inputs = (
+            plain_inputs(self._data, indices) if request.plain else stream.inputs(indices, epoch)
+        )
         return Batch(
             inputs=inputs.to(self._device),
             labels=stream.labels(indices).to(self._device),
             indices=indices.to(self._device),
             epoch=epoch,
-            step=ask.step,
+            step=request.step,
             progress=0.0,
-            seed=stream.step_seed(ask.step),
+            seed=stream.step_seed(request.step),
         )
 
 
 def plain_inputs(data: Dataset, indices: torch.Tensor) -> torch.Tensor:
-    """Training images (B, C, H, W) as they are, normalised, laid out as a stream's are."""
+    """Return training images (B, C, H, W) unaugmented, normalised, laid out as a stream's are."""
     return FIRST.inputs(data.normalise(data.images("train")[indices]))

@@ -127,9 +127,9 @@ def _hide() -> None:
 
 
 def _optimise() -> None:
-    import ktbench.train.trainee as lane
+    import ktbench.train.phases as phases
 
-    lane.make_optimiser = None  # type: ignore[assignment]
+    phases.make_optimiser = None  # type: ignore[assignment]
 
 
 REPLACED: dict[str, Callable[[], object]] = {
