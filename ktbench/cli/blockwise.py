@@ -60,10 +60,10 @@ def search(
     from ktbench.records import printable
     from ktbench.results import ResultsFolder
     from ktbench.runner.blockwise.finishing_matrix import write_matrix
-    from ktbench.runner.blockwise.search import Wish, search
+    from ktbench.runner.blockwise.search import SearchRequest, search
 
     results = ResultsFolder(folder)
-    wish = Wish(
+    request = SearchRequest(
         by=_price(by),
         device=_device(device, host, python),
         budgets=_shares(budgets),
@@ -72,7 +72,7 @@ def search(
     )
     console = Console(stderr=True)
     with console.status("looking at the blocks") as status:
-        networks = search(results, wish, lambda text: status.update(text))
+        networks = search(results, request, lambda text: status.update(text))
     path = write_matrix(networks, results, output)
     _print_search(networks)
     print(printable(f"wrote {path}; next: ktbench run {path} --results {folder}"))

@@ -42,7 +42,7 @@ _HANDLERS = _NotingHandlers()
 
 
 @contextmanager
-def hearing() -> Iterator[None]:
+def noting_signals() -> Iterator[None]:
     """Distinguish a signal to this process from a network's own KeyboardInterrupt or SystemExit.
 
     Handlers are called as before. Nests; without effect outside of the main thread, where no
@@ -87,8 +87,8 @@ class own_code:  # noqa: N801 - used as a statement
     """
 
     def __enter__(self) -> None:
-        self._hearing = hearing()
-        self._hearing.__enter__()
+        self._noting = noting_signals()
+        self._noting.__enter__()
 
     def __exit__(
         self,
@@ -97,7 +97,7 @@ class own_code:  # noqa: N801 - used as a statement
         trace: TracebackType | None,
     ) -> Literal[False]:
         stop = _HANDLERS.raised
-        self._hearing.__exit__(None, None, None)
+        self._noting.__exit__(None, None, None)
         if stop is not None:
             raise stop
         if error is None:

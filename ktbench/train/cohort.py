@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ktbench.data import Dataset, Stream
-from ktbench.isolation import Guard, hearing, own_code
+from ktbench.isolation import Guard, noting_signals, own_code
 from ktbench.networks.layout import Layout
 from ktbench.networks.numeric import prepare
 from ktbench.networks.weights import load_weights, weights_digest
@@ -73,7 +73,7 @@ def train_cohort(
     budget = partial(Budget.here, memory, device=first.numeric.device, workers=workers)
     outcomes: list[Checkpoint | Failure] = []
     done = 0
-    with hearing(), Guard() as guard:  # in this order: the guard keeps the handlers that hear
+    with noting_signals(), Guard() as guard:  # in this order: the guard keeps those handlers
         probe = _probe(stream, device)
         given = (dataset, teacher, places, base, probe, note, first_weights, layouts, guard)
         opening = Opening(*given)
