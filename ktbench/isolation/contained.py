@@ -14,9 +14,15 @@ import numpy as np
 import torch
 
 from ktbench.isolation.functions import Functions
-from ktbench.isolation.settings import QUICK, SLOW, Settings
+from ktbench.isolation.python_settings import python_settings, system_settings
+from ktbench.isolation.settings import Settings
+from ktbench.isolation.torch_settings import torch_settings
 from ktbench.records import KtbenchError, StorageError, one_line
 
+QUICK = (*torch_settings(), *python_settings())
+"""Settings that are compared after every step."""
+SLOW = tuple(system_settings())
+"""Settings that are compared when a network is built and at the end of each epoch."""
 _ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
