@@ -22,7 +22,7 @@ from ktbench.records import BlockSearch, SoughtNetwork
 from ktbench.results import ResultsFolder
 from ktbench.runner import Silent
 from ktbench.runner import run as run_plan
-from ktbench.runner.blockwise.search import Wish, search
+from ktbench.runner.blockwise.search import SearchRequest, search
 
 MATRIX = """\
 name: blockwise_search
@@ -90,7 +90,7 @@ def against(uniform: SoughtNetwork, found: BlockSearch) -> float:
 def run_search() -> BlockSearch:
     """Train the blocks and search among them."""
     with tempfile.TemporaryDirectory() as place:
-        return search(finished(MATRIX, Path(place)), Wish())
+        return search(finished(MATRIX, Path(place)), SearchRequest())
 
 
 def run_claim(found: BlockSearch) -> Outcome:

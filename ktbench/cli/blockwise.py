@@ -8,10 +8,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ktbench.cli.options import Python
+
 if TYPE_CHECKING:
     from ktbench.records import BlockSearch, DeviceSpec, Price
 
 app = typer.Typer(no_args_is_help=True, help="Choose among a teacher's trained blocks.")
+
+
+By = Annotated[str, typer.Option(metavar="parameters|bytes|latency", help="What a budget is of.")]
+Budgets = Annotated[
+    str | None,
+    typer.Option(metavar="0.3,0.5,...", help="Shares of the teacher's cost, with commas."),
+]
+Points = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Budgets, evenly spread, when none is given.")
+]
+Profile = Annotated[str, typer.Option(metavar="PROFILE", help="Where latencies are measured.")]
+Host = Annotated[
+    str | None, typer.Option(metavar="HOST", help="The device, of the SSH configuration.")
+]
+TeacherName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Whose blocks, where there are several.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The matrix to write (default: matrix.search.yaml beside the old)"
+    ),
+]
 
 
 @app.callback()
@@ -22,34 +47,14 @@ def _group() -> None:
 @app.command()
 def search(
     folder: Annotated[Path, typer.Argument(metavar="RESULTS", show_default=False)],
-    by: Annotated[
-        str, typer.Option(metavar="parameters|bytes|latency", help="What a budget is of.")
-    ] = "parameters",
-    budgets: Annotated[
-        str | None,
-        typer.Option(metavar="0.3,0.5,...", help="Shares of the teacher's cost, with commas."),
-    ] = None,
-    points: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Budgets, evenly spread, when none is given.")
-    ] = 8,
-    device: Annotated[
-        str, typer.Option(metavar="PROFILE", help="Where latencies are measured.")
-    ] = "local",
-    host: Annotated[
-        str | None, typer.Option(metavar="HOST", help="The device, of the SSH configuration.")
-    ] = None,
-    python: Annotated[
-        str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
-    ] = "python3",
-    teacher: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose blocks, where there are several.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The matrix to write (default: matrix.search.yaml beside the old)"
-        ),
-    ] = None,
+    by: By = "parameters",
+    budgets: Budgets = None,
+    points: Points = 8,
+    device: Profile = "local",
+    host: Host = None,
+    python: Python = "python3",
+    teacher: TeacherName = None,
+    output: Output = None,
 ) -> None:
     """Choose one replacement per block, or the teacher's own, under budgets; train nothing.
 
@@ -60,10 +65,10 @@ def search(
     from ktbench.records import printable
     from ktbench.results import ResultsFolder
     from ktbench.runner.blockwise.finishing_matrix import write_matrix
-    from ktbench.runner.blockwise.search import Wish, search
+    from ktbench.runner.blockwise.search import SearchRequest, search
 
     results = ResultsFolder(folder)
-    wish = Wish(
+    request = SearchRequest(
         by=_price(by),
         device=_device(device, host, python),
         budgets=_shares(budgets),
@@ -72,7 +77,7 @@ def search(
     )
     console = Console(stderr=True)
     with console.status("looking at the blocks") as status:
-        networks = search(results, wish, lambda text: status.update(text))
+        networks = search(results, request, lambda text: status.update(text))
     path = write_matrix(networks, results, output)
     _print_search(networks)
     print(printable(f"wrote {path}; next: ktbench run {path} --results {folder}"))

@@ -14,9 +14,15 @@ import numpy as np
 import torch
 
 from ktbench.isolation.functions import Functions
-from ktbench.isolation.settings import QUICK, SLOW, Settings
+from ktbench.isolation.python_settings import python_settings, system_settings
+from ktbench.isolation.settings import Settings
+from ktbench.isolation.torch_settings import torch_settings
 from ktbench.records import KtbenchError, StorageError, one_line
 
+QUICK = (*torch_settings(), *python_settings())
+"""Settings that are compared after every step."""
+SLOW = tuple(system_settings())
+"""Settings that are compared when a network is built and at the end of each epoch."""
 _ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -42,7 +48,7 @@ _HANDLERS = _NotingHandlers()
 
 
 @contextmanager
-def hearing() -> Iterator[None]:
+def noting_signals() -> Iterator[None]:
     """Distinguish a signal to this process from a network's own KeyboardInterrupt or SystemExit.
 
     Handlers are called as before. Nests; without effect outside of the main thread, where no
@@ -87,8 +93,8 @@ class own_code:  # noqa: N801 - used as a statement
     """
 
     def __enter__(self) -> None:
-        self._hearing = hearing()
-        self._hearing.__enter__()
+        self._noting = noting_signals()
+        self._noting.__enter__()
 
     def __exit__(
         self,
@@ -97,7 +103,7 @@ class own_code:  # noqa: N801 - used as a statement
         trace: TracebackType | None,
     ) -> Literal[False]:
         stop = _HANDLERS.raised
-        self._hearing.__exit__(None, None, None)
+        self._noting.__exit__(None, None, None)
         if stop is not None:
             raise stop
         if error is None:

@@ -61,11 +61,7 @@ def run(
     ours = collect(tested_on)
     with results.open(plan, matrix_text, ours, fresh=fresh, data_digest=tested_on):
         context = RunContext(plan, results, provenance, engine, watcher, summary, memory)
-        for skip in plan.skips:
-            results.write_result(
-                Result(cell=skip.cell, status="skipped", reason=skip.reason, provenance=ours)
-            )
-        summary.skipped = len(plan.skips)
+        _write_skips(context, ours)
         for note in results.notes:
             watcher.note(note)
         teachers, references = _engine_waves(context)
@@ -79,6 +75,13 @@ def run(
                 summary.report = write_report(folder)
     summary.seconds["total"] = time.perf_counter() - began
     return summary
+
+
+def _write_skips(context: RunContext, ours: Provenance) -> None:
+    for skip in context.plan.skips:
+        result = Result(cell=skip.cell, status="skipped", reason=skip.reason, provenance=ours)
+        context.results.write_result(result)
+    context.summary.skipped = len(context.plan.skips)
 
 
 def _engine_waves(context: RunContext) -> tuple[Teachers, References]:

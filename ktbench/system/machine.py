@@ -64,23 +64,23 @@ def _reserved() -> int:
 # ---------------------------------------------------------------- control groups
 
 
-def free_in_groups(root: Path, own: Path) -> list[int]:
+def free_in_groups(root: Path, own_groups: Path) -> list[int]:
     """List the free bytes of each limited control group of this process (Linux, version 1 or 2)."""
-    free_bytes = (_free_in(group, *names) for group, names in _memory_groups(root, own))
+    free_bytes = (_free_in(group, *names) for group, names in _memory_groups(root, own_groups))
     return [free for free in free_bytes if free is not None]
 
 
-def _limits(root: Path, own: Path) -> list[int]:
+def _limits(root: Path, own_groups: Path) -> list[int]:
     """List the memory limits of the control groups of this process."""
     limits = []
-    for group, (limit, _) in _memory_groups(root, own):
+    for group, (limit, _) in _memory_groups(root, own_groups):
         with suppress(OSError, ValueError):  # "max" is no number, and no limit
             limits.append(int((group / limit).read_text()))
     return limits
 
 
-def _memory_groups(root: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
-    for controllers, path in _own_groups(own):
+def _memory_groups(root: Path, own_groups: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
+    for controllers, path in _own_groups(own_groups):
         if "memory" in controllers:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
             yield from ((group, names) for group in _with_parents(root / "memory", path))
@@ -89,10 +89,10 @@ def _memory_groups(root: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str
             yield from ((group, names) for group in _with_parents(root, path))
 
 
-def _own_groups(own: Path) -> list[tuple[list[str], str]]:
+def _own_groups(own_groups: Path) -> list[tuple[list[str], str]]:
     """List the controllers of each hierarchy, and this process's group in it."""
     try:
-        lines = own.read_text().splitlines()
+        lines = own_groups.read_text().splitlines()
     except OSError:
         return []
     parts = [line.split(":", 2) for line in lines if line.count(":") >= 2]
@@ -116,10 +116,10 @@ def _free_in(group: Path, limit: str, usage: str) -> int | None:
     return None if most == "max" else int(most) - used + files
 
 
-def _quotas(root: Path, own: Path) -> list[int]:
+def _quotas(root: Path, own_groups: Path) -> list[int]:
     """List the cores that each control group's quota of processor time is worth, rounded up."""
     quotas = []
-    for controllers, path in _own_groups(own):
+    for controllers, path in _own_groups(own_groups):
         for group in _with_parents(root / "cpu" if "cpu" in controllers else root, path):
             with suppress(OSError, ValueError):
                 quota, period = _quota(group, version_1="cpu" in controllers)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ktbench.data import Dataset, Stream
-from ktbench.isolation import Guard, hearing, own_code
+from ktbench.isolation import Guard, noting_signals, own_code
 from ktbench.networks.layout import Layout
 from ktbench.networks.numeric import prepare
 from ktbench.networks.weights import load_weights, weights_digest
@@ -46,7 +46,7 @@ def train_cohort(cells: Sequence[Cell], context: TrainingContext) -> list[Checkp
         Budget.here, context.memory, device=first.numeric.device, workers=context.workers
     )
     outcomes: list[Checkpoint | Failure] = []
-    with hearing(), Guard() as guard:  # in this order: the guard keeps the handlers that hear
+    with noting_signals(), Guard() as guard:  # in this order: the guard keeps those handlers
         builder = TraineeBuilder(context, make_probe(stream, device), guard)
         for cohort in cohorts(cells, builder, stream, budget):
             failed = sum(isinstance(trainee, Failure) for trainee in cohort.trainees)

@@ -20,7 +20,7 @@ from ktbench.runner import Silent, run
 from ktbench.runner.blockwise.block_costs import latencies, sizes, whole_model
 from ktbench.runner.blockwise.candidates import candidates_of
 from ktbench.runner.blockwise.finishing_matrix import write_matrix
-from ktbench.runner.blockwise.search import Wish, search
+from ktbench.runner.blockwise.search import SearchRequest, search
 from ktbench.students._blocks import KEEP, parameters_of
 from tests.support.boards import SshBoard
 
@@ -109,7 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ResultsFolder]:
 
 @pytest.fixture(scope="module")
 def found(folder: ResultsFolder) -> BlockSearch:
-    return search(folder, Wish(budgets=(0.6, 1.0)))
+    return search(folder, SearchRequest(budgets=(0.6, 1.0)))
 
 
 def test_a_cost_is_that_of_the_network_which_the_choice_makes(
@@ -174,7 +174,7 @@ def test_the_written_matrix_finishes_the_choices_and_trains_no_block(
             assert result.start.parameters == network.parameters
             assert len(result.start.used) == sum(label != KEEP for label in network.choice)
     # The folder's matrix is now the search's: the same blocks are found again.
-    assert search(folder, Wish(budgets=(0.6, 1.0))).blocks == found.blocks
+    assert search(folder, SearchRequest(budgets=(0.6, 1.0))).blocks == found.blocks
 
 
 def test_a_matrix_is_written_over_no_other_file_and_nowhere_else(
@@ -190,11 +190,11 @@ def test_a_matrix_is_written_over_no_other_file_and_nowhere_else(
 
 def test_what_cannot_be_is_one_line(folder: ResultsFolder) -> None:
     with pytest.raises(KtbenchError, match="--teacher U: the folder has blocks of T"):
-        search(folder, Wish(teacher="U"))
+        search(folder, SearchRequest(teacher="U"))
     with pytest.raises(
         KtbenchError, match=r"budget 0\.01: no choice is within it; the least costs 0"
     ):
-        search(folder, Wish(budgets=(0.01,), teacher="T"))
+        search(folder, SearchRequest(budgets=(0.01,), teacher="T"))
 
 
 def test_a_latency_is_of_the_graph_and_equal_graphs_are_measured_once(

@@ -55,49 +55,49 @@ class Timings:
     notes: list[str] = field(default_factory=list)
 
 
-def parameters(of: Candidates) -> Prices:
+def parameters(candidates: Candidates) -> Prices:
     """Count trainable numbers."""
     options = []
-    for block, entries in zip(of.blocks, of.entries, strict=True):
-        costs = {KEEP: float(parameters_of(block.modules(of.teacher)))}
+    for block, entries in zip(candidates.blocks, candidates.entries, strict=True):
+        costs = {KEEP: float(parameters_of(block.modules(candidates.teacher)))}
         for label, entry in entries.items():
             costs[label] = float(parameters_of(_fresh(block, entry)))
         options.append(costs)
-    return Prices(tuple(options), float(parameters_of(of.teacher)))
+    return Prices(tuple(options), float(parameters_of(candidates.teacher)))
 
 
-def sizes(of: Candidates) -> Prices:
+def sizes(candidates: Candidates) -> Prices:
     """Measure the network's ONNX file in fp32, and what replacing each block alone changes of it.
 
     A part's own file would miss what the names of its tensors take within a network. The teacher
     counts as the student whose blocks are all its own, which is what choices are made from.
     """
-    parts, own_blocks = Parts(of), (KEEP,) * len(of.blocks)
-    teacher = len(whole_model(of, own_blocks))
+    parts, own_blocks = Parts(candidates), (KEEP,) * len(candidates.blocks)
+    teacher = len(whole_model(candidates, own_blocks))
     changes: dict[tuple[str, str], float] = {}
     options = []
     for number, keys in enumerate(parts.keys):
         own = keys[KEEP]
         costs = {KEEP: float(len(parts.models[own]))}
-        for label in of.entries[number]:
+        for label in candidates.entries[number]:
             pair = (own, keys[label])
             if pair not in changes:
                 alone = (*own_blocks[:number], label, *own_blocks[number + 1 :])
-                changes[pair] = float(len(whole_model(of, alone)) - teacher)
+                changes[pair] = float(len(whole_model(candidates, alone)) - teacher)
             costs[label] = costs[KEEP] + changes[pair]
         options.append(costs)
     return Prices(tuple(options), float(teacher))
 
 
-def latencies(of: Candidates, device: DeviceSpec, tell: Progress) -> tuple[Prices, Timings]:
+def latencies(candidates: Candidates, device: DeviceSpec, tell: Progress) -> tuple[Prices, Timings]:
     """Measure each part as a model of its own: median milliseconds, less an empty model's.
 
     Parts that differ in their weights alone are measured once; all take turns.
     """
-    parts = Parts(of)
+    parts = Parts(candidates)
     nothing = onnx_model(nn.ReLU(), (1, 1, 1))
     timings = Timings()
-    models = {"nothing": nothing, "teacher": whole_model(of), **parts.models}
+    models = {"nothing": nothing, "teacher": whole_model(candidates), **parts.models}
     statistics = medians(models, device, timings, tell)
     least = statistics["nothing"].value
     options = tuple(
@@ -107,10 +107,12 @@ def latencies(of: Candidates, device: DeviceSpec, tell: Progress) -> tuple[Price
     return Prices(options, statistics["teacher"].value), timings
 
 
-def whole_model(of: Candidates, choice: Labels | None = None) -> bytes:
+def whole_model(candidates: Candidates, choice: Labels | None = None) -> bytes:
     """Return the network of a choice as it is deployed; the teacher without one."""
-    data = of.trained_on if choice is None else of.data
-    network = of.teacher if choice is None else of.network(choice, of.cells[0])
+    data = candidates.trained_on if choice is None else candidates.data
+    network = (
+        candidates.teacher if choice is None else candidates.network(choice, candidates.cells[0])
+    )
     return onnx_model(network, data.shape, (data.mean, data.std))
 
 
@@ -155,12 +157,14 @@ class Parts:
     `keys` has, by block and label, which of `models` it is.
     """
 
-    def __init__(self, of: Candidates) -> None:
+    def __init__(self, candidates: Candidates) -> None:
         self.models: dict[str, bytes] = {}
         self.keys: list[dict[str, str]] = []
-        shapes = input_shapes(of)
-        for block, entries, shape in zip(of.blocks, of.entries, shapes, strict=True):
-            keys = {KEEP: self._key(block.modules(of.teacher), shape)}
+        shapes = input_shapes(candidates)
+        for block, entries, shape in zip(
+            candidates.blocks, candidates.entries, shapes, strict=True
+        ):
+            keys = {KEEP: self._key(block.modules(candidates.teacher), shape)}
             for label, entry in entries.items():
                 keys[label] = self._key(_fresh(block, entry), shape)
             self.keys.append(keys)
@@ -175,7 +179,7 @@ class Parts:
         return key
 
 
-def input_shapes(of: Candidates) -> Sequence[Shape]:
+def input_shapes(candidates: Candidates) -> Sequence[Shape]:
     """Return the (C, H, W) of each block's input."""
     shapes: dict[Block, Shape] = {}
 
@@ -186,12 +190,12 @@ def input_shapes(of: Candidates) -> Sequence[Shape]:
 
         return then
 
-    few = of.inputs.few()
-    taps = Taps(of.teacher, of.blocks, few)
-    for block in of.blocks:
+    few = candidates.inputs.few()
+    taps = Taps(candidates.teacher, candidates.blocks, few)
+    for block in candidates.blocks:
         with taps.at(block, look(block)), torch.no_grad():
-            of.teacher(few)
-    return [shapes[block] for block in of.blocks]
+            candidates.teacher(few)
+    return [shapes[block] for block in candidates.blocks]
 
 
 def _fresh(block: Block, entry: object) -> nn.Module:
@@ -200,9 +204,9 @@ def _fresh(block: Block, entry: object) -> nn.Module:
 
 
 def priced(
-    of: Candidates, by: Price, device: DeviceSpec, tell: Progress
+    candidates: Candidates, by: Price, device: DeviceSpec, tell: Progress
 ) -> tuple[Prices, Timings | None]:
     """Return costs of the kind `by`, and the timings where they are latencies."""
     if by == "latency":
-        return latencies(of, device, tell)
-    return (parameters(of) if by == "parameters" else sizes(of)), None
+        return latencies(candidates, device, tell)
+    return (parameters(candidates) if by == "parameters" else sizes(candidates)), None

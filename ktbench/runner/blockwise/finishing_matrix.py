@@ -45,10 +45,10 @@ def matrix_text(search: BlockSearch, earlier: str, folder: ResultsFolder) -> str
     """Return the text of the matrix."""
     values, _ = parse(earlier, Origin(file=str(folder.path / "matrix.yaml")))
     name = values.get("name") or folder.lock().plan.name
-    kept = {key: value for key, value in values.items() if key not in _DROPPED}
+    sections = {key: value for key, value in values.items() if key not in _DROPPED}
     students = {n.student.label: n.student for n in search.networks}
-    blockwise = {**(kept.pop("blockwise", None) or {}), "keep_within": 1.0}
-    kept.pop("name", None)
+    blockwise = {**(sections.pop("blockwise", None) or {}), "keep_within": 1.0}
+    sections.pop("name", None)
     head = [
         f"{HEAD} --by {search.by}: what it chose of teacher {search.teacher}'s",
         "# blocks, and one replacement everywhere to compare with.",
@@ -56,7 +56,7 @@ def matrix_text(search: BlockSearch, earlier: str, folder: ResultsFolder) -> str
     ]
     parts: dict[str, JsonValue] = {
         "name": name,
-        **kept,
+        **sections,
         "blockwise": blockwise,
         "students": [_entry(student) for student in students.values()],
     }

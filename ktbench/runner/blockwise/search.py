@@ -40,7 +40,7 @@ TRIED = 8
 
 
 @dataclass(frozen=True)
-class Wish:
+class SearchRequest:
     """Options of a search."""
 
     by: Price = "parameters"
@@ -53,34 +53,39 @@ class Wish:
     """By name, where the folder has blocks of several."""
 
 
-def search(folder: ResultsFolder, wish: Wish, tell: Progress = lambda _: None) -> BlockSearch:
+def search(
+    folder: ResultsFolder, request: SearchRequest, tell: Progress = lambda _: None
+) -> BlockSearch:
     """Find the best network of every budget; write them to `blocks/search-KEY.json`.
 
-    Nothing is trained. Budgets are those of the wish, and what each uniform student costs.
+    Nothing is trained. Budgets are those of the request, and what each uniform student costs.
     Raises KtbenchError where there is nothing to choose from or a run holds the folder.
     """
     plan = folder.lock().plan
     with run_lock(folder.path):
-        of = candidates_of(folder, plan, wish.teacher)
+        candidates = candidates_of(folder, plan, request.teacher)
         tell("costs of all blocks")
-        prices, timings = priced(of, wish.by, wish.device, tell)
+        prices, timings = priced(candidates, request.by, request.device, tell)
         tell("scores of all blocks")
-        record = _Search(of, prices, _scores(of)).run(wish, tell)
+        record = _Search(candidates, prices, _scores(candidates)).run(request, tell)
         if timings is not None:
-            record = _timed(record, of, wish.device, timings, tell)
+            record = _timed(record, candidates, request.device, timings, tell)
         path = folder.path / "blocks" / f"search-{record.key}.json"
         write_atomically(path, record.model_dump_json(indent=1))
     return record
 
 
-def _scores(of: Candidates) -> list[dict[str, float]]:
+def _scores(candidates: Candidates) -> list[dict[str, float]]:
     """Score each block's labels: minus the teacher's divergence with it alone replaced."""
-    divergence = Divergence(of.teacher, of.blocks, of.inputs)
+    divergence = Divergence(candidates.teacher, candidates.blocks, candidates.inputs)
     block_scores = []
-    for block, entries in zip(of.blocks, of.entries, strict=True):
+    for block, entries in zip(candidates.blocks, candidates.entries, strict=True):
         scores = {KEEP: 0.0}
         for label in entries:
-            each = [divergence.of(block, of.trained(cell.seed, block, label)) for cell in of.cells]
+            each = [
+                divergence.of(block, candidates.trained(cell.seed, block, label))
+                for cell in candidates.cells
+            ]
             scores[label] = -float(np.mean(each))
         block_scores.append(scores)
     return block_scores
@@ -89,8 +94,10 @@ def _scores(of: Candidates) -> list[dict[str, float]]:
 class _Search:
     """One search: its budgets, choices, and the networks they make."""
 
-    def __init__(self, of: Candidates, prices: Prices, scores: Sequence[dict[str, float]]) -> None:
-        self.of = of
+    def __init__(
+        self, candidates: Candidates, prices: Prices, scores: Sequence[dict[str, float]]
+    ) -> None:
+        self.candidates = candidates
         self.prices = prices
         self.labels = [tuple(block) for block in prices.options]
         self.options = [
@@ -99,33 +106,40 @@ class _Search:
         ]
         self._validation: dict[Labels, float] = {}
 
-    def run(self, wish: Wish, tell: Progress) -> BlockSearch:
+    def run(self, request: SearchRequest, tell: Progress) -> BlockSearch:
         """Return the record, without latencies of whole networks."""
-        of, prices = self.of, self.prices
-        uniform = {name: item for name, item in of.uniform.items() if set(item[1]) != {KEEP}}
-        budgets = sorted({*self._budgets(wish), *(self._share(c) for _, c in uniform.values())})
+        candidates, prices = self.candidates, self.prices
+        uniform = {
+            name: item for name, item in candidates.uniform.items() if set(item[1]) != {KEEP}
+        }
+        budgets = sorted({*self._budgets(request), *(self._share(c) for _, c in uniform.values())})
         for _, everywhere in uniform.values():
             self.validation(everywhere)  # they are choices, too: none of them is found worse
         self._try(budgets, tell)
         searched = [best for share in budgets if (best := self._best(share)) is not None]
-        teacher = of.taught_by
-        start = of.cells[0].start
+        teacher = candidates.taught_by
+        start = candidates.cells[0].start
         assert start is not None
-        device = wish.device if wish.by == "latency" else None
+        device = request.device if request.by == "latency" else None
         train = start.train.model_dump(mode="json", exclude={"keep_within"})
-        identity = [teacher.canonical, train, [list(block.paths) for block in of.blocks], wish.by]
+        identity = [
+            teacher.canonical,
+            train,
+            [list(block.paths) for block in candidates.blocks],
+            request.by,
+        ]
         return BlockSearch(
             key=digest_of([*identity, device.model_dump(mode="json") if device else None]),
             teacher=teacher.name,
-            by=wish.by,
+            by=request.by,
             device=device,
-            seeds=tuple(cell.seed for cell in of.cells),
+            seeds=tuple(cell.seed for cell in candidates.cells),
             blocks=self._blocks(),
             shared=prices.shared,
             teacher_cost=prices.teacher,
-            teacher_parameters=parameters_of(of.teacher),
-            teacher_validation=accuracy_of(of.teacher, of.inputs, "validation"),
-            teacher_test=accuracy_of(of.teacher, of.inputs, "test"),
+            teacher_parameters=parameters_of(candidates.teacher),
+            teacher_validation=accuracy_of(candidates.teacher, candidates.inputs, "validation"),
+            teacher_test=accuracy_of(candidates.teacher, candidates.inputs, "test"),
             networks=(
                 *(self._network(choice, share) for share, choice in searched),
                 *(self._network(c, None, name, item) for name, (item, c) in uniform.items()),
@@ -143,7 +157,7 @@ class _Search:
     def validation(self, choice: Labels) -> float:
         """Return the validation accuracy of the assembled network, computed once."""
         if choice not in self._validation:
-            self._validation[choice] = self.of.accuracy(choice, "validation")
+            self._validation[choice] = self.candidates.accuracy(choice, "validation")
         return self._validation[choice]
 
     def cost(self, choice: Labels) -> float:
@@ -160,17 +174,17 @@ class _Search:
     def _cheapest(self) -> Labels:
         return tuple(min(costs, key=lambda label: costs[label]) for costs in self.prices.options)
 
-    def _budgets(self, wish: Wish) -> list[float]:
+    def _budgets(self, request: SearchRequest) -> list[float]:
         least = self._share(self._cheapest())
-        for share in wish.budgets:
+        for share in request.budgets:
             if share < least:
                 raise KtbenchError(
                     f"budget {share:g}: no choice is within it; the least costs {least:.2f} of "
                     "the teacher"
                 )
-        if wish.budgets:
-            return list(wish.budgets)
-        return [float(share) for share in np.linspace(least, 1.0, wish.points + 1)[1:]]
+        if request.budgets:
+            return list(request.budgets)
+        return [float(share) for share in np.linspace(least, 1.0, request.points + 1)[1:]]
 
     def _best(self, share: float) -> tuple[float, Labels] | None:
         """Return the best choice within a budget, of all that were assembled for any budget."""
@@ -181,10 +195,10 @@ class _Search:
         return share, max(within, key=lambda c: (self.validation(c), -self.cost(c)))
 
     def _blocks(self) -> tuple[SoughtBlock, ...]:
-        of = self.of
+        candidates = self.candidates
         blocks = []
         for block, entries, labels, options in zip(
-            of.blocks, of.entries, self.labels, self.options, strict=True
+            candidates.blocks, candidates.entries, self.labels, self.options, strict=True
         ):
             described = [
                 BlockOption(
@@ -202,8 +216,10 @@ class _Search:
     def _loss(self, block: str, label: str) -> float | None:
         if label == KEEP:
             return None
-        of = self.of
-        return float(np.mean([of.results[cell.seed, block, label].loss for cell in of.cells]))
+        candidates = self.candidates
+        return float(
+            np.mean([candidates.results[cell.seed, block, label].loss for cell in candidates.cells])
+        )
 
     def _network(
         self, choice: Labels, share: float | None, name: str = "", item: Item | None = None
@@ -214,21 +230,25 @@ class _Search:
             name=name or f"at most {share:.0%}",
             budget=share,
             choice=choice,
-            student=item or self.of.item(choice),
+            student=item or self.candidates.item(choice),
             cost=self.cost(choice),
-            parameters=parameters_of(self.of.network(choice, self.of.cells[0])),
+            parameters=parameters_of(self.candidates.network(choice, self.candidates.cells[0])),
             validation=self.validation(choice),
-            test=self.of.accuracy(choice, "test"),
+            test=self.candidates.accuracy(choice, "test"),
         )
 
 
 def _timed(
-    record: BlockSearch, of: Candidates, device: DeviceSpec, timings: Timings, tell: Progress
+    record: BlockSearch,
+    candidates: Candidates,
+    device: DeviceSpec,
+    timings: Timings,
+    tell: Progress,
 ) -> BlockSearch:
     """Add the latency of every whole network, measured in turns with the teacher's."""
     choices = dict.fromkeys(network.choice for network in record.networks)
-    models = {"teacher": whole_model(of)}
-    models |= {f"network {n}": whole_model(of, choice) for n, choice in enumerate(choices)}
+    models = {"teacher": whole_model(candidates)}
+    models |= {f"network {n}": whole_model(candidates, choice) for n, choice in enumerate(choices)}
     measured = medians(models, device, timings, tell)
     by_choice = {choice: measured[f"network {n}"] for n, choice in enumerate(choices)}
     networks = tuple(
