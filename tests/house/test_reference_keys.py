@@ -2,7 +2,7 @@
 
 So no renaming can change a cell's key, or what a record is, unseen. After an intended change:
 
-    python -m tests.test_reference_keys > tests/reference_keys.json
+    python -m tests.house.test_reference_keys > tests/house/reference_keys.json
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ktbench.results import ResultsFolder
 from ktbench.results.lock import LockFile
 from ktbench.results.storage import sealed, stored
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DIGESTS = Path(__file__).with_name("reference_keys.json")
 REFERENCE = sorted(p.parent for p in ROOT.glob("results/reference/*/lock.json"))
 KINDS: dict[str, type[Record]] = {
