@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from ktbench import catalogue
 from ktbench.matrix import Matrix, MatrixError, json_schema, load, loads, plan, starter
 from ktbench.matrix.estimate import estimate
+from ktbench.matrix.file_problems import Origin
 from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry, WindowGrid
-from ktbench.matrix.problems import Origin
 from ktbench.matrix.yaml_reader import parse
 from ktbench.records import (
     Augmentation,
