@@ -104,7 +104,7 @@ include: {student: "resnet*", method: {kd: {temperature: 3}}, train: {epochs: 2}
 
 
 SCHEMA_CANNOT_TELL = (
-    "is listed twice", " too", "reads no teacher", "needs a teacher", "circle", "is called",
+    "is listed twice", "] too", "reads no teacher", "needs a teacher", "circle", "is called",
     "taught in one way",
     "matches nothing", "changes nothing", "excludes nothing", "says nothing", "no cell",
     "nothing to measure", "needs a host", "takes no host", "are called", "width must be",
