@@ -104,7 +104,7 @@ def device_of(name: str, profile: str | None, **settings: Any) -> DeviceSpec:
     from pydantic import ValidationError
 
     from ktbench import catalogue
-    from ktbench.matrix.problems import phrase
+    from ktbench.matrix.file_problems import phrase
     from ktbench.records import DeviceSpec, KtbenchError
 
     is_local = name == "local"

@@ -1,9 +1,9 @@
 """The matrix file: read, checked, and expanded into a plan of cells."""
 
+from ktbench.matrix.file_problems import MatrixError
 from ktbench.matrix.matrix_file import load, loads
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.planning import plan
-from ktbench.matrix.problems import MatrixError
 from ktbench.matrix.schema import json_schema
 from ktbench.matrix.starter import starter
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from ktbench import catalogue
 from ktbench.devices._contract import host_objection
+from ktbench.matrix.file_problems import KeyPath, Problem, problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, Kind, of_teachers, variants
 from ktbench.matrix.models import ItemEntry, Matrix, WindowGrid
-from ktbench.matrix.problems import KeyPath, Problem, problems_of
 from ktbench.matrix.teachers import Teachers
 from ktbench.records import (
     BASELINE,

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from ktbench.catalogue import nearest
 from ktbench.matrix.axes import Axes, AxesResolver, windows_of
 from ktbench.matrix.cell_settings import reads_teacher
+from ktbench.matrix.file_problems import KeyPath
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import Include, ItemEntry, Rule
-from ktbench.matrix.problems import KeyPath
 from ktbench.records import Ensemble, Item, Teacher, TrainSpec, Window
 
 

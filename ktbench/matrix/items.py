@@ -17,8 +17,8 @@ from pydantic_core import to_jsonable_python
 
 from ktbench import catalogue
 from ktbench.catalogue import SettingInfo, nearest
+from ktbench.matrix.file_problems import KeyPath, Problem, phrase
 from ktbench.matrix.models import ItemEntry
-from ktbench.matrix.problems import KeyPath, Problem, phrase
 from ktbench.networks.outline import try_build
 from ktbench.records import Item, KtbenchError, Teacher
 

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from ktbench import catalogue
 from ktbench.matrix.axes import device_spec
+from ktbench.matrix.file_problems import KeyPath, Origin, Problem, problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, variants
 from ktbench.matrix.models import ItemEntry, Matrix
 from ktbench.matrix.planning import find_problems
-from ktbench.matrix.problems import KeyPath, Origin, Problem, problems_of
 from ktbench.matrix.yaml_reader import parse, read
 
 

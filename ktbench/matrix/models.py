@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic import field_validator as validator
 
-from ktbench.matrix.problems import Origin
+from ktbench.matrix.file_problems import Origin
 from ktbench.records import (
     BlockRun,
     BlockTrain,

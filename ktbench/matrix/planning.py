@@ -13,9 +13,9 @@ from ktbench.catalogue.transfer_window import misfit
 from ktbench.data import DataInfo, describe
 from ktbench.matrix.axes import Axes, AxesResolver
 from ktbench.matrix.cell_settings import numeric_of
+from ktbench.matrix.file_problems import KeyPath, Problem
 from ktbench.matrix.include_rules import Draft, Rules
 from ktbench.matrix.models import Matrix
-from ktbench.matrix.problems import KeyPath, Problem
 from ktbench.matrix.size_limits import batch_problems, image_problems, size_problems
 from ktbench.networks.outline import Outline, outline, own_names
 from ktbench.records import (

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ktbench.data import DataInfo
+from ktbench.matrix.file_problems import KeyPath, Problem
 from ktbench.matrix.items import METHODS, STUDENTS, Kind, count
 from ktbench.matrix.models import Include, ItemEntry, Matrix, TeacherEntry, WindowGrid
-from ktbench.matrix.problems import KeyPath, Problem
 from ktbench.matrix.teachers import teachers_per_network
 from ktbench.records import DataSpec
 from ktbench.system.machine import all_memory

@@ -16,9 +16,9 @@ from pydantic import JsonValue
 from ktbench import catalogue
 from ktbench.catalogue import nearest
 from ktbench.matrix.cell_settings import numeric_of, reads_teacher
+from ktbench.matrix.file_problems import KeyPath
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import ItemEntry, Matrix, TeacherEntry
-from ktbench.matrix.problems import KeyPath
 from ktbench.records import (
     BASELINE,
     Cell,

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ktbench.matrix.problems import Branch, KeyPath, MatrixError, Origin, Problem
+from ktbench.matrix.file_problems import Branch, KeyPath, MatrixError, Origin, Problem
 from ktbench.records.printable import LARGEST, unprintable
 from ktbench.system.files import read_regular
 

@@ -25,7 +25,7 @@ class KtbenchError(Exception):
     """
 
     def __str__(self) -> str:
-        """The text, free of control characters but for line breaks between problems."""
+        """Text without control characters except line breaks between problems."""
         return printable(super().__str__())
 
 

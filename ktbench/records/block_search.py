@@ -17,9 +17,9 @@ class BlockOption(Record):
     """One way to fill a block: the teacher's own (`keep`), or a trained replacement."""
 
     replacement: Name
-    """The replacement's label."""
+    """Label of the replacement."""
     entry: Json
-    """The replacement as a matrix's `choice` names it."""
+    """Replacement as a matrix's `choice` names it."""
     cost: float
     """Cost that it adds to a network."""
     score: float

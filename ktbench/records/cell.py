@@ -85,8 +85,8 @@ class DataSpec(Record):
     """A data set, its splits and its augmentation."""
 
     source: Literal["digits", "hub", "parquet", "folder"]
-    """`digits` (ships with scikit-learn), a Hugging Face `hub` name, local `parquet` (or CSV)
-    tables, or an image `folder` with one sub-folder per class."""
+    """`digits` of scikit-learn, a Hugging Face `hub` name, local `parquet` (or CSV) tables, or an
+    image `folder` with one sub-folder per class."""
     path: Line | None = None
     """Hub name, or folder (relative to the matrix file; `${NAME}` takes the environment's)."""
     image_column: Line | None = None
@@ -128,8 +128,8 @@ class TrainSpec(Record):
     keep: Literal["last", "best"] = "last"
     """Weights that are exported: the last, or the best on the validation set."""
     views: Count | None = None
-    """Number of augmentations per image, equal for all seeds, through which epochs cycle, so that a
-    teacher's outputs can be reused; None draws new ones in every epoch."""
+    """Augmentations per image through which epochs cycle, equal for all seeds, so that a teacher's
+    outputs can be reused; None draws new ones in every epoch."""
 
 
 class TeacherOutputs(Record):
@@ -283,9 +283,8 @@ class Ensemble(Composed):
     name: Name
     """Short name within the matrix; part of the key, as a teacher's is."""
     sample: Count
-    """Teachers drawn per step, without replacement. The draw is counter-based, a function of the
-    cell's seed and the step, so that the students of a cohort share every pass. One costs one pass
-    whatever the number of members; all of them give the ensemble's average."""
+    """Teachers drawn per step, without replacement: a function of the cell's seed and the step, so
+    that the students of a cohort share every pass. All members give the ensemble's average."""
     of: Annotated[tuple[Teacher, ...], Field(min_length=2)]
     """The members, in the order in which their logits are added."""
 

@@ -38,7 +38,7 @@ class Limits(Record):
     """Limits at which a training that hangs is ended; weights do not depend on them."""
 
     step_seconds: Annotated[Number, Field(gt=0, le=MOST_SECONDS)] = 1800.0
-    """The longest that one training step, validation or export may take: a network that hangs
+    """Longest time of one training step, validation or export: a network that hangs
     fails after so many seconds, and the others go on."""
 
 

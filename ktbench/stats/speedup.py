@@ -57,11 +57,11 @@ class Runs:
         return len(self.cost)
 
     def of(self, seeds: ArrayLike) -> Runs:
-        """The runs of some seeds."""
+        """Return the runs of some seeds."""
         return Runs(self.cost[np.asarray(seeds)], self.quality[np.asarray(seeds)])
 
     def plus(self, cost: float) -> Runs:
-        """The same runs, each with a further cost: a share of a teacher's training."""
+        """Return the same runs, each with a further cost: a share of a teacher's training."""
         return Runs(self.cost + cost, self.quality)
 
 
@@ -95,7 +95,7 @@ class Headline:
 
 
 def frontier(runs: Runs) -> tuple[Floats, Floats]:
-    """The budgets that are better than all cheaper ones: log of the cost, mean quality; both rise.
+    """Select the budgets better than all cheaper ones: log of the cost, mean quality; both rise.
 
     (K,) each, K ≥ 1; costs are geometric means over seeds.
     """
@@ -137,7 +137,7 @@ def qualities(baseline: Runs, method: Runs) -> Floats:
 def _jackknife(
     figure: Callable[[Runs, Runs], Floats], baseline: Runs, method: Runs, level: float
 ) -> tuple[Floats, Floats, Floats]:
-    """A figure of both sides, (Q,), and the bounds of its t interval; the seeds go in pairs."""
+    """Compute a figure of both sides, (Q,), with the bounds of its t interval over paired seeds."""
     if baseline.seeds != method.seeds:
         raise ValueError("both sides need the same seeds")
     value, n = figure(baseline, method), baseline.seeds
@@ -166,7 +166,7 @@ def speedup(baseline: Runs, method: Runs, q: ArrayLike, level: float = LEVEL) ->
 
 
 def at_budgets(baseline: Runs, method: Runs, level: float = LEVEL) -> Curve:
-    """The speedup at the mean quality that each of the baseline's budgets reaches.
+    """Speedup at the mean quality that each of the baseline's budgets reaches.
 
     (B,) in the order of the budgets. These qualities follow from the matrix and from no speedup, so
     their intervals need no allowance for a choice; `q` moves with the seeds that are left out.
@@ -190,7 +190,7 @@ def saved_at_budgets(baseline: Runs, method: Runs, level: float = LEVEL) -> Curv
 
 
 def headline(baseline: Runs, method: Runs, level: float = LEVEL) -> Headline | None:
-    """The largest speedup over the qualities that both sides reach, or None where there are none.
+    """Find the largest speedup over the qualities that both sides reach, or None without any.
 
     The largest of several noisy figures is too large on average, and its plain 95 % interval covers
     the truth in 90 % of cases when nothing is gained anywhere (simulated: five budgets, 3 to 10
@@ -236,7 +236,7 @@ def ranges(q: Floats, where: Bools) -> list[tuple[float, float]]:
 
 
 def break_even(saving: float, training: float) -> int | None:
-    """The least number of students for which n · saving > the teacher's training; or None.
+    """Least number of students for which n · saving > the teacher's training; or None.
 
     None where a student saves nothing, or too little to count with, or the saving is not known
     (NaN). A teacher that costs nothing pays for the first student. Raises ValueError when the

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ktbench.matrix import MatrixError, load, loads
-from ktbench.matrix.problems import MOST_PROBLEMS
+from ktbench.matrix.file_problems import MOST_PROBLEMS
 
 GOOD = """\
 data: {source: digits, train_size: 100}

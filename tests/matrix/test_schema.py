@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from ktbench import catalogue
 from ktbench.matrix import Matrix, MatrixError, json_schema, load, loads, plan, starter
 from ktbench.matrix.estimate import estimate
+from ktbench.matrix.file_problems import Origin
 from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry, WindowGrid
-from ktbench.matrix.problems import Origin
 from ktbench.matrix.yaml_reader import parse
 from ktbench.records import (
     Augmentation,
@@ -104,7 +104,8 @@ include: {student: "resnet*", method: {kd: {temperature: 3}}, train: {epochs: 2}
 
 
 SCHEMA_CANNOT_TELL = (
-    "stands", "reads no teacher", "needs a teacher", "circle", "taught in one way", "is called",
+    "is listed twice", "] too", "reads no teacher", "needs a teacher", "circle", "is called",
+    "taught in one way",
     "matches nothing", "changes nothing", "excludes nothing", "says nothing", "no cell",
     "nothing to measure", "needs a host", "takes no host", "are called", "width must be",
     "one teacher, not", "at most 2, the members", "two members or more", "belongs to the members",

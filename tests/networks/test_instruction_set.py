@@ -15,7 +15,7 @@ from tests.support.running import Commands, write_matrix
 
 SAID = """
 import torch
-from ktbench.instruction_set import instruction_set
+from ktbench.networks.instruction_set import instruction_set
 torch.nn.functional.conv2d(torch.zeros(1, 8, 4, 4), torch.zeros(8, 8, 1, 1))
 print(instruction_set().partition(",")[0], torch.backends.cpu.get_cpu_capability())
 """

@@ -8,7 +8,7 @@ import yaml
 from pydantic import JsonValue
 
 from ktbench.matrix import loads, plan
-from ktbench.matrix.problems import Origin
+from ktbench.matrix.file_problems import Origin
 from ktbench.matrix.yaml_reader import parse
 from ktbench.records import BlockSearch, Item, KtbenchError
 from ktbench.results import ResultsFolder
