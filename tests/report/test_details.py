@@ -1,4 +1,4 @@
-"""The stories of the page's cells: how many, how large, and that the command in them is right."""
+"""The details of the page's cells: how many, how large, and that the command in them is right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.running import Commands, digests, write_matrix
 
 
 def told(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = cell_details.stories(Analysis(load_results(folder)))["cells"]
+    found: dict[str, Any] = cell_details.page_data(Analysis(load_results(folder)))["cells"]
     return found
 
 
@@ -34,7 +34,7 @@ def test_a_page_of_200_cells_with_long_curves_stays_below_five_megabytes(tmp_pat
     )
     folder = write_folder(tmp_path / "run", shape).path
     index = write_report(folder)
-    found = re.search(r'id="stories">(.*?)</script>', page(folder))
+    found = re.search(r'id="cell-data">(.*?)</script>', page(folder))
     assert found is not None and len(json.loads(found[1])["cells"]) == 200
     assert index.stat().st_size < 5e6
 
@@ -42,10 +42,10 @@ def test_a_page_of_200_cells_with_long_curves_stays_below_five_megabytes(tmp_pat
 def test_a_larger_matrix_tells_every_group_before_it_tells_more_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cell_details, "STORIES_SHOWN", 14)
+    monkeypatch.setattr(cell_details, "CELLS_DETAILED", 14)
     folder = write_folder(tmp_path / "run", Shape(epochs=2, devices=(), exports=())).path
     analysis = Analysis(load_results(folder))
-    keys = cell_details.told_keys(analysis)
+    keys = cell_details.detailed_keys(analysis)
     assert list(told(folder)) == keys and len(keys) == 14
     cells = analysis.cells.set_index("key").loc[keys]
     assert (cells["seed"] == 0).sum() == 12 and (cells["seed"] == 1).sum() == 2
@@ -62,8 +62,8 @@ def test_the_command_of_a_story_makes_the_cell_again_with_the_same_weights(
     assert ktbench("run", matrix).code == 0
     folder = tmp_path / "results" / "small"
     before = digests(folder)
-    key, story = next((k, s) for k, s in told(folder).items() if "kd" in s["title"])
-    command, words = story["again"]
+    key, details = next((k, s) for k, s in told(folder).items() if "kd" in s["title"])
+    command, words = details["again"]
     assert command == (
         f"cp -r results/small again && rm -f again/cells/{key}.json && "
         "ktbench run matrix.yaml --results again"
