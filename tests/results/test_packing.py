@@ -219,6 +219,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_hostile_or_damaged_pack_is_one_line_and_writes_nothing(
     name: str, ktbench: Commands, temporary: Path
 ) -> None:
+    ktbench.report = True
     make, reason = HOSTILE[name]
     make(Path("x.ktb"))
     for command in (("report", "x.ktb"), ("compare", PUBLISHED, "x.ktb"), ("verify", "x.ktb")):
