@@ -23,7 +23,6 @@ from ktbench.results.verification import verify
 from tests.support.fuzzing import REFERENCE, published
 from tests.support.running import Commands
 
-
 PUBLISHED = REFERENCE / "elastic-small.ktb"
 
 
@@ -125,10 +124,10 @@ def test_nothing_is_written_where_the_folder_or_the_name_will_not_do(
 
 
 def test_report_compare_and_verify_read_packs(folder: Path, ktbench: Commands) -> None:
-    report = Path("study-report")
+    report, ktbench.report = Path("study-report"), True
     ktbench("pack", folder, "study.ktb")
-    assert write_report(Path("study.ktb")) == report / "index.html"
-    write_report(folder, Path("elsewhere"))
+    assert ktbench("report", "study.ktb").out.strip() == str(report / "index.html")
+    assert ktbench("report", folder, "--output", "elsewhere").code == 0
     write_report(folder)
     assert _files(report) == _files(Path("elsewhere")) == _files(folder / "report")
     assert not compare(Path("study.ktb"), folder).regressions

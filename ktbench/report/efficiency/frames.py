@@ -145,7 +145,7 @@ def comparisons(frame: pd.DataFrame) -> list[Comparison]:
     """
     taught = frame[frame["teacher"] != ""]
     several = taught["teacher"].nunique() > 1
-    comparisons_found = []
+    transfers = []
     for _, own in taught.groupby(_SAME, sort=False):
         first = own.iloc[0]
         usual = frame["is_baseline"] & (frame["student"] == first["student"])
@@ -153,8 +153,8 @@ def comparisons(frame: pd.DataFrame) -> list[Comparison]:
         tables = [_tables(side) for side in (base, own)]
         if any(table is None for table in tables):
             continue
-        comparisons_found += _compared(first, *tables, several=several)  # type: ignore[arg-type]
-    return comparisons_found
+        transfers += _compared(first, *tables, several=several)  # type: ignore[arg-type]
+    return transfers
 
 
 def _tables(side: pd.DataFrame) -> pd.DataFrame | None:
