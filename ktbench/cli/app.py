@@ -15,6 +15,7 @@ from ktbench.cli import (
     init,
     listing,
     measure,
+    pack,
     plan,
     report,
     run,
@@ -37,6 +38,7 @@ app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("verify")(verify.verify)
+app.command("pack")(pack.pack)
 app.command("measure")(measure.measure)
 app.command("list")(listing.list_items)
 app.command("init")(init.init)

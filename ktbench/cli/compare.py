@@ -9,7 +9,7 @@ import typer
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="A", help="A results folder.")],
+    before: Annotated[Path, typer.Argument(metavar="A", help="A results folder, or a packed one.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="The one to compare with it.")],
     accuracy_drop: Annotated[
         float,

@@ -8,7 +8,12 @@ from typing import Annotated
 import typer
 
 MatrixFile = Annotated[Path, typer.Argument(metavar="MATRIX.yaml", show_default=False)]
-ResultsFolder = Annotated[Path, typer.Argument(metavar="DIR", show_default=False)]
+ResultsFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR", help="A results folder, or a packed one (FILE.ktb).", show_default=False
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Python = Annotated[
     str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")

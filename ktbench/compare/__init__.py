@@ -1,4 +1,4 @@
-"""What changed between two results folders, with intervals: `ktbench compare A B`."""
+"""Comparison of two results folders, with intervals: `ktbench compare A B`."""
 
 from ktbench.compare.comparison import Comparison, Limits
 from ktbench.compare.pairing import compare

@@ -1,4 +1,4 @@
-"""What a comparison of two results folders comes to, as values."""
+"""Data classes that hold a comparison of two results folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ktbench.results import Problem
 
 @dataclass(frozen=True)
 class Limits:
-    """How much worse B may be before that is a regression."""
+    """Tolerances: B is a regression where it is worse than A by more than these."""
 
     accuracy_drop: float = 0.0
     """Points of test accuracy."""
@@ -68,14 +68,14 @@ class Latency:
     before_ms: float
     after_ms: float
     ratio: float
-    """After over before: above 1 is slower."""
+    """Latency of B over that of A: above 1, B is slower."""
     low: float | None
     high: float | None
     repeats_before: int
     repeats_after: int
     verdict: Verdict
     notes: tuple[str, ...]
-    """What else differs, and why it cannot be judged where it cannot."""
+    """Further differences, and why there is no verdict where there is none."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Setting:
-    """Something that the two runs were not given, or did not have, alike."""
+    """A setting, a version or a fact of the machine that differs between the two runs."""
 
     name: str
     before: str
@@ -99,19 +99,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Missing:
-    """Cells that only one of the two has trained."""
+    """Cells that only one of the two folders has trained."""
 
     group: Group
     seeds: tuple[int, ...]
     reason: str
     """`not in the matrix`, `not run yet`, or why they failed or were skipped on the other side."""
     failed: bool
-    """Whether the other side tried them and failed."""
+    """True where the other side tried them and failed."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """B against A."""
+    """Everything that differs between a results folder A (`before`) and another, B (`after`)."""
 
     before: Path
     after: Path
@@ -124,12 +124,12 @@ class Comparison:
     only_before: Sequence[Missing]
     only_after: Sequence[Missing]
     damaged_before: Sequence[Problem] = ()
-    """What does not hold in A and is left out."""
+    """Damaged files of A, which are left out."""
     damaged_after: Sequence[Problem] = ()
 
     @cached_property
     def several_teachers(self) -> bool:
-        """Whether a method's name alone does not say which teacher it had."""
+        """True where a method's name alone does not say which teacher it had."""
         groups = [a.group for a in self.accuracies]
         groups += [m.group for m in (*self.only_before, *self.only_after)]
         return len({group.teacher for group in groups if group.teacher}) > 1
@@ -141,7 +141,7 @@ class Comparison:
 
     @cached_property
     def regressions(self) -> list[str]:
-        """What got worse than is allowed, one line each; newly failed cells are among it."""
+        """One line for each regression, newly failed cells included."""
         lines = [
             f"{a.group.student} / {self.method(a.group)}{f' as {a.export}' if a.export else ''}: "
             f"{points(a.difference)} points"
@@ -161,10 +161,10 @@ class Comparison:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for programs."""
-        found = asdict(self)
-        found |= {"before": str(self.before), "after": str(self.after)}
-        return {"regressions": self.regressions, **found}
+        """The comparison as JSON values, for programs."""
+        values = asdict(self)
+        values |= {"before": str(self.before), "after": str(self.after)}
+        return {"regressions": self.regressions, **values}
 
 
 def points(difference: float) -> str:

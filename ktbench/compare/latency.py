@@ -26,9 +26,9 @@ def latencies(before: Results, after: Results, rise: float) -> list[Latency]:
     """
     old, new = _measured(before), _measured(after)
     limit = float(np.log1p(rise))
-    found = {n: _difference(before, old[n], after, new[n], limit) for n in old if n in new}
-    rows = [_row(name, d, old[name], new[name]) for name, d in found.items()]
-    judged = verdicts(list(found.values()), limit)
+    differences = {n: _difference(before, old[n], after, new[n], limit) for n in old if n in new}
+    rows = [_row(name, d, old[name], new[name]) for name, d in differences.items()]
+    judged = verdicts(list(differences.values()), limit)
     return [
         row if row.verdict == "cannot be judged" else replace(row, verdict=verdict)
         for row, verdict in zip(rows, judged, strict=True)
@@ -36,33 +36,33 @@ def latencies(before: Results, after: Results, rise: float) -> list[Latency]:
 
 
 def _measured(results: Results) -> dict[_Name, Measurement]:
-    """The measurement that stands for each name: a valid one before others, then the newest."""
+    """Pick one measurement per name: valid ones first, then the newest."""
     students = {key: result.cell.student.label for key, result in results.by_key.items()}
-    found: dict[_Name, Measurement] = {}
+    by_name: dict[_Name, Measurement] = {}
     for m in sorted(results.all_measurements, key=lambda m: (m.validity.valid, m.started)):
         if m.cell_key not in students:
             continue
         spec = m.device
         name = (students[m.cell_key], m.export.label, spec.name, m.origin)
-        found[(*name, m.threads, spec.scenario, m.batch)] = m
-    return dict(sorted(found.items()))
+        by_name[(*name, m.threads, spec.scenario, m.batch)] = m
+    return dict(sorted(by_name.items()))
 
 
 def _difference(
     before: Results, old: Measurement, after: Results, new: Measurement, limit: float
 ) -> Difference:
-    """Of minus the logarithms, so that more is better."""
+    """Difference of minus the logarithms, so that more is better."""
     sides = [-np.log(_medians(side, m)) for side, m in ((before, old), (after, new))]
     if not (old.validity.valid and new.validity.valid):
         sides = [side.mean(keepdims=True) for side in sides]  # no interval, so no verdict
     return unpaired(list(sides[0]), list(sides[1]), limit)
 
 
-def _medians(side: Results, found: Measurement) -> NDArray[np.float64]:
-    """Median milliseconds of each repeat; of a measurement without its samples the one median."""
-    table = side.samples(found)
+def _medians(side: Results, measurement: Measurement) -> NDArray[np.float64]:
+    """Median milliseconds of each repeat, or the overall median where the samples are missing."""
+    table = side.samples(measurement)
     if table is None:
-        return np.array([found.p50_ms.value])
+        return np.array([measurement.p50_ms.value])
     repeat = table["repeat"].to_numpy()
     seconds = table["seconds"].to_numpy()
     return np.array([1e3 * np.median(seconds[repeat == r]) for r in np.unique(repeat)])

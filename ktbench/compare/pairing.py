@@ -1,7 +1,9 @@
-"""Puts the results of two folders side by side: accuracies, sizes, cells that one side lacks."""
+"""Puts the results of two folders side by side: accuracies, sizes, missing cells, settings."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,18 +11,18 @@ from typing import Any
 
 import pandas as pd
 
-from ktbench.compare.comparison import Accuracy, Comparison, Group, Limits, Missing, Size
+from ktbench.compare.comparison import Accuracy, Comparison, Group, Limits, Missing, Setting, Size
 from ktbench.compare.judging import Difference, difference, verdicts
 from ktbench.compare.latency import latencies
-from ktbench.compare.setting_changes import settings, versions
-from ktbench.records import KtbenchError
+from ktbench.records import Cell, KtbenchError, Plan, canonical_json
 from ktbench.results import Results, load_results
 
 _GROUP = ["student", "method", "teacher", "budget"]
+_ABSENT = "–"
 
 
 def compare(before: Path, after: Path, limits: Limits | None = None) -> Comparison:
-    """Everything that changed from one results folder to another.
+    """Compare two results folders, or packed ones.
 
     Raises KtbenchError where a folder cannot be read, or the two have nothing in common.
     """
@@ -39,8 +41,8 @@ def compare(before: Path, after: Path, limits: Limits | None = None) -> Comparis
         accuracies=accuracies,
         latencies=latencies(sides.before, sides.after, limits.latency_rise / 100),
         sizes=_sizes(sides),
-        settings=settings(sides.before, sides.after),
-        versions=versions(sides.before, sides.after),
+        settings=_settings(sides.before, sides.after),
+        versions=_versions(sides.before, sides.after),
         only_before=_missing(sides.before, sides.after),
         only_after=_missing(sides.after, sides.before),
         damaged_before=sides.before.problems,
@@ -49,7 +51,7 @@ def compare(before: Path, after: Path, limits: Limits | None = None) -> Comparis
 
 
 def _damage_told(sides: _Sides) -> str:
-    """Where a comparison fails for want of results: which damaged ones were left out."""
+    """Hint that damaged results were left out, for the error that nothing can be compared."""
     problems = [*sides.before.problems, *sides.after.problems]
     return f" ({len(problems)} damaged files are left out: `ktbench verify`)" if problems else ""
 
@@ -61,20 +63,20 @@ class _Sides:
 
     @cached_property
     def trained(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Cells with an accuracy, of either side."""
+        """Cells with an accuracy, for each side."""
         frames = (self.before.cells, self.after.cells)
         return tuple(f[f["accuracy"].notna()] for f in frames)  # type: ignore[return-value]
 
     @cached_property
     def exported(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Artifacts with the group and seed of their cell, and what export did to accuracy."""
+        """Artifacts with the group and seed of their cell, and the change of accuracy by export."""
         columns = ["key", *_GROUP, "seed", "accuracy"]
-        found = (
+        frames = (
             side.cells[columns].merge(side.artifacts, on="key")
             for side in (self.before, self.after)
         )
         return tuple(  # type: ignore[return-value]
-            f.assign(change=f["test_accuracy"] - f["accuracy"]) for f in found
+            f.assign(change=f["test_accuracy"] - f["accuracy"]) for f in frames
         )
 
 
@@ -82,7 +84,7 @@ class _Sides:
 
 
 def _accuracies(sides: _Sides, limit: float) -> list[Accuracy]:
-    """As trained, then what export did to it: two families of comparisons, each judged as one."""
+    """Compare accuracies as trained, then the change by export; each is a family of its own."""
     trained = _family(*sides.trained, _GROUP, "accuracy", limit)
     exported = _family(*sides.exported, [*_GROUP, "export"], "change", limit)
     return [*trained, *exported]
@@ -93,13 +95,13 @@ def _family(
 ) -> list[Accuracy]:
     old, new = (_by_seed(frame, by, column) for frame in (before, after))
     weights = [_by_seed(f, by, "digest") if "digest" in f else {} for f in (before, after)]
-    found = {name: difference(old[name], new[name], limit) for name in old if name in new}
-    judged = verdicts(list(found.values()), limit)
+    differences = {name: difference(old[name], new[name], limit) for name in old if name in new}
+    judged = verdicts(list(differences.values()), limit)
     rows = []
-    for (name, d), verdict in zip(found.items(), judged, strict=True):
-        mine, yours = (side.get(name, {}) for side in weights)
+    for (name, d), verdict in zip(differences.items(), judged, strict=True):
+        weights_before, weights_after = (side.get(name, {}) for side in weights)
         row = _accuracy(name, d, old[name], new[name])
-        same = sum(mine[seed] == yours.get(seed) for seed in mine)
+        same = sum(weights_before[seed] == weights_after.get(seed) for seed in weights_before)
         rows.append(replace(row, same_weights=same, verdict=verdict))
     return rows
 
@@ -107,10 +109,10 @@ def _family(
 def _by_seed(
     frame: pd.DataFrame, by: list[str], column: str
 ) -> dict[tuple[str, ...], dict[int, Any]]:
-    found: dict[tuple[str, ...], dict[int, Any]] = {}
+    values: dict[tuple[str, ...], dict[int, Any]] = {}
     for *name, seed, value in frame[[*by, "seed", column]].itertuples(index=False, name=None):
-        found.setdefault(tuple(name), {})[int(seed)] = value
-    return found
+        values.setdefault(tuple(name), {})[int(seed)] = value
+    return values
 
 
 def _accuracy(
@@ -145,28 +147,85 @@ def _sizes(sides: _Sides) -> list[Size]:
 
 
 def _mean_sizes(frame: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """By student and export."""
-    found: dict[tuple[str, str], list[int]] = {}
+    """Mean file size by student and export."""
+    sizes_of: dict[tuple[str, str], list[int]] = {}
     for student, export, size in frame[["student", "export", "bytes"]].itertuples(index=False):
-        found.setdefault((student, export), []).append(size)
-    return {name: sum(sizes) / len(sizes) for name, sizes in found.items()}
+        sizes_of.setdefault((student, export), []).append(size)
+    return {name: sum(sizes) / len(sizes) for name, sizes in sizes_of.items()}
 
 
 def _missing(mine: Results, other: Results) -> list[Missing]:
     """Trained cells of one side that the other has not trained, seeds with one reason together."""
     columns = [*_GROUP, "seed"]
     trained = mine.cells[mine.cells["accuracy"].notna()]
-    theirs = other.cells.set_index(columns)[["status", "reason", "accuracy"]]
-    theirs = theirs[~theirs.index.duplicated()]
-    found: dict[tuple[Group, str, bool], list[int]] = {}
+    cells_of_other = other.cells.set_index(columns)[["status", "reason", "accuracy"]]
+    cells_of_other = cells_of_other[~cells_of_other.index.duplicated()]
+    seeds_of: dict[tuple[Group, str, bool], list[int]] = {}
     for name in trained[columns].itertuples(index=False, name=None):
-        if name not in theirs.index:
+        if name not in cells_of_other.index:
             reason, failed = "not in the matrix", False
         else:
-            row = theirs.loc[name]
+            row = cells_of_other.loc[name]
             if row["accuracy"] == row["accuracy"]:
                 continue
             reason = "not run yet" if row["status"] == "pending" else str(row["reason"])
             failed = row["status"] == "failed"
-        found.setdefault((Group(*name[:4]), reason, failed), []).append(int(name[4]))
-    return [Missing(g, tuple(sorted(s)), why, bad) for (g, why, bad), s in found.items()]
+        seeds_of.setdefault((Group(*name[:4]), reason, failed), []).append(int(name[4]))
+    return [Missing(g, tuple(sorted(s)), why, bad) for (g, why, bad), s in seeds_of.items()]
+
+
+# ---------------------------------------------------------------- settings and versions
+
+
+def _settings(before: Results, after: Results) -> list[Setting]:
+    """Differing settings: the usual cell's data, training, numerics; teachers, exports, devices."""
+    return _differing(*(dict(_requested(side.lock.plan)) for side in (before, after)))
+
+
+def _versions(before: Results, after: Results) -> list[Setting]:
+    """Differing packages, machines and data digests, as of each folder's last run."""
+    return _differing(*(dict(_environment(side)) for side in (before, after)))
+
+
+def _differing(old: dict[str, str], new: dict[str, str]) -> list[Setting]:
+    return [
+        Setting(name, old.get(name, _ABSENT), new.get(name, _ABSENT))
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _requested(plan: Plan) -> Iterator[tuple[str, str]]:
+    if plan.cells:
+        usual = Counter((c.data, c.train, c.numeric) for c in plan.cells).most_common(1)[0][0]
+        for part, name in zip(usual, ("data", "train", "numeric"), strict=True):
+            yield from _flat(part.model_dump(mode="json"), name)
+    windows = Counter(c.distill for c in plan.cells if c.teacher is not None)
+    if windows and (window := windows.most_common(1)[0][0]) is not None:
+        yield from _flat(window.model_dump(mode="json"), "distill")
+    for teacher in plan.teachers:
+        yield from _flat(_teacher(teacher.cell), f"teacher {teacher.name}")
+    yield "exports", ", ".join(e.label for e in plan.exports)
+    for device in plan.devices:
+        yield from _flat(device.model_dump(mode="json"), f"device {device.name}")
+
+
+def _teacher(cell: Cell) -> dict[str, Any]:
+    parts = {"data", "train", "numeric", "seed"}
+    return {"student": cell.student.label, **cell.model_dump(mode="json", include=parts)}
+
+
+def _environment(side: Results) -> Iterator[tuple[str, str]]:
+    p = side.lock.provenance
+    for name in ("ktbench", "commit", "python", "processor", "cores", "system"):
+        yield name, str(getattr(p, name))
+    yield from sorted(p.versions.items())
+    yield "data's digest", side.lock.data_digest or _ABSENT
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _flat(part, f"{name}.{key}")
+    else:
+        yield name, value if isinstance(value, str) else canonical_json(value)

@@ -19,17 +19,17 @@ _NARROWEST = 12
 _STYLES = {"regression": "bold red", "worse": "yellow", "better": "green", "same": "dim"}
 
 
-def print_comparison(found: Comparison) -> None:
-    """Tables as wide as the terminal, and the summary last, where it is seen."""
+def print_comparison(comparison: Comparison) -> None:
+    """Print tables as wide as the terminal, and the summary last, where it is seen."""
     console = Console()
-    _line(console, f"A {found.before}\nB {found.after}\n")
-    for sheet in sheets(found):
+    _line(console, f"A {comparison.before}\nB {comparison.after}\n")
+    for sheet in sheets(comparison):
         _line(console, sheet.title, "bold")
         console.print(_table(sheet), highlight=False)
         if sheet.note:
             _line(console, sheet.note, "dim")
         console.print()
-    for line in summary(found):
+    for line in summary(comparison):
         _line(console, line)
 
 
@@ -61,16 +61,16 @@ def _table(sheet: Sheet) -> Table:
     return table
 
 
-def markdown(found: Comparison) -> str:
-    """One document, for a pull request's comment."""
+def markdown(comparison: Comparison) -> str:
+    """The comparison as Markdown, for a pull request's comment."""
     lines = [
         "# ktbench compare",
         "",
-        f"A `{_plain(str(found.before))}`, B `{_plain(str(found.after))}`",
+        f"A `{_plain(str(comparison.before))}`, B `{_plain(str(comparison.after))}`",
         "",
     ]
-    lines += [f"- {_plain(line.strip())}" for line in summary(found)]
-    for sheet in sheets(found):
+    lines += [f"- {_plain(line.strip())}" for line in summary(comparison)]
+    for sheet in sheets(comparison):
         lines += ["", f"## {sheet.title}", ""]
         lines.append("| " + " | ".join(head or " " for head in sheet.heads) + " |")
         lines.append(

@@ -41,54 +41,54 @@ class Sheet:
     note: str = ""
 
 
-def sheets(found: Comparison) -> list[Sheet]:
-    """All tables that have something to say, the gravest first."""
-    trained = [a for a in found.accuracies if not a.export]
-    exported = [a for a in found.accuracies if a.export]
-    told: list[Sheet | None] = [
-        _accuracy_sheet(trained, found),
-        _export_sheet(exported, found),
-        *_latency_sheets(found.latencies),
-        _size_sheet(found),
-        _missing_sheet("Trained in A only", found.only_before, found),
-        _missing_sheet("Trained in B only", found.only_after, found),
-        _damage_sheet("Damaged in A, and left out", found.damaged_before),
-        _damage_sheet("Damaged in B, and left out", found.damaged_after),
-        _setting_sheet("Settings that differ", found.settings),
-        _setting_sheet("Versions and machines that differ", found.versions),
+def sheets(comparison: Comparison) -> list[Sheet]:
+    """All tables with at least one row, the gravest first."""
+    trained = [a for a in comparison.accuracies if not a.export]
+    exported = [a for a in comparison.accuracies if a.export]
+    tables: list[Sheet | None] = [
+        _accuracy_sheet(trained, comparison),
+        _export_sheet(exported, comparison),
+        *_latency_sheets(comparison.latencies),
+        _size_sheet(comparison),
+        _missing_sheet("Trained in A only", comparison.only_before, comparison),
+        _missing_sheet("Trained in B only", comparison.only_after, comparison),
+        _damage_sheet("Damaged in A, and left out", comparison.damaged_before),
+        _damage_sheet("Damaged in B, and left out", comparison.damaged_after),
+        _setting_sheet("Settings that differ", comparison.settings),
+        _setting_sheet("Versions and machines that differ", comparison.versions),
     ]
-    return [sheet for sheet in told if sheet is not None]
+    return [sheet for sheet in tables if sheet is not None]
 
 
-def summary(found: Comparison) -> list[str]:
-    """How many of each verdict there are, and whether anything got worse than is allowed."""
-    trained = [a for a in found.accuracies if not a.export]
+def summary(comparison: Comparison) -> list[str]:
+    """Summary lines: counts of verdicts, then the regressions beyond what is allowed."""
+    trained = [a for a in comparison.accuracies if not a.export]
     same = sum(a.same_weights for a in trained)
     seeds = sum(a.n_after if a.how == "paired" else 0 for a in trained)
     lines = [f"Test accuracy: {_counted(trained)}; the same weights in {same} of {seeds} cells."]
-    exported = [a for a in found.accuracies if a.export]
+    exported = [a for a in comparison.accuracies if a.export]
     lines += [f"Export: {_counted(exported)}."] if exported else []
-    lines += [f"Latency: {_counted(found.latencies)}."] if found.latencies else []
-    for side, damaged in (("A", found.damaged_before), ("B", found.damaged_after)):
+    lines += [f"Latency: {_counted(comparison.latencies)}."] if comparison.latencies else []
+    for side, damaged in (("A", comparison.damaged_before), ("B", comparison.damaged_after)):
         if damaged:
             files = "file" if len(damaged) == 1 else "files"
             lines.append(f"{side}: {len(damaged)} damaged {files} left out; see `ktbench verify`.")
-    limits = found.limits
+    limits = comparison.limits
     allowed = f"{limits.accuracy_drop:g} points of accuracy or {limits.latency_rise:g} % of latency"
-    worse = found.regressions
+    worse = comparison.regressions
     if not worse:
         return [*lines, f"No regression beyond {allowed}."]
     lines.append(f"{len(worse)} regression{'s'[: len(worse) > 1]} beyond {allowed}:")
     return [*lines, *(f"  {line}" for line in worse)]
 
 
-def _counted(found: Sequence[Accuracy] | Sequence[Latency]) -> str:
-    counts = Counter(row.verdict for row in found)
+def _counted(rows: Sequence[Accuracy] | Sequence[Latency]) -> str:
+    counts = Counter(row.verdict for row in rows)
     return ", ".join(f"{v} {counts[v]}" for v in _ORDER if counts[v]) or "nothing in common"
 
 
-def _sorted(found: Sequence[_Judged], badness: Callable[[_Judged], float]) -> list[_Judged]:
-    return sorted(found, key=lambda row: (_ORDER.index(row.verdict), badness(row)))
+def _sorted(rows: Sequence[_Judged], badness: Callable[[_Judged], float]) -> list[_Judged]:
+    return sorted(rows, key=lambda row: (_ORDER.index(row.verdict), badness(row)))
 
 
 def _left_out(shown: int, total: int) -> str:
@@ -98,32 +98,32 @@ def _left_out(shown: int, total: int) -> str:
 # ---------------------------------------------------------------- accuracy and latency
 
 
-def _accuracy_sheet(found: Sequence[Accuracy], whole: Comparison) -> Sheet | None:
+def _accuracy_sheet(accuracies: Sequence[Accuracy], comparison: Comparison) -> Sheet | None:
     rows = [
         [
             a.group.student,
-            whole.method(a.group),
+            comparison.method(a.group),
             f"{100 * a.before:.1f}",
             f"{100 * a.after:.1f}",
             *_change(a),
         ]
-        for a in _sorted(found, lambda a: a.difference)[:ROWS_SHOWN]
+        for a in _sorted(accuracies, lambda a: a.difference)[:ROWS_SHOWN]
     ]
     if not rows:
         return None
-    notes = ["Where n is A's/B's seeds, they share too few."] if _unpaired(found) else []
-    notes += [_TOGETHER] if any(map(_clear_alone, found)) else []
-    note = " ".join([*notes, _left_out(len(rows), len(found))]).strip()
+    notes = ["Where n is A's/B's seeds, they share too few."] if _unpaired(accuracies) else []
+    notes += [_TOGETHER] if any(map(_clear_alone, accuracies)) else []
+    note = " ".join([*notes, _left_out(len(rows), len(accuracies))]).strip()
     heads = ["student", "method", "A, %", "B, %", "change, points", "n", ""]
     return Sheet("Test accuracy", heads, rows, 2, note)
 
 
-def _export_sheet(found: Sequence[Accuracy], whole: Comparison) -> Sheet | None:
-    clear = [a for a in found if a.verdict in ("regression", "worse", "better")]
+def _export_sheet(accuracies: Sequence[Accuracy], comparison: Comparison) -> Sheet | None:
+    clear = [a for a in accuracies if a.verdict in ("regression", "worse", "better")]
     rows = [
         [
             a.group.student,
-            whole.method(a.group),
+            comparison.method(a.group),
             a.export,
             points(a.before),
             points(a.after),
@@ -133,42 +133,46 @@ def _export_sheet(found: Sequence[Accuracy], whole: Comparison) -> Sheet | None:
     ]
     if not rows:
         return None
-    note = f"The clear ones of {len(found):,}. {_left_out(len(rows), len(clear))}".strip()
+    note = f"The clear ones of {len(accuracies):,}. {_left_out(len(rows), len(clear))}".strip()
     heads = ["student", "method", "export", "A", "B", "change, points", "n", ""]
     return Sheet("What export changes of test accuracy, in points", heads, rows, 3, note)
 
 
-def _change(found: Accuracy) -> list[str]:
-    mean = points(found.difference)
-    if found.low is not None and found.high is not None:
-        mean += f" [{points(found.low)}, {points(found.high)}]"
-    n = f"{found.n_after}" if found.how == "paired" else f"{found.n_before}/{found.n_after}"
-    return [mean, n, found.verdict]
+def _change(accuracy: Accuracy) -> list[str]:
+    mean = points(accuracy.difference)
+    if accuracy.low is not None and accuracy.high is not None:
+        mean += f" [{points(accuracy.low)}, {points(accuracy.high)}]"
+    n = (
+        f"{accuracy.n_after}"
+        if accuracy.how == "paired"
+        else f"{accuracy.n_before}/{accuracy.n_after}"
+    )
+    return [mean, n, accuracy.verdict]
 
 
-def _clear_alone(found: Accuracy) -> bool:
-    """Whether an interval leaves zero out that is not clear among so many."""
-    if found.low is None or found.high is None or found.verdict != "no clear change":
+def _clear_alone(accuracy: Accuracy) -> bool:
+    """True where an interval excludes zero but the row is not clear among all rows."""
+    if accuracy.low is None or accuracy.high is None or accuracy.verdict != "no clear change":
         return False
-    return found.low > 0 or found.high < 0
+    return accuracy.low > 0 or accuracy.high < 0
 
 
-def _unpaired(found: Sequence[Accuracy]) -> bool:
-    return any(a.how == "unpaired" for a in found)
+def _unpaired(accuracies: Sequence[Accuracy]) -> bool:
+    return any(a.how == "unpaired" for a in accuracies)
 
 
-def _latency_sheets(found: Sequence[Latency]) -> list[Sheet]:
-    """A table per device, whose name in the title leaves room in a narrow terminal.
+def _latency_sheets(latencies: Sequence[Latency]) -> list[Sheet]:
+    """One table per device, named in the title to leave room in a narrow terminal.
 
     The device with the gravest row comes first; the rows are judged together all the same.
     """
     by_place: dict[str, list[Latency]] = {}
-    for row in _sorted(found, lambda t: -t.ratio):
+    for row in _sorted(latencies, lambda t: -t.ratio):
         by_place.setdefault(_where(row), []).append(row)
     return [_latency_sheet(place, rows) for place, rows in by_place.items()]
 
 
-def _latency_sheet(place: str, found: Sequence[Latency]) -> Sheet:
+def _latency_sheet(place: str, latencies: Sequence[Latency]) -> Sheet:
     rows = [
         [
             t.student,
@@ -178,30 +182,30 @@ def _latency_sheet(place: str, found: Sequence[Latency]) -> Sheet:
             _ratio(t),
             "; ".join([t.verdict, *t.notes]),
         ]
-        for t in found[:ROWS_SHOWN]
+        for t in latencies[:ROWS_SHOWN]
     ]
     heads = ["student", "export", "A, ms", "B, ms", "ratio", ""]
-    return Sheet(f"Median latency on {place}", heads, rows, 2, _left_out(len(rows), len(found)))
+    return Sheet(f"Median latency on {place}", heads, rows, 2, _left_out(len(rows), len(latencies)))
 
 
-def _where(found: Latency) -> str:
-    extra = [f"{found.threads} threads"] if found.threads != 1 else []
-    extra += [found.scenario] if found.scenario != "single_stream" else []
-    extra += [found.origin] if found.origin != "measured" else []
-    return ", ".join([found.device, *extra])
+def _where(latency: Latency) -> str:
+    extra = [f"{latency.threads} threads"] if latency.threads != 1 else []
+    extra += [latency.scenario] if latency.scenario != "single_stream" else []
+    extra += [latency.origin] if latency.origin != "measured" else []
+    return ", ".join([latency.device, *extra])
 
 
-def _ratio(found: Latency) -> str:
-    if found.low is None or found.high is None:
-        return f"{found.ratio:.2f}×"
-    return f"{found.ratio:.2f}× [{found.low:.2f}, {found.high:.2f}]"
+def _ratio(latency: Latency) -> str:
+    if latency.low is None or latency.high is None:
+        return f"{latency.ratio:.2f}×"
+    return f"{latency.ratio:.2f}× [{latency.low:.2f}, {latency.high:.2f}]"
 
 
 # ---------------------------------------------------------------- the rest
 
 
-def _size_sheet(found: Comparison) -> Sheet | None:
-    odd = [s for s in found.sizes if abs(s.after / s.before - 1) > _SAME_SIZE]
+def _size_sheet(comparison: Comparison) -> Sheet | None:
+    odd = [s for s in comparison.sizes if abs(s.after / s.before - 1) > _SAME_SIZE]
     rows = [
         [
             s.student,
@@ -222,27 +226,27 @@ def _kilobytes(value: float) -> str:
     return f"{value / 1e3:,.1f}"
 
 
-def _missing_sheet(title: str, found: Sequence[Missing], whole: Comparison) -> Sheet | None:
+def _missing_sheet(title: str, missing: Sequence[Missing], comparison: Comparison) -> Sheet | None:
     rows = [
-        [m.group.student, whole.method(m.group), ", ".join(map(str, m.seeds)), m.reason]
-        for m in found[:ROWS_SHOWN]
+        [m.group.student, comparison.method(m.group), ", ".join(map(str, m.seeds)), m.reason]
+        for m in missing[:ROWS_SHOWN]
     ]
     if not rows:
         return None
     heads = ["student", "method", "seeds", "on the other side"]
-    return Sheet(title, heads, rows, 4, _left_out(len(rows), len(found)))
+    return Sheet(title, heads, rows, 4, _left_out(len(rows), len(missing)))
 
 
-def _damage_sheet(title: str, found: Sequence[Problem]) -> Sheet | None:
-    rows = [[p.path, p.reason, p.remedy] for p in found[:ROWS_SHOWN]]
+def _damage_sheet(title: str, problems: Sequence[Problem]) -> Sheet | None:
+    rows = [[p.path, p.reason, p.remedy] for p in problems[:ROWS_SHOWN]]
     if not rows:
         return None
     heads = ["file", "what is wrong", "what to do"]
-    return Sheet(title, heads, rows, 3, _left_out(len(rows), len(found)))
+    return Sheet(title, heads, rows, 3, _left_out(len(rows), len(problems)))
 
 
-def _setting_sheet(title: str, found: Sequence[Setting]) -> Sheet | None:
-    rows = [[s.name, s.before or _NOTHING, s.after or _NOTHING] for s in found[:ROWS_SHOWN]]
+def _setting_sheet(title: str, settings: Sequence[Setting]) -> Sheet | None:
+    rows = [[s.name, s.before or _NOTHING, s.after or _NOTHING] for s in settings[:ROWS_SHOWN]]
     if not rows:
         return None
-    return Sheet(title, ["", "A", "B"], rows, 3, _left_out(len(rows), len(found)))
+    return Sheet(title, ["", "A", "B"], rows, 3, _left_out(len(rows), len(settings)))

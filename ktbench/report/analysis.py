@@ -1,4 +1,4 @@
-"""What the report says, as frames: gains, convergence, costs, deployments, integrity.
+"""Frames behind the report: gains, convergence, costs, deployments, integrity.
 
 A *group* is (student, method, teacher) over all seeds. Choices are made on validation accuracy;
 test accuracy is only reported.
@@ -18,7 +18,7 @@ from ktbench.records import BASELINE, Augmentation
 from ktbench.report.efficiency import frames, view_reuse
 from ktbench.report.significance import judged
 from ktbench.results import Problem, Results
-from ktbench.results.setting_names import told
+from ktbench.results.setting_names import settings_text
 
 NO_TRANSFER = "no transfer"
 """Label of the baseline."""
@@ -30,7 +30,7 @@ _COSTS = ("epoch", "seconds", "teacher_seconds", "flops", "teacher_flops")
 
 
 def _names(cells: pd.DataFrame, budget: pd.Series[str]) -> tuple[pd.Series[str], pd.Series[str]]:
-    """Names and labels of the cells' methods, with a budget that is not the usual one."""
+    """Names and labels of the cells' methods, with the budget where it is not the usual one."""
     odd = (" [" + budget + "]").where(budget != "", "")
     taught = cells["teacher"] != ""
     label = cells["plain_method"] + odd
@@ -43,7 +43,7 @@ _FIGURE = re.compile(r"_ms|_(mj|w|c|per_s)(_low|_high)?$|^slowdown$|^board_[ad]"
 
 
 def by_origin(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with every figure of a device in a column of its origin: `p50_ms_measured`, ..."""
+    """Split every device figure into one column per origin: `p50_ms_measured`, ..."""
     split = frame.copy()
     origins = list(dict.fromkeys(frame["origin"].dropna()))
     for name in [str(column) for column in frame.columns if _FIGURE.search(str(column))]:
@@ -55,7 +55,7 @@ def by_origin(frame: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything that is worked out of a results folder; each frame when first asked for."""
+    """Everything computed from a results folder; each frame is made on first use."""
 
     results: Results
 
@@ -94,12 +94,12 @@ class Analysis:
 
     @cached_property
     def sweeps_epochs(self) -> bool:
-        """Whether no transfer is trained in several budgets."""
+        """True where no transfer is trained in several budgets."""
         plain = (c for c in self.results.lock.plan.cells if c.method == BASELINE)
         return len({cell.train.epochs for cell in plain}) > 1
 
     def _with_epochs(self, key: str) -> str:
-        return told({"epochs": str(self._epochs[key])} | self.results.differences[key])
+        return settings_text({"epochs": str(self._epochs[key])} | self.results.differences[key])
 
     @cached_property
     def _epochs(self) -> dict[str, int]:
@@ -107,13 +107,13 @@ class Analysis:
         return {c.key: c.train.epochs for c in (*plan.cells, *(s.cell for s in plan.skips))}
 
     def budget_without(self, prefix: str | tuple[str, ...], key: str) -> str:
-        """A cell's budget in words, without the settings that begin so."""
+        """A cell's budget in words, without the settings that start with `prefix`."""
         odd = self.results.differences[key]
-        return told({n: v for n, v in odd.items() if not n.startswith(prefix)})
+        return settings_text({n: v for n, v in odd.items() if not n.startswith(prefix)})
 
     @cached_property
     def reused(self) -> pd.DataFrame:
-        """`reuse.paired` of the cells whose images are augmented at all.
+        """`view_reuse.paired` of the cells whose images are augmented at all.
 
         Empty unless the matrix has views and fresh augmentations.
         """
@@ -126,23 +126,23 @@ class Analysis:
 
     @cached_property
     def trainings(self) -> pd.DataFrame:
-        """`quality_cost.trainings` of the results."""
+        """`frames.trainings` of the results."""
         return frames.trainings(self.results)
 
     @cached_property
     def compared(self) -> list[frames.Comparison]:
-        """`quality_cost.comparisons`; none, and quickly so, where no budget is swept."""
+        """`frames.comparisons`; none, and quickly so, where no budget is swept."""
         budgets = {c.train.epochs for c in self.results.lock.plan.cells if c.teacher is not None}
         return frames.comparisons(self.trainings) if len(budgets) > 1 else []
 
     @cached_property
     def speedups(self) -> pd.DataFrame:
-        """`quality_cost.headlines` of what is `compared`."""
+        """`frames.headlines` of what is `compared`."""
         return frames.headlines(self.compared)
 
     @cached_property
     def by_budget(self) -> pd.DataFrame:
-        """`quality_cost.by_budget` of what is `compared`."""
+        """`frames.by_budget` of what is `compared`."""
         return frames.by_budget(self.compared)
 
     @cached_property
@@ -152,7 +152,7 @@ class Analysis:
 
     @cached_property
     def problems(self) -> list[Problem]:
-        """All that does not hold in the folder, of what the report reads."""
+        """All damage in the folder among the files that the report reads."""
         _ = self.curves
         for measurement in self.results.all_measurements:
             self.results.samples(measurement)
@@ -160,17 +160,17 @@ class Analysis:
 
     @cached_property
     def students(self) -> list[str]:
-        """Labels in the matrix's order."""
+        """Student labels in the matrix's order."""
         return list(dict.fromkeys(self.cells["student"]))
 
     @cached_property
     def methods(self) -> list[str]:
-        """Labels in the matrix's order, those of the baseline left out."""
+        """Method labels in the matrix's order, without the baseline."""
         return list(dict.fromkeys(self.cells.loc[~self.cells["is_baseline"], "method"]))
 
     @cached_property
     def teachers(self) -> list[str]:
-        """Names in the matrix's order."""
+        """Teacher names in the matrix's order."""
         return [name for name in dict.fromkeys(self.cells["teacher"]) if name]
 
     @cached_property
@@ -191,10 +191,16 @@ class Analysis:
         paired = cells["gain"].notna().to_numpy()
         gain = cells["gain"].to_numpy(dtype=float)[paired]
         group = np.asarray(number, dtype=np.int64)[paired]
-        found = stats.intervals(gain, group, len(frame))
-        frame["gain"], frame["gain_low"], frame["gain_high"] = found.mean, found.low, found.high
-        frame["n"] = found.n
-        frame = frame.join(judged(gain, group, ~frame["is_baseline"].to_numpy(dtype=bool), found))
+        intervals = stats.intervals(gain, group, len(frame))
+        frame["gain"], frame["gain_low"], frame["gain_high"] = (
+            intervals.mean,
+            intervals.low,
+            intervals.high,
+        )
+        frame["n"] = intervals.n
+        frame = frame.join(
+            judged(gain, group, ~frame["is_baseline"].to_numpy(dtype=bool), intervals)
+        )
         trained = cells["accuracy"].notna().groupby(number).sum()
         frame["trained"] = trained.astype(int)
         return frame
@@ -262,7 +268,7 @@ class Analysis:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """One row per group: mean training cost alone, the teacher's part, and really shared."""
+        """One row per group: mean training cost alone, the teacher's part, and as really shared."""
         names = ["seconds", "teacher_seconds", "shared_seconds", "flops", "teacher_flops"]
         trained = self.cells.loc[self.cells["accuracy"].notna(), [*GROUP, "is_baseline", *names]]
         trained = trained.astype({name: float for name in names})
@@ -308,7 +314,7 @@ class Analysis:
 
     @cached_property
     def integrity(self) -> pd.DataFrame:
-        """One row per student × export: how near the artifacts are to torch."""
+        """One row per student × export: agreement of the artifacts with torch."""
         joined = self.cells[["key", "student", "accuracy"]].merge(self.results.artifacts, on="key")
         joined["change"] = joined["test_accuracy"] - joined["accuracy"]
         return (

@@ -1,7 +1,7 @@
-"""The full story of each cell, as the page shows it on a click: data for `page.js`, and the links.
+"""Details of each cell, as the page shows them on a click: data for `page.js`, and the links.
 
-Texts are written here, so that a figure reads the same in a table and in a story; the page's script
-only lays them out and draws the curves. What many cells share stands once (`shared`).
+Texts are written here, so that a figure reads the same in a table and in the details; the page's
+script only lays them out and draws the curves. What many cells share is kept once (`shared`).
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from ktbench.report.analysis import Analysis
 from ktbench.report.document import Box, Page, Row, Table, rows_of
 from ktbench.report.measured_details import measured_tables
 
-STORIES_SHOWN = 500
-"""Most cells that the page tells the story of; each takes some 4 kB."""
+CELLS_DETAILED = 500
+"""Limit of cells with details on the page; each takes some 4 kB."""
 POINTS_SHOWN = 60
-"""Most points of a curve; the Parquet files have every epoch."""
+"""Limit of points of a curve; the Parquet files have every epoch."""
 
 Facts = list[list[str]]
-"""Pairs of a name and what is to be said."""
+"""Pairs of a name and a text."""
 
 
-def told_keys(analysis: Analysis) -> list[str]:
-    """Keys of the cells that have a story: all, or each group's first seeds, in matrix order."""
+def detailed_keys(analysis: Analysis) -> list[str]:
+    """Keys of the cells with details: all, or each group's first seeds, in matrix order."""
     cells = analysis.cells
-    if len(cells) <= STORIES_SHOWN:
+    if len(cells) <= CELLS_DETAILED:
         return [str(key) for key in cells["key"]]
     rank = cells.groupby(["student", "method", "teacher"], sort=False)["seed"].rank("first")
-    chosen = cells.loc[rank.sort_values(kind="stable").index[:STORIES_SHOWN]].sort_index()
+    chosen = cells.loc[rank.sort_values(kind="stable").index[:CELLS_DETAILED]].sort_index()
     return [str(key) for key in chosen["key"]]
 
 
-def stories(analysis: Analysis) -> dict[str, Any]:
+def page_data(analysis: Analysis) -> dict[str, Any]:
     """Everything that `page.js` needs: `cells` by key, `groups` of keys, and `shared` parts."""
-    keys = told_keys(analysis)
+    keys = detailed_keys(analysis)
     shared = _Shared()
     rows = {str(r["key"]): r for r in rows_of(analysis.cells[analysis.cells["key"].isin(keys)])}
     plan = analysis.results.lock.plan
-    asked = {c.key: c for c in (*plan.cells, *(skip.cell for skip in plan.skips))}
+    cells_by_key = {c.key: c for c in (*plan.cells, *(skip.cell for skip in plan.skips))}
     curves = _curves(analysis, keys)
     measured = measured_tables(analysis, keys)
     groups: dict[tuple[str, str], list[str]] = {}
-    told = {}
+    details = {}
     for key in keys:
-        row, cell, result = rows[key], asked[key], analysis.results.by_key.get(key)
+        row, cell, result = rows[key], cells_by_key[key], analysis.results.by_key.get(key)
         groups.setdefault((row["student"], row["label"]), []).append(key)
-        told[key] = {
+        details[key] = {
             "title": f"{row['student']} / {row['label']}",
             "seed": cell.seed,
             "status": row["status"],
@@ -69,18 +69,18 @@ def stories(analysis: Analysis) -> dict[str, Any]:
             ],
             "again": _again(analysis, cell, result),
         }
-    return {"cells": told, "groups": list(groups.values()), "shared": shared.parts}
+    return {"cells": details, "groups": list(groups.values()), "shared": shared.parts}
 
 
 class _Shared:
-    """Parts that several stories have, each kept once."""
+    """Parts that several cells' details have in common, each kept once."""
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
         self._places: dict[str, int] = {}
 
     def add(self, part: Any) -> int:
-        """The part's place."""
+        """Add a part and return its place."""
         name = canonical_json(part)
         if name not in self._places:
             self._places[name] = len(self.parts)
@@ -116,12 +116,12 @@ def _outcome(row: Row, result: Result | None) -> Facts:
 
 
 def _layout(checkpoint: Checkpoint) -> Facts:
-    """How the network lay in memory, whether its arithmetic was checked, and why not as usual."""
+    """Memory layout of the network, whether its arithmetic was checked, and why it is unusual."""
     used = checkpoint.layout
     if used is None:
         return []
-    said = [used.name.replace("_", " "), "arithmetic checked" if used.checked else "not checked"]
-    return [["layout", ", ".join([*said, *([used.reason] if used.reason else [])])]]
+    words = [used.name.replace("_", " "), "arithmetic checked" if used.checked else "not checked"]
+    return [["layout", ", ".join([*words, *([used.reason] if used.reason else [])])]]
 
 
 def _epoch(checkpoint: Checkpoint) -> str:
@@ -156,7 +156,7 @@ def _exports(result: Result | None) -> dict[str, Any] | None:
 
 
 def _again(analysis: Analysis, cell: Cell, result: Result | None) -> list[str]:
-    """The command that trains this cell again, and what must come of it."""
+    """The command that trains this cell again, and the digest that it must give."""
     folder = shlex.quote(f"results/{analysis.results.lock.plan.name}")
     command = (
         f"cp -r {folder} again && rm -f again/cells/{cell.key}.json && "
@@ -244,7 +244,7 @@ def _teacher(teacher: Teacher, checkpoint: Checkpoint | None) -> Facts:
 
 
 def _flat(record: Any) -> Iterator[list[str]]:
-    """Settings that were given or count by default; those that are None say nothing."""
+    """Settings as given or by default, without those that are None."""
     for name, value in record.model_dump(mode="json", exclude_none=True).items():
         if isinstance(value, dict):
             yield [name, ", ".join(f"{n} {_value(v)}" for n, v in value.items())]
@@ -262,7 +262,7 @@ def _value(value: Any) -> str:
 
 
 def _curves(analysis: Analysis, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """By key: `epoch`, `accuracy`, `losses` by term and `phases`, at most `POINTS_SHOWN` each."""
+    """Curves by key: `epoch`, `accuracy`, `losses` by term, `phases`; thinned to `POINTS_SHOWN`."""
     results = analysis.results
     own = {key: results.by_key[key] for key in keys if key in results.by_key}
     frame = replace(results, by_key=own).read_curves()
@@ -300,23 +300,23 @@ def _rounded(values: np.ndarray) -> list[float | None]:
 
 
 _Keys = dict[str, dict[int, str]]
-"""Keys of the cells that a title stands for, by seed."""
+"""Keys of cells by the title that they share, then by seed."""
 
 
-def linked(page: Page, told: dict[str, Any]) -> Page:
-    """The page with a link to a story in every row, or box, that a (student, method) stands for."""
+def linked(page: Page, details: dict[str, Any]) -> Page:
+    """Link each row, or box, of a (student, method) to its cell's details."""
     keys: _Keys = {}
-    for key, story in told["cells"].items():
-        keys.setdefault(story["title"], {})[story["seed"]] = key
+    for key, cell in details["cells"].items():
+        keys.setdefault(cell["title"], {})[cell["seed"]] = key
     sections = [
         replace(s, parts=[_linked_table(p, keys) if isinstance(p, Table) else p for p in s.parts])
         for s in page.sections
     ]
-    return replace(page, sections=sections, stories=told)
+    return replace(page, sections=sections, details=details)
 
 
 def _linked_table(table: Table, keys: _Keys) -> Table:
-    """Rows that name a student and a method; or boxes where a method's row meets a student."""
+    """Link rows that name a student and a method, or boxes where a method's row meets a student."""
     titles = [column.title for column in table.columns]
     method = next((n for n in ("method", "best method") if n in titles), None)
     if "student" in titles and method:
@@ -340,15 +340,15 @@ def _linked_table(table: Table, keys: _Keys) -> Table:
 def _linked_row(
     row: Sequence[Box], student: int, method: int, seeds: int | None, keys: _Keys
 ) -> list[Box]:
-    """`student`, `method` and `seeds` are where these stand in the row."""
+    """Link one row; `student`, `method` and `seeds` are column numbers."""
     first = row[seeds].text if seeds is not None else ""
-    found = row[student].opens or _key(keys, f"{row[student].text} / {row[method].text}", first)
-    return [replace(box, opens=found) if i == student else box for i, box in enumerate(row)]
+    key = row[student].opens or _key(keys, f"{row[student].text} / {row[method].text}", first)
+    return [replace(box, opens=key) if i == student else box for i, box in enumerate(row)]
 
 
 def _key(keys: _Keys, title: str, seeds: str = "") -> str:
     """The first cell of a group, or that of the first seed of a list such as `1, 4`."""
-    found = keys.get(title, {})
+    by_seed = keys.get(title, {})
     first = seeds.partition(",")[0]
-    named = found.get(int(first), "") if first.isdigit() else ""
-    return named or next(iter(found.values()), "")
+    named = by_seed.get(int(first), "") if first.isdigit() else ""
+    return named or next(iter(by_seed.values()), "")

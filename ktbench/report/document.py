@@ -1,4 +1,4 @@
-"""What a report is made of: sections of text, tables and figures, before any markup."""
+"""Parts of a report before any markup: sections of text, tables and figures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ROWS_SHOWN = 40
 
 @dataclass(frozen=True)
 class Box:
-    """One box of a table; `kind` is a style (gain, loss, none, muted, bad, warn, good)."""
+    """A cell of a table; `kind` is a style (gain, loss, none, muted, bad, warn, good)."""
 
     text: str
     kind: str = ""
     hint: str = ""
     opens: str = ""
-    """Key of the cell whose story a click opens."""
+    """Key of the cell whose details a click opens."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Table:
     rows: Sequence[Sequence[Box]]
     frame: pd.DataFrame
     total: int = 0
-    """Rows that there are, when only the first are shown."""
+    """Number of all rows, where only the first are shown."""
     more: str = ""
-    """Said below the table when something was left out."""
+    """Sentence below the table where something was left out."""
     anchored: bool = False
-    """Whether each row is where the address of its cell leads without scripts."""
+    """True where each row is the anchor of its cell's address, for pages without scripts."""
 
     @property
     def left_out(self) -> str:
-        """What is not shown, in words; empty when everything is."""
+        """Sentence on rows that are not shown; empty where all are."""
         if self.more:
             return self.more
         if self.total > len(self.rows):
@@ -119,8 +119,8 @@ class Page:
     tiles: Sequence[tuple[str, str, str]]
     """(figure, what it is, style)."""
     sections: Sequence[Section] = field(default_factory=tuple)
-    stories: dict[str, Any] = field(default_factory=dict)
-    """What `stories.stories` found."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Result of `cell_details.page_data`."""
 
     @property
     def tables(self) -> list[Table]:
@@ -139,5 +139,5 @@ Row = dict[str, Any]
 
 def rows_of(frame: pd.DataFrame) -> list[Row]:
     """The rows of a frame, in order."""
-    found: list[Row] = frame.to_dict("records")  # type: ignore[assignment]
-    return found
+    rows: list[Row] = frame.to_dict("records")  # type: ignore[assignment]
+    return rows

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else, a network least of all."""
+"""The report as one self-contained HTML file that makes no request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent
 
 
 def html(page: Page) -> str:
-    """The whole page with its style, figures, stories and script inside.
+    """The whole page with its style, figures, details and script inside.
 
     Its content security policy lets this one script run, named by its digest, and forbids any
     request.
@@ -33,7 +33,7 @@ def html(page: Page) -> str:
             style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
             script=Markup(script),
             script_digest=f"sha256-{digest}",
-            stories=_inert(page.stories),
+            details=_inert(page.details),
             printed=ROWS_SHOWN,
         )
     )

@@ -1,4 +1,4 @@
-"""What devices said of a cell's artifacts, for its story."""
+"""Measurements of a cell's artifacts, for its details."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ktbench.report.document import Row, rows_of
 
 
 def measured_tables(analysis: Analysis, keys: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """By key: one table per origin (what was measured and what was emulated never share one)."""
+    """Tables by key, one per origin: measured and emulated figures never share one."""
     deployed = analysis.results.deployed
     deployed = deployed[deployed["key"].isin(keys)]
     records = {m.samples: m for m in analysis.results.all_measurements}
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows_of(deployed):
         groups.setdefault((str(row["key"]), str(row["origin"])), []).append(row)
-    found: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     for (key, origin), rows in groups.items():
         boards = dict.fromkeys(
             f"{row['device']}: {_how(row)}; {_board(records[row['samples']])}" for row in rows
@@ -30,8 +30,8 @@ def measured_tables(analysis: Analysis, keys: Sequence[str]) -> dict[str, list[d
             "rows": [_row(row) for row in rows],
             "notes": list(boards),
         }
-        found.setdefault(key, []).append(table)
-    return found
+        tables.setdefault(key, []).append(table)
+    return tables
 
 
 def _row(row: Row) -> list[str]:
@@ -39,14 +39,14 @@ def _row(row: Row) -> list[str]:
     bounds = (
         f" [{numbers.milliseconds(row['p50_ms_low'])}, {numbers.milliseconds(row['p50_ms_high'])}]"
     )
-    said = [str(row[name]) for name in ("reasons", "warnings") if row[name]]
+    remarks = [str(row[name]) for name in ("reasons", "warnings") if row[name]]
     return [
         str(row["export"]),
         f"{row['device']}{threads}",
         numbers.milliseconds(row["p50_ms"]) + bounds,
         numbers.milliseconds(row["p90_ms"]),
         numbers.milliseconds(row["load_ms"]),
-        "; ".join(["yes" if row["valid"] else "no", *said]),
+        "; ".join(["yes" if row["valid"] else "no", *remarks]),
     ]
 
 
@@ -57,14 +57,14 @@ def _how(row: Row) -> str:
     )
 
 
-def _board(found: Measurement) -> str:
-    """What the board is and the state that it was in, as far as it says so."""
+def _board(measurement: Measurement) -> str:
+    """Description of the board and its state, as far as it reports them."""
     names = ("model", "processor", "cpu", "machine", "kernel", "os")
-    facts = [found.board[name] for name in names if name in found.board]
+    facts = [measurement.board[name] for name in names if name in measurement.board]
     words = [", ".join(map(str, f)) if isinstance(f, list) else str(f) for f in facts]
     for name in ("governor", "power_mode"):
-        if name in found.state_before:
-            words.append(f"{name.replace('_', ' ')} {found.state_before[name]}")
-    energy = found.energy_mj
+        if name in measurement.state_before:
+            words.append(f"{name.replace('_', ' ')} {measurement.state_before[name]}")
+    energy = measurement.energy_mj
     words += [f"{numbers.significant(energy.value)} mJ per inference"] if energy else []
-    return ", ".join([*words, found.started[:16].replace("T", " ") + " UTC"])
+    return ", ".join([*words, measurement.started[:16].replace("T", " ") + " UTC"])

@@ -1,15 +1,15 @@
-"""How figures are written: the same everywhere in the report."""
+"""Formatting of figures, the same everywhere in the report."""
 
 from __future__ import annotations
 
 import math
 
 NOTHING = "–"
-"""Stands where there is no figure."""
+"""Placeholder for a missing figure."""
 
 
 def known(value: object) -> bool:
-    """False for None, NaN and pandas' NA."""
+    """True unless a value is None, NaN or pandas' NA."""
     if value is None:
         return False
     try:

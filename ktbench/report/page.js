@@ -1,5 +1,5 @@
 "use strict";
-// Sorts and filters the page's tables and shows a cell's story. Nothing is fetched; every text is
+// Sorts and filters the page's tables and shows a cell's details. Nothing is fetched; every text is
 // set as text, never as markup. Without this script the page is whole, only still.
 (() => {
   const FILTER_ROWS = 8; // a table with more rows gets a filter
@@ -167,8 +167,8 @@
     return make("figure", { class: "chart" }, svg, legend);
   }
 
-  function curves(story, base) {
-    const own = story.curves, found = [];
+  function curves(details, base) {
+    const own = details.curves, found = [];
     if (!own) return [make("p", { class: "note muted" }, "No curves: this cell was not trained.")];
     const accuracy = [{ name: "this cell", epoch: own.epoch, values: own.accuracy, kind: "c0" }];
     if (base?.curves) {
@@ -191,14 +191,14 @@
     return found;
   }
 
-  // ------------------------------------------------------------ stories
+  // ------------------------------------------------------------ details
 
-  const data = JSON.parse(document.getElementById("stories").textContent);
+  const data = JSON.parse(document.getElementById("cell-data").textContent);
   const cells = new Map(Object.entries(data.cells ?? {}));
   const groupOf = new Map((data.groups ?? []).flatMap((keys) => keys.map((key) => [key, keys])));
-  const dialog = document.getElementById("story");
-  const body = document.getElementById("story-body");
-  const heading = document.getElementById("story-title");
+  const dialog = document.getElementById("details");
+  const body = document.getElementById("details-body");
+  const heading = document.getElementById("details-title");
 
   function factList(facts) {
     return make("dl", {}, ...facts.map(([name, value]) =>
@@ -231,23 +231,23 @@
   }
 
   function tell(key) {
-    const story = cells.get(key);
-    const base = story.base && story.base !== key ? cells.get(story.base) : null;
-    heading.textContent = `${story.title} / seed ${story.seed}`;
-    const [command, words] = story.again;
+    const details = cells.get(key);
+    const base = details.base && details.base !== key ? cells.get(details.base) : null;
+    heading.textContent = `${details.title} / seed ${details.seed}`;
+    const [command, words] = details.again;
     body.replaceChildren(
-      make("p", {}, make("span", { class: `status ${story.status}` }, story.status),
-        story.reason ? ` ${story.reason}` : ""),
+      make("p", {}, make("span", { class: `status ${details.status}` }, details.status),
+        details.reason ? ` ${details.reason}` : ""),
       seeds(key),
-      factList(story.facts),
-      make("div", { class: "part" }, make("h3", {}, "Curves"), ...curves(story, base)),
-      ...(story.exports ? [part(story.exports)] : []),
-      ...story.parts.map((place) => part(data.shared[place])),
-      make("div", { class: "part" }, make("h3", {}, "Make it again"),
+      factList(details.facts),
+      make("div", { class: "part" }, make("h3", {}, "Curves"), ...curves(details, base)),
+      ...(details.exports ? [part(details.exports)] : []),
+      ...details.parts.map((place) => part(data.shared[place])),
+      make("div", { class: "part" }, make("h3", {}, "Reproduce"),
         make("pre", {}, make("code", {}, command)), make("p", { class: "more" }, words)),
     );
     if (base) {
-      const link = make("a", { href: `#cell-${story.base}` }, "its no-transfer cell");
+      const link = make("a", { href: `#cell-${details.base}` }, "its no-transfer cell");
       body.querySelector(".seeds").append("· ", link);
     }
     body.scrollTop = 0;
@@ -256,7 +256,7 @@
   function unknown(key) {
     heading.textContent = "No such cell here";
     body.replaceChildren(make("p", {},
-      `This page tells the story of ${cells.size} cells, and ${key} is not among them: ` +
+      `This page has the details of ${cells.size} cells, and ${key} is not among them: ` +
       "its record, if it has one, is in the results folder under cells/."));
   }
 
@@ -282,7 +282,7 @@
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close(); // beside the panel
   });
-  document.getElementById("story-close").addEventListener("click", () => dialog.close());
+  document.getElementById("details-close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", () => {
     if (location.hash.startsWith("#cell-")) history.pushState(null, "", "#");
   });

@@ -1,4 +1,4 @@
-"""What is said of each gain: its sign among all, how large it is, what would settle it."""
+"""Statistics of each gain: its sign among all, its effect size, the seeds to settle it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ def judged(
     that this interval shows, `sign` the one that stays among the whole family (Holm).
     """
     inside = compared[group]
-    found = stats.differences(gains[inside], group[inside], len(compared))
-    frame = pd.DataFrame({"sign": found.sign, "alone": stats.signs(own)})
-    frame["p"], frame["p_holm"], frame["p_exact"] = found.p, found.adjusted, found.exact
-    frame["effect"] = found.effect
+    differences = stats.differences(gains[inside], group[inside], len(compared))
+    frame = pd.DataFrame({"sign": differences.sign, "alone": stats.signs(own)})
+    frame["p"], frame["p_holm"], frame["p_exact"] = (
+        differences.p,
+        differences.adjusted,
+        differences.exact,
+    )
+    frame["effect"] = differences.effect
     frame["bca_low"], frame["bca_high"] = _bootstrapped(gains, group, own.n * compared)
     # What cannot be judged yet will be tested too, once it has its seeds.
-    awaited = np.where(compared & (own.n > 0), np.nan_to_num(found.adjusted, nan=1.0), np.nan)
+    awaited = np.where(compared & (own.n > 0), np.nan_to_num(differences.adjusted, nan=1.0), np.nan)
     alpha = stats.next_alpha(awaited)
     settled_by, why = np.full(len(compared), np.nan), [""] * len(compared)
     for number in np.flatnonzero(compared & frame["sign"].isin(UNDECIDED).to_numpy()):
@@ -41,11 +45,13 @@ def judged(
     return frame
 
 
-def as_family(found: stats.Intervals) -> pd.DataFrame:
+def as_family(intervals: stats.Intervals) -> pd.DataFrame:
     """One row per mean, all of them one family: `p`, `p_holm`, and the `sign` that stays."""
-    p = stats.t_test(found)
+    p = stats.t_test(intervals)
     adjusted = stats.holm(p)
-    return pd.DataFrame({"p": p, "p_holm": adjusted, "sign": stats.signs_at(found.mean, adjusted)})
+    return pd.DataFrame(
+        {"p": p, "p_holm": adjusted, "sign": stats.signs_at(intervals.mean, adjusted)}
+    )
 
 
 def _bootstrapped(
@@ -55,6 +61,6 @@ def _bootstrapped(
     low, high = np.full(len(n), np.nan), np.full(len(n), np.nan)
     if (n >= stats.LEAST_FOR_BCA).any():
         for number, own in enumerate(stats.split(gains, group, len(n))):
-            if n[number] >= stats.LEAST_FOR_BCA and (found := stats.bca(own)).low is not None:
-                low[number], high[number] = found.low, found.high
+            if n[number] >= stats.LEAST_FOR_BCA and (interval := stats.bca(own)).low is not None:
+                low[number], high[number] = interval.low, interval.high
     return low, high

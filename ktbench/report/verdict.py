@@ -1,4 +1,4 @@
-"""The answer in words, and the table of the best choice per student and device.
+"""The verdict in words, and the table of the best choice per student and device.
 
 What is best is chosen on validation accuracy; the test accuracy and its gain are then read.
 """
@@ -31,17 +31,17 @@ def best_methods(analysis: Analysis) -> pd.DataFrame:
 
 
 def sentences(analysis: Analysis) -> list[str]:
-    """The headline: what gains, what hurts, what to deploy, what it costs."""
+    """Headline sentences: what gains, what hurts, what to deploy, what it costs."""
     gains = analysis.gains
     methods = gains[~gains["is_baseline"]]
     if not (gains["trained"] > 0).any():
         return ["No cell has been trained yet, so there is nothing to compare."]
-    found = [_gain_sentence(methods)]
-    found += _loss_sentence(methods)
-    found += _deploy_sentences(analysis)
-    found += saving_sentences(analysis) or _speed_sentence(analysis)
-    found += _views_sentences(analysis)
-    return found
+    lines = [_gain_sentence(methods)]
+    lines += _loss_sentence(methods)
+    lines += _deploy_sentences(analysis)
+    lines += saving_sentences(analysis) or _speed_sentence(analysis)
+    lines += _views_sentences(analysis)
+    return lines
 
 
 def _gain_sentence(methods: pd.DataFrame) -> str:
@@ -52,8 +52,8 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
     judged = compared[compared["sign"] != "unknown"]
     if judged.empty:
         return (
-            "Nothing can be said of differences: an interval needs at least two seeds that "
-            "differ. The gains below are single figures."
+            "No gain has an error bar, as that takes at least two seeds that differ: run 3 or "
+            "more. The gains below are single figures."
         )
     if clear.empty:
         return (
@@ -70,7 +70,7 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
 
 
 def _alone(judged: pd.DataFrame) -> str:
-    """How many gains would be clear, were each the only comparison."""
+    """Clause on how many gains would be clear, were each the only comparison."""
     alone = int((judged["alone"] == "positive").sum())
     if not alone:
         return ""
@@ -90,8 +90,8 @@ def _loss_sentence(methods: pd.DataFrame) -> list[str]:
 
 
 def _likewise(row: Row) -> str:
-    """That the baseline has the same unusual training, and is no better for it."""
-    return " trained likewise" if "[" in row["label"] else ""
+    """Clause that the baseline has the same unusual training, where there is one."""
+    return " with the same training" if "[" in row["label"] else ""
 
 
 def _top(rows: pd.DataFrame, *, worst: bool = False) -> Row:
@@ -111,7 +111,7 @@ def _bold(words: str) -> str:
 
 def _deploy_sentences(analysis: Analysis) -> list[str]:
     """Per device: the most accurate deployment, and a quicker one that is nearly as good."""
-    found = []
+    lines = []
     deployed = analysis.deployed[analysis.deployed["valid"]]
     for (device, origin), rows in list(deployed.groupby(["device", "origin"], sort=False))[:3]:
         best = _first(rows.sort_values(["validation", "p50_ms"], ascending=[False, True]))
@@ -130,8 +130,8 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
                 f"{numbers.percent(quick['accuracy'])} at "
                 f"{numbers.milliseconds(quick['p50_ms'])} ms, {numbers.size(quick['bytes'])}"
             )
-        found.append(sentence + ".")
-    return found
+        lines.append(sentence + ".")
+    return lines
 
 
 def _deployment(row: Row) -> str:
@@ -158,24 +158,24 @@ def _speed_sentence(analysis: Analysis) -> list[str]:
     where = f"{_bold(top['label'])} on {top['student']}"
     if top["x_flops_all"] <= 1:
         return [
-            "No method saves FLOPs on the way to the accuracy at which no transfer ends, once the "
-            f"teacher's forward passes are counted: the nearest, {where}, takes "
+            "No method reached the final accuracy of no transfer with less compute, the teacher's "
+            f"forward passes included: the closest, {where}, takes "
             f"{numbers.ratio(1 / top['x_flops_all'])} the FLOPs."
         ]
     return [
-        f"To reach the accuracy at which no transfer ends, {where} takes "
+        f"To reach the final accuracy of no transfer, {where} takes "
         f"{numbers.ratio(top['x_epoch'])} fewer epochs and, with the teacher's forward passes "
         f"counted, {numbers.ratio(top['x_flops_all'])} fewer FLOPs; the teacher's own training is "
-        "not in it."
+        "not included."
     ]
 
 
 def _views_sentences(analysis: Analysis) -> list[str]:
-    """What reusing augmentations changes, over everything that has a teacher."""
+    """Sentences on reused augmentations, over everything that has a teacher."""
     return [
-        f"Epochs that take turns with {_bold(numbers.count(row['views'], 'stored view'))} of each "
-        f"image instead of fresh augmentations change test accuracy by {_gain(row)}{_clear(row)} "
-        f"over {numbers.count(row['groups'], 'pair')} of student and method, and spare up to "
+        f"Reusing {_bold(numbers.count(row['views'], 'stored view'))} of each image in turn, "
+        f"instead of fresh augmentations, changes test accuracy by {_gain(row)}{_clear(row)} "
+        f"over {numbers.count(row['groups'], 'pair')} of student and method, and saves up to "
         f"{numbers.percent(row['saved'])} of the teacher's passes."
         for row in rows_of(view_reuse.overall(analysis.reused))[:2]
     ]

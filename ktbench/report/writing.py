@@ -1,4 +1,4 @@
-"""Puts the report together and writes it into the results folder."""
+"""Builds the report of a results folder and writes its files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
+from ktbench.records import KtbenchError
 from ktbench.report import numbers, sections
 from ktbench.report.analysis import Analysis, by_origin
-from ktbench.report.cell_details import linked, stories, told_keys
+from ktbench.report.cell_details import detailed_keys, linked, page_data
 from ktbench.report.document import Page, Section
 from ktbench.report.html import html
 from ktbench.report.markdown import markdown
@@ -19,21 +20,44 @@ from ktbench.report.verdict import sentences, verdict_table
 from ktbench.results import load_results, many_objects
 from ktbench.system.files import write_atomically
 
+_FILES = ("index.html", "report.md")
 
-def write_report(folder: Path) -> Path:
-    """Write `report/` of a results folder and return its `index.html`.
 
-    The same results give the same bytes. A folder that is not finished gives a report of what is
-    there. Raises KtbenchError when the folder cannot be read or the report cannot be written.
+def write_report(folder: Path, output: Path | None = None) -> Path:
+    """Write the report of a results folder, or of a packed one, and return its `index.html`.
+
+    `output` is the folder to write to: by default `report/` in the folder, or `NAME-report/` beside
+    the packed `NAME.ktb`. The same results give the same bytes. A folder that is not finished gives
+    a report of what is there. Raises KtbenchError when the results cannot be read or the report
+    cannot be written.
     """
+    if output is None and not folder.is_file():
+        output = folder / "report"
+    else:
+        output = output or folder.with_name(f"{folder.stem}-report")
+        _refuse_foreign(output)
     with many_objects():
         analysis = Analysis(load_results(folder))
         page = build_page(analysis)
-        return _write(page, analysis, Path(folder) / "report")
+        return _write(page, analysis, output)
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Refuse a folder with anything but a report in it, as earlier figures are removed there."""
+    if output.exists() and not output.is_dir():
+        raise KtbenchError(f"{output}: is a file: choose another --output folder")
+    if not output.is_dir():
+        return
+    foreign = {path.name for path in output.iterdir()} - {*_FILES, "figures", "tables"}
+    if foreign:
+        raise KtbenchError(
+            f"{output}: holds {min(foreign)!r}, which is no part of a report: choose another "
+            "--output folder"
+        )
 
 
 def build_page(analysis: Analysis) -> Page:
-    """The whole report, before any markup."""
+    """Build the whole report, before any markup."""
     verdict = Section("verdict", "Verdict", "", [verdict_table(analysis)])
     trained = bool((analysis.gains["trained"] > 0).any())
     plan = analysis.results.lock.plan
@@ -58,11 +82,11 @@ def build_page(analysis: Analysis) -> Page:
             *sections.views(analysis),
             *sections.pools(analysis),
             sections.troubles(analysis),
-            sections.cells(analysis, told_keys(analysis)),
+            sections.cells(analysis, detailed_keys(analysis)),
             sections.fairness(analysis),
         ),
     )
-    return linked(page, stories(analysis))
+    return linked(page, page_data(analysis))
 
 
 def _subtitle(analysis: Analysis) -> str:
@@ -127,21 +151,21 @@ def _write(page: Page, analysis: Analysis, place: Path) -> Path:
         write_atomically(path, _csv(frame))
         written.add(path)
     _remove_earlier(place, written)
-    write_atomically(place / "report.md", markdown(page))
-    index = place / "index.html"
+    index, text = (place / name for name in _FILES)
+    write_atomically(text, markdown(page))
     write_atomically(index, html(page))
     return index
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    """Written by Arrow: several times as quick as pandas for tens of thousands of rows."""
+    """CSV by Arrow, several times as fast as pandas for tens of thousands of rows."""
     buffer = io.BytesIO()
     csv.write_csv(pa.Table.from_pandas(frame, preserve_index=False), buffer)
     return buffer.getvalue()
 
 
 def _remove_earlier(place: Path, written: set[Path]) -> None:
-    """An earlier report's figures and tables that this one does not have would mislead."""
+    """Remove figures and tables of an earlier report that this one does not have."""
     for pattern in ("figures/*.svg", "figures/*.png", "tables/*.csv"):
         for path in place.glob(pattern):
             if path not in written:

@@ -34,7 +34,7 @@ from ktbench.results.folder_contents import (
     refuse_unknown_lock,
     remove_leftovers,
 )
-from ktbench.results.lock import Lock, LockFile
+from ktbench.results.lock import LOCK_SCHEMA, Lock, LockFile
 from ktbench.results.membership import belongs, extended, files_of, refuse_to_mix, unchanged
 from ktbench.results.storage import (
     MOST_BYTES,
@@ -43,17 +43,17 @@ from ktbench.results.storage import (
     Mark,
     Stored,
     marks_of,
-    said,
     sealed,
-    standing,
     stored,
+    unsuitable_reason,
+    validation_reason,
 )
 from ktbench.system.files import UnsuitableFileError, read_regular, require_held, write_atomically
 
 _SAMPLES = ".samples.parquet"
 _CLEARING = "clearing"
-"""There from the start of a `fresh` run's deletions to their end, so that a kill between them
-cannot leave old results under a new lock."""
+"""Marker file that lasts as long as a `fresh` run deletes, so that a kill in between cannot leave
+old results under a new lock."""
 
 _FAILURES = TypeAdapter(tuple[Failure, ...])
 _Read = TypeVar("_Read")
@@ -66,11 +66,11 @@ class ResultsFolder:
         self.path = Path(path)
         self._held = False
         self._redone: set[str] = set()
-        """Cells whose weights were lost, so that their trainings may end otherwise."""
+        """Keys of cells whose weights were lost: their results may be replaced."""
         self.lost_measurements: set[str] = set()
-        """Names of measurements whose samples were lost, so that they are to be made again."""
+        """Names of measurements whose samples were lost: they may be replaced."""
         self.notes: list[str] = []
-        """What was healed when the folder was opened, one line each."""
+        """One line for each file that was repaired when the folder was opened."""
 
     # ------------------------------------------------------------ places
 
@@ -116,7 +116,7 @@ class ResultsFolder:
         fresh: bool = False,
         data_digest: str | None = None,
     ) -> Iterator[ResultsFolder]:
-        """Hold the folder for a run of `plan`; it is made when it is not there.
+        """Hold the folder for a run of `plan`, creating it where needed.
 
         The matrix may differ from the last run's: results of cells that it no longer has stay on
         disk, and `load_results` leaves them out. With `fresh`, what an earlier run wrote is
@@ -141,7 +141,7 @@ class ResultsFolder:
                 self._held = False
 
     def _prepare(self, lock: Lock, matrix_text: str, fresh: bool) -> None:
-        """Bring the held folder to the state in which a run of `lock.plan` can begin."""
+        """Prepare the held folder for a run of `lock.plan`."""
         clearing = self.path / _CLEARING
         if self.lock_file.exists():
             if fresh or clearing.exists():
@@ -151,7 +151,7 @@ class ResultsFolder:
             else:
                 self._refuse_to_mix(lock)
         remove_leftovers(self.path)
-        write_atomically(self.lock_file, sealed(LockFile.of(lock), indent=None))
+        write_atomically(self.lock_file, sealed(LockFile.of(lock)))
         write_atomically(self.path / "matrix.yaml", matrix_text)
         (self.path / "failures.json").unlink(missing_ok=True)
         clearing.unlink(missing_ok=True)
@@ -159,14 +159,16 @@ class ResultsFolder:
             (self.path / name).mkdir(exist_ok=True)
 
     def _refuse_to_mix(self, lock: Lock) -> None:
-        """Compare with the folder's lock; in the place of a damaged one each result is asked."""
+        """Compare with the folder's lock; if it is damaged, with each result's provenance."""
         try:
             refuse_to_mix(self.path, self.lock(), lock)
         except DamagedError as error:
-            made = [found for key in self.result_keys() if (found := self._sound(key)) is not None]
-            if not made:
+            results = [
+                result for key in self.result_keys() if (result := self._sound(key)) is not None
+            ]
+            if not results:
                 raise
-            for result in made:
+            for result in results:
                 now = lock.model_copy(update={"data_digest": None})
                 refuse_to_mix(self.path, Lock(plan=lock.plan, provenance=result.provenance), now)
             self._held = True
@@ -186,11 +188,13 @@ class ResultsFolder:
         """The folder's lock; raises KtbenchError when there is none or it cannot be read."""
         remedy = "run its matrix again to have it made anew"
         try:
-            file = stored(LockFile, self.lock_file, most=MOST_OF_LOCK, remedy=remedy).record
-            return file.lock()
+            file = stored(
+                LockFile, self.lock_file, most=MOST_OF_LOCK, remedy=remedy, newest=LOCK_SCHEMA
+            )
+            return file.record.lock()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise KtbenchError(f"{self.path}: no results folder: it has no lock.json") from error
-        except (IndexError, ValueError) as error:
+        except (LookupError, ValueError) as error:
             reason = "a cell names a part that is not there, or cannot be"
             raise DamagedError(self.lock_file, reason, remedy) from error
 
@@ -200,30 +204,30 @@ class ResultsFolder:
         Raises DamagedError when the file is not what was written or of another cell, KtbenchError
         when it is of a newer schema or cannot be read.
         """
-        found = self.stored(key)
-        return None if found is None else found.record
+        stored = self.stored(key)
+        return None if stored is None else stored.record
 
     def stored(self, key: str) -> Stored[Result] | None:
-        """`result` with the marks of its files."""
+        """A cell's result with the marks of its files; raises as `result`."""
         return self._stored(key, lambda cell: cell.key == key)
 
     def stored_of(self, cell: Cell) -> Stored[Result] | None:
-        """`stored`, checked by comparing cells, which is quicker than working out a key."""
+        """`stored` for a cell; comparing cells is quicker than computing a key."""
         return self._stored(cell.key, lambda other: other == cell)
 
     def _stored(self, key: str, same: Callable[[Cell], bool]) -> Stored[Result] | None:
         path = self.cell(key)
         try:
-            found = stored(Result, path)
+            on_disk = stored(Result, path)
         except FileNotFoundError:
             return None
-        if not same(found.record.cell):
-            other = f"it holds the result of cell {found.record.cell.key}: edited or renamed"
+        if not same(on_disk.record.cell):
+            other = f"it holds the result of cell {on_disk.record.cell.key}: edited or renamed"
             raise DamagedError(path, other)
-        reason = belongs(found.record, key)
+        reason = belongs(on_disk.record, key)
         if reason:
             raise DamagedError(path, reason)
-        return found
+        return on_disk
 
     def result_keys(self) -> list[str]:
         """Keys of all cells that have a result on disk, those no longer in the matrix included."""
@@ -243,11 +247,13 @@ class ResultsFolder:
 
     def measurement(self, path: Path) -> Stored[Measurement]:
         """A measurement from its file; raises as `result` does."""
-        found = stored(Measurement, path)
-        if found.record.samples != f"measurements/{path.stem}{_SAMPLES}":
-            reason = f"it holds the measurement of {found.record.samples}: it was edited or renamed"
+        on_disk = stored(Measurement, path)
+        if on_disk.record.samples != f"measurements/{path.stem}{_SAMPLES}":
+            reason = (
+                f"it holds the measurement of {on_disk.record.samples}: it was edited or renamed"
+            )
             raise DamagedError(path, reason)
-        return found
+        return on_disk
 
     def measurements(self) -> Iterator[Measurement]:
         """Every measurement on disk, by name."""
@@ -255,18 +261,18 @@ class ResultsFolder:
             yield self.measurement(path).record
 
     def failures(self) -> tuple[Failure, ...]:
-        """What the last run could not do that belongs to no cell: a device out of reach."""
+        """Failures of the last run that belong to no cell, such as an unreachable device."""
         path = self.path / "failures.json"
         try:
             return _FAILURES.validate_json(read_regular(path, MOST_BYTES, follow=False))
         except FileNotFoundError:
             return ()
         except UnsuitableFileError as error:
-            raise DamagedError(path, standing(error)) from error
+            raise DamagedError(path, unsuitable_reason(error)) from error
         except OSError as error:
             raise DamagedError(path, f"cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            raise DamagedError(path, said(error)) from error
+            raise DamagedError(path, validation_reason(error)) from error
 
     # ------------------------------------------------------------ writing
 
@@ -295,32 +301,32 @@ class ResultsFolder:
             write_atomically(self.cell(key), sealed(result, marks))
 
     def _marks(self, result: Result, before: Stored[Result] | None) -> dict[str, Mark]:
-        """Marks of a result's files: those that it had, and of the others as they are now."""
+        """Marks of a result's files: earlier marks where files are unchanged, else new ones."""
         paths = files_of(result)
-        same = set(unchanged(before.record, result)) if before else set()
-        known = {p: m for p, m in before.files.items() if p in same} if before else {}
-        return known | marks_of(self.path, [p for p in paths if p not in known])
+        unchanged_paths = set(unchanged(before.record, result)) if before else set()
+        earlier = {p: m for p, m in before.files.items() if p in unchanged_paths} if before else {}
+        return earlier | marks_of(self.path, [p for p in paths if p not in earlier])
 
     def forget(self, key: str, lost: Sequence[str], rewritten: Sequence[str] = ()) -> None:
-        """Give up files of a cell's result that are lost or altered, so that they are made anew.
+        """Drop lost or altered files from a cell's record, so that the run makes them again.
 
         What stands in their places is set aside. `rewritten` are whole files that will be written
         again with them.
         """
         self._require_hold()
-        found = self.stored(key)
-        assert found is not None
+        stored = self.stored(key)
+        assert stored is not None
         for path in lost:
             self.set_aside(self.path / path)
         given_up = {*lost, *rewritten}
-        if found.record.checkpoint and found.record.checkpoint.path in given_up:
+        if stored.record.checkpoint and stored.record.checkpoint.path in given_up:
             self._redone.add(key)
-        if found.sealed:
-            kept = {path: mark for path, mark in found.files.items() if path not in given_up}
-            write_atomically(self.cell(key), sealed(found.record, kept))
+        if stored.sealed:
+            remaining = {path: mark for path, mark in stored.files.items() if path not in given_up}
+            write_atomically(self.cell(key), sealed(stored.record, remaining))
 
     def set_aside(self, path: Path) -> None:
-        """Move what is not what was written to `damaged/`, where nothing looks for it."""
+        """Move a damaged file to `damaged/`, where nothing looks for it."""
         self._require_hold()
         name = "-".join(path.relative_to(self.path).parts)
         place = self.path / "damaged"
@@ -336,7 +342,7 @@ class ResultsFolder:
             raise KtbenchError(f"{path}: cannot set it aside: {error.strerror}") from error
 
     def _whole(self, path: Path, read: Callable[[], _Read | None]) -> _Read | None:
-        """What is there already; a damaged file counts as none, and is set aside."""
+        """Read the existing record; a damaged file is set aside and counts as none."""
         try:
             return read()
         except FileNotFoundError:
@@ -369,12 +375,12 @@ class ResultsFolder:
         write_atomically(path, sealed(measurement, marks))
 
     def measure_again(self, path: Path, samples: str) -> None:
-        """Give up a measurement whose samples are lost or altered; it stands until a new one."""
+        """Mark a measurement whose samples are lost for repetition; its record stays until then."""
         self.lost_measurements.add(path.stem)
         self.set_aside(self.path / samples)
 
     def write_failures(self, failures: Sequence[Failure]) -> None:
-        """Replace the list of what this run could not do that belongs to no cell."""
+        """Replace the list of this run's failures that belong to no cell."""
         self._require_hold()
         write_atomically(self.path / "failures.json", _FAILURES.dump_json(tuple(failures)))
 

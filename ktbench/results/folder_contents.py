@@ -1,4 +1,4 @@
-"""What may lie in a folder that is to become, or go on being, a results folder."""
+"""Rules for the contents of a results folder: which files ktbench writes, packs and deletes."""
 
 from __future__ import annotations
 
@@ -17,23 +17,34 @@ MADE = ("cells", "weights", "artifacts", "measurements", "teachers", "blocks", "
 FOLDERS = (*MADE, "damaged", "logs", "report")
 FILES = ("matrix.yaml", "failures.json")
 
-_OURS = re.compile(
-    r"running|matrix\.yaml|failures\.json|clearing"
-    r"|(cells|blocks|measurements)/([a-z]+-)*[0-9a-f]{16}(\.curves|\.samples)?\.(json|parquet|pt)"
-    r"|weights/[0-9a-f]{16}\.pt"
-    r"|teachers/[0-9a-f]{16}-[0-9a-f]{16}(\.curves\.parquet|\.pt)"
-    r"|(artifacts|work)/([a-z]+-)*[0-9a-f]{16}/.*"
+_KEY = r"([a-z]+-)*[0-9a-f]{16}"
+RECORDS = re.compile(
+    r"lock\.json|matrix\.yaml|failures\.json"
+    rf"|(cells|blocks|measurements)/{_KEY}(\.curves|\.samples)?\.(json|parquet)"
+    r"|teachers/[0-9a-f]{16}-[0-9a-f]{16}\.curves\.parquet"
     r"|pool/[0-9a-f]{16}[-0-9]*\.json"
+)
+"""Paths in the folder of what was recorded: enough for a report."""
+NETWORKS = re.compile(
+    rf"(weights|blocks)/{_KEY}\.pt"
+    r"|teachers/[0-9a-f]{16}-[0-9a-f]{16}\.pt"
+    rf"|artifacts/{_KEY}(/(?!\.)[^/\\\x00-\x1f]+)+"
+)
+"""Paths in the folder of trained weights and exported students."""
+_OTHER = (
+    r"running|clearing"
+    rf"|work/{_KEY}/.*"
     r"|logs/[^/]*\.log"
     r"|damaged/(lock\.json|(cells|weights|artifacts|measurements|teachers|blocks)-)[^/]*"
     r"|report/(index\.html|report\.md|(figures|tables)/[^/]*\.(svg|png|csv))"
     rf"|(.*/)?{re.escape(PREFIX)}[^/]*"
 )
+_OURS = re.compile(f"{RECORDS.pattern}|{NETWORKS.pattern}|{_OTHER}")
 """Files that nothing but a run of ktbench writes, by their path in the folder."""
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Nothing is written into, or deleted from, a folder that no run of ktbench made.
+    """Refuse to write into, or delete from, a folder that no run of ktbench made.
 
     A folder without lock.json is taken where it is empty, or where all that it holds was written by
     a run from under which the folder had been moved away.
@@ -55,7 +66,7 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def _all_ours(folder: Path) -> bool:
-    """Whether each file is one that a run writes, and each folder one that it makes."""
+    """True where a run of ktbench writes every file and makes every folder in it."""
     for path in folder.rglob("*"):
         plain = path.is_dir() and not path.is_symlink()
         name = path.relative_to(folder).as_posix()
@@ -75,10 +86,10 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def refuse_unknown_lock(path: Path) -> None:
-    """Deleting needs a lock.json that only ktbench can have written, of any version."""
+    """Refuse to delete unless lock.json is one that some version of ktbench wrote."""
     try:
-        found = json.loads(read_regular(path, MOST_OF_LOCK, follow=False))
-        known = isinstance(found, dict) and {"schema_version", "plan"} <= found.keys()
+        content = json.loads(read_regular(path, MOST_OF_LOCK, follow=False))
+        known = isinstance(content, dict) and {"schema_version", "plan"} <= content.keys()
     except (ValueError, RecursionError, UnsuitableFileError):
         known = False
     if not known:
@@ -89,7 +100,7 @@ def refuse_unknown_lock(path: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Delete what ktbench wrote, the lock excepted; other files stay, links are not followed.
+    """Delete what ktbench wrote except the lock; other files stay, links are not followed.
 
     The lock goes last, by being replaced: a folder without one would be refused.
     """

@@ -27,8 +27,9 @@ from ktbench.results import setting_names
 from ktbench.results.lock import Lock
 from ktbench.results.problems import Problem
 from ktbench.results.raw import CURVE_COLUMNS, read_curve, read_samples
-from ktbench.results.setting_names import told
+from ktbench.results.setting_names import settings_text
 from ktbench.results.storage import DamagedError, Mark
+from ktbench.results.unpacking import Unpacked
 
 _ACCURACIES = ("validation_last", "validation_best", "best_epoch", "test_last", "test_best")
 _COSTS = ("seconds", "teacher_seconds", "shared_seconds", "flops", "teacher_flops")
@@ -49,17 +50,19 @@ class Results:
     all_measurements: tuple[Measurement, ...]
     """Measurements of the matrix's graphs on its devices."""
     failures: tuple[Failure, ...]
-    """What the last run could not do that belongs to no cell."""
+    """Failures of the last run that belong to no cell."""
     damaged: Mapping[str, Problem] = field(default_factory=dict)
-    """By path: what could not be believed when the folder was read, and is left out."""
+    """Damaged files that are left out, by path, as found when the folder was read."""
     marks: Mapping[str, Mark] = field(default_factory=dict)
-    """Of curves and samples, by their path."""
+    """Marks of curves and samples, by path."""
+    unpacked: Unpacked | None = field(default=None, repr=False, compare=False)
+    """Holds the temporary folder of a packed one as long as these results live."""
     _found: dict[str, Problem] = field(default_factory=dict, compare=False)
-    """What was found when curves and samples were read."""
+    """Further damage, found when curves and samples were read."""
 
     @property
     def problems(self) -> list[Problem]:
-        """All that does not hold, as far as it has been read: `read_curves` adds to it."""
+        """All damage found so far; `read_curves` and `samples` add to it."""
         return list(({**self.damaged} | self._found).values())
 
     @cached_property
@@ -84,7 +87,7 @@ class Results:
         cells = {cell.key: cell for cell in (*plan.cells, *(skip.cell for skip in plan.skips))}
         damaged = {p.key: p.reason for p in self.damaged.values() if p.key}
         rows = [
-            {"budget": told(odd[key])}
+            {"budget": settings_text(odd[key])}
             | _cell_row(key, cell, self.by_key.get(key), reasons.get(key), damaged.get(key))
             for key, cell in cells.items()
         ]
@@ -93,7 +96,7 @@ class Results:
 
     @cached_property
     def differences(self) -> dict[str, dict[str, str]]:
-        """By key: the data, training and numeric settings in which a cell differs from most.
+        """Settings in which each cell differs from most, by key: data, training and numeric.
 
         Names and values as a matrix writes them, a part of a part after a dot. How a teacher's
         outputs are reduced counts only for cells that have one.
@@ -103,9 +106,9 @@ class Results:
     @cached_property
     def artifacts(self) -> pd.DataFrame:
         """One row per exported student of the matrix's exports: `key` (the cell's), `export`."""
-        wanted = set(self.lock.plan.exports)
-        found = (a for r in self.by_key.values() for a in r.artifacts)
-        rows = [_artifact_row(a) for a in found if a.export in wanted]
+        exports = set(self.lock.plan.exports)
+        artifacts = (a for r in self.by_key.values() for a in r.artifacts)
+        rows = [_artifact_row(a) for a in artifacts if a.export in exports]
         return pd.DataFrame(rows, columns=list(_ARTIFACT_TYPES)).astype(_ARTIFACT_TYPES)
 
     @cached_property
@@ -185,18 +188,18 @@ class Results:
     @cached_property
     def teachers(self) -> pd.DataFrame:
         """One row per teacher of the matrix; figures are NaN or NA where it is not trained yet."""
-        found: dict[str, Checkpoint] = {}
+        checkpoints: dict[str, Checkpoint] = {}
         for cell in self.lock.plan.cells:
             result = self.by_key.get(cell.key)
             if result is None:
                 continue
             trained = result.ensemble or ((result.teacher,) if result.teacher else ())
-            found |= {t.cell.key: c for t, c in zip(cell.teachers, trained, strict=False)}
+            checkpoints |= {t.cell.key: c for t, c in zip(cell.teachers, trained, strict=False)}
         rows = []
         for teacher in self.lock.plan.teachers:
             key = teacher.cell.key
             row = {"name": teacher.name, "key": key, "student": teacher.cell.student.label}
-            rows.append(row | _checkpoint_row(found.get(key), teacher.cell))
+            rows.append(row | _checkpoint_row(checkpoints.get(key), teacher.cell))
         types = {"name": object, "key": object, "student": object} | _CHECKPOINT_TYPES
         return pd.DataFrame(rows, columns=list(types)).astype(types)
 
@@ -281,7 +284,7 @@ def _cell_row(
 
 
 def _teaching_row(cell: Cell) -> dict[str, Any]:
-    """When the transfer counts, and how many networks are asked per step."""
+    """Columns of the transfer's window and of how many teachers are used per step."""
     if cell.teacher is None:
         return {"distill_scale": ""}
     window = cell.distill or Window()
@@ -362,7 +365,7 @@ _ON_BOARD = {
     "board_agreement": "test_agreement",
     "board_images": "test_inputs",
 }
-"""Names apart from those of the artifact's own accuracy, which the host's runtime told."""
+"""Figures measured on the board, named apart from the artifact's accuracy on the host."""
 
 
 def _measurement_columns() -> list[str]:
@@ -376,10 +379,10 @@ def _measurement_row(measurement: Measurement) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(measurement, name) for name in _MEASURED}
     row |= {name: getattr(measurement, field) for name, field in _ON_BOARD.items()}
     for name in _STATISTICS:
-        found: Statistic | None = getattr(measurement, name)
-        row[name] = found.value if found else None
-        row[f"{name}_low"] = found.low if found else None
-        row[f"{name}_high"] = found.high if found else None
+        statistic: Statistic | None = getattr(measurement, name)
+        row[name] = statistic.value if statistic else None
+        row[f"{name}_low"] = statistic.low if statistic else None
+        row[f"{name}_high"] = statistic.high if statistic else None
     return row | {
         "device": measurement.device.name,
         "profile": measurement.device.profile,

@@ -1,4 +1,4 @@
-"""Whether the files of a cell are still what was written: weights, curves, artifacts, teachers."""
+"""Checks that a cell's files are still what was written: weights, curves, artifacts, teachers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Literal
 
 from ktbench.records import Checkpoint, KtbenchError, Result
 from ktbench.results.raw import read_curve
-from ktbench.results.storage import DamagedError, Mark, Stored, standing
+from ktbench.results.storage import DamagedError, Mark, Stored, unsuitable_reason
 from ktbench.system.files import UnsuitableFileError
 
+MISSING = "is missing"
+"""The reason of a fault that may be on purpose: published results leave weights out."""
 Part = Literal["weights", "curves", "artifact", "teacher", "start"]
 
 
@@ -20,11 +22,11 @@ class Fault:
     """A file that is missing or is not what was written."""
 
     path: str
-    """Below the results folder."""
+    """Path relative to the results folder."""
     reason: str
     part: Part
     export: str = ""
-    """Label of the export, of an artifact."""
+    """Label of the export, for an artifact."""
 
 
 @dataclass
@@ -35,47 +37,49 @@ class Integrity:
     _known: dict[tuple[str, Mark | str | None], str | None] = field(default_factory=dict)
 
     def faults(self, stored: Stored[Result]) -> list[Fault]:
-        """Every file of a result that does not hold."""
-        found: list[Fault] = []
+        """All faults among the files of a result."""
+        faults: list[Fault] = []
         result = stored.record
         if result.checkpoint is not None:
-            found += self._checkpoint(result.checkpoint, stored, "weights", "curves")
+            faults += self._checkpoint(result.checkpoint, stored, "weights", "curves")
         for artifact in result.artifacts:
             label, beside = artifact.export.label, f"{artifact.path}.json"
             reason = self._file(artifact.path, Mark(artifact.bytes, artifact.digest))
-            found += [Fault(artifact.path, reason, "artifact", label)] if reason else []
+            faults += [Fault(artifact.path, reason, "artifact", label)] if reason else []
             reason = self._file(beside, stored.files.get(beside))
-            found += [Fault(beside, reason, "artifact", label)] if reason else []
+            faults += [Fault(beside, reason, "artifact", label)] if reason else []
         for teacher in (*([result.teacher] if result.teacher else []), *result.ensemble):
-            found += self._checkpoint(teacher, stored, "teacher", "teacher")
+            faults += self._checkpoint(teacher, stored, "teacher", "teacher")
         if result.start is not None:
             start = result.start
             reason = self._weights(start.path, start.digest, stored.files.get(start.path))
-            found += [Fault(start.path, reason, "start")] if reason else []
-        return found
+            faults += [Fault(start.path, reason, "start")] if reason else []
+        return faults
 
     def _checkpoint(
-        self, found: Checkpoint, stored: Stored[Result], weights: Part, curves: Part
+        self, checkpoint: Checkpoint, stored: Stored[Result], weights: Part, curves: Part
     ) -> Iterator[Fault]:
-        reason = self._weights(found.path, found.digest, stored.files.get(found.path))
+        reason = self._weights(
+            checkpoint.path, checkpoint.digest, stored.files.get(checkpoint.path)
+        )
         if reason:
-            yield Fault(found.path, reason, weights)
-        reason = self._curve(found, stored.files.get(found.curves))
+            yield Fault(checkpoint.path, reason, weights)
+        reason = self._curve(checkpoint, stored.files.get(checkpoint.curves))
         if reason:
-            yield Fault(found.curves, reason, curves)
+            yield Fault(checkpoint.curves, reason, curves)
 
-    def _curve(self, found: Checkpoint, mark: Mark | None) -> str | None:
-        name = (found.curves, mark)
+    def _curve(self, checkpoint: Checkpoint, mark: Mark | None) -> str | None:
+        name = (checkpoint.curves, mark)
         if name not in self._known:
             try:
-                read_curve(self.root / found.curves, found, mark)
+                read_curve(self.root / checkpoint.curves, checkpoint, mark)
                 self._known[name] = None
             except DamagedError as error:
                 self._known[name] = error.reason
         return self._known[name]
 
     def _weights(self, path: str, digest: str, mark: Mark | None) -> str | None:
-        """Of weights without a mark their own digest is worked out, which takes longer."""
+        """Check weights; without a mark their own digest is computed, which takes longer."""
         reason = self._file(path, mark)
         if reason or mark is not None:
             return reason
@@ -92,16 +96,16 @@ class Integrity:
 
 
 def other_file(path: Path, mark: Mark | None) -> str | None:
-    """Why a file is not the one that its mark is of, or None; without a mark it must be there."""
+    """Reason why a file does not match its mark, or None; without a mark it must exist."""
     try:
         size = path.stat().st_size
         if mark is not None and size != mark.bytes:
             return f"has {size:,} bytes instead of {mark.bytes:,}"
         now = Mark.of(path) if mark is not None else None
     except FileNotFoundError:
-        return "is missing"
+        return MISSING
     except UnsuitableFileError as error:
-        return standing(error)
+        return unsuitable_reason(error)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     if not path.is_file():
@@ -110,7 +114,7 @@ def other_file(path: Path, mark: Mark | None) -> str | None:
 
 
 def other_weights(path: Path, digest: str) -> str | None:
-    """Why a file does not hold the weights of a digest, or None."""
+    """Reason why a file does not hold the weights of a digest, or None."""
     from ktbench.networks.weights import read_torch, weights_digest  # torch takes seconds to import
 
     try:

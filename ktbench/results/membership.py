@@ -1,4 +1,4 @@
-"""What belongs together in a results folder: a cell and its files, results and their folder."""
+"""Rules on what belongs together: a cell and its files, results and their folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ktbench.results.lock import Lock
 
 
 def extended(earlier: Result, result: Result) -> Result:
-    """The newer result, with the origin and the other artifacts of the earlier one."""
+    """The newer result with the earlier one's origin and remaining artifacts."""
     replaced = {a.export.label for a in result.artifacts} | {f.what for f in result.failures}
     kept = tuple(a for a in earlier.artifacts if a.export.label not in replaced)
     origin = {name: getattr(earlier, name) for name in ("teacher", "ensemble", "start")}
@@ -25,7 +25,7 @@ def files_of(result: Result) -> list[str]:
 
 
 def unchanged(earlier: Result, result: Result) -> list[str]:
-    """Paths of files that belong to what is the same in two results of a cell."""
+    """Paths of the files that two results of a cell have in common."""
     same = result.checkpoint == earlier.checkpoint
     kept = result.model_copy(
         update={
@@ -37,7 +37,7 @@ def unchanged(earlier: Result, result: Result) -> list[str]:
 
 
 def belongs(result: Result, key: str) -> str | None:
-    """Why a result cannot be that of the cell, by what it says of its own parts; or None."""
+    """Reason why a result's own parts are not those of the cell, or None."""
     checkpoint = result.checkpoint
     if checkpoint is not None:
         own = (key, f"weights/{key}.pt", f"cells/{key}.curves.parquet")
@@ -50,7 +50,7 @@ def belongs(result: Result, key: str) -> str | None:
 
 
 def refuse_to_mix(path: Path, earlier: Lock, now: Lock) -> None:
-    """Results of different data, torch or processor kinds never lie in one folder."""
+    """Refuse results of other data, another torch or another kind of processor."""
     facts = (
         ("data (digest)", earlier.data_digest, now.data_digest),
         ("torch", earlier.provenance.versions.get("torch"), now.provenance.versions.get("torch")),

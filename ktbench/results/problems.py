@@ -1,4 +1,4 @@
-"""What does not hold in a results folder, and what to do about it."""
+"""A damaged file of a results folder, and what to do about it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ class Problem:
     """A file that is not what was written, missing, or against what it should agree with."""
 
     path: str
-    """Below the results folder."""
+    """Path relative to the results folder."""
     reason: str
     remedy: str
     key: str = ""
-    """The cell that it costs; empty where it is of no cell alone."""
+    """Key of the cell that it costs; empty where it belongs to no single cell."""
 
     @classmethod
     def of(cls, error: KtbenchError, root: Path, path: Path, key: str = "") -> Problem:
-        """The problem that an error of reading tells of."""
+        """The problem behind an error that reading raised."""
         place = path.relative_to(root).as_posix()
         if isinstance(error, DamagedError):
             return cls(place, error.reason, error.remedy, key)
-        said = str(error).removeprefix(f"{path}: ")
-        reason, _, remedy = said.partition(": ")
+        message = str(error).removeprefix(f"{path}: ")
+        reason, _, remedy = message.partition(": ")
         return cls(place, reason, remedy or "restore it", key)
 
     @property
     def line(self) -> str:
-        """All of it in one line that is safe to print."""
+        """The problem in one line that is safe to print."""
         return printable(f"{self.path}: {self.reason}: {self.remedy}").replace("\n", " ")

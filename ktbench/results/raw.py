@@ -1,4 +1,4 @@
-"""Curves and samples: small Parquet files that must agree with the record that they belong to."""
+"""Reads curves and samples: Parquet files that must agree with the record they belong to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ktbench.records import Checkpoint, Measurement, printable
-from ktbench.results.storage import DamagedError, Mark, standing
+from ktbench.results.storage import DamagedError, Mark, unsuitable_reason
 from ktbench.system.files import UnsuitableFileError, read_regular
 
 CURVE_COLUMNS = {
@@ -25,41 +25,41 @@ CURVE_COLUMNS = {
     "teacher_flops": pa.int64(),
     "lr": pa.float64(),
 }
-"""Beside these a curve has `loss_<term>` columns."""
+"""Fixed columns of a curve; it has `loss_<term>` columns as well."""
 _MOST_BYTES = 32 * 2**20
 _MOST_COLUMNS = 200
 _MOST_OF_SAMPLES = 2**30
 _CHECKED = ("epoch", "validation_accuracy", "flops")
 _CUMULATIVE = ("seconds", "teacher_seconds", "flops", "teacher_flops")
 _NEAR = 1e-6
-"""Share by which a figure may differ from the one worked out again in another order."""
+"""Relative tolerance between a figure and the one summed again in another order."""
 
 
 def read_curve(
     path: Path, checkpoint: Checkpoint, mark: Mark | None, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """A training's curve, with some of its columns or all.
+    """Read a training's curve, all of its columns or some.
 
     Raises DamagedError where it cannot be read or is not the curve of that training.
     """
     file, names = _opened(path, mark, _MOST_BYTES, checkpoint.epochs)
     if len(names) > _MOST_COLUMNS:
         raise DamagedError(path, f"has {len(names)} columns")
-    wanted = [n for n in (columns or [*CURVE_COLUMNS, *(n for n in names if n[:5] == "loss_")])]
+    chosen = [n for n in (columns or [*CURVE_COLUMNS, *(n for n in names if n[:5] == "loss_")])]
     try:
-        table = file.read(columns=list({*wanted, *_CHECKED}), use_threads=False)
+        table = file.read(columns=list({*chosen, *_CHECKED}), use_threads=False)
         table.validate(full=True)
     except Exception as error:  # a damaged file makes the reader fail in any way
         raise DamagedError(path, _first_line(error)) from error
-    _check_types(path, table, wanted)
+    _check_types(path, table, chosen)
     reason = _contradiction(table, checkpoint)
     if reason:
         raise DamagedError(path, f"is not this training's: {reason}")
-    return table.select(wanted)
+    return table.select(chosen)
 
 
-def _check_types(path: Path, table: pa.Table, wanted: Sequence[str]) -> None:
-    for name in {*wanted, *_CHECKED}:
+def _check_types(path: Path, table: pa.Table, columns: Sequence[str]) -> None:
+    for name in {*columns, *_CHECKED}:
         if name not in table.schema.names:
             raise DamagedError(path, f"has no column {name}")
         if table.schema.field(name).type != CURVE_COLUMNS.get(name, pa.float64()):
@@ -67,7 +67,7 @@ def _check_types(path: Path, table: pa.Table, wanted: Sequence[str]) -> None:
 
 
 def _contradiction(table: pa.Table, checkpoint: Checkpoint) -> str | None:
-    """Why a curve cannot be that of a training, or None."""
+    """Reason why a curve cannot be that of a training, or None."""
     if any(table.column(name).null_count for name in table.schema.names if name[:5] != "loss_"):
         return "values are missing"
     epochs, accuracy = (table.column(n).to_numpy() for n in _CHECKED[:2])
@@ -82,10 +82,10 @@ def _contradiction(table: pa.Table, checkpoint: Checkpoint) -> str | None:
                 np.isfinite(costs).all() and (costs >= 0).all() and (np.diff(costs) >= 0).all()
             ):
                 return f"its {name} are negative or fall"
-    told = checkpoint.accuracy
+    accuracies = checkpoint.accuracy
     if len(epochs) and (accuracy[-1], accuracy.max()) != (
-        told.validation_last,
-        told.validation_best,
+        accuracies.validation_last,
+        accuracies.validation_best,
     ):
         return "its validation accuracies are not those of the record"
     if len(epochs) and table.column("flops")[-1].as_py() != checkpoint.cost.flops:
@@ -94,7 +94,7 @@ def _contradiction(table: pa.Table, checkpoint: Checkpoint) -> str | None:
 
 
 def read_samples(path: Path, measurement: Measurement, mark: Mark | None) -> pa.Table:
-    """A measurement's timed runs: `repeat` and `seconds`.
+    """Read a measurement's timed runs: `repeat` and `seconds`.
 
     Raises DamagedError where they cannot be read or are not those of the measurement.
     """
@@ -122,25 +122,25 @@ def read_samples(path: Path, measurement: Measurement, mark: Mark | None) -> pa.
 def _opened(
     path: Path, mark: Mark | None, most: int, rows: int
 ) -> tuple[pq.ParquetFile, list[str]]:
-    """The file, once its bytes are those of its mark and its size is what the record says."""
+    """Open a Parquet file after checking its digest and its number of rows."""
     try:
         # A curve is a few kilobytes: read whole, without the reader's own threads and buffers.
         content = read_regular(path, most, follow=False)
     except FileNotFoundError as error:
         raise DamagedError(path, "is missing") from error
     except UnsuitableFileError as error:
-        raise DamagedError(path, standing(error)) from error
+        raise DamagedError(path, unsuitable_reason(error)) from error
     except OSError as error:
         raise DamagedError(path, f"cannot be read: {error.strerror}") from error
     if mark is not None and mark != Mark(len(content), hashlib.sha256(content).hexdigest()[:16]):
         raise DamagedError(path, "is not what was written: another digest")
     try:
         file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
-        found, names = file.metadata.num_rows, list(file.schema_arrow.names)
+        row_count, names = file.metadata.num_rows, list(file.schema_arrow.names)
     except Exception as error:  # a damaged file makes the reader fail in any way
         raise DamagedError(path, _first_line(error)) from error
-    if found != rows:
-        raise DamagedError(path, f"has {found:,} rows, the record says {rows:,}")
+    if row_count != rows:
+        raise DamagedError(path, f"has {row_count:,} rows, the record says {rows:,}")
     if len(set(names)) != len(names) or any(printable(n) != n or len(n) > 200 for n in names):
         raise DamagedError(path, "its columns are not named as they were")
     return file, names

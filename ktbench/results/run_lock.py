@@ -1,4 +1,4 @@
-"""One run at a time: the file `running` and the kernel's lock on it."""
+"""Lock that lets one run at a time write a results folder: the file `running`, held by flock."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ktbench.system import provenance
 from ktbench.system.files import held_folder
 
 NAME = "running"
+_ELSEWHERE = ", or choose another --results folder"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
@@ -30,7 +31,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     path = folder / NAME
     handle = _acquire(path)
     try:
-        _refuse_other_machine(path, os.pread(handle, 65536, 0))
+        _refuse_other_machine(path, os.pread(handle, 65536, 0), _ELSEWHERE)
         _sign(path, handle)
     except BaseException:
         os.close(handle)
@@ -41,6 +42,27 @@ def run_lock(folder: Path) -> Iterator[None]:
     finally:
         if _is_same_file(handle, path):  # Another run's, where the folder was moved away.
             path.unlink(missing_ok=True)  # Before the lock is freed: nobody else can hold it yet.
+        os.close(handle)
+
+
+def refuse_held(folder: Path) -> None:
+    """Raise KtbenchError where a run holds a folder; nothing is written, so it may be read-only."""
+    path = folder / NAME
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    try:
+        holder = os.pread(handle, 65536, 0)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise _refusal(path, _holder(holder)) from error
+            if error.errno not in _NO_LOCKS:
+                raise
+        _refuse_other_machine(path, holder)
+    finally:
         os.close(handle)
 
 
@@ -65,7 +87,7 @@ def _acquire(path: Path) -> int:
             holder = _holder(os.pread(handle, 65536, 0))
             os.close(handle)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise _refusal(path, holder) from error
+                raise _refusal(path, holder, _ELSEWHERE) from error
             if error.errno in _NO_LOCKS:
                 raise KtbenchError(
                     f"{path}: this file system has no locks ({error.strerror}): choose a results "
@@ -95,30 +117,27 @@ def _myself() -> dict[str, object]:
 
 def _holder(content: bytes) -> dict[str, object]:
     try:
-        found = json.loads(content)
+        holder = json.loads(content)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return holder if isinstance(holder, dict) else {}
 
 
-def _refuse_other_machine(path: Path, content: bytes) -> None:
+def _refuse_other_machine(path: Path, content: bytes, remedy: str = "") -> None:
     holder = _holder(content)
     if not holder:
         return
     me = _myself()
     same_kernel = holder.get("boot") == me["boot"] != ""
     if not same_kernel and holder.get("host") != me["host"]:
-        raise _refusal(path, holder, f"; if that process is gone, delete {path}")
+        raise _refusal(path, holder, f"{remedy}; if that process is gone, delete {path}")
 
 
-def _refusal(path: Path, holder: dict[str, object], hint: str = "") -> KtbenchError:
+def _refusal(path: Path, holder: dict[str, object], remedy: str = "") -> KtbenchError:
     who = "another process"
     if holder:
         who = (
             f"process {holder.get('process')} on {holder.get('host')} "
             f"(since {holder.get('started')})"
         )
-    return KtbenchError(
-        f"{path.parent}: {who} is running on this folder: wait for it, or choose another "
-        f"--results folder{hint}"
-    )
+    return KtbenchError(f"{path.parent}: {who} is running on this folder: wait for it{remedy}")

@@ -11,19 +11,19 @@ from pydantic import JsonValue
 from ktbench.records import Cell, NumericSpec, Plan, Record, TeacherOutputs, Window
 
 _NONE = {"views": "fresh", "outputs.sampled": "all", "train_size": "all"}
-"""What None means, where it has a better name than `default`."""
+"""Words for settings that are None, where there is a better one than `default`."""
 
 Settings = tuple[str, str, str]
 """Canonical texts of a cell's data, training and numeric settings, the last without `outputs`."""
 
 
-def told(differences: Mapping[str, str]) -> str:
+def settings_text(differences: Mapping[str, str]) -> str:
     """`epochs=9, views=4`; empty for none."""
     return ", ".join(f"{name}={value}" for name, value in differences.items())
 
 
 def differences(plan: Plan) -> dict[str, dict[str, str]]:
-    """By key: the settings of a cell that are not those of most, and their values.
+    """Settings in which a cell differs from most, with their values, by key.
 
     How a teacher's outputs are reduced, and when its transfer counts, is compared among the cells
     that have a teacher, as it is of no account for the others. Where the windows of the transfer
@@ -42,7 +42,7 @@ def differences(plan: Plan) -> dict[str, dict[str, str]]:
     before = dict(_settings(usual)) | dict(_outputs(most)) | dict(_window(common))
 
     texts: dict[tuple[Settings, TeacherOutputs | None, Window | None], dict[str, str]] = {}
-    found = {}
+    by_key = {}
     for cell, own in zip(cells, settings, strict=True):
         reduced = cell.numeric.outputs if cell.teacher is not None else most
         window = cell.distill if cell.teacher is not None else common
@@ -50,8 +50,8 @@ def differences(plan: Plan) -> dict[str, dict[str, str]]:
         if kind not in texts:
             after = dict(_settings(cell)) | dict(_outputs(reduced)) | dict(_window(window))
             texts[kind] = {n: after[n] for n in after if after[n] != before[n]}
-        found[cell.key] = texts[kind]
-    return found
+        by_key[cell.key] = texts[kind]
+    return by_key
 
 
 def _without_outputs(numeric: NumericSpec) -> str:

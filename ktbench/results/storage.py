@@ -1,4 +1,4 @@
-"""How a record lies on disk: sealed, with the digests of the files that belong to it.
+"""Record files: JSON with a seal and the digests of the files that belong to the record.
 
 A file is the record's JSON with two more entries at its end: `files` (path below the results
 folder → size and SHA-256) and `seal`, the SHA-256 of every byte before it. A changed byte is told
@@ -23,7 +23,7 @@ from ktbench.records import SCHEMA, KtbenchError, Record, printable
 from ktbench.system.files import UnsuitableFileError, digest_of_file, read_regular
 
 MOST_BYTES = 32 * 2**20
-"""Of a record; one of a cell has a few thousand."""
+"""Size limit of a record; a cell's has a few thousand bytes."""
 MOST_OF_LOCK = 256 * 2**20
 
 _Kind = TypeVar("_Kind", bound=Record)
@@ -52,7 +52,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Stored(Generic[_Kind]):
-    """A record as it lay on disk."""
+    """A record as read from disk."""
 
     record: _Kind
     sealed: bool
@@ -73,18 +73,18 @@ def sealed(record: Record, files: Mapping[str, Mark] | None = None, indent: int 
 
 
 def marks_of(root: Path, paths: list[str]) -> dict[str, Mark]:
-    """Marks of those of the files that are there."""
-    found = {}
+    """Marks of the files that exist."""
+    marks = {}
     for path in paths:
         with suppress(OSError, UnsuitableFileError):
             about = (root / path).stat()
-            found[path] = _mark(root / path, about.st_mtime_ns, about.st_size, about.st_ino)
-    return found
+            marks[path] = _mark(root / path, about.st_mtime_ns, about.st_size, about.st_ino)
+    return marks
 
 
 @lru_cache(maxsize=256)
 def _mark(path: Path, *_: int) -> Mark:
-    """Many cells share a teacher, whose files are read once."""
+    """Cache marks, as many cells share a teacher's files."""
     return Mark.of(path)
 
 
@@ -96,9 +96,14 @@ _FILES = b',\n "files": '
 
 
 def stored(
-    kind: type[_Kind], path: Path, *, most: int = MOST_BYTES, remedy: str = ""
+    kind: type[_Kind],
+    path: Path,
+    *,
+    most: int = MOST_BYTES,
+    remedy: str = "",
+    newest: int = SCHEMA,
 ) -> Stored[_Kind]:
-    """A record from its file, which is left as it is.
+    """Read a record from its file.
 
     Raises DamagedError where it is not what was written, FileNotFoundError where it is not there,
     KtbenchError where it is of a newer ktbench or cannot be read.
@@ -107,7 +112,7 @@ def stored(
     try:
         content = read_regular(path, most, follow=False)
     except UnsuitableFileError as error:
-        raise DamagedError(path, standing(error), *remedies) from error
+        raise DamagedError(path, unsuitable_reason(error), *remedies) from error
     except IsADirectoryError as error:
         raise DamagedError(path, "is a folder", *remedies) from error
     except FileNotFoundError:
@@ -118,10 +123,10 @@ def stored(
     try:
         record = kind.model_validate_json(body)
     except ValidationError as error:
-        refuse_newer(path, _version(content))
-        reason = _EDITED if seal is None and b'"seal"' in content else said(error)
+        refuse_newer(path, _version(content), newest)
+        reason = _EDITED if seal is None and b'"seal"' in content else validation_reason(error)
         raise DamagedError(path, reason, *remedies) from error
-    refuse_newer(path, getattr(record, "schema_version", SCHEMA))
+    refuse_newer(path, getattr(record, "schema_version", SCHEMA), newest)
     unsealed = seal is None and getattr(record, "schema_version", 1) > 1
     if unsealed or (seal is not None and seal[0] != seal[1]):
         raise DamagedError(path, _EDITED, *remedies)
@@ -131,13 +136,13 @@ def stored(
         raise DamagedError(path, "lists its files wrongly", *remedies) from error
 
 
-def standing(error: UnsuitableFileError) -> str:
-    """What stands in a record's place, without advice to name another file."""
+def unsuitable_reason(error: UnsuitableFileError) -> str:
+    """The error's description of the file, without its advice to name another one."""
     return error.what.partition(": ")[0]
 
 
-def said(error: ValidationError) -> str:
-    """What is wrong with a record, in one line."""
+def validation_reason(error: ValidationError) -> str:
+    """The first validation error of a record, in one line."""
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return "no whole JSON"
@@ -145,23 +150,23 @@ def said(error: ValidationError) -> str:
     return printable(f"{where}: {first['msg'].removeprefix('Value error, ')}")[:300]
 
 
-def refuse_newer(path: Path, version: object) -> None:
+def refuse_newer(path: Path, version: object, newest: int = SCHEMA) -> None:
     """Raise KtbenchError where a file is of a schema that this version does not know."""
-    if isinstance(version, int) and version > SCHEMA:
+    if isinstance(version, int) and version > newest:
         raise KtbenchError(
-            f"{path}: written by a newer ktbench (schema {version}, this one knows {SCHEMA}): "
+            f"{path}: written by a newer ktbench (schema {version}, this one knows {newest}): "
             "upgrade ktbench, or choose another --results folder"
         )
 
 
 def _opened(content: bytes) -> tuple[bytes, tuple[str, str] | None, bytes]:
-    """The record's own JSON; its seal as it should be and is, where it has one; its files."""
-    found = _SEAL.search(content, max(0, len(content) - 64))
-    if found is None:
+    """Split a file into the record's JSON, its seal (as stored, as computed) and its files."""
+    match = _SEAL.search(content, max(0, len(content) - 64))
+    if match is None:
         return content, None, b""
-    head = content[: found.start()]
+    head = content[: match.start()]
     body, _, files = head.partition(_FILES)
-    return body + b"\n}", (found[1].decode(), _digest(head)), files
+    return body + b"\n}", (match[1].decode(), _digest(head)), files
 
 
 def _marks(files: bytes) -> dict[str, Mark]:

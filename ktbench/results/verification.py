@@ -1,4 +1,4 @@
-"""Everything that can be checked in a results folder, each file against what was written."""
+"""Verifies a results folder: each record and file against what was written."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from ktbench.records import (
     Result,
 )
 from ktbench.results.folder import ResultsFolder
-from ktbench.results.integrity import Fault, Integrity, other_weights
+from ktbench.results.folder_contents import NETWORKS
+from ktbench.results.integrity import MISSING, Fault, Integrity, other_weights
 from ktbench.results.lock import Lock, many_objects
 from ktbench.results.problems import Problem
 from ktbench.results.raw import read_samples
-from ktbench.results.storage import MOST_BYTES, DamagedError, Stored, said
+from ktbench.results.storage import MOST_BYTES, DamagedError, Stored, validation_reason
+from ktbench.results.unpacking import Unpacked, is_packed
 from ktbench.system.files import UnsuitableFileError, read_regular
 
 _REMEDIES = {
@@ -46,54 +48,69 @@ _DAY = timedelta(days=1)
 
 @dataclass
 class Verified:
-    """What was checked, and what of it does not hold."""
+    """Result of a verification: counts of what was checked, and the problems."""
 
     path: Path
     results: int = 0
     measurements: int = 0
     unsealed: int = 0
-    """Records of a version that wrote no digests of records."""
+    """Records written by a version without seals."""
     problems: list[Problem] = field(default_factory=list)
 
 
 def verify(path: Path, *, partial: bool = False) -> Verified:
     """Check the lock, every record, and every file that a record names.
 
-    With `partial`, files that are missing are no fault: published results leave weights out.
+    `path` is a results folder or a packed one. With `partial`, files that are missing are no fault:
+    published results leave weights out, and so do packed ones, for which this is always so.
     Raises KtbenchError where the path is no results folder.
     """
-    folder = ResultsFolder(path)
+    if is_packed(path):
+        with Unpacked(path, networks=True).named() as place:
+            verified = _verify(path, ResultsFolder(place))
+        verified.problems = without_missing_networks(verified.problems)
+    else:
+        verified = _verify(path, ResultsFolder(path))
+    if partial:
+        verified.problems = [p for p in verified.problems if p.reason != MISSING]
+    return verified
+
+
+def without_missing_networks(problems: list[Problem]) -> list[Problem]:
+    """The problems of a folder from which weights and exported students are left out on purpose."""
+    return [p for p in problems if p.reason != MISSING or not NETWORKS.fullmatch(p.path)]
+
+
+def _verify(path: Path, folder: ResultsFolder) -> Verified:
     if not folder.path.is_dir() or not folder.lock_file.exists():
         raise KtbenchError(f"{path}: no results folder: it has no lock.json")
-    found = Verified(path)
+    verified = Verified(path)
     with many_objects():
-        lock = _lock(folder, found)
+        lock = _lock(folder, verified)
         cells = {c.key: c for c in lock.plan.cells} if lock is not None else None
-        _results(folder, lock, cells, found)
-        _measurements(folder, found)
-        _blocks(folder, found)
+        _results(folder, lock, cells, verified)
+        _measurements(folder, verified)
+        _blocks(folder, verified)
         try:
             folder.failures()
         except KtbenchError as error:
-            found.problems.append(Problem.of(error, folder.path, folder.path / "failures.json"))
-    found.problems = list(dict.fromkeys(found.problems))
-    if partial:
-        found.problems = [p for p in found.problems if p.reason != "is missing"]
-    return found
+            verified.problems.append(Problem.of(error, folder.path, folder.path / "failures.json"))
+    verified.problems = list(dict.fromkeys(verified.problems))
+    return verified
 
 
-def _lock(folder: ResultsFolder, found: Verified) -> Lock | None:
+def _lock(folder: ResultsFolder, verified: Verified) -> Lock | None:
     try:
         lock = folder.lock()
     except KtbenchError as error:
-        found.problems.append(Problem.of(error, folder.path, folder.lock_file))
+        verified.problems.append(Problem.of(error, folder.path, folder.lock_file))
         return None
-    found.problems += _later(lock.provenance, "lock.json")
+    verified.problems += _later(lock.provenance, "lock.json")
     return lock
 
 
 def _results(
-    folder: ResultsFolder, lock: Lock | None, cells: dict[str, Cell] | None, found: Verified
+    folder: ResultsFolder, lock: Lock | None, cells: dict[str, Cell] | None, verified: Verified
 ) -> None:
     integrity = Integrity(folder.path)
     for key in folder.result_keys():
@@ -101,19 +118,19 @@ def _results(
         try:
             record = folder.stored(key)
         except KtbenchError as error:
-            found.problems.append(Problem.of(error, folder.path, path, key))
+            verified.problems.append(Problem.of(error, folder.path, path, key))
             continue
         if record is None:
             continue
-        found.results += 1
-        found.unsealed += not record.sealed
+        verified.results += 1
+        verified.unsealed += not record.sealed
         place = path.relative_to(folder.path).as_posix()
         for reason in (*_against_itself(record.record), *_against_lock(record.record, lock)):
-            found.problems.append(Problem(place, reason, "delete it and run again", key))
-        found.problems += _later(record.record.provenance, place, key)
+            verified.problems.append(Problem(place, reason, "delete it and run again", key))
+        verified.problems += _later(record.record.provenance, place, key)
         wanted = cells is None or key in cells
         for fault in integrity.faults(record):
-            found.problems.append(_told(fault, key, wanted))
+            verified.problems.append(_told(fault, key, wanted))
 
 
 def _told(fault: Fault, key: str, wanted: bool) -> Problem:
@@ -125,7 +142,7 @@ def _told(fault: Fault, key: str, wanted: bool) -> Problem:
 
 
 def _against_itself(result: Result) -> Iterator[str]:
-    """What a record says that cannot be, by its own cell."""
+    """Contradictions between a record and its own cell."""
     checkpoint, cell = result.checkpoint, result.cell
     if checkpoint is not None and checkpoint.epochs != cell.train.epochs:
         yield f"has {checkpoint.epochs} epochs, where its cell has {cell.train.epochs}"
@@ -157,30 +174,30 @@ def _is_later(moment: str) -> bool:
     return then > datetime.now(UTC) + _DAY
 
 
-def _measurements(folder: ResultsFolder, found: Verified) -> None:
+def _measurements(folder: ResultsFolder, verified: Verified) -> None:
     for path in folder.measurement_files():
         try:
             record: Stored[Measurement] = folder.measurement(path)
         except KtbenchError as error:
-            found.problems.append(Problem.of(error, folder.path, path))
+            verified.problems.append(Problem.of(error, folder.path, path))
             continue
-        found.measurements += 1
-        found.unsealed += not record.sealed
+        verified.measurements += 1
+        verified.unsealed += not record.sealed
         measured = record.record
         if _is_later(measured.started):
             reason = f"is of {measured.started}, which is still to come"
             place = path.relative_to(folder.path).as_posix()
-            found.problems.append(Problem(place, reason, "delete it and run again"))
+            verified.problems.append(Problem(place, reason, "delete it and run again"))
         samples = measured.samples
         try:
             read_samples(folder.path / samples, measured, record.files.get(samples))
         except DamagedError as error:
             remedy = "run again to measure it again"
-            found.problems.append(Problem(samples, error.reason, remedy))
+            verified.problems.append(Problem(samples, error.reason, remedy))
 
 
-def _blocks(folder: ResultsFolder, found: Verified) -> None:
-    """Records of blocks, and those of their weights that are there: what is lost is made anew."""
+def _blocks(folder: ResultsFolder, verified: Verified) -> None:
+    """Check block records and existing block weights; lost ones are made again when needed."""
     for path in sorted((folder.path / "blocks").glob("[!.]*.json")):
         if path.name.startswith("times-"):
             continue
@@ -188,11 +205,11 @@ def _blocks(folder: ResultsFolder, found: Verified) -> None:
         try:
             record = kind.model_validate_json(read_regular(path, MOST_BYTES, follow=False))
         except (ValidationError, UnsuitableFileError, OSError) as error:
-            reason = said(error) if isinstance(error, ValidationError) else str(error)
+            reason = validation_reason(error) if isinstance(error, ValidationError) else str(error)
             place = path.relative_to(folder.path).as_posix()
-            found.problems.append(Problem(place, reason, _BLOCK_REMEDY))
+            verified.problems.append(Problem(place, reason, _BLOCK_REMEDY))
             continue
         if isinstance(record, BlockResult) and (folder.path / record.path).exists():
             wrong = other_weights(folder.path / record.path, record.digest)
             if wrong:
-                found.problems.append(Problem(record.path, wrong, _BLOCK_REMEDY))
+                verified.problems.append(Problem(record.path, wrong, _BLOCK_REMEDY))

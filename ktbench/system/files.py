@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from ktbench.records import KtbenchError, StorageError
 
@@ -92,25 +93,36 @@ def cache_folder() -> Path:
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file so that its name never shows half of it, even through a loss of power.
 
-    Raises StorageError when the disk is full, or the folder is no longer the run's own
-    (`held_folder`); what stood there before is untouched.
+    Raises as `whole_file`.
     """
-    content = data.encode() if isinstance(data, str) else data
+    with whole_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which gets its name once it is complete and flushed to the disk.
+
+    Raises StorageError when the disk is full, or the folder is no longer the run's own
+    (`held_folder`); what stood there before is untouched, and so it is where the block raises.
+    """
     require_held(path)
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=PREFIX, dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
                 f"{path}: no space left on the disk: free some and run again, nothing is lost"

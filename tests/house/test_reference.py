@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from ktbench import load_results, stats
-from ktbench.results import ResultsFolder
+from ktbench.results import Results, ResultsFolder
+from ktbench.results.lock import LockFile
+from ktbench.results.verification import verify
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = sorted(p.parent for p in ROOT.glob("results/reference/*/lock.json"))
+REFERENCE = sorted(ROOT.glob("results/reference/*.ktb"))
 
 
-@pytest.mark.parametrize("folder", REFERENCE, ids=lambda p: p.name)
-def test_committed_results_are_whole(folder: Path) -> None:
-    results = load_results(folder)
+def study(name: str) -> Results:
+    """A committed study."""
+    return load_results(ROOT / f"results/reference/{name}.ktb")
+
+
+@pytest.mark.parametrize("file", REFERENCE, ids=lambda p: p.stem)
+def test_committed_results_are_whole(file: Path) -> None:
+    results = load_results(file)
     assert set(results.cells["status"]) == {"done"}
     assert set(results.curves["key"]) == set(results.cells["key"])
-    for result in ResultsFolder(folder).results():
-        assert result.cell.key in set(results.cells["key"])
+    assert set(ResultsFolder(results.path).result_keys()) == set(results.cells["key"])
+    assert not verify(file).problems
+
+
+@pytest.mark.parametrize("file", REFERENCE, ids=lambda p: p.stem)
+def test_a_lock_of_the_first_schema_is_read_and_written_with_named_parts(file: Path) -> None:
+    results = load_results(file)
+    old = json.loads((results.path / "lock.json").read_text())
+    assert old["schema_version"] == 1 and isinstance(old["plan"]["cells"][0], list)
+    assert len(results.by_key) == len(old["plan"]["cells"])
+    new = json.loads(LockFile.of(results.lock).model_dump_json())
+    assert LockFile.model_validate(new).lock() == results.lock
+    for named, cell in zip(new["plan"]["cells"], results.lock.plan.cells, strict=True):
+        student = new["plan"]["parts"]["student"][named["student"]]
+        assert (named["student"], student["name"]) == (cell.student.label, cell.student.name)
+        assert named["teacher"] == (cell.teacher.name if cell.teacher else None)
 
 
 def test_the_studies_page_has_the_figures_of_the_committed_run() -> None:
-    cells = load_results(ROOT / "results/reference/hpdc18-small").cells
+    cells = study("hpdc18-small").cells
     page = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
     rows = {
         "none": "no transfer (accuracy)",
@@ -55,9 +77,9 @@ def test_the_studies_page_has_the_figures_of_the_committed_run() -> None:
 
 
 def test_the_studies_page_has_the_accuracies_of_the_committed_efficiency_study() -> None:
-    folder = ROOT / "results/reference/efficiency-small"
-    cells = {cell.key: cell for cell in ResultsFolder(folder).lock().plan.cells}
-    frame = load_results(folder).cells
+    results = study("efficiency-small")
+    cells = {cell.key: cell for cell in results.lock.plan.cells}
+    frame = results.cells
     found: dict[tuple[int, str], list[float]] = {}
     for key, accuracy in zip(frame["key"], frame["accuracy"], strict=True):
         cell = cells[key]
@@ -87,9 +109,8 @@ def test_the_studies_page_has_the_accuracies_of_the_committed_efficiency_study()
 
 
 def test_the_studies_page_has_the_figures_of_the_committed_blockwise_study() -> None:
-    results = ResultsFolder(ROOT / "results/reference/blockwise-small")
     found: dict[tuple[str, str], list[float]] = {}
-    for result in results.results():
+    for result in study("blockwise-small").by_key.values():
         settings, trained = result.cell.student.settings, result.checkpoint
         assert trained is not None
         kind = "teacher" if "choice" in settings else settings.get("replace", "separable")
@@ -117,7 +138,7 @@ def test_the_pools_weights_are_those_of_a_live_teacher_in_less_time_as_the_page_
     found = {}
     for name in ("elastic-small", "elastic-small-live"):
         trained = {}
-        for result in ResultsFolder(ROOT / "results/reference" / name).results():
+        for result in study(name).by_key.values():
             assert result.checkpoint is not None
             trained[result.cell.method.name, result.cell.seed] = result.checkpoint
         found[name] = trained
@@ -135,7 +156,7 @@ def test_the_pools_weights_are_those_of_a_live_teacher_in_less_time_as_the_page_
 
 
 def test_what_views_cost_is_what_the_committed_run_has() -> None:
-    cells = load_results(ROOT / "results/reference/views").cells
+    cells = study("views").cells
     taught = cells[cells["method"] != "none"]
     means = taught.groupby("budget")["accuracy"].mean()
     [fresh] = [mean for budget, mean in means.items() if "views" not in str(budget)]

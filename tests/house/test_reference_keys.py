@@ -29,10 +29,11 @@ from ktbench.records import (
 from ktbench.results import ResultsFolder
 from ktbench.results.lock import LockFile
 from ktbench.results.storage import sealed, stored
+from ktbench.results.unpacking import Unpacked
 
 ROOT = Path(__file__).parents[2]
 DIGESTS = Path(__file__).with_name("reference_keys.json")
-REFERENCE = sorted(p.parent for p in ROOT.glob("results/reference/*/lock.json"))
+REFERENCE = sorted(ROOT.glob("results/reference/*.ktb"))
 KINDS: dict[str, type[Record]] = {
     "cells/*.json": Result,
     "measurements/*.json": Measurement,
@@ -40,7 +41,7 @@ KINDS: dict[str, type[Record]] = {
     f"blocks/{'[0-9a-f]' * 16}.json": BlockResult,
     "lock.json": LockFile,
 }
-by_folder = pytest.mark.parametrize("folder", REFERENCE, ids=lambda p: p.name)
+by_file = pytest.mark.parametrize("file", REFERENCE, ids=lambda p: p.stem)
 
 
 def keys(plan: Plan) -> list[str]:
@@ -49,8 +50,10 @@ def keys(plan: Plan) -> list[str]:
     return sorted(cell.key for cell in cells)
 
 
-def digests(folder: Path) -> Iterator[tuple[str, str]]:
-    """What holds a folder: its cell keys, and each of its records, read and written again."""
+def digests(file: Path) -> Iterator[tuple[str, str]]:
+    """Digests of a study's cell keys, and of each of its records, read and written again."""
+    unpacked = Unpacked(file)
+    folder = unpacked.path
     yield "keys", digest_of(keys(ResultsFolder(folder).lock().plan))
     for pattern, kind in KINDS.items():
         for path in sorted(folder.glob(pattern)):
@@ -58,16 +61,18 @@ def digests(folder: Path) -> Iterator[tuple[str, str]]:
             yield path.relative_to(folder).as_posix(), digest_of(record)
 
 
-@by_folder
-def test_keys_and_records_are_what_they_were(folder: Path) -> None:
-    assert dict(digests(folder)) == json.loads(DIGESTS.read_text(encoding="utf-8"))[folder.name]
+@by_file
+def test_keys_and_records_are_what_they_were(file: Path) -> None:
+    assert dict(digests(file)) == json.loads(DIGESTS.read_text(encoding="utf-8"))[file.stem]
 
 
-@by_folder
+@by_file
 def test_the_matrix_of_committed_results_still_means_the_same_cells(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No data set is needed: what planning asks of it decides no key."""
+    unpacked = Unpacked(file)
+    folder = unpacked.path
     info = DataInfo(10, (3, 32, 32), 45_000, 5_000, 10_000)
     monkeypatch.setattr(planning, "describe", lambda *_: info)
     planned = matrix.plan(matrix.load(folder / "matrix.yaml"))
@@ -75,4 +80,4 @@ def test_the_matrix_of_committed_results_still_means_the_same_cells(
 
 
 if __name__ == "__main__":
-    print(json.dumps({f.name: dict(digests(f)) for f in REFERENCE}, indent=0))
+    print(json.dumps({f.stem: dict(digests(f)) for f in REFERENCE}, indent=0))

@@ -1,4 +1,4 @@
-"""The report's page in a real browser: its tables, its stories, and that it asks for nothing."""
+"""The report's page in a real browser: its tables, its details, and that it asks for nothing."""
 
 from __future__ import annotations
 
@@ -156,12 +156,12 @@ def test_a_click_tells_a_cells_story_and_its_address_can_be_sent_on(
         page = visited.page
         expect(page.locator("dialog")).to_be_hidden()
         page.locator(f"#cell-{key} a").click()
-        story = page.get_by_role("dialog", name="resnet8 / kd / seed 1")
-        expect(story).to_be_visible()
-        told = story.inner_text()
+        details = page.get_by_role("dialog", name="resnet8 / kd / seed 1")
+        expect(details).to_be_visible()
+        told = details.inner_text()
         address = page.url
         page.keyboard.press("Escape")
-        expect(story).to_be_hidden()
+        expect(details).to_be_hidden()
     assert address.endswith(f"#cell-{key}")
     artifact, cell = result.artifacts[0], result.cell
     assert cell.teacher is not None
@@ -183,7 +183,7 @@ def test_a_click_tells_a_cells_story_and_its_address_can_be_sent_on(
         expect(page.locator("dialog")).to_be_hidden()
         assert "#cell" not in page.url
     with visit(browser, index, "#cell-0123456789abcdef") as visited:
-        expect(visited.page.get_by_role("dialog")).to_contain_text("tells the story of 36 cells")
+        expect(visited.page.get_by_role("dialog")).to_contain_text("has the details of 36 cells")
 
 
 def test_curves_are_drawn_where_they_belong(browser: Browser, index: Path) -> None:
@@ -191,7 +191,7 @@ def test_curves_are_drawn_where_they_belong(browser: Browser, index: Path) -> No
     results = load_results(index.parents[1])
     curves = results.curves[results.curves["key"] == key]
     with visit(browser, index, f"#cell-{key}") as visited:
-        charts = visited.page.locator("#story-body .chart")
+        charts = visited.page.locator("#details-body .chart")
         expect(charts).to_have_count(2)
         expect(charts.nth(0)).to_contain_text("no transfer, same seed · this cell")
         expect(charts.nth(1)).to_contain_text("ce · kd")
@@ -215,8 +215,8 @@ def test_a_failed_cell_opens_from_its_reason_and_says_what_it_lacks(
         expect(page.get_by_role("dialog", name="resnet8 / kd / seed 1")).to_be_visible()
         page.keyboard.press("Escape")
         page.locator("#failures tr", has_text=NAN).locator("a").click()
-        story = page.get_by_role("dialog", name="vgg_thin / fitnet / seed 0")
-        expect(story).to_contain_text("No curves: this cell was not trained.")
+        details = page.get_by_role("dialog", name="vgg_thin / fitnet / seed 0")
+        expect(details).to_contain_text("No curves: this cell was not trained.")
         assert visited.complaints == []
 
 
@@ -232,7 +232,7 @@ def test_nothing_is_fetched_nothing_complains_and_nothing_is_wider_than_the_scre
         page.locator(f"{CELLS} tbody tr:visible a").first.click()
         wide = "e => [e.scrollWidth - e.clientWidth]"
         assert page.locator("html").evaluate(wide) == [0]
-        assert page.locator("#story-body").evaluate(wide) == [0]
+        assert page.locator("#details-body").evaluate(wide) == [0]
         blocked = page.evaluate(
             """() => new Promise(done => {
                 document.addEventListener("securitypolicyviolation", e => done(e.blockedURI));

@@ -265,7 +265,8 @@ def test_the_verdict_says_what_is_saved_where_and_from_how_many_students_a_teach
     assert f"nowhere from {numbers.percent(best['q_low'])} to" in saves
     row = analysis.by_budget.set_index(["label", "epochs"]).loc["kd ← T0, 0–30 %", 64]
     low, high = row["flops_pays_from_low"], row["flops_pays_from_high"]
-    assert pays.startswith(f"From **2 students** on [{low:.0f}, {high:.0f}], training the teacher")
+    start = "Training the teacher pays off from **2 students** on"
+    assert pays.startswith(f"{start} [{low:.0f}, {high:.0f}], at ")
     assert pays.endswith(
         f"{numbers.percent(row['q'])}, the accuracy of 64 epochs without transfer."
     )
@@ -274,10 +275,15 @@ def test_the_verdict_says_what_is_saved_where_and_from_how_many_students_a_teach
 @pytest.mark.parametrize(
     ("gain", "seeds", "first", "second"),
     [
-        (-0.05, 5, "Transfer saves no training: the best, **kd", "**never pays**, however many"),
-        (0.0, 5, "Whether transfer saves training is **not decided**: the best", "never pays"),
-        (0.05, 1, "**not decided** without an interval over seeds: at best", "by the mean, at"),
-        (0.03, 2, "is **not decided**", "From"),
+        (
+            -0.05,
+            5,
+            "Transfer saves no training: the best, **kd",
+            "**never pays off**, however many",
+        ),
+        (0.0, 5, "It is **undecided** whether transfer saves training: the best", "never pays off"),
+        (0.05, 1, "without an interval over seeds: at best", "that is **undecided**, at"),
+        (0.03, 2, "It is **undecided** whether", "Training the teacher"),
     ],
     ids=["loss", "nothing", "one-seed", "two-seeds"],
 )
@@ -296,12 +302,13 @@ def test_a_saving_that_may_be_none_leaves_open_when_a_teacher_pays() -> None:
     ends = {"flops_pays_from_low": 3.0, "flops_pays_from_high": math.nan}
     frame = pd.DataFrame([row | bounds | ends])
     [said] = summary.pays({"student": "s", "label": "kd"}, frame)
-    assert "**not decided**: 5 students by the mean, from 3 students to never" in said
+    assert "may pay off from 3 students on, or never: **undecided**" in said
+    assert "(5 students by the mean)" in said
     gone = frame.assign(flops_saved=-0.5, flops_pays_from=math.nan)
     [said] = summary.pays({"student": "s", "label": "kd"}, gone)
-    assert "ever pays is **not decided**: the interval goes from 3 students to never" in said
+    assert "may pay off from 3 students on, or never: **undecided**" in said
     [said] = summary.pays({"student": "s", "label": "kd"}, frame.assign(flops_training=math.nan))
-    assert "is not known" in said
+    assert "is unknown" in said
 
 
 # ---------------------------------------------------------------- families, names of budgets

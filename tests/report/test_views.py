@@ -168,7 +168,7 @@ def test_the_section_and_the_verdict_say_what_views_cost_and_spare(both: Path) -
     assert "Each of the two tables is a family" in words and "Holm's step-down" in words
     found = [s for s in sentences(Analysis(load_results(both))) if "stored views" in s]
     assert len(found) == 2
-    assert "**4 stored views**" in found[1] and "spare up to 50.0 %" in found[1]
+    assert "**4 stored views**" in found[1] and "saves up to 50.0 %" in found[1]
     table = pd.read_csv(both / "report" / "tables" / "views.csv").set_index("views")
     shown = f"{100 * table['gain'][4]:+.1f} [{100 * table['gain_low'][4]:+.1f}, "
     assert shown.replace("-", "−") in words

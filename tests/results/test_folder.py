@@ -26,6 +26,7 @@ from benchmarks._synthetic import (
 )
 from ktbench.records import SCHEMA, Failure, KtbenchError, Plan, Result, Validity
 from ktbench.results import ResultsFolder
+from ktbench.results.lock import LOCK_SCHEMA
 
 SMALL = Shape(students=("resnet8",), gains={"kd": 0.03}, seeds=2, epochs=3)
 
@@ -267,14 +268,14 @@ def test_results_of_other_data_torch_or_machine_are_not_mixed(
 def test_a_newer_schema_is_refused_whatever_else_it_holds(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "run", SMALL)
     key = plan_of(SMALL).cells[0].key
-    for path, read in (
-        (folder.cell(key), lambda: folder.result(key)),
-        (folder.lock_file, lambda: opened(folder.path).__enter__()),
+    for path, newest, read in (
+        (folder.cell(key), SCHEMA, lambda: folder.result(key)),
+        (folder.lock_file, LOCK_SCHEMA, lambda: opened(folder.path).__enter__()),
     ):
-        content = json.loads(path.read_text()) | {"schema_version": SCHEMA + 1}
+        content = json.loads(path.read_text()) | {"schema_version": newest + 1}
         for newer in (content, content | {"unheard_of": 1}):
             path.write_text(json.dumps(newer))
-            with pytest.raises(KtbenchError, match=f"newer ktbench .schema {SCHEMA + 1}"):
+            with pytest.raises(KtbenchError, match=f"newer ktbench .schema {newest + 1}"):
                 read()
 
 

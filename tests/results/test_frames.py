@@ -235,9 +235,9 @@ def test_a_lock_file_gives_back_the_same_plan(tmp_path: Path) -> None:
 def test_a_lock_that_names_a_part_it_does_not_have_is_damaged(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "run", SMALL)
     file = LockFile.of(folder.lock())
-    cut = file.plan.parts.model_copy(update={"student": ()})
+    cut = file.plan.parts.model_copy(update={"student": {}})
     plan: object = file.plan.model_copy(update={"parts": cut})
-    folder.lock_file.write_text(sealed(file.model_copy(update={"plan": plan}), indent=None))
+    folder.lock_file.write_text(sealed(file.model_copy(update={"plan": plan})))
     with pytest.raises(KtbenchError, match="is damaged"):
         folder.lock()
 

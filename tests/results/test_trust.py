@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,14 @@ from ktbench.report import write_report
 from ktbench.results import load_results
 from ktbench.results.verification import verify
 from tests.support.browser import chromium, visit
-from tests.support.fuzzing import HOSTILE_WORDS, REFERENCE, SCRIPT, resealed, small_folders
+from tests.support.fuzzing import (
+    HOSTILE_WORDS,
+    REFERENCE,
+    SCRIPT,
+    published,
+    resealed,
+    small_folders,
+)
 from tests.support.report_page import page
 from tests.support.running import Commands
 
@@ -53,7 +59,7 @@ CANNOT_BE: list[tuple[str, Any]] = [
 @pytest.fixture
 def unsealed(tmp_path: Path) -> Path:
     """A committed folder of a version that wrote no digests of records."""
-    return shutil.copytree(REFERENCE / "elastic-small", tmp_path / "unsealed")
+    return published("elastic-small", tmp_path / "unsealed")
 
 
 def _distilled(folder: Path) -> Path:
@@ -171,7 +177,7 @@ def test_a_damaged_record_or_curve_costs_its_own_cell_in_report_and_comparison(
     assert answer.code == 0
     assert f"cells/{record.name}" in page(unsealed) and f"cells/{curves.name}" in page(unsealed)
     assert "1 of 10" not in page(unsealed) and "9 of 10" in page(unsealed)
-    answer = ktbench("compare", REFERENCE / "elastic-small", unsealed)
+    answer = ktbench("compare", REFERENCE / "elastic-small.ktb", unsealed)
     assert answer.code == 0 and "Damaged in B, and left out" in answer.out
     assert "its record no whole JSON" in " ".join(answer.out.split())
 

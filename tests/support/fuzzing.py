@@ -17,6 +17,7 @@ from ktbench.records import Record
 from ktbench.results import ResultsFolder
 from ktbench.results.lock import LockFile
 from ktbench.results.storage import marks_of, sealed
+from ktbench.results.unpacking import Unpacked
 from ktbench.system.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,18 +49,23 @@ HOSTILE_VALUES: tuple[Any, ...] = (
 
 def small_folders(place: Path) -> list[Path]:
     """Write small whole results folders: of schema 1, sealed, with measurements, with blocks."""
-    whole = shutil.copytree(REFERENCE / "elastic-small", place / "whole")
-    shutil.rmtree(whole / "report", ignore_errors=True)
     return [
-        whole,
+        published("elastic-small", place / "whole"),
         _few("hpdc18-small", place / "measured"),
         _few("blockwise-small", place / "blocks"),
     ]
 
 
+def published(name: str, target: Path) -> Path:
+    """A committed study, unpacked into a folder of the test's own."""
+    unpacked = Unpacked(REFERENCE / f"{name}.ktb")
+    return shutil.copytree(unpacked.path, target)
+
+
 def _few(name: str, target: Path) -> Path:
     """Keep a few cells of a study, measured ones first, and seal them."""
-    source = ResultsFolder(REFERENCE / name)
+    unpacked = Unpacked(REFERENCE / f"{name}.ktb")
+    source = ResultsFolder(unpacked.path)
     lock = source.lock()
     measured = [m.cell_key for m in source.measurements()]
     ranked = sorted(lock.plan.cells, key=lambda cell: cell.key not in measured)[:4]
@@ -67,8 +73,8 @@ def _few(name: str, target: Path) -> Path:
     plan = lock.plan.model_copy(update={"cells": tuple(ranked)})
     for folder in ("cells", "measurements", "teachers", "blocks"):
         (target / folder).mkdir(parents=True, exist_ok=True)
-    few = LockFile.of(lock.model_copy(update={"plan": plan, "schema_version": 2}))
-    write_atomically(target / "lock.json", sealed(few, indent=None))
+    few = LockFile.of(lock.model_copy(update={"plan": plan}))
+    write_atomically(target / "lock.json", sealed(few))
     for cell in ranked:
         result = source.result(cell.key)
         assert result is not None

@@ -94,7 +94,7 @@ class Commands:
             with self._monkeypatch.context() as patch:
                 patch.setattr(Child, "started", lambda: CHILD)
                 if not self.report:
-                    patch.setattr(report, "write_report", lambda folder: folder)
+                    patch.setattr(report, "write_report", lambda folder, output=None: folder)
                 main()
         except SystemExit as end:
             assert end.code is None or isinstance(end.code, int)

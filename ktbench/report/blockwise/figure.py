@@ -1,4 +1,4 @@
-"""How well each block's replacement does, along the network: one line per student."""
+"""Figure of the loss of each block's replacement along the network: one line per student."""
 
 from __future__ import annotations
 

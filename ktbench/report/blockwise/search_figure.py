@@ -1,4 +1,4 @@
-"""What a search over blocks found: accuracy against cost, beside one replacement everywhere."""
+"""Figure of a search over blocks: accuracy against cost, beside one replacement everywhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNIFORM_SHOWN = 6
 
 
 def search_figure(
-    found: pd.DataFrame,
+    networks: pd.DataFrame,
     panels: Sequence[tuple[str, str]],
     teacher: float,
     *,
@@ -37,7 +37,7 @@ def search_figure(
     with drawing(10.6, 3.9) as figure:
         axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
         for each, (column, title) in zip(axes, panels, strict=True):
-            _panel(each, found, column)
+            _panel(each, networks, column)
             each.axhline(teacher, color=MUTED, linewidth=0.9, linestyle=":")
             each.set_ylabel(title)
             each.set_xlabel(axis)
@@ -56,8 +56,8 @@ def search_figure(
         )
 
 
-def _panel(axes: Axes, found: pd.DataFrame, column: str) -> None:
-    known = found[found[column].notna()]
+def _panel(axes: Axes, networks: pd.DataFrame, column: str) -> None:
+    known = networks[networks[column].notna()]
     searched = known[known["kind"] == "searched"].sort_values("share")
     axes.plot(
         searched["share"],

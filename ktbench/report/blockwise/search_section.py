@@ -25,63 +25,63 @@ def searches(analysis: Analysis) -> list[Part]:
     parts: list[Part] = []
     for path in sorted((analysis.results.path / "blocks").glob("search-*.json")):
         try:
-            found = BlockSearch.model_validate_json(read_regular(path, _MOST_BYTES, follow=False))
+            search = BlockSearch.model_validate_json(read_regular(path, _MOST_BYTES, follow=False))
         except (OSError, UnsuitableFileError, ValidationError):
             words = (
                 f"{printable(path.name)}: not a search's record; the next search makes it again."
             )
             parts.append(Note(words, "warn"))
             continue
-        if found.teacher in names:
-            parts += _parts(analysis, found, _name(found, parts))
+        if search.teacher in names:
+            parts += _parts(analysis, search, _name(search, parts))
     return parts
 
 
-def _name(found: BlockSearch, before: list[Part]) -> str:
-    """Of the files of a search: its key is in it where the rest is taken."""
-    name = f"search-{found.by}" + (f"-{found.device.name}" if found.device else "")
+def _name(search: BlockSearch, before: list[Part]) -> str:
+    """Name for the files of a search; its key is added where the rest is taken."""
+    name = f"search-{search.by}" + (f"-{search.device.name}" if search.device else "")
     taken = {part.name for part in before if isinstance(part, Table)}
-    return f"{name}-{found.key}" if name in taken else name
+    return f"{name}-{search.key}" if name in taken else name
 
 
-def _parts(analysis: Analysis, found: BlockSearch, name: str) -> list[Part]:
-    frame = _frame(analysis, found)
+def _parts(analysis: Analysis, search: BlockSearch, name: str) -> list[Part]:
+    frame = _frame(analysis, search)
     panels = [("test", "test accuracy, as assembled")]
     finished = frame["finished"].notna().any()
     if finished:
         panels.append(("finished", "test accuracy, finished"))
-    axis = f"{_AXES[found.by]}, of the teacher's"
+    axis = f"{_AXES[search.by]}, of the teacher's"
     caption = (
-        f"Blocks of {found.teacher} chosen by {found.by}: one replacement per block, or the "
+        f"Blocks of {search.teacher} chosen by {search.by}: one replacement per block, or the "
         "teacher's own, against one replacement everywhere. Dotted: the teacher. Choices were made "
         "on the validation set."
     )
-    drawn = search_figure(frame, panels, found.teacher_test, axis=axis, name=name, caption=caption)
-    notes: list[Part] = [Note(line, "warn") for line in found.notes]
-    if found.device is not None:
-        where = f"Latencies {found.origin} on {found.device.name}, {found.runtime}."
+    drawn = search_figure(frame, panels, search.teacher_test, axis=axis, name=name, caption=caption)
+    notes: list[Part] = [Note(line, "warn") for line in search.notes]
+    if search.device is not None:
+        where = f"Latencies {search.origin} on {search.device.name}, {search.runtime}."
         notes.insert(0, Note(where, "muted"))
-    return [drawn, _table(found, frame, name), *notes]
+    return [drawn, _table(search, frame, name), *notes]
 
 
-def _frame(analysis: Analysis, found: BlockSearch) -> pd.DataFrame:
+def _frame(analysis: Analysis, search: BlockSearch) -> pd.DataFrame:
     """A row per network; `finished` is the best method's by validation, the mean over seeds."""
     cells = analysis.cells
     groups = cells[cells["accuracy"].notna()].groupby(["student", "label"])
     means = groups[["accuracy", "validation"]].mean().reset_index()
     best = means.sort_values("validation").drop_duplicates("student", keep="last")
     by_student = {row["student"]: row for row in rows_of(best)}
-    return pd.DataFrame([_row(found, n, by_student) for n in found.networks])
+    return pd.DataFrame([_row(search, n, by_student) for n in search.networks])
 
 
-def _row(found: BlockSearch, network: SoughtNetwork, finished: dict[str, Row]) -> Row:
+def _row(search: BlockSearch, network: SoughtNetwork, finished: dict[str, Row]) -> Row:
     own = finished.get(network.student.label)
     measured = network.measured_ms
     return {
         "kind": network.kind,
         "name": network.name,
         "student": network.student.label,
-        "share": network.cost / found.teacher_cost,
+        "share": network.cost / search.teacher_cost,
         "cost": network.cost,
         "parameters": network.parameters,
         "validation": network.validation,
@@ -93,11 +93,11 @@ def _row(found: BlockSearch, network: SoughtNetwork, finished: dict[str, Row]) -
     }
 
 
-def _table(found: BlockSearch, frame: pd.DataFrame, name: str) -> Table:
-    timed = found.teacher_ms is not None
+def _table(search: BlockSearch, frame: pd.DataFrame, name: str) -> Table:
+    timed = search.teacher_ms is not None
     columns = [
         Column("network", number=False),
-        Column(_AXES[found.by], hint="of the teacher's"),
+        Column(_AXES[search.by], hint="of the teacher's"),
         Column("parameters"),
         Column("validation", hint="as assembled; chosen by it"),
         Column("test", hint="as assembled"),
@@ -107,8 +107,8 @@ def _table(found: BlockSearch, frame: pd.DataFrame, name: str) -> Table:
         Column("blocks", number=False),
     ]
     rows = [_boxes(row, timed) for row in rows_of(frame)[:ROWS_SHOWN]]
-    if timed and found.teacher_ms is not None:
-        caption = f"What the search found; the teacher takes {found.teacher_ms.value:.3g} ms."
+    if timed and search.teacher_ms is not None:
+        caption = f"What the search found; the teacher takes {search.teacher_ms.value:.3g} ms."
     else:
         caption = "What the search found; nothing was trained for it."
     return Table(name, caption, columns, rows, frame, total=len(frame))

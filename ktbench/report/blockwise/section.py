@@ -1,4 +1,4 @@
-"""Blockwise students: how well each replacement does, what was assembled, what the finish gave."""
+"""Blockwise students: each block's replacement, the assembled network, the finished one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BLOCK = ["student", "block", "replacement"]
 
 
 def blocks(analysis: Analysis) -> tuple[Section, ...]:
-    """The section, or nothing where no student was made from blocks."""
+    """Build the section; nothing where no student was made from blocks."""
     started = {key: result.start for key, result in analysis.results.by_key.items() if result.start}
     if not started:
         return ()
@@ -214,7 +214,7 @@ def _finish_table(frame: pd.DataFrame) -> Table:
 
 
 def _how(assemblies: Sequence[Assembly]) -> list[str]:
-    """How the blocks were trained, once per way of doing it."""
+    """Sentences on how the blocks were trained, one per distinct way."""
     return list(dict.fromkeys(filter(None, (_way(a) for a in assemblies))))
 
 

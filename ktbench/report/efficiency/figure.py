@@ -58,31 +58,31 @@ class _Name:
 Panel = Callable[[Axes, str, Sequence[Comparison]], list[_Name]]
 
 
-def cost_figure(found: Sequence[Comparison], *, name: str, caption: str) -> Figure:
+def cost_figure(comparisons: Sequence[Comparison], *, name: str, caption: str) -> Figure:
     """Mean quality of every budget against its cost, bands from the lowest to the highest seed.
 
     Rings mark the Pareto front. The first comparison of a student is drawn again, dotted, with its
     teacher's training added.
     """
     what = "Test accuracy against the cost of training"
-    return _figure(found, _cost_panel, name=name, caption=caption, alternative=what)
+    return _figure(comparisons, _cost_panel, name=name, caption=caption, alternative=what)
 
 
-def speedup_figure(found: Sequence[Comparison], *, name: str, caption: str) -> Figure:
+def speedup_figure(comparisons: Sequence[Comparison], *, name: str, caption: str) -> Figure:
     """Speedup over quality with the band of its interval."""
     what = "Speedup over no transfer against the test accuracy to be reached"
-    return _figure(found, _speedup_panel, name=name, caption=caption, alternative=what)
+    return _figure(comparisons, _speedup_panel, name=name, caption=caption, alternative=what)
 
 
 def _figure(
-    found: Sequence[Comparison], panel: Panel, *, name: str, caption: str, alternative: str
+    comparisons: Sequence[Comparison], panel: Panel, *, name: str, caption: str, alternative: str
 ) -> Figure:
-    students = list(dict.fromkeys(one.student for one in found))[:STUDENTS_SHOWN]
+    students = list(dict.fromkeys(one.student for one in comparisons))[:STUDENTS_SHOWN]
     with drawing(10.6, 0.3 + 3.1 * len(students)) as figure:
         widths = [1.0, _NAMES_WIDTH] * len(KINDS)
         grid = figure.subplots(len(students), len(widths), squeeze=False, width_ratios=widths)
         for row, student in zip(grid, students, strict=True):
-            own = [one for one in found if one.student == student][:LINES_SHOWN]
+            own = [one for one in comparisons if one.student == student][:LINES_SHOWN]
             for beside in row[1::2]:
                 beside.set_axis_off()  # Room for the names.
             for axes, kind in zip(row[::2], KINDS, strict=True):
@@ -100,13 +100,13 @@ def _figure(
 # ---------------------------------------------------------------- panels
 
 
-def _cost_panel(axes: Axes, kind: str, found: Sequence[Comparison]) -> list[_Name]:
-    unit, word = _unit(kind, float(max(one.treated[kind].cost.max() for one in found)))
-    longest = max(found, key=lambda one: one.baseline[kind].quality.shape)
+def _cost_panel(axes: Axes, kind: str, comparisons: Sequence[Comparison]) -> list[_Name]:
+    unit, word = _unit(kind, float(max(one.treated[kind].cost.max() for one in comparisons)))
+    longest = max(comparisons, key=lambda one: one.baseline[kind].quality.shape)
     sides = [(NO_TRANSFER, longest.baseline[kind], INK, "o")]
     sides += [
         (one.label, one.treated[kind], LINES[at % len(LINES)], MARKERS[(at + 1) % len(MARKERS)])
-        for at, one in enumerate(found)
+        for at, one in enumerate(comparisons)
     ]
     names, points = [], []
     for label, runs, color, marker in sides:
@@ -120,7 +120,7 @@ def _cost_panel(axes: Axes, kind: str, found: Sequence[Comparison]) -> list[_Nam
         names.append(_Name(label, float(cost[-1] / unit), float(quality[-1]), color))
         points.append((cost / unit, quality))
     _rings(axes, points)
-    names += _with_training(axes, found[0], kind, unit)
+    names += _with_training(axes, comparisons[0], kind, unit)
     _log_cost(axes)
     axes.set_xlabel(f"training, {word} (log scale)", fontsize=8.5)
     axes.set_ylabel("test accuracy", fontsize=8.5)
@@ -156,10 +156,10 @@ def _with_training(axes: Axes, one: Comparison, kind: str, unit: float) -> list[
     return [_Name("… and its teacher's training", *end, LINES[0])]
 
 
-def _speedup_panel(axes: Axes, kind: str, found: Sequence[Comparison]) -> list[_Name]:
+def _speedup_panel(axes: Axes, kind: str, comparisons: Sequence[Comparison]) -> list[_Name]:
     names = []
     drawn: list[stats.Floats] = []
-    for at, one in enumerate(found):
+    for at, one in enumerate(comparisons):
         baseline, treated = one.baseline[kind], one.treated[kind]
         q = speedup.qualities(baseline, treated)
         if not q.size:
@@ -205,7 +205,7 @@ _RATIOS = (0.05, 0.1, 0.2, 0.33, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 1
 
 
 def _ratio_axis(axes: Axes, drawn: Sequence[stats.Floats]) -> None:
-    """Around the lines and 1; a band that leaves the panel says little."""
+    """Scale the axis to the lines and 1; a band may leave the panel."""
     values = np.concatenate([*drawn, np.ones(1)])
     low, high = float(values.min()) / 1.3, float(values.max()) * 1.3
     axes.set_yscale("log")
@@ -239,6 +239,6 @@ def _beside(axes: Axes, names: Sequence[_Name]) -> None:
 
 
 def _height(axes: Axes, value: float) -> float:
-    """Where a value lies between the panel's bottom (0) and top (1)."""
+    """Height of a value between the panel's bottom (0) and top (1)."""
     y = axes.transAxes.inverted().transform(axes.transData.transform((1.0, value)))[1]
     return float(min(max(y, 0.0), 1.0))

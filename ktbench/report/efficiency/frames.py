@@ -16,11 +16,11 @@ import pandas as pd
 from ktbench import stats
 from ktbench.records import BASELINE, Cell, Checkpoint, Teacher, Window
 from ktbench.results import Results
-from ktbench.results.setting_names import told
+from ktbench.results.setting_names import settings_text
 from ktbench.stats import speedup
 
 KINDS = ("flops", "seconds")
-"""What is counted; FLOPs first, as no other work on the machine changes them."""
+"""Kinds of cost; FLOPs first, as no other work on the machine changes them."""
 SHARED_BY = (1, 2, 5, 10, 100)
 """Numbers of students that a teacher's training is divided among."""
 
@@ -37,18 +37,18 @@ class Comparison:
     teacher: str
     window: str
     seeds: tuple[int, ...]
-    """Those that have every budget on both sides."""
+    """Seeds that have every budget on both sides."""
     budgets: tuple[int, ...]
     """Epochs of no transfer's trainings, rising."""
     baseline: Mapping[str, speedup.Runs]
-    """By kind of cost."""
+    """Runs by kind of cost."""
     treated: Mapping[str, speedup.Runs]
     training: Mapping[str, float]
     """Cost of the teachers' own training by kind; NaN where it is not known."""
 
     @property
     def name(self) -> dict[str, str]:
-        """The columns that name it in a frame."""
+        """The columns that name the comparison in a frame."""
         return {name: getattr(self, name) for name in ("student", "label", "method", "teacher")} | {
             "window": self.window
         }
@@ -58,8 +58,8 @@ def window_label(window: Window | None) -> str:
     """`0–30 %`, with `, kept scale` where it is kept; empty for the whole training."""
     if window is None or window.whole:
         return ""
-    kept = ", kept scale" if window.scale == "keep" else ""
-    return f"{100 * window.start:g}–{100 * window.end:g} %{kept}"
+    scale = ", kept scale" if window.scale == "keep" else ""
+    return f"{100 * window.start:g}–{100 * window.end:g} %{scale}"
 
 
 def trainings(results: Results) -> pd.DataFrame:
@@ -99,8 +99,8 @@ def _named(cell: Cell, odd: Mapping[str, str]) -> dict[str, object]:
         "method": cell.method.label,
         "teacher": cell.teacher.name if cell.teacher else "",
         "window": window_label(cell.distill),
-        "rest": told(rest),
-        "alike": told({n: v for n, v in rest.items() if not n.startswith("outputs.")}),
+        "rest": settings_text(rest),
+        "alike": settings_text({n: v for n, v in rest.items() if not n.startswith("outputs.")}),
         "epochs": cell.train.epochs,
         "seed": cell.seed,
         "is_baseline": cell.method == BASELINE,
@@ -110,15 +110,15 @@ def _named(cell: Cell, odd: Mapping[str, str]) -> dict[str, object]:
 def _teachers(results: Results) -> Iterator[tuple[str, Checkpoint]]:
     """Every teacher's checkpoint that the results know, by the key of the teacher's cell."""
     for result in results.by_key.values():
-        found = result.ensemble or ((result.teacher,) if result.teacher else ())
-        for teacher, checkpoint in zip(result.cell.teachers, found, strict=False):
+        checkpoints = result.ensemble or ((result.teacher,) if result.teacher else ())
+        for teacher, checkpoint in zip(result.cell.teachers, checkpoints, strict=False):
             yield teacher.cell.key, checkpoint
 
 
 def _training(
     teachers: Sequence[Teacher], checkpoints: Mapping[str, Checkpoint], kind: str
 ) -> float:
-    """What the teachers and their own teachers took to train; NaN when one is not known.
+    """Training cost of the teachers and their own teachers; NaN where one is not known.
 
     Weights that the user brought along were trained elsewhere, so their cost is not known.
     """
@@ -145,7 +145,7 @@ def comparisons(frame: pd.DataFrame) -> list[Comparison]:
     """
     taught = frame[frame["teacher"] != ""]
     several = taught["teacher"].nunique() > 1
-    found = []
+    transfers = []
     for _, own in taught.groupby(_SAME, sort=False):
         first = own.iloc[0]
         usual = frame["is_baseline"] & (frame["student"] == first["student"])
@@ -153,8 +153,8 @@ def comparisons(frame: pd.DataFrame) -> list[Comparison]:
         tables = [_tables(side) for side in (base, own)]
         if any(table is None for table in tables):
             continue
-        found += _compared(first, *tables, several=several)  # type: ignore[arg-type]
-    return found
+        transfers += _compared(first, *tables, several=several)  # type: ignore[arg-type]
+    return transfers
 
 
 def _tables(side: pd.DataFrame) -> pd.DataFrame | None:
@@ -203,7 +203,7 @@ def label_of(row: Mapping[str, str] | pd.Series, *, several: bool) -> str:
     return label + (f" [{row['rest']}]" if row["rest"] else "")
 
 
-def headlines(found: Sequence[Comparison]) -> pd.DataFrame:
+def headlines(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """One row per comparison × kind of cost × sharing of the teacher's training.
 
     `students`: among how many the training is divided, 0 where it is left out. `speedup` is the
@@ -214,7 +214,7 @@ def headlines(found: Sequence[Comparison]) -> pd.DataFrame:
     among all comparisons of one kind of cost and sharing.
     """
     rows = []
-    for one in found:
+    for one in comparisons:
         for kind in KINDS:
             known = one.training[kind] >= 0
             for students in (0, *(SHARED_BY if known else ())):
@@ -255,7 +255,7 @@ def _headline(baseline: speedup.Runs, treated: speedup.Runs) -> dict[str, object
     }
 
 
-def by_budget(found: Sequence[Comparison]) -> pd.DataFrame:
+def by_budget(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """One row per comparison × budget of no transfer: what the same mean accuracy `q` costs.
 
     By kind: `flops_speedup` with its interval, `flops_p`, and `flops_p_holm` and `flops_sign` among
@@ -265,7 +265,7 @@ def by_budget(found: Sequence[Comparison]) -> pd.DataFrame:
     where no number does, and where the training's cost is not known (`flops_training` is NaN).
     `cheapest` and `best`: the qualities that transfer reaches.
     """
-    rows = [row for one in found for row in _budget_rows(one)]
+    rows = [row for one in comparisons for row in _budget_rows(one)]
     frame = pd.DataFrame(rows, columns=None if rows else [*_NAMES[:-1], "epochs", "q"])
     for kind in KINDS if rows else ():
         adjusted = stats.holm(frame[f"{kind}_p"])

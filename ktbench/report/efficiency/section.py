@@ -1,4 +1,4 @@
-"""Whether transfer saves training: speedup at equal quality, windows, pools of teachers."""
+"""Section on training efficiency: speedup at equal quality, windows, pools of teachers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _COUNTED = {"flops": "FLOPs", "seconds": "seconds"}
 
 
 def efficiency(analysis: Analysis) -> tuple[Section, ...]:
-    """The section, or nothing without several budgets, windows or a pool of teachers."""
+    """Build the section; nothing without several budgets, windows or a pool of teachers."""
     if not _asked(analysis):
         return ()
     frame = analysis.trainings
@@ -68,21 +68,22 @@ def efficiency(analysis: Analysis) -> tuple[Section, ...]:
 
 
 def _asked(analysis: Analysis) -> bool:
-    """Whether any cell could be of interest here; quick, as most matrices have none."""
+    """True where any cell may need the section; a quick check, as most matrices have none."""
     taught = [cell for cell in analysis.results.lock.plan.cells if cell.teacher is not None]
     several = len({cell.train.epochs for cell in taught}) > 1
     return several or any(c.distill or isinstance(c.teacher, Ensemble) for c in taught)
 
 
 def _speedups(analysis: Analysis) -> list[Part]:
-    found, heads = analysis.compared, analysis.speedups
-    shown = _lines(found, heads)
+    comparisons, heads = analysis.compared, analysis.speedups
+    shown = _lines(comparisons, heads)
     left_out = (
         f" The {LINES_SHOWN} of each student with the largest speedup in FLOPs."
-        if len(shown) < len([one for one in found if one.student in {s.student for s in shown}])
+        if len(shown)
+        < len([one for one in comparisons if one.student in {s.student for s in shown}])
         else ""
     )
-    students = len({one.student for one in found})
+    students = len({one.student for one in comparisons})
     if students > STUDENTS_SHOWN:
         left_out += f" First {STUDENTS_SHOWN} of {students} students."
     cost = (
@@ -95,7 +96,7 @@ def _speedups(analysis: Analysis) -> list[Part]:
         f"at {LEVEL} over seeds; above the dashed line transfer is cheaper. Marks: budgets. The "
         "teacher's forward passes are counted, its training is not."
     )
-    honest = [Note(words, "warn" if bad else "") for words, bad in _honest(heads, found)]
+    honest = [Note(words, "warn" if bad else "") for words, bad in _honest(heads, comparisons)]
     return [
         *honest,
         cost_figure(shown, name="efficiency-cost", caption=cost + left_out),
@@ -114,13 +115,13 @@ def _speedups(analysis: Analysis) -> list[Part]:
     ]
 
 
-def _lines(found: Sequence[Comparison], heads: pd.DataFrame) -> list[Comparison]:
+def _lines(comparisons: Sequence[Comparison], heads: pd.DataFrame) -> list[Comparison]:
     """The comparisons that the figures show: of each student those that save most FLOPs, first."""
     own = heads[(heads["kind"] == "flops") & (heads["students"] == 0)]
     best = {(row["student"], row["label"]): row["speedup"] for row in rows_of(own.fillna(0.0))}
     shown = []
-    for student in list(dict.fromkeys(one.student for one in found))[:STUDENTS_SHOWN]:
-        mine = [one for one in found if one.student == student]
+    for student in list(dict.fromkeys(one.student for one in comparisons))[:STUDENTS_SHOWN]:
+        mine = [one for one in comparisons if one.student == student]
         mine.sort(key=lambda one: -best[one.student, one.label])
         shown += mine[:LINES_SHOWN]
     return shown
@@ -129,14 +130,14 @@ def _lines(found: Sequence[Comparison], heads: pd.DataFrame) -> list[Comparison]
 # ---------------------------------------------------------------- one student, its own teacher
 
 
-def _honest(heads: pd.DataFrame, found: Sequence[Comparison]) -> list[tuple[str, bool]]:
-    """Per student: whether a teacher that is trained for it alone is worth its training."""
+def _honest(heads: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[tuple[str, bool]]:
+    """One sentence per student: does a teacher trained for it alone pay for itself?"""
     alone = heads[(heads["kind"] == "flops") & (heads["students"] == 1)].dropna(subset=["speedup"])
     rows = alone.sort_values("speedup", ascending=False, kind="stable").drop_duplicates("student")
-    return [_verdict(row, found) for row in rows_of(rows.sort_index())]
+    return [_verdict(row, comparisons) for row in rows_of(rows.sort_index())]
 
 
-def _verdict(row: Row, found: Sequence[Comparison]) -> tuple[str, bool]:
+def _verdict(row: Row, comparisons: Sequence[Comparison]) -> tuple[str, bool]:
     """The sentence for the transfer that does best with its teacher's training, and whether bad."""
     between = f"from {numbers.percent(row['q_low'])} to {numbers.percent(row['q_high'])}"
     figure = f"{_speedup_text(row)} (n = {row['n']})"
@@ -157,12 +158,12 @@ def _verdict(row: Row, found: Sequence[Comparison]) -> tuple[str, bool]:
             "with fewer FLOPs than no transfer: "
             f"speedup {figure}{'' if clear else ', which is not clear of 1'}."
         )
-    return words + _beyond(row, found), bool(row["speedup"] <= 1)
+    return words + _beyond(row, comparisons), bool(row["speedup"] <= 1)
 
 
-def _beyond(row: Row, found: Sequence[Comparison]) -> str:
-    """What transfer reaches that no budget of no transfer does: nothing can be said of its cost."""
-    one = next(o for o in found if (o.student, o.label) == (row["student"], row["label"]))
+def _beyond(row: Row, comparisons: Sequence[Comparison]) -> str:
+    """Sentence on accuracies that only transfer reaches, for which there is no speedup."""
+    one = next(o for o in comparisons if (o.student, o.label) == (row["student"], row["label"]))
     base, own = (
         float(side["flops"].quality.mean(axis=0).max()) for side in (one.baseline, one.treated)
     )
@@ -311,7 +312,7 @@ def _number(students: object) -> str:
 
 
 def _sharing_tables(heads: pd.DataFrame) -> list[Table]:
-    """How the largest speedup grows with the students that share a teacher's training."""
+    """Tables of the largest speedup by number of students that share a teacher's training."""
     shared = heads[(heads["kind"] == "flops") & (heads["students"] > 0)]
     if shared.empty:
         return []

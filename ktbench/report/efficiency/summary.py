@@ -1,4 +1,4 @@
-"""What the verdict says of training efficiency: the speedup, where it ends, when a teacher pays."""
+"""Verdict on training efficiency: the speedup, its range, and when a teacher pays off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ktbench.report.document import Row, rows_of
 def saving_sentences(analysis: Analysis) -> list[str]:
     """Two sentences on the transfer with the largest speedup in FLOPs, teacher's passes included.
 
-    None where no budget is swept or no seed has two of them on both sides.
+    Empty where no budget is swept or no seed has two of them on both sides.
     """
     if not analysis.compared:
         return []
@@ -20,8 +20,8 @@ def saving_sentences(analysis: Analysis) -> list[str]:
     own = heads[(heads["kind"] == "flops") & (heads["students"] == 0)].dropna(subset=["speedup"])
     if own.empty:
         return [
-            "Nothing is said of what transfer saves: it reaches no test accuracy that no transfer "
-            "reaches too."
+            "There is no speedup to report: no test accuracy is reached both with and without "
+            "transfer."
         ]
     top = rows_of(own.sort_values("speedup", ascending=False, kind="stable").head(1))[0]
     return [_speedup(top, len(own)), *pays(top, analysis.by_budget)]
@@ -49,24 +49,24 @@ def _speedup(top: Row, compared: int) -> str:
     both = span(top["q_low"], top["q_high"])
     if top["speedup"] > 1:
         claim = f"{name} saves training on {student}"
-        doubt = f"Whether {name} saves training on {student} is **not decided**"
+        doubt = f"It is **undecided** whether {name} saves training on {student}"
         figure = numbers.speedup(top["speedup"], top["speedup_low"], top["speedup_high"])
         figure = f"at best it takes {figure} fewer FLOPs than no transfer to the same accuracy"
         below = ", ".join(spans(top))
         rest = f"it takes more at {below}" if below else f"nowhere from {both} does it take more"
     else:
         claim = "Transfer saves no training"
-        doubt = "Whether transfer saves training is **not decided**"
+        doubt = "It is **undecided** whether transfer saves training"
         figure = numbers.speedup(*(1 / top[f"speedup{end}"] for end in ("", "_high", "_low")))
         figure = f"the best, {name} on {student}, takes {figure} the FLOPs to the same accuracy"
         rest = f"training without transfer takes fewer at every accuracy from {both}"
-    wanted = "positive" if top["speedup"] > 1 else "negative"
-    clear = top["sign"] == wanted
+    claimed_sign = "positive" if top["speedup"] > 1 else "negative"
+    clear = top["sign"] == claimed_sign
     return f"{claim if clear else doubt + _why(top, compared)}: {figure}, {where}; {rest}."
 
 
 def _why(top: Row, compared: int) -> str:
-    """Why a speedup is not decided, where its interval does not tell."""
+    """Reason why a speedup is undecided, where its interval does not show it."""
     low, high = top["speedup_low"], top["speedup_high"]
     if not numbers.known(low):
         return " without an interval over seeds"
@@ -74,7 +74,7 @@ def _why(top: Row, compared: int) -> str:
 
 
 def pays(top: Row, budgets: pd.DataFrame) -> list[str]:
-    """From how many students on the teacher's own training pays, at the longest budget in common.
+    """Sentence on how many students repay the teacher's training, at the longest common budget.
 
     The longest with an interval, where there is one: few seeds reach the last of a curve.
     """
@@ -85,7 +85,7 @@ def pays(top: Row, budgets: pd.DataFrame) -> list[str]:
     bounded = rows[rows["flops_saved_low"].notna()]
     row = rows_of((rows if bounded.empty else bounded).tail(1))[0]
     if not numbers.known(row["flops_training"]):
-        return ["What the teacher's own training took is not known, so nor is when it pays."]
+        return ["The cost of the teacher's own training is unknown, and so is when it pays off."]
     at = f"{numbers.percent(row['q'])}, the accuracy of {row['epochs']} epochs without transfer"
     return [f"{_number_of_students(row)}, at {at}."]
 
@@ -95,20 +95,25 @@ def _number_of_students(row: Row) -> str:
     known = numbers.known(row["flops_saved_low"])
     if not numbers.known(mean):
         if known and not numbers.known(low):
-            return "Training the teacher **never pays**, however many students share it"
-        doubt = f": the interval goes from {_students(low)} to never" if known else ""
-        return f"Whether training the teacher ever pays is **not decided**{doubt}"
+            return "Training the teacher **never pays off**, however many students share it"
+        if known:
+            return _may_pay(low)
+        return "It is **undecided** whether training the teacher ever pays off: run more seeds"
     if not known:
         return (
-            "From how many students on training the teacher pays is **not decided** without an "
-            f"interval over seeds: {_students(mean)} by the mean"
+            f"Training the teacher pays off from {_students(mean)} on by the mean; without an "
+            "interval over seeds that is **undecided**"
         )
     if not numbers.known(high):
-        return (
-            f"From how many students on training the teacher pays is **not decided**: "
-            f"{_students(mean)} by the mean, from {_students(low)} to never by its interval"
-        )
-    return f"From **{_students(mean)}** on [{low:,.0f}, {high:,.0f}], training the teacher pays too"
+        return f"{_may_pay(low)} ({_students(mean)} by the mean)"
+    return f"Training the teacher pays off from **{_students(mean)}** on [{low:,.0f}, {high:,.0f}]"
+
+
+def _may_pay(low: object) -> str:
+    return (
+        f"Training the teacher may pay off from {_students(low)} on, or never: **undecided**, more "
+        "seeds are needed"
+    )
 
 
 def _students(number: object) -> str:

@@ -1,4 +1,4 @@
-"""What each window of the transfer, or use of a pool, gains and costs: a line each."""
+"""Figure of the gain and cost of each window of the transfer, or use of a pool."""
 
 from __future__ import annotations
 

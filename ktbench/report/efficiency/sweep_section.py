@@ -11,7 +11,7 @@ from ktbench.report.efficiency import frames
 from ktbench.report.efficiency.sweep_figure import PANELS_SHOWN, Panel, Way, sweep_figure
 
 LEVEL = f"{100 * stats.LEVEL:.0f} %"
-"""Of every interval, in words."""
+"""Level of every interval, in words."""
 
 
 _DIFFERENCES = (
@@ -34,7 +34,7 @@ def _change_box(row: Row, name: str) -> Box:
 
 
 def window_figure(frame: pd.DataFrame) -> list[Part]:
-    """What every window gains and costs; nothing where nothing can be drawn."""
+    """Figure of each window's gain and cost; nothing where nothing can be drawn."""
     several = frame["teacher"].nunique() > 1
     panels = [
         Panel(
@@ -48,7 +48,7 @@ def window_figure(frame: pd.DataFrame) -> list[Part]:
 
 
 def pool_figure(frame: pd.DataFrame) -> list[Part]:
-    """What every use of a pool gains and costs; nothing where nothing can be drawn."""
+    """Figure of the gain and cost of each use of a pool; nothing where nothing can be drawn."""
     panels = [
         Panel(
             f"{own['student'].iloc[0]}, {own['method'].iloc[0]}",

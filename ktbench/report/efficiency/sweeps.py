@@ -1,4 +1,4 @@
-"""What windows of distillation and pools of teachers come to, beside the whole and the average."""
+"""Frames of distillation windows and teacher pools, compared with full transfer and averages."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _SWEPT = ["student", "method", "teacher", "rest", "epochs"]
 
 
 def over_budgets(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per kind of transfer and seed: means over the budgets, as rows with 0 `epochs`.
+    """Means over the budgets for each kind of transfer and seed, as rows with 0 `epochs`.
 
-    Of the budgets that every kind that has several has; only of seeds that have all of these, and
-    only where there are several. No transfer may have longer ones beside.
+    Only budgets that all kinds with several budgets share count, and only seeds that have all of
+    these, where there are several. No transfer may have longer ones as well.
     """
     by = ["student", "method", "teacher", "window", "rest", "seed"]
     if frame.empty:
         return frame
-    asked = frame.groupby(by[:-1], sort=False)["epochs"].agg(frozenset)
+    budgets = frame.groupby(by[:-1], sort=False)["epochs"].agg(frozenset)
     shared = {
         student: frozenset.intersection(*own)
-        for student, own in asked[asked.map(len) > 1].groupby("student", sort=False)
+        for student, own in budgets[budgets.map(len) > 1].groupby("student", sort=False)
     }
     inside = [
         e in shared.get(s, ()) for s, e in zip(frame["student"], frame["epochs"], strict=True)
@@ -39,8 +39,8 @@ def over_budgets(frame: pd.DataFrame) -> pd.DataFrame:
     rows[figures] = grouped[figures].mean().reset_index()[figures]
     counted = rows["student"].map({student: len(own) for student, own in shared.items()}).to_numpy()
     whole = (grouped["accuracy"].count().to_numpy() == counted) & (counted > 1)
-    found: pd.DataFrame = rows[whole].assign(epochs=0)
-    return found
+    means: pd.DataFrame = rows[whole].assign(epochs=0)
+    return means
 
 
 def windows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -136,16 +136,18 @@ def _swept(frame: pd.DataFrame, own: pd.DataFrame, reference: pd.DataFrame) -> d
 
 
 def _paired(own: pd.DataFrame, other: pd.DataFrame, name: str) -> dict[str, object]:
-    ours, theirs = (
+    accuracies, others = (
         {int(seed): float(value) for seed, value in zip(s["seed"], s["accuracy"], strict=True)}
         for s in (side[side["accuracy"].notna()] for side in (own, other))
     )
-    gains = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
-    found = stats.intervals(gains, np.zeros(len(gains), dtype=int), 1)
+    gains = np.array(
+        [accuracies[seed] - others[seed] for seed in sorted(accuracies.keys() & others.keys())]
+    )
+    interval = stats.intervals(gains, np.zeros(len(gains), dtype=int), 1)
     return {
-        name: float(found.mean[0]),
-        f"{name}_low": float(found.low[0]),
-        f"{name}_high": float(found.high[0]),
+        name: float(interval.mean[0]),
+        f"{name}_low": float(interval.low[0]),
+        f"{name}_high": float(interval.high[0]),
         f"{name}_n": len(gains),
-        f"{name}_p": float(stats.t_test(found)[0]),
+        f"{name}_p": float(stats.t_test(interval)[0]),
     }

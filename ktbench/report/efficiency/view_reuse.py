@@ -1,4 +1,4 @@
-"""What it costs in accuracy that epochs take turns with stored views, and what it saves."""
+"""Frames of the accuracy that reused views cost, and of the teacher's passes that they save."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def by_group(pairs: pd.DataFrame) -> pd.DataFrame:
     figures = pairs.groupby(number)[["accuracy_fresh", "accuracy", "saved"]].mean()
     frame["fresh"], frame["reused"] = figures["accuracy_fresh"], figures["accuracy"]
     frame["saved"] = figures["saved"]
-    found = stats.intervals(pairs["gain"], number, len(frame))
-    return _with(frame, found)[[*_ROW, "is_baseline", *_FIGURES]]
+    intervals = stats.intervals(pairs["gain"], number, len(frame))
+    return _with(frame, intervals)[[*_ROW, "is_baseline", *_FIGURES]]
 
 
 def overall(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -81,14 +81,18 @@ def overall(pairs: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
-def _with(frame: pd.DataFrame, found: stats.Intervals) -> pd.DataFrame:
-    frame["gain"], frame["gain_low"], frame["gain_high"] = found.mean, found.low, found.high
-    frame["n"] = found.n
-    return frame.join(as_family(found))
+def _with(frame: pd.DataFrame, intervals: stats.Intervals) -> pd.DataFrame:
+    frame["gain"], frame["gain_low"], frame["gain_high"] = (
+        intervals.mean,
+        intervals.low,
+        intervals.high,
+    )
+    frame["n"] = intervals.n
+    return frame.join(as_family(intervals))
 
 
 def _saved(pairs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series[float]:
-    """By key: of the epochs in which a teacher was run, the share whose view had come before.
+    """Share of the epochs with a teacher whose view had come before, by key.
 
     1 − min(E, K) / E for a teacher that is run in all E epochs with K views.
     """

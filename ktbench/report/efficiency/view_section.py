@@ -1,4 +1,4 @@
-"""What reused augmentations cost, where a matrix has them beside fresh ones."""
+"""Section on reused augmentations, where a matrix has them beside fresh ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ktbench.report.verdict import gain_box
 
 
 def views(analysis: Analysis) -> tuple[Section, ...]:
-    """The section, or nothing unless cells differ in their views alone."""
+    """Build the section; nothing unless cells differ in their views alone."""
     pairs = analysis.reused
     if pairs.empty:
         return ()

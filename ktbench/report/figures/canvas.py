@@ -83,14 +83,14 @@ def rendered(figure: Drawing, *, name: str, caption: str, alternative: str) -> F
 def wrapped(label: str, width: int = 16, lines: int = 3) -> str:
     """A label on a few short lines, broken after `_` and before `(`; cut when it does not fit."""
     pieces = re.findall(r"[^_(\s]+_*\s*|\([^\s]*\s*|_+", label) or [label]
-    found = [""]
+    broken = [""]
     for piece in pieces:
-        if found[-1] and len(found[-1]) + len(piece.rstrip()) > width:
-            found.append("")
-        found[-1] += piece
-    if len(found) > lines:
-        found = [*found[: lines - 1], "".join(found[lines - 1 :])]
-    return "\n".join(_cut(line.rstrip(), width + width // 2) for line in found)
+        if broken[-1] and len(broken[-1]) + len(piece.rstrip()) > width:
+            broken.append("")
+        broken[-1] += piece
+    if len(broken) > lines:
+        broken = [*broken[: lines - 1], "".join(broken[lines - 1 :])]
+    return "\n".join(_cut(line.rstrip(), width + width // 2) for line in broken)
 
 
 def _cut(line: str, longest: int) -> str:

@@ -26,7 +26,7 @@ from ktbench.report.figures.canvas import (
 
 STUDENTS_SHOWN, METHODS_SHOWN = 6, 7
 _LABEL = (34, 1)
-"""How a line's name is wrapped in the legend."""
+"""Wrapping of a line's name in the legend: width and lines."""
 
 
 def convergence_figure(
@@ -77,7 +77,7 @@ def convergence_figure(
 
 
 def _legend_columns(width: float, labels: Sequence[str]) -> int:
-    """As many as fit side by side in so many inches, four at most."""
+    """Number of legend columns that fit a width in inches, four at most."""
     longest = max((len(label) for label in labels), default=1)
     return max(1, min(4, len(labels), int(width / (0.45 + 0.06 * longest))))
 

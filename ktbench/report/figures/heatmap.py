@@ -44,14 +44,14 @@ def gain_figure(
     students: Sequence[str],
     methods: Sequence[str],
 ) -> Figure:
-    """The map of one teacher's groups; `gains` as in `Analysis.gains`, baselines included.
+    """Draw the map of one teacher's groups; `gains` as `Analysis.gains`, baselines included.
 
     Clear gains and losses are filled by a scale centred on zero; what is not clear among all
     comparisons is grey, with a dashed edge where it is clear on its own.
     """
     rows, columns = list(students)[:STUDENTS_SHOWN], list(methods)[:METHODS_SHOWN]
     groups: list[Any] = gains.to_dict("records")
-    found = {(g["student"], g["method"]): g for g in groups}
+    by_name = {(g["student"], g["method"]): g for g in groups}
     bases = {g["student"]: g for g in groups if g["is_baseline"] and not g["budget"]}
     limit = max(0.01, float(np.nanmax(np.abs(np.r_[gains["gain"].to_numpy(dtype=float), 0.0]))))
     longest = max((len(line) for row in rows for line in _row_label(row).split("\n")), default=0)
@@ -62,7 +62,7 @@ def gain_figure(
         for y, student in enumerate(rows):
             _baseline_box(axes, y, bases.get(student))
             for x, method in enumerate(columns, start=1):
-                _box(axes, x, y, found.get((student, method)), limit)
+                _box(axes, x, y, by_name.get((student, method)), limit)
         odd = any(g["sign"] == "none" and g["alone"] in ("positive", "negative") for g in groups)
         _legend(
             axes, limit, columns=6 if len(columns) > 5 else 3, alone=odd, lacking=_lacking(groups)
@@ -170,7 +170,7 @@ def _luminance(colour: tuple[float, float, float]) -> float:
 
 
 def _lacking(groups: Sequence[Group]) -> set[str]:
-    """What became of groups that have no gain."""
+    """Statuses of groups that have no gain."""
     without = [g for g in groups if g["n"] == 0]
     return {status for status in ("failed", "skipped") if any(g[status] for g in without)}
 

@@ -35,7 +35,7 @@ class Axis:
     column: str
     title: str
     unit: float
-    """What the column is divided by for the axis."""
+    """Divisor of the column for the axis."""
 
 
 LATENCY = Axis("p50_ms", "median latency, ms", 1.0)
@@ -43,7 +43,7 @@ SIZE = Axis("bytes", "artifact size, kB", 1e3)
 
 
 def front_figure(
-    found: pd.DataFrame,
+    deployments: pd.DataFrame,
     *,
     axis: Axis,
     name: str,
@@ -51,11 +51,14 @@ def front_figure(
     students: Sequence[str],
     exports: Sequence[str],
 ) -> Figure:
-    """`found`: student, export, accuracy, front (number on the front or 0) and the axis's column.
+    """Scatter accuracy against a cost, the Pareto front numbered.
 
+    `deployments`: student, export, accuracy, front (number on the front or 0), the axis's column.
     Colour is the export, shape the student; the front's points carry their numbers.
     """
-    shown = pd.concat([found[found["front"] > 0], found[found["front"] == 0]]).head(POINTS_SHOWN)
+    shown = pd.concat(
+        [deployments[deployments["front"] > 0], deployments[deployments["front"] == 0]]
+    ).head(POINTS_SHOWN)
     with drawing(10.6, 4.6) as figure:
         axes = figure.subplots()
         shape = shown["student"].map(dict(zip(students, itertools.cycle(MARKERS), strict=False)))
@@ -117,16 +120,16 @@ def _merged(numbers: list[int], x: Floats, y: Floats) -> list[tuple[str, float, 
         return []
     width = max(float(np.log(x.max() / x.min())), 1e-9)
     height = max(float(y.max() - y.min()), 1e-9)
-    found: list[tuple[str, float, float]] = []
+    labels: list[tuple[str, float, float]] = []
     for number, at_x, at_y in zip(numbers, x, y, strict=True):
-        if found:
-            text_before, x_before, y_before = found[-1]
+        if labels:
+            text_before, x_before, y_before = labels[-1]
             near = np.log(at_x / x_before) < 0.025 * width and at_y - y_before < 0.03 * height
             if near:
-                found[-1] = (f"{text_before}, {number}", x_before, y_before)
+                labels[-1] = (f"{text_before}, {number}", x_before, y_before)
                 continue
-        found.append((str(number), float(at_x), float(at_y)))
-    return found
+        labels.append((str(number), float(at_x), float(at_y)))
+    return labels
 
 
 def _axes(axes: Axes, axis: Axis) -> None:

@@ -22,14 +22,14 @@ _BINS = 180
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a pool did; times in seconds since its start."""
+    """History of a pool; times in seconds since its start."""
 
     title: str
     seconds: float
     answers: NDArray[np.float64]
     """Batches delivered in each second."""
     workers: Sequence[tuple[float, int]]
-    """From when on so many workers were there."""
+    """Pairs of a second and the number of workers from then on."""
     joins: Sequence[float]
     losses: Sequence[float]
 

@@ -1,4 +1,4 @@
-"""Pools of teachers: what they answered over time, and what happened to their workers."""
+"""Section on pools of teachers: their answers over time and the fate of their workers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ktbench.system.files import UnsuitableFileError, read_regular
 
 _MOST_BYTES = 64 * 2**20
 _LONGEST_S = 1e7
-"""Of a pool's life; far longer ones cannot be drawn."""
+"""Longest life of a pool; far longer ones cannot be drawn."""
 _LOSSES = ("leave", "dismissed")
 _COLUMNS = [
     "pool", "teacher", "worker", "node", "answers", "seconds", "per_second",
@@ -61,18 +61,18 @@ class _History(BaseModel):
 
     @property
     def delivered(self) -> int:
-        """Batches that trainings were given."""
+        """Number of batches that trainings were given."""
         return sum(count for _, count in self.answers)
 
     def count(self, *kinds: str) -> int:
-        """Events of some kinds."""
+        """Number of events of some kinds."""
         return sum(event.kind in kinds for event in self.events)
 
 
 def pools(analysis: Analysis) -> tuple[Section, ...]:
-    """The section, or nothing where no pool taught anything."""
-    found, unreadable = _read(analysis.results.path / "pool")
-    if not found and not unreadable:
+    """Build the section; nothing where no pool taught anything."""
+    histories, unreadable = _read(analysis.results.path / "pool")
+    if not histories and not unreadable:
         return ()
     lead = (
         "Teachers that ran apart from their students' training, on workers that join and leave. "
@@ -80,36 +80,36 @@ def pools(analysis: Analysis) -> tuple[Section, ...]:
         "teacher whatever happened here."
     )
     parts: list[Part] = [Note(words, "warn") for words in unreadable]
-    if found:
-        parts += [_figure(found), _pool_table(found), _worker_table(found)]
+    if histories:
+        parts += [_figure(histories), _pool_table(histories), _worker_table(histories)]
     return (Section("pools", "Pools of teachers", lead, parts),)
 
 
 def _read(folder: Path) -> tuple[dict[str, _History], list[str]]:
-    """Histories by the name of their file, the earliest first, and what could not be read."""
-    found: dict[str, _History] = {}
+    """Read histories by file name, the earliest first, and list unreadable files."""
+    histories: dict[str, _History] = {}
     unreadable = []
     for path in sorted(folder.glob("*.json")):
         try:
             content = read_regular(path, _MOST_BYTES, follow=False)
-            found[path.stem] = _History.model_validate_json(content)
+            histories[path.stem] = _History.model_validate_json(content)
         except (OSError, UnsuitableFileError, ValidationError):
             unreadable.append(f"{path.name}: not a pool's history; it is left out.")
-    ordered = sorted(found.items(), key=lambda item: (item[1].started, item[0]))
+    ordered = sorted(histories.items(), key=lambda item: (item[1].started, item[0]))
     return dict(ordered), unreadable
 
 
 # ---------------------------------------------------------------- over time
 
 
-def _figure(found: dict[str, _History]) -> Any:
+def _figure(histories: dict[str, _History]) -> Any:
     caption = (
         "Batches answered over time, and workers that were there. Marked: workers that joined, "
         "a restarted one again, and workers that were lost, killed or dismissed."
     )
-    if len(found) > POOLS_SHOWN:
-        caption += f" First {POOLS_SHOWN} of {len(found)} pools."
-    timelines = [_timeline(history) for history in list(found.values())[:POOLS_SHOWN]]
+    if len(histories) > POOLS_SHOWN:
+        caption += f" First {POOLS_SHOWN} of {len(histories)} pools."
+    timelines = [_timeline(history) for history in list(histories.values())[:POOLS_SHOWN]]
     return timeline_figure(timelines, name="pools", caption=caption)
 
 
@@ -131,7 +131,7 @@ def _timeline(history: _History) -> Timeline:
 # ---------------------------------------------------------------- tables
 
 
-def _pool_table(found: dict[str, _History]) -> Table:
+def _pool_table(histories: dict[str, _History]) -> Table:
     rows: list[Row] = [
         {
             "pool": name,
@@ -147,7 +147,7 @@ def _pool_table(found: dict[str, _History]) -> Table:
             "dropped": history.dropped,
             "poisoned": history.count("poisoned"),
         }
-        for name, history in found.items()
+        for name, history in histories.items()
     ]
     columns = [
         Column("teacher", number=False),
@@ -182,8 +182,8 @@ def _pool_table(found: dict[str, _History]) -> Table:
     return Table("pools", "Each pool, from its first worker.", columns, shown, frame, len(rows))
 
 
-def _worker_table(found: dict[str, _History]) -> Table:
-    listed = [row for name, history in found.items() for row in _workers(name, history)]
+def _worker_table(histories: dict[str, _History]) -> Table:
+    listed = [row for name, history in histories.items() for row in _workers(name, history)]
     listed.sort(key=lambda row: (row["pool"], -row["answers"], row["worker"]))
     frame = pd.DataFrame(listed, columns=_COLUMNS)
     columns = [
@@ -209,7 +209,7 @@ def _workers(name: str, history: _History) -> list[Row]:
     rows = []
     for worker in sorted({*history.work, *last}):
         answers, seconds = history.work.get(worker, (0, 0.0))
-        said = last.get(worker)
+        event = last.get(worker)
         rows.append(
             {
                 "pool": name,
@@ -222,7 +222,7 @@ def _workers(name: str, history: _History) -> list[Row]:
                 "joins": kinds[worker, "join"],
                 "losses": sum(kinds[worker, kind] for kind in _LOSSES),
                 "wrong": kinds[worker, "failed"],
-                "last": f"{said.kind} at {said.second:.0f} s: {said.reason}" if said else "",
+                "last": f"{event.kind} at {event.second:.0f} s: {event.reason}" if event else "",
             }
         )
     return rows

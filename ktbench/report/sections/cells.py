@@ -1,4 +1,4 @@
-"""Every cell of the matrix in a row of its own, from which its story opens."""
+"""Section with one row per cell of the matrix, which opens the cell's details."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STATUS = {"done": "good", "failed": "bad", "damaged": "bad"}
 
 
 def cells(analysis: Analysis, keys: Sequence[str]) -> Section:
-    """The cells named by `keys`, in the matrix's order."""
+    """Build the section for the cells named by `keys`, in the matrix's order."""
     frame = analysis.cells[analysis.cells["key"].isin(keys)]
     columns = [
         Column("student", number=False),
@@ -37,8 +37,8 @@ def cells(analysis: Analysis, keys: Sequence[str]) -> Section:
         anchored=True,
     )
     lead = (
-        "A name opens the cell's full story: its curves, settings, exports with their agreement, "
-        "measurements and why they are valid, what it was made with, and how to make it again. "
+        "A name opens the cell's details: curves, settings, exports with their agreement, "
+        "measurements and their validity, provenance, and the command that reproduces it. "
         "The page's address then names the cell, so it can be sent on."
     )
     return Section("cells", "Cells", lead, [table])

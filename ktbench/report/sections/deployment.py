@@ -1,4 +1,4 @@
-"""What a student is on a device: accuracy against latency and size, and integrity."""
+"""Sections on deployment: accuracy against latency and size, and export integrity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PANELS_SHOWN = 4
 
 
 def accuracy_and_cost(analysis: Analysis) -> Section:
-    """Accuracy against latency per device and threads, and against size."""
+    """Build the section on accuracy against latency, per device and threads, and against size."""
     lead = (
         "Each point is a student with a method in one export: test accuracy of the exported file, "
         "mean over seeds. Points on the front (ringed, numbered, listed below) are beaten by no "
@@ -55,26 +55,26 @@ def _nothing_measured(analysis: Analysis) -> str:
 def _front(
     analysis: Analysis, rows: pd.DataFrame, axis: Axis, name: str, where: str, origin: str
 ) -> list[Part]:
-    found = rows.copy()
-    on_front = stats.pareto_front(_as_shown(found[axis.column]), found["accuracy"])
-    order = found[on_front].sort_values([axis.column, *GROUP, "export"], kind="stable").index
-    found["front"] = 0
-    found.loc[order, "front"] = np.arange(1, len(order) + 1)
+    points = rows.copy()
+    on_front = stats.pareto_front(_as_shown(points[axis.column]), points["accuracy"])
+    order = points[on_front].sort_values([axis.column, *GROUP, "export"], kind="stable").index
+    points["front"] = 0
+    points.loc[order, "front"] = np.arange(1, len(order) + 1)
     exports = list(dict.fromkeys(analysis.exported["export"]))
     what = "median latency" if axis is LATENCY else "size of the exported file"
     figure = front_figure(
-        found,
+        points,
         axis=axis,
         name=name,
-        caption=f"Test accuracy against {what}{where}: {_points(len(found))}.",
+        caption=f"Test accuracy against {what}{where}: {_points(len(points))}.",
         students=analysis.students,
         exports=exports,
     )
-    return [figure, _front_table(found, axis, name, where, origin)]
+    return [figure, _front_table(points, axis, name, where, origin)]
 
 
 def _as_shown(cost: pd.Series) -> NDArray[np.float64]:
-    """Three significant digits, as the tables have them.
+    """Round to three significant digits, as the tables do.
 
     Files of one graph differ by a few bytes with their weights: that buys no place on the front.
     """
@@ -90,8 +90,8 @@ def _points(total: int) -> str:
     return f"the front and the first others of {total:,} points, {POINTS_SHOWN:,} in all"
 
 
-def _front_table(found: pd.DataFrame, axis: Axis, name: str, where: str, origin: str) -> Table:
-    front = found[found["front"] > 0].sort_values("front")
+def _front_table(points: pd.DataFrame, axis: Axis, name: str, where: str, origin: str) -> Table:
+    front = points[points["front"] > 0].sort_values("front")
     latency = axis is LATENCY
     columns = [
         Column("no."),
@@ -120,7 +120,7 @@ def _front_table(found: pd.DataFrame, axis: Axis, name: str, where: str, origin:
                 Box(numbers.milliseconds(r["p90_ms"])),
             ]
         rows.append([*boxes, Box(numbers.size(r["bytes"]))])
-    frame = found.drop(columns=["valid", "reasons"], errors="ignore")
+    frame = points.drop(columns=["valid", "reasons"], errors="ignore")
     if latency:
         frame = by_origin(frame)
     caption = f"The Pareto front of accuracy and {'latency' if latency else 'size'}{where}."
@@ -131,7 +131,7 @@ def _front_table(found: pd.DataFrame, axis: Axis, name: str, where: str, origin:
 
 
 def integrity(analysis: Analysis) -> Section:
-    """How near every artifact is to the network that was trained, and which were refused."""
+    """Build the section on the artifacts' agreement with the trained networks, and on refusals."""
     lead = (
         "Every exported file was run on the whole validation set beside torch: the share of images "
         "with the same class, and the largest difference of a logit. The change is its test "

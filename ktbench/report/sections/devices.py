@@ -1,4 +1,4 @@
-"""The devices: a card each with its validity, every measurement, and the noise check."""
+"""Section on devices: a card each with its validity, every measurement, the noise check."""
 
 from __future__ import annotations
 
@@ -21,52 +21,52 @@ from ktbench.report.document import (
     Table,
     rows_of,
 )
-from ktbench.report.sections.on_board import on_board
-from ktbench.report.sections.scenarios import beside_latency
+from ktbench.report.sections.besides_latency import on_board, scenarios
 
 _REASONS_SHOWN = 6
 
 
 def devices(analysis: Analysis) -> Section:
-    """A card per device with its validity, every measurement, and the noise check."""
+    """Build the section."""
     lead = (
         "Latency belongs to the graph and not to its weights, so each distinct graph is measured "
         "once per device and thread count, and its cells share the figure. What is measured, "
         "emulated or estimated stands apart, and figures from different conditions are not pooled."
     )
-    plan, found = analysis.results.lock.plan, analysis.results.all_measurements
+    plan, measurements = analysis.results.lock.plan, analysis.results.all_measurements
     if not plan.devices:
         return Section("devices", "Devices", lead, [Note("The matrix names no device.", "muted")])
     cards = [
-        _card(device.name, [m for m in found if m.device.name == device.name])
+        _card(device.name, [m for m in measurements if m.device.name == device.name])
         for device in plan.devices
     ]
     parts: list[Part] = [Cards(cards)]
-    if found:
+    if measurements:
         parts.append(_latency_table(analysis))
-        parts += on_board(analysis) + beside_latency(analysis)
+        parts += on_board(analysis) + scenarios(analysis)
         parts.append(_noise(analysis))
     return Section("devices", "Devices", lead, parts)
 
 
-def _card(name: str, found: list[Measurement]) -> Card:
-    if not found:
+def _card(name: str, measurements: list[Measurement]) -> Card:
+    if not measurements:
         return Card(name, [], [Note("Nothing has been measured on this device.", "warn")])
-    first = found[0]
-    runtimes = sorted({f"{m.runtime} {m.runtime_version} ({m.provider})" for m in found})
+    first = measurements[0]
+    runtimes = sorted({f"{m.runtime} {m.runtime_version} ({m.provider})" for m in measurements})
     facts = [
-        ("figures", ", ".join(sorted({m.origin for m in found}))),
+        ("figures", ", ".join(sorted({m.origin for m in measurements}))),
         ("profile", first.device.profile + (f", {first.device.host}" if first.device.host else "")),
         *((_fact_name(k), _fact(k, v)) for k, v in sorted(first.board.items())),
         ("runtimes", "; ".join(runtimes)),
-        ("threads", ", ".join(str(t) for t in sorted({m.threads for m in found}))),
+        ("threads", ", ".join(str(t) for t in sorted({m.threads for m in measurements}))),
         ("runs", f"{first.repeats} × {first.runs} ({first.device.mode})"),
     ]
     facts += [(f"{_fact_name(k)} before", _fact(k, v)) for k, v in first.state_before.items()]
-    invalid = [m for m in found if not m.validity.valid]
-    warned = [m for m in found if m.validity.valid and m.validity.warnings]
+    invalid = [m for m in measurements if not m.validity.valid]
+    warned = [m for m in measurements if m.validity.valid and m.validity.warnings]
     kind = "bad" if invalid else "warn" if warned else "good"
-    words = f"{len(found) - len(invalid)} of {numbers.count(len(found), 'measurement')} valid"
+    total = len(measurements)
+    words = f"{total - len(invalid)} of {numbers.count(total, 'measurement')} valid"
     words += f", {len(warned)} with a warning" if warned else ""
     notes = [Note(words + ".", kind)]
     notes += _reasons([r for m in invalid for r in m.validity.reasons], "bad")
@@ -75,7 +75,7 @@ def _card(name: str, found: list[Measurement]) -> Card:
 
 
 def _reasons(reasons: Sequence[str], kind: str) -> list[Note]:
-    """The commonest first; reasons that differ in their figures alone are one, with the range."""
+    """Notes on reasons, the commonest first; those that differ in figures alone are merged."""
     alike: dict[str, list[str]] = {}
     for reason in reasons:
         alike.setdefault(_FIGURE.sub("0", reason), []).append(reason)
@@ -172,7 +172,7 @@ def _latency_row(row: Row, origins: list[str]) -> list[Box]:
 
 
 def _noise(analysis: Analysis) -> Part:
-    """A transfer method cannot change its graph's latency, so such differences are noise."""
+    """Table of latency differences between files of one graph, which can only be noise."""
     frame = analysis.noise
     if frame.empty:
         return Note(

@@ -1,4 +1,4 @@
-"""What each method gains over no transfer: the maps, the signs, every figure."""
+"""Section on gains over no transfer: the maps, the signs, every figure."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ktbench.report.verdict import gain_box
 _TEACHERS_SHOWN = 4
 _SIGN_STUDENTS = 12
 _INTERVAL_STUDENTS = 6
-"""Most columns of signs that have room for intervals."""
+"""Limit of sign columns that leave room for intervals."""
 
 _WITHOUT = {"failed": "failed", "damaged": "damaged", "skipped": "skipped", "pending": "not run"}
-"""What becomes of cells that have no result, in words."""
+"""Words for the status of cells that have no result."""
 
 
 def gains(analysis: Analysis) -> Section:
-    """The heat map per teacher, study A's sign table, and every gain in figures."""
+    """Build the section: a heat map per teacher, study A's sign table, every gain in figures."""
     frame = analysis.gains
     if not analysis.methods:
         words = "The matrix has no method beside no transfer, so there is nothing to compare."
@@ -80,7 +80,7 @@ def _first_of(shown: int, total: int, what: str, table: str) -> str:
 
 
 def _family_note(compared: pd.DataFrame) -> list[Part]:
-    """The level, the family and the test, in words; nothing where nothing was judged."""
+    """Note on the level, the family and the test; nothing where nothing was judged."""
     judged = compared[compared["sign"] != "unknown"]
     if judged.empty:
         return []
@@ -122,11 +122,11 @@ def _sign_table(analysis: Analysis, compared: pd.DataFrame) -> Table:
     students = analysis.students[:_SIGN_STUDENTS]
     bounded = len(students) <= _INTERVAL_STUDENTS
     labels = list(dict.fromkeys(compared["label"]))
-    found = {(r["student"], r["label"]): r for r in rows_of(compared)}
+    by_name = {(r["student"], r["label"]): r for r in rows_of(compared)}
     rows = [
         [
             Box(label),
-            *(_sign_box(found.get((student, label)), bounded=bounded) for student in students),
+            *(_sign_box(by_name.get((student, label)), bounded=bounded) for student in students),
         ]
         for label in labels[:ROWS_SHOWN]
     ]
@@ -218,12 +218,12 @@ def _bootstrap_box(row: Row) -> Box:
 
 
 def _unsettled(compared: pd.DataFrame) -> list[Part]:
-    """What is not decided yet, and how many seeds would; nothing where all is."""
+    """Table of undecided comparisons and the seeds that would settle them, if any."""
     left = compared[compared["sign"].isin(UNDECIDED) & (compared["n"] > 0)]
     if left.empty:
         return []
-    wanted = left[left["settled_by"].notna()].sort_values("settled_by", kind="stable")
-    ordered = pd.concat([wanted, left[left["settled_by"].isna()]])
+    can_settle = left[left["settled_by"].notna()].sort_values("settled_by", kind="stable")
+    ordered = pd.concat([can_settle, left[left["settled_by"].isna()]])
     rows = [
         [
             Box(r["student"]),
@@ -248,7 +248,7 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
     caption = (
         f"Not settled: {numbers.count(len(left), 'comparison')}. Seeds in all with which the test "
         f"would decide at {100 * stats.POWER:.0f} % power, if gain and spread stay as they are; "
-        f"{len(wanted)} can be settled so. `ktbench plan MATRIX.yaml --settle DIR` writes the "
+        f"{len(can_settle)} can be settled so. `ktbench plan MATRIX.yaml --settle DIR` writes the "
         f"matrix that does it. A gain within ±{100 * stats.SMALLEST_GAIN:g} points of zero is not "
         "worth more seeds."
     )

@@ -1,4 +1,4 @@
-"""What transfer does to learning: convergence and training costs."""
+"""Sections on convergence and training costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ktbench.report.figures.curves import METHODS_SHOWN, STUDENTS_SHOWN
 
 
 def convergence(analysis: Analysis) -> Section:
-    """Curves with seed bands, and what it costs to reach the no-transfer's final accuracy."""
+    """Build the section: curves with seed bands, and the cost to the baseline's accuracy."""
     lead = (
         "How fast a student learns. The target is the validation accuracy at which no transfer "
         "ends (dotted), seed by seed; costs count up to the end of the first epoch that reaches "
@@ -36,9 +36,9 @@ def convergence(analysis: Analysis) -> Section:
     cells = _drawn(analysis)
     shown = analysis.students[:STUDENTS_SHOWN]
     cells = cells[cells["student"].isin(shown)]
-    wanted = curves.loc[curves["key"].isin(cells["key"]), ["key", "epoch", "validation_accuracy"]]
+    drawn = curves.loc[curves["key"].isin(cells["key"]), ["key", "epoch", "validation_accuracy"]]
     columns = ["key", "student", "label", "seed"]
-    data = wanted.astype({"key": object}).merge(cells[columns], on="key")
+    data = drawn.astype({"key": object}).merge(cells[columns], on="key")
     caption = "Validation accuracy by epoch: mean over seeds, band from the lowest to the highest."
     if len(analysis.students) > STUDENTS_SHOWN:
         caption += f" First {STUDENTS_SHOWN} of {len(analysis.students):,} students."
@@ -135,7 +135,7 @@ def _ratio_box(row: Row, name: str) -> Box:
 
 
 def costs(analysis: Analysis) -> Section:
-    """Training costs per group, and what the teachers themselves took."""
+    """Build the section: training costs per group, and those of the teachers themselves."""
     lead = (
         "“Alone” is what the cell's own work takes; the teacher's forward passes stand beside it. "
         "“Really” is the cell's share of the clock in this run, where students that share a batch "
@@ -180,7 +180,7 @@ def costs(analysis: Analysis) -> Section:
 
 
 def _teacher_note(analysis: Analysis) -> list[Note]:
-    """How much a teacher that is trained for one student alone has to repay."""
+    """Note on how much a teacher that is trained for one student alone has to repay."""
     own = analysis.costs.loc[analysis.costs["is_baseline"], "flops"].mean()
     taught = analysis.results.teachers["flops"].astype(float).mean()
     if not (numbers.known(own) and numbers.known(taught) and own > 0 and taught > 0):

@@ -1,4 +1,4 @@
-"""Published accuracies beside measured ones, where a matrix has a pair that was published."""
+"""Section with published accuracies beside measured ones, where a matrix has such pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEYS = ["data", "teacher_network", "student_network", "method_name"]
 
 
 def published(analysis: Analysis) -> tuple[Section, ...]:
-    """The section, or nothing where no trained cell has a published counterpart."""
+    """Build the section; nothing where no trained cell has a published counterpart."""
     frame = beside(analysis)
     if frame.empty:
         return ()
@@ -73,15 +73,19 @@ def beside(analysis: Analysis) -> pd.DataFrame:
     trained = cells[cells["accuracy"].notna()]
     number = trained.groupby(GROUP, sort=False).ngroup()
     groups = trained[[*GROUP, "key"]].groupby(number).first()
-    found = stats.intervals(trained["accuracy"].to_numpy(), number.to_numpy(), len(groups))
-    groups["measured"], groups["low"], groups["high"] = found.mean, found.low, found.high
-    groups["seeds"] = found.n
-    asked = {cell.key: cell for cell in analysis.results.lock.plan.cells}
-    rows = [_asked(asked[key]) for key in groups["key"]]
+    intervals = stats.intervals(trained["accuracy"].to_numpy(), number.to_numpy(), len(groups))
+    groups["measured"], groups["low"], groups["high"] = (
+        intervals.mean,
+        intervals.low,
+        intervals.high,
+    )
+    groups["seeds"] = intervals.n
+    cells_by_key = {cell.key: cell for cell in analysis.results.lock.plan.cells}
+    rows = [_asked(cells_by_key[key]) for key in groups["key"]]
     names = pd.DataFrame(rows, columns=[*_KEYS, "budget"], index=groups.index)
     merged = groups.join(names).merge(reference(), on=_KEYS, how="inner", suffixes=("", "_there"))
-    kept = ["student", "teacher", "label", *_KEYS, "published", "settings", "measured"]
-    return merged[[*kept, "low", "high", "seeds", "budget", "source", "epoch"]]
+    columns = ["student", "teacher", "label", *_KEYS, "published", "settings", "measured"]
+    return merged[[*columns, "low", "high", "seeds", "budget", "source", "epoch"]]
 
 
 @cache
@@ -96,7 +100,7 @@ def reference() -> pd.DataFrame:
 
 
 def _asked(cell: Cell) -> list[str]:
-    """What of a cell a published figure must have in common, and the budget in words.
+    """The names that a cell and a published figure must share, and the budget in words.
 
     A network or a teacher's training with settings of its own, several teachers and a window of the
     transfer were not published: they are given the name of nothing.

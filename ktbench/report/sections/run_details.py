@@ -1,4 +1,4 @@
-"""What did not work, what differs between cells, and how the figures came about."""
+"""Sections on failures, fairness and provenance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ktbench.results import Problem
 
 
 def troubles(analysis: Analysis) -> Section:
-    """Every cell without a whole result, with its reason, and what devices refused."""
+    """Build the section: cells without a whole result with their reasons, and device failures."""
     cells = analysis.cells
     odd = cells[cells["status"].isin(["failed", "skipped", "damaged", "pending"])]
     parts: list[Part] = []
@@ -28,9 +28,9 @@ def troubles(analysis: Analysis) -> Section:
             f"{numbers.count(len(pending), 'cell')} not run yet: `ktbench run` goes on from here."
         )
         parts.append(Note(words, "warn"))
-    told = odd[odd["status"] != "pending"].sort_values("status", kind="stable")
-    if len(told):
-        parts.append(_reason_table(told))
+    unfinished = odd[odd["status"] != "pending"].sort_values("status", kind="stable")
+    if len(unfinished):
+        parts.append(_reason_table(unfinished))
     if analysis.results.failures:
         parts.append(_run_failures(analysis))
     if analysis.problems:
@@ -41,10 +41,10 @@ def troubles(analysis: Analysis) -> Section:
     return Section("failures", "Failures and skips", lead, parts)
 
 
-def _reason_table(told: pd.DataFrame) -> Table:
+def _reason_table(unfinished: pd.DataFrame) -> Table:
     columns = [*GROUP, "status", "reason"]
     frame = (
-        told.groupby(columns, sort=False)["seed"]
+        unfinished.groupby(columns, sort=False)["seed"]
         .agg(lambda seeds: ", ".join(str(s) for s in sorted(seeds)))
         .rename("seeds")
         .reset_index()
@@ -65,7 +65,7 @@ def _reason_table(told: pd.DataFrame) -> Table:
         "Cells that failed, were skipped or are damaged; seeds with the same reason share a row.",
         [Column(head, number=False) for head in heads],
         rows,
-        told[["key", "student", "method", "teacher", "seed", "status", "reason"]],
+        unfinished[["key", "student", "method", "teacher", "seed", "status", "reason"]],
         total=len(frame),
     )
 
@@ -86,7 +86,7 @@ def _run_failures(analysis: Analysis) -> Table:
 
 
 def _damage(problems: Sequence[Problem]) -> Table:
-    """Files of the folder that could not be believed, and what heals each."""
+    """Table of damaged files, and the remedy for each."""
     heads = ("file", "what is wrong", "what to do")
     frame = pd.DataFrame(
         [(p.key, p.path, p.reason, p.remedy) for p in problems],
@@ -107,7 +107,7 @@ def _damage(problems: Sequence[Problem]) -> Table:
 
 
 def fairness(analysis: Analysis) -> Section:
-    """Whether the comparison is fair, how figures were made, and with what."""
+    """Build the section on fairness, data, training settings and the machine."""
     parts: list[Part] = [*_fair_notes(analysis), *_mixed_notes(analysis)]
     parts += _left_out_notes(analysis)
     parts += [Cards([_data_card(analysis), _training_card(analysis), _machine_card(analysis)])]
@@ -121,7 +121,7 @@ def fairness(analysis: Analysis) -> Section:
 
 
 def _left_out_notes(analysis: Analysis) -> list[Note]:
-    """Sections that the page lacks, as the matrix does not ask for what they tell."""
+    """Notes on sections that are missing because the matrix does not ask for them."""
     plan = analysis.results.lock.plan
     if plan.exports or len(analysis.exported):
         return []
@@ -154,14 +154,14 @@ def _fair_notes(analysis: Analysis) -> list[Note]:
 
 
 def _whole_budgets(cells: pd.DataFrame) -> list[str]:
-    """Budgets with which the whole matrix was asked for, as with the usual one."""
+    """Budgets that the whole matrix was run with, besides the usual one."""
     columns = ["student", "method", "teacher", "seed"]
-    asked = {
+    cells_of = {
         str(budget): frozenset(own[columns].itertuples(index=False, name=None))
         for budget, own in cells.groupby("budget", sort=False)
     }
-    usual = asked.pop("", frozenset())
-    return [budget for budget, own in asked.items() if own == usual]
+    usual = cells_of.pop("", frozenset())
+    return [budget for budget, own in cells_of.items() if own == usual]
 
 
 def _axis_words(budgets: list[str]) -> str:
@@ -185,11 +185,11 @@ def _odd_note(odd: pd.DataFrame) -> Note:
 
 
 def _mixed_notes(analysis: Analysis) -> list[Note]:
-    """Facts of provenance that are not the same for all results."""
-    found = [r.provenance for r in analysis.results.by_key.values()]
+    """Notes on facts of provenance that are not the same for all results."""
+    provenances = [r.provenance for r in analysis.results.by_key.values()]
     notes = []
     for name in ("processor", "commit", "ktbench", "python"):
-        values = sorted({str(getattr(p, name)) for p in found})
+        values = sorted({str(getattr(p, name)) for p in provenances})
         if len(values) > 1:
             listed = ", ".join(values[:4]) + (", …" if len(values) > 4 else "")
             notes.append(Note(f"Results were made with different {name}s: {listed}.", "warn"))
@@ -218,7 +218,7 @@ def _data_card(analysis: Analysis) -> Card:
 
 
 def _drawn(analysis: Analysis) -> str:
-    """How often a new augmentation of an image is made."""
+    """Words on how often an image is augmented anew."""
     kinds = list(dict.fromkeys(c.train.views for c in analysis.results.lock.plan.cells))
     words = [
         f"{numbers.count(k, 'stored view')} in turn" if k else "anew every epoch" for k in kinds

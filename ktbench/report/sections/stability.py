@@ -1,4 +1,4 @@
-"""Whether another device would put the same deployments in the same order."""
+"""Section on whether devices agree on the order of deployments by latency."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ktbench.report.document import (
 _SIDE = ["device", "origin", "threads"]
 _ITEM = ["student", "export"]
 _SAID = 3
-"""Pairs of devices that are told in words too."""
+"""Number of pairs of devices that are described in words."""
 _BOUNDS = ["p50_ms", "p50_ms_low", "p50_ms_high"]
 
 
 def stability(analysis: Analysis) -> tuple[Section, ...]:
-    """The section, or nothing unless two devices measured the same deployments."""
+    """Build the section; nothing unless two devices measured the same deployments."""
     sides = _sides(_latencies(analysis))
     pairs, swaps = _compared(sides)
     if pairs.empty:
@@ -116,12 +116,12 @@ def _compared(sides: dict[Side, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFra
     pairs, swaps = [], []
     for first, second, items in _alike(sides):
         figures = [sides[side].loc[items] for side in (first, second)]
-        found = stats.agreement(*(stats.ranked(*(f[b] for b in _BOUNDS)) for f in figures))
+        agreement = stats.agreement(*(stats.ranked(*(f[b] for b in _BOUNDS)) for f in figures))
         names = {"device": first[0], "other": second[0], "origin": first[1], "threads": first[2]}
-        counts = {"swapped": len(found.swapped), "unclear": found.unclear}
-        tau = {"tau": found.tau, "tau_low": found.low, "tau_high": found.high}
-        pairs.append({**names, "deployments": found.items, **tau, **counts})
-        for i, j in found.swapped:
+        counts = {"swapped": len(agreement.swapped), "unclear": agreement.unclear}
+        tau = {"tau": agreement.tau, "tau_low": agreement.low, "tau_high": agreement.high}
+        pairs.append({**names, "deployments": agreement.items, **tau, **counts})
+        for i, j in agreement.swapped:
             quick, slow = (
                 (i, j) if figures[0]["p50_ms"].iloc[i] < figures[0]["p50_ms"].iloc[j] else (j, i)
             )
@@ -184,14 +184,14 @@ def _agreement_table(pairs: pd.DataFrame, sides: dict[Side, pd.DataFrame]) -> Ta
 
 def _concordances(sides: dict[Side, pd.DataFrame]) -> dict[tuple[str, int], float]:
     """Kendall's W of three or more devices, by origin and threads, over what all measured."""
-    found: dict[tuple[str, int], float] = {}
+    concordances: dict[tuple[str, int], float] = {}
     for kind in dict.fromkeys(side[1:] for side in sides):
         own = [frame["p50_ms"] for side, frame in sides.items() if side[1:] == kind]
         together = pd.concat(own, axis=1, join="inner")
         value = stats.concordance(together.to_numpy().T) if len(own) > 2 else None
         if value is not None:
-            found[kind] = value
-    return found
+            concordances[kind] = value
+    return concordances
 
 
 def _swap_table(swaps: pd.DataFrame) -> Table:
@@ -219,5 +219,5 @@ def _swap_table(swaps: pd.DataFrame) -> Table:
 
 
 def _two(value: object) -> str:
-    """Two decimals."""
+    """Format with two decimals."""
     return f"{value:.2f}".replace("-", "−") if numbers.known(value) else numbers.NOTHING

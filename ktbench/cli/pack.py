@@ -1,0 +1,40 @@
+"""`ktbench pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def pack(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A results folder.", show_default=False)
+    ],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.ktb", help="The file to write.", show_default=False)
+    ],
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Pack weights and exported students as well.")
+    ] = False,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Pack although `ktbench verify` finds problems.")
+    ] = False,
+) -> None:
+    """Pack a results folder into one file that report, compare, verify and load_results read.
+
+    The same folder gives the same bytes. The report is left out: `ktbench report FILE.ktb` makes it
+    anew. The exit code is 1 where the folder has problems and nothing was packed, 2 where a run
+    holds it or DIR is no results folder.
+    """
+    from ktbench.cli.output import print_line
+    from ktbench.results.packing import pack as pack_folder
+
+    packed = pack_folder(folder, file, networks=weights, as_is=as_is)
+    for problem in packed.problems:
+        print_line(problem.line)
+    if not packed.files:
+        print_line(f"{folder}: {len(packed.problems)} problems: nothing was packed (--as-is packs)")
+        raise typer.Exit(1)
+    print_line(f"{file}: {packed.files:,} files in {packed.bytes:,} bytes")
