@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats as scipy_stats
+import scipy
 
 from benchmarks._synthetic import DATA, PROVENANCE, Shape, plan_of, result_of, write_folder
 from ktbench import stats
@@ -95,7 +95,7 @@ def test_differences_of_views_are_one_family_of_each_table(tmp_path: Path) -> No
     frame = view_reuse.by_group(pairs)
     keys = ["student", "label", "teacher", "views"]
     raw = [
-        scipy_stats.ttest_1samp(own["gain"].astype(float), 0).pvalue
+        scipy.stats.ttest_1samp(own["gain"].astype(float), 0).pvalue
         for _, own in pairs.groupby(keys, sort=False)
     ]
     assert frame["p"].tolist() == pytest.approx(raw)
