@@ -14,6 +14,8 @@ import pytest
 from tests.support.crashing import NETWORKS
 from tests.support.running import Commands, digests, results, started, write_matrix
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("KTBENCH_KILLS", "4"))
 ONNX = {"formats": "onnx", "precisions": "fp32"}
 DATA = {"source": "digits", "train_size": 60, "validation_size": 20, "test_size": 20}

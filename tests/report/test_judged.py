@@ -169,6 +169,7 @@ def test_devices_that_order_deployments_alike_agree_wholly(tmp_path: Path) -> No
     assert "swaps" not in found
 
 
+@pytest.mark.slow
 def test_a_student_that_is_slow_on_one_device_only_is_named_with_its_rivals(tmp_path: Path) -> None:
     analysis = two_devices(tmp_path / "run", {"resnet8": 1.5})
     [section] = sections.stability(analysis)
