@@ -114,7 +114,7 @@ def test_a_closed_child_is_gone_even_while_it_works_and_would_not_hear(child: Ch
 
 def test_a_child_ends_with_its_parent_however_that_ends() -> None:
     program = (
-        "from ktbench.supervision import Child; from tests import supervised_work as w\n"
+        "from ktbench.supervision import Child; from tests.support import supervised_work as w\n"
         "c = Child(); print(c.run(w.pid), flush=True); c.run(w.hang)"
     )
     parent = subprocess.Popen(
