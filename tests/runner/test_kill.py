@@ -22,7 +22,7 @@ from tests.support.running import digests, results, started, write_matrix
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("KTBENCH_KILLS", "6"))
+KILLS = int(os.environ.get("KTBENCH_KILLS", "4"))
 SEED = 20
 EVERY_EPOCH = {"KTBENCH_CHECKPOINT_SECONDS": "0"}
 
