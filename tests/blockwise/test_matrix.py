@@ -169,6 +169,7 @@ def first_weights(root: Path, cell: Cell, kept: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_finish_is_bit_for_bit_the_same_alone_in_a_cohort_and_resumed(tmp_path: Path) -> None:
     plain, taught = blockwise_cell(), blockwise_cell(method="kd")
     path = first_weights(tmp_path, plain, 2)
@@ -195,6 +196,7 @@ def test_a_finish_is_bit_for_bit_the_same_alone_in_a_cohort_and_resumed(tmp_path
     assert "went on after epoch" in notes[0]
 
 
+@pytest.mark.slow
 def test_a_finish_depends_on_the_weights_that_it_begins_from(tmp_path: Path) -> None:
     cell = blockwise_cell()
     digests = []
@@ -238,6 +240,7 @@ def test_weights_of_another_network_are_refused_with_their_file(tmp_path: Path) 
 # ---------------------------------------------------------------- the export
 
 
+@pytest.mark.slow
 def test_seeds_that_keep_other_blocks_share_no_graph_and_seeds_that_keep_the_same_do(
     tmp_path: Path,
 ) -> None:
@@ -256,6 +259,7 @@ def test_seeds_that_keep_other_blocks_share_no_graph_and_seeds_that_keep_the_sam
     assert graphs[0] != graphs[1] == graphs[2]
 
 
+@pytest.mark.slow
 def test_a_blockwise_student_is_written_for_tflite_too(tmp_path: Path) -> None:
     """Its mask of replaced blocks is of a type that the converter knows."""
     cell = blockwise_cell(0)

@@ -68,6 +68,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return train(list(range(6)), tmp_path_factory.mktemp("alone"))[0]
 
 
+@pytest.mark.slow
 def test_workers_of_a_chain_run_the_teacher_once_between_them(
     alone: dict[str, str], tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_workers_of_a_chain_run_the_teacher_once_between_them(
     assert calls[0] > STEPS and calls[1] < STEPS and calls[2] < STEPS
 
 
+@pytest.mark.slow
 def test_a_worker_that_waits_in_vain_runs_the_teacher_itself(
     alone: dict[str, str], tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ def test_a_worker_that_waits_in_vain_runs_the_teacher_itself(
     assert calls > STEPS
 
 
+@pytest.mark.slow
 def test_a_worker_that_nobody_takes_from_goes_on(alone: dict[str, str], tmp_path: Path) -> None:
     place = ChainPlace(tmp_path / "handed", 0, gives=Cut(2, 0), patience=0.2)
     digests, _ = train([0, 1], tmp_path / "run", place)

@@ -31,6 +31,8 @@ from tests.support.blockwise_runs import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Several(Inline):
     """As if there were several workers, one after the other; some jobs can be lost."""
@@ -213,7 +215,6 @@ def test_times_by_which_blocks_are_divided_are_kept_and_decide_no_weight(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_ray_workers_that_share_one_pass_give_the_same_weights(
     plain: Path, tmp_path: Path

@@ -112,6 +112,7 @@ def found(folder: ResultsFolder) -> BlockSearch:
     return search(folder, SearchRequest(budgets=(0.6, 1.0)))
 
 
+@pytest.mark.slow
 def test_a_cost_is_that_of_the_network_which_the_choice_makes(
     folder: ResultsFolder, found: BlockSearch
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_cost_is_that_of_the_network_which_the_choice_makes(
             assert network.cost <= network.budget * found.teacher_cost * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_the_teachers_own_blocks_are_a_choice_that_costs_and_loses_nothing(
     folder: ResultsFolder, found: BlockSearch
 ) -> None:
@@ -138,6 +140,7 @@ def test_the_teachers_own_blocks_are_a_choice_that_costs_and_loses_nothing(
     assert all(block.options[0].score == 0 for block in found.blocks)
 
 
+@pytest.mark.slow
 def test_for_every_uniform_student_there_is_a_choice_no_dearer_and_no_worse(
     found: BlockSearch,
 ) -> None:
@@ -149,6 +152,7 @@ def test_for_every_uniform_student_there_is_a_choice_no_dearer_and_no_worse(
         assert max(s.validation for s in within) >= network.validation
 
 
+@pytest.mark.slow
 def test_scores_are_means_over_seeds_and_none_is_positive(found: BlockSearch) -> None:
     assert found.seeds == (0, 1)
     replaced = [o for block in found.blocks for o in block.options[1:]]
@@ -156,6 +160,7 @@ def test_scores_are_means_over_seeds_and_none_is_positive(found: BlockSearch) ->
     assert len({option.score for option in replaced}) == len(replaced)
 
 
+@pytest.mark.slow
 def test_the_written_matrix_finishes_the_choices_and_trains_no_block(
     folder: ResultsFolder, found: BlockSearch
 ) -> None:
@@ -177,6 +182,7 @@ def test_the_written_matrix_finishes_the_choices_and_trains_no_block(
     assert search(folder, SearchRequest(budgets=(0.6, 1.0))).blocks == found.blocks
 
 
+@pytest.mark.slow
 def test_a_matrix_is_written_over_no_other_file_and_nowhere_else(
     folder: ResultsFolder, found: BlockSearch, tmp_path: Path
 ) -> None:
@@ -188,6 +194,7 @@ def test_a_matrix_is_written_over_no_other_file_and_nowhere_else(
         write_matrix(found, folder, tmp_path / "m.yaml")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_one_line(folder: ResultsFolder) -> None:
     with pytest.raises(KtbenchError, match="--teacher U: the folder has blocks of T"):
         search(folder, SearchRequest(teacher="U"))
@@ -197,6 +204,7 @@ def test_what_cannot_be_is_one_line(folder: ResultsFolder) -> None:
         search(folder, SearchRequest(budgets=(0.01,), teacher="T"))
 
 
+@pytest.mark.slow
 def test_a_latency_is_of_the_graph_and_equal_graphs_are_measured_once(
     folder: ResultsFolder,
 ) -> None:
@@ -213,6 +221,7 @@ def test_a_latency_is_of_the_graph_and_equal_graphs_are_measured_once(
     assert told[-1] == "on desk: repeat 5 of 5", "an empty graph, the teacher, three parts"
 
 
+@pytest.mark.slow
 def test_bytes_of_blocks_add_up_to_the_file_that_is_written(folder: ResultsFolder) -> None:
     """But for digits of names."""
     of = candidates_of(folder, folder.lock().plan)
@@ -224,6 +233,7 @@ def test_bytes_of_blocks_add_up_to_the_file_that_is_written(folder: ResultsFolde
     assert abs(added - prices.teacher) > 500
 
 
+@pytest.mark.slow
 def test_blocks_are_timed_on_a_board_over_ssh(folder: ResultsFolder, board: SshBoard) -> None:
     of = candidates_of(folder, folder.lock().plan)
     two = replace(of, blocks=of.blocks[1:3], entries=tuple({} for _ in range(2)))

@@ -57,6 +57,7 @@ def inner(network: Any) -> Student:
     return catalogue.build_student(name, settings, num_classes=10, in_channels=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", ["convolutions", "stages"])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("replacement", sorted(catalogue.replacements()))

@@ -116,6 +116,7 @@ def relayed(tmp_path_factory: pytest.TempPathFactory) -> list[BlockResult]:
     return done(train(tasks(), tmp_path_factory.mktemp("relay")))
 
 
+@pytest.mark.slow
 def test_a_block_is_the_same_bit_for_bit_from_relay_and_prefix_alone_and_in_any_company(
     relayed: list[BlockResult], tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_the_teacher_stays_as_it_was(tmp_path: Path) -> None:
     running.copy_(kept)
 
 
+@pytest.mark.slow
 def test_the_signed_replacement_reaches_a_target_that_the_studys_cannot(tmp_path: Path) -> None:
     """What is negative of the target is the least that a replacement closed by a ReLU can miss."""
     spec = BlockTrain(epochs=60, splice_every=20, batch_size=32, lr=3e-3, decay_steps=60, decay=0.7)
@@ -186,6 +188,7 @@ def _fresh_student(replacement: str) -> Student:
     return catalogue.build_student("blockwise", settings, num_classes=10, in_channels=1)
 
 
+@pytest.mark.slow
 def test_a_block_without_a_gain_stops_and_keeps_the_weights_of_its_best_epoch(
     tmp_path: Path,
 ) -> None:
@@ -207,6 +210,7 @@ def test_a_block_without_a_gain_stops_and_keeps_the_weights_of_its_best_epoch(
 # ---------------------------------------------------------------- put together
 
 
+@pytest.mark.slow
 def test_a_block_alone_in_the_assembled_network_has_the_accuracy_of_its_try(
     relayed: list[BlockResult], tmp_path: Path
 ) -> None:
@@ -229,6 +233,7 @@ def gathered(of: Cell, results: Sequence[BlockResult | Failure], root: Path) -> 
     return gather(of, results, teacher=teacher(), dataset=training.digits(), store=store)
 
 
+@pytest.mark.slow
 def test_what_loses_too_much_stays_the_teachers_own(tmp_path: Path) -> None:
     results = done(train(tasks(), tmp_path))
     wide = gathered(cell(), results, tmp_path)
@@ -250,6 +255,7 @@ def test_what_loses_too_much_stays_the_teachers_own(tmp_path: Path) -> None:
     assert gathered(strict, results, tmp_path) == made, "what was gathered is found again"
 
 
+@pytest.mark.slow
 def test_a_failed_block_is_told_and_stays_the_teachers_own(tmp_path: Path) -> None:
     results: list[BlockResult | Failure] = [*train(tasks(), tmp_path)]
     results[2] = Failure(stage="train", reason="lost", what=tasks()[2].name)
@@ -275,6 +281,7 @@ def _interrupt_after(epochs: int) -> Any:
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_training_stopped_after_any_epoch_goes_on_to_the_same_bits(
     epochs: int, relayed: list[BlockResult], tmp_path: Path
@@ -289,6 +296,7 @@ def test_a_training_stopped_after_any_epoch_goes_on_to_the_same_bits(
     assert told(train(tasks(), tmp_path, note=again.append)) == told(relayed) and not again
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_but_the_epochs_since_its_checkpoint(
     relayed: list[BlockResult], tmp_path: Path
 ) -> None:
@@ -315,6 +323,7 @@ def slowly() -> None:
     train(tasks(), root, checkpoint_seconds=0, report=lambda _: time.sleep(0.5))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_its_epochs_alone(
     relayed: list[BlockResult], tmp_path: Path
 ) -> None:
@@ -326,6 +335,7 @@ def test_a_damaged_checkpoint_costs_its_epochs_alone(
     assert sum("trains from the start" in note for note in notes) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epochs", "kept"), [(1, False), (3, True)])
 def test_a_block_that_diverges_ends_alone_with_what_was_kept(
     epochs: int, kept: bool, relayed: list[BlockResult], tmp_path: Path

@@ -25,6 +25,7 @@ def problem(host: str) -> str:
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "script", "parts"),
     [
@@ -68,6 +69,7 @@ def test_a_python_2_that_is_called_python3_is_told(board: SshBoard, tmp_path: Pa
     assert "older than Python 3.6" in line and "install a newer one" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "script"), [("waiting", "exec sleep 1000"), ("reading", f"read answer; {GO_ON}")]
 )
@@ -103,6 +105,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_board_without_space_is_told_so(board: SshBoard, full_disk: Path) -> None:
     line = problem(login(board, "full", f"export XDG_CACHE_HOME={full_disk}; {GO_ON}"))
     assert "no space is left on the board: free some" in line

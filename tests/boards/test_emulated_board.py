@@ -12,7 +12,7 @@ from tests.support.emulated import EmulatedBoard
 from tests.support.emulated_tasks import watched
 from tests.support.running import Commands, write_matrix
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def test_a_matrix_is_right_on_the_board_and_a_power_cut_costs_it_the_artifact_at_work(

@@ -26,7 +26,7 @@ from tests.support.boards import SHORT, images, job, logits, write_onnx, write_t
 from tests.support.emulated import EmulatedBoard
 from tests.support.emulated_tasks import watched
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 DEVICE = DeviceSpec(profile="emulated_aarch64", host="board", name="emulated", repeats=1)
 STEADY = replace(SHORT, seconds=5.0)

@@ -76,6 +76,7 @@ def test_a_boards_clock_that_is_wrong_or_set_anew_neither_ends_nor_prolongs_a_le
     let_go(hold.take(str(tmp_path), lease("ann")))
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_dead_host_left_is_taken_over_once_its_lease_has_run_out(
     tmp_path: Path,
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_lease_file_that_a_loss_of_power_cut_short_holds_nobody_off(bare: Home
     bare.run(probing("bob"))
 
 
+@pytest.mark.slow
 def test_an_agent_that_its_host_lost_is_ended_by_the_next_task_of_the_same_owner(
     tmp_path: Path,
 ) -> None:

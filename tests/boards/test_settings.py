@@ -202,6 +202,7 @@ def test_a_board_is_measured_with_its_settings_and_has_its_own_afterwards(
     assert now(fake_sysfs) == BEFORE and not (board.store / settings.NAME).exists()
 
 
+@pytest.mark.slow
 def test_a_check_tells_what_cannot_be_set_and_sets_nothing(
     fake_sysfs: Path, board: SshBoard, onnx_model: Path, tmp_path: Path
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_check_tells_what_cannot_be_set_and_sets_nothing(
     assert "boards over SSH alone" in check(here).problems[0]
 
 
+@pytest.mark.slow
 def test_settings_come_back_when_the_host_is_killed_in_mid_measurement(
     fake_sysfs: Path, board: SshBoard, onnx_model: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +242,7 @@ list(measure(device, [job(Path(sys.argv[3]))], Path(sys.argv[4]), budget=Budget(
     (board.store / hold.NAME).unlink()  # nobody waits for the lease of a killed run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["check", "remove"])
 def test_settings_come_back_after_a_crash_with_the_next_task_or_the_removal(
     fake_sysfs: Path, board: SshBoard, then: str

@@ -227,6 +227,7 @@ def test_a_board_without_room_is_sent_nothing(
     assert not (bare.store / "environments").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", sorted({oldest_python(), base_python()}), ids=lambda p: p.name)
 def test_a_board_is_set_up_from_nothing_and_left_as_it_was(
     python: Path, tmp_path: Path, wheel_cache: None
@@ -281,6 +282,7 @@ def test_removal_leaves_other_files_of_the_folders_that_were_made(bare: HomeBoar
 # ---------------------------------------------------------------- one connection
 
 
+@pytest.mark.slow
 def test_tasks_share_a_connection_and_nothing_is_left_of_it(
     board: SshBoard, onnx_model: Path, tmp_path: Path
 ) -> None:

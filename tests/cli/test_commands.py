@@ -175,6 +175,7 @@ def test_devices_check_asks_a_host_that_is_named_and_holds_it_against_a_profile(
     assert refused.code == 2 and "is a board over SSH: name its host" in refused.error
 
 
+@pytest.mark.slow
 def test_measure_times_any_model_and_tells_what_it_cannot(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -196,6 +197,7 @@ def test_measure_times_any_model_and_tells_what_it_cannot(
     assert ktbench("measure", model, "--mode", "slow").code == 2
 
 
+@pytest.mark.slow
 def test_several_models_are_measured_in_one_call_and_one_that_cannot_be_costs_no_other(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -214,6 +216,7 @@ def test_several_models_are_measured_in_one_call_and_one_that_cannot_be_costs_no
     assert refused.error.startswith("ktbench: --provider gpu: must be 'cpu', 'xnnpack', 'cuda'")
 
 
+@pytest.mark.slow
 def test_a_profile_says_what_a_measured_host_is(ktbench: Commands, tmp_path: Path) -> None:
     """Its figures are labelled as the profile's, and it is held to what the profile says."""
     model = write_onnx(tmp_path / "own.onnx")
@@ -248,6 +251,7 @@ def test_a_run_of_nothing_but_impossible_cells_is_refused_with_the_first_reason(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_report_is_written_again_for_a_finished_folder_and_refused_for_another(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -262,6 +266,7 @@ def test_a_report_is_written_again_for_a_finished_folder_and_refused_for_another
     assert refused.code == 2 and "no results folder" in refused.error
 
 
+@pytest.mark.slow
 def test_a_run_elsewhere_than_on_a_terminal_prints_plain_lines_that_are_never_broken(
     tmp_path: Path,
 ) -> None:
@@ -296,6 +301,7 @@ atexit.register(lambda: path.write_text("\\n".join(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_a_plain_run_loads_nothing_of_blockwise_students_or_of_pools(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()

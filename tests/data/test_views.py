@@ -205,6 +205,7 @@ def test_methods_that_a_sample_would_mislead_are_skipped_with_the_reason() -> No
 # ---------------------------------------------------------------- whole runs
 
 
+@pytest.mark.slow
 def test_a_run_with_a_cache_trains_the_same_and_tells_how_much_was_read(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

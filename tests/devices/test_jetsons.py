@@ -139,6 +139,7 @@ def test_a_jetsons_release_is_called_by_its_jetpack(jetson: Jetson) -> None:
     assert look.jetpack == jetson.jetpack
 
 
+@pytest.mark.slow
 def test_energy_on_a_jetson_is_that_of_the_whole_board_and_counts_nothing_twice(
     jetson: Jetson,
     board: SshBoard,

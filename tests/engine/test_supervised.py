@@ -14,7 +14,9 @@ import pytest
 from tests.support.crashing import NETWORKS
 from tests.support.running import Commands, digests, results, started, write_matrix
 
-KILLS = int(os.environ.get("KTBENCH_KILLS", "4"))
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("KTBENCH_KILLS", "3"))
 ONNX = {"formats": "onnx", "precisions": "fp32"}
 DATA = {"source": "digits", "train_size": 60, "validation_size": 20, "test_size": 20}
 TRAIN = {"epochs": 3, "batch_size": 20, "lr": 0.05}

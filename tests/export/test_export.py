@@ -154,6 +154,7 @@ def logits_of(exporter: Exporter, artifact: Artifact, raw: Tensor) -> np.ndarray
     return writer.run(model_of(exporter, artifact), layout.contiguous().numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", ["1", "dynamic"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("format", FORMATS)
@@ -191,6 +192,7 @@ def test_what_is_beyond_its_tolerance_is_told_and_nothing_else(
     assert says in found if says else found is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_reused_graph_is_the_graph_of_a_full_conversion(exporter, trained, dataset, format):
     spec = ExportSpec(format=format)
@@ -205,6 +207,7 @@ def test_a_reused_graph_is_the_graph_of_a_full_conversion(exporter, trained, dat
     assert len(reused) == len(converted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_bytes_do_not_depend_on_what_was_exported_before(
     exporter, trained, dataset, tmp_path, format
@@ -217,6 +220,7 @@ def test_the_bytes_do_not_depend_on_what_was_exported_before(
         assert exported(fresh, trained[1], 1, spec).digest == second.digest
 
 
+@pytest.mark.slow
 def test_tflite_takes_nhwc_and_onnx_takes_nchw_floats_named_image(exporter, trained):
     from ai_edge_litert.interpreter import Interpreter
 
@@ -238,6 +242,7 @@ def test_tflite_takes_nhwc_and_onnx_takes_nchw_floats_named_image(exporter, trai
     assert written.input_shape == (3, 8, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_dynamic_artifact_answers_for_any_batch_alike(exporter, trained, dataset, format):
     artifact = exported(exporter, trained[0], 0, ExportSpec(format=format, batch="dynamic"))
@@ -269,6 +274,7 @@ def test_an_onnx_artifact_tells_nothing_of_the_machine_that_wrote_it(exporter, t
         assert ".py" not in text and "doc_string" not in text and "metadata" not in text
 
 
+@pytest.mark.slow
 def test_int8_weights_are_stored_as_one_byte_each(exporter, trained):
     sizes = {
         (format, precision): exported(
@@ -285,6 +291,7 @@ def test_int8_weights_are_stored_as_one_byte_each(exporter, trained):
     assert len(by_channel) >= len(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_calibration_sees_training_images_only(exporter, dataset, trained, tmp_path, format):
     poisoned = {
@@ -302,6 +309,7 @@ def test_calibration_sees_training_images_only(exporter, dataset, trained, tmp_p
     assert not isinstance(moved, Artifact) or moved.digest != clean.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_file_with_wrong_weights_is_a_failure_and_is_not_written(
     exporter, trained, monkeypatch, format
@@ -328,6 +336,7 @@ class Branching(StagedNetwork):
         return logits if float(logits.sum()) > 0 else -logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_network_that_cannot_be_converted_is_a_failure_with_one_line(exporter, format):
     plain = small(0)
@@ -337,6 +346,7 @@ def test_a_network_that_cannot_be_converted_is_a_failure_with_one_line(exporter,
     assert done.what == f"{format}-fp32" and done.reason and "\n" not in done.reason
 
 
+@pytest.mark.slow
 def test_a_litert_process_that_dies_is_a_failure_and_the_next_starts_quietly(
     dataset, trained, tmp_path, capfd
 ):
@@ -419,6 +429,7 @@ def test_two_seeds_give_the_same_onnx_graph(exporter, trained, precision):
     assert one == two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_two_seeds_give_the_same_tflite_graph(exporter, trained, precision):
     from ai_edge_litert.interpreter import Interpreter
@@ -472,6 +483,7 @@ def lenet(num_classes: int, in_channels: int) -> nn.Module:
 REAL = [("vgg8", {"width": 0.125}), ("resnet8", {"width": 0.5}), ("vgg_separable", {"width": 0.1})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", ["1", "dynamic"])
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("name", "settings"), [*REAL, ("own", {"stages": ["2"]})])
@@ -512,6 +524,7 @@ class Derived(StagedNetwork):
         return functional.linear(features, self.head.weight.square(), self.head.bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_architecture_with_derived_constants_is_converted_student_by_student(
     exporter, dataset, tmp_path, format
@@ -536,6 +549,7 @@ def test_nothing_that_can_be_asked_for_is_impossible():
     assert [impossible(spec) for spec in specs] == [None] * len(specs)
 
 
+@pytest.mark.slow
 def test_a_copy_in_another_process_starts_empty(exporter, trained, tmp_path):
     import pickle
 
@@ -546,6 +560,7 @@ def test_a_copy_in_another_process_starts_empty(exporter, trained, tmp_path):
     assert exported(copied, trained[1], 1, ExportSpec(format="onnx")).digest == one.digest
 
 
+@pytest.mark.slow
 def test_calibration_takes_images_from_all_of_the_training_set(exporter, dataset):
     indices = exporter._calibration()
     assert len(indices) == exporter_module.CALIBRATION
@@ -553,6 +568,7 @@ def test_calibration_takes_images_from_all_of_the_training_set(exporter, dataset
     assert len(set(indices.tolist())) == len(indices)
 
 
+@pytest.mark.slow
 def test_calibration_in_chunks_gives_the_int8_network_of_one_image_at_a_time(
     exporter, dataset, monkeypatch
 ):

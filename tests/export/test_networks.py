@@ -133,6 +133,7 @@ def made(name: str) -> nn.Module:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_parts_of_small_networks_are_exported_in_onnx(exporter: Exporter, name: str) -> None:
     for precision in ("fp32", "int8"):
@@ -140,6 +141,7 @@ def test_the_parts_of_small_networks_are_exported_in_onnx(exporter: Exporter, na
         assert isinstance(done, Artifact), done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MobileNetV3", "pools", DEAD])
 def test_and_in_tflite_for_any_batch(exporter: Exporter, name: str) -> None:
     network = made(name)
@@ -159,6 +161,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "opset"), [*((kind, 18) for kind in REFUSED), ("an operator", 13)]
 )
@@ -175,6 +178,7 @@ def test_what_cannot_be_exported_is_one_line_that_says_what_and_what_to_do(
     assert "step 1/3" not in done.reason and "step 3/3" not in done.reason
 
 
+@pytest.mark.slow
 def test_an_operator_that_tflite_lacks_is_named(exporter: Exporter) -> None:
     done = export(exporter, Net(Call(torch.special.bessel_j0)), "bessel", format="tflite")
     assert isinstance(done, Failure)
@@ -188,6 +192,7 @@ def test_codes_that_colour_a_terminal_are_taken_out() -> None:
     assert clean("\x1b[96mstep\x1b[0m 1\n\tof \x1b[1;31m3\x1b[m\x07") == "step 1 of 3"
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_by_a_signal_costs_that_export_alone(
     exporter: Exporter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_costs_were_measured_for_every_method_and_name_their_machine(generate: M
 # ---------------------------------------------------------------- what the benchmark measures
 
 
+@pytest.mark.slow
 def test_flops_are_charged_to_the_methods_that_compute_more(
     costs: dict[str, method_cost.Figures],
 ) -> None:
@@ -127,6 +128,7 @@ def test_the_documentation_shows_a_chain_a_sum_and_standardised_logits() -> None
         assert word in whole
 
 
+@pytest.mark.slow
 def test_a_chain_of_assistants_runs_from_the_matrix_to_its_last_student(
     ktbench: Commands, tmp_path: Path
 ) -> None:

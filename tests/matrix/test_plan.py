@@ -364,6 +364,7 @@ def _subset(items: list[Any]) -> st.SearchStrategy[list[Any]]:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     students=_subset(STUDENTS),

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -41,6 +40,8 @@ def _values(text: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def validator() -> Any:
+    import jsonschema
+
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(json.loads(json.dumps(schema)))
@@ -124,9 +125,11 @@ SCHEMA_CANNOT_TELL = (
     ],
 )
 def test_an_editor_sees_what_loading_refuses(line: str, message: str, validator: Any) -> None:
+    from jsonschema import ValidationError
+
     key = line.partition(":")[0]
     kept = [good for good in GOOD.splitlines() if not good.startswith(f"{key}:")]
-    with pytest.raises(jsonschema.ValidationError):
+    with pytest.raises(ValidationError):
         validator.validate(_values("\n".join([*kept, line])))
 
 

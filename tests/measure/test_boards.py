@@ -24,6 +24,7 @@ from ktbench.records import DeviceSpec, Failure, KtbenchError, Measurement
 from tests.support.boards import SHORT, SshBoard, agent_of, images, job, logits, write_onnx
 
 
+@pytest.mark.slow
 def test_models_are_measured_over_ssh(
     board: SshBoard, onnx_model: Path, tflite_model: Path, tmp_path: Path
 ) -> None:
@@ -46,6 +47,7 @@ def test_a_models_name_reaches_no_shell(board: SshBoard, tmp_path: Path) -> None
     assert not list(tmp_path.rglob("pwned")) and not (Path.home() / "pwned").exists()
 
 
+@pytest.mark.slow
 def test_a_board_without_the_runtime_fails_every_job_and_says_what_to_install(
     board: SshBoard, bare_python: Path, onnx_model: Path, tmp_path: Path
 ) -> None:
@@ -69,6 +71,7 @@ def test_a_board_that_cannot_be_had_fails_every_job_with_the_same_line(
     assert reasons[0] in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_agent_runs_with_tflite_runtime_2_14(
     old_tflite_python: Path, tflite_model: Path, onnx_model: Path, tmp_path: Path
 ) -> None:
@@ -83,6 +86,7 @@ def test_the_agent_runs_with_tflite_runtime_2_14(
     assert found.ok and "install onnxruntime" in " ".join(found.warnings)
 
 
+@pytest.mark.slow
 def test_the_agent_measures_under_python_3_6_with_onnxruntime_1_10(
     jetpack_4_python: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +140,7 @@ def _agents(parent: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_board_that_is_unplugged_in_mid_measurement_is_tried_again(
     board: SshBoard, tmp_path: Path
 ) -> None:
@@ -160,6 +165,7 @@ def test_a_board_that_is_unplugged_in_mid_measurement_is_tried_again(
     assert result.repeats == 1
 
 
+@pytest.mark.slow
 def test_an_agent_ends_when_its_host_is_gone(onnx_model: Path, tmp_path: Path) -> None:
     script = """
 import sys
@@ -190,6 +196,7 @@ list(measure(device, [job(Path(sys.argv[1]))], Path(sys.argv[2]), budget=budget)
 # ---------------------------------------------------------------- a series
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_its_own_artifact_alone_and_is_not_tried_again(
     board: SshBoard, onnx_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +222,7 @@ def test_a_process_that_dies_costs_its_own_artifact_alone_and_is_not_tried_again
     assert (tmp_path / "died").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_what_was_changed_on_the_board_between_two_repeats_is_not_run(
     board: SshBoard, onnx_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +240,7 @@ def test_what_was_changed_on_the_board_between_two_repeats_is_not_run(
     assert isinstance(found, Failure) and "was changed in the meantime" in found.reason
 
 
+@pytest.mark.slow
 def test_repeats_of_a_deployment_cost_the_link_once(
     board: SshBoard, onnx_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

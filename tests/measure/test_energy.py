@@ -94,6 +94,7 @@ def test_a_sampler_ends_with_the_process_that_started_it(tmp_path: Path) -> None
     sampler._process.stdout.close()
 
 
+@pytest.mark.slow
 def test_energy_is_measured_on_a_device_with_a_meter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +181,7 @@ def test_malformed_telemetry_is_a_failure(tmp_path: Path, changes: dict[str, Any
 # ---------------------------------------------------------------- validity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -329,6 +331,7 @@ def test_a_repeat_that_reached_the_most_runs_is_warned_of(
 # ---------------------------------------------------------------- scenarios
 
 
+@pytest.mark.slow
 def test_the_offline_scenario_runs_batches_and_tells_their_throughput(tmp_path: Path) -> None:
     model = write_onnx(tmp_path / "dynamic.onnx", batch="N")
     offline = HERE.model_copy(update={"scenario": "offline", "batch_size": 8})
@@ -343,6 +346,7 @@ def test_the_offline_scenario_runs_batches_and_tells_their_throughput(tmp_path: 
     assert isinstance(refused, Failure) and "export with `batch: dynamic`" in refused.reason
 
 
+@pytest.mark.slow
 def test_a_sustained_run_tells_how_it_slowed_down_and_takes_throttling_for_a_finding(
     tmp_path: Path,
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_runtime_that_falls_back_makes_a_measurement_invalid(tmp_path: Path) -
     assert fallen.validity.reasons == ("fallback: XNNPACK was asked for, builtin ran",)
 
 
+@pytest.mark.slow
 def test_a_tflite_model_is_measured_here(tflite_model: Path, tmp_path: Path) -> None:
     found = one(measure_file(tflite_model, HERE, tmp_path, budget=SHORT))
     assert found.runtime == "tflite" and found.runtime_version.startswith("ai-edge-litert")
@@ -146,6 +147,7 @@ def test_more_threads_than_processors_are_a_failure(onnx_model: Path, tmp_path: 
     assert isinstance(found, Failure) and "999 threads are asked for" in found.reason
 
 
+@pytest.mark.slow
 def test_a_process_that_takes_too_long_is_stopped(onnx_model: Path, tmp_path: Path) -> None:
     slow = Budget(runs=36, seconds=60.0, warm_s=0.0, cool_wait_s=0.0, limit_s=2.0)
     (found,) = measure(HERE, [job(onnx_model)], tmp_path, budget=slow)

@@ -336,12 +336,14 @@ def test_an_opset_that_a_boards_runtime_cannot_read_is_refused_with_the_one_to_t
 # ---------------------------------------------------------------- check
 
 
+@pytest.mark.slow
 def test_this_machine_passes_its_check() -> None:
     found = check(HERE)
     assert found.ok and found.facts and found.facts["cores"]
     assert [name.partition(" ")[0] for name in found.runtimes] == ["onnxruntime", "tflite"]
 
 
+@pytest.mark.slow
 def test_a_check_says_what_is_missing_in_plain_words(bare_python: Path) -> None:
     bare = HERE.model_copy(update={"python": str(bare_python), "threads": (999,)})
     found = check(bare)

@@ -29,6 +29,7 @@ FUZZ = int(os.environ.get("KTBENCH_FUZZ", "25"))
 """Networks of each instruction set; 300 is the full size."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("under", SETS)
 def test_random_networks_end_no_process_and_no_wrong_gradient_is_accepted_nor_a_right_one_refused(
     under: str,
@@ -185,6 +186,7 @@ def _matrix(student: str, **changes: Any) -> Path:
     return write_matrix(Path("m.yaml"), students=[student], methods=["none"], **changes)
 
 
+@pytest.mark.slow
 def test_a_wrong_layout_gives_way_to_the_next_and_the_user_the_record_and_the_cache_know_why(
     ktbench: Commands,
 ) -> None:
@@ -207,6 +209,7 @@ def test_a_wrong_layout_gives_way_to_the_next_and_the_user_the_record_and_the_ca
     assert layout.name == "contiguous_without_onednn" and layout.checked
 
 
+@pytest.mark.slow
 def test_a_network_that_is_wrong_in_every_layout_fails_with_the_reason_and_others_go_on(
     ktbench: Commands,
 ) -> None:
@@ -225,6 +228,7 @@ def test_a_network_that_is_wrong_in_every_layout_fails_with_the_reason_and_other
     assert by_student["resnet8"].status == "done"
 
 
+@pytest.mark.slow
 def test_what_the_matrix_asks_for_is_never_run_otherwise(ktbench: Commands) -> None:
     ktbench.here = True
     matrix = _matrix(STUDENT, numeric={"layout": "channels_last"})
@@ -234,6 +238,7 @@ def test_what_the_matrix_asks_for_is_never_run_otherwise(ktbench: Commands) -> N
     assert failure.reason.startswith("numeric.layout: channels_last: its arithmetic fails here")
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_of_a_layout_is_no_end_of_the_run(ktbench: Commands) -> None:
     Path("dying.py").write_text(DYING)
     ran = ktbench("run", _matrix("dying.py:Dies"), "--results", "r")

@@ -21,6 +21,7 @@ print(instruction_set().partition(",")[0], torch.backends.cpu.get_cpu_capability
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("under", ["native", "default"])
 def test_what_the_environment_leaves_of_the_processor_is_what_torch_uses(under: str) -> None:
     ran = python(["-c", SAID], under, checked=False)

@@ -47,6 +47,7 @@ def trained(
     return {outcome["name"]: outcome for outcome in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TRAINED, *BESIDE])
 def test_whatever_meets_the_fault_trains_to_the_weights_of_torchs_own_kernels_and_the_heap_is_whole(
     trained: dict[str, dict[str, Any]], name: str
@@ -56,6 +57,7 @@ def test_whatever_meets_the_fault_trains_to_the_weights_of_torchs_own_kernels_an
     assert trained[name]["far"] < (1e-2 if "bf16" in name else 1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_that_meets_the_fault_is_run_contiguous_and_the_record_says_why(
     trained: dict[str, dict[str, Any]],
 ) -> None:
@@ -107,6 +109,7 @@ def test_weights_of_other_than_four_dimensions_are_placed_as_they_are() -> None:
     assert network[0].weight.is_contiguous() and network[2].weight.is_contiguous()
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_in_the_layout_that_it_began_in(tmp_path: Path) -> None:
     cell = training.cell("none", student=Item(name=f"{networks.__file__}:Plain"))
     [whole] = training.train([cell], tmp_path / "whole", layouts=lambda _: Layout("contiguous"))
@@ -156,6 +159,7 @@ def test_networks_that_only_run_forward_take_the_first_choice_unless_asked_other
     assert frozen(NumericSpec(layout="contiguous")).name == "contiguous"
 
 
+@pytest.mark.slow
 def test_a_plan_times_networks_that_meet_the_fault_and_ends_well(tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path / "m.yaml", students=[f"{networks.__file__}:Strided"])
     ran = python(["-m", "ktbench", "plan", str(matrix)], "AVX2")

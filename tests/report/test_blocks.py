@@ -102,6 +102,7 @@ def table(folder: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(folder / "report" / "tables" / f"{name}.csv")
 
 
+@pytest.mark.slow
 def test_each_block_stands_with_its_means_over_seeds_and_how_many_use_it(folder: Path) -> None:
     rows = table(folder, "blocks")
     assert rows["block"].tolist() == list(NAMES)
@@ -113,6 +114,7 @@ def test_each_block_stands_with_its_means_over_seeds_and_how_many_use_it(folder:
     assert rows["n"].tolist() == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_student_is_followed_from_its_teacher_through_the_assembly_to_each_finish(
     folder: Path,
 ) -> None:
@@ -131,12 +133,14 @@ def test_a_student_is_followed_from_its_teacher_through_the_assembly_to_each_fin
     assert (rows["blocks_seconds"] == 12.0).all() and (rows["blocks_really"] == 7.5).all()
 
 
+@pytest.mark.slow
 def test_schedule_feed_workers_and_energy_are_told_with_their_origin(folder: Path) -> None:
     words = " ".join(" ".join(outline(folder).words).split())
     assert "vgg_thin, seed 0: 2 workers, longest first; one pass of the teacher" in words
     assert "1.23 kJ estimated" in words and "idle share included" not in words
 
 
+@pytest.mark.slow
 def test_a_block_that_failed_and_one_that_was_found_again_are_told(tmp_path: Path) -> None:
     lost = Failure(stage="train", what="stages.2.0", reason="its worker was killed")
     place = write(
@@ -183,6 +187,7 @@ def network(kind: str, name: str, cost: float, accuracy: float, student: str) ->
     )
 
 
+@pytest.mark.slow
 def test_a_search_is_told_with_the_finish_of_those_of_its_networks_that_were_run(
     tmp_path: Path,
 ) -> None:

@@ -24,6 +24,7 @@ def told(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_page_of_200_cells_with_long_curves_stays_below_five_megabytes(tmp_path: Path) -> None:
     shape = Shape(
         students=tuple(f"net{i}" for i in range(4)),
@@ -55,6 +56,7 @@ def test_a_larger_matrix_tells_every_group_before_it_tells_more_seeds(
     assert table.left_out == "First 14 of 36 rows; all in tables/cells.csv."
 
 
+@pytest.mark.slow
 def test_the_command_of_a_story_makes_the_cell_again_with_the_same_weights(
     ktbench: Commands, tmp_path: Path
 ) -> None:

@@ -183,6 +183,7 @@ def test_a_pools_uses_stand_beside_each_other_with_what_they_cost(study: Path) -
     assert math.isnan(own.loc["all four", "change"]) and own.loc["T0", "change_n"] == 5
 
 
+@pytest.mark.slow
 def test_every_window_and_every_use_of_a_pool_is_drawn_with_its_gain_and_its_flops(
     study: Path,
 ) -> None:
@@ -217,6 +218,7 @@ def test_the_report_says_when_training_longer_is_better_for_one_student(
     assert "Even when a teacher has to be trained for one student" in words
 
 
+@pytest.mark.slow
 def test_the_page_has_the_section_its_figures_and_its_tables(tmp_path: Path) -> None:
     study = write_efficiency(tmp_path / "run", plan_of(seeds=2, epochs=(4, 8)))
     write_report(study)
@@ -230,6 +232,7 @@ def test_the_page_has_the_section_its_figures_and_its_tables(tmp_path: Path) -> 
     assert set(table["kind"]) == {"flops", "seconds"} and (table["n"] == 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_few_seeds_give_figures_and_one_gives_no_interval(tmp_path: Path, seeds: int) -> None:
     folder = write_efficiency(tmp_path / "run", plan_of(seeds=seeds))
@@ -314,6 +317,7 @@ def test_a_saving_that_may_be_none_leaves_open_when_a_teacher_pays() -> None:
 # ---------------------------------------------------------------- families, names of budgets
 
 
+@pytest.mark.slow
 def test_a_sweeps_signs_and_a_tables_speedups_are_judged_among_all_their_rows(study: Path) -> None:
     analysis = Analysis(load_results(study))
     windows = sweeps.windows(analysis.trainings)
@@ -331,6 +335,7 @@ def test_a_sweeps_signs_and_a_tables_speedups_are_judged_among_all_their_rows(st
     assert "each column of them is one family" in said(study)
 
 
+@pytest.mark.slow
 def test_every_budget_has_its_name_and_curves_are_those_of_the_longest(study: Path) -> None:
     analysis = Analysis(load_results(study))
     methods = set(analysis.methods)
@@ -355,6 +360,7 @@ def test_a_swept_budget_and_a_window_are_no_unfairness(study: Path) -> None:
 # ---------------------------------------------------------------- a real study
 
 
+@pytest.mark.slow
 def test_a_real_study_of_budgets_windows_and_a_pool_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

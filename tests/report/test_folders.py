@@ -61,6 +61,7 @@ def test_an_unfinished_folder_gives_a_report_that_says_so(
     assert words in " ".join(outline(path).words)
 
 
+@pytest.mark.slow
 def test_every_teacher_has_a_map_of_its_own(tmp_path: Path) -> None:
     shape = Shape(students=("resnet8",), gains={"kd": 0.03}, teachers=("big", "small"), epochs=3)
     path = write_folder(tmp_path / "run", shape).path
@@ -72,6 +73,7 @@ def test_every_teacher_has_a_map_of_its_own(tmp_path: Path) -> None:
     assert "kd ← small" in page(path)
 
 
+@pytest.mark.slow
 def test_measured_and_emulated_figures_never_share_a_column(tmp_path: Path) -> None:
     board = DeviceSpec(profile="ssh", name="board", host="board.local")
     shape = Shape(students=("resnet8",), gains={"kd": 0.03}, epochs=3, devices=(LOCAL, board))
@@ -92,6 +94,7 @@ def test_measured_and_emulated_figures_never_share_a_column(tmp_path: Path) -> N
             assert origins <= {column.rsplit("_", 1)[1]}
 
 
+@pytest.mark.slow
 def test_energy_and_scenarios_have_tables_with_a_column_for_each_origin(tmp_path: Path) -> None:
     names = ("pi", "fake", "batches", "long")
     pi, fake, batches, long = (DeviceSpec(profile="ssh", name=n, host="pi") for n in names)
@@ -122,6 +125,7 @@ def test_energy_and_scenarios_have_tables_with_a_column_for_each_origin(tmp_path
         assert words in shown, words
 
 
+@pytest.mark.slow
 def test_accuracy_on_a_board_stands_beside_the_hosts_with_what_kind_of_board_it_was(
     tmp_path: Path,
 ) -> None:
@@ -199,6 +203,7 @@ def test_the_verdict_lists_devices_in_the_order_of_the_matrix(tmp_path: Path) ->
     assert rows["device"].tolist() == ["slow", "quick"]
 
 
+@pytest.mark.slow
 def test_files_that_differ_in_weights_alone_are_a_noise_check(tmp_path: Path) -> None:
     shape = Shape(students=("resnet8",), gains={"kd": 0.03}, epochs=3, devices=())
     folder = write_folder(tmp_path / "run", shape)
@@ -213,6 +218,7 @@ def test_files_that_differ_in_weights_alone_are_a_noise_check(tmp_path: Path) ->
     assert "Noise check: files that differ" in page(folder.path)
 
 
+@pytest.mark.slow
 def test_a_long_table_shows_its_first_rows_and_says_where_the_rest_is(tmp_path: Path) -> None:
     methods = {f"method{i:02d}": 0.001 * i for i in range(25)}
     shape = Shape(students=("a", "b"), gains=methods, seeds=2, epochs=2, devices=())

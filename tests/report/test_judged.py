@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats as scipy_stats
+import scipy
 
 from benchmarks._synthetic import (
     LOCAL,
@@ -52,7 +52,7 @@ def test_signs_are_those_of_scipys_paired_t_tests_adjusted_over_all_but_the_base
     accuracy = cells.pivot_table(index="seed", columns=["student", "method"], values="accuracy")
     compared = gains[~gains["is_baseline"]]
     raw = [
-        scipy_stats.ttest_rel(accuracy[r.student, r.method], accuracy[r.student, "none"]).pvalue
+        scipy.stats.ttest_rel(accuracy[r.student, r.method], accuracy[r.student, "none"]).pvalue
         for r in compared.itertuples()
     ]
     assert compared["p"].tolist() == pytest.approx(raw)
@@ -97,7 +97,7 @@ def test_undecided_comparisons_stand_with_the_seeds_that_would_settle_them(tmp_p
             assert row["unsettled_why"]
             continue
         half = (row["gain_high"] - row["gain_low"]) / 2
-        deviation = half * 2 / scipy_stats.t.ppf(0.975, 3)  # 4 seeds: half = t · s / 2
+        deviation = half * 2 / scipy.stats.t.ppf(0.975, 3)  # 4 seeds: half = t · s / 2
         seeds = int(row["settled_by"])
         assert seeds > row["n"]
         assert stats.t_test_power(row["gain"] / deviation, seeds, alpha) >= stats.POWER - 1e-9
@@ -169,6 +169,7 @@ def test_devices_that_order_deployments_alike_agree_wholly(tmp_path: Path) -> No
     assert "swaps" not in found
 
 
+@pytest.mark.slow
 def test_a_student_that_is_slow_on_one_device_only_is_named_with_its_rivals(tmp_path: Path) -> None:
     analysis = two_devices(tmp_path / "run", {"resnet8": 1.5})
     [section] = sections.stability(analysis)

@@ -63,11 +63,13 @@ def test_a_pools_throughput_workers_joins_and_losses_are_in_the_report(folder: P
     assert "pools" in outline(folder).anchors
 
 
+@pytest.mark.slow
 def test_without_a_pool_there_is_no_such_section(folder: Path) -> None:
     write_report(folder)
     assert "pools" not in outline(folder).anchors
 
 
+@pytest.mark.slow
 def test_a_history_that_cannot_be_read_is_named_and_the_rest_shown(folder: Path) -> None:
     (folder / "pool").mkdir()
     (folder / "pool" / "bad-1.json").write_text('{"teacher": 3')

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats as scipy_stats
+import scipy
 
 from benchmarks._synthetic import DATA, PROVENANCE, Shape, plan_of, result_of, write_folder
 from ktbench import stats
@@ -95,7 +95,7 @@ def test_differences_of_views_are_one_family_of_each_table(tmp_path: Path) -> No
     frame = view_reuse.by_group(pairs)
     keys = ["student", "label", "teacher", "views"]
     raw = [
-        scipy_stats.ttest_1samp(own["gain"].astype(float), 0).pvalue
+        scipy.stats.ttest_1samp(own["gain"].astype(float), 0).pvalue
         for _, own in pairs.groupby(keys, sort=False)
     ]
     assert frame["p"].tolist() == pytest.approx(raw)
@@ -161,6 +161,7 @@ def test_epochs_without_a_teacher_are_no_saving() -> None:
     assert saved == pytest.approx({"late": 1 / 3, "whole": 4 / 6, "short": 0})
 
 
+@pytest.mark.slow
 def test_the_section_and_the_verdict_say_what_views_cost_and_spare(both: Path) -> None:
     words = " ".join(outline(both).words)
     assert "Reused augmentations" in words and "Clock times are not compared" in words
@@ -174,6 +175,7 @@ def test_the_section_and_the_verdict_say_what_views_cost_and_spare(both: Path) -
     assert shown.replace("-", "−") in words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("views", "data"),
     [((None,), AUGMENTED), ((4,), AUGMENTED), ((2, 4), AUGMENTED), ((None, 4), DATA)],
@@ -192,6 +194,7 @@ def test_without_both_kinds_there_is_no_such_section(
 # ---------------------------------------------------------------- the other sections
 
 
+@pytest.mark.slow
 def test_views_and_fresh_augmentations_are_never_pooled(both: Path) -> None:
     analysis = Analysis(load_results(both))
     assert analysis.methods[:2] == ["kd", "attention"]
@@ -204,6 +207,7 @@ def test_views_and_fresh_augmentations_are_never_pooled(both: Path) -> None:
     assert (views == views.reindex(cells["baseline"]).to_numpy()).all(), "compared likewise"
 
 
+@pytest.mark.slow
 def test_a_matrix_trained_in_several_ways_is_told_as_fair(both: Path) -> None:
     words = " ".join(outline(both).words)
     assert "trained as usual and again with [views=2], [views=4]" in words
@@ -212,6 +216,7 @@ def test_a_matrix_trained_in_several_ways_is_told_as_fair(both: Path) -> None:
     assert "2 methods and no transfer" in words
 
 
+@pytest.mark.slow
 def test_how_outputs_are_reduced_changes_nothing_for_no_transfer(tmp_path: Path) -> None:
     reduced = NumericSpec(outputs=TeacherOutputs(precision="fp16", sampled=50))
 

@@ -137,6 +137,7 @@ with opened(Path(sys.argv[1])) as folder:
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_is_taken_over_and_cleaned(tmp_path: Path) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-c", _HOLDER, str(path)]
@@ -174,6 +175,7 @@ def _enter(path: Path, barrier: object, answers: object) -> None:
         answers.put("refused")  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_of_runs_that_start_together_one_alone_gets_the_folder(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(3), context.Queue()

@@ -22,6 +22,8 @@ from ktbench.results import load_results
 from ktbench.results.verification import verify
 from tests.support.fuzzing import SCRIPT, damage, small_folders
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("KTBENCH_FUZZ", "12"))
 SEED = 11
 DRAWN_EVERY = 6

@@ -19,6 +19,8 @@ from ktbench.runner import cohort_jobs, teacher_jobs
 from ktbench.train import TrainingContext
 from tests.support.running import Commands, digests, results, write_matrix
 
+pytestmark = pytest.mark.slow
+
 ONNX = {"formats": "onnx", "precisions": "fp32"}
 KD = "resnet8(width=0.25) / kd ← T / seed 0"
 

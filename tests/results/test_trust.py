@@ -118,6 +118,7 @@ def test_a_measurement_that_cannot_be_is_left_out_and_named(tmp_path: Path) -> N
         assert len(results.all_measurements) == number - 1
 
 
+@pytest.mark.slow
 def test_samples_that_contradict_their_measurement_are_named_by_all_who_read_them(
     tmp_path: Path,
 ) -> None:
@@ -163,6 +164,7 @@ def test_curves_of_another_cell_are_told_in_folders_of_either_version(
         assert all(place in page(folder) for place in wanted)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_or_curve_costs_its_own_cell_in_report_and_comparison(
     ktbench: Commands, unsealed: Path
 ) -> None:

@@ -13,6 +13,8 @@ from ktbench.results import load_results
 from tests.support.boards import SshBoard
 from tests.support.running import Commands, started, write_matrix
 
+pytestmark = pytest.mark.slow
+
 SOME_FAILED = 1
 
 

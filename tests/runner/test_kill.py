@@ -13,13 +13,16 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 import torch
 
 from ktbench.results import load_results
 from ktbench.system.files import PREFIX
 from tests.support.running import digests, results, started, write_matrix
 
-KILLS = int(os.environ.get("KTBENCH_KILLS", "6"))
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("KTBENCH_KILLS", "4"))
 SEED = 20
 EVERY_EPOCH = {"KTBENCH_CHECKPOINT_SECONDS": "0"}
 

@@ -17,6 +17,7 @@ from tests.support.running import Commands, write_matrix
 EXPORTS: dict[str, Any] = {"formats": "onnx", "precisions": "fp32"}
 
 
+@pytest.mark.slow
 def test_all_that_a_run_lacks_is_told_at_once_and_nothing_is_trained(
     ktbench: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,6 +42,7 @@ def test_all_that_a_run_lacks_is_told_at_once_and_nothing_is_trained(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_a_board_that_does_not_answer_is_told_before_training_and_the_run_goes_on(
     ktbench: Commands, board: SshBoard, tmp_path: Path
 ) -> None:
@@ -59,6 +61,7 @@ def test_a_board_that_does_not_answer_is_told_before_training_and_the_run_goes_o
     assert set(load_results(tmp_path / "r").cells["status"]) == {"done"}
 
 
+@pytest.mark.slow
 def test_strict_does_not_begin_while_a_board_does_not_answer(
     ktbench: Commands, board: SshBoard, tmp_path: Path
 ) -> None:
@@ -91,6 +94,7 @@ def test_a_disk_that_cannot_hold_the_weights_is_told_before_training(
     assert "free some" in answer.error and not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_has_nothing_left_to_train_asks_no_board(
     ktbench: Commands, board: SshBoard, tmp_path: Path
 ) -> None:

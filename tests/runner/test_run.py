@@ -58,6 +58,7 @@ TEACHER = "resnet8 / none / seed 0"
 # ---------------------------------------------------------------- what is done once
 
 
+@pytest.mark.slow
 def test_cells_run_alone_have_the_weights_that_they_have_in_one_matrix(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_cells_run_alone_have_the_weights_that_they_have_in_one_matrix(
         assert _student(method, 1) in alone
 
 
+@pytest.mark.slow
 def test_a_teacher_is_trained_once_and_used_again_by_later_runs(
     ktbench: Commands, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_teacher_is_trained_once_and_used_again_by_later_runs(
     assert names[0] == names[1] and len(names[0]) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_stored_teacher_is_noted_and_trained_again(
     ktbench: Commands, trained: list[str], tmp_path: Path
 ) -> None:
@@ -107,6 +110,7 @@ def test_a_damaged_stored_teacher_is_noted_and_trained_again(
     assert digests(tmp_path / "second") == digests(tmp_path / "first")
 
 
+@pytest.mark.slow
 def test_no_transfer_is_trained_once_for_all_teachers(
     ktbench: Commands, trained: list[str], tmp_path: Path
 ) -> None:
@@ -141,6 +145,7 @@ def test_an_extended_matrix_does_only_what_is_new(
     assert answer.code == 0 and "4 there already" in answer.err and "students" not in answer.err
 
 
+@pytest.mark.slow
 def test_a_teacher_with_more_training_images_can_be_added_to_a_finished_matrix(
     ktbench: Commands, trained: list[str], tmp_path: Path
 ) -> None:
@@ -154,6 +159,7 @@ def test_a_teacher_with_more_training_images_can_be_added_to_a_finished_matrix(
     assert len(digests(tmp_path / "r")) == 3
 
 
+@pytest.mark.slow
 def test_a_new_export_of_a_trained_cell_needs_no_teacher(
     ktbench: Commands, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +175,7 @@ def test_a_new_export_of_a_trained_cell_needs_no_teacher(
     assert taught is not None and found.teacher == taught and len(found.artifacts) == 1
 
 
+@pytest.mark.slow
 def test_weights_that_were_deleted_are_trained_again_to_the_same_record(
     ktbench: Commands, trained: list[str], tmp_path: Path
 ) -> None:
@@ -186,6 +193,7 @@ def test_weights_that_were_deleted_are_trained_again_to_the_same_record(
     }
 
 
+@pytest.mark.slow
 def test_weights_that_were_swapped_are_not_exported_but_trained_again(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -204,6 +212,7 @@ def test_weights_that_were_swapped_are_not_exported_but_trained_again(
     assert digests(tmp_path / "r") == before
 
 
+@pytest.mark.slow
 def test_exports_of_a_run_that_was_stopped_before_its_result_are_not_made_again(
     ktbench: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +242,7 @@ def test_exports_of_a_run_that_was_stopped_before_its_result_are_not_made_again(
     assert exported == ["again"]
 
 
+@pytest.mark.slow
 def test_fresh_does_everything_again_and_resume_nothing(
     ktbench: Commands, trained: list[str], tmp_path: Path
 ) -> None:
@@ -319,6 +329,7 @@ def test_a_pair_that_cannot_be_is_in_the_results_with_its_reason(
     assert skipped[0].reason and "skipped" in answer.err
 
 
+@pytest.mark.slow
 def test_each_distinct_graph_is_measured_once_and_its_cells_share_it(
     ktbench: Commands, tmp_path: Path
 ) -> None:

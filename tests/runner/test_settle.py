@@ -126,6 +126,7 @@ def test_its_cost_is_that_of_the_earlier_seeds(tmp_path: Path) -> None:
     assert 0 < found.shared_seconds < found.seconds
 
 
+@pytest.mark.slow
 def test_a_run_of_it_trains_the_new_cells_alone(ktbench: Commands, tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path / "m.yaml")
     assert ktbench("run", matrix, "--results", "r", "-q").code == 0

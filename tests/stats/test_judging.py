@@ -10,10 +10,10 @@ from itertools import chain, combinations, product
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import stats as scipy_stats
 
 from benchmarks._simulated import null_table
 from ktbench import stats
@@ -48,7 +48,7 @@ def test_a_sign_flip_test_is_the_share_of_all_flips_that_are_as_far_from_zero(
 )
 def test_a_sign_flip_test_is_scipys_permutation_test(values: tuple[float, ...]) -> None:
     assume(abs(sum(values)) > 1e-3)
-    p = scipy_stats.permutation_test(
+    p = scipy.stats.permutation_test(
         (values,), np.mean, permutation_type="samples", n_resamples=10_000, vectorized=True
     ).pvalue
     assert stats.sign_flip_test(values) == pytest.approx(p)
@@ -66,7 +66,7 @@ def test_a_sign_flip_test_says_nothing_of_what_it_cannot_go_through() -> None:
 def test_a_t_test_is_scipys(values: np.ndarray) -> None:
     assume((values.std(axis=1, ddof=1) > 1e-6).all())
     found = stats.t_test(stats.intervals(values.ravel(), np.repeat(np.arange(3), 6), 3))
-    assert found == pytest.approx(scipy_stats.ttest_1samp(values, 0.0, axis=1).pvalue)
+    assert found == pytest.approx(scipy.stats.ttest_1samp(values, 0.0, axis=1).pvalue)
 
 
 # ---------------------------------------------------------------- families
@@ -145,7 +145,7 @@ def test_differences_are_judged_group_by_group_and_adjusted_together(
 @given(st.lists(accuracies, min_size=2, max_size=12), st.lists(accuracies, min_size=2, max_size=12))
 def test_two_samples_are_compared_as_scipy_does(before: list[float], after: list[float]) -> None:
     assume(np.std(before) > 1e-6 and np.std(after) > 1e-6)
-    expected = scipy_stats.ttest_ind(after, before, equal_var=False)
+    expected = scipy.stats.ttest_ind(after, before, equal_var=False)
     bounds = expected.confidence_interval(0.95)
     found = stats.welch(before, after)
     assert found.p == pytest.approx(expected.pvalue)
@@ -220,8 +220,8 @@ def test_an_effect_size_is_unbiased_where_cohens_is_a_third_too_large() -> None:
 
 @given(st.floats(0.05, 3), st.integers(2, 60), st.sampled_from([0.05, 0.01, 0.05 / 32]))
 def test_power_is_that_of_scipys_noncentral_t(effect: float, n: int, alpha: float) -> None:
-    bound = scipy_stats.t.isf(alpha / 2, n - 1)
-    expected = scipy_stats.nct(n - 1, effect * math.sqrt(n)).sf(bound)
+    bound = scipy.stats.t.isf(alpha / 2, n - 1)
+    expected = scipy.stats.nct(n - 1, effect * math.sqrt(n)).sf(bound)
     assert stats.t_test_power(effect, n, alpha) == pytest.approx(expected, abs=1e-6)
     assert stats.t_test_power(-effect, n, alpha) == stats.t_test_power(effect, n, alpha)
 
@@ -244,7 +244,7 @@ def test_the_seeds_asked_for_settle_four_of_five_true_gains() -> None:
     seeds = stats.seeds_to_settle(0.02, 0.02, 3, alpha=0.01).seeds
     assert seeds is not None
     values = np.random.default_rng(7).normal(0.02, 0.02, (10_000, seeds))
-    p = scipy_stats.ttest_1samp(values, 0.0, axis=1).pvalue
+    p = scipy.stats.ttest_1samp(values, 0.0, axis=1).pvalue
     assert 0.79 < np.mean(p <= 0.01) < 0.88
 
 
@@ -277,7 +277,7 @@ def test_a_bootstrap_interval_is_a_function_of_the_values_alone() -> None:
 
 def test_a_bootstrap_interval_is_scipys_but_for_the_draws() -> None:
     values = np.random.default_rng(2).exponential(1, 25)
-    other = scipy_stats.bootstrap(
+    other = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=60_000, random_state=np.random.default_rng(0)
     ).confidence_interval
     found = stats.bca(values)
@@ -302,7 +302,7 @@ def test_agreement_is_kendalls_tau_within_what_is_clear(found: tuple[list[float]
     ]
     agreed = stats.agreement(*sides)
     assert agreed.low is not None and agreed.high is not None
-    tau = scipy_stats.kendalltau(first, second).statistic
+    tau = scipy.stats.kendalltau(first, second).statistic
     assert (agreed.tau is None) == math.isnan(tau)
     if agreed.tau is not None:
         assert agreed.tau == pytest.approx(tau)
@@ -332,6 +332,6 @@ def test_a_swap_needs_both_devices_to_be_clear() -> None:
 def test_concordance_is_friedmans_statistic_on_its_scale(values: np.ndarray) -> None:
     assume((np.ptp(values, axis=1) > 0).any())
     devices, items = values.shape
-    chi = scipy_stats.friedmanchisquare(*values.T).statistic
+    chi = scipy.stats.friedmanchisquare(*values.T).statistic
     assert stats.concordance(values) == pytest.approx(chi / (devices * (items - 1)))
     assert stats.concordance(np.tile(np.arange(items), (devices, 1))) == 1.0

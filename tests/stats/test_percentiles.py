@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
 
 from ktbench.stats.percentiles import bounded_percentile, least_count, order_ranks
 
@@ -16,7 +16,7 @@ def test_the_ranks_are_the_tightest_that_hold_on_each_side(count: int, fraction:
     ranks = order_ranks(count, fraction)
     assert ranks is not None
     low, high = ranks
-    below = binom(count, fraction)
+    below = scipy.stats.binom(count, fraction)
     assert below.cdf(low - 1) <= 0.025 < below.cdf(low)
     assert below.cdf(high - 1) >= 0.975 > below.cdf(high - 2)
 

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import stats as scipy_stats
 
 from ktbench import stats
 
@@ -20,8 +20,8 @@ samples = st.lists(accuracies, min_size=2, max_size=30)
 @given(samples, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 def test_an_interval_is_scipys_t_interval(values: list[float], level: float) -> None:
     assume(np.std(values, ddof=1) > 1e-9)
-    low, high = scipy_stats.t.interval(
-        level, len(values) - 1, loc=np.mean(values), scale=scipy_stats.sem(values)
+    low, high = scipy.stats.t.interval(
+        level, len(values) - 1, loc=np.mean(values), scale=scipy.stats.sem(values)
     )
     found = stats.interval(values, level)
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
@@ -31,7 +31,7 @@ def test_an_interval_is_scipys_t_interval(values: list[float], level: float) -> 
 @given(samples)
 def test_a_sign_is_that_of_scipys_two_sided_t_test(values: list[float]) -> None:
     assume(np.std(values, ddof=1) > 1e-9)
-    p = scipy_stats.ttest_1samp(values, 0.0).pvalue
+    p = scipy.stats.ttest_1samp(values, 0.0).pvalue
     assume(abs(p - 0.05) > 1e-9)
     expected = "none" if p > 0.05 else "positive" if np.mean(values) > 0 else "negative"
     assert stats.interval(values).sign == expected
@@ -151,7 +151,7 @@ def test_an_unknown_figure_is_never_on_the_front() -> None:
 
 @given(arrays(float, st.integers(1, 20), elements=st.floats(1e-3, 1e3)))
 def test_a_geometric_mean_is_scipys_and_turns_with_its_ratios(values: np.ndarray) -> None:
-    assert stats.geometric_mean(values) == pytest.approx(scipy_stats.gmean(values))
+    assert stats.geometric_mean(values) == pytest.approx(scipy.stats.gmean(values))
     assert stats.geometric_mean(1 / values) == pytest.approx(1 / stats.geometric_mean(values))
 
 

@@ -217,6 +217,7 @@ def test_nothing_is_kept_between_passes(folder: Path) -> None:
     assert seen._values is None
 
 
+@pytest.mark.slow
 def test_an_own_network_is_one_graph_for_any_batch(folder: Path) -> None:
     student = build(folder, "Net", stages=STAGES).eval()
     batch = torch.export.Dim("batch", min=1, max=64)

@@ -164,6 +164,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*COMPUTED, *HOOKED, *OUTPUTS])
 def test_a_network_trains_is_resumed_and_exports_what_it_learnt(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -196,6 +197,7 @@ def test_a_network_trains_is_resumed_and_exports_what_it_learnt(
     assert all(torch.equal(value, kept[label]) for label, value in now.items())
 
 
+@pytest.mark.slow
 def test_computed_weights_are_filled_into_a_graph_as_plain_ones_are(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +217,7 @@ def test_computed_weights_are_filled_into_a_graph_as_plain_ones_are(
             assert template is not None and template.slots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["OldSpectralNorm"])
 def test_tflite_holds_the_same_network(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -274,6 +277,7 @@ def test_a_network_that_cannot_be_used_is_a_skip_of_its_own(
     assert not any("\n" in skip["reason"] for skip in plan["skips"])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_beside_a_network_that_cannot_be_used(
     ktbench: Commands, folder: Path
 ) -> None:

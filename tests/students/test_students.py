@@ -243,6 +243,7 @@ def test_the_seed_alone_decides_the_weights(name: str) -> None:
     assert not any(torch.equal(one[k], other[k]) for k in drawn)
 
 
+@pytest.mark.slow
 def test_signals_neither_vanish_nor_explode_at_the_start(name: str) -> None:
     student = build(name, width=0.5).train()
     with torch.no_grad():
@@ -251,6 +252,7 @@ def test_signals_neither_vanish_nor_explode_at_the_start(name: str) -> None:
     assert 1e-4 < float(features.logits.std()) < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [8, 32, 64])
 def test_digits_cifar_and_tiny_imagenet_sizes_all_fit(name: str, size: int) -> None:
     with torch.device("meta"):
@@ -258,6 +260,7 @@ def test_digits_cifar_and_tiny_imagenet_sizes_all_fit(name: str, size: int) -> N
     assert all(stage.numel() for stage in stages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_one_graph_for_any_batch(family: str) -> None:
     student = build(FAMILIES[family]).eval()
@@ -268,6 +271,7 @@ def test_every_family_is_one_graph_for_any_batch(family: str) -> None:
         torch.testing.assert_close(graph(inputs), student(inputs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_lowers_the_loss_of_every_family(family: str) -> None:
     student = build(FAMILIES[family]).train()

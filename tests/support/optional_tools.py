@@ -35,7 +35,7 @@ class OptionalPackage:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):  # what pickle looks for, before there is a name
+        if attribute.startswith("_"):  # what pytest and pickle look for in anything
             raise AttributeError(attribute)
         with warnings.catch_warnings():  # the package's own
             warnings.simplefilter("ignore")

@@ -31,6 +31,7 @@ KEPT: dict[str, tuple[str, ...]] = {
 # ---------------------------------------------------------------- equal, bit for bit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", KEPT)
 def test_a_cached_teacher_trains_the_weights_of_a_live_one_cold_and_warm_and_for_another_seed(
     method: str, tmp_path: Path
@@ -50,6 +51,7 @@ def test_a_cached_teacher_trains_the_weights_of_a_live_one_cold_and_warm_and_for
     assert not cold.notes + warm.notes + other.notes
 
 
+@pytest.mark.slow
 def test_epochs_with_new_augmentations_are_kept_for_their_own_seed_alone(tmp_path: Path) -> None:
     cold, warm = (trial(cell(), tmp_path) for _ in range(2))
     other = trial(cell(seed=1), tmp_path)
@@ -58,6 +60,7 @@ def test_epochs_with_new_augmentations_are_kept_for_their_own_seed_alone(tmp_pat
     assert warm.shares[1] == BATCH
 
 
+@pytest.mark.slow
 def test_without_augmentation_every_epoch_is_the_same_view_under_all_seeds(tmp_path: Path) -> None:
     plain = DATA.model_copy(update={"augment": Augmentation()})
     cold = trial(cell(data=plain), tmp_path)
@@ -66,6 +69,7 @@ def test_without_augmentation_every_epoch_is_the_same_view_under_all_seeds(tmp_p
     assert len(files(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_another_number_of_views_finds_the_views_that_are_there(tmp_path: Path) -> None:
     trial(cell(train=VIEWS), tmp_path)
     more = VIEWS.model_copy(update={"views": 4})
@@ -113,6 +117,7 @@ def test_memory_with_gaps_has_no_layout() -> None:
         assert RowLayout.of({"logits": part}) is None
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_trainings_of_equal_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +186,7 @@ class _Shifted(_Mixing):
         return replace(features, logits=features.logits * 2)
 
 
+@pytest.mark.slow
 def test_another_teacher_never_reads_what_was_said_by_this_one(tmp_path: Path) -> None:
     first = trial(cell(train=VIEWS), tmp_path)
     renamed = trial(cell(train=VIEWS), tmp_path, name="other")
@@ -227,6 +233,7 @@ def test_whatever_changes_the_outputs_has_a_folder_of_its_own(
 # ---------------------------------------------------------------- costs
 
 
+@pytest.mark.slow
 def test_a_cell_costs_what_it_would_cost_with_a_live_teacher(tmp_path: Path) -> None:
     of = cell(train=VIEWS)
     [live] = train([of], tmp_path)
@@ -237,6 +244,7 @@ def test_a_cell_costs_what_it_would_cost_with_a_live_teacher(tmp_path: Path) -> 
     assert warm.made.cost.flops == live.cost.flops  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_the_teachers_seconds_are_those_of_its_passes_when_they_were_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def _rebuilt(found: Trial, root: Path, live: str, *, said: str, whole: int) -> N
 # ---------------------------------------------------------------- damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0, 10, HEADER_BYTES, HEADER_BYTES + 5 * STRIDE + 7])
 def test_a_file_that_was_cut_is_made_anew(keep: int, root: Path, live: str) -> None:
     os.truncate(files(root)[1], keep)
@@ -102,6 +103,7 @@ def _patched(file: Path, start: int, content: bytes) -> None:
         stream.write(content)
 
 
+@pytest.mark.slow
 def test_half_a_row_and_an_empty_row_are_missing(root: Path, live: str) -> None:
     first = files(root)[1]
     row = first.read_bytes()[_row(first, 7)]
@@ -122,6 +124,7 @@ def test_rows_of_another_image_or_another_view_are_not_taken(root: Path, live: s
     _rebuilt(found, root, live, said="damaged rows are made anew", whole=ALL - 4 * BATCH)
 
 
+@pytest.mark.slow
 def test_the_file_of_another_view_or_another_cache_is_made_anew(root: Path, live: str) -> None:
     zero, one = files(root)
     shutil.copyfile(zero, one)
@@ -133,6 +136,7 @@ def test_the_file_of_another_view_or_another_cache_is_made_anew(root: Path, live
     _rebuilt(found, root, live, said="view-000000.rows was damaged", whole=ALL - 4 * BATCH + BATCH)
 
 
+@pytest.mark.slow
 def test_what_is_remembered_beside_the_rows_may_be_lost(root: Path, live: str) -> None:
     memory = files(root)[0].parent / "meta.json"
     for text in ("", "[]", '{"independent": "yes"}', "\0" * 40):
@@ -155,6 +159,7 @@ def _files_limited_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_where_rows_cannot_be_written_the_teacher_goes_on_live(
     root: Path, live: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +182,7 @@ def test_where_rows_cannot_be_written_the_teacher_goes_on_live(
     assert again.digest == live and not again.notes
 
 
+@pytest.mark.slow
 def test_where_no_file_can_be_made_the_teacher_goes_on_live(tmp_path: Path, live: str) -> None:
     (tmp_path / "outputs").write_text("not a folder")
     found = trial(OF, tmp_path)
@@ -201,6 +207,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_storing_and_not_the_training(
     small_disk: Path, tmp_path: Path, live: str
 ) -> None:
@@ -225,6 +232,7 @@ def _total(root: Path) -> int:
     return sum(file.stat().st_size for file in (root / "outputs").glob("*/*"))
 
 
+@pytest.mark.slow
 def test_a_cap_that_is_reached_ends_the_storing(tmp_path: Path, live: str) -> None:
     one_view = file_bytes(96, STRIDE - 4)
     found = trial(OF, tmp_path, cap_gb=1.5 * one_view / 1e9)
@@ -234,6 +242,7 @@ def test_a_cap_that_is_reached_ends_the_storing(tmp_path: Path, live: str) -> No
     assert _total(tmp_path) <= 1.5 * one_view
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_make_room(tmp_path: Path) -> None:
     cap = 4.9 * file_bytes(96, STRIDE - 4) / 1e9
     owners = {}
@@ -268,6 +277,7 @@ def test_a_folder_makes_no_room_for_itself(tmp_path: Path) -> None:
     assert (own / "x.rows").exists()
 
 
+@pytest.mark.slow
 def test_what_is_evicted_while_it_is_read_is_read_on(root: Path, live: str) -> None:
     own = source(OF, root)
     original, calls = own.outputs, 0
@@ -290,6 +300,7 @@ def test_what_is_evicted_while_it_is_read_is_read_on(root: Path, live: str) -> N
 # ---------------------------------------------------------------- several at once
 
 
+@pytest.mark.slow
 def test_two_processes_fill_one_cache_at_once(tmp_path: Path, live: str) -> None:
     program = (
         "import sys; from pathlib import Path; from tests.support.caching import *\n"

@@ -25,6 +25,7 @@ EVERYTHING = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=
 # ---------------------------------------------------------------- live = cached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numeric", [HALF, SAMPLED], ids=["fp16", "sampled"])
 def test_reduced_outputs_train_the_same_weights_live_cold_warm_and_for_another_seed(
     numeric: NumericSpec, tmp_path: Path
@@ -38,6 +39,7 @@ def test_reduced_outputs_train_the_same_weights_live_cold_warm_and_for_another_s
     assert trial(whole, tmp_path, own=teacher(tmp_path)).digest != cold.digest
 
 
+@pytest.mark.slow
 def test_rounded_stages_train_the_same_weights_live_and_cached(tmp_path: Path) -> None:
     of = cell("fitnet", train=VIEWS, numeric=HALF)
     live = trial(of, tmp_path, source="live").digest
@@ -177,6 +179,7 @@ def _gradient(name: str, settings: dict[str, Any], theirs: torch.Tensor) -> torc
     return torch.autograd.grad(total, ours)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), METHODS)
 def test_a_method_that_takes_samples_has_on_average_the_gradient_of_the_whole(
     name: str, settings: dict[str, Any]

@@ -183,6 +183,7 @@ def _train(cells: list[Cell], root: Path, place: str, **options: Any) -> list[st
     return [one.digest for one in made if isinstance(one, Checkpoint)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", [1, 2])
 def test_students_of_an_ensemble_are_the_same_alone_in_a_cohort_stopped_and_cached(
     sample: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -253,6 +254,7 @@ POOL: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_trains_every_member_first_and_keeps_the_record_of_each(
     ktbench: Commands, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_cohorts_are_as_large_as_fits_and_keep_the_order() -> None:
     assert len(said) == 2
 
 
+@pytest.mark.slow
 def test_however_a_cohort_is_split_its_weights_are_the_same_bits(tmp_path: Path) -> None:
     cells = [cell(method) for method in METHODS]
     said: list[str] = []
@@ -137,6 +138,7 @@ def test_however_a_cohort_is_split_its_weights_are_the_same_bits(tmp_path: Path)
         assert one.cost.teacher_flops == other.cost.teacher_flops
 
 
+@pytest.mark.slow
 def test_each_cohort_is_gone_before_the_next_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +172,7 @@ def test_a_cell_that_fails_while_it_is_measured_fails_alone(tmp_path: Path) -> N
 # ---------------------------------------------------------------- measuring
 
 
+@pytest.mark.slow
 def test_every_phase_is_measured_and_equal_pairs_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +236,7 @@ def test_what_a_lane_keeps_is_its_tensors_between_steps(tmp_path: Path) -> None:
     assert crd.stays - kd.stays == pytest.approx(extra, rel=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_crude_bound_lies_above_what_is_measured(method: str, tmp_path: Path) -> None:
     builder, stream = _builder(tmp_path)
@@ -275,6 +279,7 @@ print(estimate, int(status["VmHWM"].split()[0]) * 1024 - base)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_the_estimate_is_near_what_a_process_really_takes(tmp_path: Path) -> None:
     """Two VGG-11: 115 MB each."""
@@ -308,6 +313,7 @@ def test_jobs_are_of_like_size_and_leave_no_worker_idle() -> None:
     assert [len(job) for job in cohorts(_tasks(3), 4)] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_run_under_a_limit_says_so_and_trains_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

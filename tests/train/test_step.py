@@ -179,6 +179,7 @@ def in_bf16(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     return dict(zip(names, _trained([_bf16(n) for n in names], root), strict=True))
 
 
+@pytest.mark.slow
 def test_every_method_trains_in_bf16_to_weights_of_its_own(
     in_bf16: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_every_method_trains_in_bf16_to_weights_of_its_own(
         assert made.digest != _trained([brief(name)], tmp_path)[0].digest, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kd", "fitnet", "crd"])
 def test_a_bf16_cell_has_the_same_weights_alone_in_a_cohort_and_after_a_stop(
     name: str, in_bf16: dict[str, Checkpoint], tmp_path: Path
@@ -302,6 +304,7 @@ def _compiled_outcomes(
     return [one for one in made if isinstance(one, Checkpoint)]
 
 
+@pytest.mark.slow
 @OLD_TORCH
 @pytest.mark.usefixtures("compiler")
 def test_a_compiled_cell_has_the_same_weights_alone_in_a_cohort_and_resumed_elsewhere(
@@ -333,6 +336,7 @@ def test_a_compiled_cell_has_the_same_weights_alone_in_a_cohort_and_resumed_else
     assert answer.stdout.strip() == together.digest
 
 
+@pytest.mark.slow
 @OLD_TORCH
 @pytest.mark.usefixtures("compiler")
 def test_a_cohort_of_many_architectures_is_compiled_to_the_last(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_a_cohort_gives_each_cell_the_weights_that_it_has_alone(
     assert [_digest(made) for made in together] == [alone[m].digest for m in METHODS]
 
 
+@pytest.mark.slow
 def test_a_training_stopped_after_any_epoch_goes_on_to_the_same_weights(
     alone: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_training_stopped_after_any_epoch_goes_on_to_the_same_weights(
         assert _digest(made) == alone[method].digest, method
 
 
+@pytest.mark.slow
 def test_another_process_trains_the_same_weights(
     alone: dict[str, Checkpoint], tmp_path: Path
 ) -> None:

@@ -134,6 +134,7 @@ def _reference(of: Cell, root: Path, outside: float) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in student.named_parameters()}
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_same_training_by_hand(tmp_path: Path) -> None:
     """Momentum goes on across both edges of the window."""
     for scale, outside, other in (("jump", 0.1, 1.0), ("keep", 1.0, 0.1)):
@@ -178,6 +179,7 @@ def _trainee(of: Cell, root: Path) -> Trainee:
     return Trainee(of, SharedInputs(digits(), HERE, probe, taught, live.stage_names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FREE)
 def test_outside_the_window_a_method_trains_as_cross_entropy_alone_and_moves_no_adaptor(
     name: str, tmp_path: Path
@@ -210,6 +212,7 @@ def test_outside_the_window_a_method_trains_as_cross_entropy_alone_and_moves_no_
 # ---------------------------------------------------------------- invariant 1
 
 
+@pytest.mark.slow
 def test_windowed_students_are_the_same_alone_in_a_cohort_stopped_and_cached(
     tmp_path: Path,
 ) -> None:

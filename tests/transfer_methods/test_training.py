@@ -32,6 +32,8 @@ from tests.support.training import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 # State between steps beside weights: memories, running figures, schedules, several optimisers.
 STATEFUL = ("crd", "factor", "ofd", "combined", "dkd")
 
