@@ -15,7 +15,7 @@ def init(
         typer.Option(
             "--from",
             metavar="NAME",
-            help="Copy a matrix that ships with ktbench (docs/studies.md).",
+            help="Copy a shipped matrix, such as hpdc18-small.",
         ),
     ] = None,
 ) -> None:

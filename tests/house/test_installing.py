@@ -67,6 +67,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_the_wheel_has_one_top_level_with_all_items_and_matrices(site: Path) -> None:
     assert {place.name for place in site.iterdir()} == {
         "ktbench",
@@ -85,6 +86,7 @@ def test_the_wheel_has_one_top_level_with_all_items_and_matrices(site: Path) -> 
         assert (site / "ktbench" / place).is_file(), place
 
 
+@pytest.mark.slow
 def test_folders_of_the_users_that_are_called_like_the_catalogues_are_left_alone(
     site: Path, tmp_path: Path
 ) -> None:
@@ -141,6 +143,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_without_extras_students_are_trained_compared_and_reported(
     core: Path, tmp_path: Path
 ) -> None:
@@ -157,6 +160,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name.replace("-", "_"), None)
 
 
+@pytest.mark.slow
 def test_a_plan_warns_with_the_command_that_installs_what_the_matrix_needs(
     bare: None, ktbench: Commands, tmp_path: Path
 ) -> None:
