@@ -44,7 +44,7 @@ AUGMENT = Augmentation(crop_padding=4, flip=True)
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained."""
+    """Return the cell that is trained."""
 
     teacher: str = "wrn_40_2"
     student: str = "wrn_16_2"
