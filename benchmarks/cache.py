@@ -143,7 +143,7 @@ def _trained(cell: Cell, data: Dataset, source: str) -> Checkpoint:
             taught=cell,
             stream=Stream(data, cell.seed, cell.train.batch_size, cell.train.views),
             teacher=(name, live.digest),
-            wanted=SourceSpec.model_validate({"source": source}),
+            spec=SourceSpec.model_validate({"source": source}),
             note=print,
             root=root / "outputs",
         )
