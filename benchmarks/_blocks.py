@@ -1,4 +1,4 @@
-"""What the benchmarks of blockwise distillation share: a teacher, its blocks, one side's run."""
+"""Shared parts of the blockwise benchmarks: a teacher, its blocks, one side's run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def subject(folder: Path, network: Item, train: BlockTrain = BLOCKS) -> Subject:
 
 
 def loads_of(of: Subject) -> list[Load]:
-    """What each block asks of one worker here, for one step."""
+    """Measure the time that each block takes of one worker here, for one step."""
     found = time_some(of.whole, lambda _: None)
     assert isinstance(found, dict), found
     return [found[task.key] for task in of.whole.tasks]
@@ -123,7 +123,7 @@ def trained(of: Subject, side: Side, root: Path) -> tuple[float, dict[str, str]]
 
 
 def _jobs(of: Subject, side: Side, cell: Cell, root: Path) -> list[BlocksJob]:
-    """What the runner would give to the workers of a side."""
+    """Return the packs that the runner would give to the workers of a side."""
     every = tuple(range(len(of.whole.tasks)))
     whole = replace(_some(of.whole, cell, every, root), how=side.how)
     if side.workers == 1:

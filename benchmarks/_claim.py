@@ -1,4 +1,4 @@
-"""What a benchmark returns."""
+"""The outcome that a benchmark returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: images, a teacher, a trainee, a plain loop."""
+"""Shared parts of the training benchmarks: images, a teacher, a trainee, a plain loop."""
 
 from __future__ import annotations
 

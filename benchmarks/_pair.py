@@ -24,7 +24,7 @@ VARIABLE = "KTBENCH_DATA"
 
 
 def images(steps: int) -> Dataset:
-    """So many batches of CIFAR-10 from `$KTBENCH_DATA`, else noise of the same shape."""
+    """Return some batches of CIFAR-10 from `$KTBENCH_DATA`, else noise of the same shape."""
     spec = DataSpec(
         source="parquet", train_size=steps * BATCH, validation_size=HELD_OUT, test_size=HELD_OUT
     )

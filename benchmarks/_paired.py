@@ -1,4 +1,4 @@
-"""What one way of working costs beside another, on a machine whose speed moves all the time."""
+"""Compares the cost of two ways of working on a machine whose speed varies all the time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ktbench.stats.percentiles import bounded_percentile
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """How much more one side takes than the other, as a share, with its 95 % interval."""
+    """The extra time of one side over the other, as a share, with its 95 % interval."""
 
     value: float
     low: float
@@ -19,7 +19,7 @@ class Paired:
     pairs: int
 
     def outcome(self, of_what: str, bar: float) -> Outcome:
-        """Whether the sides are as near to each other as claimed, by the estimate itself."""
+        """Return whether the sides are as near to each other as claimed, by the estimate itself."""
         figure = f"{self.value:+.2%} of {of_what} ({self.low:+.2%} to {self.high:+.2%})"
         return Outcome(figure, f"within {bar:.0%}", abs(self.value) <= bar)
 

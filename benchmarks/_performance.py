@@ -24,17 +24,17 @@ from ktbench.system.files import write_atomically
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, FIGURES = "performance.md", "performance.json"
 UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-"""Of a processor's flags, those that decide how quick its arithmetic is."""
+"""Flags of a processor that decide how fast its arithmetic is."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where figures were taken."""
+    """The machine that figures were taken on."""
 
     processor: str
     units: tuple[str, ...]
     cores: int
-    """That the process might use."""
+    """Cores that the process might use."""
     memory_bytes: int
     system: str
     python: str
@@ -53,7 +53,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one benchmark came to, when and where."""
+    """The outcome of one benchmark, when and where it ran."""
 
     figure: str
     bar: str
@@ -66,7 +66,7 @@ class Entry:
 
 
 _RAY = "(raylet)"
-"""In what Ray itself prints, with addresses of the machine: no figure, and not kept."""
+"""Mark of Ray's own lines, which hold addresses of the machine and no figures: not recorded."""
 
 
 class Copying(io.TextIOBase):
@@ -76,12 +76,12 @@ class Copying(io.TextIOBase):
         self.to, self.kept = to, io.StringIO()
 
     def write(self, text: str) -> int:
-        """As any stream's."""
+        """Write to both."""
         self.kept.write(text)
         return self.to.write(text)
 
     def flush(self) -> None:
-        """As any stream's."""
+        """Flush the stream."""
         self.to.flush()
 
 
@@ -116,7 +116,7 @@ class Recording:
 
 
 def this_machine() -> Machine:
-    """What decides speed here, and nothing that tells whose machine it is."""
+    """Describe what decides speed here, without anything that identifies the machine."""
     found = provenance.collect()
     return Machine(
         processor=found.processor,

@@ -120,7 +120,7 @@ class Lesson:
         return Live(self.network(), trained_on=self.dataset, dataset=self.dataset, numeric=NUMERIC)
 
     def job(self) -> PoolJob:
-        """What workers are told."""
+        """The job that workers are given."""
         identity = Identity(
             teacher=weights_digest(self.network().state_dict()),
             data=self.dataset.digest,
@@ -180,7 +180,7 @@ class OpenPool:
     def source(
         self, seed: int = 0, *, epochs: int | None = None, coordinator: Any | None = None
     ) -> Pool:
-        """What a training reads."""
+        """Return the source that a training reads."""
         return Pool(
             lambda: coordinator or self.coordinator,
             self.job,
@@ -199,17 +199,17 @@ class OpenPool:
         return handle
 
     def status(self) -> dict[str, Any]:
-        """As the command line has it."""
+        """Return the status that the command line shows."""
         found: dict[str, Any] = ray.get(self.coordinator.status.remote())
         return found
 
     def history(self) -> dict[str, Any]:
-        """As the report has it."""
+        """Return the history that the report draws."""
         found: dict[str, Any] = ray.get(self.coordinator.history.remote())
         return found
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Those that have been let in."""
+        """Return the workers that have been let in."""
         return {w["name"]: w for w in self.status()["workers"] if w["state"] != "starting"}
 
     def wait_for(self, holds: Callable[[], bool], seconds: float = 120) -> None:
@@ -253,7 +253,7 @@ class Trouble:
             thread.join()
 
     def told(self) -> str:
-        """What has happened so far."""
+        """Describe what has happened so far."""
         return f"{self.joins} joins, {self.leaves} leaves, {self.kills} kills with -9"
 
     def join(self) -> None:

@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 CALIBRATED_ON = ("wrn_40_2", "resnet14")
 """Teacher and student: an online distillation that spends most of a step on its teacher."""
 TEACHER_S = 0.3
-"""What the teacher's forward pass is stretched to."""
+"""Seconds that the teacher's forward pass is stretched to."""
 SPEEDS = {"fast": 1.0, "middle": 2.5, "slow": 12.5}
 """Slowdowns, as the peak float32 rates of V100, P4 and K1200 are (14, 5.5 and 1.1 TFLOP/s)."""
 JITTER = 0.1
@@ -61,7 +61,7 @@ class Times:
         return self.student * self.factor
 
     def ceiling(self, students: int, rate: float) -> float:
-        """Of what a pool of `rate` can gain over online distillation."""
+        """Return the most that a pool of `rate` can gain over online distillation."""
         share = students / rate
         return (self.t_teacher + self.t_student) / max(self.t_student, share)
 
@@ -130,7 +130,7 @@ class Host:
         self._packed = Packed({"logits": (values, (rows, classes), (classes, 1))}, 1, 1.0)
 
     async def hello(self, worker: int, weights: bytes) -> Hello:
-        """As a real worker that is ready."""
+        """Introduce the worker as a real one that is ready."""
         return Hello(self._job.identity, f"{platform.node()} (emulated)", os.getpid())
 
     async def answer(self, worker: int, key: StreamKey, request: Request) -> tuple[Receipt, Packed]:
@@ -146,7 +146,7 @@ class Host:
         return True
 
     async def digest(self, worker: int) -> str:
-        """Of the teacher."""
+        """Return the teacher's digest."""
         return self._job.identity.teacher
 
 
@@ -169,12 +169,12 @@ class EmulatedWorker:
 
     @property
     def alive(self) -> Call:
-        """Whether it is there."""
+        """Ask whether it is there."""
         return Call(self, "alive")
 
     @property
     def digest(self) -> Call:
-        """Of the teacher."""
+        """Ask for the teacher's digest."""
         return Call(self, "digest")
 
 
@@ -201,7 +201,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Mix:
-    """How many workers of each speed, and how many students share them."""
+    """Numbers of workers of each speed, and of students that share them."""
 
     students: int
     workers: dict[str, int]
@@ -212,7 +212,7 @@ class Mix:
         return sum(self.workers.values())
 
     def services(self, times: Times, seed: int = 0) -> list[float]:
-        """Of each worker, in the order in which they join: any, drawn from `seed`."""
+        """Return the workers' service times in a random order of joining, drawn from `seed`."""
         listed = [
             SPEEDS[speed] * times.t_teacher for speed, n in self.workers.items() for _ in range(n)
         ]
@@ -228,7 +228,7 @@ class Mix:
 
 
 def lesson() -> Lesson:
-    """What emulated trainings run on: only its sizes matter."""
+    """Return the lesson of emulated trainings, of which only the sizes matter."""
     return Lesson.of(
         DataSpec(source="digits"),
         teacher=Item(name="resnet8"),

@@ -11,9 +11,9 @@ BUDGETS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
 PLAIN = np.array([0.50, 0.58, 0.64, 0.68, 0.70])
 TAUGHT = np.array([0.54, 0.63, 0.69, 0.72, 0.735])
 STEP_COST = 1.3
-"""What a step with a teacher costs, in steps without."""
+"""Cost of a step with a teacher, in steps without."""
 SHARED = 0.2
-"""Of a gain's spread: the baseline's, which all methods of a seed are compared with."""
+"""Share of a gain's spread that comes from the baseline, which all methods of a seed share."""
 
 
 def simulated(

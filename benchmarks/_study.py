@@ -36,11 +36,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """What a results folder holds of blockwise students."""
+    """The blockwise students of a results folder, with their measurements."""
 
     rows: tuple[Row, ...]
     measurements: Mapping[tuple[str, str], Measurement]
-    """By graph and export; of one device."""
+    """Measurements of one device, by graph and export."""
 
 
 @contextmanager

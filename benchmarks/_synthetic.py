@@ -85,11 +85,11 @@ class Shape:
     reuse_cost: float = 0.02
     """Accuracy that one stored view costs; K cost a K-th of it."""
     skipped: Callable[[Cell], str | None] = lambda cell: None
-    """Why a cell cannot exist, or None."""
+    """Reason why a cell cannot exist, or None."""
     failed: Callable[[Cell], Failure | None] = lambda cell: None
-    """What went wrong with a cell, or None."""
+    """Failure of a cell, or None."""
     missing: Callable[[Cell], bool] = lambda cell: False
-    """Whether a cell has not run yet."""
+    """True for a cell that has not run yet."""
 
 
 def plan_of(shape: Shape) -> Plan:

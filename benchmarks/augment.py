@@ -28,7 +28,7 @@ Change = tuple[int, int, bool]
 
 
 def changes_of(stream: Stream, indices: Tensor, epoch: int) -> list[Change]:
-    """What happens to each image, found by sending coordinates in place of pixels through ours."""
+    """Find what ours does to each image, by sending coordinates through it in place of pixels."""
     _, height, width = stream.dataset.shape
     rows, columns = stream._windows(indices.numpy(), epoch, height, width)
     return [
@@ -58,7 +58,7 @@ def one_by_one(
 
 
 def same_pixels(data: Dataset, stream: Stream, pixels: np.ndarray, indices: Tensor) -> bool:
-    """Whether both sides show the same raw pixels."""
+    """Return whether both sides show the same raw pixels."""
     ours = stream.augmented(indices, 0)
     changes = changes_of(stream, indices, 0)
     theirs = [

@@ -75,7 +75,7 @@ def points(found: stats.Interval, *, sign: bool = False) -> str:
 
 
 def share(rows: list[Row]) -> float:
-    """Of the teacher's parameters."""
+    """Return the mean share of the teacher's parameters."""
     return mean(row.start.parameters / row.start.teacher_parameters for row in rows)
 
 

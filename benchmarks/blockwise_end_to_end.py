@@ -33,7 +33,7 @@ def run() -> Outcome:
 
 
 def _compared(network: Item, epochs: int) -> tuple[float, bool]:
-    """How much faster ours is than the study's way on both cores; whether blocks are the same."""
+    """Compare ours with the study's way on both cores: speedup, and whether blocks are the same."""
     train = BLOCKS.model_copy(update={"epochs": epochs, "splice_every": epochs})
     seconds: dict[Side, float] = {}
     blocks: dict[Side, dict[str, str]] = {}

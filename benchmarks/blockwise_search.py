@@ -82,7 +82,7 @@ def show(found: BlockSearch) -> None:
 
 
 def against(uniform: SoughtNetwork, found: BlockSearch) -> float:
-    """How much better on validation the best searched network is that costs no more."""
+    """Return the gain on validation of the best searched network that costs no more."""
     within = [n for n in found.networks if n.kind == "searched" and n.cost <= uniform.cost]
     return max((n.validation for n in within), default=-1.0) - uniform.validation
 

@@ -44,7 +44,7 @@ AUGMENT = Augmentation(crop_padding=4, flip=True)
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained."""
+    """Return the cell that is trained."""
 
     teacher: str = "wrn_40_2"
     student: str = "wrn_16_2"
@@ -143,7 +143,7 @@ def _trained(cell: Cell, data: Dataset, source: str) -> Checkpoint:
             taught=cell,
             stream=Stream(data, cell.seed, cell.train.batch_size, cell.train.views),
             teacher=(name, live.digest),
-            wanted=SourceSpec.model_validate({"source": source}),
+            spec=SourceSpec.model_validate({"source": source}),
             note=print,
             root=root / "outputs",
         )

@@ -58,7 +58,7 @@ print(json.dumps({"peak": peak, "expected": expected, "notes": notes, "digests":
 
 @dataclass(frozen=True)
 class Trained:
-    """What a process tells of its training."""
+    """A process's report of its training."""
 
     peak: int
     expected: list[int]
@@ -68,7 +68,7 @@ class Trained:
 
 
 def train(count: int, room: int = 0) -> Trained:
-    """So many cells in a process of their own, under a limit of `room` bytes if not 0."""
+    """Train `count` cells in a process of their own, under a limit of `room` bytes if not 0."""
     with tempfile.TemporaryDirectory() as folder:
         answer = subprocess.run(
             [sys.executable, "-c", _PROGRAM, str(count), str(room), STUDENT, folder],

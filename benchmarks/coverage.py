@@ -76,7 +76,7 @@ def _speedups(seeds: int) -> float:
 
 
 def _headlines() -> tuple[float, float, float]:
-    """Where nothing is gained: the median headline, and how often its intervals hold the truth.
+    """Simulate no gain: the median headline, and how often its intervals hold the truth.
 
     First the plain interval at the largest ratio, then the headline's own.
     """

@@ -47,11 +47,11 @@ class _Known(Coordinator):
     said = 0
 
     async def process(self) -> int:
-        """Its number."""
+        """Return the number of this process."""
         return os.getpid()
 
     async def bytes_said(self) -> int:
-        """Of all that workers were sent."""
+        """Return the bytes of all requests that workers were sent."""
         return self.said
 
     def _send(self, task: int, worker: str) -> None:
@@ -81,7 +81,7 @@ class _Method:
 
 
 def flows(processes: set[int]) -> Flows:
-    """What the open connections of some processes have carried so far."""
+    """Return the bytes that the open connections of some processes have carried so far."""
     shown = subprocess.run(["ss", "-tniHp"], capture_output=True, text=True, check=True).stdout
     sent, owner, ends = Counter[tuple[str, str]](), dict[str, int](), dict[str, str]()
     peers = None

@@ -41,7 +41,7 @@ class _Training:
     worker_busy: float
     digest: str
     teacher: float
-    """Of the teacher's passes, as if live."""
+    """Seconds of the teacher's passes, as if live."""
 
 
 def _timed(lesson: Lesson, source: TeacherSource, root: Path, worker: int, seed: int) -> _Training:

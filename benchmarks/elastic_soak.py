@@ -63,7 +63,7 @@ class Counted:
         return self.source.seconds()
 
     def exact(self, stream: Stream, epochs: int) -> bool:
-        """Whether, after the probe, every batch of every epoch came once and in order."""
+        """Return whether, after the probe, every batch of every epoch came once and in order."""
         order = [row for epoch in range(epochs) for row in stream.order(epoch)]
         fed = self.fed[1:]
         return len(fed) == len(order) and all(
@@ -73,7 +73,7 @@ class Counted:
 
 
 def minutes() -> float:
-    """As the variable has it."""
+    """Return the duration that the variable gives."""
     text = os.environ.get(VARIABLE) or "2"
     try:
         return float(text)

@@ -51,7 +51,7 @@ UNITS = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "sve2")
 
 
 def units() -> str:
-    """What this processor has for bf16, as Linux names it."""
+    """Return the bf16 instructions of this processor, as Linux names them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -170,7 +170,7 @@ def accuracies(numeric: NumericSpec, root: Path, seeds: Sequence[int]) -> list[f
 
 
 def within_the_spread(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    """Whether the means differ by no more than seeds do."""
+    """Return whether the means differ by no more than seeds do."""
     spread = max(max(side) - min(side) for side in (ours, theirs))
     return abs(statistics.mean(ours) - statistics.mean(theirs)) <= spread
 

@@ -50,7 +50,7 @@ Moved = tuple[tuple[str, ...] | None, list[nn.Parameter], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Pair:
-    """What is measured: two networks, a batch and the size of a training set."""
+    """A measured case: two networks, a batch and the size of a training set."""
 
     teacher: str = "wrn_40_2"
     student: str = "wrn_16_2"
@@ -71,9 +71,9 @@ class Figures:
     seconds: float
     flops: float
     memory: float
-    """By the most bytes that the tensors of a plain step hold at once."""
+    """Cost in memory, by the most bytes that the tensors of a plain step hold at once."""
     parameters: int
-    """Of the adaptors, which are trained beside the student and left out of the export."""
+    """Parameters of the adaptors, which are trained too, and left out of the export."""
     state: int
     """Bytes that the method holds between steps: adaptors and memories."""
 

@@ -30,7 +30,7 @@ _FILES = {
         f"sys/devices/system/cpu/cpu{n}/cpufreq/scaling_governor": "performance\n" for n in range(6)
     },
 }
-"""As many sensors as a Jetson has, so that the sampler has its usual work."""
+"""Simulated sensors, as many as a Jetson has, so that the sampler has its usual work."""
 
 
 def _write_board(root: Path) -> None:

@@ -45,7 +45,7 @@ def source_of(taught_by: Sequence[TrainedTeacher], request: SourceRequest) -> Te
         note=request.note,
         taught=taught,
         teacher=tuple(part for t in taught_by for part in t.identity(request.base)),
-        wanted=SourceSpec(source="live"),
+        spec=SourceSpec(source="live"),
     )
 
 
@@ -57,7 +57,7 @@ def _single(teacher: TrainedTeacher, request: SourceRequest, stream: Stream) -> 
         note=request.note,
         taught=request.taught,
         teacher=teacher.identity(request.base),
-        wanted=request.spec,
+        spec=request.spec,
     )
 
 

@@ -26,7 +26,7 @@ def build_source(
     taught: Cell,
     stream: Stream,
     teacher: tuple[str, ...],
-    wanted: SourceSpec,
+    spec: SourceSpec,
     note: Callable[[str], None] = lambda _: None,
     root: Path | None = None,
 ) -> TeacherSource:
@@ -39,10 +39,10 @@ def build_source(
     outputs = taught.numeric.outputs
     seed = int(digest_of(list(teacher)), 16)
     compression = Compression(outputs, seed=seed, view=stream.view)
-    if not wanted.caches:
+    if not spec.caches:
         return Compressed(live, compression) if compression.changes else live
     sampled = outputs is not None and outputs.sampled is not None
-    needs = Needs() if sampled else Needs(**dict.fromkeys(wanted.keep, True))
+    needs = Needs() if sampled else Needs(**dict.fromkeys(spec.keep, True))
     root = cache_folder() / "outputs" if root is None else root
     return Cached(
         live,
@@ -50,7 +50,7 @@ def build_source(
         stream=stream,
         needs=needs,
         folder=root / _folder_name(taught, stream, teacher, needs),
-        quota=DiskQuota(root, int(wanted.cap_gb * 1e9)),
+        quota=DiskQuota(root, int(spec.cap_gb * 1e9)),
         note=note,
     )
 

@@ -1,4 +1,4 @@
-"""What the trainings of a cohort share: data, teacher, places on disk, limits and listeners."""
+"""The context of a cohort's trainings: data, teacher, places on disk, limits and listeners."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ class Trainee:
             self._build_method()
         self.history = TrainingHistory()
         self._step_flops: dict[str, int] = {}
-        """Of a step, by phase and whether it transfers."""
+        """FLOPs of a step, by phase and whether it transfers."""
         self._avoids_onednn = False
-        """Whether a layer of the method's met the fault that `layout` works around."""
+        """True once a layer of the method met the fault that `layout` works around."""
         self._clock = Clock(self.device)
         self.student.train()
         modules = (self.student, self.method)
@@ -196,7 +196,7 @@ class Trainee:
 
     @property
     def touched(self) -> bool:
-        """Whether anyone has written into them since."""
+        """True where anyone has written into them since."""
         return self._writes is not None and self._writes != self._count_writes()
 
     def _count_writes(self) -> int:

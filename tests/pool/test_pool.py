@@ -181,7 +181,7 @@ def test_a_cache_in_front_of_a_pool_asks_it_once_per_view(pool: Started, tmp_pat
         taught=taught,
         stream=stream,
         teacher=("t",),
-        wanted=SourceSpec(source="pool", cache=True),
+        spec=SourceSpec(source="pool", cache=True),
         root=tmp_path / "cache",
     )
     assert digests(learn(source, tmp_path, taught)) == expected

@@ -72,7 +72,7 @@ def source(of: Cell, root: Path, *, name: str = "t", **changes: Any) -> Any:
         taught=of,
         stream=stream_of(of),
         teacher=(name, live.digest),
-        wanted=SourceSpec.model_validate({"source": "cached", **changes}),
+        spec=SourceSpec.model_validate({"source": "cached", **changes}),
         note=notes.append,
         root=root / "outputs",
     )

@@ -90,7 +90,7 @@ class Link:
         self._coordinator.submit.remote(self._me, requests, taken, withdrawn)
 
     def reject(self, number: int, worker: str | None, reason: str) -> None:
-        """Have a request answered again; a `worker` is to blame, unless the answer was lost."""
+        """Return an answer as wrong (a `worker` is to blame) or lost: it is made again."""
         self._coordinator.reject.remote(self._me, number, worker, reason)
 
     def collect(self, *, wait: bool) -> Collected | None:

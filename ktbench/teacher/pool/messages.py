@@ -137,7 +137,7 @@ class Hello:
     """A worker's introduction."""
 
     identity: Identity | None
-    """None: it could not get ready."""
+    """Identity to compare with the job's; None where the worker could not get ready."""
     node: str
     process: int
     stage_names: tuple[str, ...] = ()

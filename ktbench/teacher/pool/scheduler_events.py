@@ -74,11 +74,11 @@ class Rules:
     overdue: float = 3.0
     """A task this many times later than expected is given to another worker too."""
     overdue_floor: float = 0.5
-    """But never sooner than this."""
+    """Least time after which a task is overdue."""
     hung: float = 20.0
     """A worker this many times later than expected is taken to hang."""
     hung_floor: float = 15.0
-    """But never sooner than this."""
+    """Least time after which a worker is taken to hang."""
     patience: float = 120.0
     """Time that a first answer may take, while no speed is known."""
     errors: int = 3
