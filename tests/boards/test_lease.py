@@ -39,6 +39,7 @@ def test_a_board_is_one_owners_until_it_is_released(bare: HomeBoard) -> None:
     bare.run(probing("bob"))
 
 
+@pytest.mark.slow
 def test_a_lease_runs_out_by_the_boards_clock_since_it_started(bare: HomeBoard) -> None:
     bare.run(probing("ann", seconds=0.0))
     bare.run(probing("bob"))

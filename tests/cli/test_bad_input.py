@@ -23,6 +23,8 @@ from ktbench.results import load_results
 from tests.support.optional_tools import skip_or_fail
 from tests.support.running import Commands, digests, results, started, write_matrix
 
+pytestmark = pytest.mark.slow
+
 COULD_NOT_BEGIN, SOME_FAILED = 2, 1
 
 
@@ -95,7 +97,6 @@ def test_an_unknown_name_is_told_with_the_nearest_one(
     _assert_refused(ktbench, matrix, "bad.yaml:", nearest)
 
 
-@pytest.mark.slow
 def test_an_impossible_pair_is_skipped_with_its_reason_and_the_rest_runs(
     ktbench: Commands, place: Path
 ) -> None:
@@ -126,7 +127,6 @@ def _on_folder(place: Path, folder: Path, **data: Any) -> Path:
     return write_matrix(place / "bad.yaml", data=spec, methods=["none"], teachers=[])
 
 
-@pytest.mark.slow
 def test_an_empty_data_set_is_told(ktbench: Commands, place: Path) -> None:
     _assert_refused(ktbench, _on_folder(place, _images(place / "e", {})), "no such file or folder")
     (place / "e").mkdir()
@@ -140,7 +140,6 @@ def test_an_empty_data_set_is_told(ktbench: Commands, place: Path) -> None:
     _assert_refused(ktbench, matrix, "is empty")
 
 
-@pytest.mark.slow
 def test_images_of_mixed_sizes_are_told_with_the_remedy_which_helps(
     ktbench: Commands, place: Path
 ) -> None:
@@ -156,7 +155,6 @@ def test_a_file_that_is_no_image_is_told(ktbench: Commands, place: Path) -> None
     _assert_refused(ktbench, _on_folder(place, folder), "007.png", "not a readable image")
 
 
-@pytest.mark.slow
 def test_data_that_changed_under_its_results_is_refused(ktbench: Commands, place: Path) -> None:
     folder = _images(place / "images", {"cat": [8] * 30, "dog": [8] * 30})
     matrix = _on_folder(place, folder)
@@ -174,7 +172,6 @@ def test_data_that_changed_under_its_results_is_refused(ktbench: Commands, place
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.slow
 def test_a_nan_in_training_fails_its_cell_at_its_step_and_no_other(
     ktbench: Commands, place: Path
 ) -> None:
@@ -194,7 +191,6 @@ def test_a_nan_in_training_fails_its_cell_at_its_step_and_no_other(
     assert set(load_results(place / "r").cells["status"]) == {"done", "failed"}
 
 
-@pytest.mark.slow
 def test_a_rate_that_explodes_fails_the_cells_that_it_is_for(
     ktbench: Commands, place: Path
 ) -> None:
@@ -206,7 +202,6 @@ def test_a_rate_that_explodes_fails_the_cells_that_it_is_for(
     assert statuses == {"none": "done", "kd": "failed"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -246,7 +241,6 @@ def test_a_folder_of_a_newer_schema_is_refused_and_left_as_it_is(
     target.write_text(original)
 
 
-@pytest.mark.slow
 def test_a_second_run_on_a_folder_is_refused_with_the_firsts_process_and_host(
     ktbench: Commands, place: Path
 ) -> None:
@@ -293,7 +287,6 @@ def _fill(disk: Path, leave: int) -> None:
         file.write(b"\0" * max(0, space.f_bavail * space.f_frsize - leave))
 
 
-@pytest.mark.slow
 def test_a_full_disk_stops_the_run_in_one_line_and_it_goes_on_with_more_space(
     ktbench: Commands, place: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,7 +316,6 @@ def test_a_full_disk_stops_the_run_in_one_line_and_it_goes_on_with_more_space(
     assert digests(folder) == digests(place / "roomy")
 
 
-@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_told(ktbench: Commands, place: Path) -> None:
     (place / "file").write_text("not a folder")
     for folder in (place / "file", place / "file" / "below", Path("/proc/nowhere")):
@@ -331,7 +323,6 @@ def test_a_folder_that_cannot_be_written_is_told(ktbench: Commands, place: Path)
         assert answer.code == COULD_NOT_BEGIN and str(folder) in answer.error
 
 
-@pytest.mark.slow
 def test_a_teacher_store_that_cannot_be_written_is_told(
     ktbench: Commands, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,6 +231,7 @@ def test_a_profile_says_what_a_measured_host_is(ktbench: Commands, tmp_path: Pat
         assert refused.code == 2 and says in refused.error
 
 
+@pytest.mark.slow
 def test_a_measurement_of_microseconds_has_figures_and_its_title_is_one_line(
     ktbench: Commands, tmp_path: Path
 ) -> None:

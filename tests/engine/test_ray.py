@@ -375,6 +375,7 @@ def test_without_ray_the_command_says_how_to_get_it(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "status"])
 def test_without_ray_a_pools_commands_say_how_to_get_it(command: str) -> None:
     """In a process of its own, where Ray cannot be found."""

@@ -363,6 +363,7 @@ def test_a_litert_process_that_dies_is_a_failure_and_the_next_starts_quietly(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_the_sidecar_says_all_that_a_user_of_the_file_needs(exporter, trained, dataset):
     artifact = exported(exporter, trained[0], 0, ExportSpec(format="tflite", batch="dynamic"))
     path = exporter.relative_to / artifact.path

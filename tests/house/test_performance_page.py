@@ -59,6 +59,7 @@ def test_every_benchmark_is_a_row_with_its_command_and_every_recorded_one_has_it
         assert f"\n- **{name}**: " in written, f"say in docs/performance.md what bounds {name}"
 
 
+@pytest.mark.slow
 def test_recording_one_benchmark_leaves_the_others_as_they_are(docs: Path) -> None:
     performance.record("plan", ENTRY, docs)
     missed = replace(ENTRY, figure="21.0 s", bar="< 20 s", held=False, date="2026-02-03")
@@ -73,6 +74,7 @@ def test_recording_one_benchmark_leaves_the_others_as_they_are(docs: Path) -> No
     assert page(docs).partition("<!-- table -->")[0] in page(performance.DOCS), "prose stays"
 
 
+@pytest.mark.slow
 def test_figures_of_two_machines_name_each_its_own(docs: Path) -> None:
     other = replace(MACHINE, processor="Another", units=(), cores=1)
     performance.record("plan", ENTRY, docs)
@@ -86,6 +88,7 @@ def test_figures_of_two_machines_name_each_its_own(docs: Path) -> None:
     assert any("machine 2 | `python -m benchmarks report`" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_is_gone_leaves_the_page(docs: Path) -> None:
     performance.record("plan", ENTRY, docs)
     entries = json.loads((docs / performance.FIGURES).read_text())
@@ -94,6 +97,7 @@ def test_a_benchmark_that_is_gone_leaves_the_page(docs: Path) -> None:
     assert "1.9 s" not in page(docs)
 
 
+@pytest.mark.slow
 def test_a_benchmark_runs_and_only_recording_writes_what_it_printed(
     docs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

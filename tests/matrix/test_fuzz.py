@@ -20,6 +20,8 @@ from ktbench.runner.plan_in_child import plan_here
 from tests.support.matrix_mutants import mutants
 from tests.support.running import ROOT, started
 
+pytestmark = pytest.mark.slow
+
 SEED = 20261128
 PER_MATRIX = int(os.environ.get("KTBENCH_FUZZ", "0") or 0)
 """Mutants of each matrix; a few in an ordinary run of the tests."""
@@ -91,7 +93,6 @@ def test_every_mutant_of_a_matrix_is_planned_or_refused_in_lines(
     assert not troubles, f"{len(troubles)} of {count}\n" + "\n\n".join(troubles[:20])
 
 
-@pytest.mark.slow
 def test_mutants_through_the_command_line_end_with_lines_and_an_exit_code(tmp_path: Path) -> None:
     text = (ROOT / "matrix.yaml").read_text()
     for number, content in enumerate(mutants(text, 2 if not PER_MATRIX else 20, SEED + 1)):

@@ -199,6 +199,7 @@ def test_other_weights_behind_the_same_path_are_another_teacher(tmp_path: Path) 
 # ---------------------------------------------------------------- rules
 
 
+@pytest.mark.slow
 def test_exclude_leaves_out_what_matches_all_keys_of_a_rule() -> None:
     axes: dict[str, Any] = {
         "students": ["resnet8", {"resnet8": {"width": 0.5}}, "vgg8"],

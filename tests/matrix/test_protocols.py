@@ -239,6 +239,7 @@ def _teaching(**changes: Any) -> float:
     return round(estimate(planned).flops / _one_pass() - 3 * own, 6)
 
 
+@pytest.mark.slow
 def test_the_estimate_knows_the_share_of_a_window_and_the_teachers_per_step() -> None:
     assert _teaching() == 1
     assert _teaching(distill={"end": 0.2}) == 0.2

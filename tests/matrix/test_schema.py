@@ -209,6 +209,7 @@ def _plan(**changes: Any) -> Plan:
     return plan(loads(yaml.safe_dump(_values(GOOD) | {"seeds": 1} | changes)))
 
 
+@pytest.mark.slow
 def test_the_estimates_flops_are_three_forward_passes_a_step_and_one_of_the_teacher() -> None:
     alone = estimate(_plan(methods=[]))
     taught = estimate(_plan())
@@ -220,6 +221,7 @@ def test_the_estimates_flops_are_three_forward_passes_a_step_and_one_of_the_teac
     assert alone.teacher_seconds == 0
 
 
+@pytest.mark.slow
 def test_students_of_a_cohort_share_the_estimated_teacher_pass() -> None:
     one = estimate(_plan(methods=["kd"]))
     two = estimate(_plan(methods=["kd", "last_layer"]))

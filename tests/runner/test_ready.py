@@ -80,6 +80,7 @@ def test_strict_does_not_begin_while_a_board_does_not_answer(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_cannot_hold_the_weights_is_told_before_training(
     ktbench: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_no_transfer_is_trained_once_for_all_teachers(
     assert len(results(tmp_path / "r")) == 6
 
 
+@pytest.mark.slow
 def test_an_extended_matrix_does_only_what_is_new(
     ktbench: Commands, trained: list[str], tmp_path: Path
 ) -> None:
@@ -281,6 +282,7 @@ def test_a_cell_that_fails_is_told_and_tried_again_by_the_next_run(
     assert results(tmp_path / "r")[label].status == "done"
 
 
+@pytest.mark.slow
 def test_a_teacher_that_fails_fails_its_cells_with_its_reason_and_no_others(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -302,6 +304,7 @@ def test_a_teacher_that_fails_fails_its_cells_with_its_reason_and_no_others(
     assert failure in ResultsFolder(tmp_path / "r").failures()
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing_but_failures(ktbench: Commands, tmp_path: Path) -> None:
     path = write_matrix(tmp_path / "m.yaml")
     answer = ktbench("run", path, "--results", "r", "--quiet")

@@ -75,6 +75,7 @@ def test_the_matrix_has_the_earlier_cells_and_exactly_those_that_settle(tmp_path
     assert all((cell.student.label, cell.seed) in baselines for cell in new)
 
 
+@pytest.mark.slow
 def test_what_has_been_settled_is_not_asked_for_again(tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path / "m.yaml", **MATRIX | {"seeds": 1})
     folder = filled(tmp_path / "r", matrix)
@@ -98,6 +99,7 @@ def test_seeds_that_only_the_baseline_has_are_used_first(tmp_path: Path) -> None
     assert comparison.seeds == (7, 9, 1, 2)
 
 
+@pytest.mark.slow
 def test_cells_of_every_axis_are_named_alone(tmp_path: Path) -> None:
     axes = {"budget": [1, 3], "views": ["fresh", 2], "distill": {"end": [0.5, 1.0]}}
     students = ["resnet8", {"resnet8": {"width": 0.5}}]
@@ -153,6 +155,7 @@ def test_nothing_to_settle_writes_nothing(ktbench: Commands, tmp_path: Path) -> 
     assert not (tmp_path / "m.settle.yaml").exists()
 
 
+@pytest.mark.slow
 def test_what_is_printed_names_seeds_cost_and_the_next_command(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -163,6 +166,7 @@ def test_what_is_printed_names_seeds_cost_and_the_next_command(
     assert f"next: ktbench run {tmp_path / 'more.yaml'} --results {tmp_path / 'r'}" in out
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line_each(ktbench: Commands, tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path / "m.yaml", **MATRIX)
     other = write_matrix(tmp_path / "other.yaml", students="vit_tiny", methods=["none", "kd"])

@@ -26,6 +26,7 @@ coarse = st.integers(-8, 8).map(lambda k: k / 64)
 # ---------------------------------------------------------------- tests
 
 
+@pytest.mark.slow
 @given(st.lists(coarse, min_size=1, max_size=8))
 def test_a_sign_flip_test_is_the_share_of_all_flips_that_are_as_far_from_zero(
     values: list[float],
@@ -41,6 +42,7 @@ def test_a_sign_flip_test_is_the_share_of_all_flips_that_are_as_far_from_zero(
     assert stats.sign_flip_test([-v for v in reversed(values)]) == found
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(11, 10_000), min_size=2, max_size=7, unique=True).flatmap(
         lambda sizes: st.tuples(*(st.sampled_from([n / 10_000, -n / 10_000]) for n in sizes))
@@ -184,6 +186,7 @@ def test_95_of_100_welch_intervals_hold_the_true_difference() -> None:
     assert 0.93 < held < 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "least", "most"), [(5, 0.78, 0.90), (30, 0.93, 0.97)])
 def test_the_bootstrap_covers_with_many_seeds_and_falls_short_with_five(
     n: int, least: float, most: float

@@ -144,6 +144,7 @@ def test_runs_that_cannot_be_are_refused(cost: Floats, quality: Floats) -> None:
 # ---------------------------------------------------------------- intervals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_a_95_percent_interval_covers_the_true_speedup_in_93_to_97_percent(seeds: int) -> None:
     at = np.array([0.60, 0.635, 0.66])
@@ -162,6 +163,7 @@ def test_at_the_qualities_of_the_baselines_budgets_it_covers_too() -> None:
     assert np.isnan(found[0].value[0]), "the method's first budget is already better"
 
 
+@pytest.mark.slow
 def test_the_headlines_interval_allows_for_the_choice_of_the_largest() -> None:
     """Nothing is gained anywhere: the plain interval at the largest ratio is too hopeful."""
     plain, allowed = [], []

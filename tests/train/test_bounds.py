@@ -78,6 +78,7 @@ class Net(nn.Sequential):
 """
 
 
+@pytest.mark.slow
 def test_dropout_draws_the_same_alone_in_a_cohort_and_after_a_stop(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(DROPPING)
     dropping = cell("kd", student=Item(name=f"{tmp_path / 'net.py'}:Net"))
@@ -146,7 +147,8 @@ def test_what_is_wrong_with_an_own_methods_loss_is_told_with_its_place(
 
 def test_the_whole_method_of_the_contributing_page_trains(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    [code] = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
+    blocks = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
+    [code] = [block for block in blocks if block.startswith("# transfer_methods/")]
     (tmp_path / "my_method.py").write_text(code)
     name = f"{tmp_path / 'my_method.py'}:Method"
     [made] = train([cell(name)], tmp_path)
