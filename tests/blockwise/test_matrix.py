@@ -129,6 +129,7 @@ def test_a_network_that_is_the_teachers_own_may_be_written() -> None:
     assert planned(students=[{"blockwise": written}]).cells == planned().cells
 
 
+@pytest.mark.slow
 def test_the_estimate_counts_blocks_once_for_all_methods_that_finish_them() -> None:
     one, two = estimate(planned()), estimate(planned(methods=["none", "kd"], exclude=NOT_R))
     more = estimate(planned(blockwise={"epochs": 60}))

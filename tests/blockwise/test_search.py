@@ -64,6 +64,7 @@ def test_the_choice_is_the_best_of_all_that_a_budget_allows(
     assert ours.score >= theirs.score - 1e-5
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(BLOCKS, st.floats(0.2, 1.0))
 def test_the_next_best_choices_follow_in_order_and_none_comes_twice(

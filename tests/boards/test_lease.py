@@ -48,6 +48,7 @@ def test_a_lease_runs_out_by_the_boards_clock_since_it_started(bare: HomeBoard) 
     bare.run(probing("ann"))  # after a restart nobody holds it
 
 
+@pytest.mark.slow
 def test_a_check_by_another_user_says_who_holds_the_board_and_takes_nothing(
     bare: HomeBoard,
 ) -> None:

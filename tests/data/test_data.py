@@ -98,6 +98,7 @@ def test_a_batch_is_a_function_of_seed_epoch_and_indices() -> None:
         assert torch.equal(stream.inputs(index.view(1), epoch=7)[0], together[place])
 
 
+@pytest.mark.slow
 def test_another_process_rebuilds_the_same_batches() -> None:
     program = (
         "import torch, hashlib; from tests.data.test_data import _stream; s = _stream();"

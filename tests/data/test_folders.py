@@ -166,6 +166,7 @@ def test_images_of_one_split_that_are_larger_are_refused_before_training(tmp_pat
     assert "mixed sizes" in _refused(tmp_path) and "1×9×9" in _refused(tmp_path)
 
 
+@pytest.mark.slow
 def test_plan_lists_the_classes_with_their_images_in_each_split(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_plan_lists_the_classes_with_their_images_in_each_split(
     assert "… 18 more" in text and "90" in text
 
 
+@pytest.mark.slow
 def test_plan_refuses_what_a_run_would(ktbench: Commands, tmp_path: Path) -> None:
     _fill(tmp_path / "data", "train/cat", "train/dog", "test/bird")
     spec = {"source": "folder", "path": str(tmp_path / "data")}

@@ -253,6 +253,7 @@ def test_a_dynamic_artifact_answers_for_any_batch_alike(exporter, trained, datas
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize(("opset", "ir"), [(13, 8), (15, 8), (18, 10)])
 def test_the_opset_asked_for_is_written_with_an_ir_its_boards_read(

@@ -82,6 +82,7 @@ def test_flops_are_charged_to_the_methods_that_compute_more(
     assert each.flops > 1.2 * one.flops, "an optimiser per layer takes a gradient per layer"
 
 
+@pytest.mark.slow
 def test_crd_holds_eight_bytes_per_sample_and_dimension(
     costs: dict[str, method_cost.Figures],
 ) -> None:

@@ -43,6 +43,7 @@ def page(docs: Path) -> str:
     return (docs / performance.PAGE).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_recorded_figures_make_of_it() -> None:
     written = page(performance.DOCS)
     made = performance.rendered(written, performance.read())

@@ -205,6 +205,7 @@ def test_every_window_and_every_use_of_a_pool_is_drawn_with_its_gain_and_its_flo
 # ---------------------------------------------------------------- the page
 
 
+@pytest.mark.slow
 def test_the_report_says_when_training_longer_is_better_for_one_student(
     tmp_path: Path, study: Path
 ) -> None:
@@ -275,6 +276,7 @@ def test_the_verdict_says_what_is_saved_where_and_from_how_many_students_a_teach
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gain", "seeds", "first", "second"),
     [

@@ -27,6 +27,7 @@ from ktbench.results import ResultsFolder, load_results
 from tests.support.report_page import outline, page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
@@ -152,6 +153,7 @@ def test_accuracy_on_a_board_stands_beside_the_hosts_with_what_kind_of_board_it_
         assert words in shown, words
 
 
+@pytest.mark.slow
 def test_an_invalid_measurement_is_shown_with_its_reason_and_decides_nothing(
     tmp_path: Path,
 ) -> None:

@@ -64,6 +64,7 @@ def test_signs_are_those_of_scipys_paired_t_tests_adjusted_over_all_but_the_base
     assert (compared["p_exact"] >= stats.least_sign_flip_p(5)).all()
 
 
+@pytest.mark.slow
 def test_the_page_names_level_and_family_and_marks_what_is_clear_on_its_own_only(
     tmp_path: Path,
 ) -> None:

@@ -48,6 +48,7 @@ def history() -> dict[str, object]:
     return {"teacher": "big", **kept.plain()}
 
 
+@pytest.mark.slow
 def test_a_pools_throughput_workers_joins_and_losses_are_in_the_report(folder: Path) -> None:
     (folder / "pool").mkdir()
     (folder / "pool" / "p-1.json").write_text(json.dumps(history()))

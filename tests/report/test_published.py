@@ -41,6 +41,7 @@ def write(place: Path, data: DataSpec = CIFAR, **teacher: Any) -> Path:
     return write_report(place).parent
 
 
+@pytest.mark.slow
 def test_a_published_pair_stands_beside_what_was_measured(tmp_path: Path) -> None:
     report = write(tmp_path / "run")
     rows = pd.read_csv(report / "tables" / "published.csv", keep_default_na=False)
@@ -61,6 +62,7 @@ def test_a_published_pair_stands_beside_what_was_measured(tmp_path: Path) -> Non
     assert f"{100 * measured:.1f} %" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "teacher"),
     [

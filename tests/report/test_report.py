@@ -87,6 +87,7 @@ def test_the_same_folder_gives_the_same_bytes(troubled: Path) -> None:
     assert {p: p.read_bytes() for p in report.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_figures_of_an_earlier_report_do_not_stay(troubled: Path) -> None:
     stale = troubled / "report" / "figures" / "latency-9.svg"
     other = troubled / "report" / "figures" / "mine.txt"
@@ -169,6 +170,7 @@ def test_time_to_the_target_counts_the_first_epoch_that_reaches_it(tmp_path: Pat
             assert arrivals["teacher_flops"][key] == own["teacher_flops"][index]
 
 
+@pytest.mark.slow
 def test_a_seed_that_never_reaches_the_target_is_counted_and_not_averaged(tmp_path: Path) -> None:
     shape = Shape(students=("resnet8",), gains={"fitnet": -0.3}, epochs=8)
     path = write_folder(tmp_path / "run", shape).path
@@ -179,6 +181,7 @@ def test_a_seed_that_never_reaches_the_target_is_counted_and_not_averaged(tmp_pa
     assert "0 of 3" in page(path)
 
 
+@pytest.mark.slow
 def test_a_method_with_another_budget_stands_alone_and_the_report_says_so(tmp_path: Path) -> None:
     shape = Shape(students=("resnet8",), gains={"kd": 0.03}, epochs=4, devices=())
     plan = plan_of(shape)
@@ -228,6 +231,7 @@ def test_the_headline_names_the_largest_clear_gain_and_the_largest_clear_loss(
     assert "fewer epochs" in found[3]
 
 
+@pytest.mark.slow
 def test_one_seed_gives_figures_without_a_claim(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "run", Shape(seeds=1, epochs=3)).path
     write_report(path)

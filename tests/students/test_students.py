@@ -216,6 +216,7 @@ def test_gradient_reaches_every_parameter(student: Student) -> None:
     assert [k for k, gradient in weights.items() if gradient is None or not gradient.any()] == []
 
 
+@pytest.mark.slow
 def test_shapes_are_found_on_the_meta_device(name: str, student: Student) -> None:
     with torch.no_grad():
         real = student.forward_features(images())
@@ -226,11 +227,13 @@ def test_shapes_are_found_on_the_meta_device(name: str, student: Student) -> Non
     assert ghost.logits.is_meta
 
 
+@pytest.mark.slow
 def test_half_the_width_has_fewer_parameters(name: str) -> None:
     with torch.device("meta"):
         assert count(build(name, width=0.5)) < count(build(name, width=1.0))
 
 
+@pytest.mark.slow
 def test_one_hundredth_of_the_width_still_runs(name: str) -> None:
     with torch.device("meta"):
         assert build(name, width=0.01)(torch.empty(2, 1, 8, 8)).shape == (2, 10)

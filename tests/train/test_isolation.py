@@ -23,6 +23,8 @@ from ktbench.train import Progress
 from tests.support.own.deeds import FAULTS, REPLACED, SETTINGS, WRITES
 from tests.support.training import TRAIN, cell, train
 
+pytestmark = pytest.mark.slow
+
 OWN = str(Path(__file__).parents[1] / "support" / "own" / "deeds.py")
 SHORT = TRAIN.model_copy(update={"epochs": 2})
 ALLOWED = {"swap", "requires grad"}
@@ -85,7 +87,6 @@ def _same(one: Checkpoint | Failure, other: Checkpoint | Failure) -> None:
 # ---------------------------------------------------------------- what is shared
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("deed", sorted(WRITES.keys() - ALLOWED - PRIVATE))
 def test_a_method_that_writes_into_what_others_read_fails_alone(
     deed: str, alone: list[str], tmp_path: Path
@@ -94,7 +95,6 @@ def test_a_method_that_writes_into_what_others_read_fails_alone(
     assert "writes into" in reason or deed == "weights", "it writes into its own, too"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("deed", sorted(ALLOWED | PRIVATE))
 def test_what_a_method_does_to_its_own_copies_it_does_alone_as_in_a_cohort(
     deed: str, alone: list[str], tmp_path: Path
@@ -172,7 +172,6 @@ def _state() -> dict[str, Any]:
         }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", ["build", "any pass"])
 @pytest.mark.parametrize("deed", sorted(SETTINGS))
 def test_a_setting_of_the_process_is_put_back_before_anyone_else_computes(
@@ -211,7 +210,6 @@ def test_what_was_put_back_is_told_once(alone: list[str], tmp_path: Path) -> Non
     assert "its code changed the number of threads (torch.set_num_threads): put back" in line
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", ["init", "loss"])
 @pytest.mark.parametrize("deed", sorted(REPLACED))
 def test_a_replaced_function_fails_the_one_who_replaced_it_and_is_put_back(
@@ -235,7 +233,6 @@ def test_whatever_a_network_raises_is_one_line_of_its_own_cell(
     _failure(_beside(_net(where="forward", deed=deed), tmp_path, alone))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "culprit",
     [

@@ -120,6 +120,7 @@ def check_steps(method: TransferMethod, student: Features, teacher: Features) ->
 each_method = pytest.mark.parametrize(("name", "settings"), CHOSEN, ids=chosen_id)
 
 
+@pytest.mark.slow
 @each_method
 @pytest.mark.parametrize("teacher", cases.TEACHERS)
 def test_every_pair_of_shapes_trains_or_has_a_reason(
