@@ -154,4 +154,4 @@ def test_the_whole_method_of_the_contributing_page_trains(tmp_path: Path) -> Non
     [made] = train([cell(name)], tmp_path)
     assert isinstance(made, Checkpoint), made
     columns = set(pq.read_table(tmp_path / made.curves).column_names)
-    assert {"loss_ce", "loss_sharp"} <= columns
+    assert {"loss_ce", "loss_sharpened"} <= columns
