@@ -19,9 +19,12 @@ _ROOTS = ("torch.nn", "torch.optim", "torch.autograd", "torch.linalg", "torch.ff
 _OURS = ("ktbench",)
 _SINGLE = ("torch", "torch.functional", "torch._tensor", "torch._VF", "torch._C._nn", "torch._C")
 _PLAIN = ("math", "random", "time", "os", "copy", "numpy", "functools", "itertools")
-_PATCHERS = ("torch._dynamo", "torch._functorch", "torch._export", "torch.export", "torch.fx")
+_COMPILER = ("torch._dynamo", "torch._functorch", "torch._export", "torch.export", "torch.fx")
+_PATCHERS = (*_COMPILER, "ray")
+"""Libraries that ktbench uses itself and that replace functions on first use: Ray's own `print`
+follows the first message of a worker."""
 _TORCH = Path(torch.__file__).parent
-_PATCHING_FILES = tuple(str(_TORCH / name.split(".")[1]) for name in _PATCHERS)
+_PATCHING_FILES = tuple(str(_TORCH / name.split(".")[1]) for name in _COMPILER)
 _IMMUTABLE = 1 << 8
 """Py_TPFLAGS_IMMUTABLETYPE."""
 _LATE = frozenset({"__slotnames__", "__doc__", "__annotations__", "__signature__"})
@@ -96,11 +99,11 @@ class _Space:
     def _put_back(self) -> list[str]:
         now, names = dict(vars(self.owner)), []
         for name, value in self._saved.items():
-            if _is_code(value) and now.get(name) is not value and not _is_torchs(now.get(name)):
+            if _is_code(value) and now.get(name) is not value and not _is_a_librarys(now.get(name)):
                 names.append(self._full_name(name))
                 _set(self.owner, name, value)
         for name in now.keys() - self._saved.keys():
-            if self._hides(name) and not _is_torchs(now[name]):
+            if self._hides(name) and not _is_a_librarys(now[name]):
                 names.append(self._full_name(name))
                 _delete(self.owner, name)
         return names
@@ -132,8 +135,8 @@ def _is_code(value: Any) -> bool:
     return callable(value) or isinstance(value, (staticmethod, classmethod, property, ModuleType))
 
 
-def _is_torchs(value: Any) -> bool:
-    """Return True where torch's compiler or exporter put it there, as their first use does."""
+def _is_a_librarys(value: Any) -> bool:
+    """Return True where a library of `_PATCHERS` put it there, as its first use does."""
     if _below(str(getattr(value, "__module__", "")), _PATCHERS):
         return True
     code = getattr(value, "__code__", None)  # of a wrapper that bears the wrapped one's names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import locale
 import os
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ktbench.isolation.functions import Functions
 from ktbench.records import Cell, Checkpoint, Failure, Item
 from ktbench.train import Progress
 from tests.support.own.deeds import FAULTS, REPLACED, SETTINGS, WRITES
@@ -221,6 +223,21 @@ def test_a_replaced_function_fails_the_one_who_replaced_it_and_is_put_back(
     now = (functional.cross_entropy, nn.ReLU.forward, torch.stack, functional.relu.__code__)
     assert now == watched
     assert "__call__" not in vars(nn.ReLU)
+
+
+@pytest.mark.ray
+def test_the_print_that_ray_installs_in_mid_training_is_nobodys_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tqdm_ray = pytest.importorskip("ray.experimental.tqdm_ray")
+    monkeypatch.setattr(builtins, "print", print)
+    monkeypatch.setattr(tqdm_ray, "_manager", None)
+    functions = Functions()
+    tqdm_ray.instance()
+    assert builtins.print is tqdm_ray.safe_print
+    assert functions.replaced() == []
+    builtins.print = lambda *_: None
+    assert functions.replaced() == ["builtins.print"]
 
 
 # ---------------------------------------------------------------- whatever is raised
