@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "an operator": (torch.special.bessel_j0, "has no operator for "),
     "a decision": (
         lambda x: x * 2 if x.sum() > 0 else x,
-        r"forward decides by the values that it computes \(test_export_networks.py:\d+\)",
+        r"forward decides by the values that it computes \(test_networks.py:\d+\)",
     ),
     "an array": (lambda x: x * float(x.detach().numpy().max()), "leave this format out of exports"),
 }
