@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from ktbench.system import provenance
+from ktbench.system import extras, provenance
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_dependency_of_the_project_is_recorded_with_its_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = {re.split(r"[<>=!~ ;\[]", d)[0] for d in project["dependencies"]}
-    assert names == set(provenance.DISTRIBUTIONS)
-    assert names <= provenance.collect().versions.keys()
+    core = [re.split(r"[<>=!~ ;\[]", d)[0] for d in project["dependencies"]]
+    optional = [name for extra in ("onnx", "tflite", "hub") for name in extras.PACKAGES[extra]]
+    assert {*core, *optional} == set(provenance.DISTRIBUTIONS)
+    assert set(core) <= provenance.collect().versions.keys()
 
 
 def test_collecting_imports_none_of_the_heavy_dependencies() -> None:
