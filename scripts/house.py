@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +21,10 @@ None Is Are Was Were Has Have Rather Also
 """
 FRAGMENTS = frozenset(_OPENINGS.split())
 """Words with which a first line opens that is neither an imperative nor a noun phrase."""
+
+
+Count = tuple[str, object, list[str]]
+"""A title, its figure, and a line for each thing counted."""
 
 
 class Module:
@@ -77,12 +82,8 @@ def modules() -> dict[str, Module]:
     return {m.name: m for m in map(Module, sorted(paths))}
 
 
-def main() -> None:
-    """Count, and print."""
-    parser = argparse.ArgumentParser(description="The house as its imports have it.")
-    parser.add_argument("--list", action="store_true", help="Print what stands behind each count.")
-    listed = parser.parse_args().list
-    house = modules()
+def links(house: dict[str, Module]) -> tuple[set[tuple[str, str]], dict[str, set[str]], set[str]]:
+    """Arrows between rooms, the importers of each module, and the modules that packages offer."""
     arrows: set[tuple[str, str]] = set()
     importers: defaultdict[str, set[str]] = defaultdict(set)
     faces = set()
@@ -94,49 +95,56 @@ def main() -> None:
                 importers[name].add(module.name)
             else:
                 faces.add(name)
+    return arrows, importers, faces
+
+
+def structure(house: dict[str, Module]) -> Iterator[Count]:
+    """Rooms, arrows and files."""
+    arrows, importers, faces = links(house)
     rooms = Counter(module.room for module in house.values())
-    single = sorted(
-        name
+    yield "rooms at the first two levels", len(rooms), [f"{r} ({n})" for r, n in rooms.items()]
+    yield "arrows between them", len(arrows), [f"{a} -> {b}" for a, b in sorted(arrows)]
+    yield "program files", len(house), []
+    yield "lines of program code", sum(m.lines for m in house.values()), []
+    single = {
+        name: importers[name]
         for name, module in house.items()
         if len(importers[name]) == 1 and name not in faces and not module.is_package
-    )
+    }
+    behind = [f"{name} <- {next(iter(users))}" for name, users in sorted(single.items())]
+    yield "modules with one importer and no face", len(single), behind
     names = Counter(name.rpartition(".")[2] for name, m in house.items() if not m.is_package)
+    repeated = [f"{name} x{n}" for name, n in names.items() if n > 1]
+    yield "file names in several rooms", len(repeated), repeated
+
+
+def stumbling_blocks(house: dict[str, Module]) -> Iterator[Count]:
+    """Docstrings that open as fragments, and long functions."""
     lines = [(m, *line) for m in house.values() for line in m.first_lines()]
-    fragments = [line for line in lines if line[2].split(" ")[0].strip(",:") in FRAGMENTS]
+    fragments = [
+        f"{m.path.relative_to(ROOT)}:{at}: {text}"
+        for m, at, text in lines
+        if text.split(" ")[0].strip(",:") in FRAGMENTS
+    ]
+    share = f"{len(fragments)} of {len(lines)} ({100 * len(fragments) / len(lines):.1f} %)"
+    yield "first lines that open as fragments", share, fragments
     long = [
-        (m, node)
+        f"{m.path.relative_to(ROOT)}:{node.lineno}: {node.name}"
         for m in house.values()
         for node in ast.walk(m.tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or node.lineno) - node.lineno >= 60
     ]
-    report: list[tuple[str, object, list[str]]] = [
-        ("rooms at the first two levels", len(rooms), [f"{r} ({n})" for r, n in rooms.items()]),
-        ("arrows between them", len(arrows), [f"{a} -> {b}" for a, b in sorted(arrows)]),
-        ("program files", len(house), []),
-        ("lines of program code", sum(m.lines for m in house.values()), []),
-        (
-            "modules with one importer and no face",
-            len(single),
-            [f"{name} <- {next(iter(importers[name]))}" for name in single],
-        ),
-        (
-            "file names in several rooms",
-            sum(n > 1 for n in names.values()),
-            [f"{name} x{n}" for name, n in names.items() if n > 1],
-        ),
-        (
-            "first lines that open as fragments",
-            f"{len(fragments)} of {len(lines)} ({100 * len(fragments) / len(lines):.1f} %)",
-            [f"{m.path.relative_to(ROOT)}:{at}: {text}" for m, at, text in fragments],
-        ),
-        (
-            "functions of 60 lines and more",
-            len(long),
-            [f"{m.path.relative_to(ROOT)}:{node.lineno}: {node.name}" for m, node in long],
-        ),
-    ]
-    for title, value, behind in report:
+    yield "functions of 60 lines and more", len(long), long
+
+
+def main() -> None:
+    """Print each count, with `--list` also what stands behind it."""
+    parser = argparse.ArgumentParser(description="The house as its imports have it.")
+    parser.add_argument("--list", action="store_true", help="Print what stands behind each count.")
+    listed = parser.parse_args().list
+    house = modules()
+    for title, value, behind in (*structure(house), *stumbling_blocks(house)):
         print(f"{title}: {value}")
         for line in behind if listed else ():
             print(f"    {line}")
