@@ -24,8 +24,8 @@ def pack(
 ) -> None:
     """Pack a results folder into one file that report, compare, verify and load_results read.
 
-    The same folder gives the same bytes. The report is left out: `ktbench report FILE.ktb` makes it
-    anew. The exit code is 1 where the folder has problems and nothing was packed, 2 where a run
+    The same folder gives the same bytes. The report is left out: `ktbench report FILE.ktb` writes it
+    again. The exit code is 1 where the folder has problems and nothing was packed, 2 where a run
     holds it or DIR is no results folder.
     """
     from ktbench.cli.output import print_line
@@ -35,6 +35,6 @@ def pack(
     for problem in packed.problems:
         print_line(problem.line)
     if not packed.files:
-        print_line(f"{folder}: {len(packed.problems)} problems: nothing was packed (--as-is packs)")
+        print_line(f"{folder}: nothing was packed: mend this, or pack it with --as-is")
         raise typer.Exit(1)
     print_line(f"{file}: {packed.files:,} files in {packed.bytes:,} bytes")
