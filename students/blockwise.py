@@ -33,7 +33,7 @@ def build(
     num_classes: int,
     in_channels: int,
     network: Student | None = None,
-    of: TeacherName = TeacherName("teacher"),  # noqa: B008 - a name, made anew by nobody
+    of: TeacherName = TeacherName("teacher"),  # noqa: B008 - a name, which nothing changes
     blocks: Where = "convolutions",
     replace: Replacement = "separable",
     choice: tuple[Replacement, ...] = (),

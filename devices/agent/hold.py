@@ -2,7 +2,7 @@
 
 While a task runs, its agent holds the kernel's lock on that file, which ends with the process
 however it ends. Between the tasks of one owner the file's date is what keeps others away. The date
-is the board's own clock since it started, so that neither a wrong clock nor one that is set anew
+is the board's own clock since it started, so that neither a wrong clock nor one that is set again
 counts; after a restart nobody holds the board.
 """
 
@@ -105,7 +105,7 @@ def _refusal(lease: Dict[str, Any]) -> TaskError:
 
 
 def _left(lease: Dict[str, Any]) -> float:
-    """Seconds that a lease still runs; none after the board was started anew."""
+    """Seconds that a lease still runs; none after the board was restarted."""
     until = lease.get("until")
     if lease.get("boot") != _boot() or not isinstance(until, (int, float)):
         return 0.0

@@ -148,7 +148,7 @@ _REFUSED = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "{host} shows another host key than the one known: it may be another machine; if it was"
-        " set up anew, remove the old key with `ssh-keygen -R {host}` and log in once by hand",
+        " set up again, remove the old key with `ssh-keygen -R {host}` and log in once by hand",
     ),
     (
         "Host key verification failed",

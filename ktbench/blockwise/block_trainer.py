@@ -161,7 +161,7 @@ class _PackTraining:
                 try:
                     training.restore(read_torch(work))
                     note(f"went on after epoch {training.epoch}: block {task.name}")
-                except Exception as error:  # only saved work: training anew gives the same
+                except Exception as error:  # only saved work: training again gives the same
                     note(f"trains from the start: block {task.name}: {one_line(error)}")
                     training = build()
         except (StorageError, OSError):

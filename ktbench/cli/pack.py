@@ -24,9 +24,9 @@ def pack(
 ) -> None:
     """Pack a results folder into one file that report, compare, verify and load_results read.
 
-    The same folder gives the same bytes. The report is left out: `ktbench report FILE.ktb` writes it
-    again. The exit code is 1 where the folder has problems and nothing was packed, 2 where a run
-    holds it or DIR is no results folder.
+    The same folder gives the same bytes. The report is left out: `ktbench report FILE.ktb` writes
+    it again. The exit code is 1 where the folder has problems and nothing was packed, 2 where a
+    run holds it or DIR is no results folder.
     """
     from ktbench.cli.output import print_line
     from ktbench.results.packing import pack as pack_folder

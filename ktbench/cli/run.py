@@ -94,8 +94,8 @@ def run(
 ) -> None:
     """Train, export, measure and report everything that a matrix asks for.
 
-    A run that was stopped goes on where it was. The exit code is 0 when no cell failed and every
-    device was measured, 1 otherwise, 2 when the run could not begin or not go on (a full disk).
+    A stopped run resumes where it was. The exit code is 0 when no cell failed and every
+    device was measured, 1 otherwise, 2 when the run could not begin or not continue (a full disk).
     """
     from ktbench.supervision import Child
 

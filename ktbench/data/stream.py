@@ -51,7 +51,7 @@ class Stream:
         return self._raw
 
     def forget(self) -> None:
-        """Drop these tensors; the next batch makes them anew from the data set."""
+        """Drop these tensors; the next batch makes them again from the data set."""
         self.__dict__.pop("_raw", None)
 
     @property

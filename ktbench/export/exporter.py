@@ -150,7 +150,7 @@ class Exporter:
         return self._subject
 
     def _model(self, writer: Writer, subject: _Subject, spec: ExportSpec) -> bytes:
-        """Return the file's bytes, filled into the architecture's graph or converted anew."""
+        """Return the file's bytes, filled into the architecture's graph or converted again."""
         network = self._deployed(writer, subject)
         plain = spec.model_copy(update={"precision": "fp32"})
         key = (subject.architecture, plain)

@@ -44,7 +44,7 @@ def free_batch(model: bytes) -> bytes:
     """Return the same graph with a free first dimension of images and logits.
 
     Every activation's batch becomes free, and so does a reshape's to a batch of one; the runtime
-    works the sizes out anew when the input is resized.
+    works the sizes out again when the input is resized.
     """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils

@@ -137,7 +137,7 @@ class _Session:
                 left[:] = [turn for turn in left if turn[0] is not at_work]
             except DeviceError as error:
                 if not error.lost or len(left) == len(turns_left):
-                    raise  # a loss after an answer is another one: it is waited for anew
+                    raise  # a loss after an answer is another one: it is waited for again
 
         while left:
             patiently(go_on)

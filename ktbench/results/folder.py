@@ -11,7 +11,7 @@ blocks/             trained replacements of a teacher's blocks, what was assembl
 measurements/       ID.json (a `Measurement`) and ID.samples.parquet
 failures.json       what the last run could not do that belongs to no cell
 work/KEY/           what a cell without a result yet has: its training's checkpoint, its exports
-damaged/            files that were not what had been written, set aside before they were made anew
+damaged/            files that were not what had been written, set aside before they were made again
 report/             the report
 """
 
@@ -186,7 +186,7 @@ class ResultsFolder:
 
     def lock(self) -> Lock:
         """The folder's lock; raises KtbenchError when there is none or it cannot be read."""
-        remedy = "run its matrix again to have it made anew"
+        remedy = "run its matrix again to have it replaced"
         try:
             file = stored(
                 LockFile, self.lock_file, most=MOST_OF_LOCK, remedy=remedy, newest=LOCK_SCHEMA

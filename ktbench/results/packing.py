@@ -1,7 +1,7 @@
 """Packs a results folder into one file: `ktbench pack DIR FILE.ktb`.
 
 The same folder gives the same bytes: names are sorted, dates and permissions fixed. Records keep
-their seals. The report is left out, as it is made anew from the rest, and so are logs, saved work
+their seals. The report is left out, as it is made again from the rest, and so are logs, saved work
 and files that no run of ktbench wrote.
 """
 

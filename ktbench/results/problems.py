@@ -8,7 +8,7 @@ from pathlib import Path
 from ktbench.records import KtbenchError, printable
 from ktbench.results.storage import DamagedError
 
-AGAIN = "run again to make it anew"
+AGAIN = "run again to replace it"
 
 
 @dataclass(frozen=True)

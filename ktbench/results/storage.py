@@ -32,7 +32,7 @@ _Kind = TypeVar("_Kind", bound=Record)
 class DamagedError(KtbenchError):
     """A file of the results folder does not hold what was written; `reason` says why."""
 
-    def __init__(self, path: Path, reason: str, remedy: str = "run again to make it anew") -> None:
+    def __init__(self, path: Path, reason: str, remedy: str = "run again to replace it") -> None:
         self.path, self.reason, self.remedy = path, reason, remedy
         super().__init__(f"{path}: is damaged ({reason}): restore it, or {remedy}")
 

@@ -42,7 +42,7 @@ _BLOCKS: tuple[tuple[str, type[Record]], ...] = (
     ("search-", BlockSearch),
     ("", BlockResult),
 )
-_BLOCK_REMEDY = "delete it: it is made anew where it is needed"
+_BLOCK_REMEDY = "delete it: it is made again where it is needed"
 _DAY = timedelta(days=1)
 
 

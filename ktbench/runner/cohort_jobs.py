@@ -59,7 +59,7 @@ class CellTask:
     """Weights that are there: nothing is trained again, and no teacher is needed."""
     exported: tuple[Artifact, ...] = ()
     exported_of: str | None = None
-    """Digest of the weights that were exported, where these are lost: others are exported anew."""
+    """Digest of the weights that were exported, where these are lost: others are exported again."""
     given_up: tuple[Failure, ...] = ()
     """Exports that ended the process: they are not tried again in this run."""
 

@@ -46,7 +46,7 @@ def held_folder(folder: Path, handle: int, name: str) -> Iterator[None]:
 
     `handle` is open on the folder's file `name`. When the folder has been renamed, deleted or taken
     over by another run meanwhile, what is to be written into it raises StorageError, here and in
-    processes started from here, and nothing is made anew in its place.
+    processes started from here, and nothing is made again in its place.
     """
     about = os.fstat(handle)
     before = os.environ.get(_HELD)

@@ -31,7 +31,7 @@ def train_cohort(cells: Sequence[Cell], context: TrainingContext) -> list[Checkp
     """Train cells that share teacher, data, seed and budget; one result per cell, in order.
 
     A cell's weights do not depend on the others. One that diverges, or whose method fails, leaves
-    with a Failure; the others go on. A killed training goes on from its last checkpoint. The
+    with a Failure; the others continue. A killed training resumes from its last checkpoint. The
     cells are trained together as far as this process stays within the context's memory.
     """
     first = cells[0]

@@ -156,7 +156,7 @@ class CohortTraining:
     def _step(
         self, active: list[Trainee], batch: Batch, data_seconds: float, *, last: bool
     ) -> None:
-        """Take a step with each trainee; what one of them changed is made anew for the rest."""
+        """Take a step with each trainee; what one of them changed is made again for the rest."""
         needs = Needs()
         for trainee in active:
             needs |= trainee.needs(batch.progress)

@@ -75,7 +75,7 @@ class TraineeBuilder:
                         trainee = self.build(cell, layout)
                     with self.guard.containing(all_of_it=True):
                         trainee.restore(saved)
-                except Exception as error:  # It is only saved work: training anew gives the same.
+                except Exception as error:  # It is only saved work: training again gives the same.
                     reason = f"its saved work does not fit ({one_line(error)})"
                     note(f"trains from the start: {cell.label}: {reason}")
                     trainee = self.build(cell)

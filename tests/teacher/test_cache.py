@@ -201,7 +201,7 @@ def test_a_teacher_that_answers_otherwise_under_the_same_name_is_found_out(tmp_p
     changed = trial(of, tmp_path, live=shifted)
     assert changed.digest == trial(of, tmp_path, own=shifted).digest != before.digest
     [note] = changed.notes
-    assert "all are made anew" in note
+    assert "all are made again" in note
     assert trial(of, tmp_path, live=shifted).shares[1] == BATCH
 
 

@@ -90,7 +90,7 @@ def test_a_flipped_bit_anywhere_is_never_read(root: Path, live: str) -> None:
         assert row.valid([39, index, 41]).tolist() == [True, False, True]
     row.close()
     found = trial(OF, root)
-    _rebuilt(found, root, live, said="damaged rows are made anew", whole=ALL - 2 * BATCH)
+    _rebuilt(found, root, live, said="damaged rows are made again", whole=ALL - 2 * BATCH)
 
 
 def _key(file: Path) -> str:
@@ -111,7 +111,7 @@ def test_half_a_row_and_an_empty_row_are_missing(root: Path, live: str) -> None:
     assert trial(OF, root).digest == live  # an empty row is no damage: nothing to tell
     _edited(first, _row(first, 7), bytes(20) + row[20:])
     found = trial(OF, root)
-    _rebuilt(found, root, live, said="damaged rows are made anew", whole=ALL - 2 * BATCH)
+    _rebuilt(found, root, live, said="damaged rows are made again", whole=ALL - 2 * BATCH)
 
 
 def test_rows_of_another_image_or_another_view_are_not_taken(root: Path, live: str) -> None:
@@ -121,7 +121,7 @@ def test_rows_of_another_image_or_another_view_are_not_taken(root: Path, live: s
     assert trial(OF, root).digest == live
     _edited(one, slice(HEADER_BYTES, None), zero.read_bytes()[HEADER_BYTES:])
     found = trial(OF, root)
-    _rebuilt(found, root, live, said="damaged rows are made anew", whole=ALL - 4 * BATCH)
+    _rebuilt(found, root, live, said="damaged rows are made again", whole=ALL - 4 * BATCH)
 
 
 @pytest.mark.slow

@@ -323,7 +323,7 @@ def test_a_compiled_cell_has_the_same_weights_alone_in_a_cohort_and_resumed_else
         _compiled_outcomes(
             tmp_path, "alone", ["kd"], report=stop_in_the_second_epoch, checkpoint_seconds=0.0
         )
-    # Another process that writes the code anew: what was compiled here must not be needed.
+    # Another process that writes the code again: what was compiled here must not be needed.
     forgetful = {"TORCHINDUCTOR_FX_GRAPH_CACHE": "0", "TORCHINDUCTOR_AUTOGRAD_CACHE": "0"}
     answer = subprocess.run(
         [sys.executable, "-c", RESUMED, str(tmp_path)],

@@ -218,10 +218,10 @@ def _data_card(analysis: Analysis) -> Card:
 
 
 def _drawn(analysis: Analysis) -> str:
-    """Words on how often an image is augmented anew."""
+    """Words on how often an image is augmented freshly."""
     kinds = list(dict.fromkeys(c.train.views for c in analysis.results.lock.plan.cells))
     words = [
-        f"{numbers.count(k, 'stored view')} in turn" if k else "anew every epoch" for k in kinds
+        f"{numbers.count(k, 'stored view')} in turn" if k else "freshly every epoch" for k in kinds
     ]
     return "; or ".join(words)
 

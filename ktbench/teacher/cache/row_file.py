@@ -41,7 +41,7 @@ class RowFile:
     def __init__(self, path: Path, *, key: str, view: int, count: int, nbytes: int) -> None:
         """Open the file, or make it where there is none; `nbytes` is a row's size without its CRC.
 
-        A file with another header or size is removed and made anew, and `replaced` set. Raises
+        A file with another header or size is removed and made again, and `replaced` set. Raises
         OSError.
         """
         self.count, self.nbytes = count, nbytes

@@ -145,7 +145,7 @@ class Cached:
         self._layout = layout
         file = self._file(batch)
         if file is not None and not self._agrees(file, batch, rows):
-            self._note_once("other outputs than this teacher's were stored: all are made anew")
+            self._note_once("other outputs than this teacher's were stored: all are made again")
             self.close()
             remove(self._folder)
             file = self._file(batch)
@@ -207,7 +207,7 @@ class Cached:
         indices = batch.indices.tolist()
         missing = np.flatnonzero(~file.valid(indices))
         if file.damaged:
-            self._note_once("damaged rows are made anew")
+            self._note_once("damaged rows are made again")
         try:
             file.put([indices[i] for i in missing], rows[missing])
         except OSError as error:
@@ -237,7 +237,7 @@ class Cached:
             self._stop(_reason(error))
             return None
         if self._rows.replaced:
-            self._note_once(f"{path.name} was damaged or not of this teacher: it is made anew")
+            self._note_once(f"{path.name} was damaged or not of this teacher: it is made again")
         return self._rows
 
     def _write_metadata(self) -> None:

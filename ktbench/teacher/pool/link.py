@@ -30,7 +30,7 @@ class TeachersGone(StorageError):  # noqa: N818 - a state of the world, not a pr
 
 
 class Link:
-    """A training's connection to its pool, made anew whenever the coordinator is lost.
+    """A training's connection to its pool, made again whenever the coordinator is lost.
 
     While nobody answers the user is told after `patience` seconds, and TeachersGone is raised
     after `wait_seconds`.
@@ -96,7 +96,7 @@ class Link:
     def collect(self, *, wait: bool) -> Collected | None:
         """Return what the coordinator has for this training; None where that is nothing yet.
 
-        It has `known` False after the connection was made anew: all requests must be sent again.
+        It has `known` False after the connection was made again: all requests must be sent again.
         """
         try:
             collected: Collected = ray.get(self._poll, timeout=5 * POLL if wait else 0)

@@ -184,7 +184,7 @@ class Collected:
     refused: str = ""
     """Reason why the latest refused worker was refused."""
     known: bool = True
-    """False: the pool has been started anew and knows nothing of this training."""
+    """False: the pool has been restarted and knows nothing of this training."""
 
 
 _LISTS = ("stages", "preacts")

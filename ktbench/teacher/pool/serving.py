@@ -24,7 +24,7 @@ class Server:
     def __init__(self, *, teacher: str | None, base: str | None, workers: int) -> None:
         self._teacher, self._base, self._workers = teacher, base, workers
         self._serving: dict[str, list[Any]] = {}
-        """Actors by pool; a pool that was started anew has another id."""
+        """Actors by pool; a pool that was restarted has another id."""
 
     def look(self) -> Iterator[str]:
         """Join new pools and leave those that have ended; yield lines for the user."""
