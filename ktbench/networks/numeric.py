@@ -83,7 +83,7 @@ def prepare(spec: NumericSpec) -> torch.device:
 def _keep_freed_memory() -> None:
     """Keep large freed blocks in this process, for the tensors of the next step.
 
-    Left alone, glibc maps every large tensor again, and the kernel clears its pages each time: up to a
+    Left alone, glibc maps every large tensor again, and the kernel clears its pages too: up to a
     third of a forward pass. The autograd engine's thread shares the one heap, as those of other
     threads are too small for such blocks. Near a memory limit, what is free is given back
     (`train/memory_budget.py`).
