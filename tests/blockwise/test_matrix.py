@@ -90,6 +90,7 @@ def test_every_teacher_is_taken_where_none_is_named_and_lists_try_each() -> None
     assert networks[:2] == [{"vgg8": {"width": 0.25}}, "resnet8"]
 
 
+@pytest.mark.slow
 def test_what_weights_depend_on_is_in_the_key_and_where_blocks_are_trained_is_not() -> None:
     def keys(**section: Any) -> list[str]:
         return [cell.key for cell in planned(blockwise=section).cells]
@@ -215,6 +216,7 @@ def test_a_finish_depends_on_the_weights_that_it_begins_from(tmp_path: Path) -> 
     assert digests[0] != digests[1]
 
 
+@pytest.mark.slow
 def test_a_cell_whose_first_weights_are_not_there_fails_alone(tmp_path: Path) -> None:
     cells = [blockwise_cell(), training.cell("none")]
     failed, trained = training.train(cells, tmp_path)
@@ -222,6 +224,7 @@ def test_a_cell_whose_first_weights_are_not_there_fails_alone(tmp_path: Path) ->
     assert isinstance(trained, Checkpoint)
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused_with_their_file(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     [failed] = train_cohort(

@@ -64,6 +64,7 @@ def test_longest_first_is_within_a_third_of_the_best(loads: list[Load], workers:
 
 @given(LOADS, WORKERS, st.sampled_from(WAYS))
 @settings(max_examples=40)
+@pytest.mark.slow
 def test_the_best_schedule_is_that_of_all(loads: list[Load], workers: int, way: Way) -> None:
     """Its bound is never above what it reached."""
     optimum = min(

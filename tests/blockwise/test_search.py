@@ -50,6 +50,7 @@ def everything(blocks: list[list[Option]], budget: float) -> list[tuple[int, ...
 
 @settings(max_examples=150)
 @given(BLOCKS, st.floats(0.0, 1.1))
+@pytest.mark.slow
 def test_the_choice_is_the_best_of_all_that_a_budget_allows(
     blocks: list[list[Option]], share: float
 ) -> None:

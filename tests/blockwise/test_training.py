@@ -130,6 +130,7 @@ def test_a_block_is_the_same_bit_for_bit_from_relay_and_prefix_alone_and_in_any_
     assert told(train([last], tmp_path / "last")) == told(relayed[-1:])
 
 
+@pytest.mark.slow
 def test_the_teacher_stays_as_it_was(tmp_path: Path) -> None:
     network = teacher()
     before = weights_digest(network.state_dict())
@@ -169,6 +170,7 @@ def test_the_signed_replacement_reaches_a_target_that_the_studys_cannot(tmp_path
     assert min(one.loss for one in study.tries) >= negative > 0.2
 
 
+@pytest.mark.slow
 def test_a_block_that_can_be_reproduced_exactly_is(tmp_path: Path) -> None:
     """Of full rank, a low-rank replacement begins as its block, but for BatchNorm's figures."""
     spec = BlockTrain(epochs=1, batch_size=32, lr=1e-9)

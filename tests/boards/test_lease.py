@@ -29,6 +29,7 @@ def probing(owner: str, seconds: float = 60) -> dict[str, Any]:
     return {"task": "probe", "lease": lease(owner, seconds)}
 
 
+@pytest.mark.slow
 def test_a_board_is_one_owners_until_it_is_released(bare: HomeBoard) -> None:
     bare.run(probing("ann"))
     with pytest.raises(DeviceError, match=r"held by ann@desk \(for \d+ s at least\)"):
@@ -108,6 +109,7 @@ def test_a_lock_that_a_dead_host_left_is_taken_over_once_its_lease_has_run_out(
     let_go(held)
 
 
+@pytest.mark.slow
 def test_a_lease_file_that_a_loss_of_power_cut_short_holds_nobody_off(bare: HomeBoard) -> None:
     bare.run(probing("ann"))
     (bare.store / hold.NAME).write_text('{"owner": "an')

@@ -52,6 +52,7 @@ def test_only_what_sets_a_boards_settings_ever_asks_to_be_root() -> None:
     assert asking == {"settings.py"}
 
 
+@pytest.mark.slow
 def test_an_agent_without_root_looks_measures_its_board_and_lets_go(tmp_path: Path) -> None:
     drop = (
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if not os.getuid() else []
@@ -78,6 +79,7 @@ def test_an_agent_without_root_looks_measures_its_board_and_lets_go(tmp_path: Pa
         shutil.rmtree(home)
 
 
+@pytest.mark.slow
 def test_an_agent_that_was_changed_on_the_board_is_replaced_before_it_can_run(
     bare: HomeBoard, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_pip_is_asked_for_wheels_of_the_boards_kind_alone() -> None:
     assert "--only-binary=:all:" in arguments and "3.6" in arguments
 
 
+@pytest.mark.slow
 def test_wheels_that_pip_cannot_get_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +199,7 @@ def test_an_installation_replaces_the_one_before_and_what_a_killed_one_left(
     assert not (bare.store / first.digest).exists() and not (bare.store / second.digest).exists()
 
 
+@pytest.mark.slow
 def test_an_environment_of_another_python_is_not_used(bare: HomeBoard) -> None:
     made = wheel({"numpy/__init__.py": "__version__ = 'ours'"})
     bare.run(installing(made), [made])
@@ -208,6 +210,7 @@ def test_an_environment_of_another_python_is_not_used(bare: HomeBoard) -> None:
     assert "another Python" in look_at(bare).misfit  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_an_interpreter_of_the_users_own_environment_is_left_alone(
     tmp_path: Path, bare: HomeBoard
 ) -> None:
@@ -217,6 +220,7 @@ def test_an_interpreter_of_the_users_own_environment_is_left_alone(
     assert own.run({"task": "probe"})["numpy"] != "ours"
 
 
+@pytest.mark.slow
 def test_a_board_without_room_is_sent_nothing(
     bare: HomeBoard, monkeypatch: pytest.MonkeyPatch, wheel_cache: None
 ) -> None:
@@ -243,6 +247,7 @@ def test_a_board_is_set_up_from_nothing_and_left_as_it_was(
     assert board.files() == before
 
 
+@pytest.mark.slow
 def test_removal_leaves_nothing_of_any_set_up_and_follows_no_link(bare: HomeBoard) -> None:
     outside = bare.home / "mine"
     outside.mkdir()
@@ -272,6 +277,7 @@ def test_removal_leaves_nothing_of_any_set_up_and_follows_no_link(bare: HomeBoar
     assert bare.files() == before
 
 
+@pytest.mark.slow
 def test_removal_leaves_other_files_of_the_folders_that_were_made(bare: HomeBoard) -> None:
     bare.run({"task": "look"})
     (bare.store.parent / "mine.txt").write_text("the user's")

@@ -29,6 +29,7 @@ def _plain(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_help_and_version_import_nothing_heavy() -> None:
     program = (
         "import sys; from ktbench.cli import main; sys.argv = ['ktbench', {!r}]\n"
@@ -40,6 +41,7 @@ def test_help_and_version_import_nothing_heavy() -> None:
         assert _plain("-c", program.format(option)).stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_help_says_what_an_option_is_when_it_is_not_given() -> None:
     told = _plain("-m", "ktbench", "run", "--help").stdout
     shown = " ".join(told.replace("│", " ").split())
@@ -119,6 +121,7 @@ def test_the_starter_matrix_can_be_planned_and_is_not_overwritten(
     assert (tmp_path / "own.yaml").read_text() == before
 
 
+@pytest.mark.slow
 def test_the_schema_is_one_and_takes_the_starter_but_no_unknown_key(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -145,6 +148,7 @@ def _assert_references_resolve(value: Any, root: dict[str, Any]) -> None:
             _assert_references_resolve(inner, root)
 
 
+@pytest.mark.slow
 def test_devices_check_tells_what_this_machine_can_run(ktbench: Commands, tmp_path: Path) -> None:
     answer = ktbench("devices", "check")
     assert answer.code == 0 and "can be measured" in answer.out and "onnxruntime" in answer.out

@@ -61,6 +61,7 @@ def kd_lower(cell: Cell) -> float:
 # ---------------------------------------------------------------- accuracy
 
 
+@pytest.mark.slow
 def test_a_clear_drop_is_a_regression_with_its_paired_interval_and_exit_code_1(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_clear_drop_is_a_regression_with_its_paired_interval_and_exit_code_1(
     assert ktbench("compare", b, a).code == 0
 
 
+@pytest.mark.slow
 def test_a_drop_that_may_be_within_what_is_allowed_is_worse_and_no_regression(
     tmp_path: Path,
 ) -> None:
@@ -176,6 +178,7 @@ def test_a_cell_that_fails_now_is_a_regression_and_one_that_is_gone_is_not(
     assert "fitnet     0, 1, 2, 3  not in the matrix" in answer.out
 
 
+@pytest.mark.slow
 def test_settings_and_versions_that_differ_are_named(tmp_path: Path) -> None:
     a = folder(tmp_path / "a", SHAPE, level)
     b = ResultsFolder(tmp_path / "b")
@@ -303,6 +306,7 @@ def test_damaged_samples_are_told_and_cost_the_interval_of_their_own_measurement
 
 
 @pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.slow
 def test_no_figure_is_lost_on_a_narrow_terminal_and_no_name_becomes_markup(
     ktbench: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:

@@ -245,6 +245,7 @@ def test_more_images_than_there_are_is_refused() -> None:
     assert "train_size is 5000" in message
 
 
+@pytest.mark.slow
 def test_the_hub_without_network_says_which_path_to_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

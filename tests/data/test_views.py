@@ -173,6 +173,7 @@ def test_reduced_outputs_are_in_the_key_of_cells_with_a_teacher_alone() -> None:
     assert _outputs(half, "none") == {None}
 
 
+@pytest.mark.slow
 def test_settings_of_outputs_that_change_nothing_are_in_no_key() -> None:
     def keys(**outputs: Any) -> list[str]:
         return [c.key for c in _planned(numeric={"outputs": outputs}).cells]
@@ -182,6 +183,7 @@ def test_settings_of_outputs_that_change_nothing_are_in_no_key() -> None:
     assert keys(sampled=9) == keys(sampled=9, precision="fp16") != keys(sampled=8)
 
 
+@pytest.mark.slow
 def test_methods_that_a_sample_would_mislead_are_skipped_with_the_reason() -> None:
     methods: list[Any] = [
         "kd", {"kd": {"temperature": 2}}, {"kd": {"standardise": True}}, "soft_logits",

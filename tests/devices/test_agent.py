@@ -69,6 +69,7 @@ def oldest_python() -> str:
     pytest.skip("there is no older interpreter here")
 
 
+@pytest.mark.slow
 def test_the_agent_and_its_sampler_run_under_the_oldest_python_that_is_here(
     tmp_path: Path,
 ) -> None:
@@ -198,6 +199,7 @@ def test_measuring_waits_for_a_hot_board_and_no_longer_than_it_may(tmp_path: Pat
 # ---------------------------------------------------------------- timing
 
 
+@pytest.mark.slow
 def test_a_timed_run_keeps_every_sample_and_goes_round_the_inputs() -> None:
     seen: list[int] = []
     calls = [lambda n=n: seen.append(n) or [np.array([n])] for n in range(3)]
@@ -208,6 +210,7 @@ def test_a_timed_run_keeps_every_sample_and_goes_round_the_inputs() -> None:
     assert all(out[0][0] == index % 3 for index, out in found["kept"])
 
 
+@pytest.mark.slow
 def test_a_timed_run_lasts_as_long_as_asked_but_for_its_limit() -> None:
     calls = [lambda: time.sleep(0.001) or []]
     found = bench.time_steadily(calls, 36, 0.1, 10**6)
@@ -224,6 +227,7 @@ def test_warming_up_lasts_both_its_runs_and_its_seconds() -> None:
     assert time.monotonic() - start >= 0.1
 
 
+@pytest.mark.slow
 def test_a_model_that_remembers_its_last_input_is_noticed() -> None:
     last: list[int] = []
 

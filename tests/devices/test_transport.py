@@ -160,6 +160,7 @@ def test_the_store_drops_the_longest_unused_files_first_and_none_that_is_wanted(
 # ---------------------------------------------------------------- this machine
 
 
+@pytest.mark.slow
 def test_a_file_that_the_device_holds_is_not_sent_again() -> None:
     big = Blob.of(b"w" * 1_000_000)
     transport = LocalTransport()

@@ -357,6 +357,7 @@ def test_a_cluster_that_lacks_what_a_job_takes_is_told(
         (["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster answers"),
     ],
 )
+@pytest.mark.slow
 def test_an_engine_that_cannot_be_used_is_told_in_one_line(
     ktbench: Commands, tmp_path: Path, options: list[str], line: str
 ) -> None:

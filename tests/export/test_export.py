@@ -266,6 +266,7 @@ def test_the_opset_asked_for_is_written_with_an_ir_its_boards_read(
     assert model.ir_version <= ir
 
 
+@pytest.mark.slow
 def test_an_onnx_artifact_tells_nothing_of_the_machine_that_wrote_it(exporter, trained):
     for opset in (13, 18):
         artifact = exported(exporter, trained[0], 0, ExportSpec(format="onnx", opset=opset))
@@ -381,6 +382,7 @@ def test_the_sidecar_says_all_that_a_user_of_the_file_needs(exporter, trained, d
     assert about["integrity"]["agreement"] == artifact.agreement
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_no_file(exporter, trained, monkeypatch):
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -402,6 +404,7 @@ def test_a_disk_too_full_for_temporary_files_is_one_line(exporter, trained, monk
         exporter.export(trained[0], cell(89), ExportSpec(format="onnx"))
 
 
+@pytest.mark.slow
 def test_the_graph_key_is_shared_by_weights_and_by_nothing_else(exporter, trained):
     spec = ExportSpec(format="onnx", precision="int8")
     one, two = (exported(exporter, trained[seed], seed, spec) for seed in range(2))
@@ -424,6 +427,7 @@ def structure(model: onnx.ModelProto) -> list[object]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.slow
 def test_two_seeds_give_the_same_onnx_graph(exporter, trained, precision):
     spec = ExportSpec(format="onnx", precision=precision)
     found = [model_of(exporter, exported(exporter, trained[s], s, spec)) for s in range(2)]

@@ -82,6 +82,7 @@ def test_an_example_passes_the_contract_tests_of_its_kind(checkout: Path, place:
     passed(checkout, *PYTEST, f"tests/{name}", "-k", words)  # which fails where it selects none
 
 
+@pytest.mark.slow
 def test_the_examples_import_what_their_rooms_may_import(checkout: Path) -> None:
     passed(checkout, *PYTEST, "tests/house/test_imports.py", "-k", "student or device")
 

@@ -132,6 +132,7 @@ def test_records_and_stats_are_leaves() -> None:
                 )
 
 
+@pytest.mark.slow
 def test_a_stage_never_imports_another_stage() -> None:
     for stage in STAGES:
         for path in ROOT.glob(f"ktbench/{stage}/**/*.py"):
@@ -145,6 +146,7 @@ def test_a_stage_never_imports_another_stage() -> None:
                 assert own or shared, f"{path}: imports {name}"
 
 
+@pytest.mark.slow
 def test_nothing_but_the_commands_and_the_runner_imports_the_runner() -> None:
     for path in _files("ktbench", "students", "transfer_methods", "devices"):
         if path.is_relative_to(ROOT / "ktbench/runner") or path.parent.name == "cli":
@@ -152,6 +154,7 @@ def test_nothing_but_the_commands_and_the_runner_imports_the_runner() -> None:
         assert not any(n.startswith("ktbench.runner") for n in _imports(path)), path
 
 
+@pytest.mark.slow
 def test_no_import_cycles() -> None:
     """Module-level imports only: a cycle through a function's import is still a cycle."""
     graph = {}

@@ -36,6 +36,7 @@ def costs() -> dict[str, method_cost.Figures]:
     return method_cost.measured(method_cost.QUICK, catalogue.methods())
 
 
+@pytest.mark.slow
 def test_the_page_of_methods_is_up_to_date(generate: ModuleType) -> None:
     measured = json.loads(generate.COSTS.read_text())
     written = generate.PAGE.read_text()
@@ -117,6 +118,7 @@ def _examples() -> list[str]:
 
 
 @pytest.mark.parametrize("text", _examples())
+@pytest.mark.slow
 def test_a_whole_matrix_of_the_documentation_plans_without_a_skip(text: str) -> None:
     planned = plan(loads(text))
     assert planned.cells

@@ -23,6 +23,7 @@ def study(name: str) -> Results:
 
 
 @pytest.mark.parametrize("file", REFERENCE, ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_committed_results_are_whole(file: Path) -> None:
     results = load_results(file)
     assert set(results.cells["status"]) == {"done"}

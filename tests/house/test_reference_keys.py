@@ -67,6 +67,7 @@ def test_keys_and_records_are_what_they_were(file: Path) -> None:
 
 
 @by_file
+@pytest.mark.slow
 def test_the_matrix_of_committed_results_still_means_the_same_cells(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def _pairs(value: Any) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_a_list_that_is_itself_a_value_of_the_setting_is_one_value() -> None:
     assert _pairs([[0, 0], [1, 1]]) == [[[0, 0], [1, 1]]]
     assert _pairs([[[0, 0]], [[1, 1]]]) == [[[0, 0]], [[1, 1]]]

@@ -104,6 +104,7 @@ def test_rules_leave_out_budgets_and_windows() -> None:
 # ---------------------------------------------------------------- teachers
 
 
+@pytest.mark.slow
 def test_lists_in_a_teachers_entry_are_as_many_teachers_named_by_what_differs() -> None:
     graded = {"student": {"resnet8": {"width": [1, 2]}}, "train": {"epochs": [1, 5]}}
     planned = _planned(teachers=[graded, {"name": "T", "student": "resnet14", "seed": [3, 4]}])
@@ -147,6 +148,7 @@ def test_members_may_be_written_where_they_are_used_and_teach_there_alone() -> N
     assert {t.name: t.cell.seed for t in planned.teachers} == {"resnet8": 0, "vgg8": 4}
 
 
+@pytest.mark.slow
 def test_a_key_covers_every_member_and_how_many_are_drawn() -> None:
     def key(**changes: Any) -> str:
         first, second = ({**POOL[0], **changes.get("first", {})}, {**POOL[1], "sample": 1})

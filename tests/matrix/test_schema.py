@@ -48,11 +48,13 @@ def validator() -> Any:
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.name for file in FILES])
+@pytest.mark.slow
 def test_every_matrix_of_the_repository_is_in_order(file: Path, validator: Any) -> None:
     validator.validate(_values(file.read_text()))
     assert load(file).name == file.stem or file.stem == "matrix"
 
 
+@pytest.mark.slow
 def test_the_starter_satisfies_the_schema_and_is_planned_as_it_stands(validator: Any) -> None:
     text = starter()
     assert text.startswith("# yaml-language-server: $schema=matrix.schema.json\n")
@@ -229,6 +231,7 @@ def test_students_of_a_cohort_share_the_estimated_teacher_pass() -> None:
     assert two.flops - one.flops == pytest.approx(student)
 
 
+@pytest.mark.slow
 def test_an_estimate_says_that_it_is_one() -> None:
     told = estimate(_plan(exports={}, devices="local"))
     assert told.text.startswith("estimate: ")

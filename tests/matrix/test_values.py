@@ -128,6 +128,7 @@ def test_an_error_that_cannot_say_itself_is_told_by_its_kind() -> None:
     assert one_line(OddError()) == "OddError"
 
 
+@pytest.mark.slow
 def test_a_terminal_of_ascii_gets_escapes_and_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "日本.yaml").write_text(GOOD)
     done = subprocess.run(
@@ -169,7 +170,11 @@ def test_a_count_is_a_whole_number_in_decimal_digits(value: str) -> None:
         ("numeric: {threads: 1000000}", "numeric.threads: must be at most 1024"),
         ("numeric: {compile: yes}", "numeric.compile: must be true or false"),
         ("data: {source: digits, image_size: 100000}", "data.image_size: must be at most 8192"),
-        ("data: {source: digits, image_size: 8192}", "1,797 images of 1×8192×8192 take"),
+        pytest.param(
+            "data: {source: digits, image_size: 8192}",
+            "1,797 images of 1×8192×8192 take",
+            marks=pytest.mark.slow,
+        ),
         ("data: {source: digits, augment: {flip: yes}}", "augment.flip: must be true or false"),
         ("data: {source: digits, augment: {crop_padding: 8}}", "crop_padding: must be below the 8"),
         ("data: {source: digits, augment: {crop_padding: -1}}", "crop_padding: must be at least 0"),
@@ -238,6 +243,7 @@ def _values(count: int) -> str:
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_sweep_that_explodes_is_refused_with_what_it_would_take(
     line: str, parts: list[str]
 ) -> None:
@@ -254,6 +260,7 @@ def test_a_hundred_thousand_cells_are_the_most_of_a_plan() -> None:
         matrix.loads(wide)
 
 
+@pytest.mark.slow
 def test_images_on_which_a_pass_takes_minutes_are_told_with_their_operations() -> None:
     text = GOOD.replace("{source: digits,", "{source: digits, image_size: 4096,")
     planned = matrix.plan(matrix.loads(text))

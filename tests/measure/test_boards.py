@@ -59,6 +59,7 @@ def test_a_board_without_the_runtime_fails_every_job_and_says_what_to_install(
 
 
 @pytest.mark.parametrize("host", ["impostor", "nowhere", "-oProxyCommand=true"])
+@pytest.mark.slow
 def test_a_board_that_cannot_be_had_fails_every_job_with_the_same_line(
     board: SshBoard, host: str, onnx_model: Path, tmp_path: Path
 ) -> None:

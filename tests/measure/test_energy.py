@@ -290,6 +290,7 @@ def test_who_ran_the_nodes_is_read_from_a_real_profile(tmp_path: Path) -> None:
     assert session.provider == "CPUExecutionProvider"
 
 
+@pytest.mark.slow
 def test_a_provider_that_was_not_built_in_is_a_failure_that_says_what_is(tmp_path: Path) -> None:
     cuda = HERE.model_copy(update={"provider": "cuda"})
     [found] = measure(cuda, [job(write_onnx(tmp_path / "a.onnx"))], tmp_path, budget=SHORT)

@@ -42,6 +42,7 @@ def one(results: Any) -> Measurement:
 # ---------------------------------------------------------------- this machine
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_here_and_every_sample_is_kept(
     onnx_model: Path, tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_model_is_measured_here_and_every_sample_is_kept(
     ]
 
 
+@pytest.mark.slow
 def test_a_runtime_that_falls_back_makes_a_measurement_invalid(tmp_path: Path) -> None:
     taken = write_tflite(tmp_path / "a.tflite")
     unfit = write_tflite(tmp_path / "b.tflite", "LOG_SOFTMAX")
@@ -89,6 +91,7 @@ def test_a_tflite_model_is_measured_here(tflite_model: Path, tmp_path: Path) -> 
     assert found.validity.reasons == ()
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_the_artifacts_make_a_measurement_invalid(
     onnx_model: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +101,7 @@ def test_weights_that_are_not_the_artifacts_make_a_measurement_invalid(
     assert "of 16 outputs agree with the reference" in found.validity.reasons[0]
 
 
+@pytest.mark.slow
 def test_logits_too_far_from_the_reference_make_a_measurement_invalid(
     onnx_model: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +113,7 @@ def test_logits_too_far_from_the_reference_make_a_measurement_invalid(
     assert "logits differ from the reference" in found.validity.reasons[0]
 
 
+@pytest.mark.slow
 def test_a_dynamic_batch_runs_as_a_batch_of_one(tmp_path: Path) -> None:
     model = write_onnx(tmp_path / "dynamic.onnx", batch="N")
     given = job(model, inputs=images(4), expected=logits(images(4)))
@@ -116,6 +121,7 @@ def test_a_dynamic_batch_runs_as_a_batch_of_one(tmp_path: Path) -> None:
     assert (found.batch, found.agreement) == (1, 1.0)
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_run_whole(tmp_path: Path) -> None:
     model = write_onnx(tmp_path / "four.onnx", batch=4)
     given = job(model, inputs=images(8), expected=logits(images(8)))
@@ -123,6 +129,7 @@ def test_a_fixed_batch_is_run_whole(tmp_path: Path) -> None:
     assert (found.batch, found.agreement, found.checked_inputs) == (4, 1.0, 8)
 
 
+@pytest.mark.slow
 def test_each_artifact_fails_alone_and_in_one_line(onnx_model: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model at all")
@@ -134,6 +141,7 @@ def test_each_artifact_fails_alone_and_in_one_line(onnx_model: Path, tmp_path: P
     assert isinstance(third, Failure) and "cannot read the artifact" in third.reason
 
 
+@pytest.mark.slow
 def test_inputs_of_another_shape_are_a_failure(onnx_model: Path, tmp_path: Path) -> None:
     given = job(onnx_model, inputs=np.zeros((3, 3, 32, 32), np.uint8))
     (found,) = measure(HERE, [given], tmp_path, budget=SHORT)
@@ -141,6 +149,7 @@ def test_inputs_of_another_shape_are_a_failure(onnx_model: Path, tmp_path: Path)
     assert found.reason == "the model takes (1, 4, 4), the inputs are (3, 32, 32)"
 
 
+@pytest.mark.slow
 def test_more_threads_than_processors_are_a_failure(onnx_model: Path, tmp_path: Path) -> None:
     many = HERE.model_copy(update={"threads": (999,)})
     (found,) = measure(many, [job(onnx_model)], tmp_path, budget=SHORT)
@@ -155,6 +164,7 @@ def test_a_process_that_takes_too_long_is_stopped(onnx_model: Path, tmp_path: Pa
     assert found.reason == "the agent was not done after 2 s and was stopped"
 
 
+@pytest.mark.slow
 def test_an_int8_model_of_any_origin_is_told_as_such(tmp_path: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
@@ -195,6 +205,7 @@ def test_a_file_that_is_no_model_is_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_accuracy_on_a_device_is_counted_over_the_whole_set(
     onnx_model: Path, tmp_path: Path
 ) -> None:

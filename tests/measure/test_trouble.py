@@ -117,6 +117,7 @@ def test_a_run_that_cannot_be_trusted_is_invalid_with_its_reason(
     assert any(said in reason for reason in first.validity.reasons), first.validity
 
 
+@pytest.mark.slow
 def test_work_that_takes_longer_than_the_host_waited_is_not_believed(
     two: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +137,7 @@ def test_work_that_takes_longer_than_the_host_waited_is_not_believed(
         assert any("passed here: its clock is wrong" in r for r in each.validity.reasons)
 
 
+@pytest.mark.slow
 def test_an_honest_device_is_believed(two: list[Job], tmp_path: Path) -> None:
     here = DeviceSpec(profile="local", name="here", repeats=3)
     for each in measure(here, two, tmp_path, budget=SHORT):

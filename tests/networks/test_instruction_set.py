@@ -42,6 +42,7 @@ def test_what_is_kept_has_another_name_under_another_set(monkeypatch: pytest.Mon
     assert kind() != usual
 
 
+@pytest.mark.slow
 def test_a_run_under_another_set_is_refused_and_a_folder_that_names_none_is_not(
     ktbench: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_training_goes_on_in_the_layout_that_it_began_in(tmp_path: Path) -> No
     assert made.layout == begun.record
 
 
+@pytest.mark.slow
 def test_saved_work_of_an_older_version_is_not_gone_on_with_where_it_may_be_wrong(
     tmp_path: Path,
 ) -> None:

@@ -160,6 +160,7 @@ events = st.lists(
 
 @settings(max_examples=150)
 @given(events)
+@pytest.mark.slow
 def test_every_task_is_answered_exactly_once_whatever_happens(happened: list[Any]) -> None:
     world = World({})
     submitted: list[int] = []

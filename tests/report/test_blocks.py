@@ -157,6 +157,7 @@ def test_a_block_that_failed_and_one_that_was_found_again_are_told(tmp_path: Pat
     assert table(place, "assembled")["blocks"].tolist() == [3, 3]
 
 
+@pytest.mark.slow
 def test_a_report_without_blockwise_students_has_no_such_section(tmp_path: Path) -> None:
     shape = replace(SHAPE, students=("resnet8",), seeds=1)
     plan, place = plan_of(shape), ResultsFolder(tmp_path / "run")

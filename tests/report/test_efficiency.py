@@ -56,6 +56,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------- speedups
 
 
+@pytest.mark.slow
 def test_the_speedup_is_the_known_one_with_the_teachers_passes_counted(study: Path) -> None:
     """Five points for every factor of two in epochs and five gained: half the epochs are enough.
 
@@ -81,6 +82,7 @@ def test_the_speedup_is_the_known_one_with_the_teachers_passes_counted(study: Pa
     assert seconds["speedup"].to_dict() == pytest.approx(alone["speedup"].to_dict())
 
 
+@pytest.mark.slow
 def test_the_teachers_training_counts_once_and_every_member_of_a_pool(study: Path) -> None:
     found = compared(study)
     training = {label: one.training["flops"] for label, one in found.items()}
@@ -96,6 +98,7 @@ def test_the_teachers_training_counts_once_and_every_member_of_a_pool(study: Pat
     assert rising == sorted(rising) and rising[0] < 1 < rising[-1]
 
 
+@pytest.mark.slow
 def test_a_teacher_pays_from_the_number_of_students_that_repay_it(study: Path) -> None:
     frame = frames.by_budget([compared(study)["kd ← T0"]]).set_index("epochs")
     assert list(frame.index) == list(EPOCHS)
@@ -109,6 +112,7 @@ def test_a_teacher_pays_from_the_number_of_students_that_repay_it(study: Path) -
     assert never["flops_pays_from"].isna().all()
 
 
+@pytest.mark.slow
 def test_only_seeds_that_have_every_budget_on_both_sides_count(tmp_path: Path) -> None:
     def missing(cell: Cell) -> bool:
         unfinished = cell.train.epochs == 16 and cell.seed == 1 and cell.teacher is None
@@ -153,6 +157,7 @@ def test_the_mean_over_budgets_has_a_figure_per_seed(study: Path) -> None:
     assert (row["change"], row["change_high"]) == pytest.approx((expected.mean, expected.high))
 
 
+@pytest.mark.slow
 def test_a_longer_budget_of_no_transfer_alone_is_in_no_mean_and_no_curve(tmp_path: Path) -> None:
     plan = plan_of(USES[:2], seeds=2, epochs=(4, 8, 16))
     cells = tuple(c for c in plan.cells if c.teacher is None or c.train.epochs < 16)
@@ -242,6 +247,7 @@ def test_few_seeds_give_figures_and_one_gives_no_interval(tmp_path: Path, seeds:
     assert heads["speedup_low"].isna().all() == (seeds == 1)
 
 
+@pytest.mark.slow
 def test_an_unfinished_study_says_so_and_one_budget_has_no_such_section(tmp_path: Path) -> None:
     nothing = write_efficiency(tmp_path / "a", plan_of(seeds=1), missing=lambda cell: True)
     assert "No seed has finished two budgets" in said(nothing)
@@ -256,6 +262,7 @@ def verdict(folder: Path) -> list[str]:
     return sentences(Analysis(load_results(folder)))[-2:]
 
 
+@pytest.mark.slow
 def test_the_verdict_says_what_is_saved_where_and_from_how_many_students_a_teacher_pays(
     study: Path,
 ) -> None:
@@ -400,6 +407,7 @@ def test_a_real_study_of_budgets_windows_and_a_pool_is_told(
     assert "average of all 2" in words and "0–50 %" in words and "mean of all" in words
 
 
+@pytest.mark.slow
 def test_sides_that_reach_nothing_in_common_are_told_and_not_compared(tmp_path: Path) -> None:
     plan = plan_of(USES[:1], seeds=2, epochs=(4, 8))
     words = said(write_efficiency(tmp_path / "run", plan, gain=0.4))

@@ -43,6 +43,7 @@ def _table(section: Section, name: str) -> Table:
 # ---------------------------------------------------------------- the family
 
 
+@pytest.mark.slow
 def test_signs_are_those_of_scipys_paired_t_tests_adjusted_over_all_but_the_baselines(
     tmp_path: Path,
 ) -> None:
@@ -83,6 +84,7 @@ def test_the_page_names_level_and_family_and_marks_what_is_clear_on_its_own_only
     assert sentences(analysis)[0].endswith("at 95\u00a0% for all together.")
 
 
+@pytest.mark.slow
 def test_undecided_comparisons_stand_with_the_seeds_that_would_settle_them(tmp_path: Path) -> None:
     shape = Shape(gains={"kd": 0.2, "attention": 0.008, "fitnet": 0.0}, seeds=4, epochs=2)
     analysis = analysis_of(tmp_path / "run", shape)
@@ -112,6 +114,7 @@ def test_one_seed_asks_for_a_spread_before_anything_else(tmp_path: Path) -> None
     assert compared["p_holm"].isna().all() and compared["effect"].isna().all()
 
 
+@pytest.mark.slow
 def test_the_bootstrap_stands_beside_the_t_interval_where_there_are_seeds_for_it(
     tmp_path: Path,
 ) -> None:
@@ -158,6 +161,7 @@ def _scaled(found: Measurement, factor: float, blur: float) -> Measurement:
     return found.model_copy(update={"p50_ms": p50, "p90_ms": p90})
 
 
+@pytest.mark.slow
 def test_devices_that_order_deployments_alike_agree_wholly(tmp_path: Path) -> None:
     [section] = sections.stability(two_devices(tmp_path / "run", {}))
     found = tables(section)

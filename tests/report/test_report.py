@@ -60,6 +60,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------- the files
 
 
+@pytest.mark.slow
 def test_the_page_is_one_file_that_asks_nothing_of_a_network(troubled: Path) -> None:
     found = outline(troubled)
     assert all(a.startswith(("data:", "#")) for a in found.addresses)
@@ -68,6 +69,7 @@ def test_the_page_is_one_file_that_asks_nothing_of_a_network(troubled: Path) -> 
     assert "default-src 'none'" in page(troubled)
 
 
+@pytest.mark.slow
 def test_every_figure_is_there_as_svg_and_png_and_every_link_of_the_markdown_leads_somewhere(
     troubled: Path,
 ) -> None:
@@ -80,6 +82,7 @@ def test_every_figure_is_there_as_svg_and_png_and_every_link_of_the_markdown_lea
     assert links and all((report / link).is_file() for link in links)
 
 
+@pytest.mark.slow
 def test_the_same_folder_gives_the_same_bytes(troubled: Path) -> None:
     report = troubled / "report"
     before = {p: p.read_bytes() for p in report.rglob("*") if p.is_file()}
@@ -219,6 +222,7 @@ def test_failures_and_skips_are_on_the_page_with_their_reasons(troubled: Path) -
     assert ">failed<" in svg and ">skipped<" in svg
 
 
+@pytest.mark.slow
 def test_the_headline_names_the_largest_clear_gain_and_the_largest_clear_loss(
     tmp_path: Path,
 ) -> None:
@@ -241,6 +245,7 @@ def test_one_seed_gives_figures_without_a_claim(tmp_path: Path) -> None:
     assert "clear gains" in page(path) and "cannot be judged" in page(path)
 
 
+@pytest.mark.slow
 def test_names_from_the_matrix_cannot_become_markup(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>|$x_1$ & **b**"
     folder = ResultsFolder(tmp_path / "run")

@@ -70,6 +70,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------- the comparison
 
 
+@pytest.mark.slow
 def test_the_cost_of_views_is_the_paired_difference_from_fresh_augmentations(both: Path) -> None:
     cells = load_results(both).cells
     rows = view_reuse.by_group(Analysis(load_results(both)).reused).to_dict("records")
@@ -88,6 +89,7 @@ def test_the_cost_of_views_is_the_paired_difference_from_fresh_augmentations(bot
         assert row["gain_low"] == pytest.approx(expected.low)
 
 
+@pytest.mark.slow
 def test_differences_of_views_are_one_family_of_each_table(tmp_path: Path) -> None:
     """Small differences that five of twelve show on their own do not all stay among twelve."""
     shape = replace(BOTH, reuse_cost=0.02, noise=0.004)
@@ -107,6 +109,7 @@ def test_differences_of_views_are_one_family_of_each_table(tmp_path: Path) -> No
     assert whole["p_holm"].tolist() == pytest.approx(stats.holm(whole["p"]).tolist())
 
 
+@pytest.mark.slow
 def test_the_interval_over_everything_counts_seeds_and_not_cells(both: Path) -> None:
     analysis = Analysis(load_results(both))
     pairs = analysis.reused
@@ -117,6 +120,7 @@ def test_the_interval_over_everything_counts_seeds_and_not_cells(both: Path) -> 
     assert (row["gain"], row["gain_low"]) == pytest.approx((expected.mean, expected.low))
 
 
+@pytest.mark.slow
 def test_a_group_that_lacks_a_seed_does_not_tilt_the_mean_over_everything(tmp_path: Path) -> None:
     def missing(cell: Cell) -> bool:
         names = (cell.student.name, cell.method.name, cell.seed)

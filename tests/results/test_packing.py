@@ -123,6 +123,7 @@ def test_nothing_is_written_where_the_folder_or_the_name_will_not_do(
     assert [path.name for path in Path().iterdir()] == [folder.name]
 
 
+@pytest.mark.slow
 def test_report_compare_and_verify_read_packs(folder: Path, ktbench: Commands) -> None:
     report, ktbench.report = Path("study-report"), True
     ktbench("pack", folder, "study.ktb")
@@ -214,7 +215,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "name", [pytest.param("bomb", marks=pytest.mark.slow), *(n for n in HOSTILE if n != "bomb")]
+)
 def test_a_hostile_or_damaged_pack_is_one_line_and_writes_nothing(
     name: str, ktbench: Commands, temporary: Path
 ) -> None:

@@ -75,6 +75,7 @@ def _put(plain: dict[str, Any], field: str, value: Any) -> None:
     plain[last] = value
 
 
+@pytest.mark.slow
 def test_a_value_that_cannot_be_costs_its_own_cell_and_is_named(unsealed: Path) -> None:
     path = _distilled(unsealed)
     whole = path.read_text()
@@ -105,6 +106,7 @@ MEASURED: list[tuple[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_measurement_that_cannot_be_is_left_out_and_named(tmp_path: Path) -> None:
     _, folder, _ = small_folders(tmp_path)
     path = sorted((folder / "measurements").glob("*.json"))[0]
@@ -150,6 +152,7 @@ def test_an_edited_record_is_told_even_where_its_values_could_be(tmp_path: Path)
         assert (problem.path, problem.key) == (f"cells/{path.name}", path.stem)
 
 
+@pytest.mark.slow
 def test_curves_of_another_cell_are_told_in_folders_of_either_version(
     unsealed: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +215,7 @@ def test_what_is_no_plain_file_of_sensible_size_is_never_read(unsealed: Path, pl
             path.rmdir()
 
 
+@pytest.mark.slow
 def test_a_curve_with_more_rows_than_its_record_says_is_not_unpacked(unsealed: Path) -> None:
     path = next((unsealed / "cells").glob("*.parquet"))
     rows = 30_000_000

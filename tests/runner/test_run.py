@@ -261,6 +261,7 @@ def test_fresh_does_everything_again_and_resume_nothing(
 # ---------------------------------------------------------------- failures
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_told_and_tried_again_by_the_next_run(
     ktbench: Commands, trained: list[str], tmp_path: Path
 ) -> None:

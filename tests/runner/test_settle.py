@@ -48,6 +48,7 @@ def named(cell: Cell) -> tuple[str, str]:
     return cell.student.label, cell.method.label
 
 
+@pytest.mark.slow
 def test_the_matrix_has_the_earlier_cells_and_exactly_those_that_settle(tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path / "m.yaml", **MATRIX)
     folder = filled(tmp_path / "r", matrix)
@@ -116,6 +117,7 @@ def test_cells_of_every_axis_are_named_alone(tmp_path: Path) -> None:
     assert len({(c.train.epochs, c.train.views, c.distill) for c in after}) > 4
 
 
+@pytest.mark.slow
 def test_its_cost_is_that_of_the_earlier_seeds(tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path / "m.yaml", **MATRIX)
     folder = filled(tmp_path / "r", matrix)

@@ -155,6 +155,7 @@ def test_a_95_percent_interval_covers_the_true_speedup_in_93_to_97_percent(seeds
     assert (covered.mean(axis=0) > 0.925).all()
 
 
+@pytest.mark.slow
 def test_at_the_qualities_of_the_baselines_budgets_it_covers_too() -> None:
     known = speedup.at_budgets(*truth()).value[1:]
     found = [speedup.at_budgets(*pair) for pair in pairs(5, 1200, TAUGHT, STEP_COST)]

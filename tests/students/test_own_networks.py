@@ -248,6 +248,7 @@ def test_a_parametrization_is_counted_as_its_plain_operations_are(folder: Path) 
     assert counts["WeightNorm"] == counts["Plain"] > 0
 
 
+@pytest.mark.slow
 def test_the_training_reads_the_logits_among_all_outputs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

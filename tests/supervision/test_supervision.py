@@ -26,6 +26,7 @@ def child(tmp_path: Path) -> Iterator[Child]:
     one.close()
 
 
+@pytest.mark.slow
 def test_one_process_does_many_pieces_of_work_and_sees_what_the_parent_sees(
     child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,6 +39,7 @@ def test_one_process_does_many_pieces_of_work_and_sees_what_the_parent_sees(
     assert child.run(work.halfway, report=shares.append) == first and shares == [0.5]
 
 
+@pytest.mark.slow
 def test_what_the_work_raises_is_raised_here_and_the_process_goes_on(child: Child) -> None:
     first = child.run(work.pid)
     with pytest.raises(KtbenchError, match="not so"):
@@ -61,6 +63,7 @@ def test_what_the_work_raises_is_raised_here_and_the_process_goes_on(child: Chil
         (signal.SIGKILL, "SIGKILL (somebody killed it)"),
     ],
 )
+@pytest.mark.slow
 def test_a_death_names_the_signal_the_stage_and_the_log(
     child: Child, number: int, meaning: str, tmp_path: Path
 ) -> None:
@@ -74,12 +77,14 @@ def test_a_death_names_the_signal_the_stage_and_the_log(
     assert child.run(work.add, 1, 2) == 3  # in a new process
 
 
+@pytest.mark.slow
 def test_an_exit_is_a_death_whatever_its_code(child: Child) -> None:
     for code in (0, 3):
         with pytest.raises(Died, match=f"ended itself with exit code {code}"):
             child.run(work.leave, code)
 
 
+@pytest.mark.slow
 def test_work_that_hangs_is_ended_and_slow_work_is_not(child: Child, tmp_path: Path) -> None:
     assert child.run(work.work_slowly, 0.2, 12, step_s=2.0) == "done"
     with pytest.raises(Died, match=r"nothing came of it for 1 s while training, step 3; give it"):
@@ -88,6 +93,7 @@ def test_work_that_hangs_is_ended_and_slow_work_is_not(child: Child, tmp_path: P
     assert "in hang" in log.read_text()  # where it hung
 
 
+@pytest.mark.slow
 def test_a_process_cannot_take_more_memory_than_is_free(child: Child) -> None:
     first = child.run(work.pid)
     with pytest.raises(MemoryError):
@@ -95,6 +101,7 @@ def test_a_process_cannot_take_more_memory_than_is_free(child: Child) -> None:
     assert child.run(work.pid) == first
 
 
+@pytest.mark.slow
 def test_an_endless_print_does_not_fill_the_disk(child: Child, tmp_path: Path) -> None:
     child.run(work.chatter, 3 * LOG_BYTES)
     child.run(work.work_slowly, 1.0, 1)  # time to look at the log
@@ -104,6 +111,7 @@ def test_an_endless_print_does_not_fill_the_disk(child: Child, tmp_path: Path) -
     assert log.stat().st_size <= LOG_BYTES
 
 
+@pytest.mark.slow
 def test_a_closed_child_is_gone_even_while_it_works_and_would_not_hear(child: Child) -> None:
     child.run(work.forget_the_parent)
     process = psutil.Process(child.run(work.pid))
@@ -112,6 +120,7 @@ def test_a_closed_child_is_gone_even_while_it_works_and_would_not_hear(child: Ch
     assert not process.is_running()
 
 
+@pytest.mark.slow
 def test_a_child_ends_with_its_parent_however_that_ends() -> None:
     program = (
         "from ktbench.supervision import Child; from tests.support import supervised_work as w\n"

@@ -23,6 +23,7 @@ def test_every_dependency_of_the_project_is_recorded_with_its_version() -> None:
     assert set(core) <= provenance.collect().versions.keys()
 
 
+@pytest.mark.slow
 def test_collecting_imports_none_of_the_heavy_dependencies() -> None:
     code = (
         "import sys; from ktbench.system import provenance; provenance.collect(); "

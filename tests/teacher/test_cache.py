@@ -77,6 +77,7 @@ def test_another_number_of_views_finds_the_views_that_are_there(tmp_path: Path) 
     assert len(files(tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_a_batch_as_large_as_the_probe_is_not_taken_for_it(tmp_path: Path) -> None:
     """The probe's images are not augmented."""
     small = VIEWS.model_copy(update={"batch_size": 16})
@@ -85,6 +86,7 @@ def test_a_batch_as_large_as_the_probe_is_not_taken_for_it(tmp_path: Path) -> No
         assert trial(cell(train=small), tmp_path, keep=KEPT["fitnet"]).digest == live.digest
 
 
+@pytest.mark.slow
 def test_kept_parts_have_the_memory_layout_of_the_live_ones(tmp_path: Path) -> None:
     of = cell(train=VIEWS)
     cached = source(of, tmp_path, keep=("logits", "embedding", "stages"))
@@ -131,6 +133,7 @@ def test_the_benchmark_compares_trainings_of_equal_weights(
 # ---------------------------------------------------------------- what is not served
 
 
+@pytest.mark.slow
 def test_a_method_that_reads_more_than_is_kept_is_served_live(tmp_path: Path) -> None:
     of = cell("attention", train=VIEWS)
     cached = trial(of, tmp_path)
@@ -141,6 +144,7 @@ def test_a_method_that_reads_more_than_is_kept_is_served_live(tmp_path: Path) ->
     assert not files(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_batch_of_another_size_is_neither_read_nor_stored(tmp_path: Path) -> None:
     """A batch's size decides how it is computed."""
     of = cell(train=VIEWS)
@@ -169,6 +173,7 @@ class _Mixing:
         return replace(features, logits=features.logits + features.logits[:1])
 
 
+@pytest.mark.slow
 def test_a_teacher_that_looks_at_the_whole_batch_is_served_live_and_told(tmp_path: Path) -> None:
     of, mixing = cell(train=VIEWS), _Mixing(teacher(tmp_path))
     cached = trial(of, tmp_path, live=mixing)
@@ -194,6 +199,7 @@ def test_another_teacher_never_reads_what_was_said_by_this_one(tmp_path: Path) -
     assert len(files(tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_a_teacher_that_answers_otherwise_under_the_same_name_is_found_out(tmp_path: Path) -> None:
     shifted = _Shifted(teacher(tmp_path))
     of = cell(train=VIEWS)

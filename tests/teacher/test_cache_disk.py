@@ -78,6 +78,7 @@ def test_a_file_that_was_cut_is_made_anew(keep: int, root: Path, live: str) -> N
     _rebuilt(found, root, live, said="view-000001.rows was damaged", whole=ALL - 3 * BATCH - BATCH)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_never_read(root: Path, live: str) -> None:
     """In each of the image's values and in the check itself."""
     first, index = files(root)[1], 40
@@ -114,6 +115,7 @@ def test_half_a_row_and_an_empty_row_are_missing(root: Path, live: str) -> None:
     _rebuilt(found, root, live, said="damaged rows are made again", whole=ALL - 2 * BATCH)
 
 
+@pytest.mark.slow
 def test_rows_of_another_image_or_another_view_are_not_taken(root: Path, live: str) -> None:
     zero, one = files(root)
     whole = one.read_bytes()

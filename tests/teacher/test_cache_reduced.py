@@ -47,6 +47,7 @@ def test_rounded_stages_train_the_same_weights_live_and_cached(tmp_path: Path) -
         assert trial(of, tmp_path, keep=("logits", "stages")).digest == live
 
 
+@pytest.mark.slow
 def test_reduced_rows_are_smaller(tmp_path: Path) -> None:
     sizes = []
     for numeric in (NUMERIC, HALF):

@@ -46,6 +46,7 @@ LOGITS = Needs(logits=True)
 # ---------------------------------------------------------------- the draw
 
 
+@pytest.mark.slow
 def test_every_subset_is_drawn_equally_often_and_by_the_steps_seed_alone() -> None:
     for sample in (1, 2, 3, 4):
         found = Counter(draw_members(seed, 4, sample) for seed in range(6000))

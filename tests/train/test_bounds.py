@@ -33,6 +33,7 @@ def _trained(data: Dataset, root: Path) -> tuple[Checkpoint, list[float]]:
     return made, pq.read_table(root / made.curves)["validation_accuracy"].to_pylist()
 
 
+@pytest.mark.slow
 def test_other_test_images_choose_no_other_epoch_and_no_other_weights(tmp_path: Path) -> None:
     data = digits()
     images, labels = data.splits["test"]
@@ -44,6 +45,7 @@ def test_other_test_images_choose_no_other_epoch_and_no_other_weights(tmp_path: 
     assert ours.accuracy.test_best != theirs.accuracy.test_best
 
 
+@pytest.mark.slow
 def test_the_test_set_is_read_after_the_last_epoch_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +61,7 @@ def test_the_test_set_is_read_after_the_last_epoch_alone(
     assert read == ["validation"] * TRAIN.epochs + ["test", "test"], "the last and the best weights"
 
 
+@pytest.mark.slow
 def test_a_training_runs_on_the_threads_that_its_key_names(tmp_path: Path) -> None:
     used = []
     numeric = NumericSpec(threads=2)
@@ -145,6 +148,7 @@ def test_what_is_wrong_with_an_own_methods_loss_is_told_with_its_place(
     assert failure.reason.endswith(reason)
 
 
+@pytest.mark.slow
 def test_the_whole_method_of_the_contributing_page_trains(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = [part.partition("```")[0] for part in page.split("```python\n")[1:]]

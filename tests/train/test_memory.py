@@ -66,6 +66,7 @@ def test_a_size_that_is_none_is_one_line(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_without_a_limit_each_of_the_workers_takes_its_share_of_half_of_what_is_free() -> None:
     one, four = Budget.here(None), Budget.here(None, workers=4)
     assert one.room == pytest.approx(4 * four.room, rel=0.2)
@@ -161,6 +162,7 @@ def test_each_cohort_is_gone_before_the_next_is_opened(
     assert max(seen) == 3
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_while_it_is_measured_fails_alone(tmp_path: Path) -> None:
     broken = cell("kd", settings={"temperature": -1.0})
     good, bad, too = train([cell("kd"), broken, cell("none")], tmp_path, memory=1)
@@ -198,6 +200,7 @@ def test_every_phase_is_measured_and_equal_pairs_once(
     assert shared.stays > 0
 
 
+@pytest.mark.slow
 def test_the_teacher_is_only_asked_about_batches_of_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +224,7 @@ def test_the_teacher_is_only_asked_about_batches_of_the_training(
         assert torch.equal(batch.indices, stream.order(batch.epoch)[batch.step % 3])
 
 
+@pytest.mark.slow
 def test_what_a_lane_keeps_is_its_tensors_between_steps(tmp_path: Path) -> None:
     """Weights, momentum, the best weights; a bank that the method keeps is in it too."""
     builder, stream = _builder(tmp_path)

@@ -118,6 +118,7 @@ def _own(root: Path, **settings: Any) -> Item:
     return Item(name=f"{root / 'bare.py'}:Net", settings={"stages": ["2"], **settings})
 
 
+@pytest.mark.slow
 def test_a_network_without_preactivations_is_refused_where_they_are_read(tmp_path: Path) -> None:
     """On either side, by training as by planning."""
     own = _own(tmp_path)
@@ -211,6 +212,7 @@ def test_a_bf16_cell_has_the_same_weights_alone_in_a_cohort_and_after_a_stop(
     assert resumed.digest == alone.digest
 
 
+@pytest.mark.slow
 def test_bf16_weights_are_single_precision_and_validated_as_they_are_exported(
     tmp_path: Path,
 ) -> None:
@@ -244,6 +246,7 @@ def test_a_teacher_in_bf16_answers_in_single_precision_near_its_own(tmp_path: Pa
         torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_transformer_trains_in_bf16(tmp_path: Path) -> None:
     tokens = Item(name="vit_tiny", settings={"width": 0.25, "patch": 4})
     asked = cell("kd", student=tokens, numeric=BF16, train=TRAIN.model_copy(update={"epochs": 1}))
@@ -360,6 +363,7 @@ def test_a_cohort_of_many_architectures_is_compiled_to_the_last(tmp_path: Path) 
     assert counters["stats"]["unique_graphs"] - before == len(cells)
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_told_before_anything_is_trained(tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path / "m.yaml", numeric={"compile": True})
     process = started(

@@ -100,6 +100,7 @@ def stepped(method: TransferMethod, at: Any) -> set[torch.device]:
 
 
 @pytest.mark.parametrize("name", catalogue.methods())
+@pytest.mark.slow
 def test_a_methods_step_stays_on_the_gpu_and_waits_for_nothing(
     name: str,
 ) -> None:

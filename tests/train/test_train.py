@@ -45,6 +45,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 # ---------------------------------------------------------------- invariant 1
 
 
+@pytest.mark.slow
 def test_a_cohort_gives_each_cell_the_weights_that_it_has_alone(
     alone: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_another_process_trains_the_same_weights(
     assert answer.stdout.strip() == alone["kd"].digest
 
 
+@pytest.mark.slow
 def test_methods_and_seeds_train_different_weights(
     alone: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
@@ -103,6 +105,7 @@ def test_methods_and_seeds_train_different_weights(
     assert len(digests) == len(METHODS) + 1
 
 
+@pytest.mark.slow
 def test_every_method_starts_from_the_same_weights_and_sees_the_same_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -128,6 +131,7 @@ def test_every_method_starts_from_the_same_weights_and_sees_the_same_order(
 # ---------------------------------------------------------------- invariant 5
 
 
+@pytest.mark.slow
 def test_the_teacher_is_in_eval_mode_and_its_buffers_stay(tmp_path: Path) -> None:
     source = teacher(tmp_path)
     before = source.digest
@@ -153,6 +157,7 @@ def test_a_teacher_that_moves_is_found_out(monkeypatch: pytest.MonkeyPatch, tmp_
     source._network.eval()
 
 
+@pytest.mark.slow
 def test_each_batchnorm_updates_once_per_step_and_the_student_trains_in_train_mode(
     tmp_path: Path,
 ) -> None:
@@ -189,6 +194,7 @@ def test_a_teacher_with_other_statistics_sees_its_own_normalisation(tmp_path: Pa
 # ---------------------------------------------------------------- costs and curves
 
 
+@pytest.mark.slow
 def test_a_cell_in_a_cohort_costs_what_it_costs_alone_in_flops(
     alone: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
@@ -218,6 +224,7 @@ def test_flops_are_those_of_the_network() -> None:
     assert sum(by_operator.values()) >= 2 * 2 * 16 * 9 * 64
 
 
+@pytest.mark.slow
 def test_curves_have_a_row_per_epoch_with_every_term(
     alone: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
@@ -236,6 +243,7 @@ def test_curves_have_a_row_per_epoch_with_every_term(
     assert rows[-1]["flops"] == made.cost.flops
 
 
+@pytest.mark.slow
 def test_last_and_best_are_both_recorded_and_the_kept_one_is_stored(tmp_path: Path) -> None:
     budget = TRAIN.model_copy(update={"epochs": 6, "lr": 0.3, "schedule": "constant"})
     kept = {}
@@ -261,6 +269,7 @@ def test_last_and_best_are_both_recorded_and_the_kept_one_is_stored(tmp_path: Pa
         assert float(right) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_nothing_is_chosen_by_the_test_images(tmp_path: Path) -> None:
     """With other test labels the same weights are kept, of the same epoch."""
     budget = TRAIN.model_copy(update={"epochs": 4, "lr": 0.3, "keep": "best"})
@@ -279,6 +288,7 @@ def test_nothing_is_chosen_by_the_test_images(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- failures
 
 
+@pytest.mark.slow
 def test_a_diverging_cell_fails_with_its_step_and_the_others_go_on(
     alone: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
@@ -299,6 +309,7 @@ def test_an_impossible_method_is_a_failure_with_its_reason(tmp_path: Path) -> No
     assert "temperature" in failure.reason
 
 
+@pytest.mark.slow
 def test_pairs_may_name_the_stages_of_the_teachers_own_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -311,6 +322,7 @@ def test_pairs_may_name_the_stages_of_the_teachers_own_network(
     assert "stage3" in failure.reason
 
 
+@pytest.mark.slow
 def test_damaged_saved_work_is_trained_anew(alone: dict[str, Checkpoint], tmp_path: Path) -> None:
     work = places_in(tmp_path)(cell("kd")).work
     work.write_bytes(b"torn")

@@ -63,6 +63,7 @@ def _made(cells: list[Cell], root: Path, **options: Any) -> list[Checkpoint]:
 # ---------------------------------------------------------------- what is run, and what it costs
 
 
+@pytest.mark.slow
 def test_no_teacher_is_run_outside_the_window_unless_another_student_needs_it(
     tmp_path: Path,
 ) -> None:
@@ -95,6 +96,7 @@ def test_no_teacher_is_run_outside_the_window_unless_another_student_needs_it(
 # ---------------------------------------------------------------- the loss
 
 
+@pytest.mark.slow
 def test_kept_to_scale_kd_is_what_it_is_with_a_window_of_its_own(tmp_path: Path) -> None:
     """Its own is written in its file: weight 1 outside, the sum of its two weights."""
     kept = _windowed(**MIDDLE, scale="keep")

@@ -390,6 +390,7 @@ def test_a_network_without_pre_activations_is_a_skip_for_methods_that_compare_th
     assert {cell.method.name for cell in planned.cells} == {"none", "attention"}
 
 
+@pytest.mark.slow
 def test_named_pre_activations_are_enough(tmp_path: Path) -> None:
     own = [{"name": "own", "student": NAMED}]
     assert not _plan(tmp_path, students=[NAMED], teachers=own).skips
