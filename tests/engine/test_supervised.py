@@ -121,7 +121,7 @@ def test_kills_of_the_child_alone_leave_the_weights_of_a_run_never_killed(tmp_pa
     began = time.monotonic()
     whole = started(*run, tmp_path / "whole", cache=tmp_path / "a", environment=every_epoch)
     _, told = whole.communicate()
-    lifetime = time.monotonic() - began  # of a child: a busy machine needs longer to get anywhere
+    lifetime = time.monotonic() - began  # a busy machine takes longer to get anywhere
     assert whole.returncode == 0, told
     wanted, chance, kills, attempt = digests(tmp_path / "whole"), random.Random(3), 0, 0
     while kills < KILLS:
@@ -132,7 +132,7 @@ def test_kills_of_the_child_alone_leave_the_weights_of_a_run_never_killed(tmp_pa
             try:
                 child = _child_of(process.pid)
                 if child is not None and child.pid not in killed and (folder / "running").exists():
-                    time.sleep(chance.uniform(0, lifetime))
+                    time.sleep(chance.uniform(0, lifetime / 2))
                     if len(killed) < KILLS - kills:
                         child.send_signal(signal.SIGKILL)
                         killed.add(child.pid)
