@@ -2,50 +2,66 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from ktbench.cli import (
-    blockwise,
-    compare,
-    devices,
-    init,
-    listing,
-    measure,
-    pack,
-    plan,
-    report,
-    run,
-    teacher,
-    verify,
-)
 from ktbench.cli.stopped import Stopped, signals_raised
 from ktbench.system.installation import VERSION
 
+_COMMANDS = {
+    "run": "run:run",
+    "plan": "plan:plan",
+    "report": "report:report",
+    "compare": "compare:compare",
+    "verify": "verify:verify",
+    "pack": "pack:pack",
+    "measure": "measure:measure",
+    "list": "listing:list_items",
+    "init": "init:init",
+    "schema": "init:schema",
+    "devices": "devices:app",
+    "teacher": "teacher:app",
+    "blockwise": "blockwise:app",
+}
+"""The module of `ktbench.cli` that holds a command, and its function or its group there."""
+
+
+class _LazyGroup(TyperGroup):
+    """Imports the module of a command when that command is asked for."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = dict.fromkeys(_COMMANDS)  # type: ignore[assignment]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """See `TyperGroup`."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        item = getattr(importlib.import_module(f"ktbench.cli.{module}"), name)
+        if not isinstance(item, typer.Typer):
+            function, item = item, typer.Typer(add_completion=False)
+            item.command(cmd_name)(function)
+        command = get_command(item)
+        command.name = cmd_name
+        return command
+
+
 app = typer.Typer(
     name="ktbench",
+    cls=_LazyGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Which knowledge-transfer technique gives the best small network on this edge device, "
     "and at what training cost? Start with `ktbench run matrix.yaml`.",
 )
-app.command("run")(run.run)
-app.command("plan")(plan.plan)
-app.command("report")(report.report)
-app.command("compare")(compare.compare)
-app.command("verify")(verify.verify)
-app.command("pack")(pack.pack)
-app.command("measure")(measure.measure)
-app.command("list")(listing.list_items)
-app.command("init")(init.init)
-app.command("schema")(init.schema)
-app.add_typer(devices.app, name="devices")
-app.add_typer(teacher.app, name="teacher")
-app.add_typer(blockwise.app, name="blockwise")
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ from ktbench.cli.options import Python
 if TYPE_CHECKING:
     from ktbench.records import BlockSearch, DeviceSpec, Price
 
-app = typer.Typer(no_args_is_help=True, help="Choose among a teacher's trained blocks.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Choose among a teacher's trained blocks."
+)
 
 
 By = Annotated[str, typer.Option(metavar="parameters|bytes|latency", help="What a budget is of.")]

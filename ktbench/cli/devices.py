@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from ktbench.measure import Check
     from ktbench.records import DeviceSpec
 
-app = typer.Typer(no_args_is_help=True, help="Look at the devices of a matrix; set boards up.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Look at the devices of a matrix; set boards up.",
+)
 
 Host = Annotated[
     str, typer.Argument(metavar="HOST", help="As ssh takes it: a name, or an alias of its file.")

@@ -10,7 +10,11 @@ import typer
 
 from ktbench.cli.options import AsJson
 
-app = typer.Typer(no_args_is_help=True, help="Lend this machine to a pool of teachers, or look.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Lend this machine to a pool of teachers, or look.",
+)
 
 Address = Annotated[
     str, typer.Option(metavar="auto|HOST:PORT", help="The Ray cluster, of which this is a node.")
