@@ -16,7 +16,6 @@ from ktbench.cli.stopped import Stopped
 if TYPE_CHECKING:
     from ktbench.engine.contract import Engine
     from ktbench.runner import Planned
-    from ktbench.supervision import Child
 
 Results = Annotated[
     Path | None,
@@ -100,48 +99,15 @@ def run(
     from ktbench.supervision import Child
 
     with closing(Child.started()) as child:
+        from ktbench.engine import engine_of
         from ktbench.runner import memory_bytes, plan_matrix
 
-        where = _engine(engine, child, workers, address, gpus_per_worker)
+        where = engine_of(engine, child, workers, address, gpus_per_worker)
         limit = None if memory is None else memory_bytes(memory)
         planned = plan_matrix(matrix, child=child)
         if engine != "supervised":
             child.close()
         _carry_out(planned, where, _RunOptions(results, limit, fresh, strict, quiet))
-
-
-def _engine(
-    name: str,
-    child: Child,
-    workers: int | None,
-    address: str | None,
-    gpus_per_worker: float | None,
-) -> Engine:
-    """Return the engine that the options ask for."""
-    from ktbench.records import KtbenchError
-
-    if name == "ray":
-        from ktbench.engine.on_ray import GPUS_PER_WORKER, OnRay
-
-        share = gpus_per_worker or GPUS_PER_WORKER
-        return OnRay(workers=workers, address=address, gpus_per_worker=share)
-    if name not in ("supervised", "inline"):
-        raise KtbenchError(f"--engine {name}: must be supervised, inline or ray")
-    ray_options = {
-        "--workers": workers,
-        "--address": address,
-        "--gpus-per-worker": gpus_per_worker,
-    }
-    for option, value in ray_options.items():
-        if value is not None:
-            raise KtbenchError(f"{option} needs --engine ray")
-    if name == "inline":
-        from ktbench.engine.inline import Inline
-
-        return Inline()
-    from ktbench.engine.supervised import Supervised
-
-    return Supervised(child)
 
 
 def _carry_out(planned: Planned, engine: Engine, options: _RunOptions) -> None:
