@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ktbench.data.counter import counter_hash
-from ktbench.data.digits import digits
 from ktbench.data.folders import folder
-from ktbench.data.image_source import ImageSource, some
+from ktbench.data.image_source import ImageSource, Labels, some
 from ktbench.data.image_tables import hub, parquet
-from ktbench.data.pixels import refuse_mixed
+from ktbench.data.pixels import Pixels, refuse_mixed, resized, stack
 from ktbench.records import DataSpec, KtbenchError
 
 Split = Literal["train", "validation", "test"]
@@ -81,6 +81,11 @@ class Dataset:
         """(C, H, W) of one image."""
         c, h, w = self.images("train").shape[1:]
         return c, h, w
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Number of classes and of input channels, as a network is built with them."""
+        return {"num_classes": len(self.classes), "in_channels": self.shape[0]}
 
     @cached_property
     def mean(self) -> Tensor:
@@ -274,3 +279,40 @@ def _draw(labels: NDArray[np.int64], pool: Rows, size: int, seed: int, name: str
         order = np.argsort(counter_hash(seed, salt, members), kind="stable")
         taken.append(members[order[:count]])
     return np.sort(np.concatenate(taken))
+
+
+# ---------------------------------------------------------------- handwritten digits
+
+
+def digits(spec: DataSpec, base: Path) -> ImageSource:
+    """1,797 handwritten digits of 8×8 pixels (Alpaydin and Kaynak, UCI, 1998)."""
+    table = _digits_table()
+    pixels: Pixels = np.rint(table[:, :64] * (255.0 / 16.0)).astype(np.uint8).reshape(-1, 1, 8, 8)
+
+    def read(_: str, rows: Labels) -> Pixels:
+        if spec.image_size is None:
+            return pixels[rows]
+        from PIL import Image
+
+        images = [resized(Image.fromarray(pixels[row, 0]), spec.image_size) for row in rows]
+        return stack(images, str)
+
+    labels = {"train": table[:, 64].astype(np.int64)}
+    return ImageSource("digits", tuple(str(i) for i in range(10)), labels, read)
+
+
+def _digits_table() -> NDArray[np.float64]:
+    """64 pixels and the class of each digit, (1797, 65).
+
+    Read from scikit-learn's own file: importing scikit-learn takes longer than everything else
+    that planning does.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    if spec is not None and spec.origin is not None:
+        file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    bundle = load_digits()
+    return np.column_stack([bundle.data, bundle.target]).astype(np.float64)

@@ -9,12 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from ktbench.data.columns import choose, holds_bytes, is_text
+from ktbench.data.columns import as_classes, choose, holds_bytes, is_text
 from ktbench.data.image_source import ImageSource, Labels, refuse_untaught, resolve, shown, some
-from ktbench.data.labels import as_classes
 from ktbench.data.pixels import Pixels, decode, line, read_all
-from ktbench.data.split_names import plain_split
-from ktbench.data.table_files import table_files
+from ktbench.data.split_names import plain_split, table_files
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.system import extras
 
