@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ktbench.data import Dataset
-from ktbench.export import sidecar
 from ktbench.export.deployed_network import Deployed, Folding, deploy, plain_copy, plan_folding
 from ktbench.export.parity import TOLERANCES, Parity, check, raw_images, reference_logits
 from ktbench.export.reasons import reason_of
@@ -24,20 +24,24 @@ from ktbench.export.template import Template, make_template
 from ktbench.export.writer import Floats, Writer
 from ktbench.networks.weights import weights_digest
 from ktbench.records import (
+    SCHEMA,
     Artifact,
     Cell,
     ExportSpec,
     Failure,
     Format,
     Item,
+    KtbenchError,
     StorageError,
     digest_of,
     one_line,
 )
 from ktbench.system import extras
+from ktbench.system.files import write_atomically
 
 if TYPE_CHECKING:
     from ktbench.students._contract import Student
+
 
 CALIBRATION = 256
 """Number of training images, evenly spread over the set, that int8 ranges are taken from."""
@@ -68,15 +72,6 @@ def graph_key(
             **({"structure": structure} if structure else {}),
         }
     )
-
-
-def impossible(spec: ExportSpec) -> str | None:
-    """Explain in one sentence why no student can be exported so; None if it can.
-
-    Every format, precision, batch and opset that a matrix can name is written today.
-    """
-    del spec
-    return None
 
 
 @dataclass
@@ -136,8 +131,8 @@ class Exporter:
             return Failure(stage="export", what=spec.label, reason=reason)
         path = self.folder / cell.key / f"{spec.label}{writer.suffix}"
         artifact = self._artifact(writer, subject, cell, spec, path, model, parity, started)
-        about = sidecar.describe(artifact, cell, self.dataset, writer, self._calibration().size)
-        sidecar.write(path, model, about)
+        about = _described(artifact, cell, self.dataset, writer, self._calibration().size)
+        _write(path, model, about)
         return artifact
 
     def _prepare(self, student: Student, cell: Cell) -> _Subject:
@@ -214,8 +209,7 @@ class Exporter:
 
     def _writer(self, format: Format) -> Writer:
         if format not in self._writers:
-            module, name = _WRITERS[format]
-            self._writers[format] = getattr(importlib.import_module(module), name)()
+            self._writers[format] = _new_writer(format)
         return self._writers[format]
 
     def close(self) -> None:
@@ -266,10 +260,15 @@ def onnx_model(
     images, belong to a whole network. Raises KtbenchError where ONNX is not installed.
     """
     extras.require("onnx", "a network as an ONNX model")
-    from ktbench.export.onnx_writer import OnnxWriter
-
     deployed = deploy(module, plan_folding(module, shape), shape, moments, "NCHW")
-    return OnnxWriter().convert(deployed, ExportSpec(format="onnx"))
+    return _new_writer("onnx").convert(deployed, ExportSpec(format="onnx"))
+
+
+def _new_writer(format: Format) -> Writer:
+    """Return a writer of the format, whose packages are loaded now."""
+    module, name = _WRITERS[format]
+    writer: Writer = getattr(importlib.import_module(module), name)()
+    return writer
 
 
 def _architecture(student: Item, structure: str, network: nn.Module) -> str:
@@ -277,3 +276,70 @@ def _architecture(student: Item, structure: str, network: nn.Module) -> str:
     tensors = [[name, list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()]
     item = {"student": student.model_dump(mode="json"), "structure": structure}
     return digest_of({**item, "tensors": tensors})
+
+
+# ---------------------------------------------------------------- the JSON beside an artifact
+
+
+def _described(
+    artifact: Artifact, cell: Cell, dataset: Dataset, writer: Writer, calibration: int
+) -> dict[str, Any]:
+    """Return the sidecar: all that is needed by whoever has nothing but these two files."""
+    batch = 1 if artifact.export.batch == "1" else None
+    return {
+        "schema_version": SCHEMA,
+        "file": Path(artifact.path).name,
+        "sha256_16": artifact.digest,
+        "format": artifact.export.format,
+        "precision": artifact.export.precision,
+        "labels": list(dataset.classes),
+        "input": {
+            "name": "image",
+            "layout": writer.layout,
+            "shape": [batch, *artifact.input_shape],
+            "dtype": "float32",
+            "range": [0, 255],
+            "normalisation": "inside the graph",
+            "mean": dataset.mean.tolist(),
+            "std": dataset.std.tolist(),
+        },
+        "output": {
+            "name": "logits",
+            "shape": [batch, len(dataset.classes)],
+            "dtype": "float32",
+            "meaning": "one logit per label, before softmax",
+        },
+        "provenance": {
+            "cell_key": cell.key,
+            "cell": cell.model_dump(mode="json"),
+            "export": artifact.export.model_dump(mode="json"),
+            "graph_key": artifact.graph_key,
+            "data_digest": dataset.digest,
+            "calibration": {"split": "train", "images": calibration},
+            "versions": writer.versions(),
+        },
+        "integrity": {
+            "runtime": artifact.runtime,
+            "agreement": artifact.agreement,
+            "max_difference": artifact.max_difference,
+            "tolerance": artifact.tolerance.model_dump(mode="json"),
+            "validation_accuracy": artifact.validation_accuracy,
+            "test_accuracy": artifact.test_accuracy,
+        },
+    }
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return `model.onnx.json` for `model.onnx`."""
+    return path.with_name(path.name + ".json")
+
+
+def _write(path: Path, model: bytes, sidecar: dict[str, Any]) -> None:
+    """Write both files, the artifact last, or neither; `KtbenchError` on a full disk."""
+    beside = sidecar_path(path)
+    write_atomically(beside, json.dumps(sidecar, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    try:
+        write_atomically(path, model)
+    except KtbenchError:
+        beside.unlink(missing_ok=True)
+        raise

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import operator
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import Graph, Node
 
 from ktbench.export.deployed_network import Deployed, Layout
-from ktbench.export.litert import LiteRT
-from ktbench.export.lowering import pool_evenly
 from ktbench.export.quiet_output import quiet
-from ktbench.export.writer import Floats, Images
+from ktbench.export.writer import ExportError, Floats, Images
 from ktbench.records import ExportSpec
 
 
@@ -104,3 +113,140 @@ def _float_buffers(graph: Any, float32: int) -> list[int]:
     parts = [graph.Subgraphs(i) for i in range(graph.SubgraphsLength())]
     tensors = [part.Tensors(i) for part in parts for i in range(part.TensorsLength())]
     return sorted({t.Buffer() for t in tensors if t.Type() == float32})
+
+
+# ---------------------------------------------------------------- the LiteRT process
+
+PROGRAM = Path(__file__).with_name("litert_worker.py")
+
+
+class LiteRT:
+    """A client of the LiteRT process, which is started when first needed and replaced if it dies.
+
+    The process has one job at a time; its terminal output goes to a log of its own.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._log: Any = None
+
+    def start(self) -> None:
+        """Start the process unless it runs; it loads its packages when given a job."""
+        if self._process is not None:
+            return
+        ours, theirs = socket.socketpair()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        # -P: the program's own folder must not shadow packages of the same names
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(PROGRAM), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1"},
+            start_new_session=True,  # Ctrl-C is for the parent, which hangs up when it ends
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+
+    def ask(self, job: str, *arguments: Any) -> Any:
+        """Return a job's result; `ExportError` with one line if it fails or the process dies."""
+        self.start()
+        assert self._connection is not None
+        try:
+            self._connection.send((job, arguments))
+            done, result = self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            raise ExportError(self._obituary()) from error
+        if not done:
+            raise ExportError(str(result))
+        return result
+
+    def _obituary(self) -> str:
+        assert self._process is not None
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines() or [""]
+        self.close()
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+        last = f": {lines[-1].strip()}".rstrip(": ")
+        return f"the LiteRT process was ended {how}{last}"
+
+    def close(self) -> None:
+        """End the process by a message, as a fork of this process may hold the line open."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.send(None)
+            self._connection.close()
+        if self._process is not None:
+            self._process.wait()
+        if self._log is not None:
+            self._log.close()
+        self._process = self._connection = self._log = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process starts its own."""
+        return {"_process": None, "_connection": None, "_log": None}
+
+    def __del__(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(Exception):  # as the interpreter ends, anything may be gone
+                self.close()
+
+
+# ---------------------------------------------------------------- rewrites of the traced graph
+
+_ATEN = torch.ops.aten
+_AVERAGE, _MAX = _ATEN.adaptive_avg_pool2d.default, _ATEN.adaptive_max_pool2d.default
+
+
+def pool_evenly(program: torch.export.ExportedProgram) -> None:
+    """Write adaptive pooling over equal windows as pooling, over the whole map as a reduction.
+
+    Of the adaptive average the TFLite converter writes an index for every element, which no other
+    batch than that of the trace fits; the adaptive maximum it does not know.
+    """
+    graph = program.graph_module.graph
+    if not any(node.target in (_AVERAGE, _MAX) for node in graph.nodes):
+        return
+    for node in list(graph.find_nodes(op="call_function", target=_AVERAGE)):
+        if (window := _window(node)) is not None:
+            _replace(graph, node, _pooled(graph, node, window, _ATEN.avg_pool2d.default))
+    for node in list(graph.find_nodes(op="call_function", target=_MAX)):
+        for user in [user for user in node.users if not user.users]:
+            graph.erase_node(user)
+        reads = list(node.users)  # the maxima, and where they were
+        if (window := _window(node)) is None or any(
+            user.target is not operator.getitem or user.args[1] != 0 for user in reads
+        ):
+            continue
+        for user in reads:
+            _replace(graph, user, _pooled(graph, node, window, _ATEN.max_pool2d.default))
+        graph.erase_node(node)
+    program.graph_module.recompile()
+
+
+def _window(node: Node) -> list[int] | None:
+    """The height and width of each window; None where they differ from each other in size."""
+    source: Any = node.args[0]
+    size: Any = node.args[1]
+    height, width = source.meta["val"].shape[-2:]
+    rows, columns = size
+    return None if height % rows or width % columns else [height // rows, width // columns]
+
+
+def _pooled(graph: Graph, node: Node, window: list[int], pool: Any) -> Node:
+    """The maxima or averages of a map's windows."""
+    source, size = node.args[:2]
+    with graph.inserting_before(node):
+        if list(size) != [1, 1]:  # type: ignore[arg-type]
+            return graph.call_function(pool, (source, window, window))
+        whole = _ATEN.mean.dim if node.target is _AVERAGE else _ATEN.amax.default
+        return graph.call_function(whole, (source, [-1, -2], True))
+
+
+def _replace(graph: Graph, old: Node, new: Node) -> None:
+    new.meta = dict(old.meta)
+    old.replace_all_uses_with(new)
+    graph.erase_node(old)

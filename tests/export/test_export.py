@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ktbench import catalogue
 from ktbench.data import Dataset
-from ktbench.export import Exporter, graph_key, impossible, onnx_writer
+from ktbench.export import Exporter, graph_key, onnx_writer
 from ktbench.export import exporter as exporter_module
 from ktbench.export.parity import TOLERANCES, Parity
 from ktbench.export.template import Slot, match
@@ -543,16 +543,6 @@ def test_an_architecture_with_derived_constants_is_converted_student_by_student(
         exported(made, student, seed, ExportSpec(format=format), "derived")
     if format == "tflite":  # the other converter keeps the squaring in the graph
         assert list(made._templates.values()) == [None]
-
-
-def test_nothing_that_can_be_asked_for_is_impossible():
-    specs = [
-        ExportSpec(format=format, precision=precision, batch=batch)
-        for format in FORMATS
-        for precision in PRECISIONS
-        for batch in ("1", "dynamic")
-    ]
-    assert [impossible(spec) for spec in specs] == [None] * len(specs)
 
 
 @pytest.mark.slow

@@ -196,13 +196,13 @@ def test_codes_that_colour_a_terminal_are_taken_out() -> None:
 def test_a_process_that_ends_by_a_signal_costs_that_export_alone(
     exporter: Exporter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from ktbench.export import litert
+    from ktbench.export import tflite_writer
 
     program = tmp_path / "worker.py"
-    own = litert.PROGRAM.read_text()
+    own = tflite_writer.PROGRAM.read_text()
     program.write_text(own.replace("    main()\n", "    import os\n    os.abort()\n"))
     with Exporter(exporter.dataset, tmp_path, tmp_path) as fresh:
-        monkeypatch.setattr(litert, "PROGRAM", program)
+        monkeypatch.setattr(tflite_writer, "PROGRAM", program)
         done = export(fresh, made("ShuffleNet"), "shuffle", format="tflite")
         assert isinstance(done, Failure)
         assert done.reason.startswith("the LiteRT process was ended by SIGABRT")
