@@ -14,9 +14,7 @@ import numpy as np
 import torch
 
 from ktbench.isolation.functions import Functions
-from ktbench.isolation.python_settings import python_settings, system_settings
-from ktbench.isolation.settings import Settings
-from ktbench.isolation.torch_settings import torch_settings
+from ktbench.isolation.settings import Settings, python_settings, system_settings, torch_settings
 from ktbench.records import KtbenchError, StorageError, one_line
 
 QUICK = (*torch_settings(), *python_settings())
