@@ -4,11 +4,14 @@ import os
 import signal
 import sys
 import threading
+from importlib import import_module
 from typing import Any, Dict, Optional
 
 from . import environment, hold, protocol, series, settings
 from .board import Board
 
+MODELS = ("bench", "evaluate")
+"""Tasks that run models: each is the function of the module of its name."""
 _last_word = threading.Lock()
 """Held by whoever ends this process: with an answer, or because the host hung up."""
 
@@ -60,9 +63,7 @@ def answer_to(task: Dict[str, Any], say: series.Say) -> Dict[str, Any]:
 def _keep_house(task: Dict[str, Any], store: str, held: Optional[hold.Hold]) -> Dict[str, Any]:
     """Do a task that measures nothing: look, install, release or remove everything."""
     if task["task"] == "look":
-        from .look import look
-
-        return look(store)
+        return environment.look(store)
     if task["task"] == "remove":
         return environment.remove(store)
     answer = environment.install(task, store) if task["task"] == "install" else {}
@@ -79,15 +80,10 @@ def _measure(task: Dict[str, Any], store: str) -> Dict[str, Any]:
     if task["task"] == "probe":
         answer = probe(task.get("settable") or {})
         return dict(answer, holder=None if task.get("lease") else hold.holder(store))
-    if task["task"] == "bench":
-        from .bench import bench
-
-        return bench(task, store)
-    if task["task"] == "evaluate":
-        from .evaluate import evaluate
-
-        return evaluate(task, store)
-    raise protocol.TaskError("unknown task %r" % task["task"])
+    if task["task"] not in MODELS:
+        raise protocol.TaskError("unknown task %r" % task["task"])
+    work = getattr(import_module("." + task["task"], __package__), task["task"])
+    return dict(work(task, store))
 
 
 def probe(settable: Dict[str, str]) -> Dict[str, Any]:

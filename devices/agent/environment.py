@@ -1,4 +1,4 @@
-"""A board's own environment: wheels unpacked into one folder of the store, without pip.
+"""A board's own environment: what is there, and wheels unpacked into one folder, without pip.
 
 A wheel is a zip file whose content goes to one folder (PEP 427). An environment is made under a
 temporary name, flushed and renamed; only then does the file `current` name it, so that a loss of
@@ -6,6 +6,7 @@ power leaves the one before, or none.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -15,13 +16,59 @@ import tempfile
 import zipfile
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import protocol
+from . import hold, protocol
 
 FOLDER = "environments"
 CURRENT = "current"
 ABOUT = "ktbench-environment.json"
 _PART = ".part-"
 _LIBRARIES = ("purelib", "platlib")
+
+
+def look(store: str) -> Dict[str, Any]:
+    """Interpreter, architecture, C library, JetPack, free space, and what is installed."""
+    present = current(store)
+    return {
+        "interpreter": sys.executable,
+        "python": list(sys.version_info[:3]),
+        "implementation": sys.implementation.name,
+        "own_environment": sys.prefix != sys.base_prefix,
+        "machine": machine(),
+        "libc": _libc(),
+        "l4t": _first_line("/etc/nv_tegra_release"),
+        "free_bytes": shutil.disk_usage(store).free,
+        "pip": importlib.util.find_spec("pip") is not None,
+        "numpy": _own_numpy(),
+        "environment": present[1] if present else None,
+        "misfit": misfit(present[1]) if present else None,
+        "holder": hold.holder(store),
+    }
+
+
+def _libc() -> List[str]:
+    """Name and version of the GNU C library, as it tells itself; empty texts for any other."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (AttributeError, OSError, ValueError):
+        name = version = ""
+    return [name, version]
+
+
+def _own_numpy() -> Any:
+    """Version of the numpy that the board's interpreter has outside of the environment."""
+    try:
+        import numpy
+
+        return str(numpy.__version__)
+    except ImportError:
+        return None
+
+
+def _first_line(path: str) -> Any:
+    if not os.path.exists(path):
+        return None
+    with open(path, errors="replace") as file:
+        return file.readline(200).strip()
 
 
 def machine() -> str:
