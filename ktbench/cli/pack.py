@@ -29,7 +29,7 @@ def pack(
     run holds it or DIR is no results folder.
     """
     from ktbench.cli.output import print_line
-    from ktbench.results.packing import pack as pack_folder
+    from ktbench.results import pack as pack_folder
 
     packed = pack_folder(folder, file, networks=weights, as_is=as_is)
     for problem in packed.problems:

@@ -26,7 +26,7 @@ def verify(
     where something does not, 2 where DIR is no results folder.
     """
     from ktbench.records import printable
-    from ktbench.results.verification import verify as verify_folder
+    from ktbench.results import verify as verify_folder
 
     verification = verify_folder(folder, partial=partial)
     problems = verification.problems

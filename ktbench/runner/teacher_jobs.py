@@ -24,7 +24,7 @@ from ktbench.runner.data_jobs import same_dataset
 from ktbench.runner.teacher_sources import source_of
 from ktbench.runner.trained_teacher import SourceRequest, TrainedTeacher
 from ktbench.system.files import write_atomically
-from ktbench.teacher.store import TeacherStore
+from ktbench.teacher import TeacherStore
 from ktbench.train import Places, TrainingContext, adopt, train_cohort
 
 

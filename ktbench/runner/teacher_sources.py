@@ -9,11 +9,9 @@ from ktbench.data import Stream
 from ktbench.records import Ensemble, KtbenchError, SourceSpec
 from ktbench.runner.data_jobs import dataset
 from ktbench.runner.trained_teacher import SourceRequest, TrainedTeacher
-from ktbench.teacher.build import build_source
+from ktbench.teacher import Live, Sampled, build_source
 from ktbench.teacher.cache.source import Account, Cached
 from ktbench.teacher.compressed import Compressed
-from ktbench.teacher.live import Live
-from ktbench.teacher.sampled import Sampled
 from ktbench.teacher.source import TeacherSource
 
 
