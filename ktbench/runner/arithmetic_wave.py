@@ -92,20 +92,14 @@ def check_arithmetic(job: ArithmeticJob, _: object = None) -> ArithmeticVerdict:
 def _step(job: ArithmeticJob) -> Step:
     cell, item = job.cell, job.cell.student
     data = same_dataset(cell.data, job.base, job.data_digest)
-    classes = len(data.classes)
-    flops = forward_flops(item, classes, data.shape, str(job.base))
+    flops = forward_flops(item, len(data.classes), data.shape, str(job.base))
     most = min(BATCH, max(SMALLEST, int(WORK / max(1, flops))))
     stream = Stream(data, cell.seed, cell.train.batch_size, cell.train.views)
     indices = stream.order(0)[0][:most]
 
     def build() -> Student:
-        return catalogue.build_student(
-            item.name,
-            item.settings,
-            num_classes=classes,
-            in_channels=data.shape[0],
-            base=str(job.base),
-        )
+        base = str(job.base)
+        return catalogue.build_student(item.name, item.settings, base=base, **data.dimensions)
 
     return Step(build, stream.inputs(indices, 0), stream.labels(indices), job.numeric)
 

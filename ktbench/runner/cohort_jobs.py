@@ -287,13 +287,7 @@ def _recorded(record: Path, root: Path) -> Artifact | None:
 def _trained_student(job: CohortJob, cell: Cell, checkpoint: Checkpoint, data: Dataset) -> Student:
     """Load the student with the very weights that the checkpoint's record names."""
     weights = job.root / checkpoint.path
-    student = load_student(
-        cell,
-        weights,
-        num_classes=len(data.classes),
-        in_channels=data.shape[0],
-        base=job.base,
-    )
+    student = load_student(cell, weights, base=job.base, **data.dimensions)
     if weights_digest(student.state_dict()) != checkpoint.digest:
         raise KtbenchError(
             f"{weights}: is not what was trained (another digest): delete it to train again"

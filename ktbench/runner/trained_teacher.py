@@ -43,14 +43,8 @@ class TrainedTeacher:
 
     def network(self, base: Path) -> Student:
         """Return the network with its trained weights, in eval mode."""
-        data = self.trained_on(base)
-        return load_student(
-            self.teacher.cell,
-            self.weights,
-            num_classes=len(data.classes),
-            in_channels=data.shape[0],
-            base=base,
-        )
+        dimensions = self.trained_on(base).dimensions
+        return load_student(self.teacher.cell, self.weights, base=base, **dimensions)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from ktbench.measure import BoardAccuracy
 from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError, StorageError
-from ktbench.runner.board_accuracy import wrong
+from ktbench.runner.measurement_wave import wrong
 from ktbench.runner.parallel_devices import Outcome, measure_devices
 from ktbench.runner.progress import Silent, Watcher
 

@@ -85,13 +85,8 @@ class Worker:
         with tempfile.NamedTemporaryFile(suffix=".pt") as file:
             file.write(weights)
             file.flush()
-            network = load_student(
-                cell,
-                Path(file.name),
-                num_classes=len(trained_on.classes),
-                in_channels=trained_on.shape[0],
-                base=self._base,
-            )
+            weights_file = Path(file.name)
+            network = load_student(cell, weights_file, base=self._base, **trained_on.dimensions)
         return Live(
             network,
             trained_on=trained_on,
