@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ktbench.cli.options import AsJson, Python
+from ktbench.cli.options import AsJson, Profile, Python, device_of
 
 if TYPE_CHECKING:
     from ktbench.devices._contract import Transport
     from ktbench.measure import Check
-    from ktbench.records import DeviceSpec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,12 +23,6 @@ app = typer.Typer(
 
 Host = Annotated[
     str, typer.Argument(metavar="HOST", help="As ssh takes it: a name, or an alias of its file.")
-]
-Profile = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="What the host is, of `ktbench list devices`; it decides what counts."
-    ),
 ]
 _Result = TypeVar("_Result")
 
@@ -98,38 +91,6 @@ def remove(host: Host) -> None:
 
     removed = _over_ssh(host, "python3", lambda transport: take_down(transport, host))
     _print(f"{host}: nothing of ktbench is left ({removed.bytes / 1e6:.0f} MB removed)")
-
-
-def device_of(name: str, profile: str | None, **settings: Any) -> DeviceSpec:
-    """Return this machine for `local`, else a board over SSH, of the profile where one is given.
-
-    Raises KtbenchError for an unknown profile or setting, and for a profile of another kind.
-    """
-    from pydantic import ValidationError
-
-    from ktbench import catalogue
-    from ktbench.matrix.file_problems import phrase
-    from ktbench.records import DeviceSpec, KtbenchError
-
-    is_local = name == "local"
-    profile = profile or ("local" if is_local else "ssh")
-    if (catalogue.device(profile).transport == "ssh") is is_local:
-        advice = "is a board over SSH: name its host" if is_local else "takes no host: leave it out"
-        raise KtbenchError(f"--profile {profile}: {advice}")
-    try:
-        return DeviceSpec(
-            profile=profile,
-            name=profile if is_local else name,
-            host=None if is_local else name,
-            **settings,
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        setting = str(first["loc"][0]).replace("_", "-")
-        option = name if setting in ("name", "host") else f"--{setting} {first['input']}"
-        expected = first.get("ctx", {}).get("expected")
-        reason = f"must be {expected}" if expected else phrase(first)
-        raise KtbenchError(f"{option}: {reason}") from error
 
 
 def _print_check(checked: Check) -> None:

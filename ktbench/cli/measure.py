@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ktbench.cli.devices import Profile, device_of
-from ktbench.cli.options import AsJson, Python
+from ktbench.cli.options import AsJson, Profile, Python, device_of
 
 if TYPE_CHECKING:
     from ktbench.records import DeviceSpec, Failure, Measurement, Statistic

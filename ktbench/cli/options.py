@@ -1,11 +1,14 @@
-"""Arguments and options that several commands take."""
+"""Arguments and options that several commands take, and the device that some of them name."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ktbench.records import DeviceSpec
 
 MatrixFile = Annotated[Path, typer.Argument(metavar="MATRIX.yaml", show_default=False)]
 ResultsFolder = Annotated[
@@ -18,3 +21,41 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 Python = Annotated[
     str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="What the host is, of `ktbench list devices`; it decides what counts."
+    ),
+]
+
+
+def device_of(name: str, profile: str | None, **settings: Any) -> DeviceSpec:
+    """Return this machine for `local`, else a board over SSH, of the profile where one is given.
+
+    Raises KtbenchError for an unknown profile or setting, and for a profile of another kind.
+    """
+    from pydantic import ValidationError
+
+    from ktbench import catalogue
+    from ktbench.matrix.file_problems import phrase
+    from ktbench.records import DeviceSpec, KtbenchError
+
+    is_local = name == "local"
+    profile = profile or ("local" if is_local else "ssh")
+    if (catalogue.device(profile).transport == "ssh") is is_local:
+        advice = "is a board over SSH: name its host" if is_local else "takes no host: leave it out"
+        raise KtbenchError(f"--profile {profile}: {advice}")
+    try:
+        return DeviceSpec(
+            profile=profile,
+            name=profile if is_local else name,
+            host=None if is_local else name,
+            **settings,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        setting = str(first["loc"][0]).replace("_", "-")
+        option = name if setting in ("name", "host") else f"--{setting} {first['input']}"
+        expected = first.get("ctx", {}).get("expected")
+        reason = f"must be {expected}" if expected else phrase(first)
+        raise KtbenchError(f"{option}: {reason}") from error

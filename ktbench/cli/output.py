@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ktbench.records import printable
+
+if TYPE_CHECKING:
+    from ktbench.data import DataInfo
 
 
 def print_table(
@@ -44,3 +47,8 @@ def print_line(text: str) -> None:
     """Print a line that a terminal breaks between words, and nothing else breaks."""
     console = Console()
     console.print(printable(text), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+
+def data_notes(data: Sequence[DataInfo]) -> list[str]:
+    """List what is left out of the data and which classes are short of images, a line each."""
+    return [note for info in data if info.contents for note in info.contents.notes]

@@ -155,11 +155,6 @@ def _protocols(plan: Plan) -> list[str]:
 # ---------------------------------------------------------------- data
 
 
-def data_notes(data: Sequence[DataInfo]) -> list[str]:
-    """List what is left out of the data and which classes are short of images, a line each."""
-    return [note for info in data if info.contents for note in info.contents.notes]
-
-
 def _data_as_json(info: DataInfo) -> dict[str, Any]:
     """Return a data set for programs: every class with its images in each split."""
     contents = info.contents
@@ -176,7 +171,7 @@ def _data_as_json(info: DataInfo) -> dict[str, Any]:
 
 def _print_data(data: Sequence[DataInfo]) -> None:
     """Print the classes of each data set, and the notes on all of them."""
-    from ktbench.cli.output import print_line, print_table
+    from ktbench.cli.output import data_notes, print_line, print_table
     from ktbench.data.image_source import shown
 
     for info in data:

@@ -130,7 +130,7 @@ class Lines:
 
 def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Console) -> None:
     """Print what is going to be done, in a line or two, and what is left out of the data."""
-    from ktbench.cli.plan import data_notes
+    from ktbench.cli.output import data_notes
 
     teachers = ", ".join(t.name for t in plan.teachers) or "no teacher"
     devices = ", ".join(d.name for d in plan.devices) or "no device"
