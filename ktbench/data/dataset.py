@@ -147,21 +147,17 @@ def _open_source(spec: DataSpec, base: Path) -> ImageSource:
 
 
 @lru_cache(maxsize=32)
-def _described(spec_json: str, base: Path) -> DataInfo:
-    spec = DataSpec.model_validate_json(spec_json)
+def describe(spec: DataSpec, base: Path) -> DataInfo:
+    """Return classes, image shape and sizes, from all labels and a few images of each split.
+
+    A process looks once. Raises KtbenchError for what `load` would refuse without decoding every
+    image.
+    """
     source = _open_source(spec, base)
     rows = split_rows(spec, source.labels)
     train, validation, test = (len(rows[name][1]) for name in SPLITS)
     shape, contents = _shape(source, rows), _contents(source, rows)
     return DataInfo(len(source.classes), shape, train, validation, test, contents)
-
-
-def describe(spec: DataSpec, base: Path) -> DataInfo:
-    """Return classes, image shape and sizes, from all labels and a few images of each split.
-
-    Raises KtbenchError for what `load` would refuse without decoding every image.
-    """
-    return _described(spec.model_dump_json(), base)
 
 
 def _shape(source: ImageSource, rows: dict[str, tuple[str, Rows]]) -> tuple[int, int, int]:

@@ -272,8 +272,6 @@ def device_spec(entry: ItemEntry) -> tuple[DeviceSpec | None, list[Problem]]:
 
 def _grid_specs(grid: Any) -> Iterable[ExportSpec]:
     """Yield every combination; the opset concerns ONNX alone."""
-    for form in grid.formats:
-        for precision in grid.precisions:
-            for batch in grid.batch:
-                for opset in grid.opset if form == "onnx" else (18,):
-                    yield ExportSpec(format=form, precision=precision, batch=batch, opset=opset)
+    for form, precision, batch in product(grid.formats, grid.precisions, grid.batch):
+        for opset in grid.opset if form == "onnx" else (18,):
+            yield ExportSpec(format=form, precision=precision, batch=batch, opset=opset)

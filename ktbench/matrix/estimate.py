@@ -20,7 +20,6 @@ from ktbench.records import (
     OWN_ERRORS,
     BlockTrain,
     Cell,
-    DataSpec,
     Ensemble,
     Item,
     KtbenchError,
@@ -59,19 +58,12 @@ class StepTimer:
     untimed: dict[str, None] = field(default_factory=dict)
     """Labels of networks that failed."""
     _speeds: dict[tuple[str, str, int, int, str], Speed] = field(default_factory=dict)
-    _infos: dict[str, DataInfo] = field(default_factory=dict)
     _spent: float = 0.0
     """Seconds of timing."""
 
-    def info(self, data: DataSpec) -> DataInfo:
-        """Describe a data set, once."""
-        if data.canonical not in self._infos:
-            self._infos[data.canonical] = describe(data, self.base)
-        return self._infos[data.canonical]
-
     def speed(self, item: Item, cell: Cell) -> Speed:
         """Time a network on a cell's data; zero for one that fails, which is then in `untimed`."""
-        info = self.info(cell.data)
+        info = describe(cell.data, self.base)
         fitting = max(1, _LARGEST_INPUT // math.prod(info.shape))
         batch = min(cell.train.batch_size, info.train_size, _LARGEST_BATCH, fitting)
         numeric = cell.numeric
@@ -294,7 +286,7 @@ class _Costs:
     def training(self, cell: Cell) -> tuple[float, float]:
         """Return seconds and FLOPs of a student's own part: its steps and its validation passes."""
         speed = self.timer.speed(cell.student, cell)
-        info, images = self.timer.info(cell.data), self._images(cell)
+        info, images = describe(cell.data, self.timer.base), self._images(cell)
         checks = cell.train.epochs * info.validation_size + 2 * info.test_size
         return images * speed.step + checks * speed.forward, 3.0 * images * speed.flops
 
@@ -328,7 +320,7 @@ class _Costs:
     def _images(self, cell: Cell, train: TrainSpec | BlockTrain | None = None) -> int:
         """Count training images over all epochs, which have only full batches."""
         train = train or cell.train
-        size, batch = self.timer.info(cell.data).train_size, train.batch_size
+        size, batch = describe(cell.data, self.timer.base).train_size, train.batch_size
         per_epoch = size // batch * batch if size >= batch else size
         return train.epochs * per_epoch
 

@@ -112,7 +112,6 @@ class _Feasibility:
     _reasons: dict[tuple[str, ...], str | None] = field(default_factory=dict)
     _outlines: dict[tuple[str, bool], Outline | str] = field(default_factory=dict)
     _teachers: dict[str, str | None] = field(default_factory=dict)
-    _infos: dict[str, DataInfo] = field(default_factory=dict)
 
     @property
     def base(self) -> str:
@@ -225,9 +224,7 @@ class _Feasibility:
         return self._outlines[question]
 
     def _info(self, data: DataSpec) -> DataInfo:
-        if data.canonical not in self._infos:
-            self._infos[data.canonical] = describe(data, Path(self.base))
-        return self._infos[data.canonical]
+        return describe(data, Path(self.base))
 
 
 def _unseen_code(cell: Cell) -> str | None:

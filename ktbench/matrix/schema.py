@@ -36,8 +36,10 @@ def json_schema() -> Schema:
         for key, value in section["properties"].items():
             section["properties"][key] = _short_forms(value)
     del definitions["ItemEntry"]
-    definitions["student"] = _entry({n: _settings_of_student(n) for n in catalogue.students()})
-    definitions["method"] = _entry({n: _settings_of_method(n) for n in catalogue.methods()})
+    students = {name: catalogue.student_settings(name) for name in catalogue.students()}
+    methods = {name: catalogue.method_settings(name) for name in catalogue.methods()}
+    for kind, items in (("student", students), ("method", methods)):
+        definitions[kind] = _entry({name: _settings(infos) for name, infos in items.items()})
     device = _device_settings()
     definitions["device"] = _entry(dict.fromkeys(catalogue.devices(), device), users_own=False)
     definitions["changes"] = _changes()
@@ -123,14 +125,6 @@ def _entry(settings: dict[str, Schema], *, users_own: bool = True) -> Schema:
         text = "A user's own: path/to/file.py:Name or package.module:Name"
         forms.append({"type": "string", "pattern": _OWN, "description": text})
     return {"anyOf": forms}
-
-
-def _settings_of_student(name: str) -> Schema:
-    return _settings(catalogue.student_settings(name))
-
-
-def _settings_of_method(name: str) -> Schema:
-    return _settings(catalogue.method_settings(name))
 
 
 def _settings(infos: dict[str, SettingInfo]) -> Schema:
