@@ -8,12 +8,12 @@ names: it is small, quick and plain to read.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Field, Tag
 
 from ktbench.records import (
     BlockRun,
@@ -34,7 +34,6 @@ from ktbench.records import (
     TrainSpec,
     Window,
 )
-from ktbench.results.positional_lock import PositionalPlan
 
 LOCK_SCHEMA = 3
 """Version of `lock.json`; versions 1 and 2 were those of all records (`records.SCHEMA`)."""
@@ -115,16 +114,7 @@ class NamedPlan(Record):
 
     def plan(self) -> Plan:
         """The plan itself; raises KeyError when a cell names a part that is not there."""
-        return Plan(
-            name=self.name,
-            base=self.base,
-            cells=tuple(self._cell(cell) for cell in self.cells),
-            skips=tuple(Skip(cell=self._cell(s.cell), reason=s.reason) for s in self.skips),
-            exports=self.exports,
-            devices=self.devices,
-            source=self.source,
-            blockwise=self.blockwise,
-        )
+        return _read(self, self._cell)
 
     def _cell(self, cell: NamedCell) -> Cell:
         parts = {
@@ -180,6 +170,78 @@ def _words(part: Record) -> str:
         case Window():
             return f"{part.start:g} to {part.end:g}"
     raise TypeError(type(part))
+
+
+# ---------------------------------------------------------------- schemas 1 and 2
+
+_FIELDS = ("data", "student", "method", "teacher", "train", "numeric")
+
+
+class PositionalParts(Record):
+    """The distinct parts of a plan's cells."""
+
+    data: tuple[DataSpec, ...]
+    student: tuple[Item, ...]
+    method: tuple[Item, ...]
+    teacher: tuple[Teacher | Ensemble | None, ...]
+    train: tuple[TrainSpec, ...]
+    numeric: tuple[NumericSpec, ...]
+    start: tuple[Start, ...] = ()
+    distill: tuple[Window, ...] = ()
+
+
+PositionalCell = Annotated[tuple[int, ...], Field(min_length=7, max_length=9)]
+"""Positions in the first six lists of `PositionalParts`, the seed, and the positions of its `start`
+and its `distill`: -1 where it has none, left out at the end."""
+
+
+class PositionalSkip(Record):
+    """A cell that cannot exist, and why."""
+
+    cell: PositionalCell
+    reason: str
+
+
+class PositionalPlan(Record):
+    """A `Plan` whose cells are lists of positions."""
+
+    name: str
+    base: str
+    parts: PositionalParts
+    cells: tuple[PositionalCell, ...]
+    skips: tuple[PositionalSkip, ...]
+    exports: tuple[ExportSpec, ...]
+    devices: tuple[DeviceSpec, ...]
+    source: SourceSpec = SourceSpec()
+    blockwise: BlockRun = BlockRun()
+
+    def plan(self) -> Plan:
+        """The plan itself; raises IndexError when a cell names a part that is not there."""
+        return _read(self, self._cell)
+
+    def _cell(self, numbers: PositionalCell) -> Cell:
+        positions = dict(zip(_FIELDS, numbers, strict=False))
+        optional = zip(("start", "distill"), numbers[7:], strict=False)
+        positions |= {name: number for name, number in optional if number >= 0}
+        parts = {name: getattr(self.parts, name)[number] for name, number in positions.items()}
+        return Cell(**parts, seed=numbers[6])
+
+
+# ---------------------------------------------------------------- the file
+
+
+def _read(written: NamedPlan | PositionalPlan, cell: Callable[[Any], Cell]) -> Plan:
+    """The plan of a lock, of which `cell` reads the cells."""
+    return Plan(
+        name=written.name,
+        base=written.base,
+        cells=tuple(map(cell, written.cells)),
+        skips=tuple(Skip(cell=cell(skip.cell), reason=skip.reason) for skip in written.skips),
+        exports=written.exports,
+        devices=written.devices,
+        source=written.source,
+        blockwise=written.blockwise,
+    )
 
 
 def _layout(plan: Any) -> str:
