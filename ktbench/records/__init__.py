@@ -23,6 +23,7 @@ from ktbench.records.base import (
 from ktbench.records.block_search import BlockOption, BlockSearch, Price, SoughtBlock, SoughtNetwork
 from ktbench.records.cell import (
     BASELINE,
+    WARMUP_SEED,
     Augmentation,
     BlockTrain,
     Cell,
@@ -50,6 +51,7 @@ from ktbench.records.outcome import (
     Failure,
     LayoutName,
     LayoutUsed,
+    Pairing,
     Provenance,
     Result,
     Stage,
@@ -72,6 +74,7 @@ __all__ = [
     "BASELINE",
     "OWN_ERRORS",
     "SCHEMA",
+    "WARMUP_SEED",
     "Accuracies",
     "ArithmeticVerdict",
     "Artifact",
@@ -102,6 +105,7 @@ __all__ = [
     "Name",
     "NumericSpec",
     "Origin",
+    "Pairing",
     "Plan",
     "Precision",
     "Price",

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Field, Tag
 
 from ktbench.records import (
     BlockRun,
@@ -59,6 +59,7 @@ class Parts(Record):
     numeric: dict[str, NumericSpec]
     start: dict[str, Start]
     distill: dict[str, Window]
+    warmup: dict[str, Teacher] = Field(default_factory=dict)
 
 
 class NamedCell(Record):
@@ -73,6 +74,7 @@ class NamedCell(Record):
     numeric: str
     start: str | None
     distill: str | None
+    warmup: str | None = None
 
 
 class NamedSkip(Record):

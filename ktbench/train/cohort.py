@@ -144,6 +144,7 @@ def _written(trainee: Trainee, places: Places, closed: Closed) -> Checkpoint:
         ),
         cost=history.cost,
         layout=trainee.layout.record,
+        pairing=trainee.pairing,
     )
 
 

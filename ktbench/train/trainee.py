@@ -19,7 +19,7 @@ from ktbench.networks.numeric import EVERYTHING, Clock, Runner
 from ktbench.networks.outline import FlopCounter
 from ktbench.networks.weights import load_weights
 from ktbench.records import Cell, Failure, KtbenchError
-from ktbench.students._contract import Features
+from ktbench.students._contract import Features, Student
 from ktbench.train.context import SharedInputs
 from ktbench.train.device_placement import copied
 from ktbench.train.history import TrainingHistory
@@ -38,7 +38,8 @@ class Trainee:
     """A student in training; `epoch` is the next one to be trained.
 
     `first_weights` is a file of the weights to begin from; without one they are drawn from the
-    seed. Without a `layout` the student's own layers decide how it is run.
+    seed. Without a `layout` the student's own layers decide how it is run. `warmed_up` is the
+    student that pairs of stages are chosen with, for a cell that has a warm-up.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Trainee:
         shared: SharedInputs,
         first_weights: Path | None = None,
         layout: Layout | None = None,
+        warmed_up: Student | None = None,
     ) -> None:
         self.cell, self.shared = cell, shared
         self.failure: Failure | None = None
@@ -55,7 +57,7 @@ class Trainee:
         self.device = torch.device(cell.numeric.device)
         with own_code():
             self._place(layout)
-            self._build_method()
+            self._build_method(warmed_up)
         self.history = TrainingHistory()
         self._step_flops: dict[str, int] = {}
         """FLOPs of a step, by phase and whether it transfers."""
@@ -89,7 +91,7 @@ class Trainee:
         numeric, data = self.cell.numeric, self.shared.dataset
         # Equal where networks are built alike, so that one compiled form serves them all.
         built = f"{self.cell.student.canonical} {self.student.structure}".rstrip()
-        architecture = f"{built} {len(data.classes)} {data.shape}"
+        self._architecture = architecture = f"{built} {len(data.classes)} {data.shape}"
         images = self.shared.probe.inputs
         self.layout = layout or choose(
             self.student, images.clone(), numeric, architecture=architecture
@@ -98,13 +100,24 @@ class Trainee:
         self.probe_images = self.layout.inputs(images)
         self._run = Runner(self.student, numeric, architecture=architecture, layout=self.layout)
 
-    def _build_method(self) -> None:
-        self.student.eval()
-        with torch.no_grad():
-            probed = self._run(self.shared.probe.inputs.clone(), EVERYTHING, eager=True)
-        setup = set_up_method(self.cell, self.shared, self.student, probed)
+    def _build_method(self, warmed_up: Student | None) -> None:
+        probed = compared = self._probed(self.student, self._run)
+        if self.cell.warmup is not None:
+            if warmed_up is None:
+                raise KtbenchError(f"{self.cell.label}: its warm-up is not there")
+            self.layout.place(warmed_up, self.device)
+            numeric, architecture = self.cell.numeric, self._architecture
+            run = Runner(warmed_up, numeric, architecture=architecture, layout=self.layout)
+            compared = self._probed(warmed_up, run)
+        setup = set_up_method(self.cell, self.shared, self.student, probed, compared)
+        self.pairing = setup.pairing
         self.method, self._student_needs = setup.method, setup.student_needs
         self.phases = PhaseSchedule(self.cell, setup, self.student, self.layout, self.probe_images)
+
+    def _probed(self, network: Student, run: Runner) -> Features:
+        network.eval()
+        with torch.no_grad():
+            return run(self.shared.probe.inputs.clone(), EVERYTHING, eager=True)
 
     @property
     def epoch(self) -> int:
