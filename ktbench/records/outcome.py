@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, Self
+from math import isfinite
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -136,6 +137,23 @@ class Pairing(Record):
         return None
 
 
+class Look(Record):
+    """The terms of a loss in one step: their values, and how hard each pulls at the student."""
+
+    epoch: Count
+    phase: Name
+    losses: dict[Name, float]
+    """Values of the terms that move the student, weights included."""
+    gradients: dict[Name, Amount]
+    """L2 norms of their gradients with respect to the student's parameters that each moves."""
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self | None:
+        """Return the record of a look; None where a gradient was not finite."""
+        finite = all(map(isfinite, (*values["losses"].values(), *values["gradients"].values())))
+        return cls.model_validate(values) if finite else None
+
+
 class Checkpoint(Record):
     """A trained student: its weights, accuracy and cost."""
 
@@ -154,6 +172,9 @@ class Checkpoint(Record):
     """Layout in training; None in older records: channels-last, not checked."""
     pairing: Pairing | None = None
     """Pairs of stages that the method compared; None where there are none, and in older records."""
+    looks: tuple[Look, ...] = ()
+    """Balance of the loss at a few steps; none of a loss of one term, under the compiler, and in
+    older records."""
 
     @model_validator(mode="after")
     def _best_epoch_was_trained(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ktbench.train.context import SharedInputs
 from ktbench.train.device_placement import copied
 from ktbench.train.history import TrainingHistory
 from ktbench.train.learning_rate import learning_rate
+from ktbench.train.loss_balance import due, look_at
 from ktbench.train.loss_log import check_terms, require_ce, total_of
 from ktbench.train.method_setup import set_up_method
 from ktbench.train.phases import PhaseSchedule
@@ -61,6 +63,8 @@ class Trainee:
         self.history = TrainingHistory()
         self._step_flops: dict[str, int] = {}
         """FLOPs of a step, by phase and whether it transfers."""
+        self._looked: set[str] = set()
+        """Parts of the training in which the balance of the loss has been looked at."""
         self._avoids_onednn = False
         """True once a layer of the method met the fault that `layout` works around."""
         self._clock = Clock(self.device)
@@ -185,10 +189,18 @@ class Trainee:
             updates = [running for running in updates if carries_ce(running.update)]
             chosen = [("ce",)] * len(updates)
         self.history.losses.add(terms, step=batch.step, epoch=batch.epoch)
+        # Not in a step whose operations are counted, nor through a compiled backward pass, which
+        # may run once only.
+        looks = len(terms) > 1 and not eager and not self.cell.numeric.compile
+        if looks and due(batch.phase, batch.progress, self._looked):
+            modules = self.student, self.method
+            with self._clock.paused(), self._running():
+                look = look_at(terms, updates, chosen, *modules)
+            self.history.looks += [{"epoch": batch.epoch + 1, "phase": batch.phase, **look}]
         gradients = []
         for number, (running, names) in enumerate(zip(updates, chosen, strict=True)):
             total = total_of(terms, names, method=method, phase=batch.phase)
-            with without_onednn() if self._avoids_onednn else self.layout.running():
+            with self._running():
                 gradients.append(
                     torch.autograd.grad(
                         total,
@@ -200,6 +212,9 @@ class Trainee:
         # Every gradient was taken at the same weights; only now does anything move.
         for running, its_gradients in zip(updates, gradients, strict=True):
             running.step(its_gradients, rate)
+
+    def _running(self) -> AbstractContextManager[None]:
+        return without_onednn() if self._avoids_onednn else self.layout.running()
 
     # ------------------------------------------------------------ writes by others
 
@@ -289,6 +304,8 @@ class Trainee:
             "method": self.method.state_dict(),
             "optimisers": self.phases.optimiser_states(),
             "step_flops": self._step_flops,
+            "looked": sorted(self._looked),
+            "looks": history.looks,
             "layout": self.layout.record.model_dump(),
             "guarded": self._avoids_onednn,
             "costs": [history.seconds, history.teacher_seconds, history.shared_seconds],
@@ -306,5 +323,6 @@ class Trainee:
         self.method.load_state_dict(state["method"])
         self.phases.restore(state["phase"], state["optimisers"])
         self._step_flops = state["step_flops"]
+        self._looked = set(state.get("looked", ()))
         self._avoids_onednn = bool(state.get("guarded"))
         self.history.restore(state)
