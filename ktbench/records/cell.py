@@ -65,6 +65,10 @@ def _short(value: JsonValue) -> str:
         return short if float(short) == value else repr(value)
     if isinstance(value, list) and len(value) > _LONGEST:
         return f"[{len(value)}: {digest_of(value)[:6]}]"
+    if isinstance(value, dict) and len(value) == 1:  # a rule with settings: as an item's label
+        [(name, settings)] = value.items()
+        if isinstance(settings, dict):
+            return f"{name}({', '.join(f'{k}={_short(v)}' for k, v in sorted(settings.items()))})"
     return canonical_json(value).strip('"')
 
 

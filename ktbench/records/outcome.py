@@ -109,6 +109,8 @@ class Pairing(Record):
     student: tuple[Name, ...]
     """Names of the student's stages."""
     pairs: tuple[tuple[Count, Count], ...]
+    rule: Name = ""
+    """The rule that chose them, as the method's setting names it; empty where it has none."""
     similarity: tuple[tuple[float, ...], ...] | None = None
     """[teacher stage][student stage]: the similarities that the pairs were chosen by; None where
     they were not."""

@@ -82,8 +82,16 @@ def _pairing(method: TransferMethod, setting: Setting) -> Pairing | None:
         teacher=setting.teacher.names,
         student=setting.student.names,
         pairs=pairs,
+        rule=_rule(getattr(method.config, "pairs", None)),
         similarity=setting.similarity,
     )
+
+
+def _rule(pairs: object) -> str:
+    """Return the name of a rule of pairs, however the setting writes it."""
+    if isinstance(pairs, dict):
+        return str(next(iter(pairs), ""))
+    return pairs if isinstance(pairs, str) else "named" if isinstance(pairs, tuple) else ""
 
 
 def _setting(cell: Cell, shared: SharedInputs, student: Student, probed: Features) -> Setting:
