@@ -46,7 +46,7 @@ class BaseConfig:
     """Weight of the squared difference of logits; 0 leaves the last layer out."""
     pairs: Pairs = "stage"
     """Pairs of a teacher stage and a student stage; see `_pairs.py`. The study chooses by
-    similarity, and does not say of which student."""
+    similarity."""
 
     def __post_init__(self) -> None:
         _checks.number(self, "ce_weight", "logits_weight", least=0)

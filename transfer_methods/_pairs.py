@@ -81,8 +81,8 @@ def _check_warmup(pairs: dict[object, object]) -> None:
     if list(pairs) != ["similarity"] or not isinstance(inner, dict):
         raise ValueError(f"pairs must be {_AFTER_WARMUP} where it is a mapping")
     epochs = inner.get("warmup_epochs")
-    whole = isinstance(epochs, int) and not isinstance(epochs, bool)
-    if list(inner) != ["warmup_epochs"] or not whole or not 1 <= epochs <= MOST_WARMUP:
+    whole = isinstance(epochs, int) and not isinstance(epochs, bool) and 1 <= epochs <= MOST_WARMUP
+    if list(inner) != ["warmup_epochs"] or not whole:
         raise ValueError(
             f"pairs: similarity must say warmup_epochs, a whole number from 1 to {MOST_WARMUP:,}"
         )

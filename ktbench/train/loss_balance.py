@@ -1,10 +1,10 @@
 """The share that each term of a loss has in moving the student, looked at a few times per training.
 
-A term's share of the loss says little of its pull: what moves the student is the gradient. At the
-second step of each third of the training, in each phase, the gradient of every term is taken once
-more by itself, with respect to the student's parameters that the term moves. Nothing is changed by
-looking; the time is not counted as the training's, but it passes: a backward pass per term, three
-times per phase.
+A term's share of the loss says little of its pull: what moves the student is the gradient. In one
+step of each third of the training, in each phase, the gradient of every term is taken once more by
+itself, with respect to the student's parameters that the term moves. Nothing is changed by looking;
+the time is not counted as the training's, but it passes: a backward pass per term, three times per
+phase.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ktbench.records import Cell, Checkpoint, Look, Pairing
+from ktbench.records import Cell, Checkpoint, Look
 from ktbench.report import numbers
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import (
@@ -20,14 +20,10 @@ from ktbench.report.document import (
     Table,
     rows_of,
 )
+from ktbench.report.stage_pairs import chosen_by, named_pairs
 
 LEAST = 0.05
 """Share of the gradient below which a term is said to hardly count."""
-_RULES = {
-    "": "the technique",
-    "named": "the matrix, which names them",
-    "similarity_untrained": "similarity with the untrained student, seed by seed",
-}
 _LEAST = f"{100 * LEAST:.0f} %"
 _SAID = 3
 """Most techniques that are named in words; the tables have all."""
@@ -65,8 +61,8 @@ def _pairs(analysis: Analysis) -> pd.DataFrame:
         {
             "student": row["student"],
             "label": row["label"],
-            "rule": _rule(cell, checkpoint.pairing),
-            "pairs": _named(checkpoint.pairing),
+            "rule": chosen_by(cell, checkpoint.pairing),
+            "pairs": named_pairs(checkpoint.pairing),
             "objection": checkpoint.pairing.objection or "",
         }
         for row, cell, checkpoint in _trained(analysis)
@@ -75,19 +71,6 @@ def _pairs(analysis: Analysis) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["student", "label", "rule", "pairs", "objection"])
     by = list(frame.columns)
     return frame.groupby(by, sort=False).size().rename("seeds").reset_index()
-
-
-def _rule(cell: Cell, pairing: Pairing) -> str:
-    if cell.warmup is not None:
-        warming = cell.warmup.cell
-        epochs = numbers.count(warming.train.epochs, "epoch")
-        return f"similarity after {epochs} without transfer, seed {warming.seed}"
-    return _RULES.get(pairing.rule, pairing.rule)
-
-
-def _named(pairing: Pairing) -> str:
-    ordered = sorted(pairing.pairs, key=lambda pair: (pair[1], pair[0]))
-    return ", ".join(f"{pairing.teacher[t]} → {pairing.student[s]}" for t, s in ordered)
 
 
 def _pair_notes(frame: pd.DataFrame) -> list[Note]:
