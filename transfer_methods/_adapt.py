@@ -8,7 +8,7 @@ are made equal by average pooling to the smaller of the two in each direction.
 
 from __future__ import annotations
 
-from math import isqrt
+from math import isqrt, sqrt
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Adapt = Literal["regressor", "embedding", "none"]
+Normalise = Literal["batch", "sample", "none"]
 
 
 def width_of(shape: tuple[int, ...]) -> int:
@@ -109,7 +110,8 @@ class Regressor(nn.Module):
 def adaptor(adapt: Adapt, student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
     """The module that makes a pair of stages comparable.
 
-    A stage of the teacher's own width needs nothing. `embedding`: 64 channels on both sides.
+    A stage of the teacher's own width needs nothing. `embedding`: 64 channels on both sides, each
+    normalised over the batch.
     """
     if width_of(student) == width_of(teacher):
         return Direct()
@@ -120,17 +122,47 @@ def adaptor(adapt: Adapt, student: tuple[int, ...], teacher: tuple[int, ...]) ->
     raise ValueError("the widths differ and adapt is none")
 
 
+def normalised(embedding: Tensor, how: Normalise) -> Tensor:
+    """Return an embedding (B, U) whose scale says nothing.
+
+    `batch`: each unit has mean 0 and deviation 1 over the batch; `sample`: each sample's row has a
+    root mean square of 1, its direction alone counts; `none`: as it is.
+    """
+    if how == "batch":
+        centred = embedding - embedding.mean(0)
+        return centred * (centred.square().mean(0) + _LEAST_VARIANCE).rsqrt()
+    if how == "sample":
+        return functional.normalize(embedding, dim=1) * sqrt(embedding.shape[1])
+    return embedding
+
+
+_LEAST_VARIANCE = 1e-10
+"""A unit that hardly differs between samples stays small: what is left of it is rounding."""
+
+
 class ConvEmbedding(nn.Module):
     """A 3x3 convolution on both sides, then the mean over positions (the edge transfer study)."""
 
-    def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...], *, units: int) -> None:
+    def __init__(
+        self,
+        student: tuple[int, ...],
+        teacher: tuple[int, ...],
+        *,
+        units: int,
+        normalise: Normalise = "batch",
+    ) -> None:
         super().__init__()
+        self.normalise: Normalise = normalise
         self.student = _small(nn.Conv2d(width_of(student), units, 3, padding=1))
         self.teacher = _small(nn.Conv2d(width_of(teacher), units, 3, padding=1))
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Both (B, units); the two sizes need not agree, as positions are averaged."""
-        return _mean_of(self.student, as_map(student)), _mean_of(self.teacher, as_map(teacher))
+        ours, theirs = (
+            _mean_of(self.student, as_map(student)),
+            _mean_of(self.teacher, as_map(teacher)),
+        )
+        return normalised(ours, self.normalise), normalised(theirs, self.normalise)
 
 
 def _mean_of(conv: nn.Module, x: Tensor) -> Tensor:
@@ -154,14 +186,23 @@ def _mean_of(conv: nn.Module, x: Tensor) -> Tensor:
 class DenseEmbedding(nn.Module):
     """A dense layer over the whole flattened stage on both sides."""
 
-    def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...], *, units: int) -> None:
+    def __init__(
+        self,
+        student: tuple[int, ...],
+        teacher: tuple[int, ...],
+        *,
+        units: int,
+        normalise: Normalise = "batch",
+    ) -> None:
         super().__init__()
+        self.normalise: Normalise = normalise
         self.student = _small(nn.Linear(_elements(student), units))
         self.teacher = _small(nn.Linear(_elements(teacher), units))
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Both (B, units)."""
-        return self.student(student.flatten(1)), self.teacher(teacher.flatten(1))
+        ours, theirs = self.student(student.flatten(1)), self.teacher(teacher.flatten(1))
+        return normalised(ours, self.normalise), normalised(theirs, self.normalise)
 
 
 def _elements(shape: tuple[int, ...]) -> int:

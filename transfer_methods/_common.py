@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ktbench.transfer_methods import _checks
 from ktbench.transfer_methods._contract import Batch, Features, Needs, Setting, TransferMethod
+from ktbench.transfer_methods._pairs import warmup_epochs
 
 C = TypeVar("C")
 """A method's settings."""
@@ -79,10 +80,21 @@ class Distillation(TransferMethod, Generic[C]):
     """Base of methods that read a teacher; it checks that both networks show what is needed.
 
     A method adds its own reasons against a pair in `unfit`, which may rely on there being a teacher
-    that shows what `needs` asks for.
+    that shows what `needs` asks for. One that compares stages keeps its `pairs`, and has a setting
+    of that name where a matrix may choose them.
     """
 
     config: C
+    pairs: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def warmup_epochs(cls, config: Any) -> int | None:
+        """Return what the setting `pairs` says."""
+        return warmup_epochs(getattr(config, "pairs", None))
+
+    def paired_stages(self) -> tuple[tuple[int, int], ...]:
+        """Return the method's `pairs`."""
+        return self.pairs
 
     @classmethod
     def incompatible(cls, config: Any, setting: Setting) -> str | None:

@@ -112,8 +112,8 @@ class Setting:
     train_size: int
     batch_size: int
     similarity: tuple[tuple[float, ...], ...] | None = None
-    """[teacher stage][student stage]: cosine similarity of the two networks' activations on
-    training images before training; None while planning."""
+    """[teacher stage][student stage]: cosine similarity of the teacher's activations on training
+    images with those of the student that `warmup_epochs` asks for; None while planning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +252,16 @@ class TransferMethod(nn.Module):
         return None
 
     @classmethod
+    def warmup_epochs(cls, config: Any) -> int | None:
+        """Return after how many epochs of its own the student is compared with the teacher.
+
+        A student of a fixed seed is trained without transfer for so long; `Setting.similarity`
+        then holds its stages' similarities, the same for all seeds. 0: the student itself, before
+        training. None: the method asks for no similarity.
+        """
+        return None
+
+    @classmethod
     def soft_targets(cls, config: Any) -> float | None:
         """Return T if the teacher is read as softmax(logits / T) alone, with a linear gradient.
 
@@ -269,6 +279,10 @@ class TransferMethod(nn.Module):
         reads the teacher.
         """
         return Scale(float(getattr(config, "ce_weight", 1.0)))
+
+    def paired_stages(self) -> Sequence[tuple[int, int]]:
+        """Return the pairs (teacher stage, student stage) that are compared, for the report."""
+        return ()
 
     def phases(self) -> Sequence[Phase]:
         """Return the phases of the training; the last one ends at 1."""

@@ -6,8 +6,9 @@ Layers of one width are compared directly, as in the study. Where widths differ,
 
     regressor   a 1x1 convolution takes the student's stage to the teacher's width (FitNets);
     embedding   a 3x3 convolution on both sides gives 64 channels each, averaged over positions
-                (the study's answer; `intermediate_embedding` has its settings, and embeds all
-                pairs, those of one width too);
+                and normalised over the batch (the study's answer; `intermediate_embedding` has
+                its settings, says why they are normalised, and embeds all pairs, those of one
+                width too);
     none        the pair is not possible, and is skipped with that reason.
 """
 
@@ -44,7 +45,8 @@ class BaseConfig:
     logits_weight: float = 1.0
     """Weight of the squared difference of logits; 0 leaves the last layer out."""
     pairs: Pairs = "stage"
-    """Pairs of a teacher stage and a student stage; see `_pairs.py`. The study: similarity."""
+    """Pairs of a teacher stage and a student stage; see `_pairs.py`. The study chooses by
+    similarity."""
 
     def __post_init__(self) -> None:
         _checks.number(self, "ce_weight", "logits_weight", least=0)
@@ -115,6 +117,11 @@ class Adapted(Intermediate[AdaptConfig]):
     def adaptor(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
         """Return the adaptor that `adapt` names, for widths that differ."""
         return adaptor(self.config.adapt, student, teacher)
+
+    @classmethod
+    def revision(cls, config: Any) -> int:
+        """1 with embeddings, which are normalised since then."""
+        return int(config.adapt == "embedding")
 
     @classmethod
     def same_width(cls, config: Any) -> bool:

@@ -6,13 +6,24 @@ A method that compares stages has a setting `pairs`:
               its stages are left out that make sizes agree best over all pairs (the sum of the
               octaves between their numbers of positions is least; of equal choices the later
               stage counts, as it has seen more layers).
-`similarity`  for each student stage the teacher stage whose activations have the highest cosine
+`{similarity: {warmup_epochs: N}}`
+              for each student stage the teacher stage whose activations have the highest cosine
               similarity with its own (`Setting.similarity`); a tie goes to the earlier stage.
-              Without an adaptor only teacher stages of the same width come into question.
+              Without an adaptor only teacher stages of the same width come into question. The
+              student that is compared has been trained for N epochs without transfer, from one
+              stated seed, so that all seeds of an architecture have the same pairs.
+`similarity_untrained`
+              the same with the student before training, seed by seed. A random network resembles
+              a teacher's early layers whatever its depth: nearly all pairs name the first stage.
+              For repeating results that were made so.
 `middle`      one pair: each network's middle stage (index n // 2), as FitNets chooses hints.
 `last`        one pair: the last stages.
 a list        `[[teacher, student], ...]`: each an index from 0 (negative: from the end) or a
               stage's name.
+
+Only `stage` is sure to keep the order. Other pairs may lead from a later student stage to an
+earlier teacher stage, or all to one: a report says so (`records.Pairing`), and nothing is refused,
+because which stages resemble each other is a finding and shows only once a student is trained.
 """
 
 from __future__ import annotations
@@ -26,26 +37,67 @@ from ktbench.transfer_methods._adapt import size_of, width_of
 from ktbench.transfer_methods._contract import Setting, Shapes
 
 Stage = int | str
-Pairs = Literal["stage", "similarity", "middle", "last"] | tuple[tuple[Stage, Stage], ...]
+Warmup = dict[Literal["similarity"], dict[Literal["warmup_epochs"], int]]
+Pairs = (
+    Literal["stage", "similarity_untrained", "middle", "last"]
+    | Warmup
+    | tuple[tuple[Stage, Stage], ...]
+)
 
-_RULES = ("stage", "similarity", "middle", "last")
+_RULES = ("stage", "similarity_untrained", "middle", "last")
+_AFTER_WARMUP = "{similarity: {warmup_epochs: N}}"
+MOST_WARMUP = 100_000
+"""Epochs."""
 
 
 def check_pairs(pairs: object) -> None:
-    """The setting is a rule's name or a list of pairs; ValueError in one line where not."""
+    """The setting is a rule or a list of pairs; ValueError in one line where it is not."""
     if isinstance(pairs, str):
+        if pairs == "similarity":
+            raise ValueError(
+                f"pairs by similarity need a student that has learnt: write {_AFTER_WARMUP}, or "
+                "similarity_untrained for what similarity was"
+            )
         if pairs not in _RULES:
             close = difflib.get_close_matches(pairs, _RULES, n=1)
             hint = f": did you mean {close[0]}?" if close else f": known are {', '.join(_RULES)}"
             raise ValueError(f"unknown pairs {pairs!r}{hint}")
         return
+    if isinstance(pairs, dict):
+        _check_warmup(pairs)
+        return
     if not isinstance(pairs, tuple) or not pairs:
-        raise ValueError(f"pairs must be {', '.join(_RULES)} or a list of [teacher, student]")
+        rules = ", ".join((*_RULES, _AFTER_WARMUP))
+        raise ValueError(f"pairs must be {rules} or a list of [teacher, student]")
     for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2 or not all(map(_is_stage, pair)):
             raise ValueError(f"pairs must hold [teacher stage, student stage], not {pair!r}")
     if len(set(pairs)) != len(pairs):
         raise ValueError("pairs names the same pair twice")
+
+
+def _check_warmup(pairs: dict[object, object]) -> None:
+    inner = pairs.get("similarity")
+    if list(pairs) != ["similarity"] or not isinstance(inner, dict):
+        raise ValueError(f"pairs must be {_AFTER_WARMUP} where it is a mapping")
+    epochs = inner.get("warmup_epochs")
+    whole = isinstance(epochs, int) and not isinstance(epochs, bool) and 1 <= epochs <= MOST_WARMUP
+    if list(inner) != ["warmup_epochs"] or not whole:
+        raise ValueError(
+            f"pairs: similarity must say warmup_epochs, a whole number from 1 to {MOST_WARMUP:,}"
+        )
+
+
+def by_similarity(pairs: object) -> bool:
+    """Return True where the pairs are chosen by a measured similarity."""
+    return pairs == "similarity_untrained" or isinstance(pairs, dict)
+
+
+def warmup_epochs(pairs: object) -> int | None:
+    """Return the epochs of warm-up before stages are compared, 0 for none; None for other rules."""
+    if isinstance(pairs, dict):
+        return int(pairs["similarity"]["warmup_epochs"])
+    return 0 if pairs == "similarity_untrained" else None
 
 
 def _is_stage(stage: object) -> bool:
@@ -58,13 +110,13 @@ def pairs_reason(pairs: Pairs, setting: Setting, *, same_width: bool = False) ->
     `same_width`: nothing adapts the widths, so that those of a pair must be equal.
     """
     teacher, student = _sides(setting)
-    if not isinstance(pairs, str):
+    if isinstance(pairs, tuple):
         reason = _unknown_reason(pairs, setting)
         if reason:
             return reason
     if not same_width:
         return None
-    if pairs == "similarity":
+    if by_similarity(pairs):
         return _unmatched(teacher, student)
     return _unequal(stage_pairs(pairs, setting), teacher, student)
 
@@ -84,9 +136,9 @@ def stage_pairs(
         return ((len(teacher.stages) - 1, len(student.stages) - 1),)
     if pairs == "stage":
         return _in_order(setting)
-    if pairs == "similarity":
+    if by_similarity(pairs):
         return _by_similarity(setting, same_width)
-    assert not isinstance(pairs, str)
+    assert isinstance(pairs, tuple)
     return tuple((_index(t, teacher), _index(s, student)) for t, s in pairs)
 
 

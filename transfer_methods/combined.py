@@ -128,7 +128,24 @@ class Method(TransferMethod):
             if reason is not None:
                 alone = reason == "the method needs a teacher and there is none"
                 return reason if alone else f"{part.method}: {reason}"
+        if len(cls._warmups(config)) > 1:
+            return "the parts compare stages after different warm-ups: give all the same"
         return None
+
+    @classmethod
+    def warmup_epochs(cls, config: Any) -> int | None:
+        """Return what the parts ask for, which is the same for all."""
+        return next(iter(cls._warmups(config)), None)
+
+    @staticmethod
+    def _warmups(config: Any) -> list[int]:
+        asked = (part.kind.warmup_epochs(part.config) for part in config.parts)
+        return list(dict.fromkeys(epochs for epochs in asked if epochs is not None))
+
+    def paired_stages(self) -> Sequence[tuple[int, int]]:
+        """Return the parts' pairs, each once."""
+        pairs = (self._method(i).paired_stages() for i in range(len(self.parts)))
+        return tuple(dict.fromkeys(pair for own in pairs for pair in own))
 
     def _segments(self) -> tuple[_Segment, ...]:
         parts: Sequence[Part] = self.config.parts

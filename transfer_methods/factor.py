@@ -41,7 +41,13 @@ from ktbench.transfer_methods._common import (
     seen,
 )
 from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
-from ktbench.transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from ktbench.transfer_methods._pairs import (
+    Pairs,
+    by_similarity,
+    check_pairs,
+    pairs_reason,
+    stage_pairs,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class Config(Weights):
         _checks.choice(self, "form", ("maps", "vectors"))
         check_pairs(self.pairs)
         several = not isinstance(self.pairs, str) and len(self.pairs) > 1
-        if self.pairs in ("stage", "similarity") or several:
+        if self.pairs == "stage" or by_similarity(self.pairs) or several:
             raise ValueError("pairs must be one pair: middle, last or [[teacher, student]]")
 
 
@@ -111,7 +117,8 @@ class Method(Distillation[Config]):
     def __init__(self, config: Any, setting: Setting) -> None:
         super().__init__(config, setting)
         assert setting.teacher is not None
-        ((self.taught, self.learning),) = stage_pairs(config.pairs, setting)
+        self.pairs = stage_pairs(config.pairs, setting)
+        ((self.taught, self.learning),) = self.pairs
         theirs = width_of(setting.teacher.stages[self.taught])
         ours = width_of(setting.student.stages[self.learning])
         factors = max(1, round(theirs * config.rate))

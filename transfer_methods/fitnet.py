@@ -25,7 +25,13 @@ from ktbench.transfer_methods._common import (
 )
 from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
 from ktbench.transfer_methods._logits import prepared, soft_divergence
-from ktbench.transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+from ktbench.transfer_methods._pairs import (
+    Pairs,
+    by_similarity,
+    check_pairs,
+    pairs_reason,
+    stage_pairs,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_pairs(self.pairs)
-        if self.pairs in ("stage", "similarity") or self._several:
+        if self.pairs == "stage" or by_similarity(self.pairs) or self._several:
             raise ValueError("pairs must be one pair: middle, last or [[teacher, student]]")
         _checks.choice(self, "distance", ("rmse", "half_squared"))
         _checks.choice(self, "second", ("all", "rest"))
@@ -90,7 +96,8 @@ class Method(Distillation[Config]):
     def __init__(self, config: Any, setting: Setting) -> None:
         super().__init__(config, setting)
         assert setting.teacher is not None
-        ((self.hint, self.guided),) = stage_pairs(config.pairs, setting)
+        self.pairs = stage_pairs(config.pairs, setting)
+        ((self.hint, self.guided),) = self.pairs
         self.regressor = Regressor(
             setting.student.stages[self.guided], setting.teacher.stages[self.hint]
         )

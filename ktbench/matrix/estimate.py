@@ -179,7 +179,7 @@ class Estimate(Record):
 
     cells: int
     teacher_seconds: float
-    """Training of the teachers, unless they are kept from an earlier run."""
+    """Training of the teachers and warm-ups, unless they are kept from an earlier run."""
     block_seconds: float = 0.0
     """Training of the blocks of students made of a teacher's, with its passes, for the most
     epochs; blocks that students share are counted for each."""
@@ -240,7 +240,7 @@ def estimate(plan: Plan) -> Estimate:
         seconds, operations = costs.teaching(cohort[0], share=_taught_share(cohort))
         train, flops = train + seconds, flops + operations
     teachers = 0.0
-    for teacher in plan.teachers:
+    for teacher in (*plan.teachers, *plan.warmups):
         if teacher.checkpoint is None:
             for seconds, operations in (costs.training(teacher.cell), costs.teaching(teacher.cell)):
                 teachers, flops = teachers + seconds, flops + operations

@@ -12,7 +12,7 @@ from ktbench import catalogue
 from ktbench.catalogue.transfer_window import misfit
 from ktbench.data import DataInfo, describe
 from ktbench.matrix.axes import Axes, AxesResolver
-from ktbench.matrix.cell_settings import numeric_of
+from ktbench.matrix.cell_settings import numeric_of, with_warmup
 from ktbench.matrix.file_problems import KeyPath, Problem
 from ktbench.matrix.include_rules import Draft, Rules
 from ktbench.matrix.models import Matrix
@@ -86,6 +86,7 @@ def plan(matrix: Matrix) -> Plan:
             start=resolver.start(draft.student),
             distill=draft.window,
         )
+        cell = with_warmup(cell, feasibility.base)
         reason = feasibility.reason(cell)
         if reason is None:
             cells.append(cell)
@@ -195,6 +196,7 @@ class _Feasibility:
             next((reason for reason in reasons if reason is not None), None)
             or _sampling_objection(cell, kind, config)
             or _ensemble_objection(cell, kind.needs(config), teachers)
+            or _warmup_objection(cell)
             or _window_objection(cell, kind, config, settings[0])
         )
 
@@ -265,6 +267,17 @@ def _ensemble_objection(cell: Cell, needs: Needs, shapes: Sequence[Shapes]) -> s
         return f"teacher {name}: logits of {sample} are averaged, and the method reads more"
     if len({(of.stages, of.embedding, of.stem) for of in shapes}) > 1:
         return f"teacher {name}: its members differ in shape, and the method reads their stages"
+    return None
+
+
+def _warmup_objection(cell: Cell) -> str | None:
+    """Say why a cell's pairs cannot be chosen after a warm-up, or None."""
+    if cell.warmup is None:
+        return None
+    if isinstance(cell.teacher, Ensemble):
+        return f"teacher {cell.teacher.name}: pairs by similarity need one teacher, for all seeds"
+    if cell.start is not None:
+        return "pairs by similarity need a student that begins from fresh weights, not from blocks"
     return None
 
 

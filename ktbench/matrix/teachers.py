@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from ktbench import catalogue
 from ktbench.catalogue import nearest
-from ktbench.matrix.cell_settings import numeric_of, reads_teacher
+from ktbench.matrix.cell_settings import numeric_of, reads_teacher, with_warmup
 from ktbench.matrix.file_problems import KeyPath
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import ItemEntry, Matrix, TeacherEntry
@@ -152,6 +152,7 @@ class Teachers:
             train=train,
             numeric=numeric_of(matrix.numeric, above),
         )
+        cell = with_warmup(cell, self.resolver.base)
         digest = self._digest(entry, path)
         self._teachers[name] = Teacher(
             name=name, cell=cell, checkpoint=entry.checkpoint, checkpoint_digest=digest

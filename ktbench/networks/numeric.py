@@ -244,6 +244,15 @@ class Clock:
         else:
             self._seconds += time.perf_counter() - self._began
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out a part of a block."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
     def read(self) -> float:
         """Return the seconds since the last reading; on a GPU, wait for the last block's end."""
         for first, last in self._marks:

@@ -65,6 +65,10 @@ def _short(value: JsonValue) -> str:
         return short if float(short) == value else repr(value)
     if isinstance(value, list) and len(value) > _LONGEST:
         return f"[{len(value)}: {digest_of(value)[:6]}]"
+    if isinstance(value, dict) and len(value) == 1:  # a rule with settings: as an item's label
+        [(name, settings)] = value.items()
+        if isinstance(settings, dict):
+            return f"{name}({', '.join(f'{k}={_short(v)}' for k, v in sorted(settings.items()))})"
     return canonical_json(value).strip('"')
 
 
@@ -221,6 +225,10 @@ class Window(Record):
         return self.start == 0.0 and self.end == 1.0
 
 
+WARMUP_SEED = 0
+"""Seed of every warm-up: the pairs that are chosen after it are the same for all seeds."""
+
+
 class Cell(Composed):
     """One training: a student, a method, a teacher (or none), data, a budget and a seed.
 
@@ -228,7 +236,7 @@ class Cell(Composed):
     torch); exports and devices are not part of it.
     """
 
-    added_later: ClassVar = frozenset({"start", "distill"})
+    added_later: ClassVar = frozenset({"start", "distill", "warmup"})
 
     data: DataSpec
     student: Item
@@ -242,6 +250,9 @@ class Cell(Composed):
     """Origin of the initial weights; None draws them from the seed."""
     distill: Window | None = None
     """Window of the transfer; None is the whole training, as for cells without a teacher."""
+    warmup: Teacher | None = None
+    """Student whose stages are compared with the teacher's to choose the pairs: this cell's own,
+    trained without transfer from WARMUP_SEED. None for methods that do not choose so."""
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
@@ -325,6 +336,13 @@ class Plan(Record):
         for teacher in {id(teacher): teacher for teacher in starts + taught}.values():
             visit(teacher)
         return tuple(ordered.values())
+
+    @property
+    def warmups(self) -> tuple[Teacher, ...]:
+        """Distinct warm-ups of its cells, and of teachers that are taught and trained here."""
+        taught = (teacher.cell for teacher in self.teachers if teacher.checkpoint is None)
+        warmups = [cell.warmup for cell in (*self.cells, *taught) if cell.warmup is not None]
+        return tuple({warmup.canonical: warmup for warmup in warmups}.values())
 
 
 for _model in (Start, Cell, Teacher, Ensemble, Plan, Skip):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from itertools import pairwise
+from math import isfinite
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -99,6 +101,61 @@ class ArithmeticVerdict(Record):
     seconds: Amount
 
 
+class Pairing(Record):
+    """Stages that a method compared, each pair by its positions from 0: [teacher, student]."""
+
+    teacher: tuple[Name, ...]
+    """Names of the teacher's stages."""
+    student: tuple[Name, ...]
+    """Names of the student's stages."""
+    pairs: tuple[tuple[Count, Count], ...]
+    rule: Name = ""
+    """The rule that chose them, as the method's setting names it; empty where it has none."""
+    similarity: tuple[tuple[float, ...], ...] | None = None
+    """[teacher stage][student stage]: the similarities that the pairs were chosen by; None where
+    they were not."""
+
+    @model_validator(mode="after")
+    def _pairs_are_of_these_stages(self) -> Self:
+        for teacher, student in self.pairs:
+            if teacher >= len(self.teacher) or student >= len(self.student):
+                raise ValueError(f"pairs stages {teacher} and {student}, which are not there")
+        return self
+
+    @property
+    def objection(self) -> str | None:
+        """What a reader must know of the pairs' order, or None where depth agrees with depth."""
+        ordered = sorted(self.pairs, key=lambda pair: (pair[1], pair[0]))
+        taught = [teacher for teacher, _ in ordered]
+        if len(taught) > 1 and len(self.teacher) > 1 and len(set(taught)) == 1:
+            return f"every pair names one teacher stage, {self.teacher[taught[0]]}"
+        for (t, s), (later_t, later_s) in pairwise(ordered):
+            if later_t < t and later_s > s:
+                return (
+                    f"out of order: student stage {self.student[later_s]} is paired with an "
+                    f"earlier teacher stage ({self.teacher[later_t]}) than {self.student[s]} "
+                    f"({self.teacher[t]})"
+                )
+        return None
+
+
+class Look(Record):
+    """The terms of a loss in one step: their values, and how hard each pulls at the student."""
+
+    epoch: Count
+    phase: Name
+    losses: dict[Name, float]
+    """Values of the terms that move the student, weights included."""
+    gradients: dict[Name, Amount]
+    """L2 norms of their gradients with respect to the student's parameters that each moves."""
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self | None:
+        """Return the record of a look; None where a gradient was not finite."""
+        finite = all(map(isfinite, (*values["losses"].values(), *values["gradients"].values())))
+        return cls.model_validate(values) if finite else None
+
+
 class Checkpoint(Record):
     """A trained student: its weights, accuracy and cost."""
 
@@ -115,6 +172,11 @@ class Checkpoint(Record):
     cost: Cost
     layout: LayoutUsed | None = None
     """Layout in training; None in older records: channels-last, not checked."""
+    pairing: Pairing | None = None
+    """Pairs of stages that the method compared; None where there are none, and in older records."""
+    looks: tuple[Look, ...] = ()
+    """Balance of the loss at a few steps; none of a loss of one term, under the compiler, and in
+    older records."""
 
     @model_validator(mode="after")
     def _best_epoch_was_trained(self) -> Self:
@@ -298,6 +360,8 @@ class Result(Record):
     """Checkpoints of an ensemble's members, in its order; then there is no single `teacher`."""
     start: Assembly | None = None
     """Assembly that this cell began from, if any; its cost is not part of the checkpoint's."""
+    warmup: Checkpoint | None = None
+    """Checkpoint of the student that the pairs of stages were chosen with; see `Cell.warmup`."""
     artifacts: tuple[Artifact, ...] = ()
     failures: tuple[Failure, ...] = ()
     provenance: Provenance

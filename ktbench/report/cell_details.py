@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ktbench.records import Cell, Checkpoint, Ensemble, Result, Teacher, canonical_json
+from ktbench.records import Cell, Checkpoint, Ensemble, Pairing, Result, Teacher, canonical_json
 from ktbench.report import numbers
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import Box, Page, Row, Table, rows_of
 from ktbench.report.measured_details import measured_tables
+from ktbench.report.stage_pairs import chosen_by, named_pairs
 
 CELLS_DETAILED = 500
 """Limit of cells with details on the page; each takes some 4 kB."""
@@ -191,6 +192,8 @@ def _shared_facts(
         yield {"title": title, "facts": facts}
     if cell.teacher is not None:
         yield from _taught(cell.teacher, result)
+    if result is not None and result.checkpoint is not None:
+        yield from _paired(result, result.checkpoint.pairing)
     if result is not None and result.start is not None:
         start = result.start
         facts = [
@@ -226,6 +229,19 @@ def _taught(by: Teacher | Ensemble, result: Result | None) -> Iterator[dict[str,
     checkpoints = (result.ensemble if result else ()) or nothing
     for member, checkpoint in zip(by.of, checkpoints, strict=True):
         yield {"title": f"Teacher {member.name}", "facts": _teacher(member, checkpoint)}
+
+
+def _paired(result: Result, pairing: Pairing | None) -> Iterator[dict[str, Any]]:
+    """Give the pairs of stages that were compared, and the training that chose them."""
+    if pairing is None:
+        return
+    facts = [["chosen by", chosen_by(result.cell, pairing)], ["pairs", named_pairs(pairing)]]
+    facts += [["order", pairing.objection]] if pairing.objection else []
+    if result.warmup is not None:
+        cost = result.warmup.cost
+        words = f"{numbers.seconds(cost.seconds)}, {numbers.scaled(cost.flops)} FLOPs"
+        facts += [["training before", f"{words}, once for all seeds"]]
+    yield {"title": "Pairs of stages", "facts": facts}
 
 
 def _teacher(teacher: Teacher, checkpoint: Checkpoint | None) -> Facts:

@@ -72,6 +72,7 @@ def build_page(analysis: Analysis) -> Page:
             sections.gains(analysis),
             *sections.published(analysis),
             sections.convergence(analysis),
+            *sections.terms(analysis),
             *sections.efficiency(analysis),
             *([sections.accuracy_and_cost(analysis)] if exported else []),
             *sections.blocks(analysis),

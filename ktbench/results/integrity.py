@@ -43,13 +43,14 @@ class Integrity:
         if result.checkpoint is not None:
             faults += self._checkpoint(result.checkpoint, stored, "weights", "curves")
         for artifact in result.artifacts:
-            label, beside = artifact.export.label, f"{artifact.path}.json"
+            label, sidecar = artifact.export.label, f"{artifact.path}.json"
             reason = self._file(artifact.path, Mark(artifact.bytes, artifact.digest))
             faults += [Fault(artifact.path, reason, "artifact", label)] if reason else []
-            reason = self._file(beside, stored.files.get(beside))
-            faults += [Fault(beside, reason, "artifact", label)] if reason else []
-        for teacher in (*([result.teacher] if result.teacher else []), *result.ensemble):
-            faults += self._checkpoint(teacher, stored, "teacher", "teacher")
+            reason = self._file(sidecar, stored.files.get(sidecar))
+            faults += [Fault(sidecar, reason, "artifact", label)] if reason else []
+        for beside in (result.teacher, *result.ensemble, result.warmup):
+            if beside is not None:
+                faults += self._checkpoint(beside, stored, "teacher", "teacher")
         if result.start is not None:
             start = result.start
             reason = self._weights(start.path, start.digest, stored.files.get(start.path))

@@ -58,6 +58,7 @@ class Parts(Record):
     numeric: dict[str, NumericSpec]
     start: dict[str, Start]
     distill: dict[str, Window]
+    warmup: dict[str, Teacher] = Field(default_factory=dict)
 
 
 class NamedCell(Record):
@@ -72,6 +73,7 @@ class NamedCell(Record):
     numeric: str
     start: str | None
     distill: str | None
+    warmup: str | None = None
 
 
 class NamedSkip(Record):

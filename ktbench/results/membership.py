@@ -12,13 +12,13 @@ def extended(earlier: Result, result: Result) -> Result:
     """The newer result with the earlier one's origin and remaining artifacts."""
     replaced = {a.export.label for a in result.artifacts} | {f.what for f in result.failures}
     kept = tuple(a for a in earlier.artifacts if a.export.label not in replaced)
-    origin = {name: getattr(earlier, name) for name in ("teacher", "ensemble", "start")}
+    origin = {name: getattr(earlier, name) for name in ("teacher", "ensemble", "start", "warmup")}
     return result.model_copy(update={**origin, "artifacts": (*kept, *result.artifacts)})
 
 
 def files_of(result: Result) -> list[str]:
     """Paths of all files that belong to a result, below the results folder."""
-    trained = [result.checkpoint, result.teacher, *result.ensemble]
+    trained = [result.checkpoint, result.teacher, *result.ensemble, result.warmup]
     paths = [path for c in trained if c is not None for path in (c.path, c.curves)]
     paths += [path for a in result.artifacts for path in (a.path, f"{a.path}.json")]
     return [*paths, *([result.start.path] if result.start else [])]

@@ -150,6 +150,10 @@ def _against_itself(result: Result) -> Iterator[str]:
     keys = [teacher.cell.key for teacher in cell.teachers]
     if taught and [teacher.cell_key for teacher in taught] != keys:
         yield "its teachers are not those of its cell"
+    if result.warmup is not None and (
+        cell.warmup is None or result.warmup.cell_key != cell.warmup.cell.key
+    ):
+        yield "its warm-up is not that of its cell"
 
 
 def _against_lock(result: Result, lock: Lock | None) -> Iterator[str]:

@@ -138,6 +138,7 @@ def arithmetic_wave(context: RunContext, tasks: Iterable[CellTask]) -> Checked:
 def _trained_now(context: RunContext, tasks: Iterable[CellTask]) -> list[Cell]:
     """Return the cells of teachers and students that this run trains."""
     students = [task.cell for task in tasks if task.trained is None]
+    # A warm-up is of a student's own architecture.
     teachers = context.plan.model_copy(update={"cells": tuple(students)}).teachers
     return [*(teacher.cell for teacher in teachers if teacher.checkpoint is None), *students]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -85,6 +85,8 @@ class CohortJob:
     """Files of first weights by the cell's key; a cell that is missing begins from its seed."""
     layouts: dict[str, Layout] = field(default_factory=dict)
     """Students' layouts by the cell's key; where one is missing, its own layers decide."""
+    warmups: dict[str, TrainedTeacher] = field(default_factory=dict)
+    """Students that pairs are chosen with, by the key of the cell that asks for one."""
 
     @property
     def numeric(self) -> NumericSpec:
@@ -200,12 +202,19 @@ def _train(
                 safeguard=job.source.source == "pool",
                 first_weights=lambda cell: job.starts.get(cell.key),
                 layouts=lambda cell: job.layouts.get(cell.key),
+                warmups=partial(_warmed_up, job),
             ),
         )
         if cells
         else ()
     )
     return [task.trained or next(trained) for task in job.tasks]
+
+
+def _warmed_up(job: CohortJob, cell: Cell) -> Student | None:
+    """Return the trained student that a cell's pairs are chosen with."""
+    warmup = job.warmups.get(cell.key)
+    return None if warmup is None else warmup.network(job.base)
 
 
 def cell_places(root: Path, cell: Cell) -> Places:

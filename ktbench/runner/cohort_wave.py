@@ -19,7 +19,7 @@ from ktbench.runner.cohort_jobs import (
     stage_of,
     train_and_export,
 )
-from ktbench.runner.context import RunContext, Teachers, teachers_of
+from ktbench.runner.context import RunContext, Teachers, teachers_of, warmup_of
 from ktbench.runner.narrowing import Narrowing, run_narrowing
 from ktbench.runner.progress import Shares
 from ktbench.runner.trained_teacher import TrainedTeacher
@@ -65,7 +65,8 @@ def cohort_wave(
         for note in outcome.notes:
             context.watcher.note(note)
         for cell_outcome in outcome.cells:
-            result = _result(context, cell_outcome, job.taught_by, outcome.provenance)
+            warmup = job.warmups.get(cell_outcome.cell.key)
+            result = _result(context, cell_outcome, job.taught_by, outcome.provenance, warmup)
             _write(context, result)
             _note_failure(context, result)
     context.watcher.end()
@@ -79,7 +80,7 @@ def _jobs(
 ) -> list[CohortJob]:
     """Return the jobs of all tasks that can start; the others have failed."""
     jobs = []
-    for cohort in cohorts(_startable(context, tasks), workers.all):
+    for cohort in cohorts(_startable(context, tasks, teachers), workers.all):
         first = cohort[0]
         taught_by = teachers_of(first.cell, teachers) if first.trained is None else ()
         if isinstance(taught_by, Failure):
@@ -98,6 +99,7 @@ def _jobs(
             data_digest=context.provenance_of(first.cell).data_digest,
             starts=_first_weights(context, cohort),
             layouts=_layouts(context, cohort),
+            warmups=_warmups(cohort, teachers),
         )
         jobs.append(job)
     return jobs
@@ -127,14 +129,17 @@ def _parts(group: list[CellTask], most: int) -> list[list[CellTask]]:
     return [group[a:b] for a, b in pairwise(bounds)]
 
 
-def _startable(context: RunContext, tasks: Sequence[CellTask]) -> list[CellTask]:
+def _startable(
+    context: RunContext, tasks: Sequence[CellTask], teachers: Teachers
+) -> list[CellTask]:
     """Return the tasks but for those that have failed already.
 
-    Their first weights could not be made, or their arithmetic is wrong in every layout.
+    Their first weights or warm-up could not be made, or their arithmetic is wrong in every layout.
     """
     startable = []
     for task in tasks:
-        reasons = context.starts.get(task.cell.key), context.checked.of(task.cell)
+        warmup = warmup_of(task.cell, teachers) if task.trained is None else None
+        reasons = context.starts.get(task.cell.key), context.checked.of(task.cell), warmup
         failures = [reason for reason in reasons if isinstance(reason, Failure)]
         if failures and task.trained is None:
             _write_failed(context, task, failures[0])
@@ -157,6 +162,12 @@ def _first_weights(context: RunContext, tasks: Sequence[CellTask]) -> dict[str, 
         for key, start in starts.items()
         if isinstance(start, Assembly)
     }
+
+
+def _warmups(tasks: Sequence[CellTask], teachers: Teachers) -> dict[str, TrainedTeacher]:
+    """Return the student that each cell's pairs are chosen with, by the cell's key."""
+    warmups = {t.cell.key: warmup_of(t.cell, teachers) for t in tasks if t.trained is None}
+    return {key: one for key, one in warmups.items() if isinstance(one, TrainedTeacher)}
 
 
 # ---------------------------------------------------------------- results
@@ -182,6 +193,7 @@ def _result(
     outcome: CellOutcome,
     taught_by: Sequence[TrainedTeacher] = (),
     provenance: Provenance | None = None,
+    warmup: TrainedTeacher | None = None,
 ) -> Result:
     """Return a cell's result: its outcome with the teacher and the first weights it had.
 
@@ -192,10 +204,12 @@ def _result(
     teacher, ensemble = (checkpoints[0], ()) if len(checkpoints) == 1 else (None, checkpoints)
     start = context.starts.get(outcome.cell.key)
     start = start if isinstance(start, Assembly) else None
+    compared = warmup.checkpoint if warmup is not None else None
     earlier = context.results.result(outcome.cell.key)
     if earlier is not None and earlier.checkpoint is not None and checkpoint is not None:
         teacher, start = teacher or earlier.teacher, start or earlier.start
         ensemble = ensemble or earlier.ensemble
+        compared = compared or earlier.warmup
         if earlier.checkpoint.digest == checkpoint.digest:
             checkpoint = earlier.checkpoint  # Its weights had been lost: they are the same again.
     return Result(
@@ -205,6 +219,7 @@ def _result(
         teacher=teacher,
         ensemble=ensemble,
         start=start,
+        warmup=compared,
         artifacts=outcome.artifacts,
         failures=outcome.failures,
         provenance=provenance or context.provenance_of(outcome.cell),

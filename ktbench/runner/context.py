@@ -15,7 +15,7 @@ from ktbench.runner.progress import Watcher
 from ktbench.runner.trained_teacher import TrainedTeacher
 
 Teachers = dict[str, TrainedTeacher | Failure]
-"""Trained and failed teachers by their canonical text."""
+"""Trained and failed teachers, and warm-ups likewise, by their canonical text."""
 Starts = dict[str, Assembly | Failure]
 """First weights by the cell's key; cells that begin from fresh weights are missing."""
 
@@ -68,6 +68,11 @@ def teachers_of(cell: Cell, teachers: Teachers) -> tuple[TrainedTeacher, ...] | 
     outcomes = [teachers[teacher.canonical] for teacher in cell.teachers]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     return failures[0] if failures else tuple(o for o in outcomes if not isinstance(o, Failure))
+
+
+def warmup_of(cell: Cell, teachers: Teachers) -> TrainedTeacher | Failure | None:
+    """Return the student that the cell's pairs are chosen with, or why it is not there."""
+    return None if cell.warmup is None else teachers[cell.warmup.canonical]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class TeacherJob:
     """Digest of the run's data: a node that has other data is refused."""
     layout: Layout | None = None
     """Layout in which it is trained; None where its own layers decide."""
+    warmup: TrainedTeacher | None = None
+    """The student that its own pairs are chosen with, where it has any."""
 
     @property
     def numeric(self) -> NumericSpec:
@@ -93,6 +95,7 @@ def _stored(job: TeacherJob, data: Dataset, report: Report) -> TrainedTeacher | 
                     places=lambda _: places,
                     base=job.base,
                     layouts=lambda _: job.layout,
+                    warmups=lambda _: job.warmup.network(job.base) if job.warmup else None,
                     report=lambda p: report(p.done / p.total),
                     note=notes.append,
                 ),

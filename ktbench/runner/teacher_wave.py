@@ -1,4 +1,4 @@
-"""The wave of teachers: each is trained after those that taught it."""
+"""The wave of teachers and warm-ups: each is trained after those that it learns from."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from ktbench.engine.contract import Lost
 from ktbench.records import Failure, Teacher
 from ktbench.runner.cohort_jobs import CellTask
-from ktbench.runner.context import RunContext, Teachers, clocked, teachers_of
+from ktbench.runner.context import RunContext, Teachers, clocked, teachers_of, warmup_of
 from ktbench.runner.narrowing import Narrowing, run_narrowing
 from ktbench.runner.progress import Shares
 from ktbench.runner.teacher_jobs import TeacherJob, make_teacher
 
 
 def teacher_wave(context: RunContext, tasks: Sequence[CellTask]) -> Teachers:
-    """Train every teacher that a training needs, each after those that taught it."""
+    """Train every teacher and warm-up that a training needs, each after those before it."""
     cells = tuple(task.cell for task in tasks if task.trained is None)
-    needed = context.plan.model_copy(update={"cells": cells}).teachers
+    plan = context.plan.model_copy(update={"cells": cells})
+    needed = (*plan.warmups, *plan.teachers)
     teachers: Teachers = {}
     if not needed:
         return teachers
@@ -31,8 +32,10 @@ def teacher_wave(context: RunContext, tasks: Sequence[CellTask]) -> Teachers:
 
 
 def _depth(teacher: Teacher) -> int:
-    """Count the teachers that come before this one: those of one depth can be trained at once."""
-    return max((1 + _depth(before) for before in teacher.cell.teachers), default=0)
+    """Count the trainings that come before this one: those of one depth can go on at once."""
+    cell = teacher.cell
+    before = (*cell.teachers, *([cell.warmup] if cell.warmup else []))
+    return max((1 + _depth(one) for one in before), default=0)
 
 
 def _jobs(context: RunContext, needed: Sequence[Teacher], teachers: Teachers) -> list[TeacherJob]:
@@ -40,8 +43,10 @@ def _jobs(context: RunContext, needed: Sequence[Teacher], teachers: Teachers) ->
     jobs = []
     for teacher in needed:
         taught_by = teachers_of(teacher.cell, teachers)
-        if isinstance(taught_by, Failure):
-            teachers[teacher.canonical] = taught_by
+        warmup = warmup_of(teacher.cell, teachers)
+        if isinstance(taught_by, Failure) or isinstance(warmup, Failure):
+            failures = (one for one in (taught_by, warmup) if isinstance(one, Failure))
+            teachers[teacher.canonical] = next(failures)
             continue
         layout = None if teacher.checkpoint else context.checked.of(teacher.cell)
         if isinstance(layout, Failure):
@@ -49,7 +54,8 @@ def _jobs(context: RunContext, needed: Sequence[Teacher], teachers: Teachers) ->
             _add_failed(context, teacher, failure, teachers)
         else:
             digest = context.provenance_of(teacher.cell).data_digest
-            jobs.append(TeacherJob(teacher, taught_by, context.base, context.root, digest, layout))
+            places = context.base, context.root
+            jobs.append(TeacherJob(teacher, taught_by, *places, digest, layout, warmup))
     return jobs
 
 

@@ -16,7 +16,7 @@ from ktbench.isolation import Guard, noting_signals, own_code
 from ktbench.networks.layout import Layout
 from ktbench.networks.numeric import prepare
 from ktbench.networks.weights import load_weights, weights_digest
-from ktbench.records import Accuracies, Cell, Checkpoint, Failure, KtbenchError
+from ktbench.records import Accuracies, Cell, Checkpoint, Failure, KtbenchError, Look
 from ktbench.system.files import write_atomically
 from ktbench.train.cohort_steps import CohortTraining
 from ktbench.train.context import Places, Progress, SharedInputs, TrainingContext
@@ -144,6 +144,8 @@ def _written(trainee: Trainee, places: Places, closed: Closed) -> Checkpoint:
         ),
         cost=history.cost,
         layout=trainee.layout.record,
+        pairing=trainee.pairing,
+        looks=tuple(look for look in map(Look.of, history.looks) if look is not None),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ktbench.data import Dataset
 from ktbench.networks.layout import Layout
 from ktbench.records import Cell, KtbenchError
-from ktbench.students._contract import Features
+from ktbench.students._contract import Features, Student
 from ktbench.teacher.source import TeacherSource
 from ktbench.transfer_methods._contract import Batch
 
@@ -65,6 +65,9 @@ class TrainingContext:
     for a teacher source whose workers may all disappear."""
     first_weights: Callable[[Cell], Path | None] = lambda _: None
     """File of the weights that a cell with a `start` begins from; such a cell fails without one."""
+    warmups: Callable[[Cell], Student | None] = lambda _: None
+    """Trained student that the pairs of a cell with a `warmup` are chosen with; such a cell fails
+    without one."""
     layouts: Callable[[Cell], Layout | None] = lambda _: None
     """Layout that a cell's student runs in; None: as its own layers decide."""
 

@@ -47,6 +47,8 @@ class TrainingHistory:
     """Weights after the best epoch."""
     losses: LossLog = field(default_factory=LossLog)
     """Terms of the present epoch."""
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    """The balance of the loss where it was looked at, each as a `records.Look`."""
 
     @property
     def epoch(self) -> int:
@@ -99,7 +101,7 @@ class TrainingHistory:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over the account of a saved training (`Trainee.state`)."""
-        self.rows = state["rows"]
+        self.rows, self.looks = state["rows"], state.get("looks", [])
         self.seconds, self.teacher_seconds, self.shared_seconds = state["costs"]
         self.flops, self.teacher_flops = state["flops"]
         self.best_validation, self.best_epoch = state["best"]

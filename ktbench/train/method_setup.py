@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional
 from ktbench import catalogue
 from ktbench.catalogue.transfer_window import misfit
 from ktbench.isolation import claim, seed_all
-from ktbench.records import Cell, KtbenchError
+from ktbench.records import Cell, KtbenchError, Pairing
 from ktbench.students._contract import Features, Student
 from ktbench.train.context import SharedInputs
 from ktbench.train.seeds import ADAPTORS, derived_seed
@@ -36,12 +36,16 @@ class MethodSetup:
     """Weights of its terms; None where it has no cross-entropy with the labels."""
     teacher_needs: Needs
     student_needs: Needs
+    pairing: Pairing | None = None
+    """The pairs of stages that it compares; None where it compares none."""
 
 
 def set_up_method(
-    cell: Cell, shared: SharedInputs, student: Student, probed: Features
+    cell: Cell, shared: SharedInputs, student: Student, probed: Features, compared: Features
 ) -> MethodSetup:
     """Build the cell's method from a seed of its own; `probed` are the student's probe outputs.
+
+    `compared` are those of the student that pairs of stages are chosen with.
 
     Raises KtbenchError where the method does not suit these networks or the cell's window.
     """
@@ -49,7 +53,10 @@ def set_up_method(
     kind = catalogue.method(cell.method.name, base)
     config = catalogue.method_config(cell.method.name, cell.method.settings, base)
     teacher_needs, student_needs = kind.needs(config), kind.student_needs(config)
-    setting = _setting(cell, shared, student, probed, teacher_needs)
+    setting = _setting(cell, shared, student, probed)
+    measured = kind.warmup_epochs(config) is not None
+    if setting.teacher is not None and shared.teacher_features is not None and measured:
+        setting = replace(setting, similarity=similarity(shared.teacher_features, compared))
     if reason := kind.incompatible(config, setting):
         raise KtbenchError(f"{cell.label}: {reason}")
     seed_all(derived_seed(cell.seed, ADAPTORS))
@@ -62,22 +69,39 @@ def set_up_method(
         steps = cell.train.epochs * max(1, setting.train_size // setting.batch_size)
         if reason := misfit(cell.distill, scale, phases, steps=steps):
             raise KtbenchError(f"{cell.label}: {reason}")
-    return MethodSetup(method, phases, scale, teacher_needs, student_needs)
+    pairing = _pairing(method, setting)
+    return MethodSetup(method, phases, scale, teacher_needs, student_needs, pairing)
 
 
-def _setting(
-    cell: Cell, shared: SharedInputs, student: Student, probed: Features, needs: Needs
-) -> Setting:
+def _pairing(method: TransferMethod, setting: Setting) -> Pairing | None:
+    """Return the record of a method's pairs; None where it compares none."""
+    pairs = tuple(method.paired_stages())
+    if not pairs or setting.teacher is None:
+        return None
+    return Pairing(
+        teacher=setting.teacher.names,
+        student=setting.student.names,
+        pairs=pairs,
+        rule=_rule(getattr(method.config, "pairs", None)),
+        similarity=setting.similarity,
+    )
+
+
+def _rule(pairs: object) -> str:
+    """Return the name of a rule of pairs, however the setting writes it."""
+    if isinstance(pairs, dict):
+        return str(next(iter(pairs), ""))
+    return pairs if isinstance(pairs, str) else "named" if isinstance(pairs, tuple) else ""
+
+
+def _setting(cell: Cell, shared: SharedInputs, student: Student, probed: Features) -> Setting:
     teacher = shared.teacher_features
-    reads = needs.stages or needs.preacts
-    comparable = teacher is not None and teacher.stages and probed.stages and reads
     return Setting(
         student=Shapes.of(probed, student.stage_names),
         teacher=Shapes.of(teacher, shared.teacher_stages) if teacher is not None else None,
         num_classes=len(shared.dataset.classes),
         train_size=shared.dataset.size("train"),
         batch_size=cell.train.batch_size,
-        similarity=similarity(teacher, probed) if teacher is not None and comparable else None,
     )
 
 

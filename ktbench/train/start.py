@@ -57,9 +57,9 @@ class TraineeBuilder:
     def build(self, cell: Cell, layout: Layout | None = None) -> Trainee:
         """Build a trainee at its start; `layout` is the one that an earlier run began it in."""
         shared, first_weights = self.shared, self.context.first_weights(cell)
-        layout = layout or self.context.layouts(cell)
+        layout, warmed_up = layout or self.context.layouts(cell), self.context.warmups(cell)
         with self.guard.containing(partial(self.note_settings, cell), all_of_it=True):
-            return Trainee(cell, shared, first_weights, layout)
+            return Trainee(cell, shared, first_weights, layout, warmed_up)
 
     def open(self, cell: Cell, note: Note) -> Trainee | Failure:
         """Return a trainee at its start or last checkpoint; a Failure when it cannot be built."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from ktbench.networks.numeric import EVERYTHING, Clock, Runner
 from ktbench.networks.outline import FlopCounter
 from ktbench.networks.weights import load_weights
 from ktbench.records import Cell, Failure, KtbenchError
-from ktbench.students._contract import Features
+from ktbench.students._contract import Features, Student
 from ktbench.train.context import SharedInputs
 from ktbench.train.device_placement import copied
 from ktbench.train.history import TrainingHistory
 from ktbench.train.learning_rate import learning_rate
+from ktbench.train.loss_balance import due, look_at
 from ktbench.train.loss_log import check_terms, require_ce, total_of
 from ktbench.train.method_setup import set_up_method
 from ktbench.train.phases import PhaseSchedule
@@ -38,7 +40,8 @@ class Trainee:
     """A student in training; `epoch` is the next one to be trained.
 
     `first_weights` is a file of the weights to begin from; without one they are drawn from the
-    seed. Without a `layout` the student's own layers decide how it is run.
+    seed. Without a `layout` the student's own layers decide how it is run. `warmed_up` is the
+    student that pairs of stages are chosen with, for a cell that has a warm-up.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Trainee:
         shared: SharedInputs,
         first_weights: Path | None = None,
         layout: Layout | None = None,
+        warmed_up: Student | None = None,
     ) -> None:
         self.cell, self.shared = cell, shared
         self.failure: Failure | None = None
@@ -55,10 +59,12 @@ class Trainee:
         self.device = torch.device(cell.numeric.device)
         with own_code():
             self._place(layout)
-            self._build_method()
+            self._build_method(warmed_up)
         self.history = TrainingHistory()
         self._step_flops: dict[str, int] = {}
         """FLOPs of a step, by phase and whether it transfers."""
+        self._looked: set[str] = set()
+        """Parts of the training in which the balance of the loss has been looked at."""
         self._avoids_onednn = False
         """True once a layer of the method met the fault that `layout` works around."""
         self._clock = Clock(self.device)
@@ -89,7 +95,7 @@ class Trainee:
         numeric, data = self.cell.numeric, self.shared.dataset
         # Equal where networks are built alike, so that one compiled form serves them all.
         built = f"{self.cell.student.canonical} {self.student.structure}".rstrip()
-        architecture = f"{built} {len(data.classes)} {data.shape}"
+        self._architecture = architecture = f"{built} {len(data.classes)} {data.shape}"
         images = self.shared.probe.inputs
         self.layout = layout or choose(
             self.student, images.clone(), numeric, architecture=architecture
@@ -98,13 +104,24 @@ class Trainee:
         self.probe_images = self.layout.inputs(images)
         self._run = Runner(self.student, numeric, architecture=architecture, layout=self.layout)
 
-    def _build_method(self) -> None:
-        self.student.eval()
-        with torch.no_grad():
-            probed = self._run(self.shared.probe.inputs.clone(), EVERYTHING, eager=True)
-        setup = set_up_method(self.cell, self.shared, self.student, probed)
+    def _build_method(self, warmed_up: Student | None) -> None:
+        probed = compared = self._probed(self.student, self._run)
+        if self.cell.warmup is not None:
+            if warmed_up is None:
+                raise KtbenchError(f"{self.cell.label}: its warm-up is not there")
+            self.layout.place(warmed_up, self.device)
+            numeric, architecture = self.cell.numeric, self._architecture
+            run = Runner(warmed_up, numeric, architecture=architecture, layout=self.layout)
+            compared = self._probed(warmed_up, run)
+        setup = set_up_method(self.cell, self.shared, self.student, probed, compared)
+        self.pairing = setup.pairing
         self.method, self._student_needs = setup.method, setup.student_needs
         self.phases = PhaseSchedule(self.cell, setup, self.student, self.layout, self.probe_images)
+
+    def _probed(self, network: Student, run: Runner) -> Features:
+        network.eval()
+        with torch.no_grad():
+            return run(self.shared.probe.inputs.clone(), EVERYTHING, eager=True)
 
     @property
     def epoch(self) -> int:
@@ -172,10 +189,18 @@ class Trainee:
             updates = [running for running in updates if carries_ce(running.update)]
             chosen = [("ce",)] * len(updates)
         self.history.losses.add(terms, step=batch.step, epoch=batch.epoch)
+        # Not in a step whose operations are counted, nor through a compiled backward pass, which
+        # may run once only.
+        looks = len(terms) > 1 and not eager and not self.cell.numeric.compile
+        if looks and due(batch.phase, batch.progress, self._looked):
+            modules = self.student, self.method
+            with self._clock.paused(), self._running():
+                look = look_at(terms, updates, chosen, *modules)
+            self.history.looks += [{"epoch": batch.epoch + 1, "phase": batch.phase, **look}]
         gradients = []
         for number, (running, names) in enumerate(zip(updates, chosen, strict=True)):
             total = total_of(terms, names, method=method, phase=batch.phase)
-            with without_onednn() if self._avoids_onednn else self.layout.running():
+            with self._running():
                 gradients.append(
                     torch.autograd.grad(
                         total,
@@ -187,6 +212,9 @@ class Trainee:
         # Every gradient was taken at the same weights; only now does anything move.
         for running, its_gradients in zip(updates, gradients, strict=True):
             running.step(its_gradients, rate)
+
+    def _running(self) -> AbstractContextManager[None]:
+        return without_onednn() if self._avoids_onednn else self.layout.running()
 
     # ------------------------------------------------------------ writes by others
 
@@ -276,6 +304,8 @@ class Trainee:
             "method": self.method.state_dict(),
             "optimisers": self.phases.optimiser_states(),
             "step_flops": self._step_flops,
+            "looked": sorted(self._looked),
+            "looks": history.looks,
             "layout": self.layout.record.model_dump(),
             "guarded": self._avoids_onednn,
             "costs": [history.seconds, history.teacher_seconds, history.shared_seconds],
@@ -293,5 +323,6 @@ class Trainee:
         self.method.load_state_dict(state["method"])
         self.phases.restore(state["phase"], state["optimisers"])
         self._step_flops = state["step_flops"]
+        self._looked = set(state.get("looked", ()))
         self._avoids_onednn = bool(state.get("guarded"))
         self.history.restore(state)

@@ -77,6 +77,36 @@ def test_the_studies_page_has_the_figures_of_the_committed_run() -> None:
             assert float(figure.replace("−", "-")) == pytest.approx(shown, abs=0.051)
 
 
+def test_the_correction_of_the_edge_study_says_what_its_run_holds() -> None:
+    """Pairs are in the names of the curves' terms: `rmse_<teacher stage>_<student stage>`."""
+    results = study("hpdc18-small")
+    curves = results.curves.set_index("key")
+    pairs = [name for name in curves.columns if name.startswith("loss_rmse_")]
+    named = curves[pairs].groupby("key").count().gt(0).sum()
+    first = sum(count for name, count in named.items() if str(name).split("_")[2] == "0")
+    page = " ".join((ROOT / "docs/studies.md").read_text(encoding="utf-8").split())
+    assert f"{first} of the {named.sum()} pairs of this run name the teacher's first" in page
+    assert {int(str(name).split("_")[2]) for name in named.index} == {0, 1, 2}  # of five
+    cells = results.cells[results.cells["student"] == "vgg_shallow(width=0.25)"]
+    seeds = cells.pivot_table(index="seed", columns="method", values="accuracy") * 100
+    embedded = "intermediate_embedding(pairs=similarity)"
+    one = stats.interval(list(seeds[embedded] - seeds["last_layer"]))
+    figures = f"+{one.mean:.2f} points [−{-one.low:.2f}, +{one.high:.2f}] from the last layer"
+    assert figures in page
+    ends = curves.loc[cells.loc[cells["method"] == embedded, "key"]]
+    ends = ends[ends["epoch"] == ends["epoch"].max()]
+    together, ce, logits = (
+        ends[pairs].sum(axis=1).mean(),
+        ends["loss_ce"].mean(),
+        ends["loss_logits"].mean(),
+    )
+    assert f"all pairs together are {together:.3f}, beside a cross-entropy of {ce:.2f}" in page
+    assert (
+        f"and {logits:.2f} of the logits: {together / (together + ce + logits):.1%}"
+        in page.replace(" % of the loss", "%")
+    )
+
+
 def test_the_studies_page_has_the_accuracies_of_the_committed_efficiency_study() -> None:
     results = study("efficiency-small")
     cells = {cell.key: cell for cell in results.lock.plan.cells}

@@ -445,3 +445,37 @@ def test_a_users_network_is_another_cell_when_its_code_changes(tmp_path: Path) -
         planned = _planned(str(tmp_path / folder), students=["nets.py:net"], methods=["none"])
         keys.append([cell.key for cell in planned.cells])
     assert keys[0] == keys[1] != keys[2]
+
+
+# ---------------------------------------------------------------- pairs of stages
+
+
+def test_a_warm_up_is_part_of_the_cells_that_ask_for_it_and_of_no_other() -> None:
+    pairs = ["stage", {"similarity": {"warmup_epochs": 3}}, {"similarity": {"warmup_epochs": 4}}]
+    methods = ["none", {"hint": {"pairs": pairs}}]
+    planned = _planned(methods=methods, seeds=2, students=["resnet8", "resnet14"])
+    warming = {cell.label: cell.warmup for cell in planned.cells if cell.warmup is not None}
+    assert len(warming) == 8 and len(planned.cells) == 16
+    assert all("pairs=similarity(warmup_epochs=" in label for label in warming)
+    assert [warmup.name for warmup in planned.warmups] == [
+        f"{student} after {epochs} epochs"
+        for student in ("resnet8", "resnet14")
+        for epochs in (3, 4)
+    ]
+    for warmup in planned.warmups:
+        assert (warmup.cell.method, warmup.cell.teacher, warmup.cell.seed) == (BASELINE, None, 0)
+    assert len({cell.key for cell in planned.cells}) == 16
+
+
+def test_a_warm_up_takes_one_teacher() -> None:
+    planned = _planned(
+        teachers=[
+            "resnet14",
+            "resnet20",
+            {"name": "both", "sample": 1, "of": ["resnet14", "resnet20"]},
+        ],
+        methods=[{"hint": {"pairs": {"similarity": {"warmup_epochs": 1}}}}],
+    )
+    assert [skip.reason for skip in planned.skips] == [
+        "teacher both: pairs by similarity need one teacher, for all seeds"
+    ]

@@ -222,8 +222,12 @@ def test_per_layer_each_pair_has_an_optimiser_for_its_own_stage_and_adaptor() ->
         assert update.adaptors == (f"adaptors.{i}.",)
 
 
-def test_embeddings_are_averaged_over_positions_and_compared_by_their_root_square() -> None:
-    method, student, teacher, terms = run("intermediate_embedding", {}, "larger maps")
+@pytest.mark.parametrize("normalise", ["batch", "sample", "none"])
+def test_embeddings_are_averaged_over_positions_and_compared_by_their_root_square(
+    normalise: str,
+) -> None:
+    settings = {"normalise": normalise}
+    method, student, teacher, terms = run("intermediate_embedding", settings, "larger maps")
     pair = method.adaptors[0]
     sides = []
     for conv, stage in ((pair.student, student.stages[0]), (pair.teacher, teacher.stages[0])):
@@ -234,7 +238,33 @@ def test_embeddings_are_averaged_over_positions_and_compared_by_their_root_squar
             sum(embedded[:, :, y, x] for y in range(height) for x in range(width))
             / (height * width)
         )
+    if normalise == "batch":
+        sides = [(x - x.mean(0)) / (x.var(0, correction=0) + 1e-10).sqrt() for x in sides]
+    if normalise == "sample":
+        sides = [x / x.square().mean(1, keepdim=True).sqrt() for x in sides]
     assert terms["rmse_0_0"] == pytest.approx(math.sqrt(mse(*sides)), rel=1e-4)
+
+
+@pytest.mark.parametrize("embedding", ["conv", "dense"])
+def test_no_scale_and_no_constant_of_an_embedding_makes_its_term_smaller(embedding: str) -> None:
+    def terms(normalise: str, scale: float, constant: float) -> list[float]:
+        settings = {"normalise": normalise, "embedding": embedding}
+        method, at = possible("intermediate_embedding", settings, "wider")
+        for pair in method.adaptors:
+            for side in (pair.student, pair.teacher):
+                side.weight.data.mul_(scale)
+                side.bias.data.add_(constant)
+        student, teacher = (
+            cases.features(s, seed=i) for i, s in enumerate((at.student, at.teacher))
+        )
+        losses = method.loss(student, teacher, cases.batch())
+        return [value.item() for name, value in losses.items() if name.startswith("rmse")]
+
+    usual = terms("batch", 1.0, 0.0)
+    assert all(value > 0.5 for value in usual)
+    assert terms("batch", 0.1, 0.3) == pytest.approx(usual, rel=0.02)
+    assert terms("sample", 0.1, 0.0) == pytest.approx(terms("sample", 1.0, 0.0), rel=1e-3)
+    assert terms("none", 0.1, 0.0) == pytest.approx([x / 10 for x in terms("none", 1.0, 0.0)])
 
 
 def test_an_embedding_that_is_not_trained_gets_no_gradient() -> None:

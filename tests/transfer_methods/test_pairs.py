@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -69,8 +70,24 @@ def test_middle_and_last_are_one_pair() -> None:
 def test_by_similarity_each_student_stage_has_its_most_similar_teacher_stage() -> None:
     table = ((0.1, 0.9, 0.2), (0.5, 0.9, 0.1), (0.4, 0.0, 0.1), (0.5, 0.3, 0.8), (0.0, 0.0, 0.0))
     at = cases.setting(DEEPER, similarity=table)
-    assert _pairs.stage_pairs("similarity", at) == ((1, 0), (0, 1), (3, 2))
-    assert _pairs.stage_pairs("similarity", at, same_width=True) == ((1, 0), (2, 1), (3, 2))
+    assert _pairs.stage_pairs("similarity_untrained", at) == ((1, 0), (0, 1), (3, 2))
+    after_warmup: _pairs.Pairs = {"similarity": {"warmup_epochs": 3}}
+    assert _pairs.stage_pairs(after_warmup, at, same_width=True) == ((1, 0), (2, 1), (3, 2))
+
+
+def test_only_pairs_by_similarity_ask_for_a_warm_up() -> None:
+    def asked(name: str, settings: dict[str, Any]) -> int | None:
+        return catalogue.method(name).warmup_epochs(catalogue.method_config(name, settings))
+
+    after = {"pairs": {"similarity": {"warmup_epochs": 3}}}
+    parts = [{"method": "attention", "settings": after}, "kd"]
+    assert asked("attention", after) == asked("combined", {"parts": parts}) == 3
+    assert asked("attention", {"pairs": "similarity_untrained"}) == 0
+    assert asked("attention", {}) is asked("kd", {}) is asked("combined", {}) is None
+    other = {"method": "hint", "settings": {"pairs": "similarity_untrained"}}
+    assert reason("combined", {"parts": [*parts, other]}) == (
+        "the parts compare stages after different warm-ups: give all the same"
+    )
 
 
 def test_named_pairs_take_names_and_numbers_from_either_end() -> None:
@@ -98,7 +115,8 @@ def test_widths_that_nothing_adapts_are_told_with_what_to_set() -> None:
         "teacher stage stage1 has width 8 and student stage stage1 4: "
         "set adapt to regressor or embedding"
     )
-    assert reason("intermediate_last", {"adapt": "none", "pairs": "similarity"}, "shallower") == (
+    settings = {"adapt": "none", "pairs": {"similarity": {"warmup_epochs": 1}}}
+    assert reason("intermediate_last", settings, "shallower") == (
         "student stage stage1 has width 4 and no teacher stage has: "
         "set adapt to regressor or embedding"
     )
@@ -108,7 +126,24 @@ def test_widths_that_nothing_adapts_are_told_with_what_to_set() -> None:
     ("settings", "message"),
     [
         ({"pairs": "stages"}, "method attention: unknown pairs 'stages': did you mean stage?"),
-        ({"pairs": []}, "method attention: pairs must be stage, similarity, middle, last or "),
+        (
+            {"pairs": []},
+            "method attention: pairs must be stage, similarity_untrained, middle, last",
+        ),
+        (
+            {"pairs": "similarity"},
+            "method attention: pairs by similarity need a student that has learnt: write "
+            "{similarity: {warmup_epochs: N}}, or similarity_untrained for what similarity was",
+        ),
+        (
+            {"pairs": {"stage": {}}},
+            "method attention: pairs must be {similarity: {warmup_epochs: N",
+        ),
+        ({"pairs": {"similarity": {}}}, "method attention: pairs: similarity must say warmup_epoc"),
+        (
+            {"pairs": {"similarity": {"warmup_epochs": 0}}},
+            "method attention: pairs: similarity must say warmup_epochs, a whole number from 1 to",
+        ),
         ({"pairs": [[0]]}, "method attention: pairs must hold [teacher stage, student stage], not"),
         ({"pairs": [[0, 0], [0, 0]]}, "method attention: pairs names the same pair twice"),
         ({"weight": 0}, "method attention: weight must be a number above 0, not 0"),
@@ -168,7 +203,7 @@ def test_a_pair_of_stages_meets_at_the_smaller_size(
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 2), (5, 3), (8, 8)])
 def test_the_mean_of_an_embedding_is_that_of_its_convolution(size: tuple[int, int]) -> None:
-    embedding = _adapt.ConvEmbedding((3, *size), (5, *size), units=7)
+    embedding = _adapt.ConvEmbedding((3, *size), (5, *size), units=7, normalise="none")
     torch.nn.init.normal_(embedding.student.weight)
     torch.nn.init.normal_(embedding.student.bias)
     x = torch.rand(2, 3, *size)

@@ -108,7 +108,7 @@ def test_stages_before_activation_are_paired_by_a_similarity_that_was_measured(
         return tables[-1]
 
     monkeypatch.setattr("ktbench.train.method_setup.similarity", kept)
-    [made] = train([cell("ab", settings={"pairs": "similarity"}, train=BRIEF)], tmp_path)
+    [made] = train([cell("ab", settings={"pairs": "similarity_untrained"}, train=BRIEF)], tmp_path)
     assert isinstance(made, Checkpoint)
     assert len(tables) == 1
 

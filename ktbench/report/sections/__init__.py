@@ -12,6 +12,7 @@ from ktbench.report.sections.learning import convergence, costs
 from ktbench.report.sections.published import published
 from ktbench.report.sections.run_details import fairness, troubles
 from ktbench.report.sections.stability import stability
+from ktbench.report.sections.terms import terms
 
 __all__ = [
     "accuracy_and_cost",
@@ -27,6 +28,7 @@ __all__ = [
     "pools",
     "published",
     "stability",
+    "terms",
     "troubles",
     "views",
 ]
