@@ -10,6 +10,7 @@ import pandas as pd
 from ktbench import stats
 from ktbench.report import numbers
 from ktbench.report.analysis import GROUP, Analysis, by_origin
+from ktbench.report.best_techniques import best_sentences
 from ktbench.report.document import Box, Column, Row, Table, rows_of
 from ktbench.report.efficiency import view_reuse
 from ktbench.report.efficiency.summary import saving_sentences
@@ -31,12 +32,12 @@ def best_methods(analysis: Analysis) -> pd.DataFrame:
 
 
 def sentences(analysis: Analysis) -> list[str]:
-    """Headline sentences: what gains, what hurts, what to deploy, what it costs."""
+    """Headline sentences: what is best, what gains, what hurts, what to deploy, what it costs."""
     gains = analysis.gains
     methods = gains[~gains["is_baseline"]]
     if not (gains["trained"] > 0).any():
         return ["No cell has been trained yet, so there is nothing to compare."]
-    lines = [_gain_sentence(methods)]
+    lines = [*best_sentences(analysis), _gain_sentence(methods)]
     lines += _loss_sentence(methods)
     lines += _deploy_sentences(analysis)
     lines += saving_sentences(analysis) or _speed_sentence(analysis)

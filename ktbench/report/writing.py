@@ -69,6 +69,7 @@ def build_page(analysis: Analysis) -> Page:
         tiles=_tiles(analysis),
         sections=(
             *([verdict] if trained else []),
+            *sections.techniques(analysis),
             sections.gains(analysis),
             *sections.published(analysis),
             sections.convergence(analysis),

@@ -23,7 +23,7 @@ from ktbench.records import (
     Statistic,
     Window,
 )
-from ktbench.results import setting_names
+from ktbench.results import setting_names, techniques
 from ktbench.results.lock import Lock
 from ktbench.results.problems import Problem
 from ktbench.results.raw import CURVE_COLUMNS, read_curve, read_samples
@@ -93,6 +93,21 @@ class Results:
         ]
         frame = pd.DataFrame(rows, columns=list(_cell_columns()))
         return frame.astype(_cell_columns())
+
+    @cached_property
+    def contenders(self) -> pd.DataFrame:
+        """One row per cell: what it contends in, and as which technique."""
+        return techniques.contenders(self.cells, self.differences)
+
+    @cached_property
+    def techniques(self) -> pd.DataFrame:
+        """`techniques.standings`: per student, which technique is best and which may be."""
+        return techniques.standings(self.contenders)
+
+    @cached_property
+    def technique_pairs(self) -> pd.DataFrame:
+        """`techniques.pairs`: every technique against every other with the same student."""
+        return techniques.pairs(self.contenders)
 
     @cached_property
     def differences(self) -> dict[str, dict[str, str]]:

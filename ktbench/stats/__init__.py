@@ -1,8 +1,17 @@
-"""Pure statistics of the report: intervals, tests, effects, power, ranks, targets, fronts.
+"""Pure statistics of the report: intervals, tests, the best, effects, power, ranks, fronts.
 
 Everything here takes arrays and returns arrays or frozen values; nothing knows of records.
 """
 
+from ktbench.stats.all_pairs import (
+    LEAST_PAIRED,
+    LEAST_WITH_FAILURES,
+    Pairs,
+    all_pairs,
+    compact_letters,
+    paired_differences,
+)
+from ktbench.stats.best_set import BestSet, best_set
 from ktbench.stats.cost_quality import (
     Bools,
     cost_to_reach,
@@ -34,6 +43,7 @@ from ktbench.stats.intervals import (
     paired_gain,
     signs,
 )
+from ktbench.stats.mean_ranks import LEAST_RANKED, MeanRanks, mean_ranks
 from ktbench.stats.ranks import Agreement, Ranked, agreement, concordance, ranked
 from ktbench.stats.statistical_power import (
     FIRST_SEEDS,
@@ -48,23 +58,32 @@ from ktbench.stats.statistical_power import (
 __all__ = [
     "FIRST_SEEDS",
     "LEAST_FOR_BCA",
+    "LEAST_PAIRED",
+    "LEAST_RANKED",
+    "LEAST_WITH_FAILURES",
     "LEVEL",
     "MOST_FLIPPED",
     "MOST_SEEDS",
     "POWER",
     "SMALLEST_GAIN",
     "Agreement",
+    "BestSet",
     "Bools",
     "Differences",
     "Floats",
     "Interval",
     "Intervals",
+    "MeanRanks",
+    "Pairs",
     "Ranked",
     "Settling",
     "Sign",
     "Unpaired",
     "agreement",
+    "all_pairs",
     "bca",
+    "best_set",
+    "compact_letters",
     "concordance",
     "cost_to_reach",
     "differences",
@@ -76,7 +95,9 @@ __all__ = [
     "interval",
     "intervals",
     "least_sign_flip_p",
+    "mean_ranks",
     "next_alpha",
+    "paired_differences",
     "paired_gain",
     "pareto_front",
     "ranked",

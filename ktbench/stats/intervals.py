@@ -92,10 +92,17 @@ def intervals(values: ArrayLike, groups: ArrayLike, count: int, level: float = L
         mean = np.bincount(group, array, count) / n
         squares = np.bincount(group, (array - mean[group]) ** 2, count)
         deviation = np.sqrt(squares / (n - 1))
-        half = special.stdtrit(np.maximum(n - 1, 1), (1 + level) / 2) * deviation / np.sqrt(n)
-    spread = (n >= 2) & (deviation > NO_SPREAD)
-    half, deviation = np.where(spread, half, np.nan), np.where(spread, deviation, np.nan)
+    deviation = np.where((n >= 2) & (deviation > NO_SPREAD), deviation, np.nan)
+    half = half_widths(n, deviation, level)
     return Intervals(mean, mean - half, mean + half, n.astype(np.int64), deviation)
+
+
+def half_widths(n: NDArray[np.int64], deviation: Floats, level: float = LEVEL) -> Floats:
+    """Half the width of Student's t interval of means of `n` values; NaN without a deviation."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        quantile = special.stdtrit(np.maximum(n - 1, 1), (1 + level) / 2)
+        half: Floats = quantile * deviation / np.sqrt(n)
+    return half
 
 
 def paired_gain(

@@ -44,7 +44,7 @@ def gain_figure(
     students: Sequence[str],
     methods: Sequence[str],
 ) -> Figure:
-    """Draw the map of one teacher's groups; `gains` as `Analysis.gains`, baselines included.
+    """Draw the map of one teacher's groups; `gains` as `Analysis.gains` with `letters`.
 
     Clear gains and losses are filled by a scale centred on zero; what is not clear among all
     comparisons is grey, with a dashed edge where it is clear on its own.
@@ -118,6 +118,13 @@ def _write(
         axes.text(x, below, line, fontsize=7.8, **middle)  # type: ignore[arg-type]
 
 
+def _mark(axes: Axes, x: int, y: int, letters: str, color: str) -> None:
+    """Write letters into the upper right corner; long ones smaller, so that they stay inside."""
+    size = 8.5 if len(letters) <= 6 else 6.0
+    corner = {"ha": "right", "va": "top", "color": color, "in_layout": False}
+    axes.text(x + 0.43, y - 0.4, letters, fontsize=size, style="italic", **corner)  # type: ignore[arg-type]
+
+
 def _baseline_box(axes: Axes, y: int, base: Group | None) -> None:
     _rectangle(axes, 0, y, facecolor="#ffffff", edgecolor="#d5dae0", linewidth=0.8)
     if base is None:
@@ -137,6 +144,7 @@ def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
     gain, sign = float(group["gain"]), group["sign"]
     bounds = numbers.point_interval(group["gain_low"], group["gain_high"])
     n = f"n = {group['n']}"
+    letters = group["letters"]
     for status in ("failed", "damaged"):
         n += f" · {group[status]} {status}" if group[status] else ""
     if sign in ("positive", "negative"):
@@ -145,11 +153,13 @@ def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
         edge = GAIN if sign == "positive" else LOSS
         _rectangle(axes, x, y, facecolor=fill, edgecolor=edge, linewidth=1.4)
         _write(axes, x, y, (numbers.points(gain), bounds, n), color, bold=True)
+        _mark(axes, x, y, letters, color)
     else:
         # Clear on its own but not among all: an edge without a fill.
         dashed = {"positive": GAIN, "negative": LOSS}.get(group["alone"], "none")
         _rectangle(axes, x, y, facecolor=NEUTRAL, edgecolor=dashed, linestyle=_DASHES)
         _write(axes, x, y, (numbers.points(gain), bounds, n), "#4d5864")
+        _mark(axes, x, y, letters, "#4d5864")
 
 
 def _missing(axes: Axes, x: int, y: int, group: Group) -> None:

@@ -12,6 +12,7 @@ from ktbench.report.sections.learning import convergence, costs
 from ktbench.report.sections.published import published
 from ktbench.report.sections.run_details import fairness, troubles
 from ktbench.report.sections.stability import stability
+from ktbench.report.sections.techniques import techniques
 from ktbench.report.sections.terms import terms
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "pools",
     "published",
     "stability",
+    "techniques",
     "terms",
     "troubles",
     "views",

@@ -34,7 +34,7 @@ _WITHOUT = {"failed": "failed", "damaged": "damaged", "skipped": "skipped", "pen
 
 def gains(analysis: Analysis) -> Section:
     """Build the section: a heat map per teacher, study A's sign table, every gain in figures."""
-    frame = analysis.gains
+    frame = analysis.gains.assign(letters=_letters(analysis))
     if not analysis.methods:
         words = "The matrix has no method beside no transfer, so there is nothing to compare."
         return Section("gains", "Gains over no transfer", "", [Note(words)])
@@ -59,6 +59,21 @@ def gains(analysis: Analysis) -> Section:
     return Section("gains", "Gains over no transfer", lead, parts)
 
 
+def _letters(analysis: Analysis) -> list[str]:
+    """Compact letters of each group of `Analysis.gains`, with the usual training alone.
+
+    Letters of another training would be those of other comparisons.
+    """
+    names = ["student", "method", "teacher", "budget"]
+    standings = analysis.results.techniques
+    usual = standings[standings["training"] == ""]
+    letters = dict(
+        zip(usual[names].itertuples(index=False, name=None), usual["letters"], strict=True)
+    )
+    groups = analysis.gains[["student", "plain_method", "teacher", "budget"]]
+    return [letters.get(group, "") for group in groups.itertuples(index=False, name=None)]
+
+
 def _map(
     analysis: Analysis, frame: pd.DataFrame, teacher: str, name: str, *, several: bool
 ) -> Part:
@@ -68,6 +83,11 @@ def _map(
     caption += f", teacher {teacher}." if several else "."
     if (own["budget"] != "").any():
         caption += " [In brackets]: another training, compared with no transfer trained likewise."
+    if (own["letters"] != "").any():
+        caption += (
+            " Letters compare techniques with each other: two of a row that share one do not differ"
+            " clearly."
+        )
     if len(methods) > METHODS_SHOWN:
         caption += " " + _first_of(METHODS_SHOWN, len(methods), "methods", "gains")
     if len(analysis.students) > STUDENTS_SHOWN:

@@ -1,0 +1,72 @@
+"""Techniques ranked on several students: Friedman's test and Nemenyi's comparisons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ktbench.stats.intervals import LEVEL, Floats
+
+LEAST_RANKED = 3
+"""Fewest students, and fewest techniques, whose ranks are tested."""
+
+_SHUFFLES = 9_999
+_SEED = 1937  # the year of Friedman's paper
+
+
+@dataclass(frozen=True)
+class MeanRanks:
+    """Ranks of techniques over students; 1 is the best, ties share their mean.
+
+    rank (K,): mean over students. `p`: that no technique tends to rank above another. `p_pairs`
+    (K, K): Nemenyi's, adjusted for all pairs; mean ranks that lie `critical_difference` or more
+    apart differ clearly.
+    """
+
+    rank: Floats
+    p: float
+    p_pairs: Floats
+    critical_difference: float
+
+
+def mean_ranks(table: ArrayLike, level: float = LEVEL) -> MeanRanks:
+    """Rank techniques within each student, and test the ranks over students.
+
+    table (N, K): student by technique, without NaN, higher is better. Raises ValueError below
+    `LEAST_RANKED` of either.
+
+    Friedman's test (1937) by shuffling the ranks within each student, as its chi-square holds for
+    many students only; Nemenyi's by the studentised range with infinite degrees of freedom (Demšar,
+    JMLR 7, 2006, section 3.2.2), which is cautious for few. Students are the sample, so the answer
+    is about further students of this kind, and three of them can show little.
+    """
+    from scipy.stats import rankdata, studentized_range  # half a second, which few reports need
+
+    values = np.asarray(table, dtype=float)
+    students, techniques = values.shape
+    if min(students, techniques) < LEAST_RANKED or np.isnan(values).any():
+        raise ValueError("ranks need three students and three techniques, without gaps")
+    ranks: Floats = rankdata(-values, axis=1)
+    rank = ranks.mean(axis=0)
+    error = np.sqrt(techniques * (techniques + 1) / (6 * students))
+    apart = np.abs(rank[:, None] - rank) / error * np.sqrt(2)
+    critical = float(studentized_range.ppf(level, techniques, np.inf)) / np.sqrt(2) * error
+    p_pairs: Floats = studentized_range.sf(apart, techniques, np.inf)
+    return MeanRanks(rank, _friedman_p(ranks), p_pairs, float(critical))
+
+
+def _friedman_p(ranks: Floats) -> float:
+    """Share of shuffled tables whose ranks differ at least as much between techniques.
+
+    The sum of squared rank sums orders tables as Friedman's statistic does, ties included. The
+    table itself counts as a shuffle, so p is never 0. Equal tables give equal p.
+    """
+    draws = np.random.default_rng(_SEED)
+    sums = np.zeros((_SHUFFLES, ranks.shape[1]))
+    for own in ranks:
+        sums += draws.permuted(np.tile(own, (_SHUFFLES, 1)), axis=1)
+    observed = float((ranks.sum(axis=0) ** 2).sum())
+    at_least = int(((sums**2).sum(axis=1) >= observed - 1e-6).sum())
+    return (at_least + 1) / (_SHUFFLES + 1)
