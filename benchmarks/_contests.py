@@ -45,7 +45,8 @@ class Contest:
         table[0] += self.lead
         chance = np.broadcast_to(np.asarray(self.failing, dtype=float), self.techniques)
         has_failed = rng.random(size) < chance[:, None]
-        return np.where(has_failed, CHANCE, table), has_failed.any(axis=1)
+        failed: Bools = np.logical_or.reduce(has_failed, axis=1)
+        return np.where(has_failed, CHANCE, table), failed
 
 
 @dataclass(frozen=True)
@@ -130,3 +131,14 @@ def held_against_gamblers(contest: Contest, tables: int, seed: int = 11) -> floa
     """
     rng = np.random.default_rng(seed)
     return float(np.mean([stats.best_set(*contest.draw(rng)).inside[0] for _ in range(tables)]))
+
+
+def false_ranks(students: int, techniques: int, tables: int, seed: int = 11) -> tuple[float, float]:
+    """Shares of tables of equal techniques that Friedman's test, and Nemenyi's, call different."""
+    rng = np.random.default_rng(seed)
+    friedman = nemenyi = 0
+    for _ in range(tables):
+        ranks = stats.mean_ranks(rng.normal(0, 1, (students, techniques)))
+        friedman += ranks.p <= 1 - stats.LEVEL
+        nemenyi += bool((ranks.p_pairs <= 1 - stats.LEVEL).any())
+    return friedman / tables, nemenyi / tables

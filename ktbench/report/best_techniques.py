@@ -25,15 +25,21 @@ def contested(analysis: Analysis) -> pd.DataFrame:
     return frame[methods.transform("sum") > 1].reset_index(drop=True)
 
 
+def _main_first(analysis: Analysis) -> list[str]:
+    """Every training, the usual one first, then the longest."""
+    epochs = analysis.results.contenders.groupby("training", sort=False)["epochs"].max()
+    return sorted((str(name) for name in epochs.index), key=lambda t: (t != "", -epochs[t]))
+
+
 def together(analysis: Analysis) -> list[OverStudents]:
     """Comparisons over students with two methods or more, the usual training first."""
-    results = analysis.results
+    order = _main_first(analysis)
     wholes = [
         whole
-        for whole in over_students(results.contenders)
+        for whole in over_students(analysis.results.contenders)
         if (~whole.standings["is_baseline"]).sum() > 1
     ]
-    return sorted(wholes, key=lambda whole: whole.training != "")
+    return sorted(wholes, key=lambda whole: order.index(whole.training))
 
 
 def best_sentences(analysis: Analysis) -> list[str]:
@@ -46,12 +52,14 @@ def best_sentences(analysis: Analysis) -> list[str]:
             f"Which technique is best cannot be told from {_seeds(frame)}: that takes "
             f"{stats.LEAST_PAIRED} or more."
         ]
-    usual = frame.sort_values("training", key=lambda t: t != "", kind="stable")
-    first = usual.drop_duplicates("student").set_index("student")["training"]
+    place = frame["training"].map(_main_first(analysis).index)
+    main = frame.loc[place.sort_values(kind="stable").index].drop_duplicates("student")
+    first = main.set_index("student")["training"]
     students = [student for student in analysis.students if student in first.index]
     lines = []
     for whole in together(analysis)[:1]:
         where = f"Over {numbers.count(len(whole.students), 'student')} together"
+        where += f" with {whole.training}" if whole.training else ""
         lines.append(_sentence(where, whole.standings))
     for student in students[:_STUDENTS_SAID]:
         of_student = frame[(frame["student"] == student) & (frame["training"] == first[student])]
@@ -76,7 +84,8 @@ def _sentence(where: str, standings: pd.DataFrame) -> str:
     told = f"n = {standings['n'].max()}, {LEVEL}"
     if len(inside) == 1:
         name = _first(inside)["technique"]
-        return f"{where}, **{name}** is best: all {others} others are clearly worse ({told})."
+        worse = {1: "the other is", 2: "both others are"}.get(others, f"all {others} others are")
+        return f"{where}, **{name}** is best: {worse} clearly worse ({told})."
     if not others:
         words = f"none of {len(standings)} is clearly worse than the best"
         return f"{where}, no technique stands out: {words} ({told})."

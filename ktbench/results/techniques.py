@@ -42,11 +42,15 @@ def contenders(cells: pd.DataFrame, differences: Mapping[str, Mapping[str, str]]
     are those of `cells`.
     """
     frame = cells[["key", "student", "method", "teacher", "budget", "seed"]].copy()
+    frame["epochs"] = cells["budget_epochs"]
     frame["accuracy"] = _counted(cells, "accuracy")
     frame["validation"] = _counted(cells, "validation")
     frame["failed"] = cells["accuracy"].isna() & frame["accuracy"].notna()
     frame["is_baseline"] = frame["method"] == BASELINE.label
     odd = [differences[key] for key in frame["key"]]
+    if frame.loc[frame["is_baseline"], "epochs"].nunique() > 1:
+        each = zip(odd, frame["epochs"], strict=True)
+        odd = [{"epochs": str(epochs), **settings} for settings, epochs in each]
     own = [settings_text(_shared(settings)) for settings in odd]
     bases = frame.assign(training=own)[frame["is_baseline"]]
     has_base = set(zip(bases["student"], bases["training"], strict=True))
@@ -278,8 +282,8 @@ def _over_students(
         index=["student", "technique"], columns="seed", values="accuracy", dropna=False
     )
     index = pd.MultiIndex.from_product([students, techniques])
-    cube = wide.reindex(index).to_numpy(dtype=float)
-    cube = cube.reshape(len(students), len(techniques), -1)  # (N, K, S)
+    values = wide.reindex(index).to_numpy(dtype=float)
+    cube = values.reshape(len(students), len(techniques), -1)  # (N, K, S)
     each = rows.groupby("technique")[["failed", "is_baseline"]].any().loc[techniques]
     together = _Contest(
         {"training": training},

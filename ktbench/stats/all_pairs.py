@@ -124,7 +124,7 @@ def compact_letters(order: Sequence[int], differ: ArrayLike) -> list[str] | None
 
 def _grown(group: list[int], order: Sequence[int], alike: Bools) -> list[int]:
     """Return the group with every further item, in order, that is like all in it."""
-    may_join = alike[group].all(axis=0)
+    may_join: Bools = np.logical_and.reduce(alike[group], axis=0)
     for item in order:
         if may_join[item] and item not in group:
             group.append(item)

@@ -59,5 +59,5 @@ def best_set(table: ArrayLike, failed: ArrayLike | None = None, level: float = L
     worst = np.where(np.isnan(margin), np.inf, lead.mean + margin)
     # Only a rival that may be the best can be far ahead of the best: the others do not count.
     worst = np.where(inside[rival], worst, -np.inf).reshape(count, -1).max(axis=1)
-    judged = np.isfinite(error).reshape(count, -1).any(axis=1)
+    judged: Bools = np.logical_or.reduce(np.isfinite(error).reshape(count, -1), axis=1)
     return BestSet(inside, smallest, np.maximum(worst, 0.0), judged)

@@ -64,9 +64,11 @@ def gain_figure(
             for x, method in enumerate(columns, start=1):
                 _box(axes, x, y, by_name.get((student, method)), limit)
         odd = any(g["sign"] == "none" and g["alone"] in ("positive", "negative") for g in groups)
-        _legend(
-            axes, limit, columns=6 if len(columns) > 5 else 3, alone=odd, lacking=_lacking(groups)
-        )
+        title = f"points of test accuracy; full colour at ±{100 * limit:.1f}"
+        if any(g["letters"] for g in groups):
+            title += "\na common letter in a row: these techniques do not differ clearly"
+        many = 6 if len(columns) > 5 else 3
+        _legend(axes, title, columns=many, alone=odd, lacking=_lacking(groups))
         return rendered(
             figure,
             name=name,
@@ -185,9 +187,7 @@ def _lacking(groups: Sequence[Group]) -> set[str]:
     return {status for status in ("failed", "skipped") if any(g[status] for g in without)}
 
 
-def _legend(
-    axes: Axes, limit: float, *, columns: int, alone: bool, lacking: Collection[str]
-) -> None:
+def _legend(axes: Axes, title: str, *, columns: int, alone: bool, lacking: Collection[str]) -> None:
     handles = [
         Patch(facecolor=_SCALE(0.9), edgecolor=GAIN, linewidth=1.2, label="clear gain"),
         Patch(facecolor=NEUTRAL, edgecolor="#d5dae0", label="no clear difference"),
@@ -212,7 +212,7 @@ def _legend(
         handleheight=1.0,
         columnspacing=1.4,
         borderpad=0.2,
-        title=f"points of test accuracy; full colour at ±{100 * limit:.1f}",
+        title=title,
         title_fontsize=8,
         alignment="left",
     )

@@ -83,11 +83,6 @@ def _map(
     caption += f", teacher {teacher}." if several else "."
     if (own["budget"] != "").any():
         caption += " [In brackets]: another training, compared with no transfer trained likewise."
-    if (own["letters"] != "").any():
-        caption += (
-            " Letters compare techniques with each other: two of a row that share one do not differ"
-            " clearly."
-        )
     if len(methods) > METHODS_SHOWN:
         caption += " " + _first_of(METHODS_SHOWN, len(methods), "methods", "gains")
     if len(analysis.students) > STUDENTS_SHOWN:
