@@ -175,7 +175,7 @@ def _standing(contest: _Contest) -> pd.DataFrame:
     )
 
 
-def _compared(contests: list[_Contest]) -> list[stats.Pairs]:
+def _compared(contests: list[_Contest]) -> list[stats.TechniquePairs]:
     """All pairs of techniques with a teacher, all contests one family."""
     failed = [contest.failed[~contest.is_baseline] for contest in contests]
     return stats.all_pairs([contest.methods for contest in contests], failed)

@@ -24,7 +24,7 @@ _LETTERS = string.ascii_lowercase + string.ascii_uppercase
 
 
 @dataclass(frozen=True)
-class Pairs:
+class TechniquePairs:
     """Paired differences of all pairs of one table's techniques, first minus second; (P,) each.
 
     `adjusted` and `sign` are Holm's over the family of all tables that were given together. p and
@@ -72,7 +72,7 @@ def all_pairs(
     tables: Sequence[ArrayLike],
     failed: Sequence[ArrayLike] | None = None,
     level: float = LEVEL,
-) -> list[Pairs]:
+) -> list[TechniquePairs]:
     """Compare every two techniques within each table, all tables together as one family.
 
     tables: (K, S) each, technique by seed, NaN where there is no figure; failed: (K,) each, as in
@@ -90,7 +90,9 @@ def all_pairs(
     adjusted = holm(np.concatenate([np.empty(0), *p]))
     split = np.split(adjusted, np.cumsum([len(own) for own in p])[:-1]) if p else []
     return [
-        Pairs(first, second, interval, own, among_all, signs_at(interval.mean, among_all, level))
+        TechniquePairs(
+            first, second, interval, own, among_all, signs_at(interval.mean, among_all, level)
+        )
         for (first, second, interval), own, among_all in zip(compared, p, split, strict=True)
     ]
 

@@ -72,7 +72,8 @@ def _best_table(frame: pd.DataFrame) -> Table:
     caption = (
         "Techniques by mean test accuracy: those that may be best, and by how much each may be "
         f"behind the best at most, at {LEVEL} for one student's techniques together. Techniques "
-        "with a common letter do not differ clearly among all pairs of the report."
+        "with a common letter do not differ clearly among all pairs of the report, so many at once "
+        "that letters tell fewer apart than the search for the best."
     )
     if frame["failed"].any():
         caption += " A training that the technique itself made fail counts as a guess."
@@ -82,7 +83,7 @@ def _best_table(frame: pd.DataFrame) -> Table:
 _STANDING_COLUMNS = (
     Column("test accuracy"),
     Column("is it best?", number=False),
-    Column("behind the best, at most", hint="points of test accuracy"),
+    Column("points behind the best, at most", hint="points of test accuracy"),
 )
 
 
