@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -53,20 +54,29 @@ def mean_ranks(table: ArrayLike, level: float = LEVEL) -> MeanRanks:
     error = np.sqrt(techniques * (techniques + 1) / (6 * students))
     apart = np.abs(rank[:, None] - rank) / error * np.sqrt(2)
     critical = float(studentized_range.ppf(level, techniques, np.inf)) / np.sqrt(2) * error
-    p_pairs: Floats = studentized_range.sf(apart, techniques, np.inf)
-    return MeanRanks(rank, _friedman_p(ranks), p_pairs, float(critical))
+    distances, place = np.unique(apart, return_inverse=True)  # few, and each is an integral
+    p_pairs: Floats = studentized_range.sf(distances, techniques, np.inf)[place]
+    return MeanRanks(rank, _friedman_p(ranks), p_pairs.reshape(apart.shape), float(critical))
 
 
 def _friedman_p(ranks: Floats) -> float:
     """Share of shuffled tables whose ranks differ at least as much between techniques.
 
     The sum of squared rank sums orders tables as Friedman's statistic does, ties included. The
-    table itself counts as a shuffle, so p is never 0. Equal tables give equal p.
+    table itself counts as a shuffle, so p is never 0. The order of techniques does not matter.
     """
+    shuffled = _shuffled(tuple(tuple(np.sort(own).tolist()) for own in ranks))
+    observed = float((ranks.sum(axis=0) ** 2).sum())
+    at_least = int((shuffled >= observed - 1e-6).sum())
+    return (at_least + 1) / (_SHUFFLES + 1)
+
+
+@lru_cache(maxsize=16)
+def _shuffled(ranks: tuple[tuple[float, ...], ...]) -> Floats:
+    """Sums of squared rank sums of shuffled tables, (9,999,); always the same shuffles."""
     draws = np.random.default_rng(_SEED)
-    sums = np.zeros((_SHUFFLES, ranks.shape[1]))
+    sums = np.zeros((_SHUFFLES, len(ranks[0])))
     for own in ranks:
         sums += draws.permuted(np.tile(own, (_SHUFFLES, 1)), axis=1)
-    observed = float((ranks.sum(axis=0) ** 2).sum())
-    at_least = int(((sums**2).sum(axis=1) >= observed - 1e-6).sum())
-    return (at_least + 1) / (_SHUFFLES + 1)
+    squares: Floats = (sums**2).sum(axis=1)
+    return squares

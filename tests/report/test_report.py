@@ -25,6 +25,7 @@ from ktbench.records import (
 )
 from ktbench.report import write_report
 from ktbench.report.analysis import Analysis
+from ktbench.report.best_techniques import best_sentences
 from ktbench.report.verdict import best_methods, sentences
 from ktbench.results import ResultsFolder, load_results
 from tests.support.report_page import outline, page
@@ -222,13 +223,20 @@ def test_failures_and_skips_are_on_the_page_with_their_reasons(troubled: Path) -
     assert ">failed<" in svg and ">skipped<" in svg
 
 
+def after_the_best(analysis: Analysis) -> list[str]:
+    """The verdict's sentences after those on which technique is best."""
+    lines = best_sentences(analysis)
+    assert lines and sentences(analysis)[: len(lines)] == lines
+    return sentences(analysis)[len(lines) :]
+
+
 @pytest.mark.slow
 def test_the_headline_names_the_largest_clear_gain_and_the_largest_clear_loss(
     tmp_path: Path,
 ) -> None:
     shape = Shape(gains={"kd": 0.08, "fitnet": -0.08, "attention": 0.0}, noise=0.001, seeds=4)
     path = write_folder(tmp_path / "run", shape).path
-    found = sentences(Analysis(load_results(path)))
+    found = after_the_best(Analysis(load_results(path)))
     assert re.match(r"\*\*kd\*\* gains \+\d\.\d points \[\+\d\.\d, \+\d\.\d\] \(n = 4\)", found[0])
     assert re.match(r"\*\*fitnet\*\* hurts on \w+: −\d\.\d points \[", found[1])
     assert "On **local** the most accurate is" in found[2] and "ms measured" in found[2]
@@ -239,7 +247,7 @@ def test_the_headline_names_the_largest_clear_gain_and_the_largest_clear_loss(
 def test_one_seed_gives_figures_without_a_claim(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "run", Shape(seeds=1, epochs=3)).path
     write_report(path)
-    found = sentences(Analysis(load_results(path)))
+    found = after_the_best(Analysis(load_results(path)))
     assert "that takes at least two seeds that differ" in found[0]
     assert not any("gains" in s or "hurts" in s for s in found[1:])
     assert "clear gains" in page(path) and "cannot be judged" in page(path)
