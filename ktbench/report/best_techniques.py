@@ -10,7 +10,8 @@ from ktbench import stats
 from ktbench.report import numbers
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import Row, rows_of
-from ktbench.results.techniques import NO_TRANSFER, OverStudents, over_students
+from ktbench.results.contenders import NO_TRANSFER
+from ktbench.results.techniques import OverStudents
 
 LEVEL = f"{100 * stats.LEVEL:.0f}\u00a0%"
 _STUDENTS_SAID, _TECHNIQUES_SAID = 4, 4
@@ -36,7 +37,7 @@ def together(analysis: Analysis) -> list[OverStudents]:
     order = _main_first(analysis)
     wholes = [
         whole
-        for whole in over_students(analysis.results.contenders)
+        for whole in analysis.results.compared_techniques.over_students
         if (~whole.standings["is_baseline"]).sum() > 1
     ]
     return sorted(wholes, key=lambda whole: order.index(whole.training))

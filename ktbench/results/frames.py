@@ -23,12 +23,14 @@ from ktbench.records import (
     Statistic,
     Window,
 )
-from ktbench.results import setting_names, techniques
+from ktbench.results import setting_names
+from ktbench.results.contenders import contenders
 from ktbench.results.lock import Lock
 from ktbench.results.problems import Problem
 from ktbench.results.raw import CURVE_COLUMNS, read_curve, read_samples
 from ktbench.results.setting_names import settings_text
 from ktbench.results.storage import DamagedError, Mark
+from ktbench.results.techniques import Techniques
 from ktbench.results.unpacking import Unpacked
 
 _ACCURACIES = ("validation_last", "validation_best", "best_epoch", "test_last", "test_best")
@@ -97,17 +99,22 @@ class Results:
     @cached_property
     def contenders(self) -> pd.DataFrame:
         """One row per cell: what it contends in, and as which technique."""
-        return techniques.contenders(self.cells, self.differences)
+        return contenders(self.cells, self.differences)
 
     @cached_property
+    def compared_techniques(self) -> Techniques:
+        """Comparisons of techniques with each other, over students too."""
+        return Techniques(self.contenders)
+
+    @property
     def techniques(self) -> pd.DataFrame:
-        """`techniques.standings`: per student, which technique is best and which may be."""
-        return techniques.standings(self.contenders)
+        """`Techniques.standings`: per student, which technique is best and which may be."""
+        return self.compared_techniques.standings
 
-    @cached_property
+    @property
     def technique_pairs(self) -> pd.DataFrame:
-        """`techniques.pairs`: every technique against every other with the same student."""
-        return techniques.pairs(self.contenders)
+        """`Techniques.pairs`: every technique against every other with the same student."""
+        return self.compared_techniques.pairs
 
     @cached_property
     def differences(self) -> dict[str, dict[str, str]]:

@@ -33,7 +33,7 @@ class BestSet:
 def best_set(table: ArrayLike, failed: ArrayLike | None = None, level: float = LEVEL) -> BestSet:
     """Leave out each technique to which some other is clearly superior.
 
-    table (K, S): technique by seed, higher is better, NaN where there is no figure, K ≥ 1; failed
+    table (K, S): technique by seed, higher is better, NaN where there is no figure; failed
     (K,): techniques with a failed cell that counts as a figure.
 
     Hsu's constrained multiple comparisons with the best (Annals of Statistics 12, 1984) for paired
@@ -45,8 +45,9 @@ def best_set(table: ArrayLike, failed: ArrayLike | None = None, level: float = L
     """
     values = np.asarray(table, dtype=float)
     count = len(values)
-    if count == 1:
-        return BestSet(np.ones(1, dtype=bool), np.ones(1), np.zeros(1), np.zeros(1, dtype=bool))
+    if count < 2:
+        none = np.zeros(count, dtype=bool)
+        return BestSet(~none, np.ones(count), np.zeros(count), none)
     item, rival = np.nonzero(~np.eye(count, dtype=bool))
     lead = paired_differences(values, rival, item, failed)  # of the rival over the item
     freedom = np.maximum(lead.n - 1, 1)

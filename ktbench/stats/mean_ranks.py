@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ktbench.stats.cost_quality import Bools
 from ktbench.stats.intervals import LEVEL, Floats
 
 LEAST_RANKED = 3
@@ -19,17 +20,36 @@ _SEED = 1937  # the year of Friedman's paper
 
 @dataclass(frozen=True)
 class MeanRanks:
-    """Ranks of techniques over students; 1 is the best, ties share their mean.
+    """Ranks of techniques over `students`; 1 is the best, ties share their mean.
 
-    rank (K,): mean over students. `p`: that no technique tends to rank above another. `p_pairs`
-    (K, K): Nemenyi's, adjusted for all pairs; mean ranks that lie `critical_difference` or more
-    apart differ clearly.
+    rank (K,): mean over students. `p`: that no technique tends to rank above another. Mean ranks
+    that lie `critical_difference` or more apart differ clearly among all pairs (Nemenyi).
     """
 
     rank: Floats
     p: float
-    p_pairs: Floats
     critical_difference: float
+    students: int
+
+    @property
+    def differ(self) -> Bools:
+        """Pairs of techniques whose ranks differ clearly, (K, K)."""
+        clear: Bools = np.abs(self.rank[:, None] - self.rank) >= self.critical_difference
+        return clear
+
+    def p_pairs(self) -> Floats:
+        """Nemenyi's p of each pair, (K, K), adjusted for all of them; an integral for each."""
+        from scipy.stats import studentized_range  # half a second, which few reports need
+
+        count = len(self.rank)
+        apart = np.abs(self.rank[:, None] - self.rank) / _error(self.students, count)
+        p: Floats = studentized_range.sf(apart * np.sqrt(2), count, np.inf)
+        return p
+
+
+def _error(students: int, techniques: int) -> float:
+    """Standard deviation of the difference of two mean ranks where all rank alike."""
+    return float(np.sqrt(techniques * (techniques + 1) / (6 * students)))
 
 
 def mean_ranks(table: ArrayLike, level: float = LEVEL) -> MeanRanks:
@@ -51,12 +71,9 @@ def mean_ranks(table: ArrayLike, level: float = LEVEL) -> MeanRanks:
         raise ValueError("ranks need three students and three techniques, without gaps")
     ranks: Floats = rankdata(-values, axis=1)
     rank = ranks.mean(axis=0)
-    error = np.sqrt(techniques * (techniques + 1) / (6 * students))
-    apart = np.abs(rank[:, None] - rank) / error * np.sqrt(2)
-    critical = float(studentized_range.ppf(level, techniques, np.inf)) / np.sqrt(2) * error
-    distances, place = np.unique(apart, return_inverse=True)  # few, and each is an integral
-    p_pairs: Floats = studentized_range.sf(distances, techniques, np.inf)[place]
-    return MeanRanks(rank, _friedman_p(ranks), p_pairs.reshape(apart.shape), float(critical))
+    quantile = float(studentized_range.ppf(level, techniques, np.inf))
+    critical = quantile / np.sqrt(2) * _error(students, techniques)
+    return MeanRanks(rank, _friedman_p(ranks), float(critical), students)
 
 
 def _friedman_p(ranks: Floats) -> float:

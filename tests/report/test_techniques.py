@@ -24,6 +24,7 @@ def tables(section: Section) -> dict[str, Table]:
     return {part.name: part for part in section.parts if isinstance(part, Table)}
 
 
+@pytest.mark.slow
 def test_the_verdict_begins_with_the_techniques_that_may_be_best(tmp_path: Path) -> None:
     analysis = analysis_of(tmp_path / "run", Shape(gains=GAINS, seeds=5, epochs=2))
     lines = sentences(analysis)
@@ -44,6 +45,7 @@ def test_the_verdict_begins_with_the_techniques_that_may_be_best(tmp_path: Path)
         assert (worse in line) == (len(may_win) > 1)
 
 
+@pytest.mark.slow
 def test_a_technique_that_beats_all_others_is_named_alone(tmp_path: Path) -> None:
     gains = {"kd": 0.3, "attention": 0.02, "fitnet": -0.05}
     shape = Shape(students=("resnet8",), gains=gains, seeds=8, epochs=2)
@@ -52,6 +54,7 @@ def test_a_technique_that_beats_all_others_is_named_alone(tmp_path: Path) -> Non
     assert line == words
 
 
+@pytest.mark.slow
 def test_no_technique_stands_out_where_all_are_alike(tmp_path: Path) -> None:
     gains = {"kd": 0.0, "attention": 0.0, "fitnet": 0.0}
     shape = Shape(students=("resnet8",), gains=gains, seeds=3, epochs=2, noise=0.05)
@@ -64,12 +67,14 @@ def test_two_seeds_cannot_tell_which_is_best(tmp_path: Path) -> None:
     assert line == "Which technique is best cannot be told from 2 seeds: that takes 3 or more."
 
 
+@pytest.mark.slow
 def test_one_method_has_no_rivals_and_no_section(tmp_path: Path) -> None:
     analysis = analysis_of(tmp_path / "run", Shape(gains={"kd": 0.1}, seeds=5, epochs=2))
     assert sections.techniques(analysis) == ()
     assert "best" not in sentences(analysis)[0]
 
 
+@pytest.mark.slow
 def test_the_section_has_every_technique_and_the_pairs_that_differ(tmp_path: Path) -> None:
     analysis = analysis_of(tmp_path / "run", Shape(gains=GAINS, seeds=5, epochs=2))
     [section] = sections.techniques(analysis)
@@ -88,6 +93,7 @@ def test_the_section_has_every_technique_and_the_pairs_that_differ(tmp_path: Pat
     assert any("Friedman's test, p = " in note for note in notes)
 
 
+@pytest.mark.slow
 def test_another_training_is_a_contest_of_its_own(tmp_path: Path) -> None:
     shape = Shape(students=("resnet8",), gains=GAINS, seeds=3, epochs=2, views=(None, None, 2))
     analysis = analysis_of(tmp_path / "run", shape)

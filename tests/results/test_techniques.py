@@ -13,7 +13,8 @@ from benchmarks._synthetic import Shape, write_folder
 from ktbench import load_results, stats
 from ktbench.records import Cell, Failure
 from ktbench.results import Results
-from ktbench.results.techniques import contenders, over_students, pairs, standings
+from ktbench.results.contenders import contenders
+from ktbench.results.techniques import Techniques
 
 
 def results_of(path: Path, shape: Shape) -> Results:
@@ -33,6 +34,7 @@ def frame_of(tables: dict[str, dict[str, list[float]]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@pytest.mark.slow
 def test_standings_are_the_best_set_of_each_student_alone(tmp_path: Path) -> None:
     shape = Shape(gains={"kd": 0.1, "attention": 0.09, "fitnet": -0.05}, seeds=5, epochs=2)
     results = results_of(tmp_path / "run", shape)
@@ -52,6 +54,7 @@ def test_standings_are_the_best_set_of_each_student_alone(tmp_path: Path) -> Non
     assert set(frame["standing"]) >= {"clearly worse"}
 
 
+@pytest.mark.slow
 def test_pairs_are_one_family_over_students_and_leave_no_transfer_out(tmp_path: Path) -> None:
     results = results_of(tmp_path / "run", Shape(seeds=5, epochs=2))
     frame = results.technique_pairs
@@ -66,6 +69,7 @@ def test_pairs_are_one_family_over_students_and_leave_no_transfer_out(tmp_path: 
         assert bool(first & second) == (row["sign"] != "positive")
 
 
+@pytest.mark.slow
 def test_the_tables_are_plain_enough_for_json(tmp_path: Path) -> None:
     results = results_of(tmp_path / "run", Shape(seeds=3, epochs=2))
     for frame in (results.techniques, results.technique_pairs):
@@ -120,12 +124,14 @@ def test_what_has_no_figures_does_not_contend_and_few_seeds_are_not_judged(tmp_p
 def test_a_failure_that_counts_is_told_and_pulls_its_technique_down() -> None:
     frame = frame_of({"s": {"kd": [0.7, 0.71, 0.72, 0.71, 0.7], "at": [0.6, 0.62, 0.6, 0.1, 0.61]}})
     frame["failed"] = frame["accuracy"] == 0.1
-    told = standings(frame).set_index("technique")
+    told = Techniques(frame).standings.set_index("technique")
     assert told.loc["at", "failed"] == 1 and told.loc["kd", "failed"] == 0
     assert told.loc["at", "accuracy"] == pytest.approx(0.506)
-    short = standings(frame[frame["seed"] > 0])  # four seeds say nothing of a failing technique
+    short = Techniques(
+        frame[frame["seed"] > 0]
+    ).standings  # four seeds say nothing of a failing technique
     assert set(short["standing"]) == {"not judged"}
-    assert pairs(frame[frame["seed"] > 0])["sign"].tolist() == ["unknown"]
+    assert Techniques(frame[frame["seed"] > 0]).pairs["sign"].tolist() == ["unknown"]
 
 
 def test_techniques_over_students_are_compared_by_their_mean_seed_by_seed() -> None:
@@ -139,7 +145,7 @@ def test_techniques_over_students_are_compared_by_their_mean_seed_by_seed() -> N
         for student in ("a", "b", "c")
     }
     tables["c"]["extra"] = [0.9] * 5
-    [whole] = over_students(frame_of(tables))
+    [whole] = Techniques(frame_of(tables)).over_students
     assert whole.students == ["a", "b", "c"] and whole.left_out == ["extra"]
     mean = np.mean([[tables[s][t] for t in gains] for s in "abc"], axis=0)
     chosen = stats.best_set(mean)
@@ -152,7 +158,12 @@ def test_techniques_over_students_are_compared_by_their_mean_seed_by_seed() -> N
 
 def test_two_students_have_a_mean_and_no_ranks_and_one_has_neither() -> None:
     rows = {"kd": [0.7, 0.71, 0.72], "at": [0.6, 0.62, 0.6], "no transfer": [0.5, 0.51, 0.5]}
-    [two] = over_students(frame_of({"a": rows, "b": rows}))
+    [two] = Techniques(frame_of({"a": rows, "b": rows})).over_students
     assert np.isnan(two.friedman_p) and two.standings["rank"].isna().all()
     assert two.standings["standing"].tolist()[0] in ("best", "may be best")
-    assert list(over_students(frame_of({"a": rows}))) == []
+    assert Techniques(frame_of({"a": rows})).over_students == []
+    apart = frame_of({"a": rows, "b": rows})
+    is_kd, is_a = apart["technique"] == "kd", apart["student"] == "a"
+    apart = apart[~is_kd | ((apart["seed"] == 0) == is_a)]  # kd has no seed on both students
+    [without] = Techniques(apart).over_students
+    assert without.left_out == ["kd"] and len(without.standings) == 2
