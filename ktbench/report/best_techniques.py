@@ -84,13 +84,13 @@ def _sentence(where: str, standings: pd.DataFrame) -> str:
     others = len(standings) - len(inside)
     told = f"n = {standings['n'].max()}, {LEVEL}"
     if len(inside) == 1:
-        name = _first(inside)["technique"]
+        name = _named(_first(inside))
         worse = {1: "the other is", 2: "both others are"}.get(others, f"all {others} others are")
-        return f"{where}, **{name}** is best: {worse} clearly worse ({told})."
+        return f"{where}, {name} is best: {worse} clearly worse ({told})."
     if not others:
         words = f"none of {len(standings)} is clearly worse than the best"
         return f"{where}, no technique stands out: {words} ({told})."
-    names = _listed(list(inside["technique"]))
+    names = _listed([_named(row) for row in rows_of(inside)])
     worse = f"{others} {'is' if others == 1 else 'are'} clearly worse"
     if NO_TRANSFER in set(inside["technique"]):
         names += " (no transfer among them)"
@@ -99,12 +99,18 @@ def _sentence(where: str, standings: pd.DataFrame) -> str:
     return f"{where}, the best is one of {len(inside)}: {names}; {worse} ({told})."
 
 
+def _named(row: Row) -> str:
+    """A technique in bold, with the seeds in which it failed."""
+    failed = f" (failed in {row['failed']} of {row['n']})" if row.get("failed") else ""
+    return f"**{row['technique']}**{failed}"
+
+
 def _first(frame: pd.DataFrame) -> Row:
     return rows_of(frame.head(1))[0]
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = [f"**{name}**" for name in names[:_TECHNIQUES_SAID]]
+    shown = list(names[:_TECHNIQUES_SAID])
     rest = len(names) - len(shown)
     if rest:
         return f"{', '.join(shown)} and {rest} more"
