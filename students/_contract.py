@@ -27,7 +27,9 @@ class Features:
 
     logits (B, K); stages: outputs after activation, each a map (B, C, H, W) or tokens (B, N, D);
     embedding (B, D): what the classifier reads; preacts: the stages before their activation,
-    empty unless asked for; stem: the stem's output, where the network has one.
+    empty unless asked for; stem: the stem's output, where the network has one; sums: of a network
+    whose stages end in a BatchNorm and its activation (pre-activation networks), the stages before
+    both, and empty for all other networks.
     """
 
     logits: Tensor
@@ -35,6 +37,7 @@ class Features:
     embedding: Tensor | None = None
     preacts: tuple[Tensor, ...] = ()
     stem: Tensor | None = None
+    sums: tuple[Tensor, ...] = ()
 
 
 TeacherName = NewType("TeacherName", str)
@@ -117,20 +120,30 @@ class StagedNetwork(Student):
         """Apply the activation that closes a stage; never in place, as `preact` may be read."""
         return functional.relu(preact)
 
+    def run_stage(self, stage: nn.Module, x: Tensor, sums: list[Tensor]) -> Tensor:
+        """Return a stage's output before its activation.
+
+        A pre-activation network adds what precedes its last BatchNorm to `sums`.
+        """
+        preact: Tensor = stage(x)
+        return preact
+
     def forward_features(self, inputs: Tensor, *, preacts: bool = False) -> Features:
         """See `Student.forward_features`."""
         stem = self.stem(inputs) if self.stem is not None else None
         x = inputs if stem is None else stem
         before: list[Tensor] = []
         after: list[Tensor] = []
+        sums: list[Tensor] = []
         for stage in self.stages:
-            preact = stage(x)
+            preact = self.run_stage(stage, x, sums)
             x = self.activate(preact)
             if preacts:
                 before.append(preact)
             after.append(x)
         embedding = self.embed(x)
-        return Features(self.head(embedding), tuple(after), embedding, tuple(before), stem)
+        shown = tuple(after), embedding, tuple(before), stem, tuple(sums)
+        return Features(self.head(embedding), *shown)
 
 
 def scaled(channels: int, width: float) -> int:

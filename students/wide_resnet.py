@@ -4,8 +4,8 @@ Zagoruyko and Komodakis, arXiv 1605.07146, as `wrn_<depth>_<k>`. In a pre-activa
 BatchNorm and ReLU that activate a stage's output are the first layers of the next stage. Here
 they close the stage that they activate: `preacts` are the BatchNorm's outputs, `stages` follow
 from them, and each BatchNorm runs once. Nothing is lost by it, as the blocks that begin stages 2
-and 3 read only the activated map, on both their branches. The stem is the first convolution
-alone.
+and 3 read only the activated map, on both their branches. The maps before that BatchNorm, the
+sums of the last blocks, are shown as `sums`. The stem is the first convolution alone.
 """
 
 from __future__ import annotations
@@ -25,12 +25,26 @@ def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.
     channels = [stem, *(scaled(c * k, width) for c in (16, 32, 64))]
     blocks = (depth - 4) // 6
     return initialise(
-        StagedNetwork(
+        WideResNet(
             stem=_conv(in_channels, stem),
             stages=[_stage(channels[i], channels[i + 1], blocks, first=i == 0) for i in range(3)],
             head=nn.Linear(channels[-1], num_classes),
         )
     )
+
+
+class WideResNet(StagedNetwork):
+    """Stages that each end in the BatchNorm that the network's ReLU follows."""
+
+    def run_stage(self, stage: nn.Module, x: Tensor, sums: list[Tensor]) -> Tensor:
+        """See `StagedNetwork.run_stage`."""
+        assert isinstance(stage, nn.Sequential)
+        *blocks, closing = stage
+        for block in blocks:
+            x = block(x)
+        sums.append(x)
+        preact: Tensor = closing(x)
+        return preact
 
 
 class PreactivationBlock(nn.Module):

@@ -63,6 +63,17 @@ class View:
         stem = self._features.stem
         return None if stem is None else self._read(stem)
 
+    @property
+    def shows_sums(self) -> bool:
+        """True for a pre-activation network."""
+        return bool(self._features.sums)
+
+    @property
+    def sums(self) -> tuple[Tensor, ...]:
+        """Stages before their last BatchNorm in a pre-activation network; else the stages."""
+        sums = self._features.sums or self._features.stages
+        return tuple(self._read(each) for each in sums)
+
 
 def seen(student: Features) -> View:
     """Return the student's features in at least single precision."""
@@ -102,6 +113,11 @@ class Distillation(TransferMethod, Generic[C]):
         return _missing(cls.needs(config), cls.student_needs(config), setting) or cls.unfit(
             config, setting
         )
+
+    @classmethod
+    def revision(cls, config: Any) -> int:
+        """1 with standardised logits, whose deviation is the sample's since then."""
+        return int(getattr(config, "standardise", False))
 
     @classmethod
     def unfit(cls, config: Any, setting: Setting) -> str | None:

@@ -43,6 +43,10 @@ class Features(Protocol):
     def stem(self) -> Tensor | None:
         """The stem's output, where there is one."""
 
+    @property
+    def sums(self) -> tuple[Tensor, ...]:
+        """A pre-activation network's stages before their last BatchNorm; else empty."""
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:
@@ -53,6 +57,7 @@ class Needs:
     embedding: bool = False
     preacts: bool = False
     stem: bool = False
+    sums: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """Return what either of the two needs."""
@@ -62,6 +67,7 @@ class Needs:
             embedding=self.embedding or other.embedding,
             preacts=self.preacts or other.preacts,
             stem=self.stem or other.stem,
+            sums=self.sums or other.sums,
         )
 
     def __bool__(self) -> bool:
@@ -269,6 +275,15 @@ class TransferMethod(nn.Module):
         method are finite if logits of the teacher are -inf. Other methods return None.
         """
         return None
+
+    @classmethod
+    def revision(cls, config: Any) -> int:
+        """Return how often the meaning of these settings has changed; it is part of a cell's key.
+
+        A method of the catalogue that computes something else than before with equal settings, or
+        whose defaults are others, returns one more than before.
+        """
+        return 0
 
     @classmethod
     def scale(cls, config: Any) -> Scale | None:

@@ -12,12 +12,13 @@ from torch.nn import functional
 def standardised(logits: Tensor) -> Tensor:
     """Each sample's logits (B, K) with mean 0 and deviation 1 over the classes.
 
-    Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, equation 9: the
-    deviation of the population, plus 1e-7. Equal logits become zeros.
+    Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, algorithm 1, as their
+    code computes it: the deviation of a sample (K - 1), where the paper writes that of the
+    population (K), plus 1e-7. Equal logits become zeros.
     """
     centred = logits - logits.mean(1, keepdim=True)
     norm: Tensor = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-    return centred / (norm / sqrt(logits.shape[1]) + 1e-7)
+    return centred / (norm / sqrt(max(1, logits.shape[1] - 1)) + 1e-7)
 
 
 def prepared(logits: Tensor, standardise: bool) -> Tensor:

@@ -147,13 +147,15 @@ def _sides(setting: Setting) -> tuple[Shapes, Shapes]:
     return setting.teacher, setting.student
 
 
-def transitions_reason(what: str, setting: Setting) -> str | None:
-    """Explain why stages paired in order cannot be compared from one to the next, or None.
+def transitions_reason(
+    what: str, setting: Setting, pairs: Sequence[tuple[int, int]] | None = None
+) -> str | None:
+    """Explain why stages, paired in order, cannot be compared from one to the next, or None.
 
     It takes two pairs or more, each of one width; `what` names what is compared.
     """
     teacher, student = _sides(setting)
-    pairs = _in_order(setting)
+    pairs = _in_order(setting) if pairs is None else pairs
     for t, s in pairs:
         theirs, ours = width_of(teacher.stages[t]), width_of(student.stages[s])
         if theirs != ours:

@@ -3,22 +3,49 @@
 Heo et al.: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons,
 AAAI 2019, equation 5 (the alternative loss). In two phases, as published: the boundaries first,
 on pre-activations, then the task alone.
+
+Beside the comparison (Tian et al., ICLR 2020): its code leaves out VGG's first stage and refuses
+networks of unequal numbers of stages; it connects stages of other widths or sizes by the hint's
+regressor, where the authors' code has a 1x1 convolution and BatchNorm, as here (stages of one shape
+are connected by nothing in all three). Its wide ResNet's last BatchNorm stands still as it was
+initialised while boundaries are learnt, and they are learnt for 30 epochs at a constant rate before
+the 240 of the task; here both share one budget, as every method does. `compatible: repdistiller`
+takes its stages, connectors and BatchNorm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ktbench.transfer_methods import _checks
-from ktbench.transfer_methods._adapt import aligned, conv_norm, width_of
-from ktbench.transfer_methods._common import Distillation, cross_entropy, frozen, seen, sum_of
+from ktbench.transfer_methods._adapt import BatchNorm, aligned, conv_norm, width_of
+from ktbench.transfer_methods._common import (
+    Distillation,
+    View,
+    cross_entropy,
+    frozen,
+    seen,
+    sum_of,
+)
+from ktbench.transfer_methods._compatible import (
+    Compatible,
+    check_compatible,
+    comparison_pairs,
+    comparison_reason,
+    is_compatible,
+    resizing_conv,
+    resizing_reason,
+)
 from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
 from ktbench.transfer_methods._pairs import Pairs, check_pairs, pairs_reason, stage_pairs
+
+_BATCH_NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +61,15 @@ class Config:
     pairs: Pairs = "stage"
     """Pairs of a teacher stage and a student stage; see `_pairs.py`. A pair counts half of the
     next one."""
+    compatible: Compatible = "none"
+    """`repdistiller`: stages and connectors as the comparison's code has them; see above."""
 
     def __post_init__(self) -> None:
         _checks.number(self, "weight", "margin", "initial", above=0)
         if self.initial >= 1:
             raise ValueError(f"initial must be below 1, not {self.initial:g}")
         check_pairs(self.pairs)
+        check_compatible(self, "pairs")
 
 
 def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
@@ -52,10 +82,38 @@ def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
     return short.square().flatten(1).sum(1).mean()
 
 
+def _paired(config: Config, setting: Setting) -> tuple[tuple[int, int], ...]:
+    if is_compatible(config):
+        return comparison_pairs("all", setting)
+    return stage_pairs(config.pairs, setting)
+
+
+def _connector(student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
+    if width_of(student) == width_of(teacher):
+        return nn.Identity()
+    return conv_norm(width_of(student), width_of(teacher))
+
+
+def _compared_connector(student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
+    """Nothing between stages of one shape, as the comparison's code has it."""
+    if student == teacher:
+        return nn.Identity()
+    return nn.Sequential(resizing_conv(student, teacher), BatchNorm(width_of(teacher)))
+
+
+def _last_at_rest(student: View) -> tuple[Tensor, ...]:
+    """Pre-activations; a pre-activation network's last BatchNorm as it was initialised."""
+    preacts = student.preacts
+    if not student.shows_sums:
+        return preacts
+    return (*preacts[:-1], student.sums[-1] / sqrt(1 + _BATCH_NORM_EPS))
+
+
 class Method(Distillation[Config]):
     """Phase `boundary`: weight * sum of 2^(i - n) boundary losses. Phase `task`: CE.
 
-    A 1x1 convolution with batch normalisation connects each student stage to its teacher stage.
+    A 1x1 convolution with batch normalisation connects a student stage to a teacher stage of
+    another width; stages of one width are compared as they are.
     """
 
     Config = Config
@@ -64,10 +122,9 @@ class Method(Distillation[Config]):
         super().__init__(config, setting)
         assert setting.teacher is not None
         theirs, ours = setting.teacher.stages, setting.student.stages
-        self.pairs = stage_pairs(config.pairs, setting)
-        self.connectors = nn.ModuleList(
-            conv_norm(width_of(ours[s]), width_of(theirs[t])) for t, s in self.pairs
-        )
+        self.pairs = _paired(config, setting)
+        connect = _compared_connector if is_compatible(config) else _connector
+        self.connectors = nn.ModuleList(connect(ours[s], theirs[t]) for t, s in self.pairs)
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
@@ -75,9 +132,26 @@ class Method(Distillation[Config]):
         return Needs(preacts=True)
 
     @classmethod
+    def student_needs(cls, config: Any) -> Needs:
+        """Pre-activations; a pre-activation network's sums for the comparison's loss."""
+        return Needs(logits=True, preacts=True, sums=is_compatible(config))
+
+    @classmethod
     def unfit(cls, config: Any, setting: Setting) -> str | None:
-        """A stage that is not there."""
-        return pairs_reason(config.pairs, setting)
+        """A stage that is not there, or stages that the comparison's code does not connect."""
+        if not is_compatible(config):
+            return pairs_reason(config.pairs, setting)
+        assert setting.teacher is not None
+        if reason := comparison_reason("all", setting, equal=True):
+            return reason
+        theirs, ours = setting.teacher.stages, setting.student.stages
+        reasons = (resizing_reason(ours[s], theirs[t]) for t, s in _paired(config, setting))
+        return next((reason for reason in reasons if reason), None)
+
+    @classmethod
+    def revision(cls, config: Any) -> int:
+        """1: stages of one width had a connector too."""
+        return 1
 
     def phases(self) -> Sequence[Phase]:
         """The boundaries move everything up to the last paired stage; then the task moves all."""
@@ -92,10 +166,14 @@ class Method(Distillation[Config]):
         view = seen(student)
         if batch.phase != "boundary":
             return {"ce": cross_entropy(view.logits, batch.labels)}
-        ours, theirs = view.preacts, frozen(teacher).preacts
+        compatible = is_compatible(self.config)
+        ours = _last_at_rest(view) if compatible else view.preacts
+        theirs = frozen(teacher).preacts
         losses = []
         for i, ((t, s), connector) in enumerate(zip(self.pairs, self.connectors, strict=True)):
-            mine, other = aligned(ours[s], theirs[t])
+            mine, other = ours[s], theirs[t]
+            if not compatible:
+                mine, other = aligned(mine, other)
             share = 2.0 ** (i + 1 - len(self.pairs))
             losses.append(share * boundary_loss(connector(mine), other, self.config.margin))
         return {"transfer": self.config.weight * sum_of(losses)}

@@ -2,6 +2,12 @@
 
 Zagoruyko, Komodakis: Paying More Attention to Attention, ICLR 2017, equation 2, with the
 activation-based map F_sum^p of section 3.1 (mean in place of sum, as maps are normalised).
+
+Beside the comparison (Tian et al., ICLR 2020): its code leaves out VGG's first stage, reads a wide
+ResNet's sums before BatchNorm and ReLU, and where sizes differ it pools the features before it
+takes their map. Here every stage counts, after its activation as in the paper, and the map is
+taken of the whole image first, so that a pooled average cannot hide what cancels in it.
+`compatible: repdistiller` does as the code does.
 """
 
 from __future__ import annotations
@@ -16,12 +22,11 @@ from ktbench.transfer_methods import _checks
 from ktbench.transfer_methods._adapt import aligned, as_map, common_size, size_of
 from ktbench.transfer_methods._common import View, mean_square, sum_of
 from ktbench.transfer_methods._contract import Batch, Setting
-from ktbench.transfer_methods._paired import Paired, PairWeights
-from ktbench.transfer_methods._pairs import stage_pairs
+from ktbench.transfer_methods._paired import ComparedWeights, Paired
 
 
 @dataclass(frozen=True, slots=True)
-class Config(PairWeights):
+class Config(ComparedWeights):
     """The published settings: weight 1000, p = 2, all stages.
 
     The weight is for images of 32x32: a mean over positions of normalised maps shrinks as their
@@ -34,7 +39,7 @@ class Config(PairWeights):
     """p: activations count by |F|^p."""
 
     def __post_init__(self) -> None:
-        PairWeights.__post_init__(self)
+        ComparedWeights.__post_init__(self)
         _checks.number(self, "power", least=1)
 
 
@@ -72,7 +77,7 @@ class Method(Paired[Config]):
         assert teacher is not None
         meeting = {
             common_size(size_of(teacher.stages[t]), size_of(student.stages[s]))
-            for t, s in stage_pairs(config.pairs, setting)
+            for t, s in cls.paired(config, setting)
         }
         if meeting == {(1, 1)}:
             return "every pair of stages meets at one position, whose attention map is constant"
@@ -80,6 +85,9 @@ class Method(Paired[Config]):
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""
-        ours, theirs = student.stages, teacher.stages
+        ours, theirs = self.maps(student), self.maps(teacher)
         power = self.config.power
-        return sum_of([attention_loss(ours[s], theirs[t], power) for t, s in self.pairs])
+        pairs = [(ours[s], theirs[t]) for t, s in self.pairs]
+        if self.compatible(self.config):
+            pairs = [aligned(*pair) for pair in pairs]
+        return sum_of([attention_loss(mine, other, power) for mine, other in pairs])

@@ -113,6 +113,11 @@ class Method(TransferMethod):
         return Scale(config.ce_weight, sum(weights) if weights else None)
 
     @classmethod
+    def revision(cls, config: Any) -> int:
+        """All parts' together."""
+        return sum(part.kind.revision(part.config) for part in config.parts)
+
+    @classmethod
     def student_needs(cls, config: Any) -> Needs:
         """Return what any part needs of the student."""
         needs = Needs(logits=True)

@@ -7,7 +7,7 @@ Peng et al.: Correlation Congruence for Knowledge Distillation, ICCV 2019. Two f
 `neighbours`  what the standard CIFAR-100 comparison (Tian et al., ICLR 2020) computes under this
               name, and what its weight of 0.02 is for: with d the absolute difference of the two
               embeddings of a sample, the mean over neighbours in the batch of the inner product
-              of their d.
+              of their d. It is equal to the comparison's code.
 """
 
 from __future__ import annotations

@@ -7,6 +7,12 @@ The memory holds both networks' embeddings of the whole training set: 8 * train_
 bytes (51 MB for 50,000 samples at 128, 1.3 GB for 1.28 million), which the checkpoint holds too. A
 step compares the batch with all of it: 8 * batch * train_size * dimension operations, gradients
 included, and 8 * batch * train_size bytes at a time.
+
+Beside the comparison's own code: it draws negatives without repeats among the samples of other
+classes, whose labels it knows from the start, and takes the norming constant from the scores that
+it has drawn first; here negatives may repeat, those of the sample's class are not counted, and the
+constant is that of all scores, which the step has at hand. `compatible: repdistiller` draws and
+norms as the code does, as far as labels have been seen: after the first epoch all have.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from torch.nn import functional
 
 from ktbench.transfer_methods import _checks
 from ktbench.transfer_methods._common import OneTerm, View, Weights
+from ktbench.transfer_methods._compatible import Compatible, check_compatible, is_compatible
 from ktbench.transfer_methods._contract import Batch, Needs, Setting, batch_generator
 
 _TINY = 1e-7
@@ -39,12 +46,15 @@ class Config(Weights):
     """Share of a remembered embedding that remains when its sample comes again."""
     dimension: int = 128
     """Size of the linear embeddings on both sides, which are trained."""
+    compatible: Compatible = "none"
+    """`repdistiller`: draws and norming constant as the comparison's code has them; see above."""
 
     def __post_init__(self) -> None:
         Weights.__post_init__(self)
         _checks.whole(self, "negatives", "dimension", least=1)
         _checks.number(self, "temperature", above=0)
         _checks.number(self, "momentum", least=0, most=1)
+        check_compatible(self)
 
 
 def contrast_loss(positive: Tensor, negative: Tensor, counted: Tensor, noise: float) -> Tensor:
@@ -132,10 +142,21 @@ class Method(OneTerm[Config]):
         """(B, K): positions in the training set."""
         size, count = len(self.seen_labels), self.config.negatives
         device, rows = self.seen_labels.device, len(batch.indices)
-        if count >= size:
+        compatible = is_compatible(self.config)
+        possible = self._others(batch) if compatible else None
+        if possible is not None and possible.any(1).all():
+            repeats = count > int(possible.sum(1).min())
+            generator = batch_generator(batch)
+            return torch.multinomial(possible, count, repeats, generator=generator).to(device)
+        if count >= size or compatible:
             return torch.arange(size, device=device).expand(rows, size)
         drawn = torch.randint(size, (rows, count), generator=batch_generator(batch))
         return drawn.to(device)
+
+    def _others(self, batch: Batch) -> Tensor:
+        """(B, N): 1 for samples of other classes, or not seen yet, and 0 for the rest."""
+        possible = self.seen_labels.cpu() != batch.labels.cpu()[:, None]
+        return possible.float().scatter_(1, batch.indices.cpu()[:, None], 0.0)
 
     def _side(
         self,
@@ -153,12 +174,13 @@ class Method(OneTerm[Config]):
         with torch.enable_grad():
             leaf = anchor.detach().requires_grad_()
             scores = leaf @ memory.T / self.config.temperature  # (B, N)
+            chosen = scores.gather(1, torch.cat((positives[:, None], drawn), 1))
             if not self._normed[side]:  # asked of the device once, as asking waits for it
                 if self.norms[side] == 0:
-                    self.norms[side] = scores.detach().exp().mean() * len(memory)
+                    over = chosen if is_compatible(self.config) else scores
+                    self.norms[side] = over.detach().exp().mean() * len(memory)
                 self._normed[side] = True
-            chosen = torch.cat((positives[:, None], drawn), 1)
-            shares = scores.gather(1, chosen).exp() / self.norms[side]
+            shares = chosen.exp() / self.norms[side]
             noise = drawn.shape[1] / len(memory)
             loss = contrast_loss(shares[:, 0], shares[:, 1:], counted, noise)
             (gradient,) = torch.autograd.grad(loss, leaf)

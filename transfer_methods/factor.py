@@ -10,6 +10,13 @@ epochs of its own afterwards); then the student's factors follow the teacher's. 
            map, divided by its norm.
 `vectors`  the paper's equation 2: all of a sample's factors divided by their norm; its authors
            take a weight of 500.
+
+Beside the comparison: its paraphraser, like the authors', has no BatchNorm and goes back by
+transposed convolutions; for that it is trained at a fifth of the rate of ResNet students. Here it
+has BatchNorm, so that it trains at the one rate of a matrix. The comparison's student waits for it,
+in 30 epochs before the 240 of its own; its wide ResNet's sum is read before BatchNorm and ReLU; and
+a student's stage is translated before it is made smaller, not after, which costs more.
+`compatible: repdistiller` does as the code does, within one budget.
 """
 
 from __future__ import annotations
@@ -34,11 +41,19 @@ from ktbench.transfer_methods._adapt import (
 )
 from ktbench.transfer_methods._common import (
     Distillation,
+    View,
     Weights,
     cross_entropy,
     frozen,
     mean_square,
     seen,
+)
+from ktbench.transfer_methods._compatible import (
+    Compatible,
+    check_compatible,
+    comparison_pairs,
+    comparison_reason,
+    is_compatible,
 )
 from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
 from ktbench.transfer_methods._pairs import (
@@ -64,6 +79,8 @@ class Config(Weights):
     """The form in which factors are compared; see above."""
     pairs: Pairs = "last"
     """One pair of stages; see `_pairs.py`."""
+    compatible: Compatible = "none"
+    """`repdistiller`: paraphraser and stage as the comparison's code has them; see above."""
 
     def __post_init__(self) -> None:
         Weights.__post_init__(self)
@@ -75,26 +92,31 @@ class Config(Weights):
         several = not isinstance(self.pairs, str) and len(self.pairs) > 1
         if self.pairs == "stage" or by_similarity(self.pairs) or several:
             raise ValueError("pairs must be one pair: middle, last or [[teacher, student]]")
+        check_compatible(self, "pairs", "form")
 
 
 class Paraphraser(nn.Module):
-    """Three 3x3 convolutions to the factors and three back."""
+    """Three 3x3 convolutions to the factors and three back.
 
-    def __init__(self, channels: int, factors: int) -> None:
+    `plain`: without BatchNorm, and back by transposed convolutions.
+    """
+
+    def __init__(self, channels: int, factors: int, *, plain: bool = False) -> None:
         super().__init__()
-        self.encoder = _layers(channels, channels, factors, factors)
-        self.decoder = _layers(factors, factors, channels, channels)
+        back = nn.ConvTranspose2d if plain else nn.Conv2d
+        self.encoder = _layers(channels, channels, factors, factors, plain=plain)
+        self.decoder = _layers(factors, factors, channels, channels, plain=plain, kind=back)
 
     def forward(self, teacher: Tensor) -> Tensor:
         """The teacher's map (B, C, H, W) as the factors let it be rebuilt."""
         return self.decoder(self.encoder(teacher))  # type: ignore[no-any-return]
 
 
-def _layers(*widths: int) -> nn.Sequential:
+def _layers(*widths: int, plain: bool = False, kind: type[nn.Module] = nn.Conv2d) -> nn.Sequential:
     layers: list[nn.Module] = []
     for ours, theirs in pairwise(widths):
-        conv = nn.Conv2d(ours, theirs, 3, padding=1)
-        layers += [conv, BatchNorm(theirs), nn.LeakyReLU(0.1)]
+        normed = [] if plain else [BatchNorm(theirs)]
+        layers += [kind(ours, theirs, 3, padding=1), *normed, nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)
 
 
@@ -109,6 +131,12 @@ def _energy(factors: Tensor) -> Tensor:
     return factors.square().mean(1, keepdim=True)
 
 
+def _paired(config: Config, setting: Setting) -> tuple[tuple[int, int], ...]:
+    if is_compatible(config):
+        return comparison_pairs("last", setting)
+    return stage_pairs(config.pairs, setting)
+
+
 class Method(Distillation[Config]):
     """Phase `paraphrase`: CE, and MSE of the rebuilt stage. Phase `transfer`: CE + factors."""
 
@@ -117,54 +145,75 @@ class Method(Distillation[Config]):
     def __init__(self, config: Any, setting: Setting) -> None:
         super().__init__(config, setting)
         assert setting.teacher is not None
-        self.pairs = stage_pairs(config.pairs, setting)
+        self.pairs = _paired(config, setting)
         ((self.taught, self.learning),) = self.pairs
         theirs = width_of(setting.teacher.stages[self.taught])
         ours = width_of(setting.student.stages[self.learning])
-        factors = max(1, round(theirs * config.rate))
-        self.paraphraser = Paraphraser(theirs, factors)
+        compatible = is_compatible(config)
+        factors = max(1, int(theirs * config.rate) if compatible else round(theirs * config.rate))
+        self.paraphraser = Paraphraser(theirs, factors, plain=compatible)
         self.translator = _layers(ours, ours, factors, factors)
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
-        """Stages."""
-        return Needs(stages=True)
+        """Stages; a pre-activation network's sums for the comparison's loss."""
+        return Needs(stages=True, sums=is_compatible(config))
 
     @classmethod
     def unfit(cls, config: Any, setting: Setting) -> str | None:
         """A stage that is not there, or maps of a single position."""
-        if reason := pairs_reason(config.pairs, setting):
+        compatible = is_compatible(config)
+        if reason := (
+            comparison_reason("last", setting)
+            if compatible
+            else pairs_reason(config.pairs, setting)
+        ):
             return reason
         assert setting.teacher is not None
-        ((t, s),) = stage_pairs(config.pairs, setting)
+        ((t, s),) = _paired(config, setting)
         sizes = size_of(setting.teacher.stages[t]), size_of(setting.student.stages[s])
         if config.form == "maps" and common_size(*sizes) == (1, 1):
             return "the stages meet at one position, whose map is constant: set form to vectors"
         return None
 
     def phases(self) -> Sequence[Phase]:
-        """The student learns its task throughout; the paraphraser, then the translator."""
-        task = Update(("ce",), Scope(), ())
+        """The paraphraser, then the translator; the student learns its task throughout.
+
+        As compared, the student waits in the first phase.
+        """
         words = Update(("paraphrase",), Scope.nothing(), ("paraphraser.",))
+        task = Update(("ce",), Scope(), ())
+        first = (words,) if is_compatible(self.config) else (task, words)
         return (
-            Phase("paraphrase", self.config.initial, (task, words)),
+            Phase("paraphrase", self.config.initial, first),
             Phase("transfer", 1.0, (Update(("ce", "transfer"), Scope(), ("translator.",)),)),
         )
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
-        """The terms: ce; paraphrase in its phase, transfer in the other."""
+        """The terms: ce; paraphrase in its phase, transfer in the other.
+
+        As compared, paraphrase alone in its phase.
+        """
         c, ours = self.config, seen(student)
-        theirs = as_map(frozen(teacher).stages[self.taught])
+        compatible = is_compatible(c)
+        theirs = as_map(self._stage(frozen(teacher), self.taught))
         terms = {"ce": c.ce_weight * cross_entropy(ours.logits, batch.labels)}
         self.paraphraser.train(batch.phase == "paraphrase")
         if batch.phase == "paraphrase":
-            terms["paraphrase"] = mean_square(self.paraphraser(theirs), theirs)
-            return terms
+            words = {"paraphrase": mean_square(self.paraphraser(theirs), theirs)}
+            return words if compatible else terms | words
         with torch.no_grad():
             factors = self.paraphraser.encoder(theirs)
-        mine, other = aligned(ours.stages[self.learning], factors)
-        translated = self.translator(mine)
+        mine, other = self._stage(ours, self.learning), factors
+        if compatible:
+            translated, other = aligned(self.translator(mine), other)
+        else:
+            mine, other = aligned(mine, other)
+            translated = self.translator(mine)
         if c.form == "maps":
             translated, other = _energy(translated), _energy(other)
         terms["transfer"] = c.weight * factor_loss(translated, other)
         return terms
+
+    def _stage(self, view: View, number: int) -> Tensor:
+        return (view.sums if is_compatible(self.config) else view.stages)[number]

@@ -2,6 +2,12 @@
 
 Yim et al.: A Gift from Knowledge Distillation, CVPR 2017, equations 1 and 2. In two phases, as
 published: the flow first, then the task alone.
+
+Beside the comparison (Tian et al., ICLR 2020): its weight of 50 multiplies nothing in its code,
+where the flow phase has weight 1, as here. It reads a wide ResNet's sums before BatchNorm and ReLU,
+takes the stem in every case, and refuses networks whose stems or numbers of stages differ; its 30
+epochs of flow, at a constant rate, come before the 240 of the task, where here both share one
+budget. `compatible: repdistiller` compares what the code compares.
 """
 
 from __future__ import annotations
@@ -24,23 +30,32 @@ from ktbench.transfer_methods._common import (
     seen,
     sum_of,
 )
+from ktbench.transfer_methods._compatible import (
+    Compatible,
+    check_compatible,
+    flow_reason,
+    is_compatible,
+)
 from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scope, Setting, Update
 from ktbench.transfer_methods._pairs import stage_pairs, transitions_reason
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The published settings: weight 50, 30 of 240 epochs for the flow."""
+    """The comparison's settings: weight 1, 30 of 240 epochs for the flow."""
 
-    weight: float = 50.0
+    weight: float = 1.0
     """Weight of the sum over transitions."""
     initial: float = 30 / 240
     """Share of the training that the flow phase takes."""
+    compatible: Compatible = "none"
+    """`repdistiller`: stem and stages as the comparison's code has them; see above."""
 
     def __post_init__(self) -> None:
         _checks.number(self, "weight", "initial", above=0)
         if self.initial >= 1:
             raise ValueError(f"initial must be below 1, not {self.initial:g}")
+        check_compatible(self)
 
 
 def flow(before: Tensor, after: Tensor) -> Tensor:
@@ -76,12 +91,19 @@ class Method(Distillation[Config]):
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
-        """Stages and the stem."""
-        return Needs(stages=True, stem=True)
+        """Stages and the stem; a pre-activation network's sums for the comparison's loss."""
+        return Needs(stages=True, stem=True, sums=is_compatible(config))
+
+    @classmethod
+    def revision(cls, config: Any) -> int:
+        """1: the default weight was 50."""
+        return 1
 
     @classmethod
     def unfit(cls, config: Any, setting: Setting) -> str | None:
         """Other widths, or no transition at all."""
+        if is_compatible(config) and (reason := flow_reason(setting)):
+            return reason
         return transitions_reason("flow matrices", setting)
 
     def phases(self) -> Sequence[Phase]:
@@ -102,7 +124,7 @@ class Method(Distillation[Config]):
 
     def _way(self, view: View, side: int) -> list[Tensor]:
         """The stem, where it takes part, and the paired stages of one network."""
-        stages = view.stages
+        stages = view.sums if is_compatible(self.config) else view.stages
         way = [stages[pair[side]] for pair in self.pairs]
         stem = view.stem if self.from_stem else None
         return way if stem is None else [stem, *way]

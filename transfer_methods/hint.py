@@ -3,6 +3,13 @@
 Romero et al.: FitNets, ICLR 2015, equation 3, as Tian et al., ICLR 2020, compare it: one phase,
 CE + 100 MSE, with a regressor that normalises and rectifies, without which that weight is too much
 for their learning rate.
+
+Beside the comparison: its code takes the second of the four stages of MobileNetV2 and ResNet-50,
+where `middle` is the third; it reads a wide ResNet's sum before BatchNorm and ReLU, which a
+rectified regressor cannot meet where it is negative; its regressor changes the map's size by
+strides and large kernels, and has a bias, which BatchNorm takes out again. Here the stage counts
+after its activation, and sizes are made equal by pooling, which works at every pair of sizes.
+`compatible: repdistiller` does as the code does.
 """
 
 from __future__ import annotations
@@ -13,15 +20,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from ktbench.transfer_methods import _checks
-from ktbench.transfer_methods._adapt import aligned, conv_norm, width_of
+from ktbench.transfer_methods._adapt import BatchNorm, aligned, conv_norm, width_of
 from ktbench.transfer_methods._common import View, mean_square, sum_of
+from ktbench.transfer_methods._compatible import (
+    check_compatible,
+    resizing_conv,
+    resizing_reason,
+)
 from ktbench.transfer_methods._contract import Batch, Setting
-from ktbench.transfer_methods._paired import Paired, PairWeights
+from ktbench.transfer_methods._paired import ComparedWeights, Paired
 from ktbench.transfer_methods._pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)
-class Config(PairWeights):
+class Config(ComparedWeights):
     """The published settings: weight 100, the middle stage."""
 
     weight: float = 100.0
@@ -33,7 +45,8 @@ class Config(PairWeights):
     tokens."""
 
     def __post_init__(self) -> None:
-        PairWeights.__post_init__(self)
+        ComparedWeights.__post_init__(self)
+        check_compatible(self, "rectify")
         _checks.flag(self, "rectify")
 
 
@@ -42,6 +55,7 @@ class Method(Paired[Config]):
 
     Config = Config
     term = "hint"
+    compared = "hint"
 
     def __init__(self, config: Any, setting: Setting) -> None:
         super().__init__(config, setting)
@@ -50,14 +64,28 @@ class Method(Paired[Config]):
         self.regressors = nn.ModuleList(self._regressor(ours[s], theirs[t]) for t, s in self.pairs)
 
     def _regressor(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
+        if self.compatible(self.config):
+            conv = resizing_conv(student, teacher)
+            return nn.Sequential(conv, BatchNorm(width_of(teacher)), nn.ReLU())
         layers = conv_norm(width_of(student), width_of(teacher))
         return nn.Sequential(layers, nn.ReLU()) if self.config.rectify else layers
 
+    @classmethod
+    def unfit(cls, config: Any, setting: Setting) -> str | None:
+        """A stage that is not there, or sizes that the comparison's regressor does not join."""
+        if (reason := super().unfit(config, setting)) or not cls.compatible(config):
+            return reason
+        assert setting.teacher is not None
+        ((t, s),) = cls.paired(config, setting)
+        return resizing_reason(setting.student.stages[s], setting.teacher.stages[t])
+
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""
-        ours, theirs = student.stages, teacher.stages
+        ours, theirs = self.maps(student), self.maps(teacher)
         losses = []
         for (t, s), regressor in zip(self.pairs, self.regressors, strict=True):
-            mine, other = aligned(ours[s], theirs[t])
+            mine, other = ours[s], theirs[t]
+            if not self.compatible(self.config):
+                mine, other = aligned(mine, other)
             losses.append(mean_square(regressor(mine), other))
         return sum_of(losses)

@@ -1,7 +1,8 @@
 """Knowledge distillation: the softened outputs of the teacher as targets.
 
 Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, section 2. The weights
-are those of the standard CIFAR-100 comparison (Tian et al., ICLR 2020): 0.1 CE + 0.9 T^2 KL, T 4.
+are those of the standard CIFAR-100 comparison (Tian et al., ICLR 2020): 0.1 CE + 0.9 T^2 KL, T 4,
+and the loss is equal to that of its code.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Config:
     temperature: float = 4.0
     """T: both sides' logits are divided by it; the divergence is multiplied by its square."""
     standardise: bool = False
-    """Standardise both sides' logits over the classes first (Sun et al., CVPR 2024)."""
+    """Standardise both sides' logits over the classes first (Sun et al., CVPR 2024), with the
+    deviation of a sample (K - 1) as their code has it; their paper writes the population's."""
     start: float = 0.0
     """Share of the training after which the teacher begins to teach."""
     end: float = 1.0

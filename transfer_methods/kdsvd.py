@@ -7,6 +7,15 @@ the teacher's, and radial-basis correlations between those of consecutive stages
 A singular vector's exact derivative is not finite where singular values meet. Here the vectors
 are the eigenvectors of the channels' Gram matrix, and their derivative that of three steps of
 power iteration: finite everywhere, and close to the exact one where the values are well apart.
+
+A singular vector has no sign of its own, and the loss sees whether those of two consecutive stages
+have the same one. Here the largest entry is positive, so that after a ReLU, where the leading
+vector's entries all have one sign, no vector is negative. The comparison's code (Tian et al., ICLR
+2020), like the authors', takes the sign that the decomposition happens to return: it changes from
+one sample to the next, and between libraries and machines. So our default stays. The code also
+leaves out VGG's first stage and reads a wide ResNet's sums before BatchNorm and ReLU, and its
+gradient is the exact one. `compatible: repdistiller` takes its stages, and the signs of torch's
+decomposition on this machine.
 """
 
 from __future__ import annotations
@@ -22,6 +31,13 @@ from torch.nn import functional
 from ktbench.transfer_methods import _checks
 from ktbench.transfer_methods._adapt import as_map
 from ktbench.transfer_methods._common import OneTerm, View, Weights, sum_of
+from ktbench.transfer_methods._compatible import (
+    Compatible,
+    check_compatible,
+    comparison_pairs,
+    comparison_reason,
+    is_compatible,
+)
 from ktbench.transfer_methods._contract import Batch, Needs, Setting
 from ktbench.transfer_methods._pairs import stage_pairs, transitions_reason
 
@@ -35,16 +51,20 @@ class Config(Weights):
 
     vectors: int = 1
     """Singular vectors of each of the teacher's stages."""
+    compatible: Compatible = "none"
+    """`repdistiller`: stages and signs as the comparison's code has them; see above."""
 
     def __post_init__(self) -> None:
         Weights.__post_init__(self)
         _checks.whole(self, "vectors", least=1)
+        check_compatible(self)
 
 
-def leading(stage: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def leading(stage: Tensor, count: int, *, given_signs: bool = False) -> tuple[Tensor, Tensor]:
     """(unit vectors (B, C, k), their singular values (B, k)) of a stage; k is at most `count`.
 
-    The largest entry of each vector is positive. A dead stage has zero vectors.
+    The largest entry of each vector is positive, or has the sign that torch's singular value
+    decomposition gives it. A dead stage has zero vectors.
     """
     rows = as_map(stage).flatten(2)  # (B, C, H W)
     channels, positions = rows.shape[1:]
@@ -60,6 +80,8 @@ def leading(stage: Tensor, count: int) -> tuple[Tensor, Tensor]:
         exact = functional.normalize(rows @ vectors, dim=1) if wide else vectors  # largest first
         largest = exact.gather(1, exact.abs().argmax(1, keepdim=True))
         exact = exact * largest.sign()
+        if given_signs:
+            exact = exact * _signs(rows, exact)
     vectors = list[Tensor]()
     for i in range(count):
         before = torch.cat(vectors, 2).detach() if vectors else exact[:, :, :0]
@@ -70,6 +92,14 @@ def leading(stage: Tensor, count: int) -> tuple[Tensor, Tensor]:
             vector = functional.normalize(_without(vector, before), dim=1)
         vectors.append(vector)
     return torch.cat(vectors, 2), squares.clamp(min=0).sqrt()
+
+
+def _signs(rows: Tensor, vectors: Tensor) -> Tensor:
+    """(B, 1, k): 1, or -1 where torch's right singular vector points against the given one."""
+    finite = rows.transpose(1, 2).nan_to_num(0.0, 0.0, 0.0)  # (B, H W, C)
+    returned = torch.linalg.svd(finite, full_matrices=False).Vh[:, : vectors.shape[2]]
+    along = (returned * vectors.transpose(1, 2)).sum(2)
+    return torch.where(along < 0, -1.0, 1.0).to(vectors).unsqueeze(1)
 
 
 def _without(vector: Tensor, others: Tensor) -> Tensor:
@@ -93,20 +123,29 @@ def correlations(first: Tensor, second: Tensor) -> Tensor:
     return (-difference.square() / 8).exp()
 
 
-def svd_loss(student: list[Tensor], teacher: list[Tensor], vectors: int) -> Tensor:
+def svd_loss(
+    student: list[Tensor], teacher: list[Tensor], vectors: int, *, given_signs: bool = False
+) -> Tensor:
     """Sum over consecutive stages of the squared difference of correlations, mean over samples.
 
     Takes B C1 C2 k numbers for each pair of consecutive stages, of C1 and C2 channels.
     """
     ours, theirs = [], []
     for mine, other in zip(student, teacher, strict=True):
-        target, values = leading(other, vectors)
+        target, values = leading(other, vectors, given_signs=given_signs)
         share = functional.normalize(values, dim=1).unsqueeze(1)
         theirs.append(target * share)
-        ours.append(to_match(leading(mine, vectors + _SPARE)[0], target) * share)
+        candidates, _ = leading(mine, vectors + _SPARE, given_signs=given_signs)
+        ours.append(to_match(candidates, target) * share)
     steps = zip(pairwise(ours), pairwise(theirs), strict=True)
     squares = [(correlations(*s) - correlations(*t)).square() for s, t in steps]
     return sum_of([square.flatten(1).sum(1).mean() for square in squares])
+
+
+def _paired(config: Config, setting: Setting) -> tuple[tuple[int, int], ...]:
+    if is_compatible(config):
+        return comparison_pairs("all", setting)
+    return stage_pairs("stage", setting)
 
 
 class Method(OneTerm[Config]):
@@ -119,21 +158,24 @@ class Method(OneTerm[Config]):
 
     def __init__(self, config: Any, setting: Setting) -> None:
         super().__init__(config, setting)
-        self.pairs = stage_pairs("stage", setting)
+        self.pairs = _paired(config, setting)
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
-        """Stages."""
-        return Needs(stages=True)
+        """Stages; a pre-activation network's sums for the comparison's loss."""
+        return Needs(stages=True, sums=is_compatible(config))
 
     @classmethod
     def unfit(cls, config: Any, setting: Setting) -> str | None:
         """Other widths, or no two stages."""
-        return transitions_reason("singular vectors", setting)
+        if is_compatible(config) and (reason := comparison_reason("all", setting)):
+            return reason
+        return transitions_reason("singular vectors", setting, _paired(config, setting))
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The loss over all consecutive pairs."""
-        ours, theirs = student.stages, teacher.stages
+        compatible = is_compatible(self.config)
+        ours, theirs = ((v.sums if compatible else v.stages) for v in (student, teacher))
         mine = [ours[s] for _, s in self.pairs]
         other = [theirs[t] for t, _ in self.pairs]
-        return svd_loss(mine, other, self.config.vectors)
+        return svd_loss(mine, other, self.config.vectors, given_signs=compatible)

@@ -2,6 +2,10 @@
 
 Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017,
 equations 5 and 7: the maximum mean discrepancy with the polynomial kernel (x . y)^2.
+
+Beside the comparison (Tian et al., ICLR 2020): its code leaves out VGG's first stage and reads a
+wide ResNet's sums before BatchNorm and ReLU; here every stage counts, after its activation.
+`compatible: repdistiller` does as the code does.
 """
 
 from __future__ import annotations
@@ -14,11 +18,11 @@ from torch.nn import functional
 from ktbench.transfer_methods._adapt import aligned
 from ktbench.transfer_methods._common import View, sum_of
 from ktbench.transfer_methods._contract import Batch
-from ktbench.transfer_methods._paired import Paired, PairWeights
+from ktbench.transfer_methods._paired import ComparedWeights, Paired
 
 
 @dataclass(frozen=True, slots=True)
-class Config(PairWeights):
+class Config(ComparedWeights):
     """The published settings: weight 50, all stages."""
 
     weight: float = 50.0
@@ -58,5 +62,5 @@ class Method(Paired[Config]):
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""
-        ours, theirs = student.stages, teacher.stages
+        ours, theirs = self.maps(student), self.maps(teacher)
         return sum_of([nst_loss(ours[s], theirs[t]) for t, s in self.pairs])

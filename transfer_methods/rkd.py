@@ -1,6 +1,10 @@
 """Relational distillation: distances and angles between samples are passed on.
 
 Park et al.: Relational Knowledge Distillation, CVPR 2019, equations 5 to 9.
+
+Beside the comparison (Tian et al., ICLR 2020): where two samples have equal embeddings, such as two
+of zeros, its code takes their distance for 1e-6 and counts it in the mean; here it is 0 and is not
+counted. Elsewhere both are equal. `compatible: repdistiller` does as the code does.
 """
 
 from __future__ import annotations
@@ -14,9 +18,11 @@ from torch.nn import functional
 
 from ktbench.transfer_methods import _checks
 from ktbench.transfer_methods._common import OneTerm, View, Weights
+from ktbench.transfer_methods._compatible import Compatible, check_compatible, is_compatible
 from ktbench.transfer_methods._contract import Batch, Needs
 
 _TINY = 1e-12
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +33,23 @@ class Config(Weights):
     """Weight of the distances' part."""
     angle: float = 50.0
     """Weight of the angles' part; it takes B^3 numbers, and their products B^3 D."""
+    compatible: Compatible = "none"
+    """`repdistiller`: the distance of equal samples as the comparison's code has it; see above."""
 
     def __post_init__(self) -> None:
         Weights.__post_init__(self)
         _checks.number(self, "distance", "angle", least=0)
+        check_compatible(self)
         if self.distance == 0 and self.angle == 0:
             raise ValueError("distance and angle cannot both be 0")
 
 
-def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber loss of all distances between samples (B, D), each side by its mean distance."""
-    return functional.smooth_l1_loss(_distances(student), _distances(teacher))
+def distance_loss(student: Tensor, teacher: Tensor, least: float = 0.0) -> Tensor:
+    """Huber loss of all distances between samples (B, D), each side by its mean distance.
+
+    Two samples are `least` apart or more.
+    """
+    return functional.smooth_l1_loss(_distances(student, least), _distances(teacher, least))
 
 
 def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -45,9 +57,11 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.smooth_l1_loss(_angles(student), _angles(teacher))
 
 
-def _distances(x: Tensor) -> Tensor:
-    """(B, B), by their mean over pairs of different samples; equal samples have distance 0."""
+def _distances(x: Tensor, least: float) -> Tensor:
+    """(B, B), by their mean over pairs that are apart."""
     distance: Tensor = torch.linalg.vector_norm(_differences(x), dim=2)
+    if least:
+        distance = distance.clamp(min=least) * (1 - torch.eye(len(x)).to(distance))
     count = (distance.detach() > 0).sum().clamp(min=1)
     return distance / (distance.sum() / count).clamp(min=_TINY)
 
@@ -78,7 +92,8 @@ class Method(OneTerm[Config]):
         c, ours, theirs = self.config, student.embedding, teacher.embedding
         total = ours.new_zeros(())
         if c.distance > 0:
-            total = total + c.distance * distance_loss(ours, theirs)
+            least = _LEAST if is_compatible(c) else 0.0
+            total = total + c.distance * distance_loss(ours, theirs, least)
         if c.angle > 0:
             total = total + c.angle * angle_loss(ours, theirs)
         return total

@@ -70,6 +70,11 @@ class Method(TransferMethod):
         )
 
     @classmethod
+    def revision(cls, config: Any) -> int:
+        """1 with standardised logits, whose deviation is the sample's since then."""
+        return int(config.standardise)
+
+    @classmethod
     def needs(cls, config: Any) -> Needs:
         """Read nothing, so that no teacher is run."""
         return Needs()

@@ -1,6 +1,10 @@
 """Similarity-preserving distillation: samples alike for the teacher are alike for the student.
 
 Tung, Mori: Similarity-Preserving Knowledge Distillation, ICCV 2019, equations 1 to 4.
+
+Beside the comparison (Tian et al., ICLR 2020): its code reads a wide ResNet's last sum before
+BatchNorm and ReLU; here the stage counts after its activation, as the paper has it. `compatible:
+repdistiller` does as the code does.
 """
 
 from __future__ import annotations
@@ -12,12 +16,12 @@ from torch.nn import functional
 
 from ktbench.transfer_methods._common import View, mean_square, sum_of
 from ktbench.transfer_methods._contract import Batch
-from ktbench.transfer_methods._paired import Paired, PairWeights
+from ktbench.transfer_methods._paired import ComparedWeights, Paired
 from ktbench.transfer_methods._pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)
-class Config(PairWeights):
+class Config(ComparedWeights):
     """The published settings: weight 3000, the last stage."""
 
     weight: float = 3000.0
@@ -43,8 +47,9 @@ class Method(Paired[Config]):
     """ce_weight * CE + weight * sum over pairs of the similarity loss."""
 
     Config = Config
+    compared = "last"
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""
-        ours, theirs = student.stages, teacher.stages
+        ours, theirs = self.maps(student), self.maps(teacher)
         return sum_of([similarity_loss(ours[s], theirs[t]) for t, s in self.pairs])

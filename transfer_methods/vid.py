@@ -2,6 +2,11 @@
 
 Ahn et al.: Variational Information Distillation for Knowledge Transfer, CVPR 2019, equations 5
 and 6: a Gaussian with a mean that is regressed and a variance per channel, both trained.
+
+Beside the comparison (Tian et al., ICLR 2020): its code leaves out VGG's first stage, reads a wide
+ResNet's sums before BatchNorm and ReLU, and its 1x1 convolutions have no bias, so that they cannot
+take in a channel's mean. Here every stage counts, after its activation, and they have one.
+`compatible: repdistiller` does as the code does.
 """
 
 from __future__ import annotations
@@ -18,20 +23,20 @@ from ktbench.transfer_methods import _checks
 from ktbench.transfer_methods._adapt import aligned, width_of
 from ktbench.transfer_methods._common import View, sum_of
 from ktbench.transfer_methods._contract import Batch, Setting
-from ktbench.transfer_methods._paired import Paired, PairWeights
+from ktbench.transfer_methods._paired import ComparedWeights, Paired
 
 _FLOOR = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class Config(PairWeights):
+class Config(ComparedWeights):
     """The published settings: weight 1, variance 5 at first, all stages."""
 
     variance: float = 5.0
     """Variance of every channel when training begins."""
 
     def __post_init__(self) -> None:
-        PairWeights.__post_init__(self)
+        ComparedWeights.__post_init__(self)
         _checks.number(self, "variance", least=1e-3)
 
 
@@ -39,16 +44,21 @@ class Predictor(nn.Module):
     """q(teacher's stage | student's stage): three 1x1 convolutions and a variance per channel."""
 
     def __init__(
-        self, student: tuple[int, ...], teacher: tuple[int, ...], *, variance: float
+        self,
+        student: tuple[int, ...],
+        teacher: tuple[int, ...],
+        *,
+        variance: float,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         ours, theirs = width_of(student), width_of(teacher)
         self.mean = nn.Sequential(
-            nn.Conv2d(ours, theirs, 1),
+            nn.Conv2d(ours, theirs, 1, bias=bias),
             nn.ReLU(),
-            nn.Conv2d(theirs, theirs, 1),
+            nn.Conv2d(theirs, theirs, 1, bias=bias),
             nn.ReLU(),
-            nn.Conv2d(theirs, theirs, 1),
+            nn.Conv2d(theirs, theirs, 1, bias=bias),
         )
         self.scale = nn.Parameter(torch.full((theirs,), _inverse_softplus(variance - _FLOOR)))
 
@@ -79,12 +89,14 @@ class Method(Paired[Config]):
         super().__init__(config, setting)
         assert setting.teacher is not None
         theirs, ours = setting.teacher.stages, setting.student.stages
+        bias = not self.compatible(config)
         self.predictors = nn.ModuleList(
-            Predictor(ours[s], theirs[t], variance=config.variance) for t, s in self.pairs
+            Predictor(ours[s], theirs[t], variance=config.variance, bias=bias)
+            for t, s in self.pairs
         )
 
     def transfer(self, student: View, teacher: View, batch: Batch) -> Tensor:
         """The sum over pairs."""
-        ours, theirs = student.stages, teacher.stages
+        ours, theirs = self.maps(student), self.maps(teacher)
         pairs = zip(self.pairs, self.predictors, strict=True)
         return sum_of([predictor(ours[s], theirs[t]) for (t, s), predictor in pairs])

@@ -8,6 +8,7 @@ from ktbench.catalogue.lookup import device as device
 from ktbench.catalogue.lookup import devices as devices
 from ktbench.catalogue.lookup import frozen as frozen
 from ktbench.catalogue.lookup import method as method
+from ktbench.catalogue.lookup import method_code as method_code
 from ktbench.catalogue.lookup import method_config as method_config
 from ktbench.catalogue.lookup import method_settings as method_settings
 from ktbench.catalogue.lookup import methods as methods

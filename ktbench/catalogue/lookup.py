@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from ktbench.catalogue.user_items import is_own, own_network, own_object, unseen
+from ktbench.catalogue.user_items import code_digest, is_own, own_network, own_object, unseen
 from ktbench.records import KtbenchError
 
 if TYPE_CHECKING:
@@ -299,6 +299,18 @@ def method_config(name: str, settings: dict[str, Any], base: str = ".") -> Any:
         if not isinstance(error, TypeError | ValueError) and not is_own(name):
             raise
         raise KtbenchError(f"method {name}: {' '.join(str(error).split())}") from error
+
+
+def method_code(name: str, settings: dict[str, Any], base: str = ".") -> str | None:
+    """Return what tells a method's present code from others that a key can name.
+
+    The digest of a user's own file; of the catalogue's the revision of what the settings mean,
+    None for the first.
+    """
+    if is_own(name):
+        return code_digest(name, base)
+    revision = method(name).revision(method_config(name, settings))
+    return f"revision {revision}" if revision else None
 
 
 def frozen(value: Any) -> Any:

@@ -37,10 +37,24 @@ class Kind:
     """Builds from name, settings and base folder; raises KtbenchError for impossible values."""
     explains: bool
     """True where the item's own errors are better than those of a value's type."""
+    code: Callable[[str, dict[str, Any], str], str | None]
+    """`Item.code` from name, settings and base folder."""
 
 
-STUDENTS = Kind("student", catalogue.student_settings, try_build, explains=False)
-METHODS = Kind("method", catalogue.method_settings, catalogue.method_config, explains=True)
+STUDENTS = Kind(
+    "student",
+    catalogue.student_settings,
+    try_build,
+    explains=False,
+    code=lambda name, settings, base: catalogue.code_digest(name, base),
+)
+METHODS = Kind(
+    "method",
+    catalogue.method_settings,
+    catalogue.method_config,
+    explains=True,
+    code=catalogue.method_code,
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,10 @@ def variants(
         picked = dict(zip(choices, chosen, strict=True))
         objections = _objections(kind, entry.name, picked, base, fixed)
         problems += [problem for problem in objections if problem not in problems]
-        item = _item(entry.name, picked, declared, base)
+        item = Item(name=entry.name, settings=_differing(picked, declared))
+        if not objections:
+            code = kind.code(item.name, item.settings, base)
+            item = item.model_copy(update={"code": code})
         if fixed:
             settings = {**fixed, **item.settings}
             item = item.model_copy(update={"settings": settings, "implied": implied})
@@ -141,17 +158,16 @@ def _choice(info: SettingInfo, value: JsonValue, path: KeyPath) -> _Choice:
     return _Choice(plain, path)
 
 
-def _item(
-    name: str, picked: Mapping[str, _Choice], declared: Mapping[str, SettingInfo], base: str
-) -> Item:
-    """Build an item without the settings that equal its defaults: one item, one key."""
-    settings = {
+def _differing(
+    picked: Mapping[str, _Choice], declared: Mapping[str, SettingInfo]
+) -> dict[str, JsonValue]:
+    """Return the settings that do not equal their defaults: one item, one key."""
+    return {
         setting: choice.value
         for setting, choice in picked.items()
         if choice.value != to_jsonable_python(declared[setting].default, fallback=repr)
         or isinstance(choice.value, bool) != isinstance(declared[setting].default, bool)
     }
-    return Item(name=name, settings=settings, code=catalogue.code_digest(name, base))
 
 
 def _objections(

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from types import FunctionType
@@ -22,7 +23,7 @@ from ktbench.students._contract import Features, Student
 from ktbench.system.machine import usable_cores
 from ktbench.transfer_methods._contract import Needs
 
-EVERYTHING = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=True)
+EVERYTHING = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=True, sums=True)
 """Request for everything that a network can show."""
 _KEEP = {-3: 1 << 30, -1: (1 << 31) - 1, -8: 1}
 """Options by number in `malloc.h`: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (bytes), M_ARENA_MAX."""
@@ -98,9 +99,9 @@ class Runner:
     """Runs one network's `forward_features` under numeric settings.
 
     Outputs are in single precision. Under bf16 or compiled they hold only what was asked for; the
-    plain pass shows everything. `frozen` is for a network whose weights never change: its compiled
-    form holds them as constants (folded into convolutions, laid out for the kernels). Other
-    networks of one `architecture` share their compiled code.
+    plain pass shows everything but sums that nobody reads. `frozen` is for a network whose weights
+    never change: its compiled form holds them as constants (folded into convolutions, laid out for
+    the kernels). Other networks of one `architecture` share their compiled code.
     """
 
     def __init__(
@@ -127,7 +128,9 @@ class Runner:
 
     def _pass(self, inputs: Tensor, needs: Needs, *, compiled: bool) -> Features:
         if not compiled and not self._bf16:
-            return self.network.forward_features(inputs, preacts=needs.preacts)
+            shown = self.network.forward_features(inputs, preacts=needs.preacts)
+            # Nothing else holds a pre-activation network's sums: few methods read them.
+            return replace(shown, sums=()) if shown.sums and not needs.sums else shown
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             if compiled:
                 shown = self._compiled_pass(inputs, needs)
@@ -148,29 +151,31 @@ class Runner:
 
 
 def _without_preacts(needs: Needs) -> Needs:
-    return Needs(needs.logits, needs.stages, needs.embedding, False, needs.stem)
+    return replace(needs, preacts=False)
 
 
 def _needed(shown: Features, needs: Needs) -> Features:
     """Select the needed outputs of a pass, in single precision, with their memory layout."""
-    logits, stages, embedding, preacts, stem = _chosen(shown, needs)
+    logits, stages, embedding, preacts, stem, sums = _chosen(shown, needs)
     return Features(
         logits.float(),
         tuple(stage.float() for stage in stages),
         None if embedding is None else embedding.float(),
         tuple(stage.float() for stage in preacts),
         None if stem is None else stem.float(),
+        tuple(each.float() for each in sums),
     )
 
 
 def _chosen(shown: Features, needs: Needs) -> tuple[Any, ...]:
-    """Select logits, stages, embedding, pre-activations and stem, as far as they are needed."""
+    """Select the fields of `Features`, in order, as far as they are needed."""
     return (
         shown.logits,
         shown.stages if needs.stages else (),
         shown.embedding if needs.embedding else None,
         shown.preacts if needs.preacts else (),
         shown.stem if needs.stem else None,
+        shown.sums if needs.sums else (),
     )
 
 

@@ -38,7 +38,8 @@ class Item(Record):
     """Settings of the item, as its own `Config` (method) or `build` (student) names them."""
     code: str | None = None
     """SHA-256 (16 digits) of the file of a user's own network or method: other code is another
-    cell. None for the catalogue's own."""
+    cell. None for the catalogue's own, or `revision N` of a method whose settings or defaults have
+    come to mean something else (`TransferMethod.revision`)."""
     implied: tuple[str, ...] = ()
     """Settings that follow from others within a matrix; the label omits them."""
 

@@ -301,4 +301,4 @@ def _saved_for_backward(trainee: Trainee) -> int:
 
 def _tensors(features: Features) -> list[Tensor]:
     single = [t for t in (features.logits, features.embedding, features.stem) if t is not None]
-    return [*single, *features.stages, *features.preacts]
+    return [*single, *features.stages, *features.preacts, *features.sums]

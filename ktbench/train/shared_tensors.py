@@ -53,6 +53,7 @@ class LentFeatures:
             None if lent.embedding is None else lent.embedding.detach(),
             tuple(preact.detach() for preact in lent.preacts),
             None if lent.stem is None else lent.stem.detach(),
+            tuple(each.detach() for each in lent.sums),
         )
 
     def read_all(self) -> None:
@@ -78,6 +79,7 @@ def _named_tensors(features: Features) -> list[tuple[str, Tensor]]:
     ]
     named = [(what, value) for what, value in single if value is not None]
     named += [(f"stage {n + 1}", stage) for n, stage in enumerate(features.stages)]
+    named += [(f"sum {n + 1}", each) for n, each in enumerate(features.sums)]
     return named + [(f"pre-activation {n + 1}", p) for n, p in enumerate(features.preacts)]
 
 

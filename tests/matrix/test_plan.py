@@ -479,3 +479,27 @@ def test_a_warm_up_takes_one_teacher() -> None:
     assert [skip.reason for skip in planned.skips] == [
         "teacher both: pairs by similarity need one teacher, for all seeds"
     ]
+
+
+# ---------------------------------------------------------------- a changed meaning
+
+
+def _method(**settings: Any) -> Item:
+    [name] = settings
+    planned = _planned(students=["resnet14"], methods=[settings])
+    items = [cell.method for cell in (*planned.cells, *(skip.cell for skip in planned.skips))]
+    return next(item for item in items if item.name == name)
+
+
+def test_settings_that_have_come_to_mean_something_else_are_another_cell() -> None:
+    """Flow at weight 1 is not the cell of the same settings when their weight was 50."""
+    assert _method(kd={}) == Item(name="kd")
+    assert _method(kd={"temperature": 2}).code is None
+    assert _method(kd={"standardise": True}).code == "revision 1"
+    assert _method(fsp={}) == Item(name="fsp", code="revision 1")
+    parts = [{"method": "kd", "settings": {"standardise": True}}, "fsp", "attention"]
+    assert _method(combined={"parts": parts}).code == "revision 2"
+    assert _method(combined={"parts": ["attention"]}).code is None
+    changed = _method(ab={})
+    assert changed.model_copy(update={"code": None}).canonical != changed.canonical
+    assert changed.label == "ab"

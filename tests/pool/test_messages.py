@@ -7,7 +7,9 @@ import pickle
 import pytest
 import torch
 
+from ktbench import catalogue
 from ktbench.students._contract import Features
+from ktbench.teacher.cache.feature_layout import features_of, parts_of
 from ktbench.teacher.pool.messages import Request, StreamKey, pack, unpack
 from ktbench.transfer_methods._contract import Needs
 
@@ -29,3 +31,20 @@ def test_tensors_travel_with_their_strides(layout: torch.memory_format) -> None:
     assert back.embedding.stride() == features.embedding.stride()
     for a, b in zip(back.stages, features.stages, strict=True):
         assert torch.equal(a, b)
+
+
+def test_sums_of_a_wide_resnet_arrive_where_they_are_asked_for() -> None:
+    """A method that reads them would take the stages in their place."""
+    network = catalogue.build_student("wrn_16_1", {}, num_classes=4, in_channels=1).eval()
+    with torch.no_grad():
+        shown = network.forward_features(torch.randn(2, 1, 8, 8))
+    assert len(shown.sums) == 3
+    for needs in (Needs(stages=True), Needs(stages=True, sums=True)):
+        ways = (
+            unpack(pack(shown, needs, flops=1, seconds=0.1), torch.device("cpu")),
+            features_of(parts_of(shown, needs)),
+        )
+        for back in ways:
+            assert len(back.sums) == (3 if needs.sums else 0)
+            for there, here in zip(back.sums, shown.sums, strict=False):
+                assert torch.equal(there, here)

@@ -45,7 +45,7 @@ def test_fsp_compares_how_channels_go_together_from_stage_to_stage() -> None:
     for ours, theirs in zip(pairwise(ways[0]), pairwise(ways[1]), strict=True):
         a, b = flow_by_loops(*ours), flow_by_loops(*theirs)
         expected += sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a)
-    assert terms == {"transfer": pytest.approx(50 * expected, rel=1e-4)}
+    assert terms == {"transfer": pytest.approx(expected, rel=1e-4)}
     assert set(run("fsp", {}, phase="task")[-1]) == {"ce"}
 
 

@@ -46,7 +46,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "pkt": {"weight": 30000.0},
     "ab": {"initial": 30 / 240, "weight": 3 / 1000},
     "factor": {"weight": 200.0, "initial": 30 / 240, "rate": 0.5},
-    "fsp": {"weight": 50.0, "initial": 30 / 240},
+    "fsp": {"weight": 1.0, "initial": 30 / 240},
     "nst": {"weight": 50.0},
     "crd": {
         "weight": 0.8,
@@ -175,7 +175,7 @@ def test_hard_logits_standardised_compares_the_students_standardised_probabiliti
     total = 0.0
     for ours, theirs in zip(student.logits.tolist(), teacher.logits.tolist(), strict=True):
         mean = sum(ours) / 5
-        deviation = math.sqrt(sum((v - mean) ** 2 for v in ours) / 5)
+        deviation = math.sqrt(sum((v - mean) ** 2 for v in ours) / 4)
         guess = softmax([(v - mean) / deviation for v in ours])
         decision = [float(v == max(theirs)) for v in theirs]
         total += sum((a - b) ** 2 for a, b in zip(guess, decision, strict=True))

@@ -29,6 +29,8 @@ def parts_of(features: Features, needs: Needs) -> dict[str, Tensor]:
         parts |= {f"stage{i}": stage for i, stage in enumerate(features.stages)}
     if needs.preacts:
         parts |= {f"preact{i}": preact for i, preact in enumerate(features.preacts)}
+    if needs.sums:
+        parts |= {f"sum{i}": each for i, each in enumerate(features.sums)}
     return parts
 
 
@@ -45,6 +47,7 @@ def features_of(parts: Parts) -> Features:
         embedding=parts.get("embedding"),
         preacts=numbered("preact"),
         stem=parts.get("stem"),
+        sums=numbered("sum"),
     )
 
 

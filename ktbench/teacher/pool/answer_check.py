@@ -31,6 +31,8 @@ class Expected:
         if needs.preacts and shapes.preacts:
             # An activation leaves a stage's shape as it is.
             _check_all("preacts", features.preacts, rows, shapes)
+        if needs.sums and features.sums:
+            _check_all("sums", features.sums, rows, shapes)
 
 
 def _check_all(name: str, values: tuple[Tensor, ...], rows: int, shapes: Shapes) -> None:

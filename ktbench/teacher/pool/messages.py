@@ -187,7 +187,7 @@ class Collected:
     """False: the pool has been restarted and knows nothing of this training."""
 
 
-_LISTS = ("stages", "preacts")
+_LISTS = ("stages", "preacts", "sums")
 
 
 def needs_bits(needs: Needs) -> int:
