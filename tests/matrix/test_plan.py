@@ -394,7 +394,7 @@ def test_keys_are_unique_repeatable_and_independent_of_the_order_of_the_axes(
 
 UNSAID = (
     ("code", None), ("implied", []), ("views", None), ("compile", False), ("outputs", None),
-    ("start", None), ("distill", None), ("layout", "auto"),
+    ("start", None), ("distill", None), ("warmup", None), ("layout", "auto"),
 )  # fmt: skip
 """Settings that came after the first version: at their default they are in no key."""
 
