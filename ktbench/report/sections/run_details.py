@@ -25,7 +25,7 @@ def troubles(analysis: Analysis) -> Section:
     pending = odd[odd["status"] == "pending"]
     if len(pending):
         words = (
-            f"{numbers.count(len(pending), 'cell')} not run yet: `ktbench run` goes on from here."
+            f"{numbers.count(len(pending), 'cell')} not run yet: `ktbench run` resumes from here."
         )
         parts.append(Note(words, "warn"))
     unfinished = odd[odd["status"] != "pending"].sort_values("status", kind="stable")
