@@ -46,7 +46,7 @@ def test_help_says_what_an_option_is_when_it_is_not_given() -> None:
     told = _plain("-m", "ktbench", "run", "--help").stdout
     shown = " ".join(told.replace("│", " ").split())
     assert "Results folder (default: results/NAME of the matrix)" in shown
-    assert "(default: half of what is free)" in shown
+    assert "(default: half of the free memory)" in shown
 
 
 def test_help_names_every_command() -> None:
