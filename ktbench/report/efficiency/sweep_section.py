@@ -57,7 +57,7 @@ def pool_figure(frame: pd.DataFrame) -> list[Part]:
         for own in _drawn(frame, ["pool", "student", "method", "window", "rest"])
     ]
     return _figure(
-        panels, frame, "efficiency-pools", "the average of the most", "uses of an ensemble"
+        panels, frame, "efficiency-pools", "the average of the most teachers", "uses of an ensemble"
     )
 
 
