@@ -165,7 +165,7 @@ def choose_cpus(board: Board, threads: int) -> List[int]:
     """Choose as many processors as there are threads; TaskError if too few are free."""
     cpus = board.choose_cpus(threads)
     if len(cpus) < threads:
-        raise TaskError("%d threads are asked for, %d processors are free" % (threads, len(cpus)))
+        raise TaskError("%d threads are requested, %d processors are free" % (threads, len(cpus)))
     return cpus
 
 

@@ -18,7 +18,7 @@ def misfit(
     them.
     """
     if scale is None:
-        return "distill: the method has no cross-entropy to go on with outside the window"
+        return "distill: the method has no cross-entropy to continue with outside the window"
     span = f"the window {window.start:g} to {window.end:g}"
     for phase, begin in _spans(phases):
         if not phase.teacher or (window.start <= begin and phase.until <= window.end):

@@ -23,7 +23,7 @@ from ktbench.records import OWN_ERRORS, KtbenchError
 from ktbench.supervision import marked
 from ktbench.system.files import MOST_TEXT, read_regular
 
-NOT_LOOKED_AT = "not looked at, as no code is run that the matrix names (--no-code)"
+NOT_LOOKED_AT = "not checked: --no-code runs no code that the matrix names"
 
 _UNSEEN: ContextVar[bool] = ContextVar("_UNSEEN", default=False)
 

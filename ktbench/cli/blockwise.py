@@ -14,29 +14,36 @@ if TYPE_CHECKING:
     from ktbench.records import BlockSearch, DeviceSpec, Price
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Choose among a teacher's trained blocks."
+    no_args_is_help=True, add_completion=False, help="Choose replacements for a teacher's blocks."
 )
 
 
-By = Annotated[str, typer.Option(metavar="parameters|bytes|latency", help="What a budget is of.")]
+By = Annotated[str, typer.Option(metavar="parameters|bytes|latency", help="Unit of the budgets.")]
 Budgets = Annotated[
     str | None,
-    typer.Option(metavar="0.3,0.5,...", help="Shares of the teacher's cost, with commas."),
+    typer.Option(
+        metavar="0.3,0.5,...", help="Budgets: shares of the teacher's cost, separated by commas."
+    ),
 ]
 Points = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Budgets, evenly spread, when none is given.")
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Number of evenly spaced budgets if --budgets is not given."
+    ),
 ]
-Profile = Annotated[str, typer.Option(metavar="PROFILE", help="Where latencies are measured.")]
+Profile = Annotated[
+    str, typer.Option(metavar="PROFILE", help="Profile of the device that measures latencies.")
+]
 Host = Annotated[
-    str | None, typer.Option(metavar="HOST", help="The device, of the SSH configuration.")
+    str | None, typer.Option(metavar="HOST", help="Host name or SSH alias of that device.")
 ]
 TeacherName = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Whose blocks, where there are several.")
+    str | None, typer.Option(metavar="NAME", help="Teacher, if the folder has several.")
 ]
 Output = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="The matrix to write (default: matrix.search.yaml beside the old)"
+        metavar="FILE", help="Matrix to write (default: matrix.search.yaml beside the old one)"
     ),
 ]
 
@@ -58,9 +65,9 @@ def search(
     teacher: TeacherName = None,
     output: Output = None,
 ) -> None:
-    """Choose one replacement per block, or the teacher's own, under budgets; train nothing.
+    """Choose a replacement, or the teacher's own block, for each block under budgets.
 
-    Writes what it found to the folder, and a matrix that finishes and measures it.
+    Trains nothing. Writes the result to the folder, and a matrix that fine-tunes and measures it.
     """
     from rich.console import Console
 

@@ -10,25 +10,28 @@ import typer
 
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A", help="A results folder, or a packed one.")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="The one to compare with it.")],
+    after: Annotated[
+        Path, typer.Argument(metavar="B", help="The results folder to compare with A.")
+    ],
     accuracy_drop: Annotated[
         float,
         typer.Option(
-            min=0, metavar="POINTS", help="Clear drops of test accuracy that are allowed."
+            min=0, metavar="POINTS", help="Allow clear drops of test accuracy up to this."
         ),
     ] = 0.0,
     latency_rise: Annotated[
         float,
-        typer.Option(min=0, metavar="PERCENT", help="Clear rises of latency that are allowed."),
+        typer.Option(min=0, metavar="PERCENT", help="Allow clear rises of latency up to this."),
     ] = 10.0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
     ] = None,
     markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write it as Markdown.")
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Write the tables as Markdown."),
     ] = None,
 ) -> None:
-    """Say what changed from one results folder to another, with intervals.
+    """Show what changed from one results folder to another, with intervals.
 
     The exit code is 0 where nothing got clearly worse than is allowed, 1 where something did or a
     cell that was trained in A failed in B, 2 where the two cannot be compared.

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Look at the devices of a matrix; set boards up.",
+    help="Check devices, and set boards up.",
 )
 
 Host = Annotated[
-    str, typer.Argument(metavar="HOST", help="As ssh takes it: a name, or an alias of its file.")
+    str, typer.Argument(metavar="HOST", help="Host name, or an alias of your SSH configuration.")
 ]
 _Result = TypeVar("_Result")
 
@@ -32,7 +32,9 @@ def check(
     host: Annotated[
         str | None,
         typer.Argument(
-            metavar="HOST", show_default=False, help="As ssh takes it; this machine when left out."
+            metavar="HOST",
+            show_default=False,
+            help="Host name or SSH alias (default: this machine).",
         ),
     ] = None,
     profile: Profile = None,
@@ -42,7 +44,7 @@ def check(
     python: Python = "python3",
     as_json: AsJson = False,
 ) -> None:
-    """Say what a device is, what it can run and what it is missing: of this machine, or of HOST."""
+    """Show what HOST or this machine is, what it can run and what it lacks."""
     from dataclasses import asdict
 
     from ktbench.measure import check as check_device
@@ -52,7 +54,9 @@ def check(
         devices = [device_of(host or "local", profile, python=python)]
     elif host is not None or profile is not None:
         given = f"--profile {profile}" if host is None else host
-        raise KtbenchError(f"{given}: the matrix names its devices: leave one of the two out")
+        raise KtbenchError(
+            f"{given}: cannot be combined with --matrix, which names its own devices"
+        )
     else:
         from ktbench.matrix import load
         from ktbench.matrix import plan as make_plan
@@ -71,10 +75,13 @@ def check(
 def setup(
     host: Host,
     python: Annotated[
-        str, typer.Option(metavar="PYTHON", help="Interpreter on the board; none of a virtualenv.")
+        str,
+        typer.Option(
+            metavar="PYTHON", help="Interpreter on the board, outside a virtual environment."
+        ),
     ] = "python3",
 ) -> None:
-    """Install runtimes that fit a board over SSH; it needs neither internet nor pip."""
+    """Install matching runtimes on a board over SSH; the board needs no internet and no pip."""
     from ktbench.boards import set_up
 
     ready = _over_ssh(host, python, lambda transport: set_up(transport, host, _print))
@@ -86,7 +93,7 @@ def setup(
 
 @app.command()
 def remove(host: Host) -> None:
-    """Remove everything that ktbench has put on a board."""
+    """Remove everything that ktbench installed on a board."""
     from ktbench.boards import take_down
 
     removed = _over_ssh(host, "python3", lambda transport: take_down(transport, host))

@@ -19,14 +19,14 @@ def init(
         ),
     ] = None,
 ) -> None:
-    """Write a commented starter matrix, and the schema that editors check it with."""
+    """Write a commented starter matrix, and the schema with which editors check it."""
     from ktbench.cli.output import print_line
     from ktbench.matrix import starter
     from ktbench.records import KtbenchError
     from ktbench.system.files import write_atomically
 
     if path.exists():
-        raise KtbenchError(f"{path}: is there already: name another file")
+        raise KtbenchError(f"{path}: exists already: name another file")
     text = starter(source)
     schema_path = path.with_name("matrix.schema.json")
     write_atomically(schema_path, _schema_text())

@@ -15,9 +15,9 @@ from ktbench.cli.options import AsJson
 Rows = list[dict[str, str]]
 DATASETS = {
     "digits": "1,797 handwritten digits of 8×8 pixels; ships with scikit-learn",
-    "hub": "any image classification set of the Hugging Face hub, by name",
-    "parquet": "local tables, such as train*.parquet and test*.parquet in hub layout; or CSV",
-    "folder": "a folder of images, one sub-folder per class, in folders per split where it has any",
+    "hub": "any image classification data set of the Hugging Face hub, by name",
+    "parquet": "local tables: parquet files in hub layout (train*.parquet, test*.parquet) or CSV",
+    "folder": "a folder of images, one sub-folder per class, optionally in folders per split",
 }
 
 
@@ -27,7 +27,7 @@ def list_items(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """List what a matrix can name, with the settings that each takes."""
+    """List the names that a matrix can use, with their settings."""
     from ktbench import catalogue
     from ktbench.cli.output import print_table
 

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from ktbench.records import DeviceSpec, Failure, Measurement, Statistic
 
 Setting = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Set on a board meanwhile, and put back.")
+    str | None,
+    typer.Option(metavar="NAME", help="Set on a board during the measurement, then restored."),
 ]
 Threads = Annotated[
     list[int] | None,
-    typer.Option(min=1, metavar="N", help="Threads of the runtime (default: 1); may repeat."),
+    typer.Option(min=1, metavar="N", help="Threads of the runtime (default: 1); repeatable."),
 ]
 Scenario = Annotated[
     str,
     typer.Option(
         metavar="single_stream|offline|sustained",
-        help="One input after the other, batches of a free batch axis, or ten minutes on end.",
+        help="One input after the other, batches (needs a dynamic batch axis), or ten minutes "
+        "without a break.",
     ),
 ]
 
@@ -38,16 +40,16 @@ def measure(
         list[Path], typer.Argument(metavar="MODEL.onnx|MODEL.tflite…", show_default=False)
     ],
     device: Annotated[
-        str, typer.Option(metavar="NAME", help="`local`, or a host of the SSH configuration.")
+        str, typer.Option(metavar="NAME", help="`local`, a host name, or an SSH alias.")
     ] = "local",
     profile: Profile = None,
     threads: Threads = None,
-    mode: Annotated[str, typer.Option(metavar="quick|full", help="How long to time.")] = "quick",
+    mode: Annotated[str, typer.Option(metavar="quick|full", help="How long to measure.")] = "quick",
     repeats: Annotated[int, typer.Option(min=1, help="Fresh processes per model.")] = 3,
     provider: Annotated[
         str,
         typer.Option(
-            metavar="cpu|xnnpack|cuda|tensorrt", help="What the runtime runs models with."
+            metavar="cpu|xnnpack|cuda|tensorrt", help="Execution provider of the runtime."
         ),
     ] = "cpu",
     scenario: Scenario = "single_stream",
@@ -59,7 +61,7 @@ def measure(
 ) -> None:
     """Measure any model files on a device: load, first inference and latency percentiles.
 
-    Several files are one deployment: they take turns on the device, and cost the way there once.
+    Several files take turns on the device, which is contacted only once.
     """
     spec = device_of(
         device,

@@ -23,17 +23,17 @@ def settle_matrix(
         return
     _print_comparisons(settlement)
     for reason, number in settlement.left.items():
-        print_line(f"not to be settled so: {numbers.count(number, 'comparison')}: {reason}")
+        print_line(f"left out: {numbers.count(number, 'comparison')}: {reason}")
     print_line(f"decided already: {numbers.count(settlement.decided, 'comparison')}")
     if path is None:
-        print_line("nothing to settle: no matrix is written")
+        print_line("nothing to decide: no matrix is written")
         return
-    more = f", and {settlement.extra} that come with them" if settlement.extra else ""
+    more = f", and {settlement.extra} that they require" if settlement.extra else ""
     print_line(
         f"{numbers.count(len(settlement.cells), 'new training')}{more}: "
-        f"{numbers.seconds(settlement.seconds)} of training one by one, "
-        f"{numbers.seconds(settlement.shared_seconds)} with what they share, if they "
-        "take as long as the earlier seeds did where those were trained"
+        f"{numbers.seconds(settlement.seconds)} of training one at a time, "
+        f"{numbers.seconds(settlement.shared_seconds)} with shared work, if they "
+        "take as long as the earlier seeds did on their machine"
     )
     print_line(f"wrote {path}; next: ktbench run {path} --results {results}")
 
@@ -53,10 +53,10 @@ def _print_comparisons(settlement: more_seeds.Settlement) -> None:
         for c in settlement.comparisons
     ]
     print_table(
-        f"{numbers.count(len(rows), 'comparison')} to settle, "
+        f"{numbers.count(len(rows), 'comparison')} to decide, "
         f"with {100 * stats.POWER:.0f} % power if "
-        "gain and spread stay as they are",
-        ["student", "method", "gain, points", "n", "seeds to settle", "new seeds"],
+        "gain and variance stay the same",
+        ["student", "method", "gain, points", "n", "seeds to decide", "new seeds"],
         rows,
         whole=("gain, points",),
     )

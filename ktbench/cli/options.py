@@ -17,14 +17,15 @@ ResultsFolder = Annotated[
         metavar="DIR", help="A results folder, or a packed one (FILE.ktb).", show_default=False
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Python = Annotated[
-    str, typer.Option(metavar="PYTHON", help="Interpreter on the device with the runtime.")
+    str, typer.Option(metavar="PYTHON", help="Interpreter on the device that has the runtime.")
 ]
 Profile = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="What the host is, of `ktbench list devices`; it decides what counts."
+        metavar="NAME",
+        help="Profile of the host, from `ktbench list devices`: it sets the rules to check.",
     ),
 ]
 

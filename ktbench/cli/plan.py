@@ -26,8 +26,8 @@ Settle = Annotated[
     Path | None,
     typer.Option(
         metavar="RESULTS",
-        help="Write the matrix of the seeds that would settle what this results folder of the "
-        "matrix leaves undecided.",
+        help="Write a matrix with the additional seeds that would decide the comparisons that this "
+        "results folder leaves undecided.",
     ),
 ]
 Output = Annotated[
@@ -36,14 +36,14 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="Of --settle (default: beside the matrix, NAME.settle.yaml)",
+        help="File that --settle writes (default: NAME.settle.yaml beside the matrix)",
     ),
 ]
 NoCode = Annotated[
     bool,
     typer.Option(
         "--no-code",
-        help="Import and run no code that the matrix names: such cells are shown as not looked at.",
+        help="Import and run no code that the matrix names; mark such cells as not checked.",
     ),
 ]
 
@@ -55,15 +55,15 @@ def plan(
     output: Output = None,
     no_code: NoCode = False,
 ) -> None:
-    """Show what a matrix would do: its cells, what is skipped and why, and an estimated cost.
+    """Show what a matrix would do: its cells, skips with their reasons, and the estimated cost.
 
-    Networks and methods of your own are imported and tried; --no-code plans without.
+    Imports and tries your own networks and methods, unless --no-code is given.
     """
     from ktbench.records import KtbenchError
 
     if settle is not None:
         if no_code:
-            raise KtbenchError("--no-code: not with --settle, which looks at what was run")
+            raise KtbenchError("--no-code: cannot be combined with --settle")
         from ktbench.cli.more_seeds import settle_matrix
 
         settle_matrix(matrix, settle, output, as_json=as_json)

@@ -141,7 +141,9 @@ def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Consol
         f"results in {escape(str(folder))}",
     )
     if plan.skips:
-        _say(console, f"{_count(len(plan.skips), 'impossible cell')} skipped: see `ktbench plan`")
+        _say(
+            console, f"{_count(len(plan.skips), 'cell')} skipped: `ktbench plan` gives the reasons"
+        )
     for note in data_notes(data):
         _say(console, escape(f"data: {note}"))
 
@@ -153,7 +155,7 @@ def summarise(summary: Summary, console: Console, *, failures_only: bool = False
     """Print how a run ended: counts, seconds by stage, and every failure with its reason."""
     if not failures_only:
         parts = [f"{_count(summary.done, 'cell')} done"]
-        parts += [f"{summary.reused} there already"] if summary.reused else []
+        parts += [f"{summary.reused} reused"] if summary.reused else []
         parts += [f"{summary.skipped} skipped"] if summary.skipped else []
         parts += [f"[red]{len(summary.failed)} failed[/]"] if summary.failed else []
         parts += [_count(summary.measured, "measurement")] if summary.measured else []

@@ -23,7 +23,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write the report of a results folder again, finished or not."""
+    """Rewrite the report of a results folder, finished or not."""
     from ktbench.cli.output import print_line
 
     print_line(str(write_report(folder, output)))

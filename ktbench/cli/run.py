@@ -24,33 +24,33 @@ Results = Annotated[
 Fresh = Annotated[
     bool,
     typer.Option(
-        "--fresh/--resume", help="Delete the folder's earlier results, or go on from them."
+        "--fresh/--resume", help="Delete the folder's earlier results, or continue from them."
     ),
 ]
 Memory = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="Most that a process that trains may hold, such as 4GB: it decides how many "
-        "students are trained together (default: half of what is free)",
+        help="Memory limit of each training process, such as 4GB: it decides how many students "
+        "are trained together (default: half of the free memory)",
     ),
 ]
 Strict = Annotated[
     bool,
-    typer.Option("--strict", help="Do not begin while a device of the matrix cannot be measured."),
+    typer.Option("--strict", help="Do not begin if a device of the matrix cannot be measured."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
 EngineName = Annotated[
     str,
     typer.Option(
         metavar="supervised|inline|ray",
-        help="Where work runs: in a child process that is watched, in this process, or on Ray.",
+        help="Where jobs run: in a supervised child process, in this process, or on Ray.",
     ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Trainings at a time on Ray (default: all that cores allow)"
+        min=1, metavar="N", help="Concurrent trainings on Ray (default: as many as the cores allow)"
     ),
 ]
 Address = Annotated[
@@ -63,7 +63,7 @@ Address = Annotated[
 GpusPerWorker = Annotated[
     float | None,
     typer.Option(
-        min=0.01, metavar="SHARE", help="Of a GPU, for each training on one (default: 0.25)"
+        min=0.01, metavar="SHARE", help="Share of a GPU for each training on Ray (default: 0.25)"
     ),
 ]
 
@@ -93,8 +93,8 @@ def run(
 ) -> None:
     """Train, export, measure and report everything that a matrix asks for.
 
-    A stopped run resumes where it was. The exit code is 0 when no cell failed and every
-    device was measured, 1 otherwise, 2 when the run could not begin or not continue (a full disk).
+    Resumes a stopped run. The exit code is 0 if no cell failed and every device was measured, 1
+    otherwise, and 2 if the run could not begin or continue (for example, because the disk is full).
     """
     from ktbench.supervision import Child
 
@@ -137,7 +137,7 @@ def _carry_out(planned: Planned, engine: Engine, options: _RunOptions) -> None:
                 strict=options.strict,
             )
     except Stopped as stopped:
-        stopped.advice = "; run the same command again to go on"
+        stopped.advice = "; run the same command again to resume"
         raise
     summarise(summary, console, failures_only=options.quiet)
     raise typer.Exit(0 if summary.ok else 1)

@@ -13,18 +13,20 @@ from ktbench.cli.options import AsJson
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Lend this machine to a pool of teachers, or look.",
+    help="Run teachers for other trainings on this machine; show pools.",
 )
 
 Address = Annotated[
-    str, typer.Option(metavar="auto|HOST:PORT", help="The Ray cluster, of which this is a node.")
+    str, typer.Option(metavar="auto|HOST:PORT", help="Ray cluster that this machine is a node of.")
 ]
 TeacherName = Annotated[
     str | None, typer.Option("--teacher", metavar="NAME", help="Serve this teacher only.")
 ]
 Base = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Where the matrix's relative paths start on this machine."),
+    typer.Option(
+        metavar="DIR", help="Folder where the matrix's relative paths start on this machine."
+    ),
 ]
 
 
@@ -35,10 +37,10 @@ def serve(
     base: Base = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers on this machine.")] = 1,
 ) -> None:
-    """Answer for the teachers of every pool that a run opens, until Ctrl-C.
+    """Compute teachers' outputs for every pool that a run opens, until Ctrl-C.
 
-    It may be started before the run, while it trains, and on as many machines as there are.
-    Weights come from the pool; the data set must lie on this machine as the matrix names it.
+    Start it before or during a run, on any number of machines. Weights come from the pool; the
+    data set must exist on this machine under the matrix's path.
     """
     from ktbench.teacher.pool import cluster
 
@@ -46,7 +48,7 @@ def serve(
     from ktbench.teacher.pool.serving import Server
 
     server = Server(teacher=teacher, base=str(base.resolve()) if base else None, workers=workers)
-    print("waiting for pools; Ctrl-C ends", flush=True)
+    print("waiting for pools; stop with Ctrl-C", flush=True)
     while True:
         for line in server.look():
             print(line, flush=True)
@@ -56,10 +58,10 @@ def serve(
 @app.command()
 def status(
     address: Address = "auto",
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every second.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every second.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show every pool: its workers, how fast they are, what waits, and who is taught."""
+    """Show every pool: its workers, their speed, waiting batches, and the students."""
     import json
 
     from rich.console import Console

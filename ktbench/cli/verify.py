@@ -14,16 +14,14 @@ def verify(
     folder: ResultsFolder,
     partial: Annotated[
         bool,
-        typer.Option(
-            "--partial", help="Files that are missing are no fault, as of results without weights."
-        ),
+        typer.Option("--partial", help="Allow missing files, for results without weights."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a results folder is what was written: records, weights, curves, artifacts.
+    """Check that a results folder is unchanged and complete: records, weights, curves, artifacts.
 
-    One line per thing that does not hold, with what to do. The exit code is 0 where all holds, 1
-    where something does not, 2 where DIR is no results folder.
+    Prints one line per problem, with what to do. The exit code is 0 if there is none, 1 if there
+    are problems, and 2 if DIR is not a results folder.
     """
     from ktbench.records import printable
     from ktbench.results import verify as verify_folder
@@ -41,8 +39,8 @@ def verify(
         results, measurements = verification.results, verification.measurements
         checked = f"{results} results and {measurements} measurements checked"
         if verification.unsealed:
-            checked += f", {verification.unsealed} of the {results + measurements} written before"
-            checked += " records had a digest"
-        conclusion = f"{len(problems)} problems" if problems else "everything holds"
+            checked += f", {verification.unsealed} of the {results + measurements} without a digest"
+            checked += " (written by an earlier version)"
+        conclusion = f"{len(problems)} problems" if problems else "no problems"
         print(printable(f"{folder}: {checked}: {conclusion}"))
     raise typer.Exit(1 if problems else 0)

@@ -111,7 +111,7 @@ def _accuracy_sheet(accuracies: Sequence[Accuracy], comparison: Comparison) -> S
     ]
     if not rows:
         return None
-    notes = ["Where n is A's/B's seeds, they share too few."] if _unpaired(accuracies) else []
+    notes = ["n as A/B: too few seeds in common to pair them."] if _unpaired(accuracies) else []
     notes += [_TOGETHER] if any(map(_clear_alone, accuracies)) else []
     note = " ".join([*notes, _left_out(len(rows), len(accuracies))]).strip()
     heads = ["student", "method", "A, %", "B, %", "change, points", "n", ""]
@@ -135,7 +135,7 @@ def _export_sheet(accuracies: Sequence[Accuracy], comparison: Comparison) -> She
         return None
     note = f"The clear ones of {len(accuracies):,}. {_left_out(len(rows), len(clear))}".strip()
     heads = ["student", "method", "export", "A", "B", "change, points", "n", ""]
-    return Sheet("What export changes of test accuracy, in points", heads, rows, 3, note)
+    return Sheet("Effect of export on test accuracy, in points", heads, rows, 3, note)
 
 
 def _change(accuracy: Accuracy) -> list[str]:

@@ -199,7 +199,7 @@ def _outcome(ray: Any, reference: Any) -> Any:
         problems.ObjectLostError,
     ):
         why = "its worker was killed, crashed or lost its node"
-        advice = "run again to go on from its saved work"
+        advice = "run again to resume from its saved work"
     except problems.RayError as error:
         raise KtbenchError(f"Ray: {one_line(error)}") from error
     return Lost(f"{why}, {RETRIES + 1} times: {advice}")

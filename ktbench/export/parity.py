@@ -39,8 +39,8 @@ class Parity:
             return "its logits are not finite"
         if self.agreement < tolerance.agreement:
             return (
-                f"it names the same class as torch for {self.agreement:.1%} of the validation "
-                f"images; at least {tolerance.agreement:.1%} are asked for"
+                f"it agrees with torch on {self.agreement:.1%} of the validation "
+                f"images; at least {tolerance.agreement:.1%} is required"
             )
         limit = tolerance.difference
         if limit is not None and self.relative_difference > limit:

@@ -211,7 +211,7 @@ class Estimate(Record):
         split = ", ".join(f"{name} {_duration(value)}" for name, value in parts.items())
         return (
             f"estimate: {_duration(self.seconds)} on this machine ({split}), {self.flops:.2g} FLOPs"
-            f" of training; methods' own layers not counted{self._left_out}"
+            f" of training; without methods' own layers{self._left_out}"
         )
 
     @property

@@ -140,7 +140,7 @@ def _text(path: Path, origin: Origin) -> str:
 def _syntax(error: yaml.MarkedYAMLError) -> str:
     problem, context = error.problem or "", error.context or ""
     if "'\\t'" in problem:
-        return "a tab stands where only spaces may: indent with spaces"
+        return "a tab is used for indentation: use spaces"
     if problem.endswith("but got '{'"):
         return f"{problem} {context}: text with {{ in it, such as ${{NAME}}, needs quotes here"
     if context.startswith("while"):
@@ -177,7 +177,7 @@ class _Reader:
                 self.problems.append(Problem(path, "aliases make the file grow without end"))
             return None, Branch(line)
         if node.tag not in _READ and node.tag not in _COLLECTIONS:
-            self.problems.append(Problem(path, f"tag {node.tag} is not taken here"))
+            self.problems.append(Problem(path, f"tag {node.tag} is not supported"))
             return None, Branch(line)
         if len(path) > MOST_DEPTH:
             message = f"nested too deeply: {MOST_DEPTH} levels at most"

@@ -14,7 +14,7 @@ from ktbench.records import DeviceSpec
 BUSY_LOAD = 0.5
 _SENSORS = {
     "governor": "governor: the kernel has no cpufreq, so a change of clocks goes unnoticed",
-    "mhz": "clocks: neither cpufreq nor `vcgencmd` tells them",
+    "mhz": "clocks: neither cpufreq nor `vcgencmd` reports them",
     "temperatures_c": "temperatures: no thermal zone can be read, so a hot start goes unnoticed",
     "throttled": "throttling: `vcgencmd get_throttled` is missing or may not be asked; install it,"
     " or join its group (`sudo usermod -aG video $USER`, and log in again)",
@@ -82,7 +82,7 @@ def _problems(target: Target, probe: Probe) -> Iterator[str]:
         yield probe.unsettable
     most = max(target.spec.threads)
     if most > probe.processors:
-        yield f"{most} threads are asked for, {probe.processors} processors are free"
+        yield f"{most} threads are requested, {probe.processors} processors are free"
 
 
 def _remedy(target: Target) -> str:
@@ -102,14 +102,14 @@ def _warnings(profile: Profile, probe: Probe) -> Iterator[str]:
             yield f"no {formats} models can be measured ({why}): install {runtime.install}"
     for sensor in profile.sensors:
         if sensor not in probe.state:
-            yield f"the board does not tell its {_SENSORS.get(sensor, sensor)}"
+            yield f"the board does not report its {_SENSORS.get(sensor, sensor)}"
     yield from _other_board(profile, probe)
     held = probe.holder
     if held is not None:
         yield f"the board is held by {held.holder} for {held.seconds:.0f} s at least"
     throttled = probe.state.get("throttled")
     if isinstance(throttled, int) and throttled & 0xF:
-        yield "the board is throttled now: cool it, and see to its power supply"
+        yield "the board is throttled now: cool it, and check its power supply"
     load, cores = probe.state.get("load"), probe.facts.get("cores")
     if isinstance(load, float) and isinstance(cores, int) and load > BUSY_LOAD * cores:
         yield f"the device is busy: load {load:g} on {cores} processors"
@@ -122,21 +122,21 @@ def _other_board(profile: Profile, probe: Probe) -> Iterator[str]:
     if isinstance(mode, str) and modes and _plain(mode) not in modes:
         yield (
             f"power mode {mode} is none of a {profile.title}'s ({', '.join(profile.power_modes)}):"
-            " look whether the profile is the board's"
+            " check that the profile matches the board"
         )
     python = str(probe.facts.get("python", ""))
     version = ".".join(python.split(".")[:2])
     if version and profile.pythons and version not in profile.pythons:
         yield (
             f"Python is {python}, but the systems of a {profile.title} come with"
-            f" {' or '.join(profile.pythons)}: look whether `python` is the one that is meant"
+            f" {' or '.join(profile.pythons)}: check that `python` is the intended interpreter"
         )
     rails = probe.state.get("power_w")
     missing = [rail for rail in profile.rails if isinstance(rails, dict) and rail not in rails]
     if missing:
         yield (
             f"{', '.join(missing)} of its power rails cannot be read: energy may be missing, so"
-            " look whether the profile is the board's"
+            " check that the profile matches the board"
         )
 
 

@@ -161,7 +161,7 @@ def _checked(answer: dict[str, Any], budget: Budget) -> Bench | DeviceError:
     count, least = len(bench.samples_ns), least_count(0.9)
     if count < least:  # no percentile can be told of them, so there is no measurement to doubt
         return AnswerError(
-            f"malformed answer: {count} timed runs came, {budget.runs} were asked for"
+            f"malformed answer: {count} timed runs were received, {budget.runs} were requested"
         )
     return bench
 

@@ -86,7 +86,7 @@ def _board_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
     for answer in repeats:
         before, after = answer.state_before, answer.state_after
         if answer.provider != answer.wanted_provider:
-            yield f"fallback: {answer.wanted_provider} was asked for, {answer.provider} ran"
+            yield f"fallback: {answer.wanted_provider} was requested, {answer.provider} ran"
         beside = answer.telemetry.states if answer.telemetry else []
         for key, name in _SETTINGS.items():
             states = (first.state_before, before, *beside, after)
@@ -114,7 +114,7 @@ def _time_reasons(repeats: Sequence[Bench]) -> Iterator[str]:
         seen = answer.host_s
         if seen is not None and answer.busy_s > seen * (1 + CLOCK_DRIFT) + CLOCK_SLACK_S:
             yield (
-                f"the board tells of {answer.busy_s:.3g} s of work, and {seen:.3g} s passed here:"
+                f"the board reports {answer.busy_s:.3g} s of work, but {seen:.3g} s passed here:"
                 " its clock is wrong"
             )
         yield from _steady_reasons(answer)
@@ -125,7 +125,7 @@ def _count_reasons(repeats: Sequence[Bench], budget: Budget) -> Iterator[str]:
     for answer in repeats:
         count = len(answer.samples_ns)
         if count < budget.runs or (count > budget.runs and not budget.seconds):
-            yield f"{count} timed runs came, {budget.runs} were asked for"
+            yield f"{count} timed runs were received, {budget.runs} were requested"
 
 
 def _steady_reasons(answer: Bench) -> Iterator[str]:

@@ -27,9 +27,9 @@ class BlockRun(Record):
     """`relay`: one pass of the teacher feeds every block of a worker; `prefix`: every block runs
     the teacher up to itself again, as in the study."""
     schedule: Literal["longest_first", "contiguous", "queue"] = "longest_first"
-    """`longest_first`: packed on the workers by measured times; `contiguous`: neighbours on one
-    worker, cut where the slowest takes least, each handing its boundary on to the next; `queue`:
-    whoever is free takes the next."""
+    """Assignment of blocks to workers. `longest_first`: by measured times; `contiguous`: neighbours
+    together, split so that the slowest worker is fastest, each handing its boundary on;
+    `queue`: a free worker takes the next."""
     watts: Annotated[Number, Field(gt=0, le=1e6)] = 10.0
     """Power of one busy core, to estimate energy where the processor does not count it."""
 
@@ -39,7 +39,7 @@ class Limits(Record):
 
     step_seconds: Annotated[Number, Field(gt=0, le=MOST_SECONDS)] = 1800.0
     """Longest time of one training step, validation or export: a network that hangs
-    fails after so many seconds, and the others go on."""
+    fails after that time, and the others continue."""
 
 
 class ExportSpec(Record):

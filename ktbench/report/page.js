@@ -254,7 +254,7 @@
   }
 
   function unknown(key) {
-    heading.textContent = "No such cell here";
+    heading.textContent = "Cell not found";
     body.replaceChildren(make("p", {},
       `This page has the details of ${cells.size} cells, and ${key} is not among them: ` +
       "its record, if it has one, is in the results folder under cells/."));

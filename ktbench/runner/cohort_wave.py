@@ -50,7 +50,9 @@ def cohort_wave(
         if smaller_jobs:
             labels = {task.cell.key: task.cell.label for task in job.tasks}
             label = labels.get(lost.mark.subject, job.label)
-            then = "it runs again alone" if len(job.tasks) == 1 else "the others go on without it"
+            then = (
+                "it runs again alone" if len(job.tasks) == 1 else "the others continue without it"
+            )
             context.watcher.note(f"ended: {label}: {lost.reason}; {then}")
         return smaller_jobs
 

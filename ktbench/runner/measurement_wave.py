@@ -325,6 +325,6 @@ def wrong(accuracy: BoardAccuracy, promised: float) -> str | None:
     if agreement >= promised - chance:
         return None
     return (
-        f"the board names torch's class for only {agreement:.1%} of {inputs} test images"
+        f"the board agrees with torch on only {agreement:.1%} of {inputs} test images"
         f" (accuracy there {accuracy.accuracy:.1%})"
     )

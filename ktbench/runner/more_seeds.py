@@ -102,7 +102,7 @@ def write(settlement: Settlement, matrix_file: Path, output: Path | None = None)
     if path.absolute().parent.resolve() != base:
         raise KtbenchError(f"-o {path}: paths of the matrix start from {base}: write it there")
     if path.exists() and not path.read_text(encoding="utf-8").startswith(HEAD):
-        raise KtbenchError(f"{path}: is there already: name another file with -o")
+        raise KtbenchError(f"{path}: exists already: name another file with -o")
     write_atomically(path, settlement.matrix)
     return path
 

@@ -164,7 +164,7 @@ class Child:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(2.0)
         self._kill()
-        reason = f"nothing came of it for {step_s:g} s{_while(mark)}"
+        reason = f"it made no progress for {step_s:g} s{_while(mark)}"
         return self._over(f"{reason}; give it longer with limits.step_seconds", mark)
 
     def _died(self) -> Died:

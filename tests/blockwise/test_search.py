@@ -190,7 +190,7 @@ def test_a_matrix_is_written_over_no_other_file_and_nowhere_else(
 ) -> None:
     mine = folder.path.parent / "mine.yaml"
     mine.write_text("name: mine\n")
-    with pytest.raises(KtbenchError, match="is there already"):
+    with pytest.raises(KtbenchError, match="exists already"):
         write_matrix(found, folder, mine)
     with pytest.raises(KtbenchError, match="write it there"):
         write_matrix(found, folder, tmp_path / "m.yaml")

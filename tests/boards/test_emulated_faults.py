@@ -112,7 +112,7 @@ def test_a_runtime_that_falls_back_is_invalid_and_one_without_the_provider_says_
     assert "built without XnnpackExecutionProvider: it has" in lacking.reason, lacking
     assert "CPUExecutionProvider" in lacking.reason
     assert isinstance(fallen, Measurement)
-    assert fallen.validity.reasons == ("fallback: XNNPACK was asked for, builtin ran",)
+    assert fallen.validity.reasons == ("fallback: XNNPACK was requested, builtin ran",)
 
 
 # ---------------------------------------------------------------- a board that lies

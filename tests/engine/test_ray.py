@@ -237,7 +237,7 @@ def test_an_interrupted_run_leaves_nothing_running_and_goes_on_elsewhere(
     run.send_signal(signal.SIGINT)
     out, told = run.communicate()
     assert run.returncode == 128 + signal.SIGINT
-    assert told.splitlines()[-1] == "ktbench: stopped; run the same command again to go on"
+    assert told.splitlines()[-1] == "ktbench: stopped; run the same command again to resume"
     assert not out and "Traceback" not in told
     assert not (folder / "running").exists()
     until = time.monotonic() + 30

@@ -40,7 +40,7 @@ def _cells(network: str) -> list[str]:
         ("Crashes", "ended by SIGSEGV (a crash in native code) while training, step 3"),
         ("CorruptsTheHeap", "its process was ended by SIG"),
         ("Leaves", "ended itself with exit code 0 while training, step 3"),
-        ("Hangs", "nothing came of it for 5 s while training, step 3"),
+        ("Hangs", "it made no progress for 5 s while training, step 3"),
         ("TakesAllMemory", "allocate memory"),
     ],
 )
@@ -86,7 +86,7 @@ def test_a_network_that_ends_the_planning_is_skipped_with_its_reason(
     assert answer.code == 0, answer.err
     told = " ".join(answer.out.split())
     assert "2 cells" in told and "4 skipped" in told
-    assert "ended itself with exit code 3" in told and "nothing came of it for 10 s" in told
+    assert "ended itself with exit code 3" in told and "it made no progress for 10 s" in told
     assert ktbench("run", path, "--results", "r").code == 0
     assert {r.status for r in results(tmp_path / "r").values()} == {"done", "skipped"}
 

@@ -82,7 +82,7 @@ def test_a_method_that_cannot_be_kept_to_a_window_is_a_skip_with_the_reason() ->
     assert reasons("self_distillation") == [None]
     short, enough, whole, late = reasons("hard_logits")
     assert whole is None and short == enough == late and short is not None
-    assert short == "distill: the method has no cross-entropy to go on with outside the window"
+    assert short == "distill: the method has no cross-entropy to continue with outside the window"
     for name, words in (("fitnet", "trains no cross-entropy"), ("factor", "prepares the transfer")):
         short, enough, whole, late = reasons(name)
         assert enough is whole is None

@@ -80,7 +80,7 @@ def test_a_runtime_that_falls_back_makes_a_measurement_invalid(tmp_path: Path) -
     good, fallen = measure(wants, [job(taken), job(unfit)], tmp_path, budget=SHORT)
     assert isinstance(good, Measurement) and isinstance(fallen, Measurement)
     assert good.provider == "XNNPACK" and not good.validity.reasons
-    assert fallen.validity.reasons == ("fallback: XNNPACK was asked for, builtin ran",)
+    assert fallen.validity.reasons == ("fallback: XNNPACK was requested, builtin ran",)
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_inputs_of_another_shape_are_a_failure(onnx_model: Path, tmp_path: Path)
 def test_more_threads_than_processors_are_a_failure(onnx_model: Path, tmp_path: Path) -> None:
     many = HERE.model_copy(update={"threads": (999,)})
     (found,) = measure(many, [job(onnx_model)], tmp_path, budget=SHORT)
-    assert isinstance(found, Failure) and "999 threads are asked for" in found.reason
+    assert isinstance(found, Failure) and "999 threads are requested" in found.reason
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_a_full_measurement_tells_the_99th_percentile(two: list[Job], tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"provider": "CPU"}, "fallback: fake was asked for, CPU ran"),
+        ({"provider": "CPU"}, "fallback: fake was requested, CPU ran"),
         ({"state_after": {"governor": "ondemand"}}, "the governor changed"),
         ({"state_before": {"throttled": 0}, "state_after": {"throttled": 0x4}}, "throttled"),
         ({"state_before": {"throttled": 0}, "state_after": {"throttled": 0x40000}}, "throttled"),
@@ -101,8 +101,11 @@ def test_a_full_measurement_tells_the_99th_percentile(two: list[Job], tmp_path: 
         ({"samples_ns": [0] * 64}, "64 of 64 timed runs took 0 ns"),
         ({"samples_ns": [0] + [10**6, 10**6 + 1] * 31 + [5]}, "1 of 64 timed runs took 0 ns"),
         ({"samples_ns": [123_456] * 64}, "all 64 timed runs took exactly 123,456 ns"),
-        ({"samples_ns": [10**6, 10**6 + 1] * 30}, "60 timed runs came, 64 were asked for"),
-        ({"samples_ns": [10**6, 10**6 + 1] * 99}, "198 timed runs came, 64 were asked for"),
+        ({"samples_ns": [10**6, 10**6 + 1] * 30}, "60 timed runs were received, 64 were requested"),
+        (
+            {"samples_ns": [10**6, 10**6 + 1] * 99},
+            "198 timed runs were received, 64 were requested",
+        ),
         ({"load_ns": 0}, "loading took 0 ns"),
         ({"first_ns": 0}, "the first inference took 0 ns"),
         ({"steady": [5.0, 5.001]}, "the board's clocks contradict each other"),
@@ -353,7 +356,7 @@ def test_a_check_says_what_is_missing_in_plain_words(bare_python: Path) -> None:
     text = "; ".join(found.problems)
     assert "numpy is not installed for" in text
     assert "`pip install` onnxruntime" in text
-    assert "999 threads are asked for" in text
+    assert "999 threads are requested" in text
 
 
 def test_a_check_shows_the_commands_that_steady_a_board_and_runs_none() -> None:
@@ -369,7 +372,7 @@ def test_a_check_shows_the_commands_that_steady_a_board_and_runs_none() -> None:
     assert "`governor: performance` in the device's entry" in found.advice[0]
     assert found.advice[1:] == ("by hand: sudo cpufreq-set -r -g performance",)
     text = "; ".join(found.warnings)
-    for words in ("throttled now", "busy", "does not tell its temperatures: no thermal zone"):
+    for words in ("throttled now", "busy", "does not report its temperatures: no thermal zone"):
         assert words in text, text
 
 

@@ -172,7 +172,7 @@ def test_a_longer_budget_of_no_transfer_alone_is_in_no_mean_and_no_curve(tmp_pat
     assert expected is not None and mean["gain_n"] == 2
     assert mean["gain"] == pytest.approx(expected.mean)
     figure = sections.convergence(analysis).parts[0]
-    assert isinstance(figure, Figure) and "The budget of 8 epochs alone" in figure.caption
+    assert isinstance(figure, Figure) and "Only the budget of 8 epochs" in figure.caption
 
 
 def test_a_pools_uses_stand_beside_each_other_with_what_they_cost(study: Path) -> None:
@@ -196,7 +196,7 @@ def test_every_window_and_every_use_of_a_pool_is_drawn_with_its_gain_and_its_flo
     [windows] = window_figure(sweeps.windows(analysis.trainings))
     [pools] = pool_figure(sweeps.pools(analysis, analysis.trainings))
     assert isinstance(windows, Figure) and isinstance(pools, Figure)
-    assert "means over the budgets in common" in windows.caption
+    assert "mean over the common budgets" in windows.caption
     drawn = windows.svg.decode()
     frame = sweeps.windows(analysis.trainings)
     for row in frame[frame["epochs"] == 0].to_dict("records"):
@@ -216,12 +216,12 @@ def test_the_report_says_when_training_longer_is_better_for_one_student(
 ) -> None:
     words = said(study)
     assert "training resnet8 longer without transfer is better" in words
-    assert "goes up to 6" in words, "and what no budget of no transfer reached"
+    assert "reaches 6" in words, "and what no budget of no transfer reached"
     plan = plan_of(USES[:1], seeds=2, epochs=(64, 128, 256))
     helped = write_efficiency(tmp_path / "run", plan, gain=0.09)
     words = said(helped)
     assert "longer without transfer is better" not in words
-    assert "Even when a teacher has to be trained for one student" in words
+    assert "Even if you train a teacher for one student only" in words
 
 
 @pytest.mark.slow
@@ -341,7 +341,7 @@ def test_a_sweeps_signs_and_a_tables_speedups_are_judged_among_all_their_rows(st
     assert budgets["flops_p_holm"].tolist() == pytest.approx(adjusted.tolist(), nan_ok=True)
     for _, own in analysis.speedups.groupby(["kind", "students"]):
         assert own["sign"].tolist() == stats.signs_at(np.log(own["speedup"]), stats.holm(own["p"]))
-    assert "each column of them is one family" in said(study)
+    assert "clear among all rows of a column" in said(study)
 
 
 @pytest.mark.slow
@@ -352,7 +352,7 @@ def test_every_budget_has_its_name_and_curves_are_those_of_the_longest(study: Pa
     labels = set(analysis.gains.loc[analysis.gains["is_baseline"], "label"])
     assert labels == {f"no transfer [epochs={epochs}]" for epochs in EPOCHS}
     figure = sections.convergence(analysis).parts[0]
-    assert isinstance(figure, Figure) and "The budget of 64 epochs alone" in figure.caption
+    assert isinstance(figure, Figure) and "Only the budget of 64 epochs" in figure.caption
     drawn = figure.svg.decode()
     assert ">no transfer<" in drawn and ">kd ← T0<" in drawn and "epochs=" not in drawn
 
@@ -361,7 +361,7 @@ def test_a_swept_budget_and_a_window_are_no_unfairness(study: Path) -> None:
     section = sections.fairness(Analysis(load_results(study)))
     notes = [part for part in section.parts if isinstance(part, Note)]
     assert [note.kind for note in notes] == ["good", "muted"]
-    assert "heard during a part of the training" in notes[0].text
+    assert "during only a part of the training" in notes[0].text
     [cards] = [part for part in section.parts if isinstance(part, Cards)]
     assert ("epochs", "4, 8, 16, 32, 64") in cards.cards[1].facts
 

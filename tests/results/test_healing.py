@@ -152,7 +152,7 @@ def test_what_is_lost_of_a_finished_cell_is_made_again_and_nothing_else(
     assert verify(folder).problems == [] and digests(folder) == before
     trained.clear()
     answer = ktbench("run", matrix, "--results", "r")
-    assert answer.code == 0 and "2 there already" in answer.err and "lost" not in answer.err
+    assert answer.code == 0 and "2 reused" in answer.err and "lost" not in answer.err
     assert trained == []
 
 
@@ -195,7 +195,7 @@ def test_a_damaged_lock_is_written_again_from_the_matrix_and_the_results_are_kep
     ktbench.report = False
     answer = ktbench("run", matrix, "--results", "r")
     assert answer.code == 0 and "damaged: lock.json" in answer.err
-    assert trained == [] and "2 there already" in answer.err
+    assert trained == [] and "2 reused" in answer.err
 
 
 def test_a_damaged_measurement_or_its_samples_are_measured_again(

@@ -153,7 +153,7 @@ def test_a_terminated_run_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
         _, told = process.communicate()
         assert process.returncode == 128 + number
         last = told.splitlines()[-1]
-        assert last == "ktbench: stopped; run the same command again to go on"
+        assert last == "ktbench: stopped; run the same command again to resume"
         assert "Traceback" not in told
         assert not (folder / "running").exists()
     process = _run(matrix, folder)

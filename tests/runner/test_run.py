@@ -143,7 +143,7 @@ def test_an_extended_matrix_does_only_what_is_new(
     frames = load_results(tmp_path / "r")
     assert set(frames.cells["status"]) == {"done"} and len(frames.artifacts) == 4
     answer = ktbench("run", path, "--results", "r")
-    assert answer.code == 0 and "4 there already" in answer.err and "students" not in answer.err
+    assert answer.code == 0 and "4 reused" in answer.err and "students" not in answer.err
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ def test_nothing_to_settle_writes_nothing(ktbench: Commands, tmp_path: Path) -> 
     shape = Shape(students=("resnet8",), gains={"kd": 0.4}, noise=0.001, epochs=1)
     filled(tmp_path / "r", matrix, shape)
     answer = ktbench("plan", matrix, "--settle", tmp_path / "r")
-    assert answer.code == 0 and "nothing to settle" in answer.out
+    assert answer.code == 0 and "nothing to decide" in answer.out
     assert "decided already: 1 comparison" in answer.out
     assert not (tmp_path / "m.settle.yaml").exists()
 
@@ -164,7 +164,7 @@ def test_what_is_printed_names_seeds_cost_and_the_next_command(
     matrix = write_matrix(tmp_path / "m.yaml", **MATRIX)
     filled(tmp_path / "r", matrix)
     out = ktbench("plan", matrix, "--settle", tmp_path / "r", "-o", tmp_path / "more.yaml").out
-    assert "to settle, with 80 % power" in out and "new trainings: " in out
+    assert "to decide, with 80 % power" in out and "new trainings: " in out
     assert f"next: ktbench run {tmp_path / 'more.yaml'} --results {tmp_path / 'r'}" in out
 
 
@@ -179,7 +179,7 @@ def test_mistakes_are_one_line_each(ktbench: Commands, tmp_path: Path) -> None:
         ((matrix, "--settle", tmp_path / "nowhere"), "nowhere"),
         ((other, "--settle", folder), "give the matrix that it was run with"),
         ((matrix, "-o", "x.yaml"), "needs --settle"),
-        ((matrix, "--settle", folder, "-o", tmp_path / "mine.yaml"), "is there already"),
+        ((matrix, "--settle", folder, "-o", tmp_path / "mine.yaml"), "exists already"),
         ((matrix, "--settle", folder, "-o", tmp_path / "elsewhere/x.yaml"), "write it there"),
     ):
         answer = ktbench("plan", *arguments)

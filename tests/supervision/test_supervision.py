@@ -87,7 +87,7 @@ def test_an_exit_is_a_death_whatever_its_code(child: Child) -> None:
 @pytest.mark.slow
 def test_work_that_hangs_is_ended_and_slow_work_is_not(child: Child, tmp_path: Path) -> None:
     assert child.run(work.work_slowly, 0.2, 12, step_s=2.0) == "done"
-    with pytest.raises(Died, match=r"nothing came of it for 1 s while training, step 3; give it"):
+    with pytest.raises(Died, match=r"it made no progress for 1 s while training, step 3; give it"):
         child.run(work.hang, step_s=1.0)
     [log] = (tmp_path / "logs").iterdir()
     assert "in hang" in log.read_text()  # where it hung

@@ -279,7 +279,7 @@ def test_a_window_suits_phases_that_carry_cross_entropy_or_lie_within_it(
     found = misfit(Window(**window), Scale(), phases, steps=20)  # type: ignore[arg-type]
     assert (found is None) if reason is None else (found is not None and reason in found)
     without = misfit(Window(**window), None, phases, steps=20)  # type: ignore[arg-type]
-    assert without is not None and "no cross-entropy to go on with" in without
+    assert without is not None and "no cross-entropy to continue with" in without
 
 
 OWN = """

@@ -59,10 +59,10 @@ def efficiency(analysis: Analysis) -> tuple[Section, ...]:
     parts += [*window_figure(windows), window_table(windows)] if len(windows) else []
     parts += [*pool_figure(pools), pool_table(pools)] if len(pools) else []
     lead = (
-        "Whether transfer saves training: what it costs to reach the same test accuracy with and "
-        "without it. Each budget is a training of its own with its own full learning-rate "
-        "schedule. Costs are what a cell takes alone, the teacher's forward passes included; the "
-        "teacher's own training only where it is said."
+        "Does transfer save training? This section compares the cost of reaching the same test "
+        "accuracy with and without it. Each budget is a training of its own with its own full "
+        "learning-rate schedule. Costs are those of a cell trained alone, including the teacher's "
+        "forward passes; the teacher's own training is included only where stated."
     )
     return (Section("efficiency", "Training efficiency", lead, parts),)
 
@@ -87,14 +87,14 @@ def _speedups(analysis: Analysis) -> list[Part]:
     if students > STUDENTS_SHOWN:
         left_out += f" First {STUDENTS_SHOWN} of {students} students."
     cost = (
-        "Test accuracy by budget against what the training cost: mean over seeds, band from the "
-        "lowest to the highest. Rings: the Pareto front. Dotted: the first line with its "
+        "Test accuracy by budget against the cost of training: mean over seeds, with a band from "
+        "the lowest to the highest. Rings: the Pareto front. Dotted: the first line with its "
         "teacher's whole training added, as for a single student."
     )
     speed = (
         "Cost of no transfer over cost with transfer at the same mean accuracy, with its interval "
-        f"at {LEVEL} over seeds; above the dashed line transfer is cheaper. Marks: budgets. The "
-        "teacher's forward passes are counted, its training is not."
+        f"at {LEVEL} over seeds; above the dashed line transfer is cheaper. Marks: budgets. "
+        "Costs include the teacher's forward passes, but not its training."
     )
     honest = [Note(words, "warn" if bad else "") for words, bad in _honest(heads, comparisons)]
     return [
@@ -106,10 +106,10 @@ def _speedups(analysis: Analysis) -> list[Part]:
         *_sharing_tables(heads),
         Note(
             "Between two budgets, cost is interpolated linearly in its logarithm between mean "
-            "accuracies; a budget that is no better than a cheaper one is passed over. Outside "
-            "what both sides reached there is no figure. Intervals: jackknife over seeds with "
-            "Student's t, both sides of a seed left out together; they cover neither the choice of "
-            "test images nor the luck of the one teacher.",
+            "accuracies; a budget that is no better than a cheaper one is left out. Accuracies "
+            "that only one side reached have no figure. Intervals: jackknife over seeds with "
+            "Student's t, leaving out both sides of a seed together; they cover neither the choice "
+            "of test images nor the luck of the one teacher.",
             "muted",
         ),
     ]
@@ -144,16 +144,16 @@ def _verdict(row: Row, comparisons: Sequence[Comparison]) -> tuple[str, bool]:
     if row["speedup"] <= 1:
         doubt = "" if row["speedup_high"] < 1 else ", though not clear of 1"
         words = (
-            f"When one student is wanted and a teacher has to be trained for it, training "
+            f"If you need one student and have to train a teacher for it, training "
             f"{row['student']} longer without transfer is better: at every test accuracy that both "
-            f"reach ({between}) it takes fewer FLOPs on average. The least bad is {row['label']}: "
+            f"reach ({between}) it takes fewer FLOPs on average. The closest is {row['label']}: "
             f"its speedup with the teacher's training is at best {figure}, at "
             f"{numbers.percent(row['q'])}{doubt}."
         )
     else:
         clear = numbers.known(row["speedup_low"]) and row["speedup_low"] > 1
         words = (
-            f"Even when a teacher has to be trained for one student, {row['label']} on "
+            f"Even if you train a teacher for one student only, {row['label']} on "
             f"{row['student']} reaches {numbers.percent(row['q'])} "
             "with fewer FLOPs than no transfer: "
             f"speedup {figure}{'' if clear else ', which is not clear of 1'}."
@@ -170,9 +170,8 @@ def _beyond(row: Row, comparisons: Sequence[Comparison]) -> str:
     if own <= base:
         return ""
     return (
-        f" Above {numbers.percent(base)}, which no budget of no transfer reached, "
-        "there is nothing to "
-        f"compare with; {row['label']} goes up to {numbers.percent(own)}."
+        f" Above {numbers.percent(base)}, the best accuracy without transfer, there is nothing to "
+        f"compare with; {row['label']} reaches {numbers.percent(own)}."
     )
 
 
@@ -189,7 +188,7 @@ _KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": ""}
 def _speedup_box(row: Row) -> Box:
     """A speedup, in full colour where its sign is clear among its column's."""
     if not numbers.known(row["speedup"]):
-        return Box(numbers.NOTHING, "muted", "they reach no accuracy in common")
+        return Box(numbers.NOTHING, "muted", "there is no accuracy that both reach")
     hint = ""
     if numbers.known(row["p"]):
         hint = f"p = {numbers.small(row['p'])}, among all {numbers.small(row['p_holm'])}"
@@ -197,7 +196,7 @@ def _speedup_box(row: Row) -> Box:
 
 
 _FAMILY = (
-    "Full colour: clear among all rows that count the same, one family (Holm's step-down at "
+    "Full colour: clear among all rows of the same kind of cost (Holm's step-down at "
     f"{LEVEL}); the intervals are each row's own."
 )
 
@@ -218,18 +217,18 @@ def _headline_table(heads: pd.DataFrame) -> Table:
         for r in rows_of(frame)[:ROWS_SHOWN]
     ]
     caption = (
-        "The largest speedup over all accuracies that both sides reach, the teacher's forward "
-        "passes counted, its training not. The largest of noisy figures is too large on average: "
-        "its interval is widened (Bonferroni over the budgets) to hold wherever the largest lies, "
-        f"and the next table has accuracies that were fixed beforehand. {_FAMILY}"
+        "The largest speedup over all accuracies that both sides reach, including the teacher's "
+        "forward passes but not its training. The largest of several noisy figures is too large on "
+        "average, so its interval is widened (Bonferroni over the budgets); the next table uses "
+        f"accuracies that were fixed in advance. {_FAMILY}"
     )
     columns = [
         *_FIRST,
-        Column("counted", number=False),
+        Column("cost in", number=False),
         Column("largest speedup"),
         Column("at test accuracy"),
         Column("compared over"),
-        Column("dearer than no transfer at", hint="where the speedup is below 1"),
+        Column("costs more than no transfer at", hint="where the speedup is below 1"),
     ]
     return Table("efficiency", caption, columns, rows, frame, total=len(frame))
 
@@ -263,17 +262,19 @@ def _budget_table(frame: pd.DataFrame) -> Table:
     ]
     columns = [
         *_FIRST,
-        Column("epochs of no transfer"),
+        Column("epochs without transfer"),
         Column("its test accuracy"),
         Column("speedup in FLOPs"),
         Column("speedup in seconds"),
-        Column("in FLOPs, with the teacher's training", hint="for one student alone"),
-        Column("teacher pays from", hint="students that share one training of the teacher"),
+        Column("speedup in FLOPs, with the teacher's training", hint="for one student alone"),
+        Column(
+            "teacher pays from", hint="number of students that share one training of the teacher"
+        ),
     ]
     caption = (
-        f"Speedup at the mean accuracy that each budget of no transfer reaches. {_FAMILY} A "
-        "teacher's training pays from n students where n times the FLOPs that each saves are more "
-        "than it took; [in brackets] n at the ends of the saving's interval."
+        f"Speedup at the mean accuracy that each budget without transfer reaches. {_FAMILY} A "
+        "teacher pays from n students on if n times the FLOPs that each saves exceed those of its "
+        "training; [in brackets]: n at the ends of the saving's interval."
     )
     return Table("efficiency-budgets", caption, columns, rows, frame, total=len(frame))
 
@@ -286,16 +287,16 @@ def _there(row: Row, kind: str) -> Box:
         return _speedup_box(own)
     if row["q"] > row["best"]:
         best = numbers.percent(row["best"])
-        return Box("not reached", "muted", f"the best budget with transfer comes to {best}")
+        return Box("not reached", "muted", f"the best budget with transfer reaches {best}")
     cheapest = numbers.percent(row["cheapest"])
     return Box(
-        "less was not tried", "muted", f"the cheapest budget with transfer comes to {cheapest}"
+        "less was not tried", "muted", f"the cheapest budget with transfer reaches {cheapest}"
     )
 
 
 def _pays_box(row: Row) -> Box:
     if not numbers.known(row["flops_training"]):
-        return Box(numbers.NOTHING, "muted", "what the teacher's training took is not known")
+        return Box(numbers.NOTHING, "muted", "the cost of the teacher's training is unknown")
     if not numbers.known(row["flops_saved"]):
         return Box(numbers.NOTHING, "muted")
     if not numbers.known(row["flops_pays_from"]):
@@ -324,9 +325,9 @@ def _sharing_tables(heads: pd.DataFrame) -> list[Table]:
         rows.append([Box(str(student)), Box(str(label)), Box(str(own["n"].iloc[0])), *boxes])
     counts = [Column(numbers.count(n, "student")) for n in frames.SHARED_BY]
     caption = (
-        "The largest speedup in FLOPs with the teacher's own training divided among so many "
-        "students, intervals as above, each column a family. All members of a pool count, and "
-        "teachers' own teachers."
+        "The largest speedup in FLOPs if so many students share the cost of the teacher's own "
+        "training, with intervals as above; each column is a family. The cost includes all members "
+        "of an ensemble, and teachers' own teachers."
     )
     columns = [*_FIRST, *counts, Column("not counted")]
     return [

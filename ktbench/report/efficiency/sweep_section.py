@@ -15,8 +15,8 @@ LEVEL = f"{100 * stats.LEVEL:.0f} %"
 
 
 _DIFFERENCES = (
-    f"Differences are paired by seed, with t intervals at {LEVEL}, each row's own; each column of "
-    "them is one family, and full colour marks what is clear among all its rows (Holm's step-down)."
+    f"Differences are paired by seed, with each row's own t interval at {LEVEL}; full colour marks "
+    "those that are clear among all rows of a column (Holm's step-down)."
 )
 
 
@@ -56,7 +56,9 @@ def pool_figure(frame: pd.DataFrame) -> list[Part]:
         )
         for own in _drawn(frame, ["pool", "student", "method", "window", "rest"])
     ]
-    return _figure(panels, frame, "efficiency-pools", "the average of the most", "uses of a pool")
+    return _figure(
+        panels, frame, "efficiency-pools", "the average of the most teachers", "uses of an ensemble"
+    )
 
 
 def _drawn(frame: pd.DataFrame, by: list[str]) -> list[pd.DataFrame]:
@@ -79,10 +81,10 @@ def _figure(
     if not panels:
         return []
     averaged = (frame["epochs"] == 0).any()
-    budgets = "means over the budgets in common" if averaged else "the longest budget"
+    budgets = "mean over the common budgets" if averaged else "the longest budget"
     caption = (
-        f"Gain in test accuracy over no transfer (dashed), {budgets}: intervals at {LEVEL} over "
-        f"seeds, each on its own. At the right what the training costs, {reference} as 1."
+        f"Gain in test accuracy over no transfer (dashed), {budgets}, with each one's own interval "
+        f"at {LEVEL} over seeds. At the right, the training's cost relative to {reference}."
     )
     if len(panels) > PANELS_SHOWN:
         caption += f" First {PANELS_SHOWN} of {len(panels)} transfers."
@@ -121,14 +123,14 @@ def window_table(frame: pd.DataFrame) -> Table:
         Column("test accuracy"),
         Column("minus throughout, points"),
         Column("minus no transfer, points"),
-        Column("FLOPs to throughout"),
+        Column("FLOPs relative to throughout"),
         Column("teacher's share of FLOPs"),
         Column("n"),
     ]
     caption = (
         "Transfer during a part of the training; outside it the student learns from labels alone "
-        "and no teacher is run. The loss's scale falls there by the transfer's terms (“jump”), "
-        f"unless it is kept. {_DIFFERENCES}"
+        "and no teacher runs. There, the cross-entropy keeps its weight, so the loss becomes "
+        f"smaller (“jump”), or takes the weight of all terms (“keep”). {_DIFFERENCES}"
     )
     return Table("efficiency-windows", caption, columns, rows, frame, total=len(frame))
 
@@ -160,14 +162,14 @@ def pool_table(frame: pd.DataFrame) -> Table:
         Column("test accuracy"),
         Column("minus the average, points"),
         Column("minus no transfer, points"),
-        Column("FLOPs to the average"),
+        Column("FLOPs relative to the average"),
         Column("teachers' training, FLOPs"),
         Column("n"),
     ]
     caption = (
-        "One teacher of a pool, one drawn at random for every step, and the average of several "
-        "teachers' logits. FLOPs include the teachers' forward passes. “Minus the average”: that "
-        f"of the most teachers. {_DIFFERENCES}"
+        "One teacher of an ensemble, one drawn at random for every step, and the average of "
+        "several teachers' logits. FLOPs include the teachers' forward passes. “The average” is "
+        f"that of the most teachers. {_DIFFERENCES}"
     )
     return Table("efficiency-pools", caption, columns, rows, frame, total=len(frame))
 

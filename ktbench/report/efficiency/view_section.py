@@ -28,12 +28,12 @@ def views(analysis: Analysis) -> tuple[Section, ...]:
     if pairs.empty:
         return ()
     lead = (
-        "Epochs take turns with K stored augmentations per image, so that a teacher's outputs can "
-        "be used again, or draw new ones every time. The difference is the test accuracy with "
-        "views minus that with fresh augmentations: same student, method, teacher, seed and "
-        f"training; mean over n seeds with Student's t interval at {100 * stats.LEVEL:.0f} %, each "
-        "on its own. Each of the two tables is a family: full colour marks what is clear among all "
-        "its rows (paired t tests, Holm's step-down), apart from the gains over no transfer."
+        "Epochs cycle through K views (augmentations) per image, so that a teacher's outputs can "
+        "be reused, or draw new ones every time. The difference is the test accuracy with views "
+        "minus that with fresh augmentations, for the same student, method, teacher, seed and "
+        "training: mean over n seeds, with each row's own Student's t interval at "
+        f"{100 * stats.LEVEL:.0f} %. Full colour marks differences that are clear among all rows "
+        "of their table (paired t tests, Holm's step-down)."
     )
     parts: list[Part] = [
         _overall_table(view_reuse.overall(pairs)),
@@ -41,8 +41,8 @@ def views(analysis: Analysis) -> tuple[Section, ...]:
     ]
     parts.append(
         Note(
-            "Clock times are not compared: what a cell really took depends on which cells shared "
-            "its batches and on what a cache already held.",
+            "Times are not compared, because a cell's time depends on which cells shared its "
+            "batches and on the content of the cache.",
             "muted",
         )
     )
@@ -59,7 +59,7 @@ def _columns(first: list[Column]) -> list[Column]:
         Column("n"),
         Column(
             "teacher's passes saved",
-            hint="of a cell alone, with a cache that keeps what its method reads",
+            hint="for a cell trained alone, with a cache of the outputs that its method reads",
         ),
     ]
 
@@ -79,10 +79,10 @@ def _figures(row: Row) -> list[Box]:
 def _overall_table(frame: pd.DataFrame) -> Table:
     rows = [[Box(str(r["views"])), Box(str(r["groups"])), *_figures(r)] for r in rows_of(frame)]
     caption = (
-        "All students and methods with a teacher, those that have every seed: each seed's mean "
-        "over them counts once, as cells of one seed are not independent. Saved: the share of the "
+        "All students and methods with a teacher that have every seed. Each seed's mean over them "
+        "counts once, because cells of one seed are not independent. Saved: the share of the "
         "teacher's passes whose view had come before, 1 − min(E, K) / E over E epochs with a "
-        "teacher, for a cell alone whose outputs are cached."
+        "teacher, for a cell trained alone with a cache."
     )
     first = [Column("views", number=False), Column("student × method")]
     return Table("views", caption, _columns(first), rows, frame)
@@ -94,6 +94,6 @@ def _table(frame: pd.DataFrame) -> Table:
         for r in rows_of(frame)[:ROWS_SHOWN]
     ]
     first = [Column("student", number=False), Column("method", number=False), Column("views")]
-    caption = "Each student and method; no transfer has no teacher to save."
+    caption = "Each student and method. No transfer has no teacher's passes to save."
     shown = frame.drop(columns="is_baseline")
     return Table("views-each", caption, _columns(first), rows, shown, total=len(frame))

@@ -74,7 +74,7 @@ def gain_figure(
             name=name,
             caption=caption,
             alternative=f"Heat map of gains over no transfer: {len(rows)} students × "
-            f"{len(columns)} methods; the same figures are in the table below",
+            f"{len(columns)} methods; the table below has the same figures",
         )
 
 

@@ -75,9 +75,9 @@ def pools(analysis: Analysis) -> tuple[Section, ...]:
     if not histories and not unreadable:
         return ()
     lead = (
-        "Teachers that ran apart from their students' training, on workers that join and leave. "
-        "Batches are those that trainings were given, each once; the weights are those of a live "
-        "teacher whatever happened here."
+        "Teachers that ran on separate workers, which join and leave. Each batch that a training "
+        "received is counted once. The students' weights are those of a live teacher, whatever "
+        "happened to the workers."
     )
     parts: list[Part] = [Note(words, "warn") for words in unreadable]
     if histories:
@@ -104,8 +104,8 @@ def _read(folder: Path) -> tuple[dict[str, _History], list[str]]:
 
 def _figure(histories: dict[str, _History]) -> Any:
     caption = (
-        "Batches answered over time, and workers that were there. Marked: workers that joined, "
-        "a restarted one again, and workers that were lost, killed or dismissed."
+        "Batches answered over time, and the number of workers. Marks: a worker joined (again, "
+        "if it was restarted), or was lost, killed or dismissed."
     )
     if len(histories) > POOLS_SHOWN:
         caption += f" First {POOLS_SHOWN} of {len(histories)} pools."
@@ -152,14 +152,14 @@ def _pool_table(histories: dict[str, _History]) -> Table:
     columns = [
         Column("teacher", number=False),
         Column("open for", hint="seconds"),
-        Column("batches", hint="that trainings were given"),
-        Column("per second", hint="over all the time that the pool was open"),
+        Column("batches", hint="received by trainings"),
+        Column("per second", hint="over the whole time that the pool was open"),
         Column("workers", hint="most at once"),
         Column("joins"),
         Column("losses", hint="killed, gone or dismissed"),
-        Column("refused", hint="workers that would compute something else"),
-        Column("failures", hint="errors and wrong answers, asked of another worker again"),
-        Column("second answers", hint="not used: another came first, or nobody waited any more"),
+        Column("refused", hint="workers that would compute other outputs"),
+        Column("failures", hint="errors and wrong answers; another worker repeated them"),
+        Column("second answers", hint="not used: another came first, or nobody was waiting"),
         Column("hopeless", hint="batches that no worker could answer"),
     ]
     shown = [
@@ -179,7 +179,9 @@ def _pool_table(histories: dict[str, _History]) -> Table:
         for row in rows[:ROWS_SHOWN]
     ]
     frame = pd.DataFrame(rows)
-    return Table("pools", "Each pool, from its first worker.", columns, shown, frame, len(rows))
+    return Table(
+        "pools", "The pools, each counted from its first worker.", columns, shown, frame, len(rows)
+    )
 
 
 def _worker_table(histories: dict[str, _History]) -> Table:
@@ -190,15 +192,15 @@ def _worker_table(histories: dict[str, _History]) -> Table:
         Column("worker", number=False),
         Column("node", number=False),
         Column("batches"),
-        Column("s per batch", hint="of work, waiting not included"),
-        Column("rate", hint="batches per second of work"),
+        Column("s per batch", hint="computing time, without waiting"),
+        Column("rate", hint="batches per second of computing time"),
         Column("joins"),
         Column("losses"),
         Column("failures"),
-        Column("last said of it", number=False),
+        Column("last message", number=False),
     ]
     shown = [_worker_row(row) for row in rows_of(frame)[:ROWS_SHOWN]]
-    caption = "Workers and how fast they were."
+    caption = "The workers and their speed."
     return Table("pool-workers", caption, columns, shown, frame, total=len(frame))
 
 

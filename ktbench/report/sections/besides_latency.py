@@ -37,7 +37,7 @@ def on_board(analysis: Analysis) -> list[Part]:
     rows = [_answer_row(r, heads, origins) for r in rows_of(answers.head(ROWS_SHOWN))]
     caption = (
         "The test set on the board: the accuracy of the same file there and in this machine's "
-        "runtime, and the share of images on which the board names torch's class."
+        "runtime, and the share of images that the board and torch classify alike."
     )
     return [Table("on-board", caption, columns, rows, by_origin(answers), total=len(answers))]
 
@@ -87,22 +87,22 @@ def scenarios(analysis: Analysis) -> list[Part]:
         for name, caption, rows, figures, notes in (
             (
                 "energy",
-                "Energy of the whole board per inference, with and without what it takes idle.",
+                "Energy of the whole board per inference, with and without its idle power.",
                 energy,
                 _ENERGY,
                 {"power_source": "sensor: rails"},
             ),
             (
                 "offline",
-                "The offline scenario: batches one after the other, for their throughput.",
+                "The offline scenario: throughput of batches, one after the other.",
                 offline,
                 _OFFLINE,
                 {"batch_size": "batch"},
             ),
             (
                 "sustained",
-                "The sustained scenario: ten minutes on end; the slowdown is the median of the "
-                "last tenth of that time over the first tenth's.",
+                "The sustained scenario: ten minutes without a break. The slowdown is the median "
+                "of the last tenth of that time over that of the first tenth.",
                 sustained,
                 _SUSTAINED,
                 {"hottest_c": "hottest, °C"},

@@ -37,9 +37,9 @@ def cells(analysis: Analysis, keys: Sequence[str]) -> Section:
         anchored=True,
     )
     lead = (
-        "A name opens the cell's details: curves, settings, exports with their agreement, "
-        "measurements and their validity, provenance, and the command that reproduces it. "
-        "The page's address then names the cell, so it can be sent on."
+        "Click a name for the cell's details: curves, settings, exports with their agreement, "
+        "measurements and their validity, provenance, and the command that reproduces the cell. "
+        "The page's address then leads to that cell."
     )
     return Section("cells", "Cells", lead, [table])
 

@@ -23,8 +23,8 @@ def accuracy_and_cost(analysis: Analysis) -> Section:
     """Build the section on accuracy against latency, per device and threads, and against size."""
     lead = (
         "Each point is a student with a method in one export: test accuracy of the exported file, "
-        "mean over seeds. Points on the front (ringed, numbered, listed below) are beaten by no "
-        "other on both axes."
+        "mean over seeds. Points on the Pareto front (ringed, numbered, listed below) are those "
+        "that no other point beats on both axes."
     )
     parts: list[Part] = []
     valid = analysis.deployed[analysis.deployed["valid"]]
@@ -133,9 +133,10 @@ def _front_table(points: pd.DataFrame, axis: Axis, name: str, where: str, origin
 def integrity(analysis: Analysis) -> Section:
     """Build the section on the artifacts' agreement with the trained networks, and on refusals."""
     lead = (
-        "Every exported file was run on the whole validation set beside torch: the share of images "
-        "with the same class, and the largest difference of a logit. The change is its test "
-        "accuracy minus torch's, in points. A file beyond its tolerance is a failure, not a row."
+        "Every exported file was run on the whole validation set and compared with torch: the "
+        "share of images with the same class, and the largest difference of a logit. The accuracy "
+        "change is its test accuracy minus torch's, in points. A file beyond its tolerance is a "
+        "failure, not a row."
     )
     frame = analysis.integrity
     parts: list[Part] = []

@@ -29,9 +29,9 @@ _REASONS_SHOWN = 6
 def devices(analysis: Analysis) -> Section:
     """Build the section."""
     lead = (
-        "Latency belongs to the graph and not to its weights, so each distinct graph is measured "
-        "once per device and thread count, and its cells share the figure. What is measured, "
-        "emulated or estimated stands apart, and figures from different conditions are not pooled."
+        "Latency depends on the graph, not on its weights, so each distinct graph is measured once "
+        "per device and thread count, and its cells share the figure. Measured and emulated "
+        "figures are kept apart, and figures from different conditions are not pooled."
     )
     plan, measurements = analysis.results.lock.plan, analysis.results.all_measurements
     if not plan.devices:
@@ -143,8 +143,8 @@ def _latency_table(analysis: Analysis) -> Table:
     ]
     rows = [_latency_row(r, origins) for r in rows_of(measured.head(ROWS_SHOWN))]
     caption = (
-        "Every measurement; p50 with the bounds of its interval. Load is reading the file, first "
-        "is the first inference, the percentiles are the steady state."
+        "Every measurement; p50 with its interval. “Load” is the time to load the model, “first” "
+        "the first inference; the percentiles are of the steady state."
     )
     return Table("latency", caption, columns, rows, by_origin(measured), total=len(measured))
 
@@ -176,8 +176,8 @@ def _noise(analysis: Analysis) -> Part:
     frame = analysis.noise
     if frame.empty:
         return Note(
-            "Noise check: each graph was measured once, so there is nothing to compare "
-            "(`noise_check: true` on a device measures every cell's own file).",
+            "No noise check: each graph was measured once. To measure every cell's own file, set "
+            "`noise_check: true` on a device.",
             "muted",
         )
     shown = frame.sort_values("spread", ascending=False, kind="stable")
@@ -202,7 +202,7 @@ def _noise(analysis: Analysis) -> Part:
     ]
     median = numbers.percent(frame["spread"].median())
     caption = (
-        "Noise check: files that differ in their weights alone must take the same time. Spread is "
-        f"slowest over fastest minus one; its median is {median}."
+        "Noise check: files that differ only in their weights should take the same time. Spread "
+        f"is slowest over fastest minus one; its median is {median}."
     )
     return Table("noise", caption, columns, rows, shown, total=len(shown))

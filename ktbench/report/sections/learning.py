@@ -26,9 +26,9 @@ from ktbench.report.figures.curves import METHODS_SHOWN, STUDENTS_SHOWN
 def convergence(analysis: Analysis) -> Section:
     """Build the section: curves with seed bands, and the cost to the baseline's accuracy."""
     lead = (
-        "How fast a student learns. The target is the validation accuracy at which no transfer "
-        "ends (dotted), seed by seed; costs count up to the end of the first epoch that reaches "
-        "it, without interpolation, and no transfer is measured by the same rule."
+        "How fast a student learns. The target (dotted) is the final validation accuracy without "
+        "transfer, seed by seed. Costs count up to the end of the first epoch that reaches it, "
+        "without interpolation; the same rule applies to no transfer."
     )
     curves = analysis.curves
     if curves.empty:
@@ -39,13 +39,15 @@ def convergence(analysis: Analysis) -> Section:
     drawn = curves.loc[curves["key"].isin(cells["key"]), ["key", "epoch", "validation_accuracy"]]
     columns = ["key", "student", "label", "seed"]
     data = drawn.astype({"key": object}).merge(cells[columns], on="key")
-    caption = "Validation accuracy by epoch: mean over seeds, band from the lowest to the highest."
+    caption = (
+        "Validation accuracy by epoch: mean over seeds, with a band from the lowest to the highest."
+    )
     if len(analysis.students) > STUDENTS_SHOWN:
         caption += f" First {STUDENTS_SHOWN} of {len(analysis.students):,} students."
     if analysis.sweeps_epochs:
         caption += (
-            f" The budget of {cells['epochs'].max()} epochs alone, the longest with and without "
-            "transfer; all of them meet under “Training efficiency”."
+            f" Only the budget of {cells['epochs'].max()} epochs, the longest with and without "
+            "transfer; “Training efficiency” compares all budgets."
         )
     lines = _lines(cells)
     trained = cells.loc[~cells["is_baseline"], "label"].nunique()
@@ -96,12 +98,14 @@ def _arrival_table(analysis: Analysis) -> Table:
         Column("× fewer FLOPs, with teacher"),
     ]
     caption = (
-        "Cost to the no-transfer's final validation accuracy: means over the seeds that reach it; "
-        "ratios are geometric means over those seeds, above 1 is better than no transfer. “With "
-        "teacher” adds the teacher's forward passes, not its training."
+        "Cost of reaching the final validation accuracy of no transfer: means over the seeds that "
+        "reach it. Ratios are geometric means over those seeds; above 1 is better than no "
+        "transfer. “With teacher” adds the teacher's forward passes, not its training."
     )
     if (analysis.cells["budget"] != "").any():
-        caption += " [In brackets]: another training, with the target of no transfer likewise."
+        caption += (
+            " [In brackets]: another training, with the target of no transfer in that training."
+        )
     return Table(
         "convergence", caption, columns, rows, frame.drop(columns="is_baseline"), total=len(frame)
     )
@@ -137,9 +141,9 @@ def _ratio_box(row: Row, name: str) -> Box:
 def costs(analysis: Analysis) -> Section:
     """Build the section: training costs per group, and those of the teachers themselves."""
     lead = (
-        "“Alone” is what the cell's own work takes; the teacher's forward passes stand beside it. "
-        "“Really” is the cell's share of the clock in this run, where students that share a batch "
-        "share the teacher's pass and the data, and a cache of its outputs may spare the pass."
+        "“Alone” is the cell's own work; the teacher's forward passes have their own columns. "
+        "“As run” is the cell's share of the time that this run took: students trained together "
+        "share batches and the teacher's passes, and a cache may save passes."
     )
     frame = analysis.costs
     rows = [
@@ -161,13 +165,13 @@ def costs(analysis: Analysis) -> Section:
         Column("n"),
         Column("seconds alone"),
         Column("teacher's seconds"),
-        Column("seconds really"),
+        Column("seconds as run"),
         Column("FLOPs alone"),
         Column("teacher's FLOPs"),
     ]
     table = Table(
         "costs",
-        "Cost of one whole training: means over seeds.",
+        "Cost of one whole training (means over seeds).",
         columns,
         rows,
         frame.drop(columns="is_baseline"),
@@ -188,8 +192,8 @@ def _teacher_note(analysis: Analysis) -> list[Note]:
     return [
         Note(
             f"A teacher's own training takes {numbers.ratio(taught / own)} the FLOPs of training a "
-            "student without transfer (means). Where the teacher is trained for one student "
-            "alone, that belongs to the bill, and training the student longer may be better.",
+            "student without transfer (means). If you train the teacher for one student only, add "
+            "this cost; training the student longer may then be better.",
             "muted",
         )
     ]
@@ -216,5 +220,5 @@ def _teacher_table(analysis: Analysis) -> Table:
         Column("training seconds"),
         Column("training FLOPs"),
     ]
-    caption = "The teachers' own training, in no other column of this report."
+    caption = "The teachers' own training, which no other column of this report includes."
     return Table("teachers", caption, columns, rows, frame, total=len(frame))

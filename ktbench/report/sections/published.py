@@ -23,9 +23,9 @@ def published(analysis: Analysis) -> tuple[Section, ...]:
     if frame.empty:
         return ()
     lead = (
-        "Accuracy as others published it for the same data set, networks and method, beside what "
-        "this matrix measured: mean over seeds, with Student's t interval. Budgets differ unless "
-        "they say the same, and a published figure of the best epoch was chosen on the test set."
+        "Published accuracy for the same data set, networks and method, next to the accuracy that "
+        "this matrix measured (mean over seeds, with Student's t interval). Compare the budgets: "
+        "they may differ. A published figure of the best epoch was chosen on the test set."
     )
     columns = [
         Column("student", number=False),
@@ -43,7 +43,7 @@ def published(analysis: Analysis) -> tuple[Section, ...]:
     rows = [_row(row) for row in rows_of(frame)[:ROWS_SHOWN]]
     caption = (
         "Published: 240 epochs on all 50,000 training images, batch 64, SGD at 0.05 (0.01 for "
-        "MobileNetV2 and ShuffleNets), a tenth of it after 150, 180 and 210 epochs."
+        "MobileNetV2 and ShuffleNets), divided by ten after 150, 180 and 210 epochs."
     )
     table = Table("published", caption, columns, rows, frame, total=len(frame))
     return (Section("published", "Published beside measured", lead, [table]),)

@@ -25,7 +25,7 @@ def troubles(analysis: Analysis) -> Section:
     pending = odd[odd["status"] == "pending"]
     if len(pending):
         words = (
-            f"{numbers.count(len(pending), 'cell')} not run yet: `ktbench run` goes on from here."
+            f"{numbers.count(len(pending), 'cell')} not run yet: `ktbench run` resumes from here."
         )
         parts.append(Note(words, "warn"))
     unfinished = odd[odd["status"] != "pending"].sort_values("status", kind="stable")
@@ -37,7 +37,7 @@ def troubles(analysis: Analysis) -> Section:
         parts.append(_damage(analysis.problems))
     if not parts:
         parts.append(Note("None: every cell of the matrix has been trained and exported.", "good"))
-    lead = "A cell that failed or cannot exist is a row with a reason, never a blank."
+    lead = "Every cell that failed or was skipped is listed with its reason."
     return Section("failures", "Failures and skips", lead, parts)
 
 
@@ -62,7 +62,7 @@ def _reason_table(unfinished: pd.DataFrame) -> Table:
     heads = ["student", "method", "seeds", "status", "reason"]
     return Table(
         "failures",
-        "Cells that failed, were skipped or are damaged; seeds with the same reason share a row.",
+        "Cells that failed, were skipped or are damaged. Seeds with the same reason share a row.",
         [Column(head, number=False) for head in heads],
         rows,
         unfinished[["key", "student", "method", "teacher", "seed", "status", "reason"]],
@@ -77,7 +77,7 @@ def _run_failures(analysis: Analysis) -> Table:
     heads = ("stage", "what", "reason")
     return Table(
         "run-failures",
-        "What the last run could not do that belongs to no cell.",
+        "Failures of the last run that belong to no cell.",
         [Column(head, number=False) for head in heads],
         rows,
         frame,
@@ -95,7 +95,7 @@ def _damage(problems: Sequence[Problem]) -> Table:
     rows = [[Box(p.path), Box(p.reason, "bad"), Box(p.remedy)] for p in problems[:ROWS_SHOWN]]
     return Table(
         "damaged",
-        "Files that are damaged, missing or against their records: what they hold is left out.",
+        "Files that are damaged, missing or differ from their records; their content is left out.",
         [Column(head, number=False) for head in heads],
         rows,
         frame,
@@ -114,8 +114,8 @@ def fairness(analysis: Analysis) -> Section:
     return Section(
         "provenance",
         "How this was made",
-        "Within a student and a seed every method starts from the same weights and sees the same "
-        "batches. A validation split chooses; the test set is read once, at the end.",
+        "For each student and seed, every method starts from the same weights and sees the same "
+        "batches. Choices use a validation split; the test set is read once, at the end.",
         parts,
     )
 
@@ -149,7 +149,7 @@ def _fair_notes(analysis: Analysis) -> list[Note]:
         )
     )
     if windowed:
-        fair += " A teacher that is heard during a part of the training only is a kind of its own."
+        fair += " Transfer during only a part of the training counts as a transfer of its own."
     return [Note(f"Fair comparison: {fair}", "good"), *([_odd_note(odd)] if len(odd) else [])]
 
 
@@ -167,8 +167,8 @@ def _whole_budgets(cells: pd.DataFrame) -> list[str]:
 def _axis_words(budgets: list[str]) -> str:
     listed = ", ".join(f"[{budget}]" for budget in budgets)
     return (
-        f"the whole matrix was trained as usual and again with {listed}. What was trained "
-        "differently is never pooled, and a method is compared with no transfer trained likewise."
+        f"the whole matrix was trained as usual and again with {listed}. Different trainings are "
+        "never pooled, and a method is compared with no transfer in the same training."
     )
 
 
@@ -177,9 +177,9 @@ def _odd_note(odd: pd.DataFrame) -> Note:
     listed = [f"{m} [{b}] ({numbers.count(n, 'cell')})" for (m, b), n in kinds.most_common(8)]
     more = f" and {len(kinds) - 8} more" if len(kinds) > 8 else ""
     return Note(
-        f"Not every cell has the same training: {'; '.join(listed)}{more}. Such methods stand on "
-        "their own in every table, and are compared with no transfer on the same training where "
-        "the matrix has it, else with no transfer on the usual one.",
+        f"Not every cell has the same training: {'; '.join(listed)}{more}. Such methods have "
+        "rows of their own in every table, and are compared with no transfer in the same training "
+        "if the matrix has it, else with no transfer in the usual one.",
         "warn",
     )
 
@@ -221,7 +221,7 @@ def _drawn(analysis: Analysis) -> str:
     """Words on how often an image is augmented freshly."""
     kinds = list(dict.fromkeys(c.train.views for c in analysis.results.lock.plan.cells))
     words = [
-        f"{numbers.count(k, 'stored view')} in turn" if k else "freshly every epoch" for k in kinds
+        f"{numbers.count(k, 'stored view')} in turn" if k else "new in every epoch" for k in kinds
     ]
     return "; or ".join(words)
 

@@ -36,10 +36,10 @@ def stability(analysis: Analysis) -> tuple[Section, ...]:
     if pairs.empty:
         return ()
     lead = (
-        "Does the choice of a device change which deployment is quicker? A deployment is a student "
-        "in an export, ordered by median latency on each device, with as many threads and figures "
-        "of the same origin. Two of them swap where each device is clear about their order and the "
-        "orders are opposite; where the medians' intervals overlap, a pair is not clear."
+        "Does the choice of a device change which deployment is faster? A deployment is a student "
+        "in an export, ordered by median latency on each device, with the same number of threads "
+        "and figures of the same origin. A pair swaps if both devices order it clearly and the "
+        "orders are opposite; if the medians' intervals overlap, the pair is not clear."
     )
     parts: list[Part] = [Note(*_said(r)) for r in rows_of(pairs)[:_SAID]]
     parts.append(_agreement_table(pairs, sides))
@@ -169,15 +169,15 @@ def _agreement_table(pairs: pd.DataFrame, sides: dict[Side, pd.DataFrame]) -> Ta
         Column("threads"),
         Column("deployments"),
         Column("Kendall's τ", hint="τ-b: 1 the same order, −1 the opposite one"),
-        Column("between", hint="all pairs that are not clear counted against, and for"),
+        Column("between", hint="with all unclear pairs counted as swapped, and as not swapped"),
         Column("pairs that swap"),
         Column("pairs not clear"),
     ]
-    caption = "How far two devices agree on the order of deployments by median latency."
+    caption = "Agreement of two devices on the order of deployments by median latency."
     for (origin, threads), value in _concordances(sides).items():
         caption += (
             f" Over all devices ({origin}, {numbers.count(threads, 'thread')}), Kendall's W is "
-            f"{_two(value)}: 1 is one order everywhere, 0 none."
+            f"{_two(value)} (1: the same order everywhere; 0: no agreement)."
         )
     return Table("stability", caption, columns, rows, pairs, total=len(pairs))
 
@@ -214,7 +214,7 @@ def _swap_table(swaps: pd.DataFrame) -> Table:
         Column("slower on", number=False),
         Column("by"),
     ]
-    caption = "Pairs that swap; two students in the same export first."
+    caption = "Pairs that swap; pairs of students in the same export come first."
     return Table("swaps", caption, columns, rows, swaps, total=len(swaps))
 
 

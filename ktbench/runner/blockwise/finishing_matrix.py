@@ -34,7 +34,7 @@ def write_matrix(search: BlockSearch, folder: ResultsFolder, output: Path | None
             f"--output {path}: paths of the matrix start from {base}: write it there"
         )
     if path.exists() and not path.read_text(encoding="utf-8").startswith(HEAD):
-        raise KtbenchError(f"{path}: is there already: name another file with --output")
+        raise KtbenchError(f"{path}: exists already: name another file with --output")
     text = matrix_text(search, (folder.path / "matrix.yaml").read_text(encoding="utf-8"), folder)
     plan(loads(text, file=str(path), base=str(base)))  # what is written can be run
     write_atomically(path, text)

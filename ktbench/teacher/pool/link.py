@@ -69,7 +69,7 @@ class Link:
                 if time.monotonic() >= deadline:
                     raise TeachersGone(
                         f"teacher {self._job.teacher.name}: its pool cannot be reached "
-                        f"({type(error).__name__}): look at the Ray cluster, and run again to go on"
+                        f"({type(error).__name__}): check the Ray cluster, and run again to resume"
                     ) from error
                 time.sleep(0.2)
         if self._finalizer is not None:
@@ -157,7 +157,7 @@ class Link:
         if now - self._trouble_since >= self._wait_seconds:
             raise TeachersGone(
                 f"teacher {name}: {what}, for {self._wait_seconds:g} s: start workers with "
-                "`ktbench teacher serve`, and run again to go on"
+                "`ktbench teacher serve`, and run again to resume"
             )
         if now - self._trouble_since >= self._patience and not self._noted:
             self._noted = True
