@@ -142,9 +142,41 @@ def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
     for name in wider.keys() & ranges.keys():
         bound = np.full_like(np.asarray(ranges[name]["max"], np.float32), wider[name])
         ranges[name] = {**ranges[name], "min": np.zeros_like(bound), "max": bound}
-    if not wider:
-        return compact(lowered)
-    return compact(maker.quantize(ranges, enable_progress_report=False).quantized_model)
+    if wider:
+        lowered = bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
+    return compact(_relus_as_requantising(lowered))
+
+
+def _relus_as_requantising(model: bytes) -> bytes:
+    """Return the same int8 graph with each ReLU of its own written as a change of quantisation.
+
+    XNNPACK leaves such a ReLU (of a concatenation, of another ReLU) to a kernel that takes longer
+    than a convolution, and ends the run of operators that it executes. An output whose least value
+    stands for zero saturates there when it is only requantised, which XNNPACK does.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    kinds = schema.BuiltinOperator
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    replaced = []
+    for part in graph.subgraphs:
+        for operator in part.operators:
+            output = part.tensors[operator.outputs[0]]
+            if graph.operatorCodes[operator.opcodeIndex].builtinCode != kinds.RELU:
+                continue
+            if output.type == schema.TensorType.INT8 and output.quantization.zeroPoint[0] == -128:
+                replaced.append(operator)
+    if not replaced:
+        return model
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = kinds.QUANTIZE
+    code.version = 2  # of int8 to int8
+    for operator in replaced:
+        operator.opcodeIndex = len(graph.operatorCodes)
+        operator.builtinOptions, operator.builtinOptionsType = None, 0
+    graph.operatorCodes.append(code)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(graph))
 
 
 def _too_fine(model: bytes) -> dict[str, float]:
