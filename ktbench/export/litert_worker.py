@@ -62,7 +62,7 @@ def compact(model: bytes) -> bytes:
             super().__init__(len(model))
             self.written: dict[bytes, int] = {}
 
-        def CreateNumpyVector(self, x: NDArray[Any]) -> int:
+        def CreateNumpyVector(self, x: NDArray[Any]) -> int:  # noqa: N802 - its name there
             if x.dtype != np.int64:
                 return int(super().CreateNumpyVector(x))
             content = x.tobytes()
@@ -70,7 +70,7 @@ def compact(model: bytes) -> bytes:
                 self.written[content] = super().CreateNumpyVector(x)
             return self.written[content]
 
-        def StartVector(self, size: int, length: int, alignment: int) -> int:
+        def StartVector(self, size: int, length: int, alignment: int) -> int:  # noqa: N802
             return int(super().StartVector(size, length, ALIGNMENT if size == 1 else alignment))
 
     graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))

@@ -1,4 +1,4 @@
-"""A network of many small layers is a small and quick file: what surrounds its weights is little."""
+"""A network of many small layers is a small and quick file."""
 
 from __future__ import annotations
 
