@@ -124,9 +124,10 @@ def _others(cells: pd.DataFrame, own: pd.DataFrame) -> Iterator[tuple[str, pd.Da
     """Yield what a student's finish is compared with, in words: the finished teacher first."""
     first = own.iloc[0]
     finished = cells[(cells["side"] == "teacher") & (cells["of"] == first["of"])]
-    for label, other in finished.groupby("label", sort=False):
+    by_label = dict(list(finished.groupby("label", sort=False)))
+    for label in sorted(by_label, key=lambda label: label != first["label"]):
         likewise = "finished likewise" if label == first["label"] else f"finished by {label}"
-        yield f"the teacher, {likewise}", other
+        yield f"the teacher, {likewise}", by_label[label]
     controls = cells[(cells["side"] == "control") & (cells["same"] == first["same"])]
     for label, other in controls.groupby("label", sort=False):
         yield f"{CONTROL}: {label}", other

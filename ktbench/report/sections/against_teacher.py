@@ -55,10 +55,11 @@ def compared_files(analysis: Analysis) -> pd.DataFrame:
 def _network(result: Result) -> str | None:
     """Return the network that a cell's file holds unchanged; None where blocks are replaced."""
     cell, start = result.cell, result.start
-    if start is None:
-        return None if cell.start is not None else cell.student.canonical + cell.data.canonical
-    assert cell.start is not None
-    return None if start.used else _named(cell, cell.start.teacher.cell)
+    if cell.start is None:
+        return cell.student.canonical + cell.data.canonical
+    if start is None or start.used:
+        return None
+    return _named(cell, cell.start.teacher.cell)
 
 
 def _taught_by(cell: Cell) -> str | None:
