@@ -127,7 +127,7 @@ def _operations(
     student: Replacing,
     teacher: Student,
     dataset: Dataset,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Return the operations of the blocks' trainings, with one pass of the teacher for all."""
     size, batch = dataset.size("train"), start_of(cell).train.batch_size
     per_epoch = size // batch * batch or size

@@ -52,7 +52,7 @@ def compact(model: bytes) -> bytes:
     network of many small layers both are larger than the weights. Inner tensors are numbered
     instead, and equal zero points are written once.
     """
-    import flatbuffers
+    import flatbuffers  # type: ignore[import-untyped]
     from ai_edge_litert.tools import flatbuffer_utils
 
     class Builder(flatbuffers.Builder):  # type: ignore[misc]

@@ -34,7 +34,7 @@ def compared(analysis: Analysis) -> pd.DataFrame:
     """
     cells = _sides(analysis)
     students = cells[cells["side"] == "student"]
-    rows, values, groups = [], list[float](), list[int]()
+    rows, values, groups = list[Row](), list[float](), list[int]()
     for (student, label), own in students.groupby(["student", "label"], sort=False):
         for words, other in _others(cells, own):
             both = own.merge(other, on="seed", suffixes=("", "_other")).dropna(
