@@ -185,7 +185,7 @@ def _finish_table(frame: pd.DataFrame) -> Table:
         Column("teacher", hint="test accuracy"),
         Column("assembled", hint="test accuracy, before the finish"),
         Column("finished", hint="test accuracy"),
-        Column("against teacher, points"),
+        Column("against teacher, points", hint="the teacher before the finish"),
         Column("blocks alone", hint="seconds, the teacher's passes included, as if each alone"),
         Column("blocks really", hint="seconds of all workers together"),
         Column("finish alone", hint="seconds, the teacher's passes included"),
