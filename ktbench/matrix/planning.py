@@ -91,7 +91,10 @@ def plan(matrix: Matrix) -> Plan:
         cell = with_warmup(cell, feasibility.base)
         reason = feasibility.reason(cell)
         if reason is None:
-            cells.append(feasibility.controlling(cell, resolver.controlled_start(draft.student)))
+            controlled = resolver.controlled_start(draft.student)
+            if controlled is not None and not draft.has_own_epochs:
+                cell = feasibility.controlling(cell, controlled)
+            cells.append(cell)
         else:
             skips.append(Skip(cell=cell, reason=reason))
     return Plan(
@@ -154,10 +157,8 @@ class _Feasibility:
             self._reasons[question] = self._reason(cell)
         return self._reasons[question]
 
-    def controlling(self, cell: Cell, start: Start | None) -> Cell:
-        """Return a cell trained for as long as the student that it controls; others unchanged."""
-        if start is None:
-            return cell
+    def controlling(self, cell: Cell, start: Start) -> Cell:
+        """Return a cell trained for as long as the student that it controls."""
         question = _about(cell)
         if question not in self._epochs:
             budget = EqualBudget(self.matrix.blockwise.control, self.base)

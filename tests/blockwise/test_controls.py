@@ -73,6 +73,18 @@ def test_equal_in_flops_it_pays_for_the_blocks_and_the_teachers_passes() -> None
     assert none > kd > 2 + 6 / 2
 
 
+def test_epochs_that_an_include_gives_a_control_are_its_epochs() -> None:
+    """So a matrix that names a planned cell with its training means that very cell."""
+    changes = [{"student": "*start=random*", "train": {"epochs": 2, "lr": 0.1}}]
+    plan = planned(students=STUDENTS, include=changes, blockwise=BLOCKS)
+    control = by_name(plan)["blockwise(of=T, start=random)", "none"]
+    assert (control.train.epochs, control.train.lr) == (2, 0.1)
+    changes[0]["train"] = {"lr": 0.1}
+    plan = planned(students=STUDENTS, include=changes, blockwise=BLOCKS)
+    control = by_name(plan)["blockwise(of=T, start=random)", "none"]
+    assert control.train.epochs > 8 and control.train.lr == 0.1
+
+
 def test_no_student_of_an_earlier_matrix_has_another_key_or_length() -> None:
     before = planned(blockwise=BLOCKS, students=STUDENTS[:1])
     cells = by_name(controls())
