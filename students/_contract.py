@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NewType
+from typing import Literal, NewType
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -46,6 +46,11 @@ TeacherName = NewType("TeacherName", str)
 That teacher's network is then given in the setting of type `Student`, and the student's training
 begins from blocks of it. The setting's default stands for each teacher of the matrix.
 """
+
+
+FirstWeights = Literal["blocks", "random"]
+"""The type of the setting beside it that says where the training begins: from the teacher's blocks,
+or, as a control, from random weights."""
 
 
 class Student(nn.Module):

@@ -21,7 +21,7 @@ from ktbench.students._blocks import (
     find_blocks,
     parameters_of,
 )
-from ktbench.students._contract import Features, Student, TeacherName
+from ktbench.students._contract import Features, FirstWeights, Student, TeacherName
 from ktbench.students._replacements import Replacement
 
 VARIANTS = ("blockwise",)
@@ -37,12 +37,15 @@ def build(
     blocks: Where = "convolutions",
     replace: Replacement = "separable",
     choice: tuple[Replacement, ...] = (),
+    start: FirstWeights = "blocks",
 ) -> Student:
     """`network` with its blocks replaced, freshly initialised.
 
     `replace` goes to every block that it makes smaller. `choice` says it block by block instead,
-    `keep` where a block stays. Raises ValueError for a network without such blocks, and for none.
+    `keep` where a block stays. `start` changes nothing of the network. Raises ValueError for a
+    network without such blocks, and for none.
     """
+    del start  # the matrix acts on it
     if network is None:
         raise ValueError("it is made of a teacher's network: name the teacher in `of`")
     targets = find_blocks(network, blocks)

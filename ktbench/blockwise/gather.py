@@ -21,6 +21,7 @@ from ktbench.blockwise.teacher_inputs import TeacherInputs
 from ktbench.data import Dataset
 from ktbench.networks.layout import frozen
 from ktbench.networks.numeric import prepare
+from ktbench.networks.outline import flops_of
 from ktbench.networks.weights import weights_digest
 from ktbench.records import (
     Assembly,
@@ -99,6 +100,7 @@ def gather(
         digest=weights_digest(state),
         path=store.write_weights(f"assembled-{key}", state),
         **_costs(done, execution or Execution()),
+        **_operations(cell, done, student, teacher, dataset),
     )
     store.write(assembly)
     return assembly
@@ -116,6 +118,29 @@ def _costs(done: Sequence[BlockResult], execution: Execution) -> dict[str, Any]:
         "elapsed_seconds": execution.elapsed_seconds,
         "joules": execution.joules,
         "joules_origin": execution.joules_origin,
+    }
+
+
+def _operations(
+    cell: Cell,
+    done: Sequence[BlockResult],
+    student: Replacing,
+    teacher: Student,
+    dataset: Dataset,
+) -> dict[str, Any]:
+    """Return the operations of the blocks' trainings, with one pass of the teacher for all."""
+    size, batch = dataset.size("train"), start_of(cell).train.batch_size
+    per_epoch = size // batch * batch or size
+    image = torch.zeros(1, *dataset.shape, device=student.chosen.device)
+    used = student.chosen.clone()
+    with torch.no_grad():  # every replacement is run once, also one that is not used
+        student.suit({"chosen": torch.tensor([b.name in student.entries for b in student.blocks])})
+        own = flops_of(student, image, student.replacements)[1]
+        student.suit({"chosen": used})
+    epochs = {result.block: result.epochs for result in done}
+    return {
+        "flops": sum(3 * per_epoch * epochs[name] * own[name] for name in epochs),
+        "teacher_flops": per_epoch * max(epochs.values(), default=0) * flops_of(teacher, image)[0],
     }
 
 

@@ -6,6 +6,7 @@ from ktbench.catalogue.lookup import UnknownName as UnknownName
 from ktbench.catalogue.lookup import build_student as build_student
 from ktbench.catalogue.lookup import device as device
 from ktbench.catalogue.lookup import devices as devices
+from ktbench.catalogue.lookup import from_blocks as from_blocks
 from ktbench.catalogue.lookup import frozen as frozen
 from ktbench.catalogue.lookup import method as method
 from ktbench.catalogue.lookup import method_code as method_code

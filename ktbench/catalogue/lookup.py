@@ -11,7 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
@@ -169,6 +169,20 @@ def teacher_setting(name: str) -> str | None:
         return None
     settings = student_settings(name).items()
     return next((setting for setting, info in settings if info.kind is TeacherName), None)
+
+
+def from_blocks(name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of the same network made of its teacher's blocks.
+
+    None for a student that does not begin from random weights in place of a teacher's blocks.
+    """
+    from ktbench.students._contract import FirstWeights
+
+    if teacher_setting(name) is None:
+        return None
+    kinds = student_settings(name)
+    other = {k: v for k, v in settings.items() if kinds[k].kind != FirstWeights or v != "random"}
+    return other if len(other) < len(settings) else None
 
 
 def _family(name: str) -> str:

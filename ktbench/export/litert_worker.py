@@ -11,6 +11,7 @@ import io
 import sys
 import warnings
 from collections.abc import Callable
+from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 
 SIGNATURE, INPUT, OUTPUT = "serving_default", "image", "logits"
 BATCH = 256
+ALIGNMENT = 16
+"""Bytes at whose multiples the format wants constants (`force_align` of its schema); the packages
+of Python leave them where they fall."""
 LARGEST_RATIO = 128.0
 """Largest ratio of a product of steps to the output's step, with a factor of two to spare."""
 CHUNK = 32
@@ -37,7 +41,48 @@ def convert(program: bytes, shape: tuple[int, ...], dynamic: bool) -> bytes:
     network = torch.export.load(io.BytesIO(program)).module()
     converted = litert_torch.convert(network, sample_kwargs={INPUT: torch.zeros(shape)})
     model = bytes(converted.model_content())
-    return free_batch(model) if dynamic else model
+    return compact(free_batch(model) if dynamic else model)
+
+
+def compact(model: bytes) -> bytes:
+    """Return the same graph in a smaller file, its constants aligned as the format demands.
+
+    A tensor's name is the paths of all modules that it went through, a kilobyte and more, and a
+    layer quantised per channel has a zero point of eight bytes for each, all of them zero: in a
+    network of many small layers both are larger than the weights. Inner tensors are numbered
+    instead, and equal zero points are written once.
+    """
+    import flatbuffers  # type: ignore[import-untyped]
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    class Builder(flatbuffers.Builder):  # type: ignore[misc]
+        """Writes equal int64 vectors once, and bytes at multiples of `ALIGNMENT`."""
+
+        def __init__(self) -> None:
+            super().__init__(len(model))
+            self.written: dict[bytes, int] = {}
+
+        def CreateNumpyVector(self, x: NDArray[Any]) -> int:  # noqa: N802 - its name there
+            if x.dtype != np.int64:
+                return int(super().CreateNumpyVector(x))
+            content = x.tobytes()
+            if content not in self.written:
+                self.written[content] = super().CreateNumpyVector(x)
+            return self.written[content]
+
+        def StartVector(self, size: int, length: int, alignment: int) -> int:  # noqa: N802
+            return int(super().StartVector(size, length, ALIGNMENT if size == 1 else alignment))
+
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    numbers = count()  # names are unique within the file: calibrated ranges are kept by them
+    for part in graph.subgraphs:
+        ends = {*part.inputs, *part.outputs}
+        for place, tensor in enumerate(part.tensors):
+            if place not in ends:
+                tensor.name = f"t{next(numbers)}".encode()
+    builder = Builder()
+    builder.Finish(graph.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
 
 
 def free_batch(model: bytes) -> bytes:
@@ -90,16 +135,48 @@ def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
     maker = quantizer.Quantizer(model)
     maker.load_quantization_recipe(recipe.get_quantization_recipe())
     if precision != "int8":
-        return bytes(maker.quantize(None, enable_progress_report=False).quantized_model)
+        return compact(maker.quantize(None, enable_progress_report=False).quantized_model)
     ranges = _ranges(model, recipe, images.astype(np.float32))
     lowered = bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
     wider = _too_fine(lowered)
     for name in wider.keys() & ranges.keys():
         bound = np.full_like(np.asarray(ranges[name]["max"], np.float32), wider[name])
         ranges[name] = {**ranges[name], "min": np.zeros_like(bound), "max": bound}
-    if not wider:
-        return lowered
-    return bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
+    if wider:
+        lowered = bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
+    return compact(_relus_as_requantising(lowered))
+
+
+def _relus_as_requantising(model: bytes) -> bytes:
+    """Return the same int8 graph with each ReLU of its own written as a change of quantisation.
+
+    XNNPACK leaves such a ReLU (of a concatenation, of another ReLU) to a kernel that takes longer
+    than a convolution, and ends the run of operators that it executes. An output whose least value
+    stands for zero saturates there when it is only requantised, which XNNPACK does.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    kinds = schema.BuiltinOperator
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    replaced = []
+    for part in graph.subgraphs:
+        for operator in part.operators:
+            output = part.tensors[operator.outputs[0]]
+            if graph.operatorCodes[operator.opcodeIndex].builtinCode != kinds.RELU:
+                continue
+            if output.type == schema.TensorType.INT8 and output.quantization.zeroPoint[0] == -128:
+                replaced.append(operator)
+    if not replaced:
+        return model
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = kinds.QUANTIZE
+    code.version = 2  # of int8 to int8
+    for operator in replaced:
+        operator.opcodeIndex = len(graph.operatorCodes)
+        operator.builtinOptions, operator.builtinOptionsType = None, 0
+    graph.operatorCodes.append(code)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(graph))
 
 
 def _too_fine(model: bytes) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -51,7 +52,7 @@ class OnnxWriter:
     def constants(self, model: bytes) -> dict[str, Floats] | None:
         """See `Writer.constants`; None for graphs within graphs."""
         graph = onnx.load_from_string(model).graph
-        if any(a.type == onnx.AttributeProto.GRAPH for n in graph.node for a in n.attribute):
+        if _nested(graph):
             return None
         tensors = _tensors(graph).items()
         return {
@@ -149,6 +150,11 @@ def _strip(model: onnx.ModelProto) -> None:
         attribute.ClearField("doc_string")
 
 
+def _nested(graph: onnx.GraphProto) -> bool:
+    """Return True where a node holds a graph of its own."""
+    return any(a.type == onnx.AttributeProto.GRAPH for n in graph.node for a in n.attribute)
+
+
 def _tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Return every constant tensor of a graph by the name of its value."""
     initializers = {tensor.name: tensor for tensor in graph.initializer}
@@ -217,7 +223,34 @@ def _quantised(model: onnx.ModelProto, calibration: Images, step: int) -> onnx.M
         )
         quantised = onnx.load(path)
     del quantised.metadata_props[:]
+    _compact(quantised)
     return quantised
+
+
+def _compact(model: onnx.ModelProto) -> None:
+    """Number the inner values of a quantised graph, and keep equal constants once.
+
+    The quantiser names each value by the module and what became of it, and gives every channel a
+    zero point: in a network of many small layers that is as much as its weights. A graph within
+    the graph reads values by name, so that such a model stays as it is.
+    """
+    graph = model.graph
+    if _nested(graph):
+        return
+    names = {value.name: value.name for value in (*graph.input, *graph.output)}
+    constants: dict[bytes, onnx.TensorProto] = {}
+    for tensor in graph.initializer:
+        name, tensor.name = tensor.name, ""
+        kept = constants.setdefault(tensor.SerializeToString(deterministic=True), tensor)
+        kept.name = kept.name or names.get(name, f"c{len(constants)}")
+        names[name] = kept.name
+    tensors = [copy.deepcopy(tensor) for tensor in constants.values()]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(tensors)
+    for node in graph.node:
+        node.name = ""
+        for ends in (node.input, node.output):
+            ends[:] = [names.setdefault(name, f"v{len(names)}") if name else "" for name in ends]
 
 
 def _wide_norms(model: onnx.ModelProto) -> list[str]:

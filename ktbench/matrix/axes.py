@@ -122,6 +122,17 @@ class AxesResolver:
 
     def start(self, student: Item) -> Start | None:
         """Return the assembly that a student starts from, or None for weights of its seed."""
+        if catalogue.from_blocks(student.name, student.settings) is not None:
+            return None
+        return self._start(student)
+
+    def controlled_start(self, student: Item) -> Start | None:
+        """Return the assembly of the student that a control is compared with, else None."""
+        if catalogue.from_blocks(student.name, student.settings) is None:
+            return None
+        return self._start(student)
+
+    def _start(self, student: Item) -> Start | None:
         setting = catalogue.teacher_setting(student.name)
         if setting is None:
             return None

@@ -44,6 +44,8 @@ class Draft:
     """Coordinate on the axis of budgets."""
     window: Window | None = None
     """Coordinate on the axis of windows."""
+    has_own_epochs: bool = False
+    """True for a control whose epochs an `include` gives, so that they are not worked out."""
 
     @property
     def place(self) -> Place:
@@ -192,12 +194,16 @@ class Rules:
         seeds = rule.seed or self.matrix.seeds
         changed = False
         for draft in self._block(axes, seeds, train):
+            if "epochs" in rule.train and self.resolver.controlled_start(draft.student):
+                draft = replace(draft, has_own_epochs=True)
             old = drafts.get(draft.place)
             if old is None:
                 drafts[draft.place] = draft
                 changed = True
-            elif rule.train and old.train != draft.train:
-                drafts[draft.place] = replace(old, train=draft.train)
+            elif rule.train and old != draft:
+                drafts[draft.place] = replace(
+                    old, train=draft.train, has_own_epochs=draft.has_own_epochs
+                )
                 changed = True
         if not changed:
             self.resolver.add_problem(

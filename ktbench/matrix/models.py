@@ -57,6 +57,7 @@ Few = Annotated[tuple[Value, ...], OneOrMore, Field(max_length=MOST_OF_A_GRID)]
 """A list of an export grid, or its one member."""
 Seed = Annotated[Whole, Field(ge=0, le=LARGEST)]
 Seeds = Annotated[tuple[Seed, ...], OneOrMore, Field(max_length=MOST_SEEDS)]
+Measure = Literal["flops", "images"]
 Views = Literal["fresh"] | Count
 Epochs = Annotated[Whole, Field(ge=1, le=MOST_EPOCHS)]
 
@@ -197,6 +198,10 @@ class TeacherSection(SourceSpec):
 
 class BlockwiseSection(BlockTrain, BlockRun):
     """Training of the blocks of students made of a teacher's network, and its distribution."""
+
+    control: Measure = "flops"
+    """Measure in which a student with `start: random` is trained for as long as blocks and finish
+    together: `flops`, the teacher's passes included, or `images`."""
 
     @property
     def train(self) -> BlockTrain:

@@ -13,6 +13,7 @@ from ktbench.catalogue.transfer_window import misfit
 from ktbench.data import DataInfo, describe
 from ktbench.matrix.axes import Axes, AxesResolver
 from ktbench.matrix.cell_settings import numeric_of, with_warmup
+from ktbench.matrix.equal_budget import EqualBudget
 from ktbench.matrix.file_problems import KeyPath, Problem
 from ktbench.matrix.include_rules import Draft, Rules
 from ktbench.matrix.models import Matrix
@@ -27,6 +28,7 @@ from ktbench.records import (
     KtbenchError,
     Plan,
     Skip,
+    Start,
     Teacher,
     one_line,
 )
@@ -89,6 +91,9 @@ def plan(matrix: Matrix) -> Plan:
         cell = with_warmup(cell, feasibility.base)
         reason = feasibility.reason(cell)
         if reason is None:
+            controlled = resolver.controlled_start(draft.student)
+            if controlled is not None and not draft.has_own_epochs:
+                cell = feasibility.controlling(cell, controlled)
             cells.append(cell)
         else:
             skips.append(Skip(cell=cell, reason=reason))
@@ -113,6 +118,8 @@ class _Feasibility:
     _reasons: dict[tuple[str, ...], str | None] = field(default_factory=dict)
     _outlines: dict[tuple[str, bool], Outline | str] = field(default_factory=dict)
     _teachers: dict[str, str | None] = field(default_factory=dict)
+    _epochs: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """Epochs of controls."""
 
     @property
     def base(self) -> str:
@@ -145,16 +152,19 @@ class _Feasibility:
 
     def reason(self, cell: Cell) -> str | None:
         """Say in one sentence why a cell cannot be trained, or None."""
-        question = (
-            cell.student.label,
-            cell.method.label,
-            cell.teacher.canonical if cell.teacher else "",
-            cell.train.canonical,
-            cell.distill.canonical if cell.distill else "",
-        )
+        question = _about(cell)
         if question not in self._reasons:
             self._reasons[question] = self._reason(cell)
         return self._reasons[question]
+
+    def controlling(self, cell: Cell, start: Start) -> Cell:
+        """Return a cell trained for as long as the student that it controls."""
+        question = _about(cell)
+        if question not in self._epochs:
+            budget = EqualBudget(self.matrix.blockwise.control, self.base)
+            self._epochs[question] = budget.epochs(cell, start, self._info(cell.data))
+        train = cell.train.model_copy(update={"epochs": self._epochs[question]})
+        return cell.model_copy(update={"train": train})
 
     def _reason(self, cell: Cell, *, trained: bool = True) -> str | None:
         if reason := _unseen_code(cell):
@@ -227,6 +237,17 @@ class _Feasibility:
 
     def _info(self, data: DataSpec) -> DataInfo:
         return describe(data, Path(self.base))
+
+
+def _about(cell: Cell) -> tuple[str, ...]:
+    """Return what sets a cell apart from others of the matrix, its seed left out."""
+    return (
+        cell.student.label,
+        cell.method.label,
+        cell.teacher.canonical if cell.teacher else "",
+        cell.train.canonical,
+        cell.distill.canonical if cell.distill else "",
+    )
 
 
 def _unseen_code(cell: Cell) -> str | None:

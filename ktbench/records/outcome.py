@@ -342,6 +342,11 @@ class Assembly(Record):
     """Energy of the trainings, idle share included; None where nothing was trained now."""
     joules_origin: Origin | None = None
     """Origin of the energy: measured or estimated."""
+    flops: Count | None = None
+    """Operations of all blocks' own steps; a backward pass counts as two forward ones. None in
+    records of ktbench before it counted them."""
+    teacher_flops: Count | None = None
+    """Operations of the teacher's passes, one for all blocks."""
 
 
 class Result(Record):

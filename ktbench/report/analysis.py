@@ -94,9 +94,10 @@ class Analysis:
 
     @cached_property
     def sweeps_epochs(self) -> bool:
-        """True where no transfer is trained in several budgets."""
+        """True where no transfer is trained in several budgets, into one student."""
         plain = (c for c in self.results.lock.plan.cells if c.method == BASELINE)
-        return len({cell.train.epochs for cell in plain}) > 1
+        budgets = {(cell.student.label, cell.train.epochs) for cell in plain}
+        return len(budgets) > len({student for student, _ in budgets})
 
     def _with_epochs(self, key: str) -> str:
         return settings_text({"epochs": str(self._epochs[key])} | self.results.differences[key])

@@ -295,7 +295,7 @@ class _Namer:
     def members(self, cell: Cell) -> dict[str, Any]:
         """Return a cell's members on the matrix's axes beside items, teachers and seeds."""
         matrix, members = self._matrix, dict[str, Any]()
-        if matrix.budget:
+        if cell.train.epochs in matrix.budget:
             members["budget"] = cell.train.epochs
         if matrix.views:
             members["views"] = cell.train.views or "fresh"

@@ -82,7 +82,7 @@ def test_every_teacher_is_taken_where_none_is_named_and_lists_try_each() -> None
     assert labels(found) == [
         "blockwise(of=T)",
         "blockwise(of=R)",
-        'blockwise(of=R, replace={"low_rank":{"rank":0.5}})',
+        "blockwise(of=R, replace=low_rank(rank=0.5))",
         'blockwise(choice=["keep","keep","keep","keep","separable"], of=T)',
         'blockwise(blocks=["stages.1","stages.2"], of=T)',
     ]

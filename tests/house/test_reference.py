@@ -145,6 +145,7 @@ def test_the_studies_page_has_the_figures_of_the_committed_blockwise_study() -> 
         settings, trained = result.cell.student.settings, result.checkpoint
         assert trained is not None
         kind = "teacher" if "choice" in settings else settings.get("replace", "separable")
+        kind = "control" if "start" in settings else kind
         accuracy = trained.accuracy.test_last
         found.setdefault((str(kind), result.cell.method.name), []).append(100 * accuracy)
     page = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
@@ -152,9 +153,12 @@ def test_the_studies_page_has_the_figures_of_the_committed_blockwise_study() -> 
         "teacher": "the teacher, finished likewise",
         "depthwise_separable": "the study's block (`depthwise_separable`)",
         "separable": "the corrected block (`separable`)",
+        "control": "its control, from random weights",
     }
     shown = {}
     for kind, name in rows.items():
+        if not any(of == kind for of, _ in found):
+            continue
         [line] = [x for x in page.splitlines() if x.startswith(f"| {name} |")]
         for method, text in zip(("none", "kd"), line.split("|")[4:6], strict=True):
             if text.strip():
@@ -163,6 +167,22 @@ def test_the_studies_page_has_the_figures_of_the_committed_blockwise_study() -> 
     for where, of_seeds in found.items():
         one = stats.interval(of_seeds)
         assert shown[where] == pytest.approx([one.mean, one.low, one.high], abs=0.051), where
+
+
+def test_the_headline_of_the_blockwise_study_is_against_the_teacher_finished_likewise() -> None:
+    accuracy: dict[str, dict[int, float]] = {"choice": {}, "separable": {}}
+    for result in study("blockwise-small").by_key.values():
+        settings, trained = result.cell.student.settings, result.checkpoint
+        assert trained is not None
+        if result.cell.method.name == "none" and not {"replace", "start"} & settings.keys():
+            kind = "choice" if "choice" in settings else "separable"
+            accuracy[kind][result.cell.seed] = 100 * trained.accuracy.test_last
+    lost = stats.paired_gain(accuracy["choice"], accuracy["separable"])
+    assert lost is not None and lost.low is not None and lost.high is not None
+    words = f"{lost.mean:.1f} points [{lost.low:.1f}, {lost.high:.1f}]"
+    for page in ("docs/studies.md", "README.md"):
+        text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+        assert f"{words} below" in text, page
 
 
 def test_the_pools_weights_are_those_of_a_live_teacher_in_less_time_as_the_page_says() -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 from ktbench.records import Assembly, BlockResult
 from ktbench.report import numbers
 from ktbench.report.analysis import Analysis
+from ktbench.report.blockwise.comparison import comparison
 from ktbench.report.blockwise.figure import STUDENTS_SHOWN, BlockLine, block_figure
 from ktbench.report.blockwise.search_section import searches
 from ktbench.report.document import (
@@ -40,7 +41,7 @@ def blocks(analysis: Analysis) -> tuple[Section, ...]:
         "loss is the mean squared error over the variance of the target about its channels' means: "
         "1 is what the best constant reaches. Blocks are chosen on the validation set."
     )
-    parts: list[Part] = []
+    parts = comparison(analysis)
     if len(tried):
         by_block = _by_block(tried)
         parts += [_figure(by_block), _block_table(by_block)]
@@ -184,7 +185,7 @@ def _finish_table(frame: pd.DataFrame) -> Table:
         Column("teacher", hint="test accuracy"),
         Column("assembled", hint="test accuracy, before the finish"),
         Column("finished", hint="test accuracy"),
-        Column("against teacher, points"),
+        Column("against teacher, points", hint="the teacher before the finish"),
         Column("blocks alone", hint="seconds, the teacher's passes included, as if each alone"),
         Column("blocks really", hint="seconds of all workers together"),
         Column("finish alone", hint="seconds, the teacher's passes included"),

@@ -12,6 +12,7 @@ from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Note, Part, Section, Table, rows_of
 from ktbench.report.figures import front_figure
 from ktbench.report.figures.scatter import LATENCY, POINTS_SHOWN, SIZE, Axis
+from ktbench.report.sections.against_teacher import against_teacher
 
 _PANELS_SHOWN = 4
 
@@ -43,6 +44,7 @@ def accuracy_and_cost(analysis: Analysis) -> Section:
         parts += _front(analysis, analysis.exported, SIZE, "size", "", "")
     else:
         parts.append(Note("Nothing has been exported.", "muted"))
+    parts += against_teacher(analysis)
     return Section("deployment", "Accuracy, latency and size", lead, parts)
 
 

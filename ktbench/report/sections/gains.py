@@ -82,7 +82,10 @@ def _map(
     caption = "Gain in test accuracy over no transfer, in points"
     caption += f", teacher {teacher}." if several else "."
     if (own["budget"] != "").any():
-        caption += " [In brackets]: another training, compared with no transfer trained likewise."
+        caption += (
+            " [In brackets]: another training, compared with no transfer trained likewise, or, of a"
+            " blockwise student's control, at equal cost."
+        )
     if len(methods) > METHODS_SHOWN:
         caption += " " + _first_of(METHODS_SHOWN, len(methods), "methods", "gains")
     if len(analysis.students) > STUDENTS_SHOWN:
