@@ -29,7 +29,7 @@ from ktbench.records import (
 from ktbench.runner.blockwise.division import chained
 from ktbench.runner.blockwise.jobs import BlocksJob, BlocksOutcome, time_some, train_some
 from ktbench.runner.data_jobs import dataset
-from ktbench.runner.teacher_jobs import TeacherJob, make_teacher
+from ktbench.runner.teacher_wave import TeacherJob, make_teacher
 from ktbench.runner.trained_teacher import TrainedTeacher
 
 DATA = DataSpec(source="digits", image_size=32, train_size=640, validation_size=64, test_size=64)

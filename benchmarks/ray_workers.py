@@ -14,7 +14,7 @@ from ktbench.engine.on_ray import OnRay
 from ktbench.matrix import load, plan
 from ktbench.records import Cell, Plan
 from ktbench.runner.cohort_jobs import CellTask, CohortJob, CohortOutcome, train_and_export
-from ktbench.runner.teacher_jobs import TeacherJob, make_teacher
+from ktbench.runner.teacher_wave import TeacherJob, make_teacher
 from ktbench.runner.trained_teacher import TrainedTeacher
 
 BAR = 1.7

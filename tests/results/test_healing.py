@@ -15,7 +15,7 @@ import pytest
 from ktbench.records import Cell
 from ktbench.results import ResultsFolder
 from ktbench.results.verification import verify
-from ktbench.runner import cohort_jobs, teacher_jobs
+from ktbench.runner import cohort_jobs, teacher_wave
 from ktbench.train import TrainingContext
 from tests.support.running import Commands, digests, results, write_matrix
 
@@ -37,7 +37,7 @@ def trained(ktbench: Commands, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
         return real(cells, context)
 
     monkeypatch.setattr(cohort_jobs, "train_cohort", spy)
-    monkeypatch.setattr(teacher_jobs, "train_cohort", spy)
+    monkeypatch.setattr(teacher_wave, "train_cohort", spy)
     yield labels
 
 

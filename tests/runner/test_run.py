@@ -12,7 +12,7 @@ import pytest
 from ktbench.export.exporter import Exporter
 from ktbench.records import Cell, Result
 from ktbench.results import ResultsFolder, load_results
-from ktbench.runner import cohort_jobs, teacher_jobs
+from ktbench.runner import cohort_jobs, teacher_wave
 from ktbench.train import TrainingContext
 from tests.support.running import Commands, digests, results, write_matrix
 
@@ -43,7 +43,7 @@ def trained(ktbench: Commands, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
         return real(cells, context)
 
     monkeypatch.setattr(cohort_jobs, "train_cohort", spy)
-    monkeypatch.setattr(teacher_jobs, "train_cohort", spy)
+    monkeypatch.setattr(teacher_wave, "train_cohort", spy)
     yield labels
 
 
