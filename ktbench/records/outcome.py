@@ -124,7 +124,7 @@ class Pairing(Record):
 
     @property
     def objection(self) -> str | None:
-        """What a reader must know of the pairs' order, or None where depth agrees with depth."""
+        """Note for readers on the order of the pairs; None where depth agrees with depth."""
         ordered = sorted(self.pairs, key=lambda pair: (pair[1], pair[0]))
         taught = [teacher for teacher, _ in ordered]
         if len(taught) > 1 and len(self.teacher) > 1 and len(set(taught)) == 1:

@@ -229,11 +229,9 @@ def cell_places(root: Path, cell: Cell) -> Places:
 
 
 @lru_cache(maxsize=2)
-def _exporter(spec_json: str, base: Path, root: Path) -> Exporter:
+def _exporter(spec: DataSpec, base: Path, root: Path) -> Exporter:
     """Return a data set's exporter; it keeps what the cells of one architecture share."""
-    exporter = Exporter(
-        dataset(DataSpec.model_validate_json(spec_json), base), root / "artifacts", root
-    )
+    exporter = Exporter(dataset(spec, base), root / "artifacts", root)
     atexit.register(exporter.close)
     return exporter
 
@@ -250,7 +248,7 @@ def _export_cell(
     guard = Guard()
     try:
         if missing:
-            exporter = _exporter(cell.data.model_dump_json(), job.base, job.root)
+            exporter = _exporter(cell.data, job.base, job.root)
             student = _trained_student(job, cell, checkpoint, data)
             work = ResultsFolder(job.root).work(cell.key)
             records = [work / f"{spec.label}-{checkpoint.digest}.json" for spec in missing]

@@ -14,13 +14,9 @@ from ktbench.system.provenance import host
 
 
 @lru_cache(maxsize=4)
-def _dataset(spec_json: str, base: Path) -> Dataset:
-    return load(DataSpec.model_validate_json(spec_json), base)
-
-
 def dataset(spec: DataSpec, base: Path) -> Dataset:
     """Return a data set, loaded once per process."""
-    return _dataset(spec.model_dump_json(), base)
+    return load(spec, base)
 
 
 def same_dataset(spec: DataSpec, base: Path, digest: str | None) -> Dataset:
