@@ -25,7 +25,7 @@ from benchmarks._contests import (
 )
 
 FALSE, HELD = 0.05, 0.95
-TABLES = int(os.environ.get("KTBENCH_TABLES", "10000"))
+TABLES = int(os.environ.get("KTBENCH_TABLES", "4000"))
 RANKED = max(TABLES // 5, 1)
 TECHNIQUES, SEEDS, LEADS = (8, 28), (3, 5, 10), (1.0, 2.0, 4.0)
 
