@@ -90,6 +90,8 @@ class SharedInputs:
     """The teacher's outputs for the probe; None without a teacher."""
     teacher_stages: tuple[str, ...] = ()
     """Names of the teacher's stages."""
+    comparison: Callable[[], tuple[Batch, Features]] | None = None
+    """Return the images that stages are compared on, and the teacher's outputs for them."""
 
 
 def checkpoint_interval() -> float:

@@ -9,9 +9,14 @@ from torch import Tensor
 
 from ktbench.data import Dataset, Stream
 from ktbench.networks.layout import FIRST
+from ktbench.students._contract import Features
 from ktbench.transfer_methods._contract import Batch
 
 PROBE_IMAGES = 16
+COMPARED_IMAGES = 256
+"""Images that stages are compared on: with so many, their similarities hardly depend on which."""
+COMPARED_BYTES = 512 * 2**20
+"""Most that a network's outputs for these images may take; networks beyond it are given fewer."""
 CPU = torch.device("cpu")
 SHARE = 0.25
 """Most of a GPU's free memory that a data set may take, as raw images of one byte a value."""
@@ -62,18 +67,32 @@ def copied(batch: Batch) -> Batch:
 
 
 def make_probe(stream: Stream, device: torch.device = CPU, count: int = PROBE_IMAGES) -> Batch:
-    """Return the first training images as they are, to find shapes and similarities."""
-    indices = torch.arange(min(count, stream.dataset.size("train")))
-    images = stream.dataset.images("train")[: len(indices)]
-    inputs = FIRST.inputs(stream.dataset.normalise(images))
+    """Return the first training images as they are, to find shapes."""
+    return _plain(stream.dataset, stream.step_seed(0), device, count)
+
+
+def comparison_batch(dataset: Dataset, probe: Batch, probed: Features) -> Batch:
+    """Return the first training images as they are, to compare stages on; the same for all seeds.
+
+    `probed` are the teacher's outputs for the probe, which tell how many images are affordable.
+    """
+    size = sum(stage.nbytes for stage in probed.stages)
+    affordable = COMPARED_BYTES * len(probe.indices) // max(1, size)
+    count = max(len(probe.indices), min(COMPARED_IMAGES, affordable))
+    return _plain(dataset, probe.seed, probe.inputs.device, count)
+
+
+def _plain(dataset: Dataset, seed: int, device: torch.device, count: int) -> Batch:
+    indices = torch.arange(min(count, dataset.size("train")))
+    inputs = FIRST.inputs(dataset.normalise(dataset.images("train")[: len(indices)]))
     return Batch(
         inputs=inputs.to(device),
-        labels=stream.dataset.labels("train")[: len(indices)].to(device),
+        labels=dataset.labels("train")[: len(indices)].to(device),
         indices=indices.to(device),
         epoch=0,
         step=0,
         progress=0.0,
-        seed=stream.step_seed(0),
+        seed=seed,
     )
 
 

@@ -41,11 +41,15 @@ class MethodSetup:
 
 
 def set_up_method(
-    cell: Cell, shared: SharedInputs, student: Student, probed: Features, compared: Features
+    cell: Cell,
+    shared: SharedInputs,
+    student: Student,
+    probed: Features,
+    compared: tuple[Features | None, Features],
 ) -> MethodSetup:
     """Build the cell's method from a seed of its own; `probed` are the student's probe outputs.
 
-    `compared` are those of the student that pairs of stages are chosen with.
+    `compared` are the teacher's and a student's outputs by which pairs of stages are chosen.
 
     Raises KtbenchError where the method does not suit these networks or the cell's window.
     """
@@ -55,8 +59,8 @@ def set_up_method(
     teacher_needs, student_needs = kind.needs(config), kind.student_needs(config)
     setting = _setting(cell, shared, student, probed)
     measured = kind.warmup_epochs(config) is not None
-    if setting.teacher is not None and shared.teacher_features is not None and measured:
-        setting = replace(setting, similarity=similarity(shared.teacher_features, compared))
+    if (teacher := compared[0]) is not None and measured:
+        setting = replace(setting, similarity=similarity(teacher, compared[1]))
     if reason := kind.incompatible(config, setting):
         raise KtbenchError(f"{cell.label}: {reason}")
     seed_all(derived_seed(cell.seed, ADAPTORS))

@@ -13,8 +13,10 @@ from ktbench.networks.layout import Layout
 from ktbench.networks.numeric import EVERYTHING
 from ktbench.networks.weights import read_torch
 from ktbench.records import Cell, Failure, KtbenchError, StorageError, one_line
+from ktbench.students._contract import Features
 from ktbench.supervision import mark
 from ktbench.train.context import Note, SharedInputs, TrainingContext
+from ktbench.train.device_placement import comparison_batch
 from ktbench.train.memory_budget import Budget
 from ktbench.train.memory_probe import (
     ROOMY,
@@ -45,7 +47,18 @@ class TraineeBuilder:
             return SharedInputs(dataset, base, self.probe)
         with self.guard.kept(all_of_it=True):
             features = teacher.outputs(self.probe, EVERYTHING)
-        return SharedInputs(dataset, base, self.probe, features, teacher.stage_names)
+        return SharedInputs(
+            dataset, base, self.probe, features, teacher.stage_names, lambda: self._comparison
+        )
+
+    @cached_property
+    def _comparison(self) -> tuple[Batch, Features]:
+        teacher, features = self.context.teacher, self.shared.teacher_features
+        if teacher is None or features is None:
+            raise KtbenchError("stages are compared with those of a teacher: there is none")
+        batch = comparison_batch(self.context.dataset, self.probe, features)
+        with self.guard.kept(all_of_it=True):
+            return batch, teacher.outputs(batch, EVERYTHING)
 
     def note_settings(self, cell: Cell, changed: Sequence[str]) -> None:
         """Tell the user, once, which settings of the process a cell's code changes."""

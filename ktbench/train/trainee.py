@@ -105,23 +105,27 @@ class Trainee:
         self._run = Runner(self.student, numeric, architecture=architecture, layout=self.layout)
 
     def _build_method(self, warmed_up: Student | None) -> None:
-        probed = compared = self._probed(self.student, self._run)
+        images, teacher = self.shared.probe.inputs, self.shared.teacher_features
+        probed = compared = self._probed(self.student, self._run, images)
         if self.cell.warmup is not None:
             if warmed_up is None:
                 raise KtbenchError(f"{self.cell.label}: its warm-up is not there")
             self.layout.place(warmed_up, self.device)
             numeric, architecture = self.cell.numeric, self._architecture
             run = Runner(warmed_up, numeric, architecture=architecture, layout=self.layout)
-            compared = self._probed(warmed_up, run)
-        setup = set_up_method(self.cell, self.shared, self.student, probed, compared)
+            if self.shared.comparison is not None:
+                batch, teacher = self.shared.comparison()
+                images = batch.inputs
+            compared = self._probed(warmed_up, run, images)
+        setup = set_up_method(self.cell, self.shared, self.student, probed, (teacher, compared))
         self.pairing = setup.pairing
         self.method, self._student_needs = setup.method, setup.student_needs
         self.phases = PhaseSchedule(self.cell, setup, self.student, self.layout, self.probe_images)
 
-    def _probed(self, network: Student, run: Runner) -> Features:
+    def _probed(self, network: Student, run: Runner, images: Tensor) -> Features:
         network.eval()
         with torch.no_grad():
-            return run(self.shared.probe.inputs.clone(), EVERYTHING, eager=True)
+            return run(images.clone(), EVERYTHING, eager=True)
 
     @property
     def epoch(self) -> int:

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from ktbench.data import Stream
 from ktbench.matrix.cell_settings import with_warmup
+from ktbench.networks.numeric import EVERYTHING
 from ktbench.networks.weights import load_student
 from ktbench.records import WARMUP_SEED, Cell, Checkpoint, Failure, Pairing
 from ktbench.students._contract import Student
+from ktbench.train.device_placement import COMPARED_IMAGES, make_probe
+from ktbench.train.method_setup import similarity
 from tests.support.running import Commands, results, write_matrix
-from tests.support.training import BRIEF, HERE, cell, train
+from tests.support.training import BRIEF, DATA, HERE, cell, digits, teacher, train
 
 PAIRS = {"pairs": {"similarity": {"warmup_epochs": 2}}}
 
@@ -62,6 +67,22 @@ def test_pairs_are_the_same_for_all_seeds_and_those_of_the_trained_student(
     ]
     tables = {one.pairing for one in train(untrained, tmp_path) if isinstance(one, Checkpoint)}
     assert len(tables) == 3 and pairing not in tables
+
+
+def test_stages_are_compared_on_more_images_than_shapes_are_found_with(
+    student: Student, tmp_path: Path
+) -> None:
+    big = DATA.model_copy(update={"train_size": 300})
+    [made] = train([warm().model_copy(update={"data": big})], tmp_path, warmups=lambda _: student)
+    images = make_probe(Stream(digits(big.model_dump_json()), 0, 8), count=COMPARED_IMAGES)
+    assert len(images.indices) == COMPARED_IMAGES == 256
+    taught = teacher(tmp_path).outputs(images, EVERYTHING)
+    with torch.no_grad():
+        seen = student.eval().forward_features(images.inputs)
+    assert isinstance(made, Checkpoint) and made.pairing is not None
+    assert made.pairing.similarity is not None
+    for row, expected in zip(made.pairing.similarity, similarity(taught, seen), strict=True):
+        assert row == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_cell_with_a_warm_up_has_the_same_weights_alone_in_a_cohort_and_resumed(
