@@ -14,7 +14,7 @@ import pandas as pd
 from ktbench.compare.comparison import Accuracy, Comparison, Group, Limits, Missing, Setting, Size
 from ktbench.compare.judging import Difference, difference, verdicts
 from ktbench.compare.latency import latencies
-from ktbench.records import Cell, KtbenchError, Plan, canonical_json
+from ktbench.records import KtbenchError, Plan, Teacher, canonical_json
 from ktbench.results import Results, load_results
 
 _GROUP = ["student", "method", "teacher", "budget"]
@@ -204,15 +204,20 @@ def _requested(plan: Plan) -> Iterator[tuple[str, str]]:
     if windows and (window := windows.most_common(1)[0][0]) is not None:
         yield from _flat(window.model_dump(mode="json"), "distill")
     for teacher in plan.teachers:
-        yield from _flat(_teacher(teacher.cell), f"teacher {teacher.name}")
+        yield from _flat(_teacher(teacher), f"teacher {teacher.name}")
     yield "exports", ", ".join(e.label for e in plan.exports)
     for device in plan.devices:
         yield from _flat(device.model_dump(mode="json"), f"device {device.name}")
 
 
-def _teacher(cell: Cell) -> dict[str, Any]:
-    parts = {"data", "train", "numeric", "seed"}
-    return {"student": cell.student.label, **cell.model_dump(mode="json", include=parts)}
+def _teacher(teacher: Teacher) -> dict[str, Any]:
+    cell, parts = teacher.cell, {"data", "train", "numeric", "seed"}
+    brought = {"checkpoint": teacher.checkpoint, "checkpoint_digest": teacher.checkpoint_digest}
+    return {
+        "student": cell.student.label,
+        **{name: value for name, value in brought.items() if value is not None},
+        **cell.model_dump(mode="json", include=parts),
+    }
 
 
 def _environment(side: Results) -> Iterator[tuple[str, str]]:

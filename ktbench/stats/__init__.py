@@ -30,6 +30,15 @@ from ktbench.stats.hypothesis_tests import (
     signs_at,
     t_test,
 )
+from ktbench.stats.intention_to_treat import (
+    Failing,
+    intention_to_treat,
+    rare_failures,
+    risk_intervals,
+    risk_p,
+    seeds_to_exclude,
+    wilson,
+)
 from ktbench.stats.intervals import (
     LEAST_FOR_BCA,
     LEVEL,
@@ -70,6 +79,7 @@ __all__ = [
     "BestSet",
     "Bools",
     "Differences",
+    "Failing",
     "Floats",
     "Interval",
     "Intervals",
@@ -92,6 +102,7 @@ __all__ = [
     "first_reaching_each",
     "geometric_mean",
     "holm",
+    "intention_to_treat",
     "interval",
     "intervals",
     "least_sign_flip_p",
@@ -101,6 +112,10 @@ __all__ = [
     "paired_gain",
     "pareto_front",
     "ranked",
+    "rare_failures",
+    "risk_intervals",
+    "risk_p",
+    "seeds_to_exclude",
     "seeds_to_settle",
     "sign_flip_test",
     "signs",
@@ -109,4 +124,5 @@ __all__ = [
     "t_test",
     "t_test_power",
     "welch",
+    "wilson",
 ]
