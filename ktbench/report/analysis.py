@@ -53,6 +53,29 @@ def by_origin(frame: pd.DataFrame) -> pd.DataFrame:
     return split
 
 
+def _failures(cells: pd.DataFrame, number: pd.Series[int]) -> pd.DataFrame:
+    """By group: cells `trained`, failed by themselves, and the share of these with its bounds."""
+    trained = cells["accuracy"].notna().groupby(number).sum().astype(int)
+    own = (cells["failed_by"] == "technique").groupby(number).sum().astype(int)
+    tried = trained + own
+    low, high = stats.wilson(own, tried)
+    share = own / tried.where(tried > 0)
+    figures = {"failing": share, "failing_low": low, "failing_high": high}
+    return pd.DataFrame({"trained": trained, "own_failures": own, "tried": tried, **figures})
+
+
+def _pairs(cells: pd.DataFrame, number: pd.Series[int]) -> stats.Pairs:
+    """The cells of each group beside their baselines, where both have an accuracy to count."""
+    paired = cells[cells["gain_itt"].notna()]
+    columns = paired[["accuracy_itt", "base_itt", "chance"]].to_numpy(dtype=float).T
+    failed = [
+        (paired[name] == "technique").to_numpy(dtype=bool)
+        for name in ("failed_by", "base_failed_by")
+    ]
+    group = number[paired.index].to_numpy(dtype=np.int64)
+    return stats.Pairs(group, columns[0], columns[1], failed[0], failed[1], columns[2])
+
+
 @dataclass(frozen=True)
 class Analysis:
     """Everything computed from a results folder; each frame is made on first use."""
@@ -65,7 +88,9 @@ class Analysis:
 
         Adds `training` (the budget without how a teacher's outputs were reduced and when its
         transfer counted), `baseline` (key of the no-transfer cell of the same student, seed and
-        training, or of the usual one where there is none), `gain` and `validation_gain`.
+        training, or of the usual one where there is none), `gain` and `validation_gain` of the
+        pairs in which both were trained, and `gain_itt` and `validation_gain_itt` with failures
+        at chance level.
         """
         cells = self.results.cells.copy()
         cells["training"] = [
@@ -77,9 +102,15 @@ class Analysis:
         if self.sweeps_epochs:  # a budget without a name would be taken for the only one
             named = pd.Series([self._with_epochs(key) for key in cells["key"]], cells.index)
         cells["method"], cells["label"] = _names(cells, named)
-        columns = ["student", "seed", "training", "key", "accuracy", "validation"]
-        base = cells.loc[cells["is_baseline"], columns]
-        renamed = {"key": "baseline", "accuracy": "base", "validation": "validation_base"}
+        renamed = {
+            "key": "baseline",
+            "accuracy": "base",
+            "validation": "validation_base",
+            "accuracy_itt": "base_itt",
+            "validation_itt": "validation_base_itt",
+            "failed_by": "base_failed_by",
+        }
+        base = cells.loc[cells["is_baseline"], ["student", "seed", "training", *renamed]]
         base = base.rename(columns=renamed)
         same = cells.merge(base, on=["student", "seed", "training"], how="left")
         # `base` keeps the usual training first, so that it is what the others fall back to.
@@ -90,7 +121,21 @@ class Analysis:
             cells[name] = same[name].where(same["baseline"].notna(), other[name])
         cells["gain"] = cells["accuracy"] - cells["base"]
         cells["validation_gain"] = cells["validation"] - cells["validation_base"]
+        cells["gain_itt"] = cells["accuracy_itt"] - cells["base_itt"]
+        cells["validation_gain_itt"] = cells["validation_itt"] - cells["validation_base_itt"]
         return cells
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """Accuracies by intention to treat: `student`, `technique`, `seed`, `accuracy`.
+
+        One row per cell that was trained or failed by itself, no transfer included: a failure of
+        the technique's own counts at chance level, and what is missing otherwise has no row.
+        """
+        names = {"label": "technique", "accuracy_itt": "accuracy"}
+        columns = ["student", "label", "seed", "accuracy_itt"]
+        frame = self.cells[columns].rename(columns=names).dropna(subset=["accuracy"])
+        return frame.reset_index(drop=True)
 
     @cached_property
     def sweeps_epochs(self) -> bool:
@@ -178,7 +223,10 @@ class Analysis:
     def gains(self) -> pd.DataFrame:
         """One row per group: paired gain with interval, accuracies, what failed; `judged` of it.
 
-        Intervals are each group's own; signs are judged among all groups but the baselines.
+        Intervals are each group's own; signs are judged among all groups but the baselines. A
+        technique's own failures (`own_failures` of `planned` cells) count at chance level in gains
+        and in `validation`, by which is chosen; `accuracy` is that of the trained. `failing` with
+        its bounds is the share of failures among those `tried`.
         """
         cells = self.cells
         keys, number = self._groups(cells)
@@ -187,24 +235,13 @@ class Analysis:
             frame[status] = (cells["status"] == status).groupby(number).sum().astype(int)
         frame["reason"] = cells.loc[cells["reason"] != ""].groupby(number)["reason"].first()
         frame["reason"] = frame["reason"].fillna("")
-        numeric = cells[["accuracy", "validation", "validation_gain", "parameters"]]
-        frame = frame.join(numeric.astype(float).groupby(number).mean())
-        paired = cells["gain"].notna().to_numpy()
-        gain = cells["gain"].to_numpy(dtype=float)[paired]
-        group = np.asarray(number, dtype=np.int64)[paired]
-        intervals = stats.intervals(gain, group, len(frame))
-        frame["gain"], frame["gain_low"], frame["gain_high"] = (
-            intervals.mean,
-            intervals.low,
-            intervals.high,
-        )
-        frame["n"] = intervals.n
-        frame = frame.join(
-            judged(gain, group, ~frame["is_baseline"].to_numpy(dtype=bool), intervals)
-        )
-        trained = cells["accuracy"].notna().groupby(number).sum()
-        frame["trained"] = trained.astype(int)
-        return frame
+        frame["planned"] = (cells["status"] != "skipped").groupby(number).sum().astype(int)
+        means = cells[["accuracy", "validation_itt", "validation_gain_itt", "parameters"]]
+        renamed = {"validation_itt": "validation", "validation_gain_itt": "validation_gain"}
+        frame = frame.join(means.astype(float).groupby(number).mean().rename(columns=renamed))
+        frame = frame.join(_failures(cells, number))
+        pairs = _pairs(cells, number)
+        return frame.join(judged(pairs, ~frame["is_baseline"].to_numpy(dtype=bool)))
 
     @staticmethod
     def _groups(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[int]]:

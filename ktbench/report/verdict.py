@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import numbers
+from ktbench.report import gain_words, numbers
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.best_techniques import best_sentences
 from ktbench.report.document import Box, Column, Row, Table, rows_of
@@ -39,6 +39,7 @@ def sentences(analysis: Analysis) -> list[str]:
         return ["No cell has been trained yet, so there is nothing to compare."]
     lines = [*best_sentences(analysis), _gain_sentence(methods)]
     lines += _loss_sentence(methods)
+    lines += _failure_sentence(methods) + _unjudged_sentence(methods)
     lines += _deploy_sentences(analysis)
     lines += saving_sentences(analysis) or _speed_sentence(analysis)
     lines += _views_sentences(analysis)
@@ -53,8 +54,8 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
     judged = compared[compared["sign"] != "unknown"]
     if judged.empty:
         return (
-            "No gain has an error bar, as that takes at least two seeds that differ: run 3 or "
-            "more. The gains below are single figures."
+            f"There is no verdict, as that takes at least {stats.LEAST_SEEDS} seeds that differ: "
+            f"{_run_more(compared)}."
         )
     if clear.empty:
         return (
@@ -68,6 +69,43 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
         f"{len(clear)} of {numbers.count(len(judged), 'comparison')} "
         f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}, {_TOGETHER}."
     )
+
+
+def _run_more(rows: pd.DataFrame) -> str:
+    """Advice on how to get the seeds that a verdict lacks."""
+    missing = stats.FIRST_SEEDS - int(rows["n"].min())
+    return (
+        f"run {numbers.count(max(missing, 1), 'more seed')}, by `seeds: {stats.FIRST_SEEDS}` in "
+        "the matrix or by `ktbench plan MATRIX.yaml --settle DIR`, which writes a matrix of them"
+    )
+
+
+def _unjudged_sentence(methods: pd.DataFrame) -> list[str]:
+    """Sentence on comparisons with too few seeds, where others have a verdict."""
+    compared = methods[methods["n"] > 0]
+    few = compared[compared["n"] < stats.LEAST_SEEDS]
+    if few.empty or (compared["sign"] == "unknown").all():
+        return []
+    return [
+        f"{numbers.count(len(few), 'comparison')} with fewer than {stats.LEAST_SEEDS} seeds "
+        f"{'has' if len(few) == 1 else 'have'} no verdict: {_run_more(few)}."
+    ]
+
+
+def _failure_sentence(methods: pd.DataFrame) -> list[str]:
+    """Sentence on the technique whose seeds fail most often, and how failures are counted."""
+    failing = methods[methods["own_failures"] > 0]
+    if failing.empty:
+        return []
+    order = failing.sort_values(["failing", "own_failures"], ascending=False, kind="stable")
+    top = _first(order)
+    more = "" if len(failing) == 1 else f" ({numbers.count(len(failing), 'such comparison')})"
+    gain = f": {_gain(top)}" if top["n"] else ""
+    return [
+        f"{_bold(top['label'])} fails in {top['own_failures']} of "
+        f"{numbers.count(top['tried'], 'seed')} on {top['student']}{more}{gain}. Failed seeds "
+        "count at chance level."
+    ]
 
 
 def _alone(judged: pd.DataFrame) -> str:
@@ -103,7 +141,8 @@ def _top(rows: pd.DataFrame, *, worst: bool = False) -> Row:
 
 def _gain(row: Row) -> str:
     bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
-    return f"{numbers.points(row['gain'])} points {bounds} (n = {row['n']})".replace("  ", " ")
+    words = f"{numbers.points(row['gain'])} points {bounds} ({gain_words.counted(row)})"
+    return gain_words.with_arrived(words.replace("  ", " "), row)
 
 
 def _bold(words: str) -> str:
@@ -195,19 +234,27 @@ def verdict_table(analysis: Analysis) -> Table:
     deployed = analysis.deployed[analysis.deployed["valid"]].merge(best[GROUP], on=GROUP)
     picked = _picked(deployed)
     origins = list(dict.fromkeys(picked["origin"])) if len(picked) else []
-    frame = best[[*GROUP, "accuracy", "gain", "gain_low", "gain_high", "n", "sign", "is_baseline"]]
+    gain = ["gain", "gain_low", "gain_high", "protocol_gain", "protocol_low", "protocol_high"]
+    seeds = ["n", "planned", "arrived", "pairs_failed", "baseline_failed", "own_failures", "tried"]
+    rate = ["failing", "failing_low", "failing_high", "reason"]
+    frame = best[[*GROUP, "accuracy", *gain, *seeds, *rate, "sign", "is_baseline"]]
     frame = frame.rename(columns={"accuracy": "test_accuracy"})
     if len(picked):
         order = {device.name: at for at, device in enumerate(analysis.results.lock.plan.devices)}
         picked = picked.sort_values("device", key=lambda d: d.map(order), kind="stable")
-        frame = frame.merge(picked.rename(columns={"n": "measured_cells"}), on=GROUP, how="left")
-        frame = frame.drop(columns=["valid", "reasons"])
+        frame = frame.merge(
+            picked.rename(columns={"n": "measured_cells", "reasons": "invalid_why"}),
+            on=GROUP,
+            how="left",
+        )
+        frame = frame.drop(columns=["valid", "invalid_why"])
     rows = [_verdict_row(row, origins) for row in rows_of(frame)]
     columns = [
         Column("student", number=False),
         Column("best method", number=False, hint="highest mean validation accuracy"),
         Column("gain over no transfer, points"),
         Column("n"),
+        Column("failed seeds"),
         Column("test accuracy"),
     ]
     if origins:
@@ -237,11 +284,12 @@ _KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": "no
 
 
 def gain_box(row: Row) -> Box:
-    """`+2.1 [+1.0, +3.2]`, styled by its sign."""
+    """`+2.1 [+1.0, +3.2]`, styled by its sign, with what arrived beside it where seeds failed."""
     if row.get("is_baseline"):
         return Box(numbers.NOTHING, "muted", "the comparison itself")
     bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
-    return Box(f"{numbers.points(row['gain'])} {bounds}".strip(), _KINDS[str(row["sign"])])
+    words = gain_words.with_arrived(f"{numbers.points(row['gain'])} {bounds}".strip(), row)
+    return Box(words, _KINDS[str(row["sign"])], gain_words.counted(row))
 
 
 def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
@@ -249,7 +297,8 @@ def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
         Box(str(row["student"])),
         Box(row["label"]),
         gain_box(row),
-        Box(str(row["n"])),
+        gain_words.seeds_box(row),
+        gain_words.failed_box(row),
         Box(numbers.percent(row["test_accuracy"])),
     ]
     if not origins:
