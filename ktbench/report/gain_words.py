@@ -20,9 +20,10 @@ def seeds(row: Row) -> str:
 def counted(row: Row) -> str:
     """`n = 5, 2 of them failed`: the seeds of a gain."""
     words = f"n = {seeds(row)}"
-    for name, who in (("pairs_failed", ""), ("baseline_failed", " without transfer")):
-        if row.get(name):
-            words += f", {row[name]} of them failed{who}"
+    if row.get("pairs_failed"):
+        words += f", {row['pairs_failed']} of them failed"
+    if row.get("baseline_failed"):
+        words += f", {row['baseline_failed']} of them failed without transfer"
     return words
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import gain_words, numbers
+from ktbench.report import doubt, gain_words, numbers
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.best_techniques import best_sentences
 from ktbench.report.document import Box, Column, Row, Table, rows_of
@@ -159,19 +159,28 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
         quick = _first(near.sort_values(["p50_ms", "validation"], ascending=[True, False]))
         sentence = (
             f"On {_bold(str(device))} the most accurate is {_deployment(best)}: "
-            f"{numbers.percent(best['accuracy'])} "
-            f"at {numbers.milliseconds(best['p50_ms'])} ms {origin}"
+            f"{_over_seeds(best)} at {_latency(best, str(origin))}"
         )
         if quick["p50_ms"] < best["p50_ms"]:
             same = quick["student"] == best["student"] and quick["label"] == best["label"]
             sentence += (
                 f"; within {100 * WITHIN:.0f} point of it on validation, the fastest is "
                 f"{f'the same {_file(quick)}' if same else _deployment(quick)}: "
-                f"{numbers.percent(quick['accuracy'])} at "
-                f"{numbers.milliseconds(quick['p50_ms'])} ms, {numbers.size(quick['bytes'])}"
+                f"{_over_seeds(quick)} at {_latency(quick)}, {numbers.size(quick['bytes'])}"
             )
         lines.append(sentence + ".")
     return lines
+
+
+def _over_seeds(row: Row) -> str:
+    """`91.2 % [90.8, 91.6] (n = 5)`: the mean over seeds with its interval."""
+    mean = numbers.percent_interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+    failed = f"; {row['own_failures']} failed" if row["own_failures"] else ""
+    return f"{mean} (n = {gain_words.seeds(row)}{failed})"
+
+
+def _latency(row: Row, origin: str = "") -> str:
+    return doubt.in_words(f"{numbers.milliseconds(row['p50_ms'])} ms {origin}".strip(), row)
 
 
 def _deployment(row: Row) -> str:
@@ -204,7 +213,8 @@ def _speed_sentence(analysis: Analysis) -> list[str]:
         ]
     return [
         f"To reach the final accuracy of no transfer, {where} takes "
-        f"{numbers.ratio(top['x_epoch'])} fewer epochs and, with the teacher's forward passes "
+        f"{numbers.speedup(top['x_within'], top['x_within_low'], top['x_within_high'])} fewer "
+        f"epochs (all {top['seeds']} seeds reach it) and, with the teacher's forward passes "
         f"counted, {numbers.ratio(top['x_flops_all'])} fewer FLOPs; the teacher's own training is "
         "not included."
     ]
@@ -237,8 +247,9 @@ def verdict_table(analysis: Analysis) -> Table:
     gain = ["gain", "gain_low", "gain_high", "protocol_gain", "protocol_low", "protocol_high"]
     seeds = ["n", "planned", "arrived", "pairs_failed", "baseline_failed", "own_failures", "tried"]
     rate = ["failing", "failing_low", "failing_high", "reason"]
-    frame = best[[*GROUP, "accuracy", *gain, *seeds, *rate, "sign", "is_baseline"]]
-    frame = frame.rename(columns={"accuracy": "test_accuracy"})
+    accuracy = ["accuracy", "accuracy_low", "accuracy_high"]
+    frame = best[[*GROUP, *accuracy, *gain, *seeds, *rate, "sign", "is_baseline"]]
+    frame = frame.rename(columns={name: f"test_{name}" for name in accuracy})
     if len(picked):
         order = {device.name: at for at, device in enumerate(analysis.results.lock.plan.devices)}
         picked = picked.sort_values("device", key=lambda d: d.map(order), kind="stable")
@@ -247,7 +258,7 @@ def verdict_table(analysis: Analysis) -> Table:
             on=GROUP,
             how="left",
         )
-        frame = frame.drop(columns=["valid", "invalid_why"])
+        frame = frame.drop(columns=["valid", "invalid_why"]).rename(columns={"warnings": "doubts"})
     rows = [_verdict_row(row, origins) for row in rows_of(frame)]
     columns = [
         Column("student", number=False),
@@ -265,7 +276,8 @@ def verdict_table(analysis: Analysis) -> Table:
         "verdict",
         "The best method per student, and the export to take on each device: the fastest whose "
         f"validation accuracy is within {100 * WITHIN:.0f} point of the method's best export. "
-        "Chosen on validation; accuracies are of the test set, means over seeds.",
+        "Chosen on validation; accuracies are of the test set, means over seeds with Student's t "
+        "interval." + (f" {doubt.LEGEND}" if origins and frame["doubtful"].eq(True).any() else ""),
         columns,
         rows[:40],
         by_origin(frame) if origins else frame,
@@ -299,7 +311,7 @@ def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
         gain_box(row),
         gain_words.seeds_box(row),
         gain_words.failed_box(row),
-        Box(numbers.percent(row["test_accuracy"])),
+        Box(numbers.percent_interval(*(row[f"test_accuracy{end}"] for end in _ENDS))),
     ]
     if not origins:
         return boxes
@@ -307,9 +319,12 @@ def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
         return [*boxes, *(Box(numbers.NOTHING, "muted") for _ in range(4 + len(origins)))]
     threads = f", {int(row['threads'])} threads" if row["threads"] != 1 else ""
     boxes += [Box(row["device"]), Box(f"{row['export']}{threads}", hint=row["runtime"])]
+    measured = {"valid": True, "reasons": "", "warnings": row["doubts"]}
     for origin in origins:
         own = row["origin"] == origin
-        boxes.append(
-            Box(numbers.milliseconds(row["p50_ms"]) if own else "", "" if own else "muted")
-        )
-    return [*boxes, Box(numbers.size(row["bytes"])), Box(numbers.percent(row["accuracy"]))]
+        boxes.append(doubt.latency_box(row["p50_ms"], measured) if own else Box("", "muted"))
+    accuracy = numbers.percent_interval(*(row[f"accuracy{end}"] for end in _ENDS))
+    return [*boxes, Box(numbers.size(row["bytes"])), Box(accuracy)]
+
+
+_ENDS = ("", "_low", "_high")

@@ -12,6 +12,7 @@ from ktbench.stats.all_pairs import (
     paired_differences,
 )
 from ktbench.stats.best_set import BestSet, best_set
+from ktbench.stats.censored_times import Median, median_time, restricted_mean
 from ktbench.stats.cost_quality import (
     Bools,
     cost_to_reach,
@@ -86,6 +87,7 @@ __all__ = [
     "Intervals",
     "MeanRanks",
     "Judgement",
+    "Median",
     "Pairs",
     "Ranked",
     "Settling",
@@ -111,12 +113,14 @@ __all__ = [
     "judge_by_intention",
     "least_sign_flip_p",
     "mean_ranks",
+    "median_time",
     "next_alpha",
     "paired_differences",
     "paired_gain",
     "pareto_front",
     "ranked",
     "rare_failures",
+    "restricted_mean",
     "seeds_to_exclude",
     "seeds_to_settle",
     "sign_flip_test",

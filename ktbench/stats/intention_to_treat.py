@@ -111,8 +111,8 @@ def judge_by_intention(pairs: Pairs, count: int, level: float = LEVEL) -> Judgem
     arrives. Elsewhere it is square-and-add (Newcombe, Statistics in Medicine 17, 1998; Zou and
     Donner, 27, 2008): the squared distances that Wilson's bounds of each side's share of failures,
     and the t bounds of the gain where both arrive, put between mean and bound are added; p is the
-    level at which that interval meets zero. With fewer than two arrivals, sqrt(2) times the
-    baseline's spread stands in for that of the gain, and a gain of zero for one never seen.
+    level at which that interval meets zero. With fewer than two arrivals, sqrt(2) times one
+    side's spread stands in for that of the gain, and a gain of zero for one never seen.
     Coverage is measured by `benchmarks/failing_seeds.py`. Without an interval there is no p.
     """
     gains = pairs.treated - pairs.baseline
@@ -164,15 +164,16 @@ class _Sides:
             return intervals((values - pairs.chance)[~failed], pairs.group[~failed], count)
 
         baseline = arrivals(pairs.baseline, pairs.baseline_failed)
-        drop = arrivals(pairs.treated, pairs.treated_failed).mean
-        drop = np.where(np.isnan(drop), baseline.mean, drop)
+        treated = arrivals(pairs.treated, pairs.treated_failed)
+        drop = np.where(np.isnan(treated.mean), baseline.mean, treated.mean)
+        lone = np.where(np.isnan(baseline.deviation), treated.deviation, baseline.deviation)
         return cls(
             n=total(np.ones(len(pairs.group), dtype=bool)),
             treated=total(pairs.treated_failed),
             baseline=total(pairs.baseline_failed),
             treated_drop=drop,
             baseline_drop=np.where(np.isnan(baseline.mean), drop, baseline.mean),
-            spread=np.sqrt(2) * baseline.deviation,
+            spread=np.sqrt(2) * lone,
         )
 
 
