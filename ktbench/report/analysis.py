@@ -72,6 +72,7 @@ def _within(times: pd.DataFrame) -> dict[str, float]:
     bounds = (ratio.mean, ratio.low, ratio.high)
     figures = {
         "censored": late.sum(),
+        "budget": budget.max(),
         "median_epoch": median.value,
         "median_low": median.low,
         "median_high": median.high,

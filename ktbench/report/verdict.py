@@ -253,12 +253,9 @@ def verdict_table(analysis: Analysis) -> Table:
     if len(picked):
         order = {device.name: at for at, device in enumerate(analysis.results.lock.plan.devices)}
         picked = picked.sort_values("device", key=lambda d: d.map(order), kind="stable")
-        frame = frame.merge(
-            picked.rename(columns={"n": "measured_cells", "reasons": "invalid_why"}),
-            on=GROUP,
-            how="left",
-        )
-        frame = frame.drop(columns=["valid", "invalid_why"]).rename(columns={"warnings": "doubts"})
+        picked = picked.drop(columns=["planned", "own_failures", "valid", "reasons"])
+        renamed = {"n": "measured_cells", "warnings": "doubts"}
+        frame = frame.merge(picked.rename(columns=renamed), on=GROUP, how="left")
     rows = [_verdict_row(row, origins) for row in rows_of(frame)]
     columns = [
         Column("student", number=False),

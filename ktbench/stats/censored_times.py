@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,15 +38,21 @@ def median_time(times: ArrayLike, censored: ArrayLike, level: float = LEVEL) -> 
     if lost == n:
         return Median(None, None, None, n, lost)
     curve = ecdf(CensoredData(values[~late], right=values[late])).sf
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with warnings.catch_warnings():  # it is not defined where all have reached the target
+        warnings.simplefilter("ignore", RuntimeWarning)
         bounds = curve.confidence_interval(level, method="log-log")
-    sides = (curve, bounds.low, bounds.high)
-    value, low, high = (_half(side.quantiles, side.probabilities) for side in sides)
-    return Median(value, low, high, n, lost)
+    return Median(
+        _half(curve.quantiles, curve.probabilities, 1.0),
+        _half(curve.quantiles, bounds.low.probabilities, 0.0),
+        _half(curve.quantiles, bounds.high.probabilities, 1.0),
+        n,
+        lost,
+    )
 
 
-def _half(times: Floats, surviving: Floats) -> float | None:
-    below = np.flatnonzero(np.nan_to_num(surviving, nan=1.0) <= 0.5 + 1e-12)
+def _half(times: Floats, surviving: Floats, undefined: float) -> float | None:
+    """First time at which no more than a half survive; None where that never is."""
+    below = np.flatnonzero(np.nan_to_num(surviving, nan=undefined) <= 0.5 + 1e-12)
     return float(times[below[0]]) if below.size else None
 
 

@@ -221,7 +221,8 @@ def _finish_table(frame: pd.DataFrame) -> Table:
     ]
     caption = (
         "From the teacher to the finished student: means over seeds with Student's t "
-        "interval. What the blocks took stands in no other cost of this report; students that share a block share its training."
+        "interval. What the blocks took stands in no other cost of this report; students that "
+        "share a block share its training."
     )
     return Table("assembled", caption, columns, rows, frame, total=len(frame))
 

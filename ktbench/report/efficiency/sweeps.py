@@ -125,6 +125,7 @@ def _swept(frame: pd.DataFrame, own: pd.DataFrame, reference: pd.DataFrame) -> d
     ]
     row: dict[str, object] = {name: first[name] for name in (*_SWEPT, "window")}
     row["accuracy"], row["n"] = float(own["accuracy"].mean()), int(own["accuracy"].notna().sum())
+    row["planned"] = len(own)
     row |= _paired(own, reference.iloc[:0] if own.equals(reference) else reference, "change")
     row |= _paired(own, base, "gain")
     for kind in KINDS:

@@ -139,14 +139,12 @@ def _arrival_row(row: Row) -> list[Box]:
 
 
 def _median(row: Row) -> str:
-    """`4 [3, 6]` epochs; `> 6` where the median is later than the budget."""
-    low, high = (
-        f"{row[name]:.3g}" if numbers.known(row[name]) else "later"
-        for name in ("median_low", "median_high")
+    """`4 [3, 6]` epochs; `> 6` where it is later than the budget of 6."""
+    value, low, high = (
+        f"{row[name]:.3g}" if numbers.known(row[name]) else f"> {row['budget']:.3g}"
+        for name in ("median_epoch", "median_low", "median_high")
     )
-    if not numbers.known(row["median_epoch"]):
-        return "later than the budget"
-    return f"{row['median_epoch']:.3g} [{low}, {high}]"
+    return f"{value} [{low}, {high}]" if numbers.known(row["median_low"]) else value
 
 
 def _mean_within(row: Row) -> str:
