@@ -104,7 +104,7 @@ def _over_seeds(group: Row) -> Facts:
         words = gain_words.with_arrived(f"{gain} points ({gain_words.counted(group)})", group)
         facts.append(["gain over no transfer, all seeds", words])
     if group["own_failures"]:
-        facts.append(["failed seeds", gain_words.failed_box(group).text])
+        facts.append(["failed seeds", gain_words.failed_box(group, bounded=True).text])
     return facts
 
 

@@ -40,18 +40,27 @@ def with_arrived(words: str, row: Row) -> str:
     return "; ".join(part for part in (words, arrived(row)) if part)
 
 
+def beside(words: str, row: Row) -> str:
+    """A gain for a narrow column: `−32.6 [−60.1, +7.0], arrived −2.6`."""
+    if not failures(row) or not row["arrived"]:
+        return words
+    return f"{words}, arrived {numbers.points(row['protocol_gain'])}"
+
+
 def seeds_box(row: Row) -> Box:
     """The seeds of a gain, marked where they are fewer than planned or some failed."""
     marked = row["n"] < row.get("planned", row["n"]) or failures(row)
     return Box(seeds(row), "warn" if marked else "", counted(row) if marked else "")
 
 
-def failed_box(row: Row) -> Box:
-    """`2 of 5 [12, 77 %]`: the seeds that the technique itself ended, with the share's bounds."""
+def failed_box(row: Row, *, bounded: bool = False) -> Box:
+    """`2 of 5`: the seeds that the technique itself ended, `bounded` by Wilson's interval."""
     if not row["tried"]:
         return Box(numbers.NOTHING, "muted")
     text = f"{row['own_failures']} of {row['tried']}"
-    bounds = f"{100 * row['failing_low']:.0f} to {100 * row['failing_high']:.0f} %"
     if not row["own_failures"]:
         return Box(text, "", f"up to {100 * row['failing_high']:.0f} % are not excluded")
-    return Box(f"{text} [{bounds}]", "bad", row["reason"])
+    bounds = f"[{100 * row['failing_low']:.0f} to {100 * row['failing_high']:.0f} %]"
+    if bounded:
+        return Box(f"{text} {bounds}", "bad", row["reason"])
+    return Box(text, "bad", f"{bounds} {row['reason']}")

@@ -100,7 +100,8 @@ def _failure_sentence(methods: pd.DataFrame) -> list[str]:
     order = failing.sort_values(["failing", "own_failures"], ascending=False, kind="stable")
     top = _first(order)
     more = "" if len(failing) == 1 else f" ({numbers.count(len(failing), 'such comparison')})"
-    gain = f": {_gain(top)}" if top["n"] else ""
+    told = top["sign"] == "negative"  # in the sentence on losses, as likely as not
+    gain = f": {_gain(top)}" if top["n"] and not told else ""
     return [
         f"{_bold(top['label'])} fails in {top['own_failures']} of "
         f"{numbers.count(top['tried'], 'seed')} on {top['student']}{more}{gain}. Failed seeds "
@@ -297,8 +298,9 @@ def gain_box(row: Row) -> Box:
     if row.get("is_baseline"):
         return Box(numbers.NOTHING, "muted", "the comparison itself")
     bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
-    words = gain_words.with_arrived(f"{numbers.points(row['gain'])} {bounds}".strip(), row)
-    return Box(words, _KINDS[str(row["sign"])], gain_words.counted(row))
+    words = gain_words.beside(f"{numbers.points(row['gain'])} {bounds}".strip(), row)
+    hint = gain_words.with_arrived(gain_words.counted(row), row)
+    return Box(words, _KINDS[str(row["sign"])], hint)
 
 
 def _verdict_row(row: Row, origins: list[str]) -> list[Box]:

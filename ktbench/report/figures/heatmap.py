@@ -112,12 +112,12 @@ def _write(
     """A figure with up to three small lines below it."""
     main, *small = (line for line in lines if line)
     weight = "bold" if bold else "normal"
-    up = 0.11 * len(small)
+    up, step = (0.11 * len(small), 0.2) if len(small) < 3 else (0.28, 0.175)
     # Text inside the boxes cannot change the layout, and measuring it takes most of the time.
     middle = {"ha": "center", "va": "center", "color": color, "in_layout": False}
     axes.text(x, y - up, main, fontsize=12, weight=weight, **middle)  # type: ignore[arg-type]
     for number, line in enumerate(small):
-        below = y - up + 0.26 + 0.2 * number
+        below = y - up + 0.26 + step * number
         axes.text(x, below, line, fontsize=7.8, **middle)  # type: ignore[arg-type]
 
 
@@ -133,7 +133,8 @@ def _baseline_box(axes: Axes, y: int, base: Group | None) -> None:
     if base is None:
         _write(axes, 0, y, (numbers.NOTHING,), MUTED)
         return
-    n = f"n = {base['trained']}"
+    few = f" of {base['planned']}" if base["trained"] < base["planned"] else ""
+    n = f"n = {base['trained']}{few}"
     _write(axes, 0, y, (numbers.percent(base["accuracy"]), n), INK)
 
 

@@ -60,7 +60,7 @@ def _table(compared: pd.DataFrame) -> Table:
         [
             Box(r["student"]),
             Box(r["label"]),
-            gain_words.failed_box(r),
+            gain_words.failed_box(r, bounded=True),
             Box(_bounded(r, "gain", "gain_low", "gain_high")),
             Box(_bounded(r, "protocol_gain", "protocol_low", "protocol_high")),
             Box(numbers.point_interval(r["risk_low"], r["risk_high"]) or numbers.NOTHING),

@@ -106,9 +106,11 @@ def _family_note(compared: pd.DataFrame) -> list[Part]:
     if judged.empty:
         return []
     alpha = f"{100 * (1 - stats.LEVEL):.0f} %"
+    failed = (judged["pairs_failed"] + judged["baseline_failed"] > 0).any()
+    where_failed = ", and of the interval's own p where seeds failed," if failed else ""
     alone = int(((judged["sign"] == "none") & (judged["alone"] != "none")).sum())
     words = (
-        "Signs are those of paired t tests (two-sided) of "
+        f"Signs are those of paired t tests (two-sided){where_failed} of "
         f"{numbers.count(len(judged), 'comparison')},"
         " one family: every student, method and teacher whose seeds differ. Their p is adjusted by "
         f"Holm's step-down: the chance of any false sign in the whole table is at most {alpha}. "
