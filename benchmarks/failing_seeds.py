@@ -82,8 +82,9 @@ def _failing(
         for side, lost in zip((baseline + gains, baseline), failed, strict=True)
     ]
     group = np.repeat(np.arange(gains.shape[0]), gains.shape[1])
-    lost = [side.ravel() for side in failed]
-    return stats.Pairs(group, *sides, *lost, np.full(group.shape, CHANCE))
+    return stats.Pairs(
+        group, sides[0], sides[1], failed[0].ravel(), failed[1].ravel(), np.full(len(group), CHANCE)
+    )
 
 
 Bounds = tuple[Floats, Floats]

@@ -111,7 +111,7 @@ def _pairs(cells: pd.DataFrame, number: pd.Series[int]) -> stats.Pairs:
         (paired[name] == "technique").to_numpy(dtype=bool)
         for name in ("failed_by", "base_failed_by")
     ]
-    group = number[paired.index].to_numpy(dtype=np.int64)
+    group = np.asarray(number[paired.index], dtype=np.int64)
     return stats.Pairs(group, columns[0], columns[1], failed[0], failed[1], columns[2])
 
 

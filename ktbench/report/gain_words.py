@@ -8,7 +8,7 @@ from ktbench.report.document import Box, Row
 
 def failures(row: Row) -> int:
     """Pairs of a gain in which a side failed by itself; 0 in frames that do not count them."""
-    return int(row.get("pairs_failed", 0)) + int(row.get("baseline_failed", 0))
+    return sum(int(row.get(name) or 0) for name in ("pairs_failed", "baseline_failed"))
 
 
 def seeds(row: Row) -> str:

@@ -249,7 +249,7 @@ def test_one_seed_gives_figures_without_a_claim(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "run", Shape(seeds=1, epochs=3)).path
     write_report(path)
     found = after_the_best(Analysis(load_results(path)))
-    assert "that takes at least two seeds that differ" in found[0]
+    assert "that takes at least 3 seeds that differ: run 4 more seeds" in found[0]
     assert not any("gains" in s or "hurts" in s for s in found[1:])
     assert "clear gains" in page(path) and "cannot be judged" in page(path)
 
