@@ -30,5 +30,7 @@ def latency_box(value: object, row: Row, bounds: str = "") -> Box:
 
 
 def in_words(text: str, row: Row) -> str:
-    """`0.07 ms measured (doubtful: median below 0.1 ms)`."""
-    return f"{text} (doubtful: {why(row)})" if why(row) else text
+    """`0.07 ms measured (doubtful: median below 0.1 ms)`, with the first reason of several."""
+    first, *others = why(row).split("; ")
+    more = f", and {len(others)} more" if others else ""
+    return f"{text} (doubtful: {first}{more})" if first else text

@@ -257,13 +257,14 @@ def verdict_table(analysis: Analysis) -> Table:
         picked = picked.drop(columns=["planned", "own_failures", "valid", "reasons"])
         renamed = {"n": "measured_cells", "warnings": "doubts"}
         frame = frame.merge(picked.rename(columns=renamed), on=GROUP, how="left")
-    rows = [_verdict_row(row, origins) for row in rows_of(frame)]
+    failing = bool(analysis.gains["own_failures"].any())
+    rows = [_verdict_row(row, origins, failing=failing) for row in rows_of(frame)]
     columns = [
         Column("student", number=False),
         Column("best method", number=False, hint="highest mean validation accuracy"),
         Column("gain over no transfer, points"),
         Column("n"),
-        Column("failed seeds"),
+        *([Column("failed seeds")] if failing else []),
         Column("test accuracy"),
     ]
     if origins:
@@ -303,13 +304,13 @@ def gain_box(row: Row) -> Box:
     return Box(words, _KINDS[str(row["sign"])], hint)
 
 
-def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
+def _verdict_row(row: Row, origins: list[str], *, failing: bool) -> list[Box]:
     boxes = [
         Box(str(row["student"])),
         Box(row["label"]),
         gain_box(row),
         gain_words.seeds_box(row),
-        gain_words.failed_box(row),
+        *([gain_words.failed_box(row)] if failing else []),
         Box(numbers.percent_interval(*(row[f"test_accuracy{end}"] for end in _ENDS))),
     ]
     if not origins:
@@ -322,8 +323,9 @@ def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
     for origin in origins:
         own = row["origin"] == origin
         boxes.append(doubt.latency_box(row["p50_ms"], measured) if own else Box("", "muted"))
-    accuracy = numbers.percent_interval(*(row[f"accuracy{end}"] for end in _ENDS))
-    return [*boxes, Box(numbers.size(row["bytes"])), Box(accuracy)]
+    interval = numbers.percent_interval(*(row[f"accuracy{end}"] for end in _ENDS))
+    accuracy = Box(numbers.percent(row["accuracy"]), "", interval)
+    return [*boxes, Box(numbers.size(row["bytes"])), accuracy]
 
 
 _ENDS = ("", "_low", "_high")

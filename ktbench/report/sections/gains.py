@@ -59,6 +59,8 @@ def gains(analysis: Analysis) -> Section:
         "doing counts at chance level, and “n = 4 of 5” marks fewer seeds than planned. Signs are "
         "judged among all comparisons: full colour marks what is clear among them."
     )
+    if not frame["own_failures"].any():
+        lead += " No seed failed by its technique's own doing."
     return Section("gains", "Gains over no transfer", lead, parts)
 
 
@@ -207,6 +209,7 @@ def _seeds(compared: pd.DataFrame) -> str:
 
 def _gain_table(compared: pd.DataFrame) -> Table:
     bootstrapped = bool(compared["bca_low"].notna().any())
+    failing = bool(compared["own_failures"].any())
     rows = [
         [
             Box(r["student"]),
@@ -218,7 +221,7 @@ def _gain_table(compared: pd.DataFrame) -> Table:
             Box(numbers.small(r["p_holm"])),
             *([_bootstrap_box(r)] if bootstrapped else []),
             gain_words.seeds_box(r),
-            gain_words.failed_box(r),
+            *([gain_words.failed_box(r)] if failing else []),
             Box(numbers.points(r["validation_gain"])),
             Box(_troubles(r), "muted", r["reason"]),
         ]
@@ -234,7 +237,7 @@ def _gain_table(compared: pd.DataFrame) -> Table:
         Column("p among all", hint="adjusted by Holm's step-down"),
         *([Column("bootstrap, points", hint="BCa interval")] if bootstrapped else []),
         Column("n"),
-        Column("failed seeds", hint="by the technique's own doing; Wilson's interval"),
+        *([Column("failed seeds", hint="by the technique's own doing")] if failing else []),
         Column("gain on validation"),
         Column("not done", number=False),
     ]
@@ -254,6 +257,7 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
     left = compared[compared["sign"].isin(UNDECIDED) & (compared["n"] > 0)]
     if left.empty:
         return []
+    failing = bool(compared["own_failures"].any())
     can_settle = left[left["settled_by"].notna()].sort_values("settled_by", kind="stable")
     ordered = pd.concat([can_settle, left[left["settled_by"].isna()]])
     rows = [
@@ -263,7 +267,7 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
             gain_box(r),
             Box(numbers.small(r["p_holm"])),
             gain_words.seeds_box(r),
-            gain_words.failed_box(r),
+            *([gain_words.failed_box(r)] if failing else []),
             Box(str(int(r["settled_by"])) if numbers.known(r["settled_by"]) else numbers.NOTHING),
             Box(r["unsettled_why"], "muted"),
         ]
@@ -275,7 +279,7 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
         Column("gain, points"),
         Column("p among all"),
         Column("n"),
-        Column("failed seeds"),
+        *([Column("failed seeds")] if failing else []),
         Column("seeds to settle", hint="in all, at least those that there are"),
         Column("why", number=False),
     ]
