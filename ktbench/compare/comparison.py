@@ -10,6 +10,7 @@ from typing import Any
 
 from ktbench.compare.judging import How, Verdict
 from ktbench.results import Problem
+from ktbench.stats import LEAST_SEEDS
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Accuracy:
     """Empty for the network as trained. Else `before` and `after` are the exported file's accuracy
     minus that of the network that it was made of."""
     before: float
-    """Mean over the seeds that are compared, in [0, 1]."""
+    """Mean over the seeds that are compared, in [0, 1]; failed trainings at chance level."""
     after: float
     difference: float
     low: float | None
@@ -53,6 +54,19 @@ class Accuracy:
     same_weights: int
     """Seeds whose weights are the same bit for bit."""
     verdict: Verdict
+    failed_before: int = 0
+    """Seeds whose training the technique itself ended, of those compared."""
+    failed_after: int = 0
+    planned_before: int = 0
+    """Seeds of A's matrix."""
+    planned_after: int = 0
+    arrived: float | None = None
+    """Difference over the seeds that arrived on both sides, where some did not."""
+
+    @property
+    def too_few(self) -> bool:
+        """True where there are fewer seeds than a verdict takes."""
+        return min(self.n_before, self.n_after) < LEAST_SEEDS
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,9 @@ class Latency:
     verdict: Verdict
     notes: tuple[str, ...]
     """Further differences, and why there is no verdict where there is none."""
+    doubtful_before: bool = False
+    """True where A's measurement has a warning or is not valid."""
+    doubtful_after: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +167,7 @@ class Comparison:
         ]
         lines += [
             f"{t.student} as {t.export} on {t.device}: {t.ratio:.2f}× the latency"
+            + (" (a doubtful measurement)" if t.doubtful_before or t.doubtful_after else "")
             for t in self.latencies
             if t.verdict == "regression"
         ]

@@ -6,7 +6,7 @@ Values are written so that more is better: accuracies as they are, times as minu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,8 +18,15 @@ Verdict = Literal["regression", "worse", "better", "no clear change", "same", "c
 How = Literal["paired", "unpaired"]
 
 _ALPHA = 1 - stats.LEVEL + 1e-12
-_LEAST_SHARED = 2
-"""Seeds that both sides need to be compared seed by seed."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Values of one side by seed; those of `failed` seeds stand at `chance` level."""
+
+    values: Mapping[int, float]
+    failed: frozenset[int] = frozenset()
+    chance: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -38,32 +45,50 @@ class Difference:
     """p of the hypothesis that the mean is exactly at the limit."""
     equal: bool
     """True where every pair is equal, to the last bit."""
+    arrived: float | None = None
+    """Mean difference over the pairs in which both sides arrived, where some did not."""
 
 
-def difference(before: Mapping[int, float], after: Mapping[int, float], limit: float) -> Difference:
+def difference(before: Outcomes, after: Outcomes, limit: float) -> Difference:
     """Compare values by seed: paired over shared seeds, else by Welch's test (1947).
 
-    `limit`: how much worse is allowed, 0 or more. One shared seed makes no interval, so where both
-    sides have more seeds than that they are compared unpaired.
+    `limit`: how much worse is allowed, 0 or more. Fewer than `stats.LEAST_SEEDS` give no p; where
+    too few seeds are shared for one, sides that have enough are compared unpaired.
     """
-    shared = sorted(before.keys() & after.keys())
-    many = min(len(before), len(after)) >= _LEAST_SHARED
-    if len(shared) >= _LEAST_SHARED or (shared and not many):
-        differences = np.array([after[seed] - before[seed] for seed in shared])
-        return _paired(differences, limit)
-    return unpaired(list(before.values()), list(after.values()), limit)
+    shared = sorted(before.values.keys() & after.values.keys())
+    enough = min(len(before.values), len(after.values)) >= stats.LEAST_SEEDS
+    if len(shared) >= stats.LEAST_SEEDS or (shared and not enough):
+        return _paired(before, after, shared, limit)
+    apart = unpaired(list(before.values.values()), list(after.values.values()), limit)
+    return apart if enough else replace(apart, p=None, p_limit=None)
 
 
-def _paired(differences: NDArray[np.float64], limit: float) -> Difference:
-    group = np.zeros(len(differences), dtype=int)
-    interval, n = stats.interval(differences), len(differences)
-    equal = bool((differences == 0).all())
-    if interval.low is None:
-        return Difference(interval.mean, None, None, "paired", n, n, None, None, equal)
-    p, p_limit = (
-        float(stats.t_test(stats.intervals(differences + by, group, 1))[0]) for by in (0, limit)
+def _paired(before: Outcomes, after: Outcomes, shared: list[int], limit: float) -> Difference:
+    """Judge the shared seeds by intention to treat, as the report does its gains."""
+    old, new = (np.array([side.values[seed] for seed in shared]) for side in (before, after))
+    lost = [np.array([seed in side.failed for seed in shared]) for side in (after, before)]
+    group, chance = np.zeros(len(shared), dtype=np.int64), np.full(len(shared), after.chance)
+    level, beyond = (
+        stats.judge_by_intention(stats.Pairs(group, new + by, old, lost[0], lost[1], chance), 1)
+        for by in (0, limit)
     )
-    return Difference(interval.mean, interval.low, interval.high, "paired", n, n, p, p_limit, equal)
+    low, high, p, p_limit, arrived = (
+        None if np.isnan(value[0]) else float(value[0])
+        for value in (level.low, level.high, level.p, beyond.p, level.arrived.mean)
+    )
+    some_failed = bool(lost[0].any() or lost[1].any())
+    return Difference(
+        mean=float(level.mean[0]),
+        low=low,
+        high=high,
+        how="paired",
+        n_before=len(shared),
+        n_after=len(shared),
+        p=p,
+        p_limit=p_limit,
+        equal=bool((new == old).all()),
+        arrived=arrived if some_failed else None,
+    )
 
 
 def unpaired(before: Sequence[float], after: Sequence[float], limit: float) -> Difference:

@@ -89,13 +89,21 @@ def _row(name: _Name, d: Difference, old: Measurement, new: Measurement) -> Late
         repeats_after=d.n_after,
         verdict="cannot be judged" if d.p is None else "no clear change",
         notes=tuple(notes),
+        doubtful_before=_doubtful(old),
+        doubtful_after=_doubtful(new),
     )
+
+
+def _doubtful(measurement: Measurement) -> bool:
+    return not measurement.validity.valid or bool(measurement.validity.warnings)
 
 
 def _notes(old: Measurement, new: Measurement) -> Iterator[str]:
     for side, m in (("A", old), ("B", new)):
         if not m.validity.valid:
             yield f"invalid in {side}: {'; '.join(m.validity.reasons)}"
+        if m.validity.warnings:
+            yield f"doubtful in {side}: {'; '.join(m.validity.warnings)}"
     facts = {
         "runtime": [f"{m.runtime} {m.runtime_version}" for m in (old, new)],
         "provider": [m.provider for m in (old, new)],

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from ktbench.compare.comparison import Accuracy, Comparison, Group, Limits, Missing, Setting, Size
-from ktbench.compare.judging import Difference, difference, verdicts
+from ktbench.compare.judging import Difference, Outcomes, difference, verdicts
 from ktbench.compare.latency import latencies
-from ktbench.records import Cell, KtbenchError, Plan, canonical_json
+from ktbench.records import KtbenchError, Plan, Teacher, canonical_json
 from ktbench.results import Results, load_results
 
 _GROUP = ["student", "method", "teacher", "budget"]
@@ -63,14 +63,14 @@ class _Sides:
 
     @cached_property
     def trained(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Cells with an accuracy, for each side."""
+        """Cells with an accuracy to count, for each side: failed ones stand at chance level."""
         frames = (self.before.cells, self.after.cells)
-        return tuple(f[f["accuracy"].notna()] for f in frames)  # type: ignore[return-value]
+        return tuple(f[f["accuracy_itt"].notna()] for f in frames)  # type: ignore[return-value]
 
     @cached_property
     def exported(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Artifacts with the group and seed of their cell, and the change of accuracy by export."""
-        columns = ["key", *_GROUP, "seed", "accuracy"]
+        columns = ["key", *_GROUP, "seed", "accuracy", "chance"]
         frames = (
             side.cells[columns].merge(side.artifacts, on="key")
             for side in (self.before, self.after)
@@ -85,15 +85,26 @@ class _Sides:
 
 def _accuracies(sides: _Sides, limit: float) -> list[Accuracy]:
     """Compare accuracies as trained, then the change by export; each is a family of its own."""
-    trained = _family(*sides.trained, _GROUP, "accuracy", limit)
+    trained = _family(*sides.trained, _GROUP, "accuracy_itt", limit)
     exported = _family(*sides.exported, [*_GROUP, "export"], "change", limit)
-    return [*trained, *exported]
+    planned = [_planned(side) for side in (sides.before, sides.after)]
+    rows = []
+    for row in (*trained, *exported):
+        seeds = [side.get(row.group, 0) for side in planned]
+        rows.append(replace(row, planned_before=seeds[0], planned_after=seeds[1]))
+    return rows
+
+
+def _planned(side: Results) -> Counter[Group]:
+    """Number of seeds of each group in the side's matrix."""
+    cells = side.cells[side.cells["status"] != "skipped"]
+    return Counter(Group(*name) for name in cells[_GROUP].itertuples(index=False, name=None))
 
 
 def _family(
     before: pd.DataFrame, after: pd.DataFrame, by: list[str], column: str, limit: float
 ) -> list[Accuracy]:
-    old, new = (_by_seed(frame, by, column) for frame in (before, after))
+    old, new = (_outcomes(frame, by, column) for frame in (before, after))
     weights = [_by_seed(f, by, "digest") if "digest" in f else {} for f in (before, after)]
     differences = {name: difference(old[name], new[name], limit) for name in old if name in new}
     judged = verdicts(list(differences.values()), limit)
@@ -101,9 +112,27 @@ def _family(
     for (name, d), verdict in zip(differences.items(), judged, strict=True):
         weights_before, weights_after = (side.get(name, {}) for side in weights)
         row = _accuracy(name, d, old[name], new[name])
-        same = sum(weights_before[seed] == weights_after.get(seed) for seed in weights_before)
+        same = sum(
+            isinstance(weights_before[seed], str)
+            and weights_before[seed] == weights_after.get(seed)
+            for seed in weights_before
+        )
         rows.append(replace(row, same_weights=same, verdict=verdict))
     return rows
+
+
+def _outcomes(frame: pd.DataFrame, by: list[str], column: str) -> dict[tuple[str, ...], Outcomes]:
+    """Values by seed, with the seeds that failed by themselves."""
+    values, chances = (_by_seed(frame, by, name) for name in (column, "chance"))
+    causes = _by_seed(frame, by, "failed_by") if "failed_by" in frame else {}
+    return {
+        name: Outcomes(
+            own,
+            frozenset(s for s, cause in causes.get(name, {}).items() if cause == "technique"),
+            next(iter(chances[name].values())),
+        )
+        for name, own in values.items()
+    }
 
 
 def _by_seed(
@@ -115,13 +144,12 @@ def _by_seed(
     return values
 
 
-def _accuracy(
-    name: tuple[str, ...], d: Difference, old: dict[int, float], new: dict[int, float]
-) -> Accuracy:
-    compared = sorted(old.keys() & new.keys()) if d.how == "paired" else None
-    means = [
-        sum(side[s] for s in (compared or side)) / len(compared or side) for side in (old, new)
-    ]
+def _accuracy(name: tuple[str, ...], d: Difference, old: Outcomes, new: Outcomes) -> Accuracy:
+    shared = sorted(old.values.keys() & new.values.keys()) if d.how == "paired" else None
+    compared = [shared or list(side.values) for side in (old, new)]
+    sides = list(zip((old, new), compared, strict=True))
+    means = [sum(side.values[s] for s in seeds) / len(seeds) for side, seeds in sides]
+    failed = [len(side.failed.intersection(seeds)) for side, seeds in sides]
     return Accuracy(
         group=Group(*name[:4]),
         export=name[4] if len(name) > 4 else "",
@@ -135,6 +163,9 @@ def _accuracy(
         n_after=d.n_after,
         same_weights=0,
         verdict="cannot be judged",
+        failed_before=failed[0],
+        failed_after=failed[1],
+        arrived=d.arrived,
     )
 
 
@@ -204,15 +235,20 @@ def _requested(plan: Plan) -> Iterator[tuple[str, str]]:
     if windows and (window := windows.most_common(1)[0][0]) is not None:
         yield from _flat(window.model_dump(mode="json"), "distill")
     for teacher in plan.teachers:
-        yield from _flat(_teacher(teacher.cell), f"teacher {teacher.name}")
+        yield from _flat(_teacher(teacher), f"teacher {teacher.name}")
     yield "exports", ", ".join(e.label for e in plan.exports)
     for device in plan.devices:
         yield from _flat(device.model_dump(mode="json"), f"device {device.name}")
 
 
-def _teacher(cell: Cell) -> dict[str, Any]:
-    parts = {"data", "train", "numeric", "seed"}
-    return {"student": cell.student.label, **cell.model_dump(mode="json", include=parts)}
+def _teacher(teacher: Teacher) -> dict[str, Any]:
+    cell, parts = teacher.cell, {"data", "train", "numeric", "seed"}
+    brought = {"checkpoint": teacher.checkpoint, "checkpoint_digest": teacher.checkpoint_digest}
+    return {
+        "student": cell.student.label,
+        **{name: value for name, value in brought.items() if value is not None},
+        **cell.model_dump(mode="json", include=parts),
+    }
 
 
 def _environment(side: Results) -> Iterator[tuple[str, str]]:

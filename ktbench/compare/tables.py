@@ -10,6 +10,7 @@ from typing import TypeVar
 from ktbench.compare.comparison import Accuracy, Comparison, Latency, Missing, Setting, points
 from ktbench.compare.judging import Verdict
 from ktbench.results import Problem
+from ktbench.stats import FIRST_SEEDS, LEAST_SEEDS
 
 ROWS_SHOWN = 40
 """Most rows of a table; `--json` has all."""
@@ -18,6 +19,11 @@ _SAME_SIZE = 0.005
 """Share by which files of one graph may differ with their weights."""
 
 _TOGETHER = "An interval is its row's own; the last column judges all rows together (Holm)."
+
+_AT_CHANCE = "A training that its own technique ended counts at chance level, 1 / classes."
+
+_DOUBT = " †"
+"""Mark of a measurement with a warning, or one that is not valid; its reason stands in the row."""
 
 _ORDER: tuple[Verdict, ...] = (
     "regression",
@@ -66,6 +72,12 @@ def summary(comparison: Comparison) -> list[str]:
     same = sum(a.same_weights for a in trained)
     seeds = sum(a.n_after if a.how == "paired" else 0 for a in trained)
     lines = [f"Test accuracy: {_counted(trained)}; the same weights in {same} of {seeds} cells."]
+    failed = [
+        sum(side)
+        for side in zip(*((a.failed_before, a.failed_after) for a in trained), strict=True)
+    ]
+    if any(failed):
+        lines.append(f"Failed seeds, counted at chance level: {failed[0]} in A, {failed[1]} in B.")
     exported = [a for a in comparison.accuracies if a.export]
     lines += [f"Export: {_counted(exported)}."] if exported else []
     lines += [f"Latency: {_counted(comparison.latencies)}."] if comparison.latencies else []
@@ -99,12 +111,14 @@ def _left_out(shown: int, total: int) -> str:
 
 
 def _accuracy_sheet(accuracies: Sequence[Accuracy], comparison: Comparison) -> Sheet | None:
+    failing = any(a.failed_before or a.failed_after for a in accuracies)
     rows = [
         [
             a.group.student,
             comparison.method(a.group),
             f"{100 * a.before:.1f}",
             f"{100 * a.after:.1f}",
+            *([_failed(a)] if failing else []),
             *_change(a),
         ]
         for a in _sorted(accuracies, lambda a: a.difference)[:ROWS_SHOWN]
@@ -113,8 +127,12 @@ def _accuracy_sheet(accuracies: Sequence[Accuracy], comparison: Comparison) -> S
         return None
     notes = ["n as A/B: too few seeds in common to pair them."] if _unpaired(accuracies) else []
     notes += [_TOGETHER] if any(map(_clear_alone, accuracies)) else []
+    notes += [_AT_CHANCE] if failing else []
+    if few := sum(a.too_few for a in accuracies):
+        notes.append(_too_few(few))
     note = " ".join([*notes, _left_out(len(rows), len(accuracies))]).strip()
-    heads = ["student", "method", "A, %", "B, %", "change, points", "n", ""]
+    heads = ["student", "method", "A, %", "B, %", *(["failed, A → B"] if failing else [])]
+    heads += ["change, points", "n", ""]
     return Sheet("Test accuracy", heads, rows, 2, note)
 
 
@@ -142,12 +160,34 @@ def _change(accuracy: Accuracy) -> list[str]:
     mean = points(accuracy.difference)
     if accuracy.low is not None and accuracy.high is not None:
         mean += f" [{points(accuracy.low)}, {points(accuracy.high)}]"
-    n = (
-        f"{accuracy.n_after}"
-        if accuracy.how == "paired"
-        else f"{accuracy.n_before}/{accuracy.n_after}"
-    )
+    if accuracy.arrived is not None:
+        mean += f"; {points(accuracy.arrived)} where training arrives"
+    sides = [
+        f"{n} of {planned}" if n < planned else f"{n}"
+        for n, planned in (
+            (accuracy.n_before, accuracy.planned_before),
+            (accuracy.n_after, accuracy.planned_after),
+        )
+    ]
+    paired = accuracy.how == "paired" and sides[0] == sides[1]
+    n = sides[1] if paired else "/".join(sides)
     return [mean, n, accuracy.verdict]
+
+
+def _failed(accuracy: Accuracy) -> str:
+    """`0 of 5 → 2 of 5` seeds that the technique itself ended."""
+    before, after = accuracy.failed_before, accuracy.failed_after
+    if not before and not after:
+        return _NOTHING
+    return f"{before} of {accuracy.n_before} → {after} of {accuracy.n_after}"
+
+
+def _too_few(count: int) -> str:
+    rows = "1 row has" if count == 1 else f"{count} rows have"
+    return (
+        f"{rows} fewer than {LEAST_SEEDS} seeds and no verdict: run both matrices with "
+        f"`seeds: {FIRST_SEEDS}`."
+    )
 
 
 def _clear_alone(accuracy: Accuracy) -> bool:
@@ -177,8 +217,8 @@ def _latency_sheet(place: str, latencies: Sequence[Latency]) -> Sheet:
         [
             t.student,
             t.export,
-            f"{t.before_ms:.3g}",
-            f"{t.after_ms:.3g}",
+            f"{t.before_ms:.3g}{_DOUBT * t.doubtful_before}",
+            f"{t.after_ms:.3g}{_DOUBT * t.doubtful_after}",
             _ratio(t),
             "; ".join([t.verdict, *t.notes]),
         ]

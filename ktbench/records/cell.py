@@ -288,6 +288,11 @@ class Teacher(Composed):
     checkpoint_digest: str | None = None
     """SHA-256 (16 digits) of that file, so that other weights of the same name are another key."""
 
+    @property
+    def weights_key(self) -> tuple[str, str, str]:
+        """What tells its weights from other teachers', whatever their names: cell and file."""
+        return self.cell.key, self.checkpoint or "", self.checkpoint_digest or ""
+
 
 class Ensemble(Composed):
     """Several teachers; at every step some are drawn and their logits averaged."""

@@ -53,6 +53,68 @@ def by_origin(frame: pd.DataFrame) -> pd.DataFrame:
     return split
 
 
+def _bound(frame: pd.DataFrame, values: pd.Series, number: pd.Series[int]) -> None:
+    """Add the bounds of the accuracies' t intervals to a frame of groups, in the groups' order."""
+    known = values.notna().to_numpy()
+    group = number.to_numpy(dtype=np.int64)[known]
+    bounds = stats.intervals(values.to_numpy(dtype=float)[known], group, len(frame))
+    frame["accuracy_low"], frame["accuracy_high"] = bounds.low, bounds.high
+
+
+def _within(times: pd.DataFrame) -> dict[str, float]:
+    """Figures of one group's epochs to the target, with what is censored."""
+    reached, budget = times["epoch"].to_numpy(float), times["budget_epochs"].to_numpy(float)
+    late = np.isnan(reached)
+    median = stats.median_time(np.where(late, budget, reached), late)
+    mean = stats.restricted_mean(reached, budget)
+    base = np.fmin(times["base_epoch"].to_numpy(float), times["base_budget"].to_numpy(float))
+    ratio = stats.interval(np.log(base / np.fmin(reached, budget)))
+    bounds = (ratio.mean, ratio.low, ratio.high)
+    figures = {
+        "censored": late.sum(),
+        "budget": budget.max(),
+        "median_epoch": median.value,
+        "median_low": median.low,
+        "median_high": median.high,
+        "within_epoch": mean.mean,
+        "within_low": mean.low,
+        "within_high": mean.high,
+        **{
+            f"x_within{end}": None if bound is None else np.exp(bound)
+            for end, bound in zip(("", "_low", "_high"), bounds, strict=True)
+        },
+    }
+    return {name: np.nan if value is None else float(value) for name, value in figures.items()}
+
+
+def _distinct(texts: pd.Series[str]) -> str:
+    """Distinct texts of a group, one after the other."""
+    return "; ".join(text for text in dict.fromkeys(texts) if text)
+
+
+def _failures(cells: pd.DataFrame, number: pd.Series[int]) -> pd.DataFrame:
+    """By group: cells `trained`, failed by themselves, and the share of these with its bounds."""
+    trained = cells["accuracy"].notna().groupby(number).sum().astype(int)
+    own = (cells["failed_by"] == "technique").groupby(number).sum().astype(int)
+    tried = trained + own
+    low, high = stats.wilson(own, tried)
+    share = own / tried.where(tried > 0)
+    figures = {"failing": share, "failing_low": low, "failing_high": high}
+    return pd.DataFrame({"trained": trained, "own_failures": own, "tried": tried, **figures})
+
+
+def _pairs(cells: pd.DataFrame, number: pd.Series[int]) -> stats.Pairs:
+    """The cells of each group beside their baselines, where both have an accuracy to count."""
+    paired = cells[cells["gain_itt"].notna()]
+    columns = paired[["accuracy_itt", "base_itt", "chance"]].to_numpy(dtype=float).T
+    failed = [
+        (paired[name] == "technique").to_numpy(dtype=bool)
+        for name in ("failed_by", "base_failed_by")
+    ]
+    group = np.asarray(number[paired.index], dtype=np.int64)
+    return stats.Pairs(group, columns[0], columns[1], failed[0], failed[1], columns[2])
+
+
 @dataclass(frozen=True)
 class Analysis:
     """Everything computed from a results folder; each frame is made on first use."""
@@ -65,7 +127,9 @@ class Analysis:
 
         Adds `training` (the budget without how a teacher's outputs were reduced and when its
         transfer counted), `baseline` (key of the no-transfer cell of the same student, seed and
-        training, or of the usual one where there is none), `gain` and `validation_gain`.
+        training, or of the usual one where there is none), `gain` and `validation_gain` of the
+        pairs in which both were trained, and `gain_itt` and `validation_gain_itt` with failures
+        at chance level.
         """
         cells = self.results.cells.copy()
         cells["training"] = [
@@ -77,9 +141,15 @@ class Analysis:
         if self.sweeps_epochs:  # a budget without a name would be taken for the only one
             named = pd.Series([self._with_epochs(key) for key in cells["key"]], cells.index)
         cells["method"], cells["label"] = _names(cells, named)
-        columns = ["student", "seed", "training", "key", "accuracy", "validation"]
-        base = cells.loc[cells["is_baseline"], columns]
-        renamed = {"key": "baseline", "accuracy": "base", "validation": "validation_base"}
+        renamed = {
+            "key": "baseline",
+            "accuracy": "base",
+            "validation": "validation_base",
+            "accuracy_itt": "base_itt",
+            "validation_itt": "validation_base_itt",
+            "failed_by": "base_failed_by",
+        }
+        base = cells.loc[cells["is_baseline"], ["student", "seed", "training", *renamed]]
         base = base.rename(columns=renamed)
         same = cells.merge(base, on=["student", "seed", "training"], how="left")
         # `base` keeps the usual training first, so that it is what the others fall back to.
@@ -90,7 +160,21 @@ class Analysis:
             cells[name] = same[name].where(same["baseline"].notna(), other[name])
         cells["gain"] = cells["accuracy"] - cells["base"]
         cells["validation_gain"] = cells["validation"] - cells["validation_base"]
+        cells["gain_itt"] = cells["accuracy_itt"] - cells["base_itt"]
+        cells["validation_gain_itt"] = cells["validation_itt"] - cells["validation_base_itt"]
         return cells
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """Accuracies by intention to treat: `student`, `technique`, `seed`, `accuracy`.
+
+        One row per cell that was trained or failed by itself, no transfer included: a failure of
+        the technique's own counts at chance level, and what is missing otherwise has no row.
+        """
+        names = {"label": "technique", "accuracy_itt": "accuracy"}
+        columns = ["student", "label", "seed", "accuracy_itt"]
+        frame = self.cells[columns].rename(columns=names).dropna(subset=["accuracy"])
+        return frame.reset_index(drop=True)
 
     @cached_property
     def sweeps_epochs(self) -> bool:
@@ -178,7 +262,10 @@ class Analysis:
     def gains(self) -> pd.DataFrame:
         """One row per group: paired gain with interval, accuracies, what failed; `judged` of it.
 
-        Intervals are each group's own; signs are judged among all groups but the baselines.
+        Intervals are each group's own; signs are judged among all groups but the baselines. A
+        technique's own failures (`own_failures` of `planned` cells) count at chance level in gains
+        and in `validation`, by which is chosen; `accuracy` is that of the trained. `failing` with
+        its bounds is the share of failures among those `tried`.
         """
         cells = self.cells
         keys, number = self._groups(cells)
@@ -187,24 +274,14 @@ class Analysis:
             frame[status] = (cells["status"] == status).groupby(number).sum().astype(int)
         frame["reason"] = cells.loc[cells["reason"] != ""].groupby(number)["reason"].first()
         frame["reason"] = frame["reason"].fillna("")
-        numeric = cells[["accuracy", "validation", "validation_gain", "parameters"]]
-        frame = frame.join(numeric.astype(float).groupby(number).mean())
-        paired = cells["gain"].notna().to_numpy()
-        gain = cells["gain"].to_numpy(dtype=float)[paired]
-        group = np.asarray(number, dtype=np.int64)[paired]
-        intervals = stats.intervals(gain, group, len(frame))
-        frame["gain"], frame["gain_low"], frame["gain_high"] = (
-            intervals.mean,
-            intervals.low,
-            intervals.high,
-        )
-        frame["n"] = intervals.n
-        frame = frame.join(
-            judged(gain, group, ~frame["is_baseline"].to_numpy(dtype=bool), intervals)
-        )
-        trained = cells["accuracy"].notna().groupby(number).sum()
-        frame["trained"] = trained.astype(int)
-        return frame
+        frame["planned"] = (cells["status"] != "skipped").groupby(number).sum().astype(int)
+        means = cells[["accuracy", "validation_itt", "validation_gain_itt", "parameters"]]
+        renamed = {"validation_itt": "validation", "validation_gain_itt": "validation_gain"}
+        frame = frame.join(means.astype(float).groupby(number).mean().rename(columns=renamed))
+        _bound(frame, cells["accuracy"], number)
+        frame = frame.join(_failures(cells, number))
+        pairs = _pairs(cells, number)
+        return frame.join(judged(pairs, ~frame["is_baseline"].to_numpy(dtype=bool)))
 
     @staticmethod
     def _groups(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[int]]:
@@ -246,8 +323,12 @@ class Analysis:
     def convergence(self) -> pd.DataFrame:
         """One row per group: cost to the no-transfer's final accuracy, and ratios to no transfer.
 
-        `reached` of `seeds`; costs are means over the seeds that reached it; `x_...` is the
-        geometric mean over those seeds of (no transfer's cost / this one's): above 1 is faster.
+        `reached` of `seeds`, failed ones included; the others are `censored` at the end of their
+        budget. Costs and `x_...` are over the seeds that reached it: means, and geometric means of
+        (no transfer's cost / this one's), above 1 is faster. Over all seeds: `median_epoch` with
+        its interval (`stats.median_time`), and `within_epoch`, the mean within the budget, with
+        its own (`stats.restricted_mean`); `x_within` is the ratio of no transfer's to it, over the
+        same seeds, and a bound where anything is censored. NaN: later than the budget.
         """
         arrivals = self.arrivals.dropna(subset=["target"]).copy()
         arrivals["seconds_all"] = arrivals["seconds"] + arrivals["teacher_seconds"]
@@ -259,13 +340,36 @@ class Analysis:
             with np.errstate(divide="ignore", invalid="ignore"):
                 arrivals[f"x_{name}"] = np.log(base.astype(float) / arrivals[name])
         arrivals = arrivals.replace([np.inf, -np.inf], np.nan)
-        grouped = arrivals.groupby([*GROUP, "is_baseline"], sort=False)
+        by = [*GROUP, "is_baseline"]
+        grouped = arrivals.groupby(by, sort=False)
         frame = grouped[[*costs, *(f"x_{name}" for name in costs)]].mean()
         for name in costs:
             frame[f"x_{name}"] = np.exp(frame[f"x_{name}"])
-        frame["seeds"] = grouped.size()
         frame["reached"] = grouped["epoch"].count()
-        return frame.reset_index()
+        times = self._times(arrivals)
+        within = [_within(rows) for _, rows in times.groupby(by, sort=False)]
+        order = times.groupby(by, sort=False).size()
+        frame = frame.reindex(order.index)  # a group of which all failed has a row too
+        frame["reached"] = frame["reached"].fillna(0).astype(int)
+        frame["seeds"] = order
+        return frame.join(pd.DataFrame(within, index=order.index)).reset_index()
+
+    def _times(self, arrivals: pd.DataFrame) -> pd.DataFrame:
+        """Epochs to the target of every seed, with its budget and no transfer's epochs.
+
+        A technique's own failure never reaches the target of its seed.
+        """
+        targets = set(arrivals.loc[arrivals["is_baseline"], "key"])
+        cells = self.cells[self.cells["baseline"].isin(targets)]
+        counted = cells["key"].isin(arrivals["key"]) | (cells["failed_by"] == "technique")
+        epochs = arrivals.set_index("key")["epoch"]
+        budgets = self.cells.set_index("key")["budget_epochs"]
+        times = cells.loc[counted, ["key", *GROUP, "is_baseline", "baseline", "budget_epochs"]]
+        return times.assign(
+            epoch=times["key"].map(epochs).astype(float),
+            base_epoch=times["baseline"].map(epochs).astype(float),
+            base_budget=times["baseline"].map(budgets).astype(float),
+        )
 
     @cached_property
     def costs(self) -> pd.DataFrame:
@@ -284,25 +388,29 @@ class Analysis:
         joined = self.cells[["key", *GROUP, "accuracy"]].merge(self.results.artifacts, on="key")
         joined["change"] = joined["test_accuracy"] - joined["accuracy"]
         grouped = joined.groupby([*GROUP, "export"], sort=False)
-        return grouped.agg(
+        frame = grouped.agg(
             n=("key", "size"),
             bytes=("bytes", "mean"),
             accuracy=("test_accuracy", "mean"),
             validation=("validation_accuracy", "mean"),
             change=("change", "mean"),
-        ).reset_index()
+        )
+        _bound(frame, joined["test_accuracy"], grouped.ngroup())
+        return self._with_planned(frame)
 
     @cached_property
     def deployed(self) -> pd.DataFrame:
         """One row per group × export × comparable measurement: accuracy beside latency.
 
-        `p50_ms` is the median over the group's measurements; one graph's is the same for all.
+        `p50_ms` is the median over the group's measurements; one graph's is the same for all. With
+        `accuracy` stands its t interval over the seeds. `doubtful`: a measurement has a warning or
+        is not valid.
         """
         joined = self.results.deployed.drop(columns=GROUP[:3])
         joined = self.cells[["key", *GROUP]].merge(joined, on="key")
         by = [*GROUP, "export", "device", "origin", "threads", "runtime", "comparability"]
         grouped = joined.groupby(by, sort=False)
-        return grouped.agg(
+        frame = grouped.agg(
             n=("key", "size"),
             accuracy=("artifact_accuracy", "mean"),
             validation=("validation_accuracy", "mean"),
@@ -310,8 +418,17 @@ class Analysis:
             p50_ms=("p50_ms", "median"),
             p90_ms=("p90_ms", "median"),
             valid=("valid", "all"),
-            reasons=("reasons", "first"),
-        ).reset_index()
+            reasons=("reasons", _distinct),
+            warnings=("warnings", _distinct),
+        )
+        _bound(frame, joined["artifact_accuracy"], grouped.ngroup())
+        frame["doubtful"] = ~frame["valid"].astype(bool) | (frame["warnings"] != "")
+        return self._with_planned(frame)
+
+    def _with_planned(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A frame of groups with the seeds that were planned, and those that failed by the way."""
+        seeds = self.gains.set_index(GROUP)[["planned", "own_failures"]]
+        return frame.reset_index().merge(seeds, left_on=GROUP, right_index=True, how="left")
 
     @cached_property
     def integrity(self) -> pd.DataFrame:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ktbench.records import Cell, Checkpoint, Ensemble, Pairing, Result, Teacher, canonical_json
-from ktbench.report import numbers
-from ktbench.report.analysis import Analysis
+from ktbench.report import gain_words, numbers
+from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.document import Box, Page, Row, Table, rows_of
 from ktbench.report.measured_details import measured_tables
 from ktbench.report.stage_pairs import chosen_by, named_pairs
@@ -46,6 +46,7 @@ def page_data(analysis: Analysis) -> dict[str, Any]:
     rows = {str(r["key"]): r for r in rows_of(analysis.cells[analysis.cells["key"].isin(keys)])}
     plan = analysis.results.lock.plan
     cells_by_key = {c.key: c for c in (*plan.cells, *(skip.cell for skip in plan.skips))}
+    by_group = {tuple(r[n] for n in GROUP): r for r in rows_of(analysis.gains)}
     curves = _curves(analysis, keys)
     measured = measured_tables(analysis, keys)
     groups: dict[tuple[str, str], list[str]] = {}
@@ -58,7 +59,7 @@ def page_data(analysis: Analysis) -> dict[str, Any]:
             "seed": cell.seed,
             "status": row["status"],
             "reason": row["reason"],
-            "facts": _outcome(row, result),
+            "facts": [*_over_seeds(by_group[tuple(row[n] for n in GROUP)]), *_outcome(row, result)],
             "base": row["baseline"]
             if row["baseline"] in rows and row["gain"] == row["gain"]
             else "",
@@ -92,6 +93,21 @@ class _Shared:
 # ---------------------------------------------------------------- what came of a cell
 
 
+def _over_seeds(group: Row) -> Facts:
+    """Means of all seeds with their intervals: what a single seed is to be read beside."""
+    bounds = (group[f"accuracy{end}"] for end in ("", "_low", "_high"))
+    n = f"n = {group['trained']}" + ("" if group["trained"] == 1 else ", mean")
+    facts = [["test accuracy, all seeds", f"{numbers.percent_interval(*bounds)} ({n})"]]
+    if not group["is_baseline"] and group["n"]:
+        interval = numbers.point_interval(group["gain_low"], group["gain_high"])
+        gain = f"{numbers.points(group['gain'])} {interval}".strip()
+        words = gain_words.with_arrived(f"{gain} points ({gain_words.counted(group)})", group)
+        facts.append(["gain over no transfer, all seeds", words])
+    if group["own_failures"]:
+        facts.append(["failed seeds", gain_words.failed_box(group, bounded=True).text])
+    return facts
+
+
 def _outcome(row: Row, result: Result | None) -> Facts:
     facts = [["cell", str(row["key"])]]
     checkpoint = result.checkpoint if result else None
@@ -99,9 +115,9 @@ def _outcome(row: Row, result: Result | None) -> Facts:
         return facts
     accuracy, cost = checkpoint.accuracy, checkpoint.cost
     gain = numbers.points(row["gain"])
-    facts += [["test accuracy", numbers.percent(row["accuracy"])]]
+    facts += [["test accuracy, this seed", numbers.percent(row["accuracy"])]]
     if row["gain"] == row["gain"] and not row["is_baseline"]:
-        facts.append(["gain over no transfer", f"{gain} points"])
+        facts.append(["gain over no transfer, this seed", f"{gain} points"])
     return [
         *facts,
         ["validation", numbers.percent(row["validation"])],

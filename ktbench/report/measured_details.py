@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ktbench.records import Measurement
-from ktbench.report import numbers
+from ktbench.report import doubt, numbers
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import Row, rows_of
 
@@ -43,9 +43,9 @@ def _row(row: Row) -> list[str]:
     return [
         str(row["export"]),
         f"{row['device']}{threads}",
-        numbers.milliseconds(row["p50_ms"]) + bounds,
-        numbers.milliseconds(row["p90_ms"]),
-        numbers.milliseconds(row["load_ms"]),
+        doubt.marked(numbers.milliseconds(row["p50_ms"]) + bounds, row),
+        doubt.marked(numbers.milliseconds(row["p90_ms"]), row),
+        doubt.marked(numbers.milliseconds(row["load_ms"]), row),
         "; ".join(["yes" if row["valid"] else "no", *remarks]),
     ]
 

@@ -23,6 +23,14 @@ def percent(share: object) -> str:
     return f"{100 * _number(share):.1f} %" if known(share) else NOTHING
 
 
+def percent_interval(share: object, low: object, high: object) -> str:
+    """`92.4 % [91.8, 93.0]` of a share in [0, 1], without bounds where there are none."""
+    if not (known(low) and known(high)):
+        return percent(share)
+    bounds = [f"{100 * min(max(_number(bound), 0.0), 1.0):.1f}" for bound in (low, high)]
+    return f"{percent(share)} [{', '.join(bounds)}]"
+
+
 def points(difference: object) -> str:
     """`+2.1` percentage points of a difference of shares, always with its sign."""
     return _signed(100 * _number(difference)) if known(difference) else NOTHING

@@ -10,39 +10,77 @@ from ktbench import stats
 
 UNDECIDED = ("none", "unknown")
 """Signs of comparisons that more seeds may settle."""
+_FAILING = "seeds fail: mend the training first"
 
 
-def judged(
-    gains: stats.Floats, group: NDArray[np.int64], compared: stats.Bools, own: stats.Intervals
-) -> pd.DataFrame:
-    """One row per group: `sign`, p, effect size, and how many seeds would settle it.
+def judged(pairs: stats.Pairs, compared: stats.Bools) -> pd.DataFrame:
+    """One row per group: its gain by intention to treat, sign, effect, and seeds that settle it.
 
-    gains (N,), group (N,): a paired difference and its group; compared (G,): the groups that are
-    one family, which leaves baselines out; own: each group's own interval. `alone` is the sign
-    that this interval shows, `sign` the one that stays among the whole family (Holm).
+    compared (G,): the groups that are one family, which leaves baselines out. `gain` with its
+    interval counts failed trainings at chance level, `protocol_gain` is that of the pairs in which
+    both sides `arrived`, `risk_low` and `risk_high` count failures not seen. `alone` is the sign by
+    the group's own p, `sign` the one that stays among the whole family (Holm).
     """
-    inside = compared[group]
-    differences = stats.differences(gains[inside], group[inside], len(compared))
-    frame = pd.DataFrame({"sign": differences.sign, "alone": stats.signs(own)})
-    frame["p"], frame["p_holm"], frame["p_exact"] = (
-        differences.p,
-        differences.adjusted,
-        differences.exact,
+    one = stats.judge_by_intention(pairs, len(compared))
+    p = np.where(compared, one.p, np.nan)
+    adjusted = stats.holm(p)
+    failing = (one.failed + one.baseline_failed) > 0
+    gains = stats.split(pairs.treated - pairs.baseline, pairs.group, len(compared))
+    frame = pd.DataFrame(
+        {
+            "gain": one.mean,
+            "gain_low": np.where(compared, one.low, np.nan),
+            "gain_high": np.where(compared, one.high, np.nan),
+            "n": one.n,
+            "pairs_failed": one.failed,
+            "baseline_failed": one.baseline_failed,
+            "arrived": one.arrived.n,
+            "protocol_gain": one.arrived.mean,
+            "protocol_low": one.arrived.low,
+            "protocol_high": one.arrived.high,
+            "risk_low": one.risk_low,
+            "risk_high": one.risk_high,
+            "sign": stats.signs_at(one.mean, adjusted),
+            "alone": stats.signs_at(one.mean, one.p),
+            "p": p,
+            "p_holm": adjusted,
+            "p_exact": [
+                np.nan if np.isnan(own) else _exact(values)
+                for own, values in zip(p, gains, strict=True)
+            ],
+            "effect": stats.effect_size(one.arrived),
+        }
     )
-    frame["effect"] = differences.effect
-    frame["bca_low"], frame["bca_high"] = _bootstrapped(gains, group, own.n * compared)
+    frame["bca_low"], frame["bca_high"] = _bootstrapped(gains, one.n * compared * ~failing)
+    frame["settled_by"], frame["unsettled_why"] = _settling(one, adjusted, frame, compared)
+    return frame
+
+
+def _exact(gains: stats.Floats) -> float:
+    p = stats.sign_flip_test(gains)
+    return np.nan if p is None else p
+
+
+def _settling(
+    one: stats.Judgement, adjusted: stats.Floats, frame: pd.DataFrame, compared: stats.Bools
+) -> tuple[stats.Floats, list[str]]:
+    """Seeds in all that would settle what is undecided, and why where none would."""
     # What cannot be judged yet will be tested too, once it has its seeds.
-    awaited = np.where(compared & (own.n > 0), np.nan_to_num(differences.adjusted, nan=1.0), np.nan)
+    awaited = np.where(compared & (one.n > 0), np.nan_to_num(adjusted, nan=1.0), np.nan)
     alpha = stats.next_alpha(awaited)
     settled_by, why = np.full(len(compared), np.nan), [""] * len(compared)
     for number in np.flatnonzero(compared & frame["sign"].isin(UNDECIDED).to_numpy()):
+        failing = one.failed[number] + one.baseline_failed[number] > 0
+        if failing and one.n[number] >= stats.LEAST_SEEDS:
+            why[number] = _FAILING
+            continue
+        deviation = np.nan if failing else float(one.arrived.deviation[number])
         settling = stats.seeds_to_settle(
-            float(own.mean[number]), float(own.deviation[number]), int(own.n[number]), alpha=alpha
+            float(one.mean[number]), deviation, int(one.n[number]), alpha=alpha
         )
         settled_by[number] = np.nan if settling.seeds is None else settling.seeds
         why[number] = settling.reason
-    frame["settled_by"], frame["unsettled_why"] = settled_by, why
-    return frame
+    return settled_by, why
 
 
 def as_family(intervals: stats.Intervals) -> pd.DataFrame:
@@ -55,12 +93,11 @@ def as_family(intervals: stats.Intervals) -> pd.DataFrame:
 
 
 def _bootstrapped(
-    gains: stats.Floats, group: NDArray[np.int64], n: NDArray[np.int64]
+    gains: list[stats.Floats], n: NDArray[np.int64]
 ) -> tuple[stats.Floats, stats.Floats]:
     """Bounds of the bootstrap's interval where there are seeds enough for it, else NaN."""
     low, high = np.full(len(n), np.nan), np.full(len(n), np.nan)
-    if (n >= stats.LEAST_FOR_BCA).any():
-        for number, own in enumerate(stats.split(gains, group, len(n))):
-            if n[number] >= stats.LEAST_FOR_BCA and (interval := stats.bca(own)).low is not None:
-                low[number], high[number] = interval.low, interval.high
+    for number in np.flatnonzero(n >= stats.LEAST_FOR_BCA):
+        if (interval := stats.bca(gains[number])).low is not None:
+            low[number], high[number] = interval.low, interval.high
     return low, high

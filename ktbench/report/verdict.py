@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import numbers
+from ktbench.report import doubt, gain_words, numbers
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.best_techniques import best_sentences
 from ktbench.report.document import Box, Column, Row, Table, rows_of
@@ -39,6 +39,7 @@ def sentences(analysis: Analysis) -> list[str]:
         return ["No cell has been trained yet, so there is nothing to compare."]
     lines = [*best_sentences(analysis), _gain_sentence(methods)]
     lines += _loss_sentence(methods)
+    lines += _failure_sentence(methods) + _unjudged_sentence(methods)
     lines += _deploy_sentences(analysis)
     lines += saving_sentences(analysis) or _speed_sentence(analysis)
     lines += _views_sentences(analysis)
@@ -53,8 +54,8 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
     judged = compared[compared["sign"] != "unknown"]
     if judged.empty:
         return (
-            "No gain has an error bar, as that takes at least two seeds that differ: run 3 or "
-            "more. The gains below are single figures."
+            f"There is no verdict, as that takes at least {stats.LEAST_SEEDS} seeds that differ: "
+            f"{_run_more(compared)}."
         )
     if clear.empty:
         return (
@@ -68,6 +69,44 @@ def _gain_sentence(methods: pd.DataFrame) -> str:
         f"{len(clear)} of {numbers.count(len(judged), 'comparison')} "
         f"{'is a clear gain' if len(clear) == 1 else 'are clear gains'}, {_TOGETHER}."
     )
+
+
+def _run_more(rows: pd.DataFrame) -> str:
+    """Advice on how to get the seeds that a verdict lacks."""
+    missing = stats.FIRST_SEEDS - int(rows["n"].min())
+    return (
+        f"run {numbers.count(max(missing, 1), 'more seed')}, by `seeds: {stats.FIRST_SEEDS}` in "
+        "the matrix or by `ktbench plan MATRIX.yaml --settle DIR`, which writes a matrix of them"
+    )
+
+
+def _unjudged_sentence(methods: pd.DataFrame) -> list[str]:
+    """Sentence on comparisons with too few seeds, where others have a verdict."""
+    compared = methods[methods["n"] > 0]
+    few = compared[compared["n"] < stats.LEAST_SEEDS]
+    if few.empty or (compared["sign"] == "unknown").all():
+        return []
+    return [
+        f"{numbers.count(len(few), 'comparison')} with fewer than {stats.LEAST_SEEDS} seeds "
+        f"{'has' if len(few) == 1 else 'have'} no verdict: {_run_more(few)}."
+    ]
+
+
+def _failure_sentence(methods: pd.DataFrame) -> list[str]:
+    """Sentence on the technique whose seeds fail most often, and how failures are counted."""
+    failing = methods[methods["own_failures"] > 0]
+    if failing.empty:
+        return []
+    order = failing.sort_values(["failing", "own_failures"], ascending=False, kind="stable")
+    top = _first(order)
+    more = "" if len(failing) == 1 else f" ({numbers.count(len(failing), 'such comparison')})"
+    told = top["sign"] == "negative"  # in the sentence on losses, as likely as not
+    gain = f": {_gain(top)}" if top["n"] and not told else ""
+    return [
+        f"{_bold(top['label'])} fails in {top['own_failures']} of "
+        f"{numbers.count(top['tried'], 'seed')} on {top['student']}{more}{gain}. Failed seeds "
+        "count at chance level."
+    ]
 
 
 def _alone(judged: pd.DataFrame) -> str:
@@ -103,7 +142,8 @@ def _top(rows: pd.DataFrame, *, worst: bool = False) -> Row:
 
 def _gain(row: Row) -> str:
     bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
-    return f"{numbers.points(row['gain'])} points {bounds} (n = {row['n']})".replace("  ", " ")
+    words = f"{numbers.points(row['gain'])} points {bounds} ({gain_words.counted(row)})"
+    return gain_words.with_arrived(words.replace("  ", " "), row)
 
 
 def _bold(words: str) -> str:
@@ -120,19 +160,28 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
         quick = _first(near.sort_values(["p50_ms", "validation"], ascending=[True, False]))
         sentence = (
             f"On {_bold(str(device))} the most accurate is {_deployment(best)}: "
-            f"{numbers.percent(best['accuracy'])} "
-            f"at {numbers.milliseconds(best['p50_ms'])} ms {origin}"
+            f"{_over_seeds(best)} at {_latency(best, str(origin))}"
         )
         if quick["p50_ms"] < best["p50_ms"]:
             same = quick["student"] == best["student"] and quick["label"] == best["label"]
             sentence += (
                 f"; within {100 * WITHIN:.0f} point of it on validation, the fastest is "
                 f"{f'the same {_file(quick)}' if same else _deployment(quick)}: "
-                f"{numbers.percent(quick['accuracy'])} at "
-                f"{numbers.milliseconds(quick['p50_ms'])} ms, {numbers.size(quick['bytes'])}"
+                f"{_over_seeds(quick)} at {_latency(quick)}, {numbers.size(quick['bytes'])}"
             )
         lines.append(sentence + ".")
     return lines
+
+
+def _over_seeds(row: Row) -> str:
+    """`91.2 % [90.8, 91.6] (n = 5)`: the mean over seeds with its interval."""
+    mean = numbers.percent_interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+    failed = f"; {row['own_failures']} failed" if row["own_failures"] else ""
+    return f"{mean} (n = {gain_words.seeds(row)}{failed})"
+
+
+def _latency(row: Row, origin: str = "") -> str:
+    return doubt.in_words(f"{numbers.milliseconds(row['p50_ms'])} ms {origin}".strip(), row)
 
 
 def _deployment(row: Row) -> str:
@@ -165,7 +214,8 @@ def _speed_sentence(analysis: Analysis) -> list[str]:
         ]
     return [
         f"To reach the final accuracy of no transfer, {where} takes "
-        f"{numbers.ratio(top['x_epoch'])} fewer epochs and, with the teacher's forward passes "
+        f"{numbers.speedup(top['x_within'], top['x_within_low'], top['x_within_high'])} fewer "
+        f"epochs (all {top['seeds']} seeds reach it) and, with the teacher's forward passes "
         f"counted, {numbers.ratio(top['x_flops_all'])} fewer FLOPs; the teacher's own training is "
         "not included."
     ]
@@ -195,19 +245,26 @@ def verdict_table(analysis: Analysis) -> Table:
     deployed = analysis.deployed[analysis.deployed["valid"]].merge(best[GROUP], on=GROUP)
     picked = _picked(deployed)
     origins = list(dict.fromkeys(picked["origin"])) if len(picked) else []
-    frame = best[[*GROUP, "accuracy", "gain", "gain_low", "gain_high", "n", "sign", "is_baseline"]]
-    frame = frame.rename(columns={"accuracy": "test_accuracy"})
+    gain = ["gain", "gain_low", "gain_high", "protocol_gain", "protocol_low", "protocol_high"]
+    seeds = ["n", "planned", "arrived", "pairs_failed", "baseline_failed", "own_failures", "tried"]
+    rate = ["failing", "failing_low", "failing_high", "reason"]
+    accuracy = ["accuracy", "accuracy_low", "accuracy_high"]
+    frame = best[[*GROUP, *accuracy, *gain, *seeds, *rate, "sign", "is_baseline"]]
+    frame = frame.rename(columns={name: f"test_{name}" for name in accuracy})
     if len(picked):
         order = {device.name: at for at, device in enumerate(analysis.results.lock.plan.devices)}
         picked = picked.sort_values("device", key=lambda d: d.map(order), kind="stable")
-        frame = frame.merge(picked.rename(columns={"n": "measured_cells"}), on=GROUP, how="left")
-        frame = frame.drop(columns=["valid", "reasons"])
-    rows = [_verdict_row(row, origins) for row in rows_of(frame)]
+        picked = picked.drop(columns=["planned", "own_failures", "valid", "reasons"])
+        renamed = {"n": "measured_cells", "warnings": "doubts"}
+        frame = frame.merge(picked.rename(columns=renamed), on=GROUP, how="left")
+    failing = bool(analysis.gains["own_failures"].any())
+    rows = [_verdict_row(row, origins, failing=failing) for row in rows_of(frame)]
     columns = [
         Column("student", number=False),
         Column("best method", number=False, hint="highest mean validation accuracy"),
         Column("gain over no transfer, points"),
         Column("n"),
+        *([Column("failed seeds")] if failing else []),
         Column("test accuracy"),
     ]
     if origins:
@@ -218,7 +275,8 @@ def verdict_table(analysis: Analysis) -> Table:
         "verdict",
         "The best method per student, and the export to take on each device: the fastest whose "
         f"validation accuracy is within {100 * WITHIN:.0f} point of the method's best export. "
-        "Chosen on validation; accuracies are of the test set, means over seeds.",
+        "Chosen on validation; accuracies are of the test set, means over seeds with Student's t "
+        "interval." + (f" {doubt.LEGEND}" if origins and frame["doubtful"].eq(True).any() else ""),
         columns,
         rows[:40],
         by_origin(frame) if origins else frame,
@@ -237,20 +295,23 @@ _KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": "no
 
 
 def gain_box(row: Row) -> Box:
-    """`+2.1 [+1.0, +3.2]`, styled by its sign."""
+    """`+2.1 [+1.0, +3.2]`, styled by its sign, with what arrived beside it where seeds failed."""
     if row.get("is_baseline"):
         return Box(numbers.NOTHING, "muted", "the comparison itself")
     bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
-    return Box(f"{numbers.points(row['gain'])} {bounds}".strip(), _KINDS[str(row["sign"])])
+    words = gain_words.beside(f"{numbers.points(row['gain'])} {bounds}".strip(), row)
+    hint = gain_words.with_arrived(gain_words.counted(row), row)
+    return Box(words, _KINDS[str(row["sign"])], hint)
 
 
-def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
+def _verdict_row(row: Row, origins: list[str], *, failing: bool) -> list[Box]:
     boxes = [
         Box(str(row["student"])),
         Box(row["label"]),
         gain_box(row),
-        Box(str(row["n"])),
-        Box(numbers.percent(row["test_accuracy"])),
+        gain_words.seeds_box(row),
+        *([gain_words.failed_box(row)] if failing else []),
+        Box(numbers.percent_interval(*(row[f"test_accuracy{end}"] for end in _ENDS))),
     ]
     if not origins:
         return boxes
@@ -258,9 +319,13 @@ def _verdict_row(row: Row, origins: list[str]) -> list[Box]:
         return [*boxes, *(Box(numbers.NOTHING, "muted") for _ in range(4 + len(origins)))]
     threads = f", {int(row['threads'])} threads" if row["threads"] != 1 else ""
     boxes += [Box(row["device"]), Box(f"{row['export']}{threads}", hint=row["runtime"])]
+    measured = {"valid": True, "reasons": "", "warnings": row["doubts"]}
     for origin in origins:
         own = row["origin"] == origin
-        boxes.append(
-            Box(numbers.milliseconds(row["p50_ms"]) if own else "", "" if own else "muted")
-        )
-    return [*boxes, Box(numbers.size(row["bytes"])), Box(numbers.percent(row["accuracy"]))]
+        boxes.append(doubt.latency_box(row["p50_ms"], measured) if own else Box("", "muted"))
+    interval = numbers.percent_interval(*(row[f"accuracy{end}"] for end in _ENDS))
+    accuracy = Box(numbers.percent(row["accuracy"]), "", interval)
+    return [*boxes, Box(numbers.size(row["bytes"])), accuracy]
+
+
+_ENDS = ("", "_low", "_high")

@@ -115,6 +115,7 @@ class ResultsFolder:
         *,
         fresh: bool = False,
         data_digest: str | None = None,
+        classes: int | None = None,
     ) -> Iterator[ResultsFolder]:
         """Hold the folder for a run of `plan`, creating it where needed.
 
@@ -124,7 +125,7 @@ class ResultsFolder:
         when it is not a results folder or of a newer ktbench, and when its data, torch version or
         machine architecture differ.
         """
-        lock = Lock(plan=plan, provenance=provenance, data_digest=data_digest)
+        lock = Lock(plan=plan, provenance=provenance, data_digest=data_digest, classes=classes)
         with ExitStack() as stack:
             try:
                 refuse_foreign(self.path)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ktbench import stats
 from ktbench.records import (
     Artifact,
     Cell,
@@ -24,6 +25,7 @@ from ktbench.records import (
     Window,
 )
 from ktbench.results import setting_names
+from ktbench.results.attribution import failed_by, known_classes
 from ktbench.results.contenders import contenders
 from ktbench.results.lock import Lock
 from ktbench.results.problems import Problem
@@ -81,7 +83,10 @@ class Results:
         with its `reason`.
         `validation` and `accuracy`: of the weights that are exported, on the validation
         and the test set; accuracies in [0, 1]. Costs as in `records.Cost`. Where there is no
-        checkpoint, figures are NaN (floats) or NA (integers).
+        checkpoint, figures are NaN (floats) or NA (integers). `failed_by`: technique where the
+        cell's own student or method ended its training, circumstance where something else did
+        (`results.attribution`). `accuracy_itt`, `validation_itt`: the same accuracies by intention
+        to treat: a technique's own failure counts at `chance`, 1 / classes.
         """
         plan = self.lock.plan
         odd = self.differences
@@ -93,8 +98,17 @@ class Results:
             | _cell_row(key, cell, self.by_key.get(key), reasons.get(key), damaged.get(key))
             for key, cell in cells.items()
         ]
-        frame = pd.DataFrame(rows, columns=list(_cell_columns()))
-        return frame.astype(_cell_columns())
+        frame = pd.DataFrame(rows, columns=list(_cell_columns())).astype(_cell_columns())
+        frame["chance"] = [self.chance(cell) for cell in cells.values()]
+        own = frame["failed_by"] == "technique"
+        for name in ("accuracy", "validation"):
+            frame[f"{name}_itt"] = stats.intention_to_treat(frame[name], own, frame["chance"])
+        return frame
+
+    def chance(self, cell: Cell) -> float:
+        """Accuracy of a guess, 1 / classes; NaN where an older folder does not tell the classes."""
+        classes = self.lock.classes or known_classes(cell.data)
+        return 1 / classes if classes else float("nan")
 
     @cached_property
     def contenders(self) -> pd.DataFrame:
@@ -209,19 +223,22 @@ class Results:
 
     @cached_property
     def teachers(self) -> pd.DataFrame:
-        """One row per teacher of the matrix; figures are NaN or NA where it is not trained yet."""
-        checkpoints: dict[str, Checkpoint] = {}
+        """One row per teacher of the matrix; figures are NaN or NA where it is not trained yet.
+
+        Teachers of one network with different checkpoints share a `key` and have their own figures.
+        """
+        checkpoints: dict[tuple[str, str, str], Checkpoint] = {}
         for cell in self.lock.plan.cells:
             result = self.by_key.get(cell.key)
             if result is None:
                 continue
             trained = result.ensemble or ((result.teacher,) if result.teacher else ())
-            checkpoints |= {t.cell.key: c for t, c in zip(cell.teachers, trained, strict=False)}
+            checkpoints |= {t.weights_key: c for t, c in zip(cell.teachers, trained, strict=False)}
         rows = []
         for teacher in self.lock.plan.teachers:
-            key = teacher.cell.key
-            row = {"name": teacher.name, "key": key, "student": teacher.cell.student.label}
-            rows.append(row | _checkpoint_row(checkpoints.get(key), teacher.cell))
+            names = (teacher.name, teacher.cell.key, teacher.cell.student.label)
+            row = dict(zip(("name", "key", "student"), names, strict=True))
+            rows.append(row | _checkpoint_row(checkpoints.get(teacher.weights_key), teacher.cell))
         types = {"name": object, "key": object, "student": object} | _CHECKPOINT_TYPES
         return pd.DataFrame(rows, columns=list(types)).astype(types)
 
@@ -271,6 +288,7 @@ def _cell_columns() -> dict[str, Any]:
         "teachers_of": "Int64",
         "status": object,
         "reason": object,
+        "failed_by": object,
         **_CHECKPOINT_TYPES,
         "artifacts": "int64",
     }
@@ -290,6 +308,7 @@ def _cell_row(
         **_teaching_row(cell),
         "status": "pending" if skip is None else "skipped",
         "reason": skip or "",
+        "failed_by": failed_by(result),
         "artifacts": 0,
     }
     if damage is not None:

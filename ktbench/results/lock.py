@@ -35,8 +35,9 @@ from ktbench.records import (
     Window,
 )
 
-LOCK_SCHEMA = 3
-"""Version of `lock.json`; versions 1 and 2 were those of all records (`records.SCHEMA`)."""
+LOCK_SCHEMA = 4
+"""Version of `lock.json`; versions 1 and 2 were those of all records (`records.SCHEMA`), version 3
+has no `classes`."""
 
 
 class Lock(Record):
@@ -45,6 +46,8 @@ class Lock(Record):
     plan: Plan
     provenance: Provenance
     data_digest: str | None = None
+    classes: int | None = None
+    """Classes of the data, which all cells share; None in folders of older versions."""
 
 
 class Parts(Record):
@@ -266,6 +269,7 @@ class LockFile(Record):
     ]
     provenance: Provenance
     data_digest: str | None
+    classes: Annotated[int, Field(ge=1)] | None = None
 
     @classmethod
     def of(cls, lock: Lock) -> LockFile:
@@ -275,11 +279,17 @@ class LockFile(Record):
             plan=NamedPlan.of(lock.plan),
             provenance=lock.provenance,
             data_digest=lock.data_digest,
+            classes=lock.classes,
         )
 
     def lock(self) -> Lock:
         """The lock; raises LookupError when a cell names a part that is not there."""
-        return Lock(plan=self.plan.plan(), provenance=self.provenance, data_digest=self.data_digest)
+        return Lock(
+            plan=self.plan.plan(),
+            provenance=self.provenance,
+            data_digest=self.data_digest,
+            classes=self.classes,
+        )
 
 
 @contextmanager

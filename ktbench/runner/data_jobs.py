@@ -41,10 +41,11 @@ class DataJob:
 
 @dataclass(frozen=True)
 class DataDigests:
-    """The digests of a data set: of all its images, and of those for the test alone."""
+    """Digests of a data set, of all its images and of those for the test alone; its classes."""
 
     whole: str
     test: str
+    classes: int
 
 
 def digest_data(job: DataJob, _: Report) -> dict[str, DataDigests]:
@@ -53,5 +54,5 @@ def digest_data(job: DataJob, _: Report) -> dict[str, DataDigests]:
     for spec in job.specs:
         mark(stage="reading the data", what=spec.source)
         data = dataset(spec, job.base)
-        digests[spec.canonical] = DataDigests(data.digest, data.test_digest)
+        digests[spec.canonical] = DataDigests(data.digest, data.test_digest, len(data.classes))
     return digests

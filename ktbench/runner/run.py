@@ -56,10 +56,10 @@ def run(
     with clocked(summary, "data"):
         for warning in refuse_unready(plan, engine, folder, fresh=fresh, strict=strict):
             watcher.note(f"warning: {warning}")
-        provenance, tested_on = _provenance(plan, engine)
+        provenance, tested_on, classes = _provenance(plan, engine)
     results = ResultsFolder(folder)
     ours = collect(tested_on)
-    with results.open(plan, matrix_text, ours, fresh=fresh, data_digest=tested_on):
+    with results.open(plan, matrix_text, ours, fresh=fresh, data_digest=tested_on, classes=classes):
         context = RunContext(plan, results, provenance, engine, watcher, summary, memory)
         _write_skips(context, ours)
         for note in results.notes:
@@ -116,8 +116,10 @@ def _pool_closed(plan: Plan) -> Iterator[None]:
             close()
 
 
-def _provenance(plan: Plan, engine: Engine) -> tuple[dict[str, Provenance], str]:
-    """Return the provenance by data set, and the digest of what all cells are tested on.
+def _provenance(plan: Plan, engine: Engine) -> tuple[dict[str, Provenance], str, int | None]:
+    """Return the provenance by data set, the digest of what all cells are tested on, its classes.
+
+    Without cells, or where their data sets differ in it, the number of classes is None.
 
     A folder's results must be tested on the same images; what a cell learnt from is its own, so
     that a teacher or a cell with more training images can be added to a matrix.
@@ -133,4 +135,6 @@ def _provenance(plan: Plan, engine: Engine) -> tuple[dict[str, Provenance], str]
     provenance = {
         name: ours.model_copy(update={"data_digest": digests[name].whole}) for name in specs
     }
-    return provenance, digest_of(sorted({digests[name].test for name in specs}))
+    tested_on = digest_of(sorted({digests[name].test for name in specs}))
+    classes = {digests[name].classes for name in specs}
+    return provenance, tested_on, classes.pop() if len(classes) == 1 else None

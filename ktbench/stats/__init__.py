@@ -12,6 +12,7 @@ from ktbench.stats.all_pairs import (
     paired_differences,
 )
 from ktbench.stats.best_set import BestSet, best_set
+from ktbench.stats.censored_times import Median, median_time, restricted_mean
 from ktbench.stats.cost_quality import (
     Bools,
     cost_to_reach,
@@ -30,8 +31,18 @@ from ktbench.stats.hypothesis_tests import (
     signs_at,
     t_test,
 )
+from ktbench.stats.intention_to_treat import (
+    Judgement,
+    Pairs,
+    intention_to_treat,
+    judge_by_intention,
+    rare_failures,
+    seeds_to_exclude,
+    wilson,
+)
 from ktbench.stats.intervals import (
     LEAST_FOR_BCA,
+    LEAST_SEEDS,
     LEVEL,
     Floats,
     Interval,
@@ -60,6 +71,7 @@ __all__ = [
     "LEAST_FOR_BCA",
     "LEAST_PAIRED",
     "LEAST_RANKED",
+    "LEAST_SEEDS",
     "LEAST_WITH_FAILURES",
     "LEVEL",
     "MOST_FLIPPED",
@@ -73,7 +85,10 @@ __all__ = [
     "Floats",
     "Interval",
     "Intervals",
+    "Judgement",
     "MeanRanks",
+    "Median",
+    "Pairs",
     "Ranked",
     "Settling",
     "Sign",
@@ -92,15 +107,21 @@ __all__ = [
     "first_reaching_each",
     "geometric_mean",
     "holm",
+    "intention_to_treat",
     "interval",
     "intervals",
+    "judge_by_intention",
     "least_sign_flip_p",
     "mean_ranks",
+    "median_time",
     "next_alpha",
     "paired_differences",
     "paired_gain",
     "pareto_front",
     "ranked",
+    "rare_failures",
+    "restricted_mean",
+    "seeds_to_exclude",
     "seeds_to_settle",
     "sign_flip_test",
     "signs",
@@ -109,4 +130,5 @@ __all__ = [
     "t_test",
     "t_test_power",
     "welch",
+    "wilson",
 ]

@@ -6,22 +6,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from ktbench.stats.intervals import LEVEL, Floats, Intervals, Sign
+from ktbench.stats.intervals import LEAST_SEEDS, LEVEL, Floats, Intervals, Sign
 
 MOST_FLIPPED = 16
 """Largest sample whose sign assignments are all enumerated: 32,768 mirrored pairs of them."""
 
 
 def t_test(groups: Intervals) -> Floats:
-    """Two-sided p of each group's mean against zero by Student's t; NaN where it has no interval.
+    """Two-sided p of each group's mean against zero by Student's t.
 
+    NaN where it has no interval, and below `LEAST_SEEDS` values, from which nothing is decided.
     It assumes normal differences, which five of them cannot show; `sign_flip_test` does not, but
     five values never bring it below 2 / 2⁵.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         t = groups.mean / (groups.deviation / np.sqrt(groups.n))
     p: Floats = 2 * special.stdtr(np.maximum(groups.n - 1, 1), -np.abs(t))
-    return p
+    return np.where(groups.n >= LEAST_SEEDS, p, np.nan)
 
 
 def sign_flip_test(values: ArrayLike) -> float | None:

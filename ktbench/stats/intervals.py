@@ -20,6 +20,9 @@ NO_SPREAD = 1e-12
 RESAMPLES = 9_999
 """Draws of the bootstrap."""
 
+LEAST_SEEDS = 3
+"""Seeds below which there is no verdict: two tell next to nothing about a spread."""
+
 LEAST_FOR_BCA = 20
 """Values below which `bca` is too narrow to be shown."""
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from ktbench.stats import LEVEL, Bools, Floats
+from ktbench.stats import LEAST_SEEDS, LEVEL, Bools, Floats
 
 GRID = 101
 """Qualities at which a curve of speedups is worked out, beside those of the budgets."""
@@ -215,8 +215,10 @@ def headline(baseline: Runs, method: Runs, level: float = LEVEL) -> Headline | N
 def p_of_one(curve: Curve, seeds: int, level: float = LEVEL) -> Floats:
     """Two-sided p of a speedup of 1 by the same t as the curve's interval at `level`; else NaN.
 
-    (Q,): at most 1 - level where the interval leaves 1 out.
+    (Q,): at most 1 - level where the interval leaves 1 out. NaN below `LEAST_SEEDS` seeds.
     """
+    if seeds < LEAST_SEEDS:
+        return np.full(len(curve.q), np.nan)
     freedom = max(seeds - 1, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.log(curve.high / curve.value) / special.stdtrit(freedom, (1 + level) / 2)

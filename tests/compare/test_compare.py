@@ -25,7 +25,7 @@ from benchmarks._synthetic import (
 )
 from ktbench import stats
 from ktbench.compare import Limits, compare
-from ktbench.compare.judging import difference, unpaired, verdicts
+from ktbench.compare.judging import Outcomes, difference, unpaired, verdicts
 from ktbench.records import Cell, DeviceSpec, Failure, Validity
 from ktbench.results import ResultsFolder, load_results
 from ktbench.results.storage import marks_of, sealed
@@ -145,7 +145,10 @@ def test_many_comparisons_of_equal_things_rarely_show_a_change() -> None:
     wrong = 0
     for _ in range(150):
         pairs = random.normal(0, 0.01, (10, 2, 5))
-        found = [difference(dict(enumerate(a)), dict(enumerate(b)), 0.0) for a, b in pairs]
+        found = [
+            difference(Outcomes(dict(enumerate(a))), Outcomes(dict(enumerate(b))), 0.0)
+            for a, b in pairs
+        ]
         wrong += any(v != "no clear change" for v in verdicts(found, 0.0))
     assert wrong <= 15  # 5 % of 150 are 7.5; each comparison alone would give some 60
 

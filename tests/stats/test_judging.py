@@ -131,7 +131,7 @@ def test_differences_are_judged_group_by_group_and_adjusted_together(
     assert found.adjusted == pytest.approx(stats.holm(found.p), nan_ok=True)
     for group in range(4):
         own = values[groups == group]
-        judged = len(own) > 1 and own.std(ddof=1) > 1e-9
+        judged = len(own) >= stats.LEAST_SEEDS and own.std(ddof=1) > 1e-9
         assert (found.sign[group] == "unknown") == (not judged)
         if judged and len(own) <= stats.MOST_FLIPPED:
             assert found.exact[group] == stats.sign_flip_test(own)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ktbench import stats
 from ktbench.records import Assembly, BlockResult
-from ktbench.report import numbers
+from ktbench.report import gain_words, numbers
 from ktbench.report.analysis import Analysis
 from ktbench.report.blockwise.comparison import comparison
 from ktbench.report.blockwise.figure import STUDENTS_SHOWN, BlockLine, block_figure
@@ -171,8 +172,16 @@ def _finished(analysis: Analysis, started: dict[str, Assembly]) -> pd.DataFrame:
                 "finish_seconds": sum(finish) if all(map(numbers.known, finish)) else float("nan"),
             }
         )
-    grouped = pd.DataFrame(rows).groupby(["student", "label"], sort=False)
-    return grouped.mean().assign(n=grouped.size()).reset_index()
+    table = pd.DataFrame(rows)
+    table["against"] = table["accuracy"] - table["teacher_accuracy"]
+    grouped = table.groupby(["student", "label"], sort=False)
+    frame = grouped.mean().assign(n=grouped["accuracy"].count(), planned=grouped.size())
+    group = grouped.ngroup().to_numpy()
+    for name in ("accuracy", "against"):
+        known = table[name].notna().to_numpy()
+        bounds = stats.intervals(table.loc[known, name], group[known], len(frame))
+        frame[f"{name}_low"], frame[f"{name}_high"] = bounds.low, bounds.high
+    return frame.reset_index()
 
 
 def _finish_table(frame: pd.DataFrame) -> Table:
@@ -194,13 +203,16 @@ def _finish_table(frame: pd.DataFrame) -> Table:
         [
             Box(r["student"]),
             Box(r["label"]),
-            Box(str(r["n"])),
+            gain_words.seeds_box(r),
             Box(numbers.percent(r["share"])),
             Box(f"{r['used']:.3g} of {r['blocks']:.3g}"),
             Box(numbers.percent(r["teacher_accuracy"])),
             Box(numbers.percent(r["assembled"])),
-            Box(numbers.percent(r["accuracy"])),
-            Box(numbers.points(r["accuracy"] - r["teacher_accuracy"])),
+            Box(numbers.percent_interval(r["accuracy"], r["accuracy_low"], r["accuracy_high"])),
+            Box(
+                f"{numbers.points(r['against'])} "
+                f"{numbers.point_interval(r['against_low'], r['against_high'])}".strip()
+            ),
             Box(numbers.seconds(r["blocks_seconds"])),
             Box(numbers.seconds(r["blocks_really"])),
             Box(numbers.seconds(r["finish_seconds"])),
@@ -208,8 +220,9 @@ def _finish_table(frame: pd.DataFrame) -> Table:
         for r in rows_of(frame)[:ROWS_SHOWN]
     ]
     caption = (
-        "From the teacher to the finished student: means over seeds. What the blocks took stands "
-        "in no other cost of this report; students that share a block share its training."
+        "From the teacher to the finished student: means over seeds with Student's t "
+        "interval. What the blocks took stands in no other cost of this report; students that "
+        "share a block share its training."
     )
     return Table("assembled", caption, columns, rows, frame, total=len(frame))
 

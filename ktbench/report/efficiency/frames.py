@@ -25,6 +25,8 @@ SHARED_BY = (1, 2, 5, 10, 100)
 """Numbers of students that a teacher's training is divided among."""
 
 _SAME = ["student", "method", "teacher", "window", "rest"]
+_Weights = tuple[str, str, str]
+"""A `Teacher.weights_key`."""
 
 
 @dataclass(frozen=True)
@@ -107,26 +109,26 @@ def _named(cell: Cell, odd: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def _teachers(results: Results) -> Iterator[tuple[str, Checkpoint]]:
-    """Every teacher's checkpoint that the results know, by the key of the teacher's cell."""
+def _teachers(results: Results) -> Iterator[tuple[_Weights, Checkpoint]]:
+    """Every teacher's checkpoint that the results know, by what tells its weights from others'."""
     for result in results.by_key.values():
         checkpoints = result.ensemble or ((result.teacher,) if result.teacher else ())
         for teacher, checkpoint in zip(result.cell.teachers, checkpoints, strict=False):
-            yield teacher.cell.key, checkpoint
+            yield teacher.weights_key, checkpoint
 
 
 def _training(
-    teachers: Sequence[Teacher], checkpoints: Mapping[str, Checkpoint], kind: str
+    teachers: Sequence[Teacher], checkpoints: Mapping[_Weights, Checkpoint], kind: str
 ) -> float:
     """Training cost of the teachers and their own teachers; NaN where one is not known.
 
     Weights that the user brought along were trained elsewhere, so their cost is not known.
     """
-    every: dict[str, Teacher] = {}
+    every: dict[_Weights, Teacher] = {}
     waiting = list(teachers)
     while waiting:
         teacher = waiting.pop()
-        every[teacher.cell.key] = teacher
+        every[teacher.weights_key] = teacher
         waiting += teacher.cell.teachers
     if any(t.checkpoint is not None or key not in checkpoints for key, t in every.items()):
         return float("nan")

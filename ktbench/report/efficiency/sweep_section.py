@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import numbers
+from ktbench.report import gain_words, numbers
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Part, Row, Table, rows_of
 from ktbench.report.efficiency import frames
 from ktbench.report.efficiency.sweep_figure import PANELS_SHOWN, Panel, Way, sweep_figure
@@ -16,7 +16,8 @@ LEVEL = f"{100 * stats.LEVEL:.0f} %"
 
 _DIFFERENCES = (
     f"Differences are paired by seed, with each row's own t interval at {LEVEL}; full colour marks "
-    "those that are clear among all rows of a column (Holm's step-down)."
+    "those that are clear among all rows of a column (Holm's step-down). They are "
+    "of the seeds that arrive; “4 of 5” marks fewer than were planned."
 )
 
 
@@ -111,7 +112,7 @@ def window_table(frame: pd.DataFrame) -> Table:
             _change_box(r, "gain"),
             Box(numbers.ratio(r["flops"])),
             Box(numbers.percent(r["teacher_share"])),
-            Box(str(r["n"])),
+            gain_words.seeds_box(r),
         ]
         for r in _first(frame)
     ]
@@ -149,7 +150,7 @@ def pool_table(frame: pd.DataFrame) -> Table:
             _change_box(r, "gain"),
             Box(numbers.ratio(r["flops"])),
             Box(numbers.scaled(r["training_flops"])),
-            Box(str(r["n"])),
+            gain_words.seeds_box(r),
         ]
         for r in _first(frame)
     ]

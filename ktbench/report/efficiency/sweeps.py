@@ -101,11 +101,11 @@ def _judged(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _members(use: Teacher | Ensemble) -> frozenset[str]:
-    return frozenset(t.cell.key for t in (use.of if isinstance(use, Ensemble) else (use,)))
+def _members(use: Teacher | Ensemble) -> frozenset[tuple[str, str, str]]:
+    return frozenset(t.weights_key for t in (use.of if isinstance(use, Ensemble) else (use,)))
 
 
-def _belongs(use: Teacher | Ensemble, members: frozenset[str]) -> bool:
+def _belongs(use: Teacher | Ensemble, members: frozenset[tuple[str, str, str]]) -> bool:
     own = _members(use)
     return own == members if isinstance(use, Ensemble) else own <= members
 
@@ -125,6 +125,7 @@ def _swept(frame: pd.DataFrame, own: pd.DataFrame, reference: pd.DataFrame) -> d
     ]
     row: dict[str, object] = {name: first[name] for name in (*_SWEPT, "window")}
     row["accuracy"], row["n"] = float(own["accuracy"].mean()), int(own["accuracy"].notna().sum())
+    row["planned"] = len(own)
     row |= _paired(own, reference.iloc[:0] if own.equals(reference) else reference, "change")
     row |= _paired(own, base, "gain")
     for kind in KINDS:

@@ -18,9 +18,10 @@ def paired(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
     `cells`: as `Analysis.cells`, with `likewise`, the budget apart from the views; `curves` with
     `key`, `epoch` and `teacher_flops`. Adds `gain`, the difference in test accuracy, reused minus
-    fresh, and `saved`, the share of the teacher's passes that views make unnecessary: NaN where
-    no teacher is run.
+    fresh; `planned`, the seeds of its group; and `saved`, the share of the teacher's passes that
+    views make unnecessary: NaN where no teacher is run.
     """
+    cells = cells.assign(planned=cells.groupby(_ROW, dropna=False)["seed"].transform("size"))
     trained = cells[cells["accuracy"].notna()]
     same = ["student", "plain_method", "teacher", "seed", "likewise"]
     fresh = trained.loc[trained["views"].isna(), [*same, "accuracy"]]
@@ -39,12 +40,12 @@ def by_group(pairs: pd.DataFrame) -> pd.DataFrame:
     rows are one family: `p_holm` and `sign` are judged among all of them.
     """
     number = pairs.groupby(_ROW, sort=False).ngroup()
-    frame = pairs.groupby(number)[[*_ROW, "is_baseline"]].first()
+    frame = pairs.groupby(number)[[*_ROW, "is_baseline", "planned"]].first()
     figures = pairs.groupby(number)[["accuracy_fresh", "accuracy", "saved"]].mean()
     frame["fresh"], frame["reused"] = figures["accuracy_fresh"], figures["accuracy"]
     frame["saved"] = figures["saved"]
     intervals = stats.intervals(pairs["gain"], number, len(frame))
-    return _with(frame, intervals)[[*_ROW, "is_baseline", *_FIGURES]]
+    return _with(frame, intervals)[[*_ROW, "is_baseline", "planned", *_FIGURES]]
 
 
 def overall(pairs: pd.DataFrame) -> pd.DataFrame:

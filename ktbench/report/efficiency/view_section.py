@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import numbers
+from ktbench.report import gain_words, numbers
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import (
     ROWS_SHOWN,
@@ -33,7 +33,8 @@ def views(analysis: Analysis) -> tuple[Section, ...]:
         "minus that with fresh augmentations, for the same student, method, teacher, seed and "
         "training: mean over n seeds, with each row's own Student's t interval at "
         f"{100 * stats.LEVEL:.0f} %. Full colour marks differences that are clear among all rows "
-        "of their table (paired t tests, Holm's step-down)."
+        "of their table (paired t tests, Holm's step-down). They are of the seeds that arrive; "
+        "“4 of 5” marks fewer than were planned."
     )
     parts: list[Part] = [
         _overall_table(view_reuse.overall(pairs)),
@@ -71,7 +72,7 @@ def _figures(row: Row) -> list[Box]:
         Box(numbers.percent(row["reused"])),
         gain_box({**row, "is_baseline": False}),
         Box(numbers.small(row["p_holm"])),
-        Box(str(row["n"])),
+        gain_words.seeds_box(row),
         Box(numbers.percent(row["saved"]), "" if saved else "muted", "" if saved else "no teacher"),
     ]
 

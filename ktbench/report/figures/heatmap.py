@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Patch, Rectangle
 
-from ktbench.report import numbers
+from ktbench.report import gain_words, numbers
 from ktbench.report.analysis import NO_TRANSFER
 from ktbench.report.document import Figure
 from ktbench.report.figures.canvas import (
@@ -32,7 +32,7 @@ _SCALE = LinearSegmentedColormap.from_list(
 _GAP = 0.04
 _DASHES = (0, (3, 2))
 
-Group = Mapping[str, Any]
+Group = dict[str, Any]
 """A row of `Analysis.gains`."""
 
 
@@ -53,7 +53,8 @@ def gain_figure(
     groups: list[Any] = gains.to_dict("records")
     by_name = {(g["student"], g["method"]): g for g in groups}
     bases = {g["student"]: g for g in groups if g["is_baseline"] and not g["budget"]}
-    limit = max(0.01, float(np.nanmax(np.abs(np.r_[gains["gain"].to_numpy(dtype=float), 0.0]))))
+    arrived = gains["protocol_gain"].to_numpy(dtype=float)  # a failure would take all the colour
+    limit = max(0.01, float(np.nanmax(np.abs(np.r_[arrived, 0.0]))))
     longest = max((len(line) for row in rows for line in _row_label(row).split("\n")), default=0)
     width = 0.3 + max(1.4, 0.085 * longest) + 1.4 * (len(columns) + 1)
     with drawing(width, 1.2 + 0.78 * len(rows)) as figure:
@@ -108,15 +109,15 @@ def _rectangle(axes: Axes, x: int, y: int, **look: object) -> None:
 def _write(
     axes: Axes, x: int, y: int, lines: tuple[str, ...], color: str, *, bold: bool = False
 ) -> None:
-    """A figure with up to two small lines below it."""
+    """A figure with up to three small lines below it."""
     main, *small = (line for line in lines if line)
     weight = "bold" if bold else "normal"
-    up = 0.11 * len(small)
+    up, step = (0.11 * len(small), 0.2) if len(small) < 3 else (0.28, 0.175)
     # Text inside the boxes cannot change the layout, and measuring it takes most of the time.
     middle = {"ha": "center", "va": "center", "color": color, "in_layout": False}
     axes.text(x, y - up, main, fontsize=12, weight=weight, **middle)  # type: ignore[arg-type]
     for number, line in enumerate(small):
-        below = y - up + 0.26 + 0.2 * number
+        below = y - up + 0.26 + step * number
         axes.text(x, below, line, fontsize=7.8, **middle)  # type: ignore[arg-type]
 
 
@@ -132,7 +133,8 @@ def _baseline_box(axes: Axes, y: int, base: Group | None) -> None:
     if base is None:
         _write(axes, 0, y, (numbers.NOTHING,), MUTED)
         return
-    n = f"n = {base['trained']}"
+    few = f" of {base['planned']}" if base["trained"] < base["planned"] else ""
+    n = f"n = {base['trained']}{few}"
     _write(axes, 0, y, (numbers.percent(base["accuracy"]), n), INK)
 
 
@@ -140,27 +142,30 @@ def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
     if group is None:
         _write(axes, x, y, (numbers.NOTHING,), MUTED)
         return
-    if group["n"] == 0:
+    if not group["arrived"]:
         _missing(axes, x, y, group)
         return
     gain, sign = float(group["gain"]), group["sign"]
     bounds = numbers.point_interval(group["gain_low"], group["gain_high"])
-    n = f"n = {group['n']}"
     letters = group["letters"]
-    for status in ("failed", "damaged"):
-        n += f" · {group[status]} {status}" if group[status] else ""
+    n = f"n = {gain_words.seeds(group)}"
+    failed = gain_words.failures(group)
+    for number, status in ((failed, "failed"), (group["damaged"], "damaged")):
+        n += f" · {number} {status}" if number else ""
+    arrived = f"{numbers.points(group['protocol_gain'])} if it arrives" if failed else ""
+    lines = (numbers.points(gain), bounds, n, arrived)
     if sign in ("positive", "negative"):
-        fill = _SCALE(0.5 + 0.5 * gain / limit)
+        fill = _SCALE(float(np.clip(0.5 + 0.5 * gain / limit, 0, 1)))
         color = "#ffffff" if _luminance((fill[0], fill[1], fill[2])) < 0.42 else INK
         edge = GAIN if sign == "positive" else LOSS
         _rectangle(axes, x, y, facecolor=fill, edgecolor=edge, linewidth=1.4)
-        _write(axes, x, y, (numbers.points(gain), bounds, n), color, bold=True)
+        _write(axes, x, y, lines, color, bold=True)
         _mark(axes, x, y, letters, color)
     else:
         # Clear on its own but not among all: an edge without a fill.
         dashed = {"positive": GAIN, "negative": LOSS}.get(group["alone"], "none")
         _rectangle(axes, x, y, facecolor=NEUTRAL, edgecolor=dashed, linestyle=_DASHES)
-        _write(axes, x, y, (numbers.points(gain), bounds, n), "#4d5864")
+        _write(axes, x, y, lines, "#4d5864")
         _mark(axes, x, y, letters, "#4d5864")
 
 
@@ -173,6 +178,10 @@ def _missing(axes: Axes, x: int, y: int, group: Group) -> None:
     color = "#9c2f10" if status in ("failed", "damaged") else MUTED
     plate = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 1.5}
     axes.text(x, y, word, ha="center", va="center", fontsize=8.5, color=color, bbox=plate)
+    if group["n"]:  # all of them failed, and count at chance level
+        words = f"{numbers.points(group['gain'])} · n = {gain_words.seeds(group)}"
+        place = {"ha": "center", "va": "center", "in_layout": False, "bbox": plate}
+        axes.text(x, y + 0.28, words, fontsize=7.8, color=color, **place)  # type: ignore[arg-type]
 
 
 def _luminance(colour: tuple[float, float, float]) -> float:
@@ -183,7 +192,7 @@ def _luminance(colour: tuple[float, float, float]) -> float:
 
 def _lacking(groups: Sequence[Group]) -> set[str]:
     """Statuses of groups that have no gain."""
-    without = [g for g in groups if g["n"] == 0]
+    without = [g for g in groups if not g["arrived"]]
     return {status for status in ("failed", "skipped") if any(g[status] for g in without)}
 
 

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ktbench.report.document import Figure
+from ktbench.report.doubt import MARK
 from ktbench.report.figures.canvas import (
     INK,
     LINES,
@@ -54,7 +55,8 @@ def front_figure(
     """Scatter accuracy against a cost, the Pareto front numbered.
 
     `deployments`: student, export, accuracy, front (number on the front or 0), the axis's column.
-    Colour is the export, shape the student; the front's points carry their numbers.
+    Colour is the export, shape the student; the front's points carry their numbers. Points whose
+    latency is `doubtful` are hollow, their numbers marked.
     """
     shown = pd.concat(
         [deployments[deployments["front"] > 0], deployments[deployments["front"] == 0]]
@@ -62,21 +64,25 @@ def front_figure(
     with drawing(10.6, 4.6) as figure:
         axes = figure.subplots()
         shape = shown["student"].map(dict(zip(students, itertools.cycle(MARKERS), strict=False)))
-        for (marker, export), points in shown.groupby([shape, shown["export"]], sort=False):
+        doubtful = shown["doubtful"] if axis is LATENCY else pd.Series(False, shown.index)
+        kinds = shown.groupby([shape, shown["export"], doubtful], sort=False)
+        for (marker, export, hollow), points in kinds:
+            colour = _colour(exports, str(export))
             axes.scatter(
                 points[axis.column] / axis.unit,
                 points["accuracy"],
                 s=38,
-                color=_colour(exports, str(export)),
+                facecolor="none" if hollow else colour,
+                edgecolor=colour if hollow else "none",
                 marker=str(marker),
                 alpha=0.65,
-                linewidth=0,
+                linewidth=1.2 if hollow else 0,
                 zorder=3,
                 in_layout=False,
             )
-        _front(axes, shown[shown["front"] > 0], axis)
+        _front(axes, shown[shown["front"] > 0], axis, doubtful)
         _axes(axes, axis)
-        _legend(axes, students, exports)
+        _legend(axes, students, exports, doubtful=bool(doubtful.any()))
         return rendered(
             figure,
             name=name,
@@ -94,13 +100,15 @@ def _marker(students: Sequence[str], student: str) -> str:
     return MARKERS[list(students).index(student) % len(MARKERS)]
 
 
-def _front(axes: Axes, front: pd.DataFrame, axis: Axis) -> None:
+def _front(axes: Axes, front: pd.DataFrame, axis: Axis, doubtful: pd.Series[bool]) -> None:
     front = front.sort_values("front")
+    marks = [MARK * bool(doubtful[at]) for at in front.index]
+    labels = [f"{number}{mark}" for number, mark in zip(front["front"], marks, strict=True)]
     x = (front[axis.column] / axis.unit).to_numpy(dtype=float)
     y = front["accuracy"].to_numpy(dtype=float)
     axes.step(x, y, where="post", color=INK, linewidth=1.0, zorder=2)
     axes.scatter(x, y, s=80, facecolor="none", edgecolor=INK, linewidth=1.1, zorder=4)
-    for numbers, at_x, at_y in _merged(front["front"].tolist(), x, y):
+    for numbers, at_x, at_y in _merged(labels, x, y):
         axes.annotate(
             numbers,
             (at_x, at_y),
@@ -114,7 +122,7 @@ def _front(axes: Axes, front: pd.DataFrame, axis: Axis) -> None:
         )
 
 
-def _merged(numbers: list[int], x: Floats, y: Floats) -> list[tuple[str, float, float]]:
+def _merged(numbers: list[str], x: Floats, y: Floats) -> list[tuple[str, float, float]]:
     """One label for points that would be drawn on top of each other: `2, 3`."""
     if not numbers:
         return []
@@ -128,7 +136,7 @@ def _merged(numbers: list[int], x: Floats, y: Floats) -> list[tuple[str, float, 
             if near:
                 labels[-1] = (f"{text_before}, {number}", x_before, y_before)
                 continue
-        labels.append((str(number), float(at_x), float(at_y)))
+        labels.append((number, float(at_x), float(at_y)))
     return labels
 
 
@@ -149,7 +157,7 @@ def _axes(axes: Axes, axis: Axis) -> None:
     percent_axis(axes)
 
 
-def _legend(axes: Axes, students: Sequence[str], exports: Sequence[str]) -> None:
+def _legend(axes: Axes, students: Sequence[str], exports: Sequence[str], *, doubtful: bool) -> None:
     def dot(marker: str, color: str, label: str) -> Line2D:
         look = {"marker": marker, "color": color, "label": wrapped(label, 26, 2)}
         return Line2D([], [], linestyle="none", markersize=6, **look)  # type: ignore[arg-type]
@@ -157,6 +165,10 @@ def _legend(axes: Axes, students: Sequence[str], exports: Sequence[str]) -> None
     handles = [dot("o", _colour(exports, e), e) for e in list(exports)[:8]]
     handles += [dot(_marker(students, s), MUTED, s) for s in list(students)[:8]]
     handles.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front"))
+    if doubtful:
+        hollow = dot("o", MUTED, f"{MARK} hollow: doubtful")
+        hollow.set_markerfacecolor("none")
+        handles.append(hollow)
     axes.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8
     )

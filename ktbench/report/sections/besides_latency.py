@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ktbench.report import numbers
+from ktbench.report import doubt, numbers
 from ktbench.report.analysis import Analysis, by_origin
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Part, Row, Table, rows_of
 
@@ -55,7 +55,7 @@ def _answers(analysis: Analysis) -> pd.DataFrame:
     answers = answers.merge(here[[*keys, "accuracy_here"]], on=keys, how="left")
     answers["board_difference"] = answers["board_accuracy"] - answers["accuracy_here"]
     columns = ["device", "student", "method", "export", "provider", "origin", "cell_key"]
-    columns += ["board_images", "accuracy_here", *_ANSWERS, "valid"]
+    columns += ["board_images", "accuracy_here", *_ANSWERS, "valid", "reasons", "warnings"]
     return answers[columns].drop_duplicates(["device", "provider", *keys])
 
 
@@ -71,7 +71,14 @@ def _answer_row(row: Row, heads: list[str], origins: list[str]) -> list[Box]:
             Box(numbers.points(row["board_difference"])),
             Box(numbers.percent(row["board_agreement"])),
         ]
-    return [*boxes, Box("yes", "good") if row["valid"] else Box("no", "bad")]
+    return [*boxes, _validity_box(row)]
+
+
+def _validity_box(row: Row) -> Box:
+    """`yes`, or `doubtful` and `no` with the reason."""
+    if not row["valid"]:
+        return Box(f"no: {row['reasons']}", "bad")
+    return Box(f"yes, but {row['warnings']}", "warn") if row["warnings"] else Box("yes", "good")
 
 
 def scenarios(analysis: Analysis) -> list[Part]:
@@ -127,9 +134,11 @@ def _table(
         boxes = [Box(str(r[head])) for head in heads]
         for origin in origins:
             same = r["origin"] == origin
-            boxes += [Box(numbers.significant(r[f]) if same else "", "") for f in figures]
+            boxes += [
+                Box(doubt.marked(numbers.significant(r[f]), r) if same else "") for f in figures
+            ]
         boxes += [Box(_shown(r[n])) for n in notes]
-        boxes.append(Box("yes", "good") if r["valid"] else Box("no", "bad"))
+        boxes.append(_validity_box(r))
         rows.append(boxes)
     return Table(name, caption, columns, rows, by_origin(measured), total=len(measured))
 

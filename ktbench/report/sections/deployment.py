@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ktbench import stats
-from ktbench.report import numbers
+from ktbench.report import doubt, gain_words, numbers
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Note, Part, Section, Table, rows_of
 from ktbench.report.figures import front_figure
@@ -68,7 +68,8 @@ def _front(
         points,
         axis=axis,
         name=name,
-        caption=f"Test accuracy against {what}{where}: {_points(len(points))}.",
+        caption=f"Test accuracy against {what}{where}: {_points(len(points))}."
+        + (f" {doubt.LEGEND}" if axis is LATENCY and points["doubtful"].any() else ""),
         students=analysis.students,
         exports=exports,
     )
@@ -113,19 +114,20 @@ def _front_table(points: pd.DataFrame, axis: Axis, name: str, where: str, origin
             Box(r["student"]),
             Box(r["label"]),
             Box(r["export"]),
-            Box(numbers.percent(r["accuracy"])),
-            Box(str(r["n"])),
+            Box(
+                numbers.percent_interval(r["accuracy"], r["accuracy_low"], r["accuracy_high"]),
+            ),
+            gain_words.seeds_box(r),
         ]
         if latency:
-            boxes += [
-                Box(numbers.milliseconds(r["p50_ms"])),
-                Box(numbers.milliseconds(r["p90_ms"])),
-            ]
+            boxes += [doubt.latency_box(r[name], r) for name in ("p50_ms", "p90_ms")]
         rows.append([*boxes, Box(numbers.size(r["bytes"]))])
-    frame = points.drop(columns=["valid", "reasons"], errors="ignore")
+    frame = points.drop(columns=["valid", "reasons"], errors="ignore")  # all of them are valid
     if latency:
         frame = by_origin(frame)
     caption = f"The Pareto front of accuracy and {'latency' if latency else 'size'}{where}."
+    if latency and front["doubtful"].any():
+        caption += f" {doubt.LEGEND}"
     return Table(f"front-{name}", caption, columns, rows, frame, total=len(front))
 
 

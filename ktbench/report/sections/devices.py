@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ktbench.records import Measurement
-from ktbench.report import numbers
+from ktbench.report import doubt, numbers
 from ktbench.report.analysis import Analysis, by_origin
 from ktbench.report.document import (
     ROWS_SHOWN,
@@ -146,6 +146,8 @@ def _latency_table(analysis: Analysis) -> Table:
         "Every measurement; p50 with its interval. “Load” is the time to load the model, “first” "
         "the first inference; the percentiles are of the steady state."
     )
+    if any(map(doubt.why, rows_of(measured))):
+        caption += f" {doubt.LEGEND}"
     return Table("latency", caption, columns, rows, by_origin(measured), total=len(measured))
 
 
@@ -156,18 +158,13 @@ def _latency_row(row: Row, origins: list[str]) -> list[Box]:
             boxes += [Box("", "muted")] * 5
             continue
         for name in ("load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms"):
-            shown = numbers.milliseconds(row[name])
-            if name == "p50_ms":
-                low, high = (
-                    numbers.significant(row["p50_ms_low"]),
-                    numbers.significant(row["p50_ms_high"]),
-                )
-                shown += f" [{low}, {high}]"
-            boxes.append(Box(shown))
+            low, high = (numbers.significant(row[f"p50_ms_{end}"]) for end in ("low", "high"))
+            bounds = f" [{low}, {high}]" if name == "p50_ms" else ""
+            boxes.append(doubt.latency_box(row[name], row, bounds))
     if not row["valid"]:
         return [*boxes, Box(f"invalid: {row['reasons']}", "bad")]
     if row["warnings"]:
-        return [*boxes, Box("warning", "warn", row["warnings"])]
+        return [*boxes, Box(f"warning: {row['warnings']}", "warn")]
     return [*boxes, Box("valid", "good")]
 
 

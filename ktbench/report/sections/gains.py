@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import numbers
+from ktbench.report import gain_words, numbers
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import (
     ROWS_SHOWN,
@@ -20,6 +20,7 @@ from ktbench.report.document import (
 )
 from ktbench.report.figures import gain_figure
 from ktbench.report.figures.heatmap import METHODS_SHOWN, STUDENTS_SHOWN
+from ktbench.report.sections.failed_seeds import failed_seeds
 from ktbench.report.significance import UNDECIDED
 from ktbench.report.verdict import gain_box
 
@@ -47,15 +48,19 @@ def gains(analysis: Analysis) -> Section:
         parts.append(Note(_first_of(_TEACHERS_SHOWN, len(teachers), "teachers", "gains"), "muted"))
     compared = frame[~frame["is_baseline"]]
     parts.append(_sign_table(analysis, compared))
+    parts += failed_seeds(analysis)
     parts += _family_note(compared)
     parts += _unsettled(compared)
     parts.append(_gain_table(compared))
     lead = (
         "Test accuracy of each method minus that of no transfer with the same student and seed, so "
         "with the same initial weights and data order; mean over n seeds with Student's t interval "
-        f"at {100 * stats.LEVEL:.0f} %, each on its own. Signs are judged among all comparisons: "
-        "full colour marks what is clear among them."
+        f"at {100 * stats.LEVEL:.0f} %, each on its own; a seed that failed by the technique's own "
+        "doing counts at chance level, and “n = 4 of 5” marks fewer seeds than planned. Signs are "
+        "judged among all comparisons: full colour marks what is clear among them."
     )
+    if not frame["own_failures"].any():
+        lead += " No seed failed by its technique's own doing."
     return Section("gains", "Gains over no transfer", lead, parts)
 
 
@@ -103,9 +108,11 @@ def _family_note(compared: pd.DataFrame) -> list[Part]:
     if judged.empty:
         return []
     alpha = f"{100 * (1 - stats.LEVEL):.0f} %"
+    failed = (judged["pairs_failed"] + judged["baseline_failed"] > 0).any()
+    where_failed = ", and of the interval's own p where seeds failed," if failed else ""
     alone = int(((judged["sign"] == "none") & (judged["alone"] != "none")).sum())
     words = (
-        "Signs are those of paired t tests (two-sided) of "
+        f"Signs are those of paired t tests (two-sided){where_failed} of "
         f"{numbers.count(len(judged), 'comparison')},"
         " one family: every student, method and teacher whose seeds differ. Their p is adjusted by "
         f"Holm's step-down: the chance of any false sign in the whole table is at most {alpha}. "
@@ -158,7 +165,7 @@ def _sign_table(analysis: Analysis, compared: pd.DataFrame) -> Table:
         "signs",
         f"Signs: + clear gain, 0 no clear difference, − clear loss, at {100 * stats.LEVEL:.0f} % "
         f"for the whole table, over {_seeds(compared)}; (+) and (−) are clear on their own, but "
-        "not among all; ? too few seeds to tell."
+        f"not among all; ? fewer than {stats.LEAST_SEEDS} seeds, or without a difference."
         + (" Beside each, the gain's own interval in points." if bounded else ""),
         [Column("technique", number=False), *(Column(s, number=False) for s in students)],
         rows,
@@ -175,14 +182,21 @@ def _sign_box(row: Row | None, *, bounded: bool) -> Box:
         status = max(_WITHOUT, key=lambda s: row[s])
         bad = status in ("failed", "damaged")
         return Box(_WITHOUT[status], "bad" if bad else "muted", row["reason"])
+    if not row["arrived"]:
+        words = f"{_SIGNS[row['sign']][0]} {row['pairs_failed']} of {row['n']} failed"
+        return Box(words, "bad", f"{gain_box(row).text}: {row['reason']}")
     sign, kind = _SIGNS[row["sign"]]
     if row["sign"] == "none" and row["alone"] != "none":
         sign = f"({_SIGNS[row['alone']][0]})"
     bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
-    hint = f"{numbers.points(row['gain'])} points {bounds}, n = {row['n']}"
+    words = f"{numbers.points(row['gain'])} points {bounds}, {gain_words.counted(row)}"
+    hint = gain_words.with_arrived(words, row)
     if numbers.known(row["p"]):
         hint += f", p = {numbers.small(row['p'])}, among all {numbers.small(row['p_holm'])}"
-    return Box(f"{sign} {bounds}".strip() if bounded else sign, f"chip {kind}", hint)
+    marks = [f"{gain_words.seeds(row)} seeds"] if row["n"] < row["planned"] else []
+    marks += [f"{gain_words.failures(row)} failed"] if gain_words.failures(row) else []
+    sign = f"{sign} {bounds}".strip() if bounded else sign
+    return Box(" · ".join([sign, *marks]), f"chip {kind}", hint)
 
 
 def _seeds(compared: pd.DataFrame) -> str:
@@ -195,6 +209,7 @@ def _seeds(compared: pd.DataFrame) -> str:
 
 def _gain_table(compared: pd.DataFrame) -> Table:
     bootstrapped = bool(compared["bca_low"].notna().any())
+    failing = bool(compared["own_failures"].any())
     rows = [
         [
             Box(r["student"]),
@@ -205,7 +220,8 @@ def _gain_table(compared: pd.DataFrame) -> Table:
             Box(numbers.small(r["p"])),
             Box(numbers.small(r["p_holm"])),
             *([_bootstrap_box(r)] if bootstrapped else []),
-            Box(str(r["n"])),
+            gain_words.seeds_box(r),
+            *([gain_words.failed_box(r)] if failing else []),
             Box(numbers.points(r["validation_gain"])),
             Box(_troubles(r), "muted", r["reason"]),
         ]
@@ -221,6 +237,7 @@ def _gain_table(compared: pd.DataFrame) -> Table:
         Column("p among all", hint="adjusted by Holm's step-down"),
         *([Column("bootstrap, points", hint="BCa interval")] if bootstrapped else []),
         Column("n"),
+        *([Column("failed seeds", hint="by the technique's own doing")] if failing else []),
         Column("gain on validation"),
         Column("not done", number=False),
     ]
@@ -240,6 +257,7 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
     left = compared[compared["sign"].isin(UNDECIDED) & (compared["n"] > 0)]
     if left.empty:
         return []
+    failing = bool(compared["own_failures"].any())
     can_settle = left[left["settled_by"].notna()].sort_values("settled_by", kind="stable")
     ordered = pd.concat([can_settle, left[left["settled_by"].isna()]])
     rows = [
@@ -248,7 +266,8 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
             Box(r["label"]),
             gain_box(r),
             Box(numbers.small(r["p_holm"])),
-            Box(str(r["n"])),
+            gain_words.seeds_box(r),
+            *([gain_words.failed_box(r)] if failing else []),
             Box(str(int(r["settled_by"])) if numbers.known(r["settled_by"]) else numbers.NOTHING),
             Box(r["unsettled_why"], "muted"),
         ]
@@ -260,6 +279,7 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
         Column("gain, points"),
         Column("p among all"),
         Column("n"),
+        *([Column("failed seeds")] if failing else []),
         Column("seeds to settle", hint="in all, at least those that there are"),
         Column("why", number=False),
     ]
@@ -270,7 +290,8 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
         f"matrix that does it. A gain within ±{100 * stats.SMALLEST_GAIN:g} points of zero is not "
         "worth more seeds."
     )
-    names = ["student", "method", "teacher", "gain", "gain_low", "gain_high", "n", "sign", "p"]
+    names = ["student", "method", "teacher", "gain", "gain_low", "gain_high", "n", "planned"]
+    names += ["own_failures", "tried", "protocol_gain", "sign", "p"]
     frame = ordered[[*names, "p_holm", "settled_by", "unsettled_why"]]
     return [Table("unsettled", caption, columns, rows, frame, total=len(ordered))]
 

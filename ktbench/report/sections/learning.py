@@ -88,8 +88,9 @@ def _arrival_table(analysis: Analysis) -> Table:
         Column("student", number=False),
         Column("method", number=False),
         Column("seeds that reach it"),
-        Column("epochs"),
-        Column("× fewer epochs"),
+        Column("epochs, median", hint="Kaplan-Meier, with its interval"),
+        Column("epochs within the budget", hint="restricted mean, with Student's t interval"),
+        Column("× fewer epochs", hint="of the means within the budget, all seeds"),
         Column("seconds, student alone"),
         Column("seconds, with teacher"),
         Column("× faster, with teacher"),
@@ -98,9 +99,13 @@ def _arrival_table(analysis: Analysis) -> Table:
         Column("× fewer FLOPs, with teacher"),
     ]
     caption = (
-        "Cost of reaching the final validation accuracy of no transfer: means over the seeds that "
-        "reach it. Ratios are geometric means over those seeds; above 1 is better than no "
-        "transfer. “With teacher” adds the teacher's forward passes, not its training."
+        "Cost to the no-transfer's final validation accuracy. A seed that does not reach it within "
+        "its budget, or fails, is censored there: “epochs, median” is that of the Kaplan-Meier "
+        "curve with log-log bounds (> is later than the budget), “within the budget” the mean of "
+        "what each seed took or was given, and “× fewer epochs” the geometric mean over all seeds "
+        "of no transfer's over it, at most that (≤) where the method is censored. "
+        "Seconds, FLOPs and their ratios are means over the seeds that reach it, marked “2 of 5” "
+        "where not all do. “With teacher” adds its forward passes, not its training."
     )
     if (analysis.cells["budget"] != "").any():
         caption += (
@@ -113,26 +118,51 @@ def _arrival_table(analysis: Analysis) -> Table:
 
 def _arrival_row(row: Row) -> list[Box]:
     whole = row["reached"] == row["seeds"]
+    some = "" if whole or not row["reached"] else f" ({row['reached']} of {row['seeds']})"
     reached = Box(f"{row['reached']} of {row['seeds']}", "" if whole else "warn")
+    seconds = [numbers.seconds(row[name]) for name in ("seconds", "seconds_all")]
+    flops = [numbers.scaled(row[name]) for name in ("flops", "flops_all")]
     return [
         Box(row["student"]),
         Box(row["label"]),
         reached,
-        Box(numbers.significant(row["epoch"])),
-        _ratio_box(row, "x_epoch"),
-        Box(numbers.seconds(row["seconds"])),
-        Box(numbers.seconds(row["seconds_all"])),
-        _ratio_box(row, "x_seconds_all"),
-        Box(numbers.scaled(row["flops"])),
-        Box(numbers.scaled(row["flops_all"])),
-        _ratio_box(row, "x_flops_all"),
+        Box(_median(row)),
+        Box(_mean_within(row)),
+        _within_box(row),
+        *(Box(text + some) for text in seconds),
+        _ratio_box(row, "x_seconds_all", some),
+        *(Box(text + some) for text in flops),
+        _ratio_box(row, "x_flops_all", some),
     ]
 
 
-def _ratio_box(row: Row, name: str) -> Box:
+def _median(row: Row) -> str:
+    """`4 [3, 6]` epochs; `> 6` where it is later than the budget of 6."""
+    value, low, high = (
+        f"{row[name]:.3g}" if numbers.known(row[name]) else f"> {row['budget']:.3g}"
+        for name in ("median_epoch", "median_low", "median_high")
+    )
+    return f"{value} [{low}, {high}]" if numbers.known(row["median_low"]) else value
+
+
+def _mean_within(row: Row) -> str:
+    mean, low, high = (row[f"within_{name}"] for name in ("epoch", "low", "high"))
+    bounds = f" [{max(low, 0):.3g}, {high:.3g}]" if numbers.known(low) else ""
+    return f"{mean:.3g}{bounds}"
+
+
+def _within_box(row: Row) -> Box:
+    """Ratio of means within the budget, as the bound that it is where seeds are censored."""
+    if row["is_baseline"]:
+        return Box("1×", "muted")
+    text = numbers.speedup(row["x_within"], row["x_within_low"], row["x_within_high"])
+    return Box(f"≤ {text}" if row["censored"] else text, "warn" if row["censored"] else "")
+
+
+def _ratio_box(row: Row, name: str, some: str) -> Box:
     if row["is_baseline"]:
         return Box("1×" if row["reached"] else numbers.NOTHING, "muted")
-    return Box(numbers.ratio(row[name]))
+    return Box(numbers.ratio(row[name]) + some)
 
 
 # ---------------------------------------------------------------- costs

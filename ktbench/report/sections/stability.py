@@ -21,6 +21,7 @@ from ktbench.report.document import (
     Table,
     rows_of,
 )
+from ktbench.report.doubt import LEGEND, MARK
 
 _SIDE = ["device", "origin", "threads"]
 _ITEM = ["student", "export"]
@@ -85,6 +86,7 @@ def _latencies(analysis: Analysis) -> pd.DataFrame:
         p50_ms=("p50_ms", "median"),
         p50_ms_low=("p50_ms_low", "min"),
         p50_ms_high=("p50_ms_high", "max"),
+        doubtful=("warnings", lambda texts: bool((texts != "").any())),
         started=("started", "max"),
     ).reset_index()
     latest = frame.sort_values("started", kind="stable").drop_duplicates(by, keep="last")
@@ -97,7 +99,9 @@ Side = tuple[str, str, int]
 
 def _sides(frame: pd.DataFrame) -> dict[Side, pd.DataFrame]:
     return {
-        (str(device), str(origin), int(str(threads))): own.set_index(_ITEM)[_BOUNDS].astype(float)
+        (str(device), str(origin), int(str(threads))): own.set_index(_ITEM)[
+            [*_BOUNDS, "doubtful"]
+        ].astype(float)
         for (device, origin, threads), own in frame.groupby(_SIDE, sort=False)
     }
 
@@ -142,6 +146,7 @@ def _swap(items: pd.Index, figures: list[pd.DataFrame], quick: int, slow: int) -
         "slower": rival,
         "slower_export": rival_export,
         "same_export": export == rival_export,
+        "doubtful": bool(sum(f["doubtful"].iloc[[quick, slow]].sum() for f in figures)),
         "ratio": here.iloc[slow] / here.iloc[quick],
         "other_ratio": there.iloc[slow] / there.iloc[quick],
     }
@@ -200,9 +205,9 @@ def _swap_table(swaps: pd.DataFrame) -> Table:
             Box(f"{r['quicker']} as {r['quicker_export']}"),
             Box(f"{r['slower']} as {r['slower_export']}"),
             Box(r["device"]),
-            Box(numbers.ratio(r["ratio"])),
+            Box(f"{numbers.ratio(r['ratio'])}{f' {MARK}' * r['doubtful']}"),
             Box(r["other"]),
-            Box(numbers.ratio(1 / r["other_ratio"])),
+            Box(f"{numbers.ratio(1 / r['other_ratio'])}{f' {MARK}' * r['doubtful']}"),
         ]
         for r in rows_of(swaps)[:ROWS_SHOWN]
     ]
@@ -215,6 +220,7 @@ def _swap_table(swaps: pd.DataFrame) -> Table:
         Column("by"),
     ]
     caption = "Pairs that swap; pairs of students in the same export come first."
+    caption += f" {LEGEND}" if swaps["doubtful"].any() else ""
     return Table("swaps", caption, columns, rows, swaps, total=len(swaps))
 
 

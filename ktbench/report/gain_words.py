@@ -1,0 +1,66 @@
+"""Words and marks of a gain, the same wherever it stands: its seeds, its failures, what arrived."""
+
+from __future__ import annotations
+
+from ktbench.report import numbers
+from ktbench.report.document import Box, Row
+
+
+def failures(row: Row) -> int:
+    """Pairs of a gain in which a side failed by itself; 0 in frames that do not count them."""
+    return sum(int(row.get(name) or 0) for name in ("pairs_failed", "baseline_failed"))
+
+
+def seeds(row: Row) -> str:
+    """`5`, or `4 of 5` for a gain from fewer seeds than planned."""
+    planned = int(row.get("planned", row["n"]))
+    return f"{row['n']}" if row["n"] >= planned else f"{row['n']} of {planned}"
+
+
+def counted(row: Row) -> str:
+    """`n = 5, 2 of them failed`: the seeds of a gain."""
+    words = f"n = {seeds(row)}"
+    if row.get("pairs_failed"):
+        words += f", {row['pairs_failed']} of them failed"
+    if row.get("baseline_failed"):
+        words += f", {row['baseline_failed']} of them failed without transfer"
+    return words
+
+
+def arrived(row: Row) -> str:
+    """`+1.9 [+0.4, +3.4] where training arrives`; empty unless seeds failed and some arrived."""
+    if not failures(row) or not row["arrived"]:
+        return ""
+    bounds = numbers.point_interval(row["protocol_low"], row["protocol_high"])
+    return f"{numbers.points(row['protocol_gain'])} {bounds}".strip() + " where training arrives"
+
+
+def with_arrived(words: str, row: Row) -> str:
+    """A gain in words, with that of the seeds that arrived beside it where some failed."""
+    return "; ".join(part for part in (words, arrived(row)) if part)
+
+
+def beside(words: str, row: Row) -> str:
+    """A gain for a narrow column: `−32.6 [−60.1, +7.0], arrived −2.6`."""
+    if not failures(row) or not row["arrived"]:
+        return words
+    return f"{words}, arrived {numbers.points(row['protocol_gain'])}"
+
+
+def seeds_box(row: Row) -> Box:
+    """The seeds of a gain, marked where they are fewer than planned or some failed."""
+    marked = row["n"] < row.get("planned", row["n"]) or failures(row)
+    return Box(seeds(row), "warn" if marked else "", counted(row) if marked else "")
+
+
+def failed_box(row: Row, *, bounded: bool = False) -> Box:
+    """`2 of 5`: the seeds that the technique itself ended, `bounded` by Wilson's interval."""
+    if not row["tried"]:
+        return Box(numbers.NOTHING, "muted")
+    text = f"{row['own_failures']} of {row['tried']}"
+    if not row["own_failures"]:
+        return Box(text, "", f"up to {100 * row['failing_high']:.0f} % are not excluded")
+    bounds = f"[{100 * row['failing_low']:.0f} to {100 * row['failing_high']:.0f} %]"
+    if bounded:
+        return Box(f"{text} {bounds}", "bad", row["reason"])
+    return Box(text, "bad", f"{bounds} {row['reason']}")
