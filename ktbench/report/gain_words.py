@@ -8,12 +8,12 @@ from ktbench.report.document import Box, Row
 
 def failures(row: Row) -> int:
     """Pairs of a gain in which a side failed by itself; 0 in frames that do not count them."""
-    return sum(int(row.get(name) or 0) for name in ("pairs_failed", "baseline_failed"))
+    return sum(int(row[name]) for name in ("pairs_failed", "baseline_failed") if name in row)
 
 
 def seeds(row: Row) -> str:
     """`5`, or `4 of 5` for a gain from fewer seeds than planned."""
-    planned = int(row.get("planned", row["n"]))
+    planned = int(row["planned"] if "planned" in row else row["n"])
     return f"{row['n']}" if row["n"] >= planned else f"{row['n']} of {planned}"
 
 
