@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ktbench import catalogue
-from ktbench.export import Exporter, litert, onnx_writer
+from ktbench.export import Exporter, onnx_writer, tflite_writer
 from ktbench.records import Artifact, ExportSpec, Item
 from ktbench.students._contract import Student
 from ktbench.students._own import wrap
@@ -93,10 +93,10 @@ def test_numbered_tensors_and_shared_zero_points_change_no_answer_of_a_tflite_fi
     exporter: Exporter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     network, spec = student("blockwise", SEPARABLE), {"format": "tflite", "precision": "int8"}
-    own = litert.PROGRAM.read_text()
+    own = tflite_writer.PROGRAM.read_text()
     program = tmp_path / "worker.py"
     program.write_text(own.replace("return compact(", "return bytes("))
-    monkeypatch.setattr(litert, "PROGRAM", program)
+    monkeypatch.setattr(tflite_writer, "PROGRAM", program)
     with Exporter(exporter.dataset, tmp_path, tmp_path) as plain:
         larger = written(plain, network, "plain", **spec)
     monkeypatch.undo()
