@@ -132,5 +132,5 @@ def test_an_int8_file_that_is_larger_than_its_teachers_is_told(folder: Path) -> 
         ratio = 0.9 if "random" in student else 1.2
         assert float(rows.loc[(student, export), "size"]) == pytest.approx(ratio)
     words = " ".join(" ".join(outline(folder).words).split())
-    assert "blockwise(of=T) is no smaller deployment than its teacher in onnx-int8" in words
-    assert "1.20 of its bytes" in words and "0.90 of its bytes" not in words
+    assert "blockwise(of=T) as onnx-int8 does not improve on its teacher's file" in words
+    assert "1.20 times its bytes" in words and "0.90 times its bytes" not in words

@@ -104,7 +104,7 @@ def _panel(axes: Axes, student: str, curves: pd.DataFrame, methods: Sequence[str
         axes.fill_between(epochs, low, high, color=color, alpha=0.13, linewidth=0)
         late = mean[epochs > epochs.max() * 0.15]
         lows.append(float((late if len(late) else mean).min()))
-    axes.set_title(wrapped(student, 40, 1), loc="left", fontsize=10, weight="bold")
+    axes.set_title(wrapped(student, 28, 2), loc="left", fontsize=10, weight="bold")
     axes.set_xlabel("epoch", fontsize=8.5)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if lows:

@@ -10,6 +10,7 @@ from ktbench.records import Cell, Result
 from ktbench.report import numbers
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Note, Part, Row, Table, rows_of
+from ktbench.report.doubt import LEGEND, MARK
 
 WHERE = ["device", "origin", "threads"]
 
@@ -89,13 +90,15 @@ def _worse(frame: pd.DataFrame) -> Iterator[str]:
     for row in rows_of(frame[frame["precision"] == "int8"]):
         told = []
         if row["size"] > 1:
-            told.append(f"{numbers.factor(row['size'])} of its bytes")
+            told.append(f"{numbers.factor(row['size'])} times its bytes")
         if row["time"] > 1:
-            doubt = ", doubtful" if row["doubtful"] else ""
-            told.append(f"{numbers.factor(row['time'])} of its time on {row['device']}{doubt}")
+            doubt = " (doubtful)" if row["doubtful"] else ""
+            told.append(
+                f"{numbers.factor(row['time'])} times its latency on {row['device']}{doubt}"
+            )
         if told:
             yield (
-                f"{row['student']} is no smaller deployment than its teacher in {row['export']}: "
+                f"{row['student']} as {row['export']} does not improve on its teacher's file: "
                 f"{' and '.join(told)}."
             )
 
@@ -112,18 +115,24 @@ def _table(frame: pd.DataFrame) -> Table:
     ]
     rows = [_boxes(row) for row in rows_of(frame)[:ROWS_SHOWN]]
     caption = "Each student's files beside its teacher's own: means over methods and seeds."
+    if frame["doubtful"].any():
+        caption += f" {LEGEND}"
     return Table("against-teacher", caption, columns, rows, frame, total=len(frame))
 
 
 def _boxes(row: Row) -> list[Box]:
     where = f"{row['device']} ({row['origin']}, {row['threads']} thr.)" if row["device"] else ""
-    doubt = ("warn", "a measurement warns: see the devices") if row["doubtful"] else ("", "")
+    mark, *doubt = (
+        (f" {MARK}", "warn", "a measurement warns: see the devices")
+        if row["doubtful"]
+        else ("", "", "")
+    )
     return [
         Box(row["student"]),
         Box(row["export"]),
         Box(numbers.size(row["bytes"])),
         Box(numbers.factor(row["size"]), "bad" if row["size"] > 1 else ""),
         Box(where or numbers.NOTHING),
-        Box(numbers.milliseconds(row["p50_ms"]) + ("?" if doubt[0] else ""), *doubt),
-        Box(numbers.factor(row["time"]), "bad" if row["time"] > 1 else doubt[0]),
+        Box(numbers.milliseconds(row["p50_ms"]) + mark, *doubt),
+        Box(numbers.factor(row["time"]) + mark, "bad" if row["time"] > 1 else doubt[0]),
     ]
