@@ -6,7 +6,7 @@ treat is known. Two worlds: a seed fails on both sides alike (bad luck of the tr
 technique alone. Intervals: the report's, the same with the risk of failures not seen, and Student's
 t of the counted accuracies, which five seeds with two humps defeat. Then whole tables in which no
 technique differs from no transfer: how many have any sign by Holm's rule. Then the bound: how often
-n seeds show no failure, and a gain of those that arrive passes for one of all.
+n seeds show no failure, and a gain of those that finished passes for one of all.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class World:
 
     @property
     def gain(self) -> float:
-        """The true gain by intention to treat, where the one that arrives is `GAIN`."""
+        """The true gain by intention to treat, where the one of seeds that finish is `GAIN`."""
         return self.of(GAIN)
 
     def of(self, gain: float) -> float:

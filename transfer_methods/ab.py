@@ -1,4 +1,4 @@
-"""Activation boundaries: the student's neurons learn on which side of zero to be.
+"""Activation boundaries: the student learns which of the teacher's neurons are active.
 
 Heo et al.: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons,
 AAAI 2019, equation 5 (the alternative loss). In two phases, as published: the boundaries first,

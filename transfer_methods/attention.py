@@ -1,4 +1,4 @@
-"""Attention transfer: where the networks look.
+"""Attention transfer: the student reproduces the teacher's maps of activation strength.
 
 Zagoruyko, Komodakis: Paying More Attention to Attention, ICLR 2017, equation 2, with the
 activation-based map F_sum^p of section 3.1 (mean in place of sum, as maps are normalised).

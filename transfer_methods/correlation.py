@@ -1,4 +1,4 @@
-"""Correlation congruence: relations between the samples of a batch are passed on.
+"""Correlation congruence: the student reproduces how the samples of a batch are related.
 
 Peng et al.: Correlation Congruence for Knowledge Distillation, ICCV 2019. Two forms:
 

@@ -1,4 +1,4 @@
-"""Contrastive distillation: tell a sample's own teacher embedding from those of others.
+"""Contrastive distillation: embeddings of one sample are drawn together, of different ones apart.
 
 Tian, Krishnan, Isola: Contrastive Representation Distillation, ICLR 2020, equations 14 to 19, and
 Wu et al., CVPR 2018, for the memory of embeddings and the noise-contrastive estimate.

@@ -1,4 +1,4 @@
-"""Decoupled distillation: what the teacher says of the target class, and of the others.
+"""Decoupled distillation: separate weights for the target class and for all other classes.
 
 Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022, equation 7.
 """

@@ -1,4 +1,4 @@
-"""Factor transfer: the teacher's stage is put in other words, which the student learns to say.
+"""Factor transfer: a paraphraser compresses the teacher's stage; the student learns the result.
 
 Kim et al.: Paraphrasing Complex Network: Network Compression via Factor Transfer, NeurIPS 2018,
 equations 1 and 2. In two phases: the paraphraser, an autoencoder of the teacher's stage, is

@@ -1,4 +1,4 @@
-"""FitNets: a hint trains the student's lower layers first, then all are trained on the task.
+"""FitNets: the student's lower layers learn a stage of the teacher, then all learn the task.
 
 Romero et al.: FitNets: Hints for Thin Deep Nets, ICLR 2015; equation 3 (hint), equation 2 (the
 second phase's distillation). Sharma et al., IEEE EDGE 2018, technique *FitNets*, takes the root of

@@ -1,4 +1,4 @@
-"""Flow of the solution procedure: how a network goes from one stage to the next.
+"""Flow of the solution procedure: the student reproduces how features change between stages.
 
 Yim et al.: A Gift from Knowledge Distillation, CVPR 2017, equations 1 and 2. In two phases, as
 published: the flow first, then the task alone.

@@ -1,4 +1,4 @@
-"""Hard logits: the student's probabilities against the teacher's decision.
+"""Hard logits: the student learns the class that the teacher predicts, in place of the label.
 
 Sharma, Biookaghazadeh, Li, Zhao: Are Existing Knowledge Transfer Techniques Effective for Deep
 Learning with Edge Devices?, IEEE EDGE 2018; technique *hard logits*. The labels are not used.

@@ -1,4 +1,4 @@
-"""FitNets' hint throughout the training, beside the task: the usual form of later comparisons.
+"""FitNets' hint throughout the training, beside the task, as later comparisons use it.
 
 Romero et al.: FitNets, ICLR 2015, equation 3, as Tian et al., ICLR 2020, compare it: one phase,
 CE + 100 MSE, with a regressor that normalises and rectifies, without which that weight is too much

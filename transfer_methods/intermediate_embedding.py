@@ -1,4 +1,4 @@
-"""Intermediate and last layers for different widths: both sides are embedded, then compared.
+"""Intermediate and last layers, for students of another width: stages are embedded first.
 
 Sharma et al., IEEE EDGE 2018, the technique for students of another width; see
 `_intermediate.py`. Of each pair both stages go through a layer of their own: `conv`, a 3x3

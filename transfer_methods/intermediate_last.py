@@ -1,4 +1,4 @@
-"""Intermediate and last layers, one optimiser: all terms move all weights.
+"""Intermediate and last layers, one optimiser: every loss term updates all weights.
 
 Sharma et al., IEEE EDGE 2018, technique *intermediate + last*; see `_intermediate.py`.
 """

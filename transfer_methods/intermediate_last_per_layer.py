@@ -1,4 +1,4 @@
-"""Intermediate and last layers, one optimiser per layer: a pair moves its own layer alone.
+"""Intermediate and last layers, one optimiser per layer: each pair updates its own stage only.
 
 Sharma et al., IEEE EDGE 2018, the study's modified technique; see `_intermediate.py`. Each step,
 cross-entropy and logits move all weights, then each pair's RMSE moves the student's stage of that

@@ -1,4 +1,4 @@
-"""Distillation of singular vectors: each stage is boiled down to its main direction in channels.
+"""Distillation of singular vectors: the student learns each stage's main directions.
 
 Lee, Kim, Song: Self-supervised Knowledge Distillation Using Singular Value Decomposition, ECCV
 2018, equations 1 to 5: the leading right singular vectors of a stage, the student's aligned to

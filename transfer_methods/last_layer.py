@@ -1,4 +1,4 @@
-"""Last layer: the logits themselves brought together, after Ba and Caruana.
+"""Last layer: squared difference between the student's and the teacher's logits.
 
 Ba, Caruana: Do Deep Nets Really Need to be Deep?, NeurIPS 2014, equation 1 (L2 on logits), joined
 with cross-entropy as in Sharma et al., IEEE EDGE 2018, technique *last layer*.

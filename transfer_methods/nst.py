@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer: channels are samples of where a network responds.
+"""Neuron selectivity transfer: channels of both networks should respond at the same positions.
 
 Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017,
 equations 5 and 7: the maximum mean discrepancy with the polynomial kernel (x . y)^2.

@@ -1,4 +1,4 @@
-"""Overhaul of feature distillation: pre-activations, a margin below zero, a partial distance.
+"""Overhaul of feature distillation: compares pre-activations, down to a negative margin.
 
 Heo et al.: A Comprehensive Overhaul of Feature Distillation, ICCV 2019, equations 1 to 4. The
 margin of a channel is the mean of its negative responses; the authors work it out from the

@@ -1,4 +1,4 @@
-"""Probabilistic transfer: the student keeps the teacher's distribution over neighbours.
+"""Probabilistic transfer: the student reproduces which samples the teacher puts close together.
 
 Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV 2018,
 equations 3 to 7, with the cosine kernel (K + 1) / 2.

@@ -1,4 +1,4 @@
-"""Knowledge review: a student's stage learns from the teacher's same and earlier stages.
+"""Knowledge review: each student stage learns from the teacher's same and earlier stages.
 
 Chen et al.: Distilling Knowledge via Knowledge Review, CVPR 2021: the residual review (section
 3.2) with attention-based fusion and the hierarchical context loss (section 3.3, figure 4). Stages

@@ -1,4 +1,4 @@
-"""Relational distillation: distances and angles between samples are passed on.
+"""Relational distillation: the student reproduces distances and angles between samples.
 
 Park et al.: Relational Knowledge Distillation, CVPR 2019, equations 5 to 9.
 

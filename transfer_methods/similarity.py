@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: samples alike for the teacher are alike for the student.
+"""Similarity-preserving distillation: the student reproduces how similar a batch's samples are.
 
 Tung, Mori: Similarity-Preserving Knowledge Distillation, ICCV 2019, equations 1 to 4.
 

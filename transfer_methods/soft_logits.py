@@ -1,4 +1,4 @@
-"""Soft logits: both networks' softened probabilities brought together.
+"""Soft logits: squared difference between both networks' softened probabilities.
 
 Sharma, Biookaghazadeh, Li, Zhao: Are Existing Knowledge Transfer Techniques Effective for Deep
 Learning with Edge Devices?, IEEE EDGE 2018; technique *soft logits*, after Hinton et al., but

@@ -1,4 +1,4 @@
-"""Variational information distillation: the student's stage predicts the teacher's, with doubt.
+"""Variational information distillation: the student predicts the teacher's stage, with a variance.
 
 Ahn et al.: Variational Information Distillation for Knowledge Transfer, CVPR 2019, equations 5
 and 6: a Gaussian with a mean that is regressed and a variance per channel, both trained.

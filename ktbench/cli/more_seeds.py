@@ -1,4 +1,4 @@
-"""`ktbench plan --settle`: the seeds that would settle undecided comparisons."""
+"""`ktbench plan --settle`: the seeds that would decide undecided comparisons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ktbench.runner import more_seeds
 def settle_matrix(
     matrix: Path, results: Path, output: Path | None = None, *, as_json: bool = False
 ) -> None:
-    """Write the matrix that settles what the results leave undecided, and print its cost."""
+    """Write the matrix that decides what the results leave open, and print its cost."""
     settlement = more_seeds.settle(matrix, results)
     path = more_seeds.write(settlement, matrix, output) if settlement.matrix else None
     if as_json:

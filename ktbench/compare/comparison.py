@@ -61,7 +61,7 @@ class Accuracy:
     """Seeds of A's matrix."""
     planned_after: int = 0
     arrived: float | None = None
-    """Difference over the seeds that arrived on both sides, where some did not."""
+    """Difference over the seeds that finished on both sides, where some did not."""
 
     @property
     def too_few(self) -> bool:

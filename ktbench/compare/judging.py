@@ -46,7 +46,7 @@ class Difference:
     equal: bool
     """True where every pair is equal, to the last bit."""
     arrived: float | None = None
-    """Mean difference over the pairs in which both sides arrived, where some did not."""
+    """Mean difference over the pairs in which both sides finished, where some did not."""
 
 
 def difference(before: Outcomes, after: Outcomes, limit: float) -> Difference:

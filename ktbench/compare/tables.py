@@ -161,7 +161,7 @@ def _change(accuracy: Accuracy) -> list[str]:
     if accuracy.low is not None and accuracy.high is not None:
         mean += f" [{points(accuracy.low)}, {points(accuracy.high)}]"
     if accuracy.arrived is not None:
-        mean += f"; {points(accuracy.arrived)} where training arrives"
+        mean += f"; {points(accuracy.arrived)} among seeds that finished"
     sides = [
         f"{n} of {planned}" if n < planned else f"{n}"
         for n, planned in (

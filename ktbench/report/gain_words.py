@@ -1,4 +1,4 @@
-"""Words and marks of a gain, the same wherever it stands: its seeds, its failures, what arrived."""
+"""Words and marks of a gain, the same wherever it stands: its seeds, its failures."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def counted(row: Row) -> str:
 
 
 def arrived(row: Row) -> str:
-    """`+1.9 [+0.4, +3.4] where training arrives`; empty unless seeds failed and some arrived."""
+    """`+1.9 [+0.4, +3.4] among seeds that finished`; empty unless some seeds failed, some not."""
     if not failures(row) or not row["arrived"]:
         return ""
     bounds = numbers.point_interval(row["protocol_low"], row["protocol_high"])
-    return f"{numbers.points(row['protocol_gain'])} {bounds}".strip() + " where training arrives"
+    return f"{numbers.points(row['protocol_gain'])} {bounds}".strip() + " among seeds that finished"
 
 
 def with_arrived(words: str, row: Row) -> str:
-    """A gain in words, with that of the seeds that arrived beside it where some failed."""
+    """A gain in words, with that of the seeds that finished beside it where some failed."""
     return "; ".join(part for part in (words, arrived(row)) if part)
 
 
 def beside(words: str, row: Row) -> str:
-    """A gain for a narrow column: `−32.6 [−60.1, +7.0], arrived −2.6`."""
+    """A gain for a narrow column: `−32.6 [−60.1, +7.0], finished −2.6`."""
     if not failures(row) or not row["arrived"]:
         return words
-    return f"{words}, arrived {numbers.points(row['protocol_gain'])}"
+    return f"{words}, finished {numbers.points(row['protocol_gain'])}"
 
 
 def seeds_box(row: Row) -> Box:

@@ -1,4 +1,4 @@
-"""Statistics of each gain: its sign among all, its effect size, the seeds to settle it."""
+"""Statistics of each gain: its sign among all, its effect size, the seeds to decide it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FAILING = "seeds fail: mend the training first"
 
 
 def judged(pairs: stats.Pairs, compared: stats.Bools) -> pd.DataFrame:
-    """One row per group: its gain by intention to treat, sign, effect, and seeds that settle it.
+    """One row per group: its gain by intention to treat, sign, effect, and seeds that decide it.
 
     compared (G,): the groups that are one family, which leaves baselines out. `gain` with its
     interval counts failed trainings at chance level, `protocol_gain` is that of the pairs in which

@@ -198,7 +198,7 @@ def _first(rows: pd.DataFrame) -> Row:
 
 
 def _speed_sentence(analysis: Analysis) -> list[str]:
-    """The best saving of FLOPs with the teacher's part, where every seed arrived."""
+    """The best saving of FLOPs with the teacher's part, where every seed finished."""
     frame = analysis.convergence
     whole = frame[(frame["reached"] == frame["seeds"]) & ~frame["is_baseline"]]
     whole = whole[whole["x_flops_all"].notna()]
@@ -295,7 +295,7 @@ _KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": "no
 
 
 def gain_box(row: Row) -> Box:
-    """`+2.1 [+1.0, +3.2]`, styled by its sign, with what arrived beside it where seeds failed."""
+    """`+2.1 [+1.0, +3.2]`, styled by its sign; beside it that of finished seeds where any failed."""
     if row.get("is_baseline"):
         return Box(numbers.NOTHING, "muted", "the comparison itself")
     bounds = numbers.point_interval(row["gain_low"], row["gain_high"])

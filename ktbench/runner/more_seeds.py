@@ -60,7 +60,7 @@ class Settlement:
     extra: int = 0
     """Cells that come with these, where `include` cannot name them alone."""
     matrix: str = ""
-    """The matrix file's text; empty where there is nothing to settle."""
+    """The matrix file's text; empty where there is nothing to decide."""
 
 
 def settle(matrix_file: Path, folder: Path) -> Settlement:

@@ -1,6 +1,6 @@
 """Intention to treat: trainings that fail count at chance level, and their risk in the interval.
 
-A mean over the seeds that arrived is the gain of a technique *where it arrives*. Counting failed
+A mean over the seeds that finished is the gain of a technique *where it finishes*. Counting failed
 seeds at chance level gives the gain of deciding for it, which is what a reader of a verdict does
 (Hollis and Campbell, BMJ 319, 1999). Such gains have two humps, far apart, and five of them no
 normal mean: the share of failures and the gain of the rest are bounded separately, and added.
@@ -98,7 +98,7 @@ class Judgement:
     """Pairs whose treated side failed."""
     baseline_failed: NDArray[np.int64]
     arrived: Intervals
-    """Gains where both sides arrived, with Student's t interval: "per protocol"."""
+    """Gains where both sides finished, with Student's t interval: "per protocol"."""
     risk_low: Floats
     """Bounds that count what n seeds cannot exclude of failures by the treated side."""
     risk_high: Floats
@@ -107,10 +107,10 @@ class Judgement:
 def judge_by_intention(pairs: Pairs, count: int, level: float = LEVEL) -> Judgement:
     """Judge the gains of groups 0 to `count` - 1, failed trainings counted at chance level.
 
-    Where nothing failed on either side it is Student's t, and says what happens where training
-    arrives. Elsewhere it is square-and-add (Newcombe, Statistics in Medicine 17, 1998; Zou and
-    Donner, 27, 2008): the squared distances that Wilson's bounds of each side's share of failures,
-    and the t bounds of the gain where both arrive, put between mean and bound are added; p is the
+    Where nothing failed on either side, it is Student's t and speaks of trainings that finish.
+    Elsewhere it is square-and-add (Newcombe, Statistics in Medicine 17, 1998; Zou and Donner, 27,
+    2008): the squared distances that Wilson's bounds of each side's share of failures,
+    and the t bounds of the gain where both finish, put between mean and bound are added; p is the
     level at which that interval meets zero. With fewer than two arrivals, sqrt(2) times one
     side's spread stands in for that of the gain, and a gain of zero for one never seen.
     Coverage is measured by `benchmarks/failing_seeds.py`. Without an interval there is no p.
@@ -153,7 +153,7 @@ class _Sides:
     """What a failure of the treated side costs: its mean accuracy minus chance."""
     baseline_drop: Floats
     spread: Floats
-    """Standard deviation of one gain, where fewer than two pairs arrived."""
+    """Standard deviation of one gain, where fewer than two pairs finished."""
 
     @classmethod
     def of(cls, pairs: Pairs, count: int, arrived: Intervals) -> _Sides:
@@ -219,7 +219,7 @@ def _bounds_at(
 
 
 def _half(arrived: Intervals, sides: _Sides, z: Floats) -> Floats:
-    """Half the t interval of the gains that arrived, at the level of z."""
+    """Half the t interval of the pairs that finished, at the level of z."""
     few = np.isnan(arrived.deviation)
     deviation = np.where(few, sides.spread, arrived.deviation)
     freedom = np.maximum(np.where(few, sides.n, arrived.n) - 1, 1)

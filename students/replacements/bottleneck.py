@@ -1,4 +1,4 @@
-"""1 × 1 down to some of the channels, 3 × 3 with the stride, 1 × 1 up; the last layer is signed.
+"""Bottleneck: 1 × 1 to fewer channels, 3 × 3 with the stride, 1 × 1 back; no ReLU at the end.
 
 The bottleneck of He et al. (arXiv 1512.03385), figure 5, without its shortcut: what a block
 computes need not be near the identity.

@@ -1,4 +1,4 @@
-"""Two depthwise-separable convolutions, each closed by a ReLU, as the blockwise study has them.
+"""Two depthwise-separable convolutions, each ending in a ReLU, as in the blockwise study.
 
 Blakeney et al., Parallel Blockwise Knowledge Distillation (arXiv 2012.03096). Its output is never
 negative, so it cannot reach a target from before an activation: `separable` can.

@@ -1,4 +1,4 @@
-"""A convolution of low rank: 3 × 3 to few channels, then 1 × 1 to the outputs, nothing between.
+"""Low-rank convolution: 3 × 3 to a few channels, then 1 × 1 to all; no activation between.
 
 Output channels as combinations of a few filters' answers: Zhang et al. (arXiv 1411.4229), section
 2.1, there without the BatchNorm at the end. It begins as the best approximation of the convolution

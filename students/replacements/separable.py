@@ -1,4 +1,4 @@
-"""Two depthwise-separable convolutions whose last layer is signed.
+"""Two depthwise-separable convolutions without a ReLU at the end.
 
 The study's form (`depthwise_separable`) with the last ReLU left out: what follows in the network
 activates, as it did the block's own output, which may be negative.

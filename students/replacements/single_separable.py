@@ -1,4 +1,4 @@
-"""One depthwise-separable convolution whose last layer is signed: half of `separable`.
+"""One depthwise-separable convolution without a ReLU at the end: half of `separable`.
 
 Howard et al., MobileNets (arXiv 1704.04861), figure 3, without its last ReLU.
 """

@@ -100,7 +100,7 @@ def test_a_failure_that_is_no_deed_of_the_method_is_missing_and_marked(tmp_path:
     assert "n = 4 of 5" in svg
 
 
-def test_rate_and_gain_of_those_that_arrive_stand_beside_every_gain(tmp_path: Path) -> None:
+def test_rate_and_gain_of_seeds_that_finish_stand_beside_every_gain(tmp_path: Path) -> None:
     write_folder(tmp_path / "run", failing(kd=(1, 3)))
     place = write_report(tmp_path / "run").parent
     analysis = Analysis(load_results(tmp_path / "run"))
@@ -109,12 +109,12 @@ def test_rate_and_gain_of_those_that_arrive_stand_beside_every_gain(tmp_path: Pa
     words = (place / "report.md").read_text()
     assert "**kd** fails in 2 of 5 seeds on resnet8" in words
     assert f"; {told} [" in words
-    assert "where training arrives" in words
+    assert "among seeds that finished" in words
     low, high = (float(bound[0]) for bound in stats.wilson([2], [5]))
     assert f"2 of 5 [{100 * low:.0f} to {100 * high:.0f} %]" in words
     svg = (place / "figures" / "gains.svg").read_text(encoding="utf-8")
     assert "2 failed" in svg
-    assert f"{told} if it arrives" in svg
+    assert f"{told} if it finishes" in svg
     for name in ("gains", "failed-seeds", "verdict", "unsettled"):
         frame = pd.read_csv(place / "tables" / f"{name}.csv")
         assert {"own_failures", "planned", "protocol_gain"} <= set(frame.columns), name
@@ -144,7 +144,7 @@ def test_compare_counts_failed_seeds_on_their_side(tmp_path: Path) -> None:
     [row] = [a for a in found.accuracies if a.group.method == "kd" and not a.export]
     assert row.verdict == "no clear change"  # two failures are no proof
     assert row.arrived == pytest.approx(0.0, abs=1e-9)
-    assert "0.0 where training arrives" in markdown(found)
+    assert "0.0 among seeds that finished" in markdown(found)
 
 
 def test_two_seeds_cannot_be_compared(tmp_path: Path) -> None:

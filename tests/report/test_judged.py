@@ -85,7 +85,7 @@ def test_the_page_names_level_and_family_and_marks_what_is_clear_on_its_own_only
 
 
 @pytest.mark.slow
-def test_undecided_comparisons_stand_with_the_seeds_that_would_settle_them(tmp_path: Path) -> None:
+def test_undecided_comparisons_stand_with_the_seeds_that_would_decide_them(tmp_path: Path) -> None:
     shape = Shape(gains={"kd": 0.2, "attention": 0.008, "fitnet": 0.0}, seeds=4, epochs=2)
     analysis = analysis_of(tmp_path / "run", shape)
     gains = analysis.gains

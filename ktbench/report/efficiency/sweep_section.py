@@ -17,7 +17,7 @@ LEVEL = f"{100 * stats.LEVEL:.0f} %"
 _DIFFERENCES = (
     f"Differences are paired by seed, with each row's own t interval at {LEVEL}; full colour marks "
     "those that are clear among all rows of a column (Holm's step-down). They are "
-    "of the seeds that arrive; “4 of 5” marks fewer than were planned."
+    "of the seeds that finished; “4 of 5” marks fewer than were planned."
 )
 
 

@@ -33,7 +33,7 @@ def views(analysis: Analysis) -> tuple[Section, ...]:
         "minus that with fresh augmentations, for the same student, method, teacher, seed and "
         "training: mean over n seeds, with each row's own Student's t interval at "
         f"{100 * stats.LEVEL:.0f} %. Full colour marks differences that are clear among all rows "
-        "of their table (paired t tests, Holm's step-down). They are of the seeds that arrive; "
+        "of their table (paired t tests, Holm's step-down). They are of the seeds that finished; "
         "“4 of 5” marks fewer than were planned."
     )
     parts: list[Part] = [

@@ -152,7 +152,7 @@ def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
     failed = gain_words.failures(group)
     for number, status in ((failed, "failed"), (group["damaged"], "damaged")):
         n += f" · {number} {status}" if number else ""
-    arrived = f"{numbers.points(group['protocol_gain'])} if it arrives" if failed else ""
+    arrived = f"{numbers.points(group['protocol_gain'])} if it finishes" if failed else ""
     lines = (numbers.points(gain), bounds, n, arrived)
     if sign in ("positive", "negative"):
         fill = _SCALE(float(np.clip(0.5 + 0.5 * gain / limit, 0, 1)))

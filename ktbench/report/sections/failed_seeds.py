@@ -40,7 +40,7 @@ def _rule(analysis: Analysis) -> list[Part]:
         )
     words += (
         "Where seeds failed, the interval adds the squares of three distances: Wilson's bounds of "
-        "both sides' shares of failures, and Student's t bounds of the gain where both arrive."
+        "both sides' shares of failures, and Student's t bounds of the gain where both finished."
     )
     notes: list[Part] = [Note(words)]
     if uncounted:
@@ -73,16 +73,16 @@ def _table(compared: pd.DataFrame) -> Table:
         Column("method", number=False),
         Column("failed", hint="by its own doing, of the seeds tried; Wilson's interval"),
         Column("gain, failures at chance"),
-        Column("gain where training arrives"),
+        Column("gain among seeds that finished"),
         Column("with failures not seen", hint="what these seeds cannot exclude"),
-        Column("pairs that arrive"),
+        Column("pairs that finished"),
     ]
     few = stats.rare_failures(5)
     caption = (
         "Failed seeds and gains, in points. “With failures not seen” also counts the failures that "
         f"so few seeds cannot exclude: five without one leave up to {100 * float(few):.0f} % open "
         f"(95 %, one-sided), and {stats.seeds_to_exclude(0.2)} are needed to exclude 20 %. A gain "
-        "without a failed seed says what happens where training arrives."
+        "without a failed seed speaks only of trainings that finish."
     )
     names = ["student", "method", "teacher", "planned", "n", "tried", "own_failures"]
     shares = ["failing", "failing_low", "failing_high", "pairs_failed", "baseline_failed"]

@@ -253,13 +253,13 @@ def _bootstrap_box(row: Row) -> Box:
 
 
 def _unsettled(compared: pd.DataFrame) -> list[Part]:
-    """Table of undecided comparisons and the seeds that would settle them, if any."""
+    """Table of undecided comparisons and the seeds that would decide them, if any."""
     left = compared[compared["sign"].isin(UNDECIDED) & (compared["n"] > 0)]
     if left.empty:
         return []
     failing = bool(compared["own_failures"].any())
-    can_settle = left[left["settled_by"].notna()].sort_values("settled_by", kind="stable")
-    ordered = pd.concat([can_settle, left[left["settled_by"].isna()]])
+    can_decide = left[left["settled_by"].notna()].sort_values("settled_by", kind="stable")
+    ordered = pd.concat([can_decide, left[left["settled_by"].isna()]])
     rows = [
         [
             Box(r["student"]),
@@ -280,14 +280,14 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
         Column("p among all"),
         Column("n"),
         *([Column("failed seeds")] if failing else []),
-        Column("seeds to settle", hint="in all, at least those that there are"),
+        Column("seeds to decide", hint="in all, with those that there are"),
         Column("why", number=False),
     ]
     caption = (
-        f"Not settled: {numbers.count(len(left), 'comparison')}. Seeds in all with which the test "
-        f"would decide at {100 * stats.POWER:.0f} % power, if gain and spread stay as they are; "
-        f"{len(can_settle)} can be settled so. `ktbench plan MATRIX.yaml --settle DIR` writes the "
-        f"matrix that does it. A gain within ±{100 * stats.SMALLEST_GAIN:g} points of zero is not "
+        f"Undecided: {numbers.count(len(left), 'comparison')}. “Seeds to decide” is the total with "
+        f"which the test has {100 * stats.POWER:.0f} % power if gain and spread stay as they are; "
+        f"more seeds can decide {len(can_decide)} of them. `ktbench plan MATRIX.yaml --settle DIR` "
+        f"writes the matrix with these seeds. A gain within ±{100 * stats.SMALLEST_GAIN:g} points of zero is not "
         "worth more seeds."
     )
     names = ["student", "method", "teacher", "gain", "gain_low", "gain_high", "n", "planned"]
