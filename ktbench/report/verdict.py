@@ -295,7 +295,7 @@ _KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": "no
 
 
 def gain_box(row: Row) -> Box:
-    """`+2.1 [+1.0, +3.2]`, styled by its sign; beside it that of finished seeds where any failed."""
+    """`+2.1 [+1.0, +3.2]`, styled by its sign; with that of finished seeds where some failed."""
     if row.get("is_baseline"):
         return Box(numbers.NOTHING, "muted", "the comparison itself")
     bounds = numbers.point_interval(row["gain_low"], row["gain_high"])

@@ -287,8 +287,8 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
         f"Undecided: {numbers.count(len(left), 'comparison')}. “Seeds to decide” is the total with "
         f"which the test has {100 * stats.POWER:.0f} % power if gain and spread stay as they are; "
         f"more seeds can decide {len(can_decide)} of them. `ktbench plan MATRIX.yaml --settle DIR` "
-        f"writes the matrix with these seeds. A gain within ±{100 * stats.SMALLEST_GAIN:g} points of zero is not "
-        "worth more seeds."
+        f"writes the matrix with these seeds. A gain within ±{100 * stats.SMALLEST_GAIN:g} points "
+        "of zero is not worth more seeds."
     )
     names = ["student", "method", "teacher", "gain", "gain_low", "gain_high", "n", "planned"]
     names += ["own_failures", "tried", "protocol_gain", "sign", "p"]
