@@ -1,4 +1,4 @@
-"""Weighted sum of methods, each with its own schedule: CRD + KD, KD for the first half, ...
+"""Weighted sum of methods, each with its own schedule, such as CRD + KD.
 
 After Tian, Krishnan, Isola: Contrastive Representation Distillation, ICLR 2020, table 4, which
 adds distillation to other methods. Written in a matrix as

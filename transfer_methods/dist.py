@@ -1,4 +1,4 @@
-"""DIST: the student's probabilities should correlate with the teacher's, whatever their scale.
+"""DIST: the student's probabilities only have to correlate with the teacher's.
 
 Huang et al.: Knowledge Distillation from a Stronger Teacher, NeurIPS 2022, equations 8 to 10: one
 minus Pearson's correlation, of a sample's classes (inter) and of a class's samples (intra).
