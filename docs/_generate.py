@@ -46,21 +46,22 @@ PAIRS = {
 HEAD = """\
 # Transfer methods
 
-Every method of the catalogue. This page is written by `python docs/_generate.py` from the methods'
-own files; `ktbench list methods` shows the same names and settings.
+This page describes every method of the catalogue. `python docs/_generate.py` writes it from the
+methods' own files; `ktbench list methods` shows the same names and settings.
 
-A method is named in a matrix, with the settings that differ from its defaults
-([docs/matrix.md](matrix.md)). `combined` is a weighted sum of methods, each with its own schedule;
-a chain of teacher assistants (TAKD) is written under `teachers`; logit standardisation is the
-setting `standardise` of every method on logits; the squared difference of logits is `last_layer`.
+A matrix names a method with the settings that differ from its defaults
+([docs/matrix.md](matrix.md)). `combined` is a weighted sum of methods, each with its own
+schedule. A chain of teacher assistants (TAKD) is written under `teachers`. Logit standardisation
+is the setting `standardise` of every method on logits. The squared difference of logits is
+`last_layer`.
 
 ## Beside the CIFAR-100 comparison
 
-Defaults are those of the standard comparison on CIFAR-100 (Tian et al., Contrastive Representation
-Distillation, ICLR 2020) where it has the method, and published by the paper otherwise. Where the
-comparison's code (RepDistiller) computes something else, the method's section says so, and why our
-default differs: *Beside the comparison*. `compatible: repdistiller` then computes what that code
-computes:
+Defaults are those of the standard comparison on CIFAR-100 (Tian et al., Contrastive
+Representation Distillation, ICLR 2020) if it has the method, and those of the method's paper
+otherwise. Where the comparison's code (RepDistiller) computes something else, the method's
+section says so, and why the default differs: *Beside the comparison*. With `compatible:
+repdistiller`, a method computes what that code computes:
 
 ```yaml
 methods: [none, kd, {attention: {compatible: repdistiller}}, {hint: {compatible: repdistiller}}]
@@ -68,21 +69,21 @@ methods: [none, kd, {attention: {compatible: repdistiller}}, {hint: {compatible:
 
 On the same weights, the logits, stages and pre-activations of its 22 architectures and the losses
 of its 14 methods then agree to rounding in double precision (1e-10; 1e-9 for singular vectors).
-`tests/transfer_methods/test_comparison.py` holds them to an implementation of the comparison that
-was written once more from its structure and formulas, in `tests/support/comparison_*.py`. The same
-test runs against the authors' own code, and was run so with the networks and losses of their public
-repository (1e-6 for its contrastive loss, whose settings it keeps in single precision, and 1e-7 for
-relational distances, which it takes from a Gram matrix):
+`tests/transfer_methods/test_comparison.py` compares them with a second implementation of the
+comparison, written from its structure and formulas (`tests/support/comparison_*.py`). The same
+test can use the authors' own code. It was run with the networks and losses of their public
+repository, and they agree (to 1e-6 for its contrastive loss, whose settings it keeps in single
+precision, and 1e-7 for relational distances, which it takes from a Gram matrix):
 
     git clone https://github.com/HobbitLong/RepDistiller
     KTBENCH_REPDISTILLER=$PWD/RepDistiller pytest tests/transfer_methods/test_comparison.py
 
-Not part of it is the comparison's training around the loss: initial phases of 30 epochs at a
-constant rate *before* the 240 of the task (here a share of one budget, so that every method costs
-the same), a normalisation with fixed figures, a smaller last batch in every epoch, and the best
-epoch chosen on the test images. Nor are two side effects of its code: activation boundaries update
-a wide ResNet's BatchNorm statistics twice in a step, and ShuffleNetV2's channels stand in another
-order before activation, which relabels a connector's weights.
+The comparison's training around the loss is not reproduced: initial phases of 30 epochs at a
+constant rate *before* the 240 of the task (here they are a share of one budget, so every method
+costs the same), a normalisation with fixed figures, a smaller last batch in every epoch, and a
+best epoch chosen on the test images. Two side effects of its code are left out, too: activation
+boundaries update a wide ResNet's BatchNorm statistics twice in a step, and ShuffleNetV2's
+channels have another order before activation, which relabels a connector's weights.
 """
 
 
@@ -117,8 +118,8 @@ def _overview(names: tuple[str, ...], costs: dict[str, Any]) -> str:
         idea = " ".join(_doc(name)[0].split())
         rows.append(f"| [`{name}`](#{name}) | {idea} | {_needs(kind.needs(config))} | {step} |")
     what = (
-        "`step`: processor time of a training step by that of one without transfer, the teacher's "
-        "pass apart; see below.\n"
+        "`step`: processor time of a training step divided by that of a step without transfer, "
+        "without the teacher's pass; see below.\n"
     )
     return "\n".join([*rows, "", what])
 
@@ -131,14 +132,14 @@ def _costs(costs: dict[str, Any]) -> str:
     lines = [
         "## What they cost",
         "",
-        f"A step of {pair['student']} taught by {pair['teacher']}, batch {pair['batch']}, "
-        f"{pair['image']} × {pair['image']} images, {pair['train_size']:,} training images, by a "
-        "step without transfer: medians over rounds in which every method takes its turn. The "
-        f"teacher's own pass, which all students of a cohort share, takes {costs['teacher']:.2f} "
-        "of a plain step and is in no figure. Memory is the most that a step's tensors hold at "
-        "once. A method of several phases is charged its dearest one. Differences of a few "
-        "hundredths are the machine's, not the methods'. Measured by "
-        f"`python -m benchmarks method_cost` on one thread of {costs['machine']}, torch "
+        f"The figures compare a step of {pair['student']} taught by {pair['teacher']} with a step "
+        f"without transfer (batch {pair['batch']}, {pair['image']} × {pair['image']} images, "
+        f"{pair['train_size']:,} training images). They are medians over rounds in which every "
+        "method takes its turn. The teacher's own pass, which a cohort's students share, takes "
+        f"{costs['teacher']:.2f} of a plain step and is in no figure. Memory is the most that a "
+        "step's tensors hold at once. A method of several phases counts with its most expensive "
+        "one. Differences of a few hundredths come from the machine, not the methods. Measured "
+        f"by `python -m benchmarks method_cost` on one thread of {costs['machine']}, torch "
         f"{costs['torch']}.",
         "",
         "| method | seconds | FLOPs | peak memory | adaptors' parameters | held between steps |",
@@ -155,17 +156,17 @@ def _costs(costs: dict[str, Any]) -> str:
 def _growth(growth: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     few, many = growth["crd"]
     yield (
-        "`crd` remembers both networks' embeddings of the whole training set, 8 · N · 128 bytes, "
-        "and a step compares the batch with all of them, so that memory and time grow linearly "
+        "`crd` keeps both networks' embeddings of the whole training set, 8 · N · 128 bytes, and "
+        "compares each batch with all of them, so that memory and time grow linearly "
         f"with N: {_grown(few)} at N = {few['train_size']:,}, {_grown(many)} at "
         f"N = {many['train_size']:,}."
     )
     yield ""
     small, large = growth["nst"]
     yield (
-        "`nst` takes the lesser of B · (C_s² + C_s C_t + C_t²) numbers (kernels between channels) "
+        "`nst` needs the smaller of B · (C_s² + C_s C_t + C_t²) numbers (kernels between channels) "
         "and 2 · B · (H W)² (moments between positions), so that neither wide stages nor large "
-        "maps make it explode; its products grow linearly with the number of positions, as the "
+        "maps exhaust memory. Its products grow linearly with the number of positions, as the "
         f"network's own do: {_grown(small)} at {small['image']} × {small['image']}, "
         f"{_grown(large)} at {large['image']} × {large['image']} images."
     )
