@@ -175,11 +175,11 @@ def test_an_artifact_gives_torchs_answers_on_raw_images(
 @pytest.mark.parametrize(
     ("precision", "agreement", "difference", "says"),
     [
-        ("fp32", 0.99, 0.0, "same class"),
+        ("fp32", 0.99, 0.0, "agrees with torch on"),
         ("fp32", 1.0, 0.002, "standard deviations"),
-        ("fp16", 0.96, 0.0, "same class"),
+        ("fp16", 0.96, 0.0, "agrees with torch on"),
         ("fp16", 1.0, 0.2, "standard deviations"),
-        ("int8", 0.59, 0.0, "same class"),
+        ("int8", 0.59, 0.0, "agrees with torch on"),
         ("int8", 1.0, float("inf"), "not finite"),
         ("fp32", 1.0, 0.0005, None),
         ("int8", 0.61, 100.0, None),
