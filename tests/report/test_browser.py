@@ -32,6 +32,8 @@ def browser() -> Iterator[Browser]:
 def failed(cell: Cell) -> Failure | None:
     if (cell.method.name, cell.student.name) == ("fitnet", "vgg_thin"):
         return Failure(stage="train", reason=NAN, step=31)
+    if (cell.method.name, cell.student.name) == ("fitnet", "vgg_shallow"):
+        return Failure(stage="train", reason="its process was ended by SIGKILL")  # counts nowhere
     if (cell.method.name, cell.student.name, cell.seed) == ("kd", "resnet8", 1):
         return Failure(stage="export", what="tflite-int8", reason="agreement 0.71 < 0.9")
     return None

@@ -38,6 +38,8 @@ def compared_files(analysis: Analysis) -> pd.DataFrame:
         ["key", "export", *WHERE, "p50_ms", "warnings"]
     ]
     files = files.merge(timed, on=["key", "export"], how="left")
+    # Text throughout: of numbers alone pandas would make a column that joins with no other.
+    files["threads"] = files["threads"].map(lambda n: "" if pd.isna(n) else f"{n:.0f}")
     files[WHERE] = files[WHERE].astype(object).fillna("")
     files["doubtful"] = files["warnings"].fillna("") != ""
     figures = {"bytes": "mean", "p50_ms": "mean", "doubtful": "any"}
