@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from ktbench.data import Stream
+from ktbench.data import Dataset, Stream
 from ktbench.isolation import Guard
 from ktbench.networks.layout import Layout
 from ktbench.networks.numeric import EVERYTHING
@@ -15,6 +15,7 @@ from ktbench.networks.weights import read_torch
 from ktbench.records import Cell, Failure, KtbenchError, StorageError, one_line
 from ktbench.students._contract import Features
 from ktbench.supervision import mark
+from ktbench.teacher.source import TeacherSource
 from ktbench.train.context import Note, SharedInputs, TrainingContext
 from ktbench.train.device_placement import comparison_batch
 from ktbench.train.memory_budget import Budget
@@ -28,6 +29,27 @@ from ktbench.train.memory_probe import (
 )
 from ktbench.train.trainee import Trainee
 from ktbench.transfer_methods._contract import Batch
+
+
+@dataclass
+class Comparison:
+    """The images that stages are compared on, and the teacher's outputs for them, made when asked.
+
+    It refers to no builder: a cycle would keep a pool's client open until the next collection.
+    """
+
+    dataset: Dataset
+    teacher: TeacherSource
+    probe: Batch
+    probed: Features
+    guard: Guard
+
+    @cached_property
+    def outputs(self) -> tuple[Batch, Features]:
+        """Run the teacher on the images, once for all students."""
+        batch = comparison_batch(self.dataset, self.probe, self.probed)
+        with self.guard.kept(all_of_it=True):
+            return batch, self.teacher.outputs(batch, EVERYTHING)
 
 
 @dataclass
@@ -47,18 +69,10 @@ class TraineeBuilder:
             return SharedInputs(dataset, base, self.probe)
         with self.guard.kept(all_of_it=True):
             features = teacher.outputs(self.probe, EVERYTHING)
+        comparison = Comparison(dataset, teacher, self.probe, features, self.guard)
         return SharedInputs(
-            dataset, base, self.probe, features, teacher.stage_names, lambda: self._comparison
+            dataset, base, self.probe, features, teacher.stage_names, lambda: comparison.outputs
         )
-
-    @cached_property
-    def _comparison(self) -> tuple[Batch, Features]:
-        teacher, features = self.context.teacher, self.shared.teacher_features
-        if teacher is None or features is None:
-            raise KtbenchError("stages are compared with those of a teacher: there is none")
-        batch = comparison_batch(self.context.dataset, self.probe, features)
-        with self.guard.kept(all_of_it=True):
-            return batch, teacher.outputs(batch, EVERYTHING)
 
     def note_settings(self, cell: Cell, changed: Sequence[str]) -> None:
         """Tell the user, once, which settings of the process a cell's code changes."""
