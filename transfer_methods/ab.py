@@ -95,7 +95,7 @@ def _connector(student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
 
 
 def _compared_connector(student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
-    """Nothing between stages of one shape, as the comparison's code has it."""
+    """Identity between stages of one shape, as in the comparison's code."""
     if student == teacher:
         return nn.Identity()
     return nn.Sequential(resizing_conv(student, teacher), BatchNorm(width_of(teacher)))

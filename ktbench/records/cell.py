@@ -290,7 +290,7 @@ class Teacher(Composed):
 
     @property
     def weights_key(self) -> tuple[str, str, str]:
-        """What tells its weights from other teachers', whatever their names: cell and file."""
+        """Identity of its weights, whatever the teacher's name: cell and file."""
         return self.cell.key, self.checkpoint or "", self.checkpoint_digest or ""
 
 

@@ -18,10 +18,8 @@ from ktbench.records import BASELINE, Augmentation
 from ktbench.report.efficiency import frames, view_reuse
 from ktbench.report.significance import judged
 from ktbench.results import Problem, Results
+from ktbench.results.contenders import NO_TRANSFER as NO_TRANSFER
 from ktbench.results.setting_names import settings_text
-
-NO_TRANSFER = "no transfer"
-"""Label of the baseline."""
 
 GROUP = ["student", "method", "teacher", "label"]
 """Names of a group; `label` is the method, with its teacher where the matrix has several."""

@@ -1,4 +1,4 @@
-"""Which technique is best, in words: per student, and over the students together."""
+"""The best techniques in words: per student, and over the students together."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def best_sentences(analysis: Analysis) -> list[str]:
     if (frame["standing"] == "not judged").all():
         return [
             f"Which technique is best cannot be told from {_seeds(frame)}: that takes "
-            f"{stats.LEAST_PAIRED} or more."
+            f"{stats.LEAST_SEEDS} or more."
         ]
     place = frame["training"].map(_main_first(analysis).index)
     main = frame.loc[place.sort_values(kind="stable").index].drop_duplicates("student")

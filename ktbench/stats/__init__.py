@@ -4,7 +4,6 @@ Everything here takes arrays and returns arrays or frozen values; nothing knows 
 """
 
 from ktbench.stats.all_pairs import (
-    LEAST_PAIRED,
     LEAST_WITH_FAILURES,
     TechniquePairs,
     all_pairs,
@@ -69,7 +68,6 @@ from ktbench.stats.statistical_power import (
 __all__ = [
     "FIRST_SEEDS",
     "LEAST_FOR_BCA",
-    "LEAST_PAIRED",
     "LEAST_RANKED",
     "LEAST_SEEDS",
     "LEAST_WITH_FAILURES",

@@ -11,14 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from ktbench.stats.cost_quality import Bools
 from ktbench.stats.hypothesis_tests import holm, signs_at, t_test
-from ktbench.stats.intervals import LEVEL, NO_SPREAD, Floats, Intervals, Sign, half_widths
-
-LEAST_PAIRED = 3
-"""Shared seeds below which two techniques are not judged: two values hardly show a spread."""
+from ktbench.stats.intervals import (
+    LEAST_SEEDS,
+    LEVEL,
+    NO_SPREAD,
+    Floats,
+    Intervals,
+    Sign,
+    half_widths,
+)
 
 LEAST_WITH_FAILURES = 5
-"""The same where a failed cell counts for either: a technique that fails in a fifth of its cells
-fails in all of three seeds once in 125 studies, and would then look clearly worse than it is."""
+"""`LEAST_SEEDS` where a failed cell counts for either: a technique that fails in a fifth of its
+cells fails in all of three seeds once in 125 studies, and then looks worse than it is."""
 
 _LETTERS = string.ascii_lowercase + string.ascii_uppercase
 
@@ -52,13 +57,13 @@ def paired_differences(
 
     table (K, S): technique by seed, NaN where there is no figure; first, second (P,): rows; failed
     (K,): techniques with a failed cell that counts as a figure. Bounds are NaN, so that the pair is
-    not judged, below `LEAST_PAIRED` shared seeds (`LEAST_WITH_FAILURES`) and without a spread.
+    not judged, below `LEAST_SEEDS` shared seeds (`LEAST_WITH_FAILURES`) and without a spread.
     """
     differences = table[first] - table[second]  # (P, S)
     is_shared = ~np.isnan(differences)
     n = is_shared.sum(axis=1)
     fails = np.zeros(len(table), dtype=bool) if failed is None else np.asarray(failed, dtype=bool)
-    least = np.where(fails[first] | fails[second], LEAST_WITH_FAILURES, LEAST_PAIRED)
+    least = np.where(fails[first] | fails[second], LEAST_WITH_FAILURES, LEAST_SEEDS)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(is_shared, differences, 0.0).sum(axis=1) / n
         squares = np.where(is_shared, (differences - mean[:, None]) ** 2, 0.0).sum(axis=1)

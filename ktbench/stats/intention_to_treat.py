@@ -150,7 +150,7 @@ class _Sides:
     """Failures of the treated side."""
     baseline: Floats
     treated_drop: Floats
-    """What a failure of the treated side costs: its mean accuracy minus chance."""
+    """Cost of a failure of the treated side: its mean accuracy minus chance."""
     baseline_drop: Floats
     spread: Floats
     """Standard deviation of one gain, where fewer than two pairs finished."""

@@ -111,7 +111,7 @@ def _pair_parts(analysis: Analysis, frame: pd.DataFrame) -> list[Part]:
     judged = int(every["p"].notna().sum())
     if not judged:
         words = (
-            f"No pair of techniques has {stats.LEAST_PAIRED} seeds that differ, so none is judged."
+            f"No pair of techniques has {stats.LEAST_SEEDS} seeds that differ, so none is judged."
         )
         return [Note(words, "muted")]
     clear = every[every["sign"] == "positive"].sort_values("p", kind="stable")
