@@ -67,8 +67,7 @@ def subject(folder: Path, network: Item, train: BlockTrain = BLOCKS) -> Subject:
     start = Start(teacher=teacher, train=train)
     cell = taught.model_copy(update={"student": student, "start": start})
     data = dataset(cell.data, folder)
-    shape = {"num_classes": len(data.classes), "in_channels": data.shape[0]}
-    tasks = tasks_of(cell, **shape, base=folder)
+    tasks = tasks_of(cell, **data.dimensions, base=folder)
     whole = BlocksJob(cell, tasks, replace(made, notes=()), BlockRun(), folder, folder)
     return Subject(cell, whole.taught_by, whole)
 
@@ -140,8 +139,7 @@ def _some(job: BlocksJob, cell: Cell, pack: Sequence[int], root: Path) -> Blocks
     """Some blocks of a job, in a folder of their own; the cell says with how many threads."""
     wanted = {job.tasks[number].name for number in pack}
     data = dataset(cell.data, job.base)
-    shape = {"num_classes": len(data.classes), "in_channels": data.shape[0]}
-    tasks = tuple(t for t in tasks_of(cell, **shape, base=job.base) if t.name in wanted)
+    tasks = tuple(t for t in tasks_of(cell, **data.dimensions, base=job.base) if t.name in wanted)
     return replace(job, cell=cell, tasks=tasks, root=root)
 
 

@@ -82,10 +82,7 @@ class Lesson:
         dataset = load(data, Path())
         torch.manual_seed(0)
         network = catalogue.build_student(
-            teacher.name,
-            teacher.settings,
-            num_classes=len(dataset.classes),
-            in_channels=dataset.shape[0],
+            teacher.name, teacher.settings, base=".", **dataset.dimensions
         )
         buffer = io.BytesIO()
         torch.save(network.state_dict(), buffer)
@@ -106,10 +103,7 @@ class Lesson:
     def network(self) -> Any:
         """The teacher's network with its weights."""
         made: Any = catalogue.build_student(
-            self.teacher.name,
-            self.teacher.settings,
-            num_classes=len(self.dataset.classes),
-            in_channels=self.dataset.shape[0],
+            self.teacher.name, self.teacher.settings, base=".", **self.dataset.dimensions
         )
         made.load_state_dict(torch.load(io.BytesIO(self.weights), weights_only=True))
         FIRST.place(made)
@@ -172,8 +166,7 @@ class OpenPool:
         ray.get(self.coordinator.begin.remote())
         self.shapes = outline(
             lesson.taught_by.cell.student,
-            len(lesson.dataset.classes),
-            lesson.dataset.shape,
+            lesson.dataset.signature,
             str(Path.cwd()),
         ).shapes
 

@@ -19,6 +19,8 @@ from torch import Tensor
 from benchmarks._claim import Outcome
 from benchmarks._networks import Pair, images_of
 from ktbench.data import Dataset, Stream
+from ktbench.students._contract import parts
+from ktbench.tasks.image_classification import Images
 
 BAR = 5.0
 ROUNDS = 40
@@ -27,10 +29,15 @@ Change = tuple[int, int, bool]
 """The crop's top and left, and whether it is mirrored."""
 
 
+def shown(stream: Stream) -> Images:
+    """Return the stream's images."""
+    assert isinstance(stream.samples, Images)
+    return stream.samples
+
+
 def changes_of(stream: Stream, indices: Tensor, epoch: int) -> list[Change]:
     """Find what ours does to each image, by sending coordinates through it in place of pixels."""
-    _, height, width = stream.dataset.shape
-    rows, columns = stream._windows(indices.numpy(), epoch, height, width)
+    rows, columns = shown(stream).windows(indices.numpy(), epoch)
     return [
         (int(r[0]), int(c.min()), bool(c[0] > c[-1])) for r, c in zip(rows, columns, strict=True)
     ]
@@ -59,7 +66,7 @@ def one_by_one(
 
 def same_pixels(data: Dataset, stream: Stream, pixels: np.ndarray, indices: Tensor) -> bool:
     """Return whether both sides show the same raw pixels."""
-    ours = stream.augmented(indices, 0)
+    ours = shown(stream).augmented(indices, 0)
     changes = changes_of(stream, indices, 0)
     theirs = [
         np.array(cut(Image.fromarray(pixels[i]), c))
@@ -73,12 +80,12 @@ def run() -> Outcome:
     torch.set_num_threads(1)
     data = images_of(Pair())
     stream = Stream(data, 0, 64)
-    pixels = data.images("train").permute(0, 2, 3, 1).contiguous().numpy()
-    mean, std = (side.view(3, 1, 1) / 255 for side in (data.mean, data.std))
+    pixels = parts(data.raw("train"))[0].permute(0, 2, 3, 1).contiguous().numpy()
+    mean, std = (side.view(3, 1, 1) / 255 for side in data.statistics)
     first = stream.order(0)[0]
     assert same_pixels(data, stream, pixels, first), "both sides must show the same pixels"
     torch.testing.assert_close(
-        stream.inputs(first, 0).contiguous(),
+        parts(stream.inputs(first, 0))[0].contiguous(),
         one_by_one(pixels, first.tolist(), changes_of(stream, first, 0), mean, std),
         rtol=1e-4,
         atol=1e-5,

@@ -58,15 +58,13 @@ def blocks_of(data: Dataset, network: str = NETWORK) -> tuple[BlockTask, ...]:
     student = Item.model_validate({"name": "blockwise", "settings": settings})
     start = Start(teacher=Teacher(name="t", cell=taught), train=SPEC)
     cell = taught.model_copy(update={"student": student, "start": start})
-    return tasks_of(cell, num_classes=len(data.classes), in_channels=data.shape[0])
+    return tasks_of(cell, base=".", **data.dimensions)
 
 
 def teacher_of(data: Dataset, network: str = NETWORK) -> Student:
     """Untrained: no time depends on what it has learnt."""
     torch.manual_seed(0)
-    return catalogue.build_student(
-        network, {}, num_classes=len(data.classes), in_channels=data.shape[0]
-    )
+    return catalogue.build_student(network, {}, base=".", **data.dimensions)
 
 
 def train(

@@ -145,7 +145,7 @@ def run() -> Outcome:
             student=Item(name="resnet8"),
             train=TrainSpec(epochs=1000, batch_size=BATCH),
         )
-        pixels = BATCH * lesson.dataset.images("train")[0].numel()
+        pixels = BATCH * lesson.dataset.signature.values
         found, who, messages = _measured(lesson)
 
     def per_batch(sender: str, receiver: str) -> float:

@@ -82,7 +82,7 @@ def _files() -> dict[tuple[str, str], bytes]:
             )
             with torch.no_grad():  # running statistics of data
                 for _ in range(20):
-                    network(dataset.normalise(dataset.images("train")))
+                    network(dataset.inputs(dataset.raw("train")))
             cell = Cell(
                 data=spec, student=item, method=Item(name="none"), seed=0, train=TrainSpec(epochs=1)
             )

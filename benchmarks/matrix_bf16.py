@@ -38,6 +38,7 @@ from ktbench.records import (
     Teacher,
     TrainSpec,
 )
+from ktbench.students._contract import parts
 from ktbench.teacher.live import Live
 from ktbench.train import Places, TrainingContext, train_cohort
 from ktbench.transfer_methods._contract import Batch
@@ -125,7 +126,7 @@ def plain_seconds(pair: Pair, made: Sequence[Batch], temperatures: Sequence[floa
     """One student after the other in a plain loop; the first step of each is not counted."""
     prepare(NumericSpec())
     data = images_of(replace(pair, images=pair.batch))
-    inputs = [batch.inputs.contiguous() for batch in made]
+    inputs = [parts(batch.inputs)[0].contiguous() for batch in made]
     total = 0.0
     for t in temperatures:
         cell = cell_of(pair, data, method=Item(name="kd"), numeric=NumericSpec())

@@ -22,7 +22,7 @@ from benchmarks._claim import Outcome
 from benchmarks._networks import Ours, Pair, Plain, batches, cell_of, images_of, network
 from ktbench.networks.numeric import prepare
 from ktbench.records import Item, NumericSpec
-from ktbench.students._contract import Student
+from ktbench.students._contract import Student, parts
 from ktbench.transfer_methods._contract import Batch
 
 BAR = 1.15
@@ -56,7 +56,7 @@ class Sides:
         student.load_state_dict(self.eager.trainee.student.state_dict())
         self.plain = Plain(self.eager.trainee.cell, student, teacher())
         self.batches = batches(data, pair, FIRST + ROUNDS + 1)
-        self.contiguous = [batch.inputs.contiguous() for batch in self.batches]
+        self.contiguous = [parts(batch.inputs)[0].contiguous() for batch in self.batches]
 
     def takes(self) -> dict[str, Callable[[Batch], object]]:
         """A step of each side."""
@@ -78,7 +78,7 @@ class Sides:
         for name, student in students.items():
             student.eval()
             with torch.no_grad():
-                found[name] = float(self.plain.loss(student, batch.inputs, batch.labels))
+                found[name] = float(self.plain.loss(student, parts(batch.inputs)[0], batch.labels))
             student.train()
         return found
 

@@ -25,6 +25,7 @@ from benchmarks import _performance as performance  # noqa: E402
 from ktbench import catalogue  # noqa: E402
 from ktbench.networks.outline import outline  # noqa: E402
 from ktbench.records import Item  # noqa: E402
+from ktbench.tasks.image_classification import image_signature  # noqa: E402
 from ktbench.transfer_methods._contract import Needs, Setting, Shapes, TransferMethod  # noqa: E402
 
 PAGE, COSTS = HERE / "methods.md", HERE / "method_cost.json"
@@ -221,7 +222,7 @@ def _built(name: str, teacher: str, student: str) -> TransferMethod | str:
 
 @cache
 def _shapes(network: str) -> Shapes:
-    return outline(Item(name=network), 100, (3, 32, 32), ".").shapes
+    return outline(Item(name=network), image_signature(100, (3, 32, 32)), ".").shapes
 
 
 def _phases(method: TransferMethod) -> str:

@@ -5,7 +5,9 @@ A file of this folder is a family of networks. It defines
     VARIANTS: tuple[str, ...]
     def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.0) -> Student
 
-and may take further keyword settings, each with a default. `width` multiplies every width. Most
+Keywords without a default are sizes that the data gives: these two for images; other tasks give
+others, and a student learns the tasks that give what its `build` asks for. Keywords with a default
+are settings. `width` multiplies every width. Most
 families return a `StagedNetwork`, built from a list of stages and a head. Nothing is registered:
 the folder is the catalogue. CONTRIBUTING.md has a whole file as an example.
 """
@@ -13,12 +15,25 @@ the folder is the catalogue. CONTRIBUTING.md has a whole file as an example.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NewType
+from typing import Any, Literal, NewType
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+Inputs = Tensor | tuple[Tensor, ...]
+"""What a network reads of a batch: one tensor (B, ...), or several of them."""
+
+
+def parts(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return the tensors of a network's inputs."""
+    return (inputs,) if isinstance(inputs, Tensor) else inputs
+
+
+def each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """Return inputs with every tensor changed alike."""
+    return change(inputs) if isinstance(inputs, Tensor) else tuple(map(change, inputs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +77,15 @@ class Student(nn.Module):
     """True if `forward_features` may be asked for pre-activations."""
 
     @abstractmethod
-    def forward_features(self, inputs: Tensor, *, preacts: bool = False) -> Features:
+    def forward_features(self, inputs: Any, *, preacts: bool = False) -> Features:
         """Run the network once and return everything that methods may read.
 
-        With `preacts`, the stages before their activation are returned from the same pass: no
-        module runs twice, so each BatchNorm updates once.
+        `inputs` are those of the task (`Inputs`): one tensor, or a tuple of them. With `preacts`,
+        the stages before their activation are returned from the same pass: no module runs twice,
+        so each BatchNorm updates once.
         """
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Any) -> Tensor:
         """Return the logits (B, K); this is what is exported."""
         return self.forward_features(inputs).logits
 

@@ -19,28 +19,28 @@ INNER = "network."
 def wrap(
     obj: Callable[..., Any],
     *,
-    num_classes: int,
-    in_channels: int,
     stages: Sequence[str] | None = None,
     preacts: Sequence[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    **sizes: int,
 ) -> Student:
     """Build a student from a module's class or a function that returns a module.
 
-    `obj` is called with `num_classes` and `in_channels`, as far as it has parameters of these
-    names, and with `arguments`, which come first. `stages` are module names (as in
+    `obj` is called with the sizes that the data gives (`num_classes` and, for images,
+    `in_channels`), as far as it has parameters of these names, and with `arguments`, which come
+    first. `stages` are module names (as in
     `named_modules()`) whose outputs are the stages, in order; `preacts`, as many, those whose
     outputs are the stages before their activation. A `Student` without named stages is returned
     as it is.
     Raises ValueError, with one line, when `obj` cannot be built or a name is not there.
     """
-    network = _built(obj, {"num_classes": num_classes, "in_channels": in_channels}, arguments or {})
+    network = _built(obj, sizes, arguments or {})
     stages, preacts = _names(stages, "stages"), _names(preacts, "preacts")
     if isinstance(network, Student) and not stages and not preacts:
         return network
     if preacts and len(preacts) != len(stages):
         raise ValueError(f"preacts name {len(preacts)} modules for {len(stages)} stages")
-    return OwnNetwork(network, num_classes=num_classes, stages=stages, preacts=preacts)
+    return OwnNetwork(network, num_classes=sizes["num_classes"], stages=stages, preacts=preacts)
 
 
 class OwnNetwork(Student):

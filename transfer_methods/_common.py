@@ -150,11 +150,6 @@ def _missing(teacher: Needs, student: Needs, setting: Setting) -> str | None:
     return None
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits (B, K) with class numbers (B,)."""
-    return functional.cross_entropy(logits, labels)
-
-
 def root_mean_square(a: Tensor, b: Tensor) -> Tensor:
     """Return the root of the mean squared difference over all elements.
 
@@ -210,6 +205,6 @@ class OneTerm(Distillation[W]):
         """The terms: ce, and the one that `term` names."""
         ours = seen(student)
         return {
-            "ce": self.config.ce_weight * cross_entropy(ours.logits, batch.labels),
+            "ce": self.config.ce_weight * batch.supervised(ours.logits),
             self.term: self.config.weight * self.transfer(ours, frozen(teacher), batch),
         }

@@ -12,12 +12,16 @@ before the first optimiser moves anything.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+Inputs = Tensor | tuple[Tensor, ...]
+"""See `students/_contract.py`."""
 
 
 class Features(Protocol):
@@ -126,10 +130,10 @@ class Setting:
 class Batch:
     """One step's inputs and where in the training it stands."""
 
-    inputs: Tensor
+    inputs: Inputs
     """(B, ...), normalised; a tuple of tensors for networks with several inputs."""
     labels: Tensor
-    """(B,) int64."""
+    """(B,) int64 for classes, float32 for numbers to predict."""
     indices: Tensor
     """(B,) int64: positions in the training set, 0 to train_size - 1."""
     epoch: int
@@ -140,6 +144,15 @@ class Batch:
     """Counter-based, new at each step and equal in every process: seed a generator with it."""
     phase: str = ""
     """Name of the method's current phase."""
+    loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
+    """The task's own loss of a network's outputs (B, K) and the labels."""
+
+    def supervised(self, outputs: Tensor) -> Tensor:
+        """Return the loss of outputs (B, K) with the labels, as a training without transfer has it.
+
+        For classes this is the cross-entropy, which gives the term `ce` its name.
+        """
+        return self.loss(outputs, self.labels)
 
     def in_phase(self, phase: str) -> Batch:
         """Return the same batch with the name of the phase that it serves."""
@@ -307,7 +320,7 @@ class TransferMethod(nn.Module):
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         """Return named scalar terms, weights included, that add up to the current phase's loss.
 
-        The term `ce` is the cross-entropy with the labels.
+        The term `ce` is `batch.supervised`: the cross-entropy with the labels.
         """
 
 

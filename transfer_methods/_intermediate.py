@@ -24,7 +24,6 @@ from ktbench.transfer_methods import _checks
 from ktbench.transfer_methods._adapt import Adapt, adaptor
 from ktbench.transfer_methods._common import (
     Distillation,
-    cross_entropy,
     frozen,
     mean_square,
     root_mean_square,
@@ -102,7 +101,7 @@ class Intermediate(Distillation[K]):
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         """The terms: ce, rmse_<teacher stage>_<student stage> for each pair, logits."""
         c, ours, theirs = self.config, seen(student), frozen(teacher)
-        terms = {"ce": c.ce_weight * cross_entropy(ours.logits, batch.labels)}
+        terms = {"ce": c.ce_weight * batch.supervised(ours.logits)}
         mine, other = ours.stages, theirs.stages
         for (t, s), name, adapt in zip(self.pairs, self.pair_names, self.adaptors, strict=True):
             terms[name] = c.weight * root_mean_square(*adapt(mine[s], other[t]))

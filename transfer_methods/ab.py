@@ -28,7 +28,6 @@ from ktbench.transfer_methods._adapt import BatchNorm, aligned, conv_norm, width
 from ktbench.transfer_methods._common import (
     Distillation,
     View,
-    cross_entropy,
     frozen,
     seen,
     sum_of,
@@ -165,7 +164,7 @@ class Method(Distillation[Config]):
         """The terms: transfer in phase `boundary`, ce in phase `task`."""
         view = seen(student)
         if batch.phase != "boundary":
-            return {"ce": cross_entropy(view.logits, batch.labels)}
+            return {"ce": batch.supervised(view.logits)}
         compatible = is_compatible(self.config)
         ours = _last_at_rest(view) if compatible else view.preacts
         theirs = frozen(teacher).preacts

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ktbench.transfer_methods import _checks
-from ktbench.transfer_methods._common import cross_entropy, seen, sum_of
+from ktbench.transfer_methods._common import seen, sum_of
 from ktbench.transfer_methods._contract import (
     ALL,
     Batch,
@@ -211,7 +211,7 @@ class Method(TransferMethod):
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         """The terms: ce, and one for each update of each part that counts now."""
         ours = seen(student).logits
-        terms = {"ce": self.config.ce_weight * cross_entropy(ours, batch.labels)}
+        terms = {"ce": self.config.ce_weight * batch.supervised(ours)}
         for active in self._segment(batch).active:
             weight = self.config.parts[active.number].weight_at(batch.progress)
             method = self._method(active.number)

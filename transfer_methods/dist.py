@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ktbench.transfer_methods import _checks
-from ktbench.transfer_methods._common import Distillation, cross_entropy, frozen, seen
+from ktbench.transfer_methods._common import Distillation, frozen, seen
 from ktbench.transfer_methods._contract import Batch, Features, Needs
 from ktbench.transfer_methods._logits import prepared
 
@@ -71,7 +71,7 @@ class Method(Distillation[Config]):
         theirs = prepared(frozen(teacher).logits, c.standardise)
         inter, intra = inter_intra(prepared(logits, c.standardise), theirs, c.temperature)
         return {
-            "ce": c.ce_weight * cross_entropy(logits, batch.labels),
+            "ce": c.ce_weight * batch.supervised(logits),
             "inter": c.inter * inter,
             "intra": c.intra * intra,
         }

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ktbench.transfer_methods import _checks
-from ktbench.transfer_methods._common import Distillation, cross_entropy, frozen, seen
+from ktbench.transfer_methods._common import Distillation, frozen, seen
 from ktbench.transfer_methods._contract import Batch, Features, Needs
 from ktbench.transfer_methods._logits import prepared
 
@@ -91,7 +91,7 @@ class Method(Distillation[Config]):
         tckd, nckd = target_and_others(ours, theirs, batch.labels, c.temperature)
         grown = min(1.0, batch.progress / c.warmup) if c.warmup > 0 else 1.0
         return {
-            "ce": c.ce_weight * cross_entropy(logits, batch.labels),
+            "ce": c.ce_weight * batch.supervised(logits),
             "target": grown * c.alpha * tckd,
             "others": grown * c.beta * nckd,
         }

@@ -43,7 +43,6 @@ from ktbench.transfer_methods._common import (
     Distillation,
     View,
     Weights,
-    cross_entropy,
     frozen,
     mean_square,
     seen,
@@ -197,7 +196,7 @@ class Method(Distillation[Config]):
         c, ours = self.config, seen(student)
         compatible = is_compatible(c)
         theirs = as_map(self._stage(frozen(teacher), self.taught))
-        terms = {"ce": c.ce_weight * cross_entropy(ours.logits, batch.labels)}
+        terms = {"ce": c.ce_weight * batch.supervised(ours.logits)}
         self.paraphraser.train(batch.phase == "paraphrase")
         if batch.phase == "paraphrase":
             words = {"paraphrase": mean_square(self.paraphraser(theirs), theirs)}

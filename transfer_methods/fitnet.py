@@ -18,7 +18,6 @@ from ktbench.transfer_methods import _checks
 from ktbench.transfer_methods._adapt import Regressor
 from ktbench.transfer_methods._common import (
     Distillation,
-    cross_entropy,
     frozen,
     root_mean_square,
     seen,
@@ -130,7 +129,7 @@ class Method(Distillation[Config]):
             guided, hint = self.regressor(ours.stages[self.guided], theirs)
             distance = half_squared if c.distance == "half_squared" else root_mean_square
             return {"hint": c.weight * distance(guided, hint)}
-        terms = {"ce": cross_entropy(ours.logits, batch.labels)}
+        terms = {"ce": batch.supervised(ours.logits)}
         if c.distils:
             targets = prepared(frozen(teacher).logits, c.standardise)
             soft = soft_divergence(prepared(ours.logits, c.standardise), targets, c.temperature)

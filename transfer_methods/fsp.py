@@ -24,7 +24,6 @@ from ktbench.transfer_methods._adapt import aligned, width_of
 from ktbench.transfer_methods._common import (
     Distillation,
     View,
-    cross_entropy,
     frozen,
     mean_square,
     seen,
@@ -118,7 +117,7 @@ class Method(Distillation[Config]):
         """The terms: transfer in phase `flow`, ce in phase `task`."""
         ours = seen(student)
         if batch.phase != "flow":
-            return {"ce": cross_entropy(ours.logits, batch.labels)}
+            return {"ce": batch.supervised(ours.logits)}
         ways = self._way(ours, 1), self._way(frozen(teacher), 0)
         return {"transfer": self.config.weight * flow_loss(*ways)}
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ktbench.transfer_methods import _checks
-from ktbench.transfer_methods._common import Distillation, cross_entropy, frozen, seen
+from ktbench.transfer_methods._common import Distillation, frozen, seen
 from ktbench.transfer_methods._contract import Batch, Features, Needs, Phase, Scale
 from ktbench.transfer_methods._logits import prepared, soft_divergence
 
@@ -78,7 +78,7 @@ class Method(Distillation[Config]):
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         """The terms: ce, and kd while the teacher teaches."""
         c, logits = self.config, seen(student).logits
-        ce = cross_entropy(logits, batch.labels)
+        ce = batch.supervised(logits)
         if batch.phase in ("before", "after"):
             return {"ce": ce}
         theirs = prepared(frozen(teacher).logits, c.standardise)

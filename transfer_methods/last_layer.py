@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ktbench.transfer_methods import _checks
-from ktbench.transfer_methods._common import Distillation, cross_entropy, frozen, mean_square, seen
+from ktbench.transfer_methods._common import Distillation, frozen, mean_square, seen
 from ktbench.transfer_methods._contract import Batch, Features, Needs
 from ktbench.transfer_methods._logits import prepared
 
@@ -49,6 +49,6 @@ class Method(Distillation[Config]):
         c, logits = self.config, seen(student).logits
         theirs = prepared(frozen(teacher).logits, c.standardise)
         return {
-            "ce": c.ce_weight * cross_entropy(logits, batch.labels),
+            "ce": c.ce_weight * batch.supervised(logits),
             "logits": c.weight * mean_square(prepared(logits, c.standardise), theirs),
         }

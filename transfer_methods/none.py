@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ktbench.transfer_methods._common import cross_entropy, seen
+from ktbench.transfer_methods._common import seen
 from ktbench.transfer_methods._contract import Batch, Features, Needs, TransferMethod
 
 
@@ -28,4 +28,4 @@ class Method(TransferMethod):
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         """The terms: ce."""
-        return {"ce": cross_entropy(seen(student).logits, batch.labels)}
+        return {"ce": batch.supervised(seen(student).logits)}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ktbench.transfer_methods import _checks
 from ktbench.transfer_methods._adapt import as_map, width_of
-from ktbench.transfer_methods._common import cross_entropy, seen, sum_of
+from ktbench.transfer_methods._common import seen, sum_of
 from ktbench.transfer_methods._contract import Batch, Features, Needs, Setting, TransferMethod
 from ktbench.transfer_methods._logits import prepared, soft_divergence
 
@@ -101,11 +101,11 @@ class Method(TransferMethod):
         labels, soft, distance = list[Tensor](), list[Tensor](), list[Tensor]()
         for stage, way_out in zip(view.stages, self.exits, strict=False):
             early, guess = way_out(stage)
-            labels.append(cross_entropy(guess, batch.labels))
+            labels.append(batch.supervised(guess))
             soft.append(soft_divergence(prepared(guess, c.standardise), target, c.temperature))
             distance.append((early - embedding).square().sum(1).mean())
         return {
-            "ce": c.ce_weight * cross_entropy(logits, batch.labels),
+            "ce": c.ce_weight * batch.supervised(logits),
             "exits_ce": (1 - c.weight) * sum_of(labels),
             "exits_kd": c.weight * sum_of(soft),
             "exits_features": c.feature_weight * sum_of(distance),

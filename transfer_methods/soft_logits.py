@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ktbench.transfer_methods import _checks
-from ktbench.transfer_methods._common import Distillation, cross_entropy, frozen, mean_square, seen
+from ktbench.transfer_methods._common import Distillation, frozen, mean_square, seen
 from ktbench.transfer_methods._contract import Batch, Features, Needs
 from ktbench.transfer_methods._logits import prepared
 
@@ -66,6 +66,6 @@ class Method(Distillation[Config]):
         theirs = prepared(frozen(teacher).logits, c.standardise)
         soft = soft_loss(prepared(logits, c.standardise), theirs, c.temperature)
         return {
-            "ce": c.ce_weight * cross_entropy(logits, batch.labels),
+            "ce": c.ce_weight * batch.supervised(logits),
             "soft": c.weight * soft,
         }

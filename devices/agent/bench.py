@@ -184,8 +184,8 @@ def prepare(session: Session, task: Dict[str, Any], folder: str) -> Tuple[int, L
     if task["inputs"] is None:
         feeds = inputs.random(session.inputs)
     else:
-        array = inputs.read(os.path.join(folder, task["inputs"]))
-        feeds = inputs.batches(array, session.inputs, batch)
+        stacks = inputs.read(os.path.join(folder, task["inputs"]))
+        feeds = inputs.batches(stacks, session.inputs, batch)
     return batch, [session.prepare(feed) for feed in feeds]
 
 

@@ -37,7 +37,7 @@ from ktbench.records import (
     StorageError,
     one_line,
 )
-from ktbench.students._contract import Student
+from ktbench.students._contract import Inputs, Student
 from ktbench.supervision import mark
 from ktbench.system.files import write_atomically
 
@@ -226,7 +226,7 @@ class _TeacherPasses:
     """Seconds of making the current batch."""
     _at: tuple[int, int] = (0, 0)
     """Epoch and step of the epoch."""
-    _batch: Tensor | None = None
+    _batch: Inputs | None = None
     _received: Activations | None = None
     _ahead: float = 0.0
     """Seconds that another worker's part of the current pass took."""
@@ -262,7 +262,7 @@ class _TeacherPasses:
         self._elsewhere += self._now() - now
         self._count_down()
 
-    def begin(self, make: Callable[[], Tensor], epoch: int, step: int) -> None:
+    def begin(self, make: Callable[[], Inputs], epoch: int, step: int) -> None:
         """Get what a step's pass begins from: its batch, or another worker's activations."""
         self._at = (epoch, step)
         self._received = self.hand_over.take(epoch, step) if self.hand_over is not None else None

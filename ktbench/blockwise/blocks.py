@@ -57,15 +57,13 @@ class BlockTask:
         return Item(name=name, settings=settings).label
 
 
-def tasks_of(
-    cell: Cell, *, num_classes: int, in_channels: int, base: str | Path = "."
-) -> tuple[BlockTask, ...]:
+def tasks_of(cell: Cell, *, base: str | Path = ".", **sizes: int) -> tuple[BlockTask, ...]:
     """Return the blocks that a cell's student may replace, in the network's order.
 
     Raises KtbenchError where the cell does not start from a teacher's blocks.
     """
     start = start_of(cell)
-    student = build_blockwise(cell, num_classes=num_classes, in_channels=in_channels, base=base)
+    student = build_blockwise(cell, base=base, **sizes)
     tasks = []
     for block in student.blocks:
         if block.name in student.entries:
@@ -81,18 +79,11 @@ def assembly_key(cell: Cell) -> str:
     return digest_of([*_common(cell, start), *parts])
 
 
-def build_blockwise(
-    cell: Cell, *, num_classes: int, in_channels: int, base: str | Path = "."
-) -> Replacing:
+def build_blockwise(cell: Cell, *, base: str | Path = ".", **sizes: int) -> Replacing:
     """Build the cell's student without moving the global generator."""
+    item = cell.student
     with torch.random.fork_rng(devices=[]):
-        student = catalogue.build_student(
-            cell.student.name,
-            cell.student.settings,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            base=str(base),
-        )
+        student = catalogue.build_student(item.name, item.settings, base=str(base), **sizes)
     if not isinstance(student, Replacing):
         raise KtbenchError(f"{cell.student.label} has no blocks of a teacher's to train")
     return student

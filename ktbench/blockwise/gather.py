@@ -33,7 +33,7 @@ from ktbench.records import (
     Origin,
 )
 from ktbench.students._blocks import Replacing, parameters_of
-from ktbench.students._contract import Student
+from ktbench.students._contract import Student, each
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ def gather(
     student_inputs = TeacherInputs(dataset, dataset, device, layout)
     teacher_validation = accuracy_of(teacher, teacher_inputs, "validation")
     used = _good_enough(done, teacher_validation, start_of(cell).train.keep_within)
-    shape = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]}
-    student = build_blockwise(cell, base=base, **shape)
+    student = build_blockwise(cell, base=base, **dataset.dimensions)
     assemble(student, teacher, {result.block: store.load(result) for result in used})
     student.to(device)
     state = student.state_dict()
@@ -131,16 +130,16 @@ def _operations(
     """Return the operations of the blocks' trainings, with one pass of the teacher for all."""
     size, batch = dataset.size("train"), start_of(cell).train.batch_size
     per_epoch = size // batch * batch or size
-    image = torch.zeros(1, *dataset.shape, device=student.chosen.device)
+    sample = each(dataset.signature.blank(), lambda part: part.to(student.chosen.device))
     used = student.chosen.clone()
     with torch.no_grad():  # every replacement is run once, also one that is not used
         student.suit({"chosen": torch.tensor([b.name in student.entries for b in student.blocks])})
-        own = flops_of(student, image, student.replacements)[1]
+        own = flops_of(student, sample, student.replacements)[1]
         student.suit({"chosen": used})
     epochs = {result.block: result.epochs for result in done}
     return {
         "flops": sum(3 * per_epoch * epochs[name] * own[name] for name in epochs),
-        "teacher_flops": per_epoch * max(epochs.values(), default=0) * flops_of(teacher, image)[0],
+        "teacher_flops": per_epoch * max(epochs.values(), default=0) * flops_of(teacher, sample)[0],
     }
 
 

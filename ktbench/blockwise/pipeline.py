@@ -23,7 +23,7 @@ from ktbench.blockwise.blocks import to_bytes
 from ktbench.networks.weights import read_torch
 from ktbench.records import KtbenchError
 from ktbench.students._blocks import Block
-from ktbench.students._contract import StagedNetwork, Student
+from ktbench.students._contract import Inputs, StagedNetwork, Student
 from ktbench.system.files import PREFIX
 
 DEPTH = 4
@@ -55,10 +55,10 @@ def position_of(block: Block) -> tuple[int, int]:
     return (numbers[0], numbers[1] if len(numbers) > 1 else 0)
 
 
-def cut_before(network: Student, block: Block, images: Tensor) -> Cut | None:
+def cut_before(network: Student, block: Block, inputs: Inputs) -> Cut | None:
     """Return the last place before a block where the network can be cut, or None.
 
-    It is tried with some `images` (B, C, H, W): the rest of a pass must give the whole pass's
+    It is tried with some `inputs`: the rest of a pass must give the whole pass's
     logits, bit for bit, so that a network of any kind is cut correctly or not at all.
     """
     parts = block.name.split(".")
@@ -68,17 +68,17 @@ def cut_before(network: Student, block: Block, images: Tensor) -> Cut | None:
     cut = Cut(int(parts[1]), int(parts[2]) if inside else 0)
     if not isinstance(network.stages[cut.stage], nn.Sequential):
         return None
-    inputs: list[Tensor] = []
+    handed: list[Tensor] = []
 
     def remember(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        inputs.append(arguments[0].clone())
+        handed.append(arguments[0].clone())
 
     hook = network.get_submodule(cut.path).register_forward_pre_hook(remember)
     try:
         with torch.no_grad():
-            whole = network(images)
+            whole = network(inputs)
             hook.remove()
-            same = len(inputs) == 1 and torch.equal(from_cut(network, cut, inputs[0]), whole)
+            same = len(handed) == 1 and torch.equal(from_cut(network, cut, handed[0]), whole)
     except Exception:  # a user's own stage may want anything: then it is not cut
         return None
     finally:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ktbench.records import KtbenchError
 from ktbench.students._blocks import Block
+from ktbench.students._contract import Inputs
 
 AtEnd = Callable[[Tensor, Tensor], Tensor | None]
 """Receives a block's input and output (B, C, H, W); may return what replaces the output."""
@@ -24,7 +25,7 @@ class Taps:
     `few` images, and their input is copied from then on.
     """
 
-    def __init__(self, network: nn.Module, blocks: Sequence[Block], few: Tensor) -> None:
+    def __init__(self, network: nn.Module, blocks: Sequence[Block], few: Inputs) -> None:
         self._network = network
         self._changed: set[Block] = set()
         self._run: list[Block] = []
@@ -49,7 +50,7 @@ class Taps:
             hooks.callback(last.register_forward_hook(after).remove)
             yield
 
-    def _check(self, blocks: Sequence[Block], few: Tensor) -> None:
+    def _check(self, blocks: Sequence[Block], few: Inputs) -> None:
         with ExitStack() as stack, torch.no_grad():
             for block in set(blocks):
                 stack.enter_context(self._watching(block))

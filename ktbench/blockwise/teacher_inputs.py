@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ktbench.data import Dataset, Split, Stream, between
+from ktbench.data import Dataset, Split, Stream
 from ktbench.networks.layout import FIRST, Layout
+from ktbench.students._contract import Inputs, each
 
 CHUNK = 256
-"""Images per pass of an evaluation."""
+"""Samples per pass of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -26,34 +27,27 @@ class TeacherInputs:
     layout: Layout = FIRST
     """Layout of the network that is given them."""
 
-    def training(self, stream: Stream, indices: Tensor, epoch: int) -> Tensor:
-        """Make a training batch (B, C, H, W), augmented."""
+    def training(self, stream: Stream, indices: Tensor, epoch: int) -> Inputs:
+        """Make a training batch (B, ...), augmented."""
         return self._moved(stream.inputs(indices, epoch))
 
-    def held_out(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield a split in chunks of inputs (B, C, H, W) and labels (B,)."""
-        images, labels = self.dataset.images(split), self.dataset.labels(split)
+    def held_out(self, split: Split) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield a split in chunks of inputs (B, ...) and labels (B,)."""
+        labels = self.dataset.labels(split)
         for start in range(0, len(labels), CHUNK):
-            chunk = self.dataset.normalise(images[start : start + CHUNK])
-            yield self._moved(chunk), labels[start : start + CHUNK].to(self.device)
+            chunk = slice(start, start + CHUNK)
+            yield self._moved(self.dataset.some(split, chunk)), labels[chunk].to(self.device)
 
-    def few(self, count: int = 2) -> Tensor:
-        """Return some training images without augmentation, to try a network with."""
-        images = self.dataset.normalise(self.dataset.images("train")[:count])
-        return self._moved(images)
+    def few(self, count: int = 2) -> Inputs:
+        """Return some training samples without augmentation, to try a network with."""
+        return self._moved(self.dataset.some("train", slice(count)))
 
-    def _moved(self, inputs: Tensor) -> Tensor:
-        inputs = self.layout.inputs(inputs).to(self.device)
-        if self._between is None:
-            return inputs
-        scale, shift = self._between
-        return inputs * scale + shift
+    def _moved(self, inputs: Inputs) -> Inputs:
+        inputs = each(self.layout.inputs(inputs), lambda part: part.to(self.device))
+        return inputs if self._between is None else self._between(inputs)
 
     @cached_property
-    def _between(self) -> tuple[Tensor, Tensor] | None:
-        """Scale and shift (1, C, 1, 1) to the teacher's normalisation; None where it is equal."""
-        moves = between(self.dataset, self.trained_on)
-        if moves is None:
-            return None
-        scale, shift = (side.to(self.device) for side in moves)
-        return scale, shift
+    def _between(self) -> Callable[[Inputs], Inputs] | None:
+        """What leads to the teacher's normalisation; None where it is equal."""
+        data, trained_on = self.dataset, self.trained_on
+        return data.task.between(data.statistics, trained_on.statistics)

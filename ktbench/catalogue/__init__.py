@@ -1,4 +1,4 @@
-"""Catalogue of students, methods and devices: the folders are the registry."""
+"""Catalogue of students, methods, tasks and devices: the folders are the registry."""
 
 from ktbench.catalogue.lookup import NETWORK as NETWORK
 from ktbench.catalogue.lookup import SettingInfo as SettingInfo
@@ -17,8 +17,12 @@ from ktbench.catalogue.lookup import named as named
 from ktbench.catalogue.lookup import nearest as nearest
 from ktbench.catalogue.lookup import network_settings as network_settings
 from ktbench.catalogue.lookup import replacements as replacements
+from ktbench.catalogue.lookup import sizes_of as sizes_of
 from ktbench.catalogue.lookup import student_settings as student_settings
 from ktbench.catalogue.lookup import students as students
+from ktbench.catalogue.lookup import task as task
+from ktbench.catalogue.lookup import task_settings as task_settings
+from ktbench.catalogue.lookup import tasks as tasks
 from ktbench.catalogue.lookup import teacher_setting as teacher_setting
 from ktbench.catalogue.user_items import NOT_LOOKED_AT as NOT_LOOKED_AT
 from ktbench.catalogue.user_items import code_digest as code_digest

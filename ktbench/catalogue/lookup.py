@@ -24,7 +24,9 @@ from ktbench.records import KtbenchError
 
 if TYPE_CHECKING:
     from ktbench.devices._contract import Profile
+    from ktbench.records import Item
     from ktbench.students._contract import Student
+    from ktbench.tasks._contract import Task
     from ktbench.transfer_methods._contract import TransferMethod
 
 
@@ -134,14 +136,26 @@ def student_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
 
 
 def _keyword_settings(build: Callable[..., Any]) -> dict[str, SettingInfo]:
-    """Return a builder's keyword parameters, without those that the data decides."""
+    """Return a builder's keyword parameters, without the sizes that the data gives."""
     kinds = _type_hints(build)
     networks = _networks_of(build)
     return {
         name: SettingInfo(NETWORK if name in networks else kinds.get(name, Any), parameter.default)
         for name, parameter in inspect.signature(build).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("num_classes", "in_channels")
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
     }
+
+
+def sizes_of(name: str) -> tuple[str, ...]:
+    """Return the sizes that a student's `build` asks of the data; none for a user's own network."""
+    if is_own(name):
+        return ()
+    build = _module("students", "student", _family(name)).build
+    return tuple(
+        name
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+    )
 
 
 def _networks_of(build: Callable[..., Any]) -> list[str]:
@@ -191,36 +205,47 @@ def _family(name: str) -> str:
     return students()[name]
 
 
-def build_student(
-    name: str, settings: dict[str, Any], *, num_classes: int, in_channels: int, base: str = "."
-) -> Student:
+def build_student(name: str, settings: dict[str, Any], *, base: str = ".", **sizes: int) -> Student:
     """Build a freshly initialised network; weights come from torch's global generator.
 
-    A user's own file is looked up from the folder `base`. Raises `UnknownName` for an unknown name
-    or setting, `KtbenchError` for settings that build no network.
+    `sizes` are those that the data gives (`Signature.dimensions`). A user's own file is looked up
+    from the folder `base`. Raises `UnknownName` for an unknown name or setting, `KtbenchError` for
+    settings that build no network and for a network of another task.
     """
     declared = student_settings(name, base)
     for setting in settings:
         if setting not in declared:
             raise UnknownName(f"setting of student {name}", setting, declared)
+    if reason := _misfit(name, sizes):
+        raise KtbenchError(reason)
     try:
-        return _built_student(name, settings, num_classes, in_channels, base)
+        return _built_student(name, settings, sizes, base)
     except (TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]  # below it, torch prints its own call stack
         raise KtbenchError(f"student {name}: {reason}") from error
 
 
+def _misfit(name: str, sizes: Mapping[str, int]) -> str | None:
+    """Say why a student cannot be built for data that gives these sizes, or None."""
+    asked = sizes_of(name)
+    if is_own(name) or set(asked) == set(sizes):
+        return None
+    return (
+        f"student {name} is for another task: it is built from {', '.join(asked)}, and this data "
+        f"gives {', '.join(sizes)}"
+    )
+
+
 def _built_student(
-    name: str, settings: dict[str, Any], num_classes: int, in_channels: int, base: str
+    name: str, settings: dict[str, Any], sizes: Mapping[str, int], base: str
 ) -> Student:
     if is_own(name):
         from ktbench.students._own import wrap
 
         builder = own_network(name, base)
-        return wrap(builder, num_classes=num_classes, in_channels=in_channels, **settings)
+        return wrap(builder, **(settings | dict(sizes)))
     module = _module("students", "student", _family(name))
     arguments = dict(settings)
-    sizes = {"num_classes": num_classes, "in_channels": in_channels}
     for setting in settings.keys() & set(_networks_of(module.build)):
         inner, inner_settings = named(settings[setting])
         arguments[setting] = build_student(inner, inner_settings, **sizes, base=base)
@@ -288,7 +313,11 @@ def _method_objection(kind: Any) -> str | None:
 
 def method_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
     """Return the settings of a method; raises for an unknown name."""
-    config = method(name, base).Config
+    return _settings_of(method(name, base).Config)
+
+
+def _settings_of(config: type[Any]) -> dict[str, SettingInfo]:
+    """Return the fields of a dataclass of settings, with the descriptions below them."""
     kinds = _type_hints(config)
     docs = {k: v for base in reversed(config.__mro__) for k, v in _attribute_docs(base).items()}
     settings = {}
@@ -330,6 +359,34 @@ def method_code(name: str, settings: dict[str, Any], base: str = ".") -> str | N
 def frozen(value: Any) -> Any:
     """Turn lists into tuples, at any depth."""
     return tuple(frozen(v) for v in value) if isinstance(value, list) else value
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def tasks() -> tuple[str, ...]:
+    """Return the names of all tasks."""
+    return _names("tasks")
+
+
+def task_settings(name: str) -> dict[str, SettingInfo]:
+    """Return the settings of a task; raises for an unknown name."""
+    return _settings_of(_module("tasks", "task", name).Config)
+
+
+def task(item: Item) -> Task:
+    """Return a task with its settings; raises KtbenchError for what is not known."""
+    module = _module("tasks", "task", item.name)
+    declared = [f.name for f in fields(module.Config)]
+    for setting in item.settings:
+        if setting not in declared:
+            raise UnknownName(f"setting of task {item.name}", setting, declared)
+    try:
+        config = module.Config(**{k: frozen(v) for k, v in item.settings.items()})
+    except (TypeError, ValueError) as error:
+        raise KtbenchError(f"task {item.name}: {' '.join(str(error).split())}") from error
+    learning: Task = module.Learning(config)
+    return learning
 
 
 # ---------------------------------------------------------------- devices

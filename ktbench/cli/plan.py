@@ -161,7 +161,7 @@ def _data_as_json(info: DataInfo) -> dict[str, Any]:
     assert contents is not None  # `describe` always has them
     return {
         "name": contents.name,
-        "shape": list(info.shape),
+        "shape": list(info.signature.inputs[0].shape),
         "classes": list(contents.classes),
         "counts": {split: list(counts) for split, counts in contents.counts.items()},
         "about": contents.about,
@@ -172,14 +172,14 @@ def _data_as_json(info: DataInfo) -> dict[str, Any]:
 def _print_data(data: Sequence[DataInfo]) -> None:
     """Print the classes of each data set, and the notes on all of them."""
     from ktbench.cli.output import data_notes, print_line, print_table
-    from ktbench.data.image_source import shown
+    from ktbench.data.sources import shown
 
     for info in data:
         contents = info.contents
         assert contents is not None
         about = f"; {contents.about}" if contents.about else ""
-        shape = "×".join(map(str, info.shape))
-        title = f"{shown(contents.name)}: {info.num_classes:,} classes, images {shape}{about}"
+        told = f"{info.signature.noun}s {info.signature.size}"
+        title = f"{shown(contents.name)}: {info.num_classes:,} classes, {told}{about}"
         columns = ["class", "train", "validation", "test"]
         names = [shown(name) for name in contents.classes]
         print()

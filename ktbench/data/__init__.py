@@ -1,11 +1,11 @@
 """Data sets as tensors, their three splits, and counter-based augmentation.
 
-Images are decoded into one uint8 tensor, once. A batch is a function of (seed, epoch, indices)
-alone, so any process can rebuild it.
+Samples are read into tensors, once (images as uint8). A batch is a
+function of (seed, epoch, indices) alone, so any process can rebuild it.
 """
 
 from ktbench.data.counter import counter_hash
-from ktbench.data.dataset import Contents, DataInfo, Dataset, Split, between, describe, load
+from ktbench.data.dataset import Contents, DataInfo, Dataset, Split, describe, load
 from ktbench.data.stream import Stream
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Dataset",
     "Split",
     "Stream",
-    "between",
     "counter_hash",
     "describe",
     "load",

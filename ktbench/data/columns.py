@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktbench.data.folders import IMAGE_FILES
-from ktbench.data.image_source import Labels, shown, some
+from ktbench.data.sources import shown, some
 from ktbench.records import DataSpec, KtbenchError
+from ktbench.tasks._contract import Labels
 
 _IMAGES = frozenset({"image", "images", "img", "imgs", "picture", "photo", "image_bytes"})
 _LABELS = (

@@ -17,6 +17,11 @@ def counter_hash(seed: int, stream: int, counter: ArrayLike) -> NDArray[np.uint6
         return _mix(word ^ np.asarray(counter).astype(np.uint64))
 
 
+def numbered(purpose: int, turn: int) -> int:
+    """Number the random stream of one purpose (0 to 15) in an epoch or a view."""
+    return turn * 16 + purpose
+
+
 def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
     word = word + np.uint64(0x9E3779B97F4A7C15)
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,32 +1,32 @@
-"""Data set of a cell: three disjoint splits of raw images with their statistics."""
+"""Data set of a cell: three disjoint splits of raw samples with their statistics."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ktbench import catalogue
 from ktbench.data.counter import counter_hash
-from ktbench.data.folders import folder
-from ktbench.data.image_source import ImageSource, Labels, some
-from ktbench.data.image_tables import hub, parquet
-from ktbench.data.pixels import Pixels, refuse_mixed, resized, stack
+from ktbench.data.sources import some
 from ktbench.records import DataSpec, KtbenchError
+from ktbench.students._contract import Inputs, each, parts
+from ktbench.tasks._contract import Arrays, Labels, Signature, Source, Task
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Rows = NDArray[np.int64]
 
 _LOOKED_AT = 8
-"""Number of images per split that planning decodes."""
+"""Number of samples per split that planning reads."""
 
 
 @dataclass(frozen=True)
@@ -36,75 +36,91 @@ class Contents:
     name: str
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
-    """Number of images by split and class."""
+    """Number of samples by split and class."""
     about: str
     """Columns chosen, where there was a choice."""
     notes: tuple[str, ...]
-    """Remarks on what is left out and which classes lack images, a line each."""
+    """Remarks on what is left out and which classes lack samples, a line each."""
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Shape and sizes of a data set for planning, from its labels and a few images."""
+    """Sizes of a data set for planning, from its labels and a few samples."""
 
-    num_classes: int
-    shape: tuple[int, int, int]
-    """(C, H, W) of one image."""
+    signature: Signature
+    """Inputs and outputs of its networks."""
     train_size: int
     validation_size: int
     test_size: int
     contents: Contents | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def num_classes(self) -> int:
+        """Number of a network's outputs per sample."""
+        return self.signature.outputs
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, C, H, W) uint8 and labels (N,) int64 in three disjoint splits."""
+    """Raw samples (N, ...) and labels (N,) in three disjoint splits."""
 
     spec: DataSpec
     classes: tuple[str, ...]
-    splits: dict[str, tuple[Tensor, Tensor]] = field(repr=False)
+    splits: Mapping[str, tuple[Inputs, Tensor]] = field(repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What was learnt from the training samples, such as a vocabulary."""
 
-    def images(self, split: Split) -> Tensor:
-        """Raw images (n, C, H, W), uint8, 0 to 255."""
+    def raw(self, split: Split) -> Inputs:
+        """Raw samples (n, ...), as the task reads them: of images uint8, 0 to 255."""
         return self.splits[split][0]
+
+    def some(self, split: Split, chosen: slice | Tensor | NDArray[np.int64]) -> Inputs:
+        """Return the network's inputs of some of a split's samples, without augmentation."""
+        return self.inputs(each(self.raw(split), lambda part: part[chosen]))
 
     def labels(self, split: Split) -> Tensor:
         """Class numbers (n,), int64."""
         return self.splits[split][1]
 
     def size(self, split: Split) -> int:
-        """Number of images."""
+        """Number of samples."""
         return len(self.splits[split][1])
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        c, h, w = self.images("train").shape[1:]
-        return c, h, w
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor of the splits, and then those of the statistics."""
+        pairs = self.splits.values()
+        held = [part for raw, labels in pairs for part in (*parts(raw), labels)]
+        return (*held, *self.statistics)
+
+    @cached_property
+    def task(self) -> Task:
+        """What its samples are, and how networks that learn them are judged."""
+        return catalogue.task(self.spec.task)
+
+    @cached_property
+    def signature(self) -> Signature:
+        """Inputs and outputs of its networks."""
+        shapes = tuple(tuple(part.shape[1:]) for part in parts(self.raw("train")))
+        return self.task.signature(len(self.classes), shapes, self.facts)
 
     @property
     def dimensions(self) -> dict[str, int]:
-        """Number of classes and of input channels, as a network is built with them."""
-        return {"num_classes": len(self.classes), "in_channels": self.shape[0]}
+        """Sizes with which its networks are built."""
+        return self.signature.dimensions
 
     @cached_property
-    def mean(self) -> Tensor:
-        """Mean per channel (C,), float32, of the training images on the 0 to 255 scale."""
-        return _moments(self.images("train"))[0]
+    def statistics(self) -> tuple[Tensor, ...]:
+        """What inputs are normalised with, from the training samples."""
+        return self.task.statistics(self.raw("train"))
 
-    @cached_property
-    def std(self) -> Tensor:
-        """Standard deviation per channel (C,), float32, of the training images, likewise."""
-        return _moments(self.images("train"))[1]
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Convert raw images (B, C, H, W) to float32 with zero mean and unit variance."""
-        mean, std = self.mean.view(1, -1, 1, 1), self.std.view(1, -1, 1, 1)
-        return (images.float() - mean) / std
+    def inputs(self, raw: Inputs) -> Inputs:
+        """Return the network's inputs of raw samples (B, ...), without augmentation."""
+        return self.task.inputs(raw, self.statistics)
 
     @cached_property
     def digest(self) -> str:
-        """16 digits over every image, label and class name of every split."""
+        """16 digits over every sample, label and class name of every split."""
         return self._digest(SPLITS)
 
     @cached_property
@@ -115,9 +131,10 @@ class Dataset:
     def _digest(self, splits: tuple[Split, ...]) -> str:
         state = hashlib.sha256("\0".join(self.classes).encode())
         for name in splits:
-            images, labels = self.splits[name]
-            state.update(f"{name}{tuple(images.shape)}".encode())
-            state.update(np.ascontiguousarray(images.numpy()).data)
+            raw, labels = self.splits[name]
+            for part in parts(raw):
+                state.update(f"{name}{tuple(part.shape)}".encode())
+                state.update(np.ascontiguousarray(part.numpy()).data)
             state.update(np.ascontiguousarray(labels.numpy()).data)
         return state.hexdigest()[:16]
 
@@ -125,68 +142,89 @@ class Dataset:
 def load(spec: DataSpec, base: Path) -> Dataset:
     """Load the data set of `spec`; relative paths start from `base`.
 
-    Raises KtbenchError where it is missing, empty, too small, or has images of mixed sizes.
+    Raises KtbenchError where it is missing, empty, too small, or has samples of mixed sizes.
     """
-    source = _open_source(spec, base)
-    rows = split_rows(spec, source.labels)
-    splits: dict[str, tuple[Tensor, Tensor]] = {}
+    task = catalogue.task(spec.task)
+    source, rows = _opened(task, spec, base)
+    splits: dict[str, tuple[Inputs, Tensor]] = {}
     for name in SPLITS:
         origin, chosen = rows[name]
-        images = torch.from_numpy(source.read(origin, chosen))
-        labels = torch.from_numpy(source.labels[origin][chosen].astype(np.int64))
-        splits[name] = (images, labels)
-    _same_shape(
-        source, rows, {name: tuple(images.shape[1:]) for name, (images, _) in splits.items()}
-    )
-    return Dataset(spec=spec, classes=source.classes, splits=splits)
+        raw = _tensors(source.read(origin, chosen))
+        splits[name] = (raw, _labels(source.labels[origin][chosen]))
+    shapes = {name: _shapes_of(raw) for name, (raw, _) in splits.items()}
+    _same_shapes(task, source, rows, shapes)
+    return Dataset(spec=spec, classes=source.classes, splits=splits, facts=source.facts)
 
 
-def _open_source(spec: DataSpec, base: Path) -> ImageSource:
-    openers = {"digits": digits, "parquet": parquet, "hub": hub, "folder": folder}
-    return openers[spec.source](spec, base)
+def _opened(task: Task, spec: DataSpec, base: Path) -> tuple[Source, dict[str, tuple[str, Rows]]]:
+    """Return a spec's source, fitted to its training rows, and the rows of each split."""
+    source = task.open(spec, base)
+    rows = split_rows(spec, source.strata, task.noun)
+    return source.fitted(*rows["train"]), rows
+
+
+def _tensors(raw: Arrays) -> Inputs:
+    if isinstance(raw, tuple):
+        return tuple(torch.from_numpy(part) for part in raw)
+    return torch.from_numpy(raw)
+
+
+def _labels(values: Labels) -> Tensor:
+    """Return labels as int64, or as float32 where they are numbers to predict."""
+    return torch.from_numpy(values.astype(np.int64 if values.dtype.kind in "iu" else np.float32))
+
+
+def _shapes_of(raw: Inputs) -> tuple[tuple[int, ...], ...]:
+    """Return the shape of one sample of each tensor."""
+    return tuple(tuple(part.shape[1:]) for part in parts(raw))
 
 
 @lru_cache(maxsize=32)
 def describe(spec: DataSpec, base: Path) -> DataInfo:
-    """Return classes, image shape and sizes, from all labels and a few images of each split.
+    """Return signature, classes and sizes, from all labels and a few samples of each split.
 
-    A process looks once. Raises KtbenchError for what `load` would refuse without decoding every
-    image.
+    A process looks once. Raises KtbenchError for what `load` would refuse without reading every
+    sample.
     """
-    source = _open_source(spec, base)
-    rows = split_rows(spec, source.labels)
+    task = catalogue.task(spec.task)
+    source, rows = _opened(task, spec, base)
     train, validation, test = (len(rows[name][1]) for name in SPLITS)
-    shape, contents = _shape(source, rows), _contents(source, rows)
-    return DataInfo(len(source.classes), shape, train, validation, test, contents)
+    shapes, contents = _looked_at(task, source, rows), _contents(task, source, rows)
+    signature = task.signature(len(source.classes), shapes, source.facts)
+    return DataInfo(signature, train, validation, test, contents)
 
 
-def _shape(source: ImageSource, rows: dict[str, tuple[str, Rows]]) -> tuple[int, int, int]:
-    """Return (C, H, W) of the images, checked on some from every split."""
+def _looked_at(
+    task: Task, source: Source, rows: dict[str, tuple[str, Rows]]
+) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of a sample's tensors, checked on some samples from every split."""
     shapes = {}
     for name, (origin, chosen) in rows.items():
         places = np.linspace(0, len(chosen) - 1, min(_LOOKED_AT, len(chosen))).astype(np.int64)
-        shapes[name] = source.read(origin, chosen[places]).shape[1:]
-    _same_shape(source, rows, shapes)
-    channels, height, width = shapes["train"]
-    return int(channels), int(height), int(width)
+        shapes[name] = _shapes_of(_tensors(source.read(origin, chosen[places])))
+    _same_shapes(task, source, rows, shapes)
+    return shapes["train"]
 
 
-def _same_shape(
-    source: ImageSource, rows: dict[str, tuple[str, Rows]], shapes: dict[str, tuple[int, ...]]
+def _same_shapes(
+    task: Task,
+    source: Source,
+    rows: dict[str, tuple[str, Rows]],
+    shapes: dict[str, tuple[tuple[int, ...], ...]],
 ) -> None:
-    """Raise KtbenchError when images of one split are not like those of another."""
-    examples: dict[tuple[int, ...], str] = {}
+    """Raise KtbenchError when samples of one split are not like those of another."""
+    examples: dict[tuple[tuple[int, ...], ...], str] = {}
     for name, shape in shapes.items():
         origin, chosen = rows[name]
         examples.setdefault(shape, source.row_name(origin, int(chosen[0])))
     if len(examples) > 1:
-        refuse_mixed(examples)
+        task.refuse_mixed(examples)
 
 
-def _contents(source: ImageSource, rows: dict[str, tuple[str, Rows]]) -> Contents:
+def _contents(task: Task, source: Source, rows: dict[str, tuple[str, Rows]]) -> Contents:
     size = len(source.classes)
     counts = {
-        name: np.bincount(source.labels[origin][chosen], minlength=size)
+        name: np.bincount(source.strata[origin][chosen], minlength=size)
         for name, (origin, chosen) in rows.items()
     }
     absent: dict[tuple[str, ...], list[str]] = {}
@@ -194,37 +232,20 @@ def _contents(source: ImageSource, rows: dict[str, tuple[str, Rows]]) -> Content
         where = tuple(name for name in SPLITS if not counts[name][number])
         absent.setdefault(where, []).append(title)
     absent.pop((), None)
-    lines = [f"no image of {some(names)} in {', '.join(where)}" for where, names in absent.items()]
+    lines = [
+        f"no {task.noun} of {some(names)} in {', '.join(where)}" for where, names in absent.items()
+    ]
     notes = [*source.notes, *lines]
     of_splits: dict[str, tuple[int, ...]] = {name: tuple(counts[name].tolist()) for name in SPLITS}
     return Contents(source.name, source.classes, of_splits, source.about, tuple(notes))
 
 
-def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, summed exactly in integers."""
-    count = images.numel() // images.shape[1]
-    total = images.sum(dim=(0, 2, 3), dtype=torch.int64).double()
-    squares = torch.stack(
-        [channel.to(torch.int32).square().sum(dtype=torch.int64) for channel in images.unbind(1)]
-    ).double()
-    mean = total / count
-    variance = (squares / count - mean.square()).clamp(min=0)
-    return mean.float(), variance.sqrt().clamp(min=1e-3).float()
-
-
-def between(source: Dataset, target: Dataset) -> tuple[Tensor, Tensor] | None:
-    """Return scale and shift (1, C, 1, 1) from one normalisation to another; None where equal."""
-    if torch.equal(source.mean, target.mean) and torch.equal(source.std, target.std):
-        return None
-    scale = (source.std / target.std).view(1, -1, 1, 1)
-    shift = ((source.mean - target.mean) / target.std).view(1, -1, 1, 1)
-    return scale, shift
-
-
 # ---------------------------------------------------------------- splits
 
 
-def split_rows(spec: DataSpec, labels: dict[str, NDArray[np.int64]]) -> dict[str, tuple[str, Rows]]:
+def split_rows(
+    spec: DataSpec, labels: dict[str, Labels], noun: str = "sample"
+) -> dict[str, tuple[str, Rows]]:
     """Return for each of train, validation and test the split of the source, and its rows.
 
     Test and validation are set apart first, so they do not depend on `train_size`. Draws are
@@ -233,32 +254,32 @@ def split_rows(spec: DataSpec, labels: dict[str, NDArray[np.int64]]) -> dict[str
     """
     pool = np.arange(len(labels["train"]), dtype=np.int64)
     if not len(pool):
-        raise KtbenchError("data: the training split is empty: give a source with images")
+        raise KtbenchError(f"data: the training split is empty: give a source with {noun}s")
     splits: dict[str, tuple[str, Rows]] = {}
     fractions = {"test": 0.2, "validation": 0.1}
     for name, size in (("test", spec.test_size), ("validation", spec.validation_size)):
         if name in labels:
             every = np.arange(len(labels[name]), dtype=np.int64)
             size = len(every) if size is None else size
-            splits[name] = (name, _draw(labels[name], every, size, spec.split_seed, name))
+            splits[name] = (name, _draw(labels[name], every, size, spec.split_seed, name, noun))
         else:
             size = max(1, round(fractions[name] * len(pool))) if size is None else size
-            chosen = _draw(labels["train"], pool, size, spec.split_seed, name)
+            chosen = _draw(labels["train"], pool, size, spec.split_seed, name, noun)
             splits[name] = ("train", chosen)
             pool = np.setdiff1d(pool, chosen)
     size = len(pool) if spec.train_size is None else spec.train_size
-    splits["train"] = ("train", _draw(labels["train"], pool, size, spec.split_seed, "train"))
+    splits["train"] = ("train", _draw(labels["train"], pool, size, spec.split_seed, "train", noun))
     for name, (_, rows) in splits.items():
         if not len(rows):
-            raise KtbenchError(f"data: no images are left for the {name} split: give more data")
+            raise KtbenchError(f"data: no {noun}s are left for the {name} split: give more data")
     return splits
 
 
-def _draw(labels: NDArray[np.int64], pool: Rows, size: int, seed: int, name: str) -> Rows:
+def _draw(labels: Labels, pool: Rows, size: int, seed: int, name: str, noun: str) -> Rows:
     """Draw `size` rows of the pool, class by class in proportion, sorted by row."""
     if size > len(pool):
         raise KtbenchError(
-            f"data: {name}_size is {size}, but only {len(pool)} images are there for it"
+            f"data: {name}_size is {size}, but only {len(pool)} {noun}s are there for it"
         )
     if size == len(pool):
         return pool
@@ -275,40 +296,3 @@ def _draw(labels: NDArray[np.int64], pool: Rows, size: int, seed: int, name: str
         order = np.argsort(counter_hash(seed, salt, members), kind="stable")
         taken.append(members[order[:count]])
     return np.sort(np.concatenate(taken))
-
-
-# ---------------------------------------------------------------- handwritten digits
-
-
-def digits(spec: DataSpec, base: Path) -> ImageSource:
-    """1,797 handwritten digits of 8×8 pixels (Alpaydin and Kaynak, UCI, 1998)."""
-    table = _digits_table()
-    pixels: Pixels = np.rint(table[:, :64] * (255.0 / 16.0)).astype(np.uint8).reshape(-1, 1, 8, 8)
-
-    def read(_: str, rows: Labels) -> Pixels:
-        if spec.image_size is None:
-            return pixels[rows]
-        from PIL import Image
-
-        images = [resized(Image.fromarray(pixels[row, 0]), spec.image_size) for row in rows]
-        return stack(images, str)
-
-    labels = {"train": table[:, 64].astype(np.int64)}
-    return ImageSource("digits", tuple(str(i) for i in range(10)), labels, read)
-
-
-def _digits_table() -> NDArray[np.float64]:
-    """64 pixels and the class of each digit, (1797, 65).
-
-    Read from scikit-learn's own file: importing scikit-learn takes longer than everything else
-    that planning does.
-    """
-    spec = importlib.util.find_spec("sklearn")
-    if spec is not None and spec.origin is not None:
-        file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
-        if file.is_file():
-            return np.loadtxt(file, delimiter=",")
-    from sklearn.datasets import load_digits
-
-    bundle = load_digits()
-    return np.column_stack([bundle.data, bundle.target]).astype(np.float64)

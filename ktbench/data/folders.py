@@ -10,18 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ktbench.data.image_source import (
-    ImageSource,
-    Labels,
+from ktbench.data.pixels import Pixels, decode, read_all
+from ktbench.data.sources import (
     counted,
     refuse_untaught,
     resolve,
     shown,
     some,
 )
-from ktbench.data.pixels import Pixels, decode, read_all
 from ktbench.data.split_names import by_split, plain_split, split_of
 from ktbench.records import DataSpec, KtbenchError
+from ktbench.tasks._contract import Labels, Source
 
 IMAGE_FILES = frozenset(
     {".apng", ".avif", ".bmp", ".bw", ".dds", ".dib", ".gif", ".icns", ".ico", ".j2c", ".j2k"}
@@ -56,7 +55,7 @@ class Tree:
     """Links that lead back to a folder around them."""
 
 
-def folder(spec: DataSpec, base: Path) -> ImageSource:
+def folder(spec: DataSpec, base: Path) -> Source:
     """Open `FOLDER/class/*.png`, `FOLDER/split/class/*.png` or `FOLDER/class/split/*.png`."""
     path = resolve(spec, base)
     if not path.is_dir():
@@ -77,7 +76,7 @@ def folder(spec: DataSpec, base: Path) -> ImageSource:
     titles = tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in names)
     if len(titles) == 1:
         _refuse_one_class(tree, names[0])
-    refuse_untaught(str(path), titles, labels)
+    refuse_untaught(str(path), titles, labels, "image")
 
     def row_name(split: str, row: int) -> str:
         return shown(str(files[split][row]))
@@ -94,7 +93,7 @@ def folder(spec: DataSpec, base: Path) -> ImageSource:
     def read(split: str, rows: Labels) -> Pixels:
         return read_all(lambda row: one(split, row), rows, lambda row: row_name(split, row))
 
-    return ImageSource(str(path), titles, labels, read, row_name, tuple(notes))
+    return Source(str(path), titles, labels, read, row_name, tuple(notes))
 
 
 def _refuse_one_class(tree: Tree, name: str) -> None:

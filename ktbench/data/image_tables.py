@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ktbench.data.columns import as_classes, choose, holds_bytes, is_text
-from ktbench.data.image_source import ImageSource, Labels, refuse_untaught, resolve, shown, some
 from ktbench.data.pixels import Pixels, decode, line, read_all
+from ktbench.data.sources import refuse_untaught, resolve, shown, some
 from ktbench.data.split_names import plain_split, table_files
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.system import extras
+from ktbench.tasks._contract import Labels, Source
 
 
 class Table(Protocol):
@@ -133,7 +134,7 @@ def _reading(file: Path, read: Callable[..., Any], *arguments: Any, **options: A
 # ---------------------------------------------------------------- opening tables
 
 
-def parquet(spec: DataSpec, base: Path) -> ImageSource:
+def parquet(spec: DataSpec, base: Path) -> Source:
     """Open a folder of files named by split (`train-0.parquet`, `test.csv`), or one file."""
     path = resolve(spec, base)
     files, notes = table_files(path)
@@ -155,7 +156,7 @@ def _opened(files: Sequence[Path]) -> Table:
     return InMemory(table, files[0].parent)
 
 
-def hub(spec: DataSpec, base: Path) -> ImageSource:
+def hub(spec: DataSpec, base: Path) -> Source:
     """Open an image classification data set of the Hugging Face hub; offline, from its cache."""
     if not spec.path:
         raise KtbenchError("data: source 'hub' needs a path: the data set's name on the hub")
@@ -234,7 +235,7 @@ def _from_tables(
     tables: dict[str, Table],
     features: Features,
     notes: Sequence[str],
-) -> ImageSource:
+) -> Source:
     train = tables["train"]
     kinds = {column: kind for column, (kind, _) in features.items()}
     image, label = choose(spec, name, train.schema, kinds, train.column)
@@ -243,7 +244,7 @@ def _from_tables(
     names = features.get(label, ("", None))[1]
     columns = {split: table.column(label) for split, table in tables.items()}
     labels, classes, unlabelled = as_classes(f"{name}, column {label!r}", columns, names)
-    refuse_untaught(name, classes, labels)
+    refuse_untaught(name, classes, labels, "image")
 
     def row_name(split: str, row: int) -> str:
         return f"{name}, {split} row {row}"
@@ -259,7 +260,7 @@ def _from_tables(
         return read_all(one, rows, lambda row: row_name(split, row))
 
     about = f"images in column {image!r}, labels in column {label!r}"
-    return ImageSource(name, classes, labels, read, row_name, (*notes, *unlabelled), about)
+    return Source(name, classes, labels, read, row_name, (*notes, *unlabelled), about)
 
 
 def _refuse_other_columns(where: str, table: Table, image: str, label: str) -> None:

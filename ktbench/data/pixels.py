@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def stack(images: list[Pixels], name_of: Callable[[int], str]) -> Pixels:
     return np.stack(images)
 
 
-def refuse_mixed(examples: dict[tuple[int, ...], str]) -> None:
+def refuse_mixed(examples: dict[tuple[int, ...], str]) -> NoReturn:
     """Raise KtbenchError for pictures of several shapes (C, H, W), with an example of each."""
     shapes = sorted(examples)
     channels = {shape[0]: examples[shape] for shape in shapes}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ktbench.data.image_source import shown, some
+from ktbench.data.sources import shown, some
 from ktbench.records import KtbenchError
 
 SPLIT_WORDS = {

@@ -1,4 +1,4 @@
-"""The network as it is deployed: raw images in, logits out, batch normalisation folded away.
+"""The network as it is deployed: raw samples in, logits out, batch normalisation folded away.
 
 Folding makes every constant of an exported graph a plain copy of one tensor here, so that a graph
 converted once can be filled with another student's weights (`template.py`).
@@ -21,6 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from ktbench.export.quiet_output import quiet
+from ktbench.tasks._contract import InputSpec
 
 Layout = Literal["NCHW", "NHWC"]
 State = dict[str, NDArray[np.float32]]
@@ -56,10 +57,11 @@ class Affine(nn.Module):
 
 
 class Deployed(nn.Module):
-    """A student behind the normalisation of its data: raw float32 images 0 to 255 to logits (B, K).
+    """A student behind the normalisation of its data: raw samples to logits (B, K).
 
-    Images are (B, C, H, W), or (B, H, W, C) with layout `NHWC`. What the network itself has taken
-    over of the normalisation is None here.
+    Real numbers are float32, whole numbers int32. Maps are (B, C, H, W), or (B, H, W, C) with
+    layout `NHWC`. The normalisation is that of the first input; what the network itself has taken
+    over of it is None here.
     """
 
     mean: Tensor | None
@@ -68,7 +70,7 @@ class Deployed(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        shape: tuple[int, int, int],
+        inputs: tuple[InputSpec, ...],
         mean: Tensor | None,
         scale: Tensor | None,
         layout: Layout,
@@ -76,28 +78,34 @@ class Deployed(nn.Module):
         super().__init__()
         view = (1, -1, 1, 1) if layout == "NCHW" else (1, 1, 1, -1)
         self.network = network
-        self.shape = shape
+        self.inputs = inputs
         self.layout = layout
         self.register_buffer("mean", None if mean is None else mean.clone().view(view))
         self.register_buffer("scale", None if scale is None else scale.clone().view(view))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits (B, K) of raw images."""
-        x = image
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        """Return logits (B, K) of raw samples."""
+        x = first
         if self.mean is not None:
             x = x - self.mean
         if self.scale is not None:
             x = x * self.scale
-        if self.layout == "NHWC":
-            x = x.permute(0, 3, 1, 2)
-        logits: Tensor = self.network(x)
+        read = tuple(self._read(part) for part in (x, *others))
+        logits: Tensor = self.network(read if others else read[0])
         return logits
 
-    def example(self, batch: int) -> Tensor:
-        """Return blank images (B, ...) in the network's layout."""
-        channels, height, width = self.shape
-        size = (channels, height, width) if self.layout == "NCHW" else (height, width, channels)
-        return torch.zeros(batch, *size)
+    def _read(self, part: Tensor) -> Tensor:
+        """Return an input as the network reads it."""
+        if not part.is_floating_point():
+            return part.long()
+        return part.permute(0, 3, 1, 2) if self.layout == "NHWC" and part.dim() == 4 else part
+
+    def example(self, batch: int) -> tuple[Tensor, ...]:
+        """Return blank samples (B, ...) in the file's layout and types, one tensor per input."""
+        return tuple(
+            torch.zeros(batch, *each.shape_in(self.layout), dtype=getattr(torch, each.file_type))
+            for each in self.inputs
+        )
 
     def state(self) -> State:
         """Return every float tensor that decides the outputs, by name."""
@@ -157,14 +165,14 @@ def _bake(module: nn.Module, hook: Any) -> None:
 def deploy(
     student: nn.Module,
     folding: Folding,
-    shape: tuple[int, int, int],
+    inputs: tuple[InputSpec, ...],
     moments: tuple[Tensor, Tensor] | None,
     layout: Layout,
 ) -> Deployed:
     """Return the deployed form of a trained student, which is left unchanged.
 
-    `shape` (C, H, W) is of an image, `moments` the mean and deviation (C,) of raw training images;
-    None for what takes its input as it is.
+    `moments` are mean and deviation (C,) of the first input's raw training samples; None for what
+    takes its inputs as they are.
     """
     network = plain_copy(student).requires_grad_(False)
     with torch.no_grad():
@@ -174,7 +182,7 @@ def deploy(
             scale, shift = _scale_and_shift(network.get_submodule(norm))
             network.set_submodule(norm, Affine(scale.float(), shift.float()))
         left = _fold_moments(network, folding.first, *moments) if moments else (None, None)
-    return Deployed(network, shape, *left, layout).eval().requires_grad_(False)
+    return Deployed(network, inputs, *left, layout).eval().requires_grad_(False)
 
 
 def _fold_moments(
@@ -220,7 +228,7 @@ def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias.double()
 
 
-def plan_folding(student: nn.Module, shape: tuple[int, int, int]) -> Folding:
+def plan_folding(student: nn.Module, inputs: tuple[InputSpec, ...]) -> Folding:
     """Find what can be folded in an architecture without changing its outputs.
 
     Found in the traced graph, not in the module tree, so that a residual that reads a convolution
@@ -228,28 +236,40 @@ def plan_folding(student: nn.Module, shape: tuple[int, int, int]) -> Folding:
     """
     network = plain_copy(student)
     try:
-        folding = _from_graph(network, shape)
+        folding = _from_graph(network, inputs)
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (4, *shape), generator=generator).float()
-        moments = (torch.full((shape[0],), 120.0), torch.full((shape[0],), 60.0))
+        first, *others = (_drawn(each, generator) for each in inputs)
         with torch.no_grad():
-            expected = network((images - 120) / 60)
-            folded = deploy(network, folding, shape, moments, "NCHW")(images)
+            if inputs[0].below is None:
+                channels = inputs[0].shape[0]
+                moments = (torch.full((channels,), 120.0), torch.full((channels,), 60.0))
+                read = ((first - 120) / 60, *others)
+            else:
+                moments, read = None, (first, *others)
+            expected = network(read if others else read[0])
+            folded = deploy(network, folding, inputs, moments, "NCHW")(first, *others)
     except Exception:  # any network of a user's may fail here: then it is exported as it is
         return Folding()
     same = torch.allclose(folded, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     return folding if same else Folding()
 
 
-def _from_graph(network: nn.Module, shape: tuple[int, int, int]) -> Folding:
+def _drawn(spec: InputSpec, generator: torch.Generator) -> Tensor:
+    if spec.below is not None:
+        return spec.drawn(4, generator)
+    return torch.randint(0, 256, (4, *spec.shape), generator=generator).float()
+
+
+def _from_graph(network: nn.Module, inputs: tuple[InputSpec, ...]) -> Folding:
+    blank = tuple(each.zeros(2) for each in inputs)
     with quiet():
-        program = torch.export.export(network, (torch.zeros(2, *shape),))
+        program = torch.export.export(network, (blank if len(blank) > 1 else blank[0],))
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    inputs = set(signature.user_inputs)
+    given = set(signature.user_inputs)
     pairs, alone, first = [], [], None
     for node in program.graph.nodes:
-        if _is(node, _CONV) and node.args[0].name in inputs and len(node.args[0].users) == 1:
+        if _is(node, _CONV) and node.args[0].name in given and len(node.args[0].users) == 1:
             first = _owner(network, node.args[1], names, nn.Conv2d)
             first = first if first and _groups(network, first) == 1 else None
         if not _is(node, ("batch_norm.default",)):

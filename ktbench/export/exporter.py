@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ktbench.data import Dataset
 from ktbench.export.deployed_network import Deployed, Folding, deploy, plain_copy, plan_folding
-from ktbench.export.parity import TOLERANCES, Parity, check, raw_images, reference_logits
+from ktbench.export.parity import TOLERANCES, Parity, check, raw_samples, reference_logits
 from ktbench.export.reasons import reason_of
 from ktbench.export.template import Template, make_template
 from ktbench.export.writer import Floats, Writer
@@ -38,6 +38,7 @@ from ktbench.records import (
 )
 from ktbench.system import extras
 from ktbench.system.files import write_atomically
+from ktbench.tasks._contract import InputSpec, Signature
 
 if TYPE_CHECKING:
     from ktbench.students._contract import Student
@@ -52,22 +53,19 @@ _WRITERS: dict[Format, tuple[str, str]] = {
 }
 
 
-def graph_key(
-    student: Item,
-    num_classes: int,
-    shape: tuple[int, int, int],
-    spec: ExportSpec,
-    structure: str = "",
-) -> str:
+def graph_key(student: Item, signature: Signature, spec: ExportSpec, structure: str = "") -> str:
     """Return a digest that is equal for artifacts that differ only in their weights.
 
-    `shape` (C, H, W) is that of an image, `structure` the network's (`Student.structure`).
+    `structure` is the network's (`Student.structure`).
     """
+    first, *others = (list(each.shape) for each in signature.inputs)
+    sizes = {k: v for k, v in signature.sizes if k not in ("num_classes", "in_channels")}
     return digest_of(
         {
             "student": student.model_dump(mode="json", exclude={"implied"}),
-            "num_classes": num_classes,
-            "shape": list(shape),
+            "num_classes": signature.outputs,
+            "shape": first,
+            **({"others": others, "sizes": sizes} if sizes else {}),
             "export": spec.model_dump(mode="json"),
             **({"structure": structure} if structure else {}),
         }
@@ -156,18 +154,18 @@ class Exporter:
             model = writer.convert(network, plain)
         else:
             model = template.fill(writer, network.state())
-        images = raw_images(writer, self.dataset, "train", self._calibration())
-        return writer.lower(model, spec, images)
+        samples = raw_samples(writer.layout, self.dataset, "train", self._calibration())
+        return writer.lower(model, spec, samples)
 
     def _deployed(self, writer: Writer, subject: _Subject) -> Deployed:
-        shape = self.dataset.shape
+        data, inputs = self.dataset, self.dataset.signature.inputs
         if subject.architecture not in self._foldings:
-            self._foldings[subject.architecture] = plan_folding(subject.network, shape)
+            self._foldings[subject.architecture] = plan_folding(subject.network, inputs)
         if writer.layout not in subject.deployed:
             folding = self._foldings[subject.architecture]
-            moments = (self.dataset.mean, self.dataset.std)
+            moments = data.task.moments(data.statistics)
             subject.deployed[writer.layout] = deploy(
-                subject.network, folding, shape, moments, writer.layout
+                subject.network, folding, inputs, moments, writer.layout
             )
         return subject.deployed[writer.layout]
 
@@ -187,17 +185,15 @@ class Exporter:
         parity: Parity,
         started: float,
     ) -> Artifact:
-        channels, height, width = shape = self.dataset.shape
-        nchw = writer.layout == "NCHW"
-        classes, structure = len(self.dataset.classes), subject.structure
+        signature, structure = self.dataset.signature, subject.structure
         return Artifact(
             cell_key=cell.key,
             export=spec,
-            graph_key=graph_key(cell.student, classes, shape, spec, structure),
+            graph_key=graph_key(cell.student, signature, spec, structure),
             path=path.relative_to(self.relative_to).as_posix(),
             digest=hashlib.sha256(model).hexdigest()[:16],
             bytes=len(model),
-            input_shape=shape if nchw else (height, width, channels),
+            input_shape=signature.inputs[0].shape_in(writer.layout),
             agreement=parity.agreement,
             max_difference=parity.max_difference,
             tolerance=TOLERANCES[spec.precision],
@@ -251,16 +247,16 @@ def export_student(
 
 def onnx_model(
     module: nn.Module,
-    shape: tuple[int, int, int],
+    inputs: tuple[InputSpec, ...],
     moments: tuple[Tensor, Tensor] | None = None,
 ) -> bytes:
-    """Return a network, or a part of one, as an fp32 ONNX model for one input (C, H, W).
+    """Return a network, or a part of one, as an fp32 ONNX model.
 
     Batch normalisation is folded as in an artifact. `moments`, the mean and deviation (C,) of raw
-    images, belong to a whole network. Raises KtbenchError where ONNX is not installed.
+    samples, belong to a whole network. Raises KtbenchError where ONNX is not installed.
     """
     extras.require("onnx", "a network as an ONNX model")
-    deployed = deploy(module, plan_folding(module, shape), shape, moments, "NCHW")
+    deployed = deploy(module, plan_folding(module, inputs), inputs, moments, "NCHW")
     return _new_writer("onnx").convert(deployed, ExportSpec(format="onnx"))
 
 
@@ -286,6 +282,18 @@ def _described(
 ) -> dict[str, Any]:
     """Return the sidecar: all that is needed by whoever has nothing but these two files."""
     batch = 1 if artifact.export.batch == "1" else None
+    signature = dataset.signature
+    told = dataset.task.sidecar(signature, dataset.statistics, dataset.facts)
+    inputs = [
+        {
+            "name": each.name,
+            **({"layout": writer.layout} if len(each.shape) == 3 else {}),
+            "shape": [batch, *each.shape_in(writer.layout)],
+            "dtype": each.file_type,
+            **told.get(each.name, {}),
+        }
+        for each in signature.inputs
+    ]
     return {
         "schema_version": SCHEMA,
         "file": Path(artifact.path).name,
@@ -293,16 +301,7 @@ def _described(
         "format": artifact.export.format,
         "precision": artifact.export.precision,
         "labels": list(dataset.classes),
-        "input": {
-            "name": "image",
-            "layout": writer.layout,
-            "shape": [batch, *artifact.input_shape],
-            "dtype": "float32",
-            "range": [0, 255],
-            "normalisation": "inside the graph",
-            "mean": dataset.mean.tolist(),
-            "std": dataset.std.tolist(),
-        },
+        **({"input": inputs[0]} if len(inputs) == 1 else {"inputs": inputs}),
         "output": {
             "name": "logits",
             "shape": [batch, len(dataset.classes)],

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SIGNATURE, INPUT, OUTPUT = "serving_default", "image", "logits"
+SIGNATURE, OUTPUT = "serving_default", "logits"
+Arrays = dict[str, NDArray[Any]]
 BATCH = 256
 ALIGNMENT = 16
 """Bytes at whose multiples the format wants constants (`force_align` of its schema); the packages
@@ -26,11 +27,11 @@ of Python leave them where they fall."""
 LARGEST_RATIO = 128.0
 """Largest ratio of a product of steps to the output's step, with a factor of two to spare."""
 CHUNK = 32
-"""Calibration images run at once: every activation of theirs is kept in memory."""
+"""Calibration samples run at once: every activation of theirs is kept in memory."""
 
 
-def convert(program: bytes, shape: tuple[int, ...], dynamic: bool) -> bytes:
-    """Convert a saved torch program to an fp32 graph; `shape` (1, H, W, C) is its input's."""
+def convert(program: bytes, blank: dict[str, NDArray[Any]], dynamic: bool) -> bytes:
+    """Convert a saved torch program to an fp32 graph; `blank` has a sample (1, ...) per input."""
     import torch
 
     torch.set_num_threads(1)
@@ -39,7 +40,8 @@ def convert(program: bytes, shape: tuple[int, ...], dynamic: bool) -> bytes:
 
     progress.config.show_progress = False
     network = torch.export.load(io.BytesIO(program)).module()
-    converted = litert_torch.convert(network, sample_kwargs={INPUT: torch.zeros(shape)})
+    samples = {name: torch.from_numpy(sample) for name, sample in blank.items()}
+    converted = litert_torch.convert(network, sample_kwargs=samples)
     model = bytes(converted.model_content())
     return compact(free_batch(model) if dynamic else model)
 
@@ -118,8 +120,8 @@ def _free_reshape(graph: Any, part: Any, operator: Any) -> None:
         operator.builtinOptionsType = 0
 
 
-def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
-    """Return the graph in `fp16` (weights) or `int8` (static); images and logits stay float32."""
+def lower(model: bytes, precision: str, samples: Arrays) -> bytes:
+    """Return the graph in `fp16` (weights) or `int8` (static); samples and logits stay float32."""
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 
     names, algorithms = qtyping.TFLOperationName, algorithm_manager.AlgorithmName
@@ -136,7 +138,7 @@ def lower(model: bytes, precision: str, images: NDArray[np.uint8]) -> bytes:
     maker.load_quantization_recipe(recipe.get_quantization_recipe())
     if precision != "int8":
         return compact(maker.quantize(None, enable_progress_report=False).quantized_model)
-    ranges = _ranges(model, recipe, images.astype(np.float32))
+    ranges = _ranges(model, recipe, samples)
     lowered = bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
     wider = _too_fine(lowered)
     for name in wider.keys() & ranges.keys():
@@ -219,8 +221,8 @@ def _text(name: Any) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
-    """Find the least and greatest value of every tensor, in chunks or image by image.
+def _ranges(model: bytes, recipe: Any, samples: Arrays) -> Any:
+    """Find the least and greatest value of every tensor, in chunks or one by one.
 
     A graph that cannot take a chunk, though its batch is free, raises; the ranges are the same.
     """
@@ -228,7 +230,11 @@ def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
     from ai_edge_quantizer.utils import qsv_utils
 
     def calibrated(graph: bytes, step: int) -> Any:
-        feeds = [{INPUT: images[i : i + step]} for i in range(0, len(images), step)]
+        columns = _by_name(graph, samples)
+        feeds = [
+            {name: column[i : i + step] for name, column in columns.items()}
+            for i in range(0, len(next(iter(samples.values()))), step)
+        ]
         tool = calibrator.Calibrator(graph, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         tool.calibrate({SIGNATURE: feeds}, recipe)
         return tool.get_model_qsvs()
@@ -239,25 +245,40 @@ def _ranges(model: bytes, recipe: Any, images: NDArray[np.float32]) -> Any:
         return calibrated(model, 1)
 
 
-def run(model: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return logits (N, K) of raw images (N, H, W, C), computed on one thread."""
+def _by_name(model: bytes, samples: Arrays) -> dict[str, NDArray[Any]]:
+    """Return samples in the types of a graph's inputs."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=model, num_threads=1)
-    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    step = BATCH if source["shape_signature"][0] == -1 else 1
+    details = interpreter.get_input_details()
+    names = interpreter.get_signature_runner(SIGNATURE).get_input_details()
+    types = {detail["index"]: detail["dtype"] for detail in details}
+    return {name: samples[name].astype(types[names[name]["index"]]) for name in names}
+
+
+def run(model: bytes, samples: Arrays) -> NDArray[np.float32]:
+    """Return logits (N, K) of raw samples (N, ...), computed on one thread."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=model, num_threads=1)
+    details = interpreter.get_signature_runner(SIGNATURE).get_input_details()
+    sources, [target] = list(details.values()), interpreter.get_output_details()
+    step = BATCH if interpreter.get_input_details()[0]["shape_signature"][0] == -1 else 1
+    columns = list(_by_name(model, samples).values())
     logits, size = [], 0
-    for start in range(0, len(images), step):
-        batch = images[start : start + step].astype(np.float32)
-        if len(batch) != size:
-            interpreter.resize_tensor_input(source["index"], list(batch.shape))
+    for start in range(0, len(columns[0]), step):
+        batches = [column[start : start + step] for column in columns]
+        if len(batches[0]) != size:
+            for source, batch in zip(sources, batches, strict=True):
+                interpreter.resize_tensor_input(source["index"], list(batch.shape))
             interpreter.allocate_tensors()
-            size = len(batch)
-        interpreter.set_tensor(source["index"], batch)
+            size = len(batches[0])
+        for source, batch in zip(sources, batches, strict=True):
+            interpreter.set_tensor(source["index"], batch)
         interpreter.invoke()
         logits.append(interpreter.get_tensor(target["index"]))
         if len(logits[-1]) != size:
-            raise ValueError(f"{len(logits[-1])} rows of logits for a batch of {size} images")
+            raise ValueError(f"{len(logits[-1])} rows of logits for a batch of {size} samples")
     return np.concatenate(logits)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -21,12 +22,12 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from ktbench.export.deployed_network import Deployed, Layout
 from ktbench.export.quiet_output import quiet
-from ktbench.export.writer import CHUNK, Floats, Images
+from ktbench.export.writer import CHUNK, Arrays, Floats
 from ktbench.records import ExportSpec
 
-INPUT, OUTPUT = "image", "logits"
+OUTPUT = "logits"
 BATCH = 256
-"""Images per run where the batch is dynamic."""
+"""Samples per run where the batch is dynamic."""
 RUN_ERRORS = (Fail, InvalidArgument, RuntimeException)
 MODERN_OPSET, OLD_IR, IR = 18, 8, 10
 """Boards with opset 15 at most read IR version 8 at most."""
@@ -41,10 +42,10 @@ class OnnxWriter:
     def convert(self, network: Deployed, spec: ExportSpec) -> bytes:
         """See `Writer.convert`."""
         dynamic = spec.batch == "dynamic"
-        image = network.example(2 if dynamic else 1)
+        samples = network.example(2 if dynamic else 1)
         export = _modern if spec.opset >= MODERN_OPSET else _legacy
         with quiet():
-            model = export(network, image, spec.opset, dynamic)
+            model = export(network, samples, spec.opset, dynamic)
         _strip(model)
         model.ir_version = IR if spec.opset >= MODERN_OPSET else min(model.ir_version, OLD_IR)
         return _bytes(model)
@@ -71,7 +72,7 @@ class OnnxWriter:
             tensors[name].CopyFrom(numpy_helper.from_array(filled, tensors[name].name))
         return _bytes(proto)
 
-    def lower(self, model: bytes, spec: ExportSpec, calibration: Images) -> bytes:
+    def lower(self, model: bytes, spec: ExportSpec, calibration: Arrays) -> bytes:
         """See `Writer.lower`."""
         if spec.precision == "fp32":
             return model
@@ -81,14 +82,13 @@ class OnnxWriter:
         lowered.ir_version = proto.ir_version
         return _bytes(lowered)
 
-    def run(self, model: bytes, images: Images) -> Floats:
+    def run(self, model: bytes, samples: Arrays) -> Floats:
         """See `Writer.run`."""
         session = _session(model)
         fixed = isinstance(session.get_inputs()[0].shape[0], int)
-        step = 1 if fixed else BATCH
-        raw = images.astype(np.float32)
-        runs = (raw[i : i + step] for i in range(0, len(raw), step))
-        logits: Floats = np.concatenate([session.run([OUTPUT], {INPUT: b})[0] for b in runs])
+        proto = onnx.load_from_string(model)
+        feeds = _feeds(proto, samples, 1 if fixed else BATCH)
+        logits: Floats = np.concatenate([session.run([OUTPUT], feed)[0] for feed in feeds])
         return logits
 
     def runtime(self) -> str:
@@ -104,33 +104,38 @@ class OnnxWriter:
         """Do nothing: this writer holds nothing."""
 
 
-def _modern(network: Deployed, image: torch.Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
-    shapes = {INPUT: {0: "batch"}} if dynamic else None
+Samples = tuple[torch.Tensor, ...]
+
+
+def _modern(network: Deployed, samples: Samples, opset: int, dynamic: bool) -> onnx.ModelProto:
+    first, *others = ({0: "batch"} for _ in samples)
+    shapes = (first, tuple(others)) if others else (first,)
     program = torch.onnx.export(
         network,
-        (image,),
+        samples,
         dynamo=True,
         verbose=False,
         opset_version=opset,
-        input_names=[INPUT],
+        input_names=[each.name for each in network.inputs],
         output_names=[OUTPUT],
-        dynamic_shapes=shapes,
+        dynamic_shapes=shapes if dynamic else None,
     )
     assert program is not None
     return program.model_proto
 
 
-def _legacy(network: Deployed, image: torch.Tensor, opset: int, dynamic: bool) -> onnx.ModelProto:
+def _legacy(network: Deployed, samples: Samples, opset: int, dynamic: bool) -> onnx.ModelProto:
     buffer: Any = io.BytesIO()  # taken by this exporter, though its types say otherwise
-    axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic else None
+    names = [each.name for each in network.inputs]
+    axes = {name: {0: "batch"} for name in (*names, OUTPUT)} if dynamic else None
     torch.onnx.export(
         network,
-        (image,),
+        samples,
         buffer,
         dynamo=False,
         verbose=False,
         opset_version=opset,
-        input_names=[INPUT],
+        input_names=names,
         output_names=[OUTPUT],
         dynamic_axes=axes,
     )
@@ -164,19 +169,20 @@ def _tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 
 
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Convert weights and arithmetic to float16; images and logits stay float32.
+    """Convert weights and arithmetic to float16; samples and logits stay float32.
 
-    Nodes that read the image stay in float32: near 255, float16 resolves only eighths.
+    Nodes that read a sample stay in float32: near 255, float16 resolves only eighths.
     """
-    keep = [node.name for node in model.graph.node if INPUT in node.input]
+    read = {value.name for value in model.graph.input}
+    keep = [node.name for node in model.graph.node if read & set(node.input)]
     return convert_float_to_float16(model, keep_io_types=True, node_block_list=keep)
 
 
-def _int8(model: onnx.ModelProto, spec: ExportSpec, calibration: Images) -> onnx.ModelProto:
+def _int8(model: onnx.ModelProto, spec: ExportSpec, calibration: Arrays) -> onnx.ModelProto:
     """Quantise statically: signed 8 bits, weights per channel, as pairs of Q and DQ.
 
     A graph with a batch of one is calibrated in chunks, too, with its batch free meanwhile; one
-    that cannot take chunks is calibrated image by image, which gives the same ranges slowly.
+    that cannot take chunks is calibrated one by one, which gives the same ranges slowly.
     """
     if spec.batch == "dynamic":
         return _quantised(model, calibration, CHUNK)
@@ -205,7 +211,7 @@ def _with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
     return changed
 
 
-def _quantised(model: onnx.ModelProto, calibration: Images, step: int) -> onnx.ModelProto:
+def _quantised(model: onnx.ModelProto, calibration: Arrays, step: int) -> onnx.ModelProto:
     ready = onnx.ModelProto()
     ready.CopyFrom(model)
     ready.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
@@ -214,7 +220,7 @@ def _quantised(model: onnx.ModelProto, calibration: Images, step: int) -> onnx.M
         quantize_static(
             ready,
             path,
-            _Calibration(calibration, step),
+            _Calibration(_feeds(model, calibration, step)),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QInt8,
@@ -263,15 +269,26 @@ def _wide_norms(model: onnx.ModelProto) -> list[str]:
     ]
 
 
+Feed = dict[str, NDArray[Any]]
+
+
+def _feeds(model: onnx.ModelProto, samples: Arrays, step: int) -> Iterator[Feed]:
+    """Yield samples by input name, in the graph's types and in runs of `step`."""
+    columns = {
+        value.name: samples[value.name].astype(
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        )
+        for value in model.graph.input
+    }
+    for start in range(0, len(next(iter(samples.values()))), step):
+        yield {name: column[start : start + step] for name, column in columns.items()}
+
+
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, images: Images, step: int) -> None:
-        self._feeds = iter(self._batches(images.astype(np.float32), step))
+    def __init__(self, feeds: Iterator[Feed]) -> None:
+        self._feeds = feeds
 
-    @staticmethod
-    def _batches(images: Floats, step: int) -> Iterator[dict[str, Floats]]:
-        return ({INPUT: images[i : i + step]} for i in range(0, len(images), step))
-
-    def get_next(self) -> dict[str, Floats] | None:
+    def get_next(self) -> Feed | None:
         """The next feed, or None at the end."""
         return next(self._feeds, None)
 

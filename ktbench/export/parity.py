@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ktbench.data import Dataset, Split
-from ktbench.export.writer import Floats, Images, Writer
-from ktbench.records import Precision, Tolerance
+from ktbench.export.deployed_network import Layout
+from ktbench.export.writer import Arrays, Floats, Writer
+from ktbench.records import Format, Precision, Tolerance
+from ktbench.students._contract import parts
+from ktbench.tasks._contract import InputSpec
 
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(agreement=0.995, difference=1e-3),
@@ -19,6 +23,9 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "int8": Tolerance(agreement=0.6, difference=None),
 }
 """Tolerances, justified in `docs/export.md`; differences relative to the logits' deviation."""
+
+LAYOUTS: dict[Format, Layout] = {"onnx": "NCHW", "tflite": "NHWC"}
+"""Layout of maps in each format."""
 
 _BATCH = 256
 
@@ -40,7 +47,7 @@ class Parity:
         if self.agreement < tolerance.agreement:
             return (
                 f"it agrees with torch on {self.agreement:.1%} of the validation "
-                f"images; at least {tolerance.agreement:.1%} is required"
+                f"set; at least {tolerance.agreement:.1%} is required"
             )
         limit = tolerance.difference
         if limit is not None and self.relative_difference > limit:
@@ -53,36 +60,39 @@ class Parity:
 
 def reference_logits(student: nn.Module, dataset: Dataset) -> Floats:
     """Return torch's logits (N, K) over the validation set for a student in eval mode."""
-    images = dataset.images("validation")
+    starts = range(0, dataset.size("validation"), _BATCH)
     with torch.inference_mode():
-        runs = [student(dataset.normalise(part)) for part in torch.split(images, _BATCH)]
+        runs = [student(dataset.some("validation", slice(i, i + _BATCH))) for i in starts]
     logits: Floats = torch.cat(runs).float().numpy()
     return logits
 
 
 def check(writer: Writer, model: bytes, dataset: Dataset, reference: Floats) -> Parity:
     """Run a file's bytes over the validation and test sets."""
-    validation = writer.run(model, raw_images(writer, dataset, "validation"))
-    test = writer.run(model, raw_images(writer, dataset, "test"))
+    validation = writer.run(model, raw_samples(writer.layout, dataset, "validation"))
+    test = writer.run(model, raw_samples(writer.layout, dataset, "test"))
+    task = dataset.task
+    names, ours = (task.predictions(torch.from_numpy(each)) for each in (validation, reference))
     difference = float(np.abs(validation - reference).max())
     spread = max(float(reference.std()), float(np.finfo(np.float32).tiny))
     return Parity(
-        agreement=float((validation.argmax(1) == reference.argmax(1)).mean()),
+        agreement=task.agreement(names, ours),
         max_difference=difference,
         relative_difference=difference / spread,
-        validation_accuracy=_accuracy(validation, dataset, "validation"),
-        test_accuracy=_accuracy(test, dataset, "test"),
+        validation_accuracy=task.score(names, dataset.labels("validation")),
+        test_accuracy=task.score(task.predictions(torch.from_numpy(test)), dataset.labels("test")),
     )
 
 
-def raw_images(
-    writer: Writer, dataset: Dataset, split: Split, indices: NDArray[np.int64] | None = None
-) -> Images:
-    """Return a split's raw images in the writer's layout, all or those of `indices`."""
-    images: Images = dataset.images(split).numpy()
-    images = images if indices is None else images[indices]
-    return images if writer.layout == "NCHW" else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+def raw_samples(
+    layout: Layout, dataset: Dataset, split: Split, chosen: slice | NDArray[np.int64] = slice(None)
+) -> Arrays:
+    """Return a split's raw samples in a file's layout by input, all or those chosen."""
+    pairs = zip(dataset.signature.inputs, parts(dataset.raw(split)), strict=True)
+    return {spec.name: _laid_out(spec, part.numpy()[chosen], layout) for spec, part in pairs}
 
 
-def _accuracy(logits: Floats, dataset: Dataset, split: Split) -> float:
-    return float((logits.argmax(1) == dataset.labels(split).numpy()).mean())
+def _laid_out(spec: InputSpec, samples: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    if len(spec.shape) == 3 and layout == "NHWC":
+        samples = samples.transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(samples)

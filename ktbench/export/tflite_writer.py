@@ -24,7 +24,7 @@ from torch.fx import Graph, Node
 
 from ktbench.export.deployed_network import Deployed, Layout
 from ktbench.export.quiet_output import quiet
-from ktbench.export.writer import ExportError, Floats, Images
+from ktbench.export.writer import Arrays, ExportError, Floats
 from ktbench.records import ExportSpec
 
 
@@ -35,8 +35,8 @@ class _Named(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.network(image)}
+    def forward(self, **samples: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.network(*samples.values())}
 
 
 class TfliteWriter:
@@ -50,14 +50,18 @@ class TfliteWriter:
 
     def convert(self, network: Deployed, spec: ExportSpec) -> bytes:
         """See `Writer.convert`."""
-        image = network.example(1)
+        samples = {
+            each.name: sample
+            for each, sample in zip(network.inputs, network.example(1), strict=True)
+        }
         buffer = io.BytesIO()
         with quiet():
-            program = torch.export.export(_Named(network), (), {"image": image})
+            program = torch.export.export(_Named(network), (), samples)
             pool_evenly(program)
             torch.export.save(program, buffer)
         dynamic = spec.batch == "dynamic"
-        model: bytes = self._litert.ask("convert", buffer.getvalue(), tuple(image.shape), dynamic)
+        blank = {name: sample.numpy() for name, sample in samples.items()}
+        model: bytes = self._litert.ask("convert", buffer.getvalue(), blank, dynamic)
         return model
 
     def constants(self, model: bytes) -> dict[str, Floats] | None:
@@ -72,16 +76,16 @@ class TfliteWriter:
                 data[:] = np.ascontiguousarray(values[name], np.float32).reshape(-1).view(np.uint8)
         return bytes(filled)
 
-    def lower(self, model: bytes, spec: ExportSpec, calibration: Images) -> bytes:
+    def lower(self, model: bytes, spec: ExportSpec, calibration: Arrays) -> bytes:
         """See `Writer.lower`."""
         if spec.precision == "fp32":
             return model
         lowered: bytes = self._litert.ask("lower", model, spec.precision, calibration)
         return lowered
 
-    def run(self, model: bytes, images: Images) -> Floats:
+    def run(self, model: bytes, samples: Arrays) -> Floats:
         """See `Writer.run`."""
-        logits: Floats = self._litert.ask("run", model, images)
+        logits: Floats = self._litert.ask("run", model, samples)
         return logits
 
     def runtime(self) -> str:

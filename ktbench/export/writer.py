@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,11 @@ from ktbench.export.deployed_network import Deployed, Layout
 from ktbench.records import ExportSpec, KtbenchError
 
 Floats = NDArray[np.float32]
-Images = NDArray[np.uint8]
-"""Raw images in the writer's own layout."""
+Arrays = dict[str, NDArray[Any]]
+"""Raw samples (N, ...) in the writer's own layout, by the input's name."""
 
 CHUNK = 32
-"""Calibration images per run, if the graph can; all of their activations are kept."""
+"""Calibration samples per run, if the graph can; all of their activations are kept."""
 
 
 class ExportError(KtbenchError):
@@ -38,11 +38,11 @@ class Writer(Protocol):
     def fill(self, model: bytes, values: Mapping[str, Floats]) -> bytes:
         """Return the same graph with some constants replaced, each by as many values."""
 
-    def lower(self, model: bytes, spec: ExportSpec, calibration: Images) -> bytes:
+    def lower(self, model: bytes, spec: ExportSpec, calibration: Arrays) -> bytes:
         """Return the graph in the precision asked for; `calibration` gives the int8 ranges."""
 
-    def run(self, model: bytes, images: Images) -> Floats:
-        """Return logits (N, K) of raw images (N, ...), computed on one thread."""
+    def run(self, model: bytes, samples: Arrays) -> Floats:
+        """Return logits (N, K) of raw samples (N, ...), computed on one thread."""
 
     def runtime(self) -> str:
         """Return name and version of the runtime of `run`."""

@@ -45,11 +45,11 @@ class EqualBudget:
 
     def _per_block_image(self, student: Item, start: Start, info: DataInfo) -> float:
         """Count the FLOPs of an image of which all replacements learn."""
-        replaced = replaced_flops(student, info.num_classes, info.shape, self.base)
+        replaced = replaced_flops(student, info.signature, self.base)
         return 3 * replaced + self._forward(start.teacher.cell.student, info)
 
     def _forward(self, network: Item, info: DataInfo) -> int:
-        return forward_flops(network, info.num_classes, info.shape, self.base)
+        return forward_flops(network, info.signature, self.base)
 
 
 def _images(train: TrainSpec | BlockTrain, info: DataInfo) -> float:

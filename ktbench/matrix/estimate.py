@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
@@ -29,6 +27,7 @@ from ktbench.records import (
     TrainSpec,
     Window,
 )
+from ktbench.students._contract import Inputs
 from ktbench.supervision import mark
 from ktbench.system.machine import bounded_memory, usable_cores
 
@@ -64,7 +63,7 @@ class StepTimer:
     def speed(self, item: Item, cell: Cell) -> Speed:
         """Time a network on a cell's data; zero for one that fails, which is then in `untimed`."""
         info = describe(cell.data, self.base)
-        fitting = max(1, _LARGEST_INPUT // math.prod(info.shape))
+        fitting = max(1, _LARGEST_INPUT // info.signature.values)
         batch = min(cell.train.batch_size, info.train_size, _LARGEST_BATCH, fitting)
         numeric = cell.numeric
         question = (item.label, cell.data.canonical, batch, numeric.threads, numeric.layout)
@@ -100,17 +99,17 @@ class StepTimer:
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
-            size = "×".join(map(str, info.shape))
+            told = info.signature
             raise KtbenchError(
-                f"{item.label}: a training step with {batch} image{'s' if batch > 1 else ''} of "
-                f"{size} takes more memory than a quarter of what is free here: make "
-                "data.image_size or the network smaller"
+                f"{item.label}: a training step with {batch} {told.noun}{'s' if batch > 1 else ''} "
+                f"of {told.size} takes more memory than a quarter of what is free here: make "
+                f"{told.sized_by} or the network smaller"
             ) from error
 
     def _like_others(self, item: Item, info: DataInfo) -> Speed:
         """Estimate a network by its operations, at the speed of those timed."""
         timed = list(self._speeds.values())
-        flops = forward_flops(item, info.num_classes, info.shape, str(self.base))
+        flops = forward_flops(item, info.signature, str(self.base))
         share = flops / max(1, sum(speed.flops for speed in timed))
         forward, step = sum(s.forward for s in timed), sum(s.step for s in timed)
         return Speed(share * forward, share * step, flops)
@@ -118,14 +117,11 @@ class StepTimer:
     def _timed(self, item: Item, info: DataInfo, batch: int, numeric: NumericSpec) -> Speed:
         """Time the best of a few passes and steps, or a single one where that takes long."""
         with torch.random.fork_rng(devices=[]):
+            sizes = info.signature.dimensions
             network = catalogue.build_student(
-                item.name,
-                item.settings,
-                num_classes=info.num_classes,
-                in_channels=info.shape[0],
-                base=str(self.base),
+                item.name, item.settings, base=str(self.base), **sizes
             )
-            inputs = torch.rand(batch, *info.shape)
+            inputs = info.signature.noise(batch)
         layout = safe(network, inputs, numeric)
         layout.place(network)
         inputs = layout.inputs(inputs)
@@ -134,7 +130,7 @@ class StepTimer:
             step = _best(lambda: _step(network, optimiser, inputs))
             network.eval()
             forward = _best(lambda: _forward(network, inputs))
-        flops = forward_flops(item, info.num_classes, info.shape, str(self.base))
+        flops = forward_flops(item, info.signature, str(self.base))
         return Speed(forward / batch, step / batch, flops)
 
 
@@ -146,16 +142,15 @@ def _best(seconds: Callable[[], float]) -> float:
     return min(times)
 
 
-def _step(network: nn.Module, optimiser: torch.optim.Optimizer, inputs: torch.Tensor) -> float:
+def _step(network: nn.Module, optimiser: torch.optim.Optimizer, inputs: Inputs) -> float:
     start = time.perf_counter()
-    labels = torch.zeros(len(inputs), dtype=torch.int64)
-    torch.autograd.backward(functional.cross_entropy(network(inputs), labels))
+    torch.autograd.backward(network(inputs).float().square().mean())
     optimiser.step()
     optimiser.zero_grad()
     return time.perf_counter() - start
 
 
-def _forward(network: nn.Module, inputs: torch.Tensor) -> float:
+def _forward(network: nn.Module, inputs: Inputs) -> float:
     start = time.perf_counter()
     with torch.no_grad():
         network(inputs)

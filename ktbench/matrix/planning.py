@@ -17,7 +17,7 @@ from ktbench.matrix.equal_budget import EqualBudget
 from ktbench.matrix.file_problems import KeyPath, Problem
 from ktbench.matrix.include_rules import Draft, Rules
 from ktbench.matrix.models import Matrix
-from ktbench.matrix.size_limits import batch_problems, image_problems, size_problems
+from ktbench.matrix.size_limits import batch_problems, sample_problems, size_problems
 from ktbench.networks.outline import Outline, outline, own_names
 from ktbench.records import (
     OWN_ERRORS,
@@ -147,7 +147,7 @@ class _Feasibility:
                 break
             else:
                 if path == ("data",) or data != self.matrix.data:
-                    problems += [p.under(*path) for p in image_problems(data, info)]
+                    problems += [p.under(*path) for p in sample_problems(data, info)]
         return problems or list(batch_problems(self.matrix, self._info(self.matrix.data)))
 
     def reason(self, cell: Cell) -> str | None:
@@ -228,9 +228,7 @@ class _Feasibility:
         if question not in self._outlines:
             info = self._info(self.matrix.data)
             try:
-                self._outlines[question] = outline(
-                    item, info.num_classes, info.shape, self.base, trained=trained
-                )
+                self._outlines[question] = outline(item, info.signature, self.base, trained=trained)
             except KtbenchError as error:
                 self._outlines[question] = str(error)
         return self._outlines[question]

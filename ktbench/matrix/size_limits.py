@@ -1,10 +1,11 @@
-"""Size limits of a matrix: cells are counted before any is built, images before any is decoded."""
+"""Size limits of a matrix: cells are counted before any is built, samples before any is read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
+from ktbench import catalogue
 from ktbench.data import DataInfo
 from ktbench.matrix.file_problems import KeyPath, Problem
 from ktbench.matrix.items import METHODS, STUDENTS, Kind, count
@@ -12,6 +13,7 @@ from ktbench.matrix.models import Include, ItemEntry, Matrix, TeacherEntry, Wind
 from ktbench.matrix.teachers import teachers_per_network
 from ktbench.records import DataSpec
 from ktbench.system.machine import all_memory
+from ktbench.tasks._contract import Signature
 
 MOST_CELLS = 100_000
 """Most cells of a plan."""
@@ -90,37 +92,40 @@ def _duration(seconds: int) -> str:
     return f"{_figure(seconds // _YEAR_S)} years"
 
 
-# ---------------------------------------------------------------- images in memory
+# ---------------------------------------------------------------- samples in memory
 
 
-def image_problems(data: DataSpec, info: DataInfo) -> Iterator[Problem]:
-    """Refuse images that do not fit in memory or are smaller than their padding.
+def sample_problems(data: DataSpec, info: DataInfo) -> Iterator[Problem]:
+    """Refuse samples that do not fit in memory, and what their task cannot do with them.
 
     Paths start below `data`.
     """
-    images = info.train_size + info.validation_size + info.test_size
-    held, most = images * math.prod(info.shape), all_memory()
+    samples, told = info.train_size + info.validation_size + info.test_size, info.signature
+    held, most = samples * told.values, all_memory()
     if held > most:
         path = ("image_size",) if data.image_size is not None else ()
         yield Problem(
             path,
-            f"{images:,} images of {'×'.join(map(str, info.shape))} take {held / 1e9:,.0f} GB of "
-            f"memory, and this machine has {most / 1e9:,.0f} GB: make image_size or train_size "
-            "smaller",
+            f"{samples:,} {told.noun}s of {told.size} take {held / 1e9:,.0f} GB of memory, and "
+            f"this machine has {most / 1e9:,.0f} GB: make {_key(told)} or train_size smaller",
         )
-    side = min(info.shape[1:])
-    if data.augment.crop_padding >= side:
-        message = f"must be below the {side} pixels of an image, not {data.augment.crop_padding}"
-        yield Problem(("augment", "crop_padding"), message)
+    problem = catalogue.task(data.task).problem(data, told)
+    if problem is not None:
+        yield Problem(*problem)
 
 
 def batch_problems(matrix: Matrix, info: DataInfo) -> Iterator[Problem]:
-    """Refuse a batch of images that alone does not fit this machine."""
-    size = min(matrix.train.batch_size, info.train_size)
-    held, most = 4 * size * math.prod(info.shape), all_memory() // 2
+    """Refuse a batch of samples that alone does not fit this machine."""
+    size, told = min(matrix.train.batch_size, info.train_size), info.signature
+    held, most = 4 * size * told.values, all_memory() // 2
     if held > most:
         yield Problem(
             ("train", "batch_size"),
-            f"{size:,} images of {'×'.join(map(str, info.shape))} take {held / 1e9:,.0f} GB of "
-            f"memory, more than half of this machine's: make batch_size or image_size smaller",
+            f"{size:,} {told.noun}s of {told.size} take {held / 1e9:,.0f} GB of memory, more than "
+            f"half of this machine's: make batch_size or {_key(told)} smaller",
         )
+
+
+def _key(signature: Signature) -> str:
+    """Name the key below `data` that makes samples smaller."""
+    return signature.sized_by.rpartition(".")[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,19 @@ from numpy.typing import NDArray
 
 from ktbench.devices._contract import AnswerError, DeviceError, Lease, Transport
 from ktbench.measure.agent_schema import Evaluated
-from ktbench.measure.job import Array, Job
+from ktbench.measure.job import Array, Arrays, Job
 from ktbench.measure.retry import patiently
 from ktbench.measure.target import Target, opened
 from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError
+
+Classes = NDArray[np.integer]
+Score = Callable[[Classes, Classes], float]
+"""A metric of the classes that are named, and the labels."""
+
+
+def share(classes: Classes, labels: Classes) -> float:
+    """Return the share of inputs of which both say the same."""
+    return float((classes == labels).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +44,19 @@ class BoardAccuracy:
 def evaluate(
     device: DeviceSpec,
     jobs: Sequence[Job],
-    inputs: Array,
+    inputs: Array | Arrays,
     labels: NDArray[np.integer],
     expected: Sequence[NDArray[np.integer] | None] | None = None,
     *,
     transport: Transport | None = None,
     lease: Lease | None = None,
+    score: Score = share,
 ) -> Iterator[BoardAccuracy | Failure]:
-    """Accuracy of artifacts of one format over inputs (N, ...) in their layout, labels (N,).
+    """Quality of artifacts of one format over inputs (N, ...) in their layout, labels (N,).
 
-    `expected` are classes (N,) that the host names, one array per job. One result per job, in
-    their order; all artifacts of a call share one process on the device, as nothing is timed,
+    `score` is the metric of what is said and the labels; the share of right classes when not
+    given. `expected` are classes (N,) that the host names, one array per job. One result per job,
+    in their order; all artifacts of a call share one process on the device, as nothing is timed,
     unless that ends without an answer: then each has a process of its own.
     """
     if len({job.export.format for job in jobs}) > 1:
@@ -64,10 +75,12 @@ def evaluate(
         if isinstance(answer, DeviceError):
             yield _failure(device, job, str(answer))
         else:
-            yield _result(device, job, answer, labels, reference)
+            yield _result(device, job, answer, (labels, reference), score)
 
 
-def _answers(target: Target, jobs: Sequence[Job], inputs: Array) -> list[Evaluated | DeviceError]:
+def _answers(
+    target: Target, jobs: Sequence[Job], inputs: Array | Arrays
+) -> list[Evaluated | DeviceError]:
     """One answer per job, each about that job's artifact alone; DeviceError for a lost device."""
     try:
         whole = patiently(lambda: target.evaluate(jobs, inputs))
@@ -87,9 +100,10 @@ def _result(
     device: DeviceSpec,
     job: Job,
     answer: Evaluated,
-    labels: NDArray[np.integer],
-    expected: NDArray[np.integer] | None,
+    references: tuple[NDArray[np.integer], NDArray[np.integer] | None],
+    score: Score,
 ) -> BoardAccuracy | Failure:
+    labels, expected = references
     (entry,) = answer.artifacts
     if entry.top1 is None:
         return _failure(device, job, entry.error or "the agent names no classes")
@@ -105,6 +119,6 @@ def _result(
         runtime_version=answer.runtime_version,
         provider=entry.provider,
         inputs=len(labels),
-        accuracy=float((classes == labels).mean()),
-        agreement=None if expected is None else float((classes == expected).mean()),
+        accuracy=score(classes, labels),
+        agreement=None if expected is None else share(classes, expected),
     )

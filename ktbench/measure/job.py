@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,16 @@ LENIENT = Tolerance(agreement=0.98, difference=None)
 """Tolerance of a job that names none."""
 
 Array = NDArray[np.generic]
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One artifact to measure.
 
-    `inputs` are raw inputs in the artifact's own layout, (N, C, H, W) for ONNX and (N, H, W, C)
-    for TFLite, of any number type; None takes random ones. `expected` are logits (N, K) of a
+    `inputs` are raw inputs in the artifact's own layout, maps (N, C, H, W) for ONNX and
+    (N, H, W, C) for TFLite, of any number type: one array, or several by name. None takes random
+    ones. `expected` are logits (N, K) of a
     trusted run on the same inputs; None compares the device with itself alone.
     """
 
@@ -35,7 +38,7 @@ class Job:
     graph_key: str
     cell_key: str
     digest: str
-    inputs: Array | None = None
+    inputs: Array | Arrays | None = None
     expected: NDArray[np.floating] | None = None
     tolerance: Tolerance = LENIENT
 
@@ -43,27 +46,27 @@ class Job:
 def job_of(
     artifact: Artifact,
     folder: Path,
-    images: Array | None = None,
+    inputs: Array | Arrays | None = None,
     expected: NDArray[np.floating] | None = None,
 ) -> Job:
-    """Return the job of an artifact in a results folder.
-
-    `images` are raw, (N, C, H, W), 0 to 255; they are brought into the artifact's layout.
-    """
-    if images is not None:
-        images = images[:CHECKED_INPUTS]
-        if images.shape[1:] != artifact.input_shape:
-            images = images.transpose(0, 2, 3, 1)
+    """Return the job of an artifact in a results folder; raw inputs are in its own layout."""
     return Job(
         path=folder / artifact.path,
         export=artifact.export,
         graph_key=artifact.graph_key,
         cell_key=artifact.cell_key,
         digest=artifact.digest,
-        inputs=images,
+        inputs=None if inputs is None else first_of(inputs),
         expected=None if expected is None else expected[:CHECKED_INPUTS],
         tolerance=artifact.tolerance,
     )
+
+
+def first_of(inputs: Array | Arrays) -> Array | Arrays:
+    """Return the inputs that a timed run takes: the first few."""
+    if isinstance(inputs, dict):
+        return {name: array[:CHECKED_INPUTS] for name, array in inputs.items()}
+    return inputs[:CHECKED_INPUTS]
 
 
 def distinct(jobs: Iterable[Job], device: DeviceSpec) -> list[Job]:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ktbench import catalogue
 from ktbench.devices._contract import AnswerError, Blob, DeviceError, Lease, Profile, Transport
 from ktbench.devices.transport import open_transport
 from ktbench.measure.agent_schema import Bench, Evaluated, Probe, parse
-from ktbench.measure.job import CHECKED_INPUTS, Array, Job
+from ktbench.measure.job import Array, Arrays, Job, first_of
 from ktbench.measure.time_budget import MAX_RUNS, Budget
 from ktbench.records import DeviceSpec, KtbenchError, Origin
 from ktbench.stats.percentiles import least_count
@@ -84,7 +85,7 @@ class Target:
         """Return the task of a turn; its files are added to `blobs`."""
         job = turn.job
         artifact = read_artifact(job)
-        inputs = None if job.inputs is None else npy(job.inputs[:CHECKED_INPUTS])
+        inputs = None if job.inputs is None else npy(first_of(job.inputs))
         blobs.update({blob.digest: blob for blob in (artifact, inputs) if blob is not None})
         return {
             "task": "bench",
@@ -107,7 +108,7 @@ class Target:
             "batch": self.spec.batch_size if self.spec.scenario == "offline" else None,
         }
 
-    def evaluate(self, jobs: Sequence[Job], inputs: Array) -> Evaluated:
+    def evaluate(self, jobs: Sequence[Job], inputs: Array | Arrays) -> Evaluated:
         """Return the classes that artifacts of one format predict for the inputs (N, ...)."""
         artifacts, stack = [read_artifact(job) for job in jobs], npy(inputs)
         task = {
@@ -183,10 +184,14 @@ def unreadable(job: Job) -> str | None:
     return None
 
 
-def npy(array: Array) -> Blob:
-    """Return an array as a .npy file."""
+def npy(inputs: Array | Arrays) -> Blob:
+    """Return inputs as a file in numpy's format: one array, or names and then an array each."""
     buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    named = inputs if isinstance(inputs, dict) else {"": inputs}
+    arrays: list[NDArray[Any]] = [np.array(list(named))] if len(named) > 1 else []
+    arrays += named.values()
+    for array in arrays:
+        np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
     return Blob.of(buffer.getvalue())
 
 

@@ -34,7 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ktbench.networks.layout import Guard, Layout, choose, without_onednn
 from ktbench.networks.numeric import Runner, prepare
 from ktbench.records import OWN_ERRORS, ArithmeticVerdict, NumericSpec, one_line
-from ktbench.students._contract import Student
+from ktbench.students._contract import Inputs, Student
 from ktbench.transfer_methods._contract import Needs
 
 _SUMS, _REFERENCE, _RESULT, _OTHERWISE = 64, 8, 8, 1e-3
@@ -63,11 +63,13 @@ class Step:
     """A training step: how to build the network, a batch, and the settings."""
 
     build: Callable[[], Student]
-    inputs: Tensor
-    """Images (B, C, H, W)."""
+    inputs: Inputs
+    """Inputs (B, ...) of the network."""
     labels: Tensor
-    """Class numbers (B,), int64."""
+    """Labels (B,)."""
     numeric: NumericSpec
+    loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
+    """The task's loss of outputs and labels."""
 
 
 def check(step: Step, layout: Layout | None = None) -> ArithmeticVerdict:
@@ -149,7 +151,7 @@ class _Taken:
         np.random.seed(1)
         parameters = [p for p in self._network.parameters() if p.requires_grad]
         shown = self._run(self._inputs, Needs(logits=True), eager=eager)
-        loss = functional.cross_entropy(shown.logits, self._step.labels)
+        loss = self._step.loss(shown.logits, self._step.labels)
         with without_onednn() if self.guarded else self._layout.running():
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         return [loss.detach(), *(g for g in gradients if g is not None)]

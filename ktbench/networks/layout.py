@@ -31,7 +31,7 @@ from torch._prims_common import suggest_memory_format
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ktbench.records import OWN_ERRORS, LayoutName, LayoutUsed, NumericSpec
-from ktbench.students._contract import Student
+from ktbench.students._contract import Inputs, Student, each, parts
 
 BLOCK = 8
 """Least number of input channels for which the kernel's weight gradient is right."""
@@ -77,8 +77,11 @@ class Layout:
             if tensor.dim() == 4:  # no other number of dimensions has channels to put last
                 tensor.data = tensor.data.to(memory_format=memory)
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """Lay out a network's input; returns the tensor itself where it is laid out so already."""
+    def inputs(self, inputs: Inputs) -> Inputs:
+        """Lay out a network's inputs; tensors that are laid out so already are returned as such."""
+        return each(inputs, self._laid_out)
+
+    def _laid_out(self, images: Tensor) -> Tensor:
         if images.dim() != 4:
             return images
         if self.channels_last:
@@ -104,12 +107,12 @@ FIRST = Layout()
 
 def choose(
     network: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     spec: NumericSpec,
     *,
     architecture: str = "",
 ) -> Layout:
-    """Choose the layout to train a freshly built network on inputs (B, C, H, W) such as these.
+    """Choose the layout to train a freshly built network on inputs (B, ...) such as these.
 
     The network's weights must not be laid out channels-last yet. Networks of one `architecture`, if
     given, are examined once per process. A layout that the matrix asks for is taken even where it
@@ -119,7 +122,7 @@ def choose(
         return Layout(spec.layout)
     if spec.device != "cpu":
         return FIRST
-    name = f"{architecture} {tuple(inputs.shape[1:])}"
+    name = f"{architecture} {[tuple(part.shape[1:]) for part in parts(inputs)]}"
     if not architecture or name not in _chosen:
         _chosen[name] = _decided(network, inputs)
     return _chosen[name]
@@ -128,7 +131,7 @@ def choose(
 _chosen: dict[str, Layout] = {}
 
 
-def safe(network: nn.Module, inputs: Tensor, spec: NumericSpec) -> Layout:
+def safe(network: nn.Module, inputs: Inputs, spec: NumericSpec) -> Layout:
     """Choose a layout that never triggers the fault, for networks that run without a check."""
     chosen = choose(network, inputs, spec)
     return _decided(network, inputs) if chosen.channels_last else chosen
@@ -154,7 +157,7 @@ def without_onednn() -> Iterator[None]:
 # ---------------------------------------------------------------- detecting the fault
 
 
-def _decided(network: nn.Module, inputs: Tensor) -> Layout:
+def _decided(network: nn.Module, inputs: Inputs) -> Layout:
     watch = _Watch()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):  # this pass may not reach it
@@ -170,9 +173,9 @@ def _decided(network: nn.Module, inputs: Tensor) -> Layout:
     return Layout(name, f"{watch.met} meets a fault of oneDNN channels-last")
 
 
-def _traced(network: nn.Module, inputs: Tensor, watch: _Watch) -> None:
+def _traced(network: nn.Module, inputs: Inputs, watch: _Watch) -> None:
     """Run forward and backward passes in eval and train mode, and undo their effects."""
-    inputs = Layout("contiguous").inputs(inputs.detach()[:2])
+    inputs = Layout("contiguous").inputs(each(inputs, lambda part: part.detach()[:2]))
     try:
         probe, buffers = copy.deepcopy(network), None
     except Exception:  # a network may hold anything
@@ -193,7 +196,7 @@ def _traced(network: nn.Module, inputs: Tensor, watch: _Watch) -> None:
                 buffer.data.copy_(before)
 
 
-def _pass(network: nn.Module, inputs: Tensor) -> Any:
+def _pass(network: nn.Module, inputs: Inputs) -> Any:
     if isinstance(network, Student):
         return network.forward_features(inputs, preacts=network.has_preacts)
     return network(inputs)

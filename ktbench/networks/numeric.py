@@ -15,11 +15,10 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ktbench.networks.layout import FIRST, Layout
 from ktbench.records import KtbenchError, NumericSpec
-from ktbench.students._contract import Features, Student
+from ktbench.students._contract import Features, Inputs, Student
 from ktbench.system.machine import usable_cores
 from ktbench.transfer_methods._contract import Needs
 
@@ -27,7 +26,7 @@ EVERYTHING = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=
 """Request for everything that a network can show."""
 _KEEP = {-3: 1 << 30, -1: (1 << 31) - 1, -8: 1}
 """Options by number in `malloc.h`: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (bytes), M_ARENA_MAX."""
-_Pass = Callable[[Student, Tensor], tuple[Any, ...]]
+_Pass = Callable[[Student, Inputs], tuple[Any, ...]]
 _numbers = count()
 
 
@@ -119,14 +118,14 @@ class Runner:
         self._bf16, self._compile, self._frozen = spec.precision == "bf16", spec.compile, frozen
         self._architecture = f"{next(_numbers)}" if frozen else f"{architecture} {layout.name}"
 
-    def __call__(self, inputs: Tensor, needs: Needs, *, eager: bool = False) -> Features:
+    def __call__(self, inputs: Inputs, needs: Needs, *, eager: bool = False) -> Features:
         """Run one pass, `eager` for not compiled; outputs that the network lacks are missing."""
         needs = needs if self.network.has_preacts else _without_preacts(needs)
         inputs = self.layout.inputs(inputs)
         with self.layout.running():
             return self._pass(inputs, needs, compiled=self._compile and not eager)
 
-    def _pass(self, inputs: Tensor, needs: Needs, *, compiled: bool) -> Features:
+    def _pass(self, inputs: Inputs, needs: Needs, *, compiled: bool) -> Features:
         if not compiled and not self._bf16:
             shown = self.network.forward_features(inputs, preacts=needs.preacts)
             # Nothing else holds a pre-activation network's sums: few methods read them.
@@ -138,7 +137,7 @@ class Runner:
                 shown = self.network.forward_features(inputs, preacts=needs.preacts)
         return _needed(shown, needs)
 
-    def _compiled_pass(self, inputs: Tensor, needs: Needs) -> Features:
+    def _compiled_pass(self, inputs: Inputs, needs: Needs) -> Features:
         """Run the pass compiled for one set of outputs, which decides fusion and so the bits.
 
         A student's outputs are up to its method alone. A frozen network is read by several methods:
@@ -190,7 +189,7 @@ def _compiled(architecture: str, needs: Needs) -> _Pass:
     architecture gets its own code object: otherwise a cohort of many would run uncompiled.
     """
 
-    def shown(network: Student, inputs: Tensor) -> tuple[Any, ...]:
+    def shown(network: Student, inputs: Inputs) -> tuple[Any, ...]:
         return _chosen(network.forward_features(inputs, preacts=needs.preacts), needs)
 
     code = shown.__code__.replace(co_name=f"shown_{next(_numbers)}")

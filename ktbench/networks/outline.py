@@ -19,15 +19,16 @@ from ktbench.isolation import OwnFault, own_code
 from ktbench.networks.layout import safe
 from ktbench.records import Item, KtbenchError, NumericSpec
 from ktbench.students._blocks import Replacing
-from ktbench.students._contract import Student
+from ktbench.students._contract import Inputs, Student
 from ktbench.supervision import mark
 from ktbench.system.machine import bounded_memory
+from ktbench.tasks._contract import Signature
 from ktbench.transfer_methods._contract import Shapes
 
 _LARGE = 256
-"""Pixels per side from which the cost of a pass is estimated first."""
+"""Length of an axis from which the cost of a pass is estimated first."""
 _MOST_FLOPS = 5e10
-"""Most FLOPs of one image's pass: six times a ResNet-50's at 224 pixels per side."""
+"""Most FLOPs of one sample's pass: six times a ResNet-50's at 224 pixels per side."""
 _MOST_CALLS = 300_000
 _NO_MEMORY = (
     "can't allocate memory",
@@ -37,6 +38,8 @@ _NO_MEMORY = (
     "overflow",
 )
 """Words of torch's errors where memory is refused, or a size overflows."""
+_ANY_SIZE = 12
+"""Size, where data gives it, of a network that is built to see whether its settings are right."""
 
 
 class _OneModule(nullcontext[None]):
@@ -87,7 +90,7 @@ def try_build(name: str, settings: dict[str, Any], base: str = ".") -> None:
     """Raise KtbenchError where a network cannot be built with these settings."""
     item = Item(name=name, settings=settings)
     if not own_names(item):
-        _built(item, 10, 3, base)
+        _built(item, dict.fromkeys(catalogue.sizes_of(name), _ANY_SIZE), base)
 
 
 def own_names(item: Item) -> list[str]:
@@ -97,15 +100,8 @@ def own_names(item: Item) -> list[str]:
     return [name for name in names if catalogue.is_own(name)]
 
 
-def outline(
-    item: Item,
-    num_classes: int,
-    shape: tuple[int, int, int],
-    base: str,
-    *,
-    trained: bool = False,
-) -> Outline:
-    """Return shapes and parameter count for images of `shape` (C, H, W), from one pass over zeros.
+def outline(item: Item, signature: Signature, base: str, *, trained: bool = False) -> Outline:
+    """Return shapes and parameter count for a data set, from one pass over zeros.
 
     A user's own network gets noise instead, as its code may depend on its inputs; `trained` tries a
     training step of it, too. Raises KtbenchError with one sentence where the network fails.
@@ -114,22 +110,21 @@ def outline(
         raise KtbenchError(f"{item.label} cannot be looked at: {reason}")
     mark(item.label, "looking at the network", item.label)
     of_user = bool(own_names(item))
-    if shape[1] * shape[2] > _LARGE**2:
-        _refuse_endless(item, num_classes, shape, base)
-    student = _built(item, num_classes, shape[0], base).eval()
-    size = "×".join(map(str, shape))
-    with _explained(f"{item.label} cannot take images of {size}"), bounded_memory():
-        images = _noise(2, shape) if of_user else torch.zeros(1, *shape)
+    _refuse_endless(item, signature, base)
+    student = _built(item, signature.dimensions, base).eval()
+    trouble = f"{item.label} cannot take {signature.noun}s of {signature.size}"
+    with _explained(trouble), bounded_memory():
+        inputs = signature.noise(2) if of_user else signature.blank()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            features = student.forward_features(images, preacts=student.has_preacts)
+            features = student.forward_features(inputs, preacts=student.has_preacts)
             if of_user:
-                _check_logits(features.logits, len(images), num_classes)
-                _check_logits(student(images), len(images), num_classes)
+                _check_logits(features.logits, 2, signature)
+                _check_logits(student(inputs), 2, signature)
         shapes = Shapes.of(features, student.stage_names)
         parameters = sum(parameter.numel() for parameter in student.parameters())
     if of_user and trained:
         with _explained(f"{item.label} cannot be trained"), torch.random.fork_rng(devices=[]):
-            _try_step(student, _noise(4, shape), num_classes)
+            _try_step(student, signature)
     return Outline(shapes, parameters)
 
 
@@ -143,77 +138,79 @@ def _explained(trouble: str) -> Iterator[None]:
         raise KtbenchError(f"{trouble}: {_described(fault.__cause__ or fault)}") from fault
 
 
-def _noise(batch: int, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Return random normalised images, the same every time."""
-    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
-
-
-def _check_logits(logits: Any, batch: int, num_classes: int) -> None:
+def _check_logits(logits: Any, batch: int, signature: Signature) -> None:
     if not isinstance(logits, torch.Tensor):
         raise ValueError(f"its logits are a {type(logits).__name__}, not a tensor")
-    if tuple(logits.shape) != (batch, num_classes):
+    if tuple(logits.shape) != (batch, signature.outputs):
         raise ValueError(
-            f"its logits are {tuple(logits.shape)} for {batch} images of {num_classes} classes"
+            f"its logits are {tuple(logits.shape)} for {batch} {signature.noun}s of "
+            f"{signature.outputs} classes"
         )
     if not logits.is_floating_point():
         raise ValueError(f"its logits are {logits.dtype}, not real numbers with a fraction")
 
 
-def _try_step(student: Student, images: torch.Tensor, num_classes: int) -> None:
+def _try_step(student: Student, signature: Signature) -> None:
     """Try a pass in train mode and its gradient, as the training takes them."""
-    layout = safe(student, images, NumericSpec())
+    inputs = signature.noise(4)
+    layout = safe(student, inputs, NumericSpec())
     layout.place(student)
     student.train()
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError("it has no parameters that require a gradient")
-    logits = student.forward_features(layout.inputs(images)).logits
-    _check_logits(logits, len(images), num_classes)
+    logits = student.forward_features(layout.inputs(inputs)).logits
+    _check_logits(logits, 4, signature)
     if not logits.requires_grad:
         raise ValueError("no parameter has part in its logits")
     with layout.running():
         torch.autograd.grad(logits.float().square().mean(), parameters, allow_unused=True)
 
 
-def _refuse_endless(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> None:
-    """Raise KtbenchError where one image's pass would take minutes, judged by a smaller image.
+def _refuse_endless(item: Item, signature: Signature, base: str) -> None:
+    """Raise KtbenchError where one sample's pass would take minutes, judged by a smaller sample.
 
-    A network's operations grow with the area of its images; one that takes no smaller images is
-    let through.
+    A network's operations grow with the area of its inputs; one that takes no smaller ones is let
+    through.
     """
+    small = signature.smaller(_LARGE, _LARGE // 4)
+    if small is None:
+        return
     try:
-        small = forward_flops(item, num_classes, (shape[0], _LARGE // 4, _LARGE // 4), base)
+        flops = forward_flops(item, small, base) * signature.values / small.values
     except KtbenchError:
         return
-    flops = small * shape[1] * shape[2] / (_LARGE // 4) ** 2
     if flops > _MOST_FLOPS:
-        size = "×".join(map(str, shape))
         raise KtbenchError(
-            f"{item.label} would take about {flops:.1e} FLOPs for one image of {size}, and "
-            f"{_MOST_FLOPS:.0e} is the most: make data.image_size or the network smaller"
+            f"{item.label} would take about {flops:.1e} FLOPs for one {signature.noun} of "
+            f"{signature.size}, and {_MOST_FLOPS:.0e} is the most: make {signature.sized_by} or "
+            "the network smaller"
         )
 
 
-def forward_flops(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> int:
-    """Count the operations of one image's forward pass, a multiply-add as two."""
-    student = _built(item, num_classes, shape[0], base)
-    return flops_of(student, _noise(1, shape) if own_names(item) else torch.zeros(1, *shape))[0]
+def forward_flops(item: Item, signature: Signature, base: str) -> int:
+    """Count the operations of one sample's forward pass, a multiply-add as two."""
+    student = _built(item, signature.dimensions, base)
+    return flops_of(student, _sample(item, signature))[0]
 
 
-def replaced_flops(item: Item, num_classes: int, shape: tuple[int, int, int], base: str) -> int:
-    """Count the operations of one image's pass through all that stands for blocks of a teacher."""
-    student = _built(item, num_classes, shape[0], base)
+def replaced_flops(item: Item, signature: Signature, base: str) -> int:
+    """Count the operations of one sample's pass through all that stands for a teacher's blocks."""
+    student = _built(item, signature.dimensions, base)
     assert isinstance(student, Replacing)
-    images = _noise(1, shape) if own_names(item) else torch.zeros(1, *shape)
-    return sum(flops_of(student, images, student.replacements)[1].values())
+    return sum(flops_of(student, _sample(item, signature), student.replacements)[1].values())
+
+
+def _sample(item: Item, signature: Signature) -> Inputs:
+    return signature.noise() if own_names(item) else signature.blank()
 
 
 def flops_of(
-    student: Student, images: torch.Tensor, parts: Mapping[str, nn.Module] | None = None
+    student: Student, inputs: Inputs, modules: Mapping[str, nn.Module] | None = None
 ) -> tuple[int, dict[str, int]]:
     """Count the operations of a forward pass, and those of some of the network's modules."""
     begun: dict[str, int] = {}
-    counts = dict.fromkeys(parts or {}, 0)
+    counts = dict.fromkeys(modules or {}, 0)
     student.eval()
     with ExitStack() as hooks, torch.random.fork_rng(devices=[]), torch.no_grad():
         counter = hooks.enter_context(FlopCounter())
@@ -225,13 +222,13 @@ def flops_of(
         def end(name: str, *_: Any) -> None:
             counts[name] += total() - begun[name]
 
-        for name, module in (parts or {}).items():
+        for name, module in (modules or {}).items():
             for register, hook in (
                 (module.register_forward_pre_hook, begin),
                 (module.register_forward_hook, end),
             ):
                 hooks.callback(register(partial(hook, name)).remove)
-        student.forward_features(images, preacts=student.has_preacts)
+        student.forward_features(inputs, preacts=student.has_preacts)
     return int(total()), counts
 
 
@@ -265,7 +262,7 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **options)
 
 
-def _built(item: Item, num_classes: int, in_channels: int, base: str) -> Student:
+def _built(item: Item, sizes: Mapping[str, int], base: str) -> Student:
     """Build a network without initial values and without advancing the global generator.
 
     A user's own gets its values, as it may compute with them while it is built.
@@ -273,13 +270,7 @@ def _built(item: Item, num_classes: int, in_channels: int, base: str) -> Student
     undrawn = nullcontext() if own_names(item) else _NoDraws()
     trouble = f"{item.label} cannot be built"
     with torch.random.fork_rng(devices=[]), bounded_memory(), undrawn, _explained(trouble):
-        return catalogue.build_student(
-            item.name,
-            item.settings,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            base=base,
-        )
+        return catalogue.build_student(item.name, item.settings, base=base, **sizes)
 
 
 def _described(error: BaseException) -> str:

@@ -71,17 +71,10 @@ def _suit(student: Student, state: Mapping[str, Tensor], path: Path) -> None:
         raise KtbenchError(f"{path}: not weights of this network: {error}") from error
 
 
-def load_student(
-    cell: Cell, path: Path, *, num_classes: int, in_channels: int, base: Path
-) -> Student:
-    """Load the trained student of a cell, in eval mode."""
-    student = catalogue.build_student(
-        cell.student.name,
-        cell.student.settings,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        base=str(base),
-    )
+def load_student(cell: Cell, path: Path, *, base: Path, **sizes: int) -> Student:
+    """Load the trained student of a cell, in eval mode; `sizes` are those that its data gives."""
+    item = cell.student
+    student = catalogue.build_student(item.name, item.settings, base=str(base), **sizes)
     load_weights(student, path)
     return student.eval()
 

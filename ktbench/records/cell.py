@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from ktbench.records.base import Composed, Record, canonical_json, digest_of
 from ktbench.records.bounds import Facts, Name, Words
@@ -86,9 +92,17 @@ class Augmentation(Record):
     """Mirror left and right with probability one half."""
 
 
+IMAGES = Item(name="image_classification")
+"""The task of a data set that names none."""
+
+
 class DataSpec(Record):
     """A data set, its splits and its augmentation."""
 
+    added_later: ClassVar = frozenset({"task"})
+
+    task: Item = IMAGES
+    """Task that its samples are for: a name, or `{name: {setting: value}}`."""
     source: Literal["digits", "hub", "parquet", "folder"]
     """`digits` of scikit-learn, a Hugging Face `hub` name, local `parquet` (or CSV) tables, or an
     image `folder` with one sub-folder per class."""
@@ -109,6 +123,32 @@ class DataSpec(Record):
     split_seed: Annotated[Whole, Field(ge=-LARGEST, le=LARGEST)] = 0
     """Seed of the splits; the same for every cell of a matrix."""
     augment: Augmentation = Augmentation()
+
+    def __hash__(self) -> int:
+        """Hash the canonical text: a task's settings are a dict."""
+        return hash(self.canonical)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """Take a task as its name, or as `{name: {setting: value}}`."""
+        if not isinstance(value, dict) or "task" not in value:
+            return value
+        task = value["task"]
+        if isinstance(task, str):
+            task = {"name": task}
+        elif isinstance(task, dict) and len(task) == 1 and "name" not in task:
+            [(name, settings)] = task.items()
+            task = {"name": name, "settings": settings or {}}
+        return {**value, "task": task}
+
+    @model_serializer(mode="wrap")
+    def _without_images(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the task of images unsaid, as records did when there was no other."""
+        fields: dict[str, Any] = plain(self)
+        if self.task == IMAGES:
+            fields.pop("task", None)
+        return fields
 
 
 class TrainSpec(Record):

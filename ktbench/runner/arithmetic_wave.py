@@ -74,7 +74,7 @@ class ArithmeticJob:
 
 
 def check_arithmetic(job: ArithmeticJob, _: object = None) -> ArithmeticVerdict:
-    """Judge one training step of the job's architecture, on images of its own data."""
+    """Judge one training step of the job's architecture, on samples of its own data."""
     cell, subject = job.cell, job.cell.student.label
     mark(subject, "building the network", subject)
     try:
@@ -92,7 +92,7 @@ def check_arithmetic(job: ArithmeticJob, _: object = None) -> ArithmeticVerdict:
 def _step(job: ArithmeticJob) -> Step:
     cell, item = job.cell, job.cell.student
     data = same_dataset(cell.data, job.base, job.data_digest)
-    flops = forward_flops(item, len(data.classes), data.shape, str(job.base))
+    flops = forward_flops(item, data.signature, str(job.base))
     most = min(BATCH, max(SMALLEST, int(WORK / max(1, flops))))
     stream = Stream(data, cell.seed, cell.train.batch_size, cell.train.views)
     indices = stream.order(0)[0][:most]
@@ -101,7 +101,8 @@ def _step(job: ArithmeticJob) -> Step:
         base = str(job.base)
         return catalogue.build_student(item.name, item.settings, base=base, **data.dimensions)
 
-    return Step(build, stream.inputs(indices, 0), stream.labels(indices), job.numeric)
+    inputs, labels = stream.inputs(indices, 0), stream.labels(indices)
+    return Step(build, inputs, labels, job.numeric, data.task.loss)
 
 
 # ---------------------------------------------------------------- the wave

@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ktbench import catalogue
+from ktbench.data import Dataset
 from ktbench.devices._contract import Lease
 from ktbench.engine.contract import Lost
+from ktbench.export import LAYOUTS, raw_samples
 from ktbench.measure import BoardAccuracy, Job, distinct, evaluate, job_of, measure, measurement_id
 from ktbench.measure.job import CHECKED_INPUTS
 from ktbench.networks.weights import load_student
@@ -22,6 +25,7 @@ from ktbench.records import (
     Cell,
     DeviceSpec,
     Failure,
+    Format,
     Measurement,
     NumericSpec,
     Plan,
@@ -40,13 +44,15 @@ from ktbench.supervision import mark
 
 @dataclass(frozen=True)
 class ReferenceJob:
-    """Run a trained student over the validation images that its artifact is checked with."""
+    """Run a trained student over the validation samples that its artifact is checked with."""
 
     digest: str
     """Digest of the artifact."""
     cell: Cell
     weights: Path
     base: Path
+    format: Format
+    """Format of the artifact, which decides the layout of maps."""
 
     @property
     def numeric(self) -> NumericSpec:
@@ -59,8 +65,8 @@ class ReferenceJob:
         return self.cell.label
 
 
-Reference = tuple[NDArray[np.uint8], NDArray[np.float32]]
-"""Validation images and torch's logits."""
+Reference = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
+"""Raw validation samples by input, in the artifact's layout, and torch's logits."""
 References = dict[str, Reference | Failure]
 """References and failures by the artifact's digest."""
 
@@ -72,12 +78,13 @@ def reference(job: ReferenceJob, _: Callable[[float], None]) -> Reference | Fail
         torch.set_num_threads(job.numeric.threads)
         data = dataset(job.cell.data, job.base)
         student = load_student(job.cell, job.weights, base=job.base, **data.dimensions)
-        images = data.images("validation")[:CHECKED_INPUTS]
+        first = slice(CHECKED_INPUTS)
+        samples = raw_samples(LAYOUTS[job.format], data, "validation", first)
         with torch.inference_mode():
-            expected = student(data.normalise(images))
+            expected = student(data.some("validation", first))
     except OWN_ERRORS as error:  # a user's own network may raise anything
         return Failure(stage="measure", what=job.label, reason=one_line(error))
-    return images.numpy(), expected.numpy()
+    return samples, expected.numpy()
 
 
 def _reference_jobs(plan: Plan, results: ResultsFolder, root: Path) -> list[ReferenceJob]:
@@ -90,7 +97,9 @@ def _reference_jobs(plan: Plan, results: ResultsFolder, root: Path) -> list[Refe
         result = _result(results, job)
         assert result.checkpoint is not None
         weights = root / result.checkpoint.path
-        jobs.append(ReferenceJob(job.digest, result.cell, weights, Path(plan.base)))
+        jobs.append(
+            ReferenceJob(job.digest, result.cell, weights, Path(plan.base), job.export.format)
+        )
     return jobs
 
 
@@ -110,7 +119,7 @@ def _unmeasured_on(plan: Plan, device: DeviceSpec, results: ResultsFolder) -> li
 
 
 def reference_wave(context: RunContext) -> References:
-    """Run torch on the validation images, for every graph that is to be measured."""
+    """Run torch on validation samples, for every graph that is to be measured."""
     jobs = _reference_jobs(context.plan, context.results, context.root)
     deaths = Narrowing()
 
@@ -187,7 +196,7 @@ def _jobs(plan: Plan, results: ResultsFolder) -> Iterator[Job]:
 
 
 def _with_inputs(job: Job, answers: Reference, results: ResultsFolder) -> Job:
-    """Add validation images and torch's logits to a job, so that outputs are checked too."""
+    """Add validation samples and torch's logits to a job, so that outputs are checked too."""
     artifacts = _result(results, job).artifacts
     artifact = next(a for a in artifacts if a.digest == job.digest)
     return job_of(artifact, results.path, *answers)
@@ -240,20 +249,28 @@ def _evaluated(
     answers: Accuracies = {}
     for group in by_data.values():
         data = dataset(_result(results, group[0]).cell.data, base)
-        images = data.images("test").numpy()
-        if group[0].export.format == "tflite":
-            images = images.transpose(0, 2, 3, 1)
+        samples = raw_samples(LAYOUTS[group[0].export.format], data, "test")
         classes = {cell.key: torch_classes(cell, results, base) for cell in _cells(results, group)}
         outcomes = evaluate(
             device,
             group,
-            images,
+            samples,
             data.labels("test").numpy(),
             [classes[job.cell_key] for job in group],
             lease=Lease.of(results.path),
+            score=_score_of(data),
         )
         answers |= {job.digest: o for job, o in zip(group, outcomes, strict=True)}
     yield from (answers[job.digest] for job in jobs)
+
+
+def _score_of(data: Dataset) -> Callable[[NDArray[Any], NDArray[Any]], float]:
+    """Return the task's metric over arrays."""
+
+    def score(classes: NDArray[Any], labels: NDArray[Any]) -> float:
+        return data.task.score(torch.from_numpy(classes), torch.from_numpy(labels))
+
+    return score
 
 
 def _result(results: ResultsFolder, job: Job) -> Result:
@@ -267,19 +284,18 @@ def _cells(results: ResultsFolder, jobs: Sequence[Job]) -> list[Cell]:
 
 
 def torch_classes(cell: Cell, results: ResultsFolder, base: Path) -> NDArray[np.int64]:
-    """Return the class that the trained student predicts for each test image, (N,)."""
+    """Return the class that the trained student predicts for each test sample, (N,)."""
     result = results.result(cell.key)
     assert result is not None and result.checkpoint is not None
     data = dataset(cell.data, base)
     weights = results.path / result.checkpoint.path
     student = load_student(cell, weights, base=base, **data.dimensions)
-    images = data.images("test")
     with torch.inference_mode():
-        parts = [
-            student(data.normalise(images[start : start + BATCH])).argmax(1)
-            for start in range(0, len(images), BATCH)
+        said = [
+            data.task.predictions(student(data.some("test", slice(start, start + BATCH))))
+            for start in range(0, data.size("test"), BATCH)
         ]
-    return torch.cat(parts).numpy()
+    return torch.cat(said).numpy()
 
 
 def with_accuracy(
@@ -315,8 +331,8 @@ def with_accuracy(
 def wrong(accuracy: BoardAccuracy, promised: float) -> str | None:
     """Return the reason why a board's answers are not the trained network's, or None.
 
-    `promised` is the least agreement with torch that the export was held to, on other images: by
-    chance it may be missed here by a few standard errors of a share, and by one image.
+    `promised` is the least agreement with torch that the export was held to, on other samples: by
+    chance it may be missed here by a few standard errors of a share, and by one sample.
     """
     agreement, inputs = accuracy.agreement, accuracy.inputs
     if agreement is None:
@@ -325,6 +341,6 @@ def wrong(accuracy: BoardAccuracy, promised: float) -> str | None:
     if agreement >= promised - chance:
         return None
     return (
-        f"the board agrees with torch on only {agreement:.1%} of {inputs} test images"
+        f"the board agrees with torch on only {agreement:.1%} of {inputs} test samples"
         f" (accuracy there {accuracy.accuracy:.1%})"
     )

@@ -131,7 +131,7 @@ def _bytes(item: Item, data: DataSpec, plan: Plan, sizes: dict[str, int]) -> int
     if item.label not in sizes:
         try:
             info = describe(data, Path(plan.base))
-            network = outline(item, info.num_classes, info.shape, plan.base)
+            network = outline(item, info.signature, plan.base)
             sizes[item.label] = 4 * network.parameters
         except KtbenchError:  # told by the cell that it fails
             sizes[item.label] = 0

@@ -41,8 +41,8 @@ def pooled(teacher: TrainedTeacher, request: SourceRequest, stream: Stream) -> P
         ),
         layout=teacher.layout,
     )
-    student, classes = teacher.teacher.cell.student, len(trained_on.classes)
-    shapes = outline(student, classes, data.shape, str(request.base)).shapes
+    student = teacher.teacher.cell.student
+    shapes = outline(student, trained_on.signature, str(request.base)).shapes
     if spec.address is None and not spec.workers and not cluster.connected():
         raise KtbenchError(
             "teacher: {source: pool} has neither workers of its own nor a cluster that others can "

@@ -8,18 +8,19 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from ktbench.data import Dataset, between
+from ktbench.data import Dataset
 from ktbench.isolation import own_code
 from ktbench.networks.layout import Layout, frozen
 from ktbench.networks.numeric import Clock, Runner
 from ktbench.networks.outline import FlopCounter
 from ktbench.networks.weights import weights_digest
 from ktbench.records import NumericSpec
-from ktbench.students._contract import Features, Student
+from ktbench.students._contract import Features, Inputs, Student, each, parts
 from ktbench.transfer_methods._contract import Batch, Needs
 
 TIMED_PASSES = 16
 """Passes of one batch shape that are timed on a GPU."""
+_Shapes = tuple[tuple[int, ...], ...]
 
 
 class Live:
@@ -45,12 +46,12 @@ class Live:
         self._layout = layout or frozen(numeric)
         self._run = Runner(self._network, numeric, frozen=True, layout=self._layout)
         self._network.to(self._run.device)
-        self._affine = between(dataset, trained_on)
-        self._flops: dict[tuple[int, ...], int] = {}
-        self._last: tuple[int, ...] = ()
+        self._moved = dataset.task.between(dataset.statistics, trained_on.statistics)
+        self._flops: dict[_Shapes, int] = {}
+        self._last: _Shapes = ()
         self._clock = Clock(self._run.device)
-        self._passes: Counter[tuple[int, ...]] = Counter()
-        self._seconds: dict[tuple[int, ...], float] = {}
+        self._passes: Counter[_Shapes] = Counter()
+        self._seconds: dict[_Shapes, float] = {}
 
     @property
     def digest(self) -> str:
@@ -64,24 +65,21 @@ class Live:
 
     def outputs(self, batch: Batch, needs: Needs) -> Features:
         """Run one pass; what is needed and the network cannot show is missing."""
-        inputs = batch.inputs
-        if self._affine is not None:
-            scale, shift = (side.to(inputs.device) for side in self._affine)
-            inputs = inputs * scale + shift
-        self._last = tuple(inputs.shape)
+        inputs = batch.inputs if self._moved is None else self._moved(batch.inputs)
+        self._last = tuple(tuple(part.shape) for part in parts(inputs))
         # Not inference mode: a method may keep what it is given for its own backward pass.
         with own_code(), torch.no_grad():
             if self._last not in self._flops:
                 self._flops[self._last] = self._count(inputs)
             return self._timed(inputs, needs)
 
-    def _timed(self, inputs: Tensor, needs: Needs) -> Features:
+    def _timed(self, inputs: Inputs, needs: Needs) -> Features:
         self._passes[self._last] += 1
         # Reading a GPU's clock waits for it, so the first passes there stand for the others.
         timed = self._run.device.type == "cpu" or self._passes[self._last] <= TIMED_PASSES
         with self._clock if timed else nullcontext():
             # A copy: a network may work in place, and students read the same inputs.
-            features = self._run(inputs.clone(), needs)
+            features = self._run(each(inputs, Tensor.clone), needs)
         if timed:
             self._seconds[self._last] = self._clock.read()
         return features
@@ -94,7 +92,7 @@ class Live:
         """Return the seconds of the last pass; on a GPU, of the last timed one of its shape."""
         return self._seconds[self._last]
 
-    def _count(self, inputs: Tensor) -> int:
+    def _count(self, inputs: Inputs) -> int:
         with FlopCounter() as counter:
-            self._network.forward_features(self._layout.inputs(inputs.clone()))
+            self._network.forward_features(self._layout.inputs(each(inputs, Tensor.clone)))
         return int(counter.get_total_flops())

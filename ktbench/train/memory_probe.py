@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from ktbench.data import Stream
 from ktbench.isolation import Guard, own_code
 from ktbench.records import Cell, KtbenchError
-from ktbench.students._contract import Features
+from ktbench.students._contract import Features, each, parts
 from ktbench.supervision import mark
 from ktbench.teacher.source import TeacherSource
 from ktbench.train.device_placement import make_batch
@@ -215,10 +215,10 @@ def _batch(stream: Stream, cell: Cell, step: int) -> Batch:
 def _validate(trainee: Trainee) -> None:
     """Evaluate one chunk as `Trainee.accuracy` does."""
     data = trainee.shared.dataset
-    images = data.normalise(data.images("validation")[:EVALUATION_BATCH])
+    inputs = data.some("validation", slice(EVALUATION_BATCH))
     trainee.student.eval()
     with torch.inference_mode():
-        trainee.logits(images.to(trainee.device))
+        trainee.logits(each(inputs, lambda part: part.to(trainee.device)))
     trainee.student.train()
 
 
@@ -263,9 +263,11 @@ class MemoryBound:
         size = min(stream.batch_size, stream.dataset.size("train"))
         self._batch_size = size
         self._saved: dict[str, int] = {}
-        images = stream.dataset.images("train")
-        # The images once more, padded; a batch as indices, bytes and twice as fp32, and the next.
-        self._data = 2 * images.numel() + 16 * images[:size].numel()
+        raw = parts(stream.dataset.raw("train"))
+        # The samples once more, images padded; a batch as indices, bytes and twice as fp32, and
+        # the next.
+        held = sum(part.nbytes for part in raw)
+        self._data = 2 * held + 16 * sum(part[:size].numel() for part in raw)
         self._needs: list[Need] = []
 
     def add(self, trainee: Trainee) -> int:
@@ -294,7 +296,7 @@ def _saved_for_backward(trainee: Trainee) -> int:
     counting = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     # What cannot be run here cannot be trained: the trainee fails at its first step.
     with suppress(KtbenchError), own_code(), torch.enable_grad(), counting:
-        trainee.student.forward_features(trainee.probe_images.clone())
+        trainee.student.forward_features(each(trainee.probe_inputs, Tensor.clone))
     trainee.student.train()
     return sum(sizes.values())
 

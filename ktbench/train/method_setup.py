@@ -12,7 +12,7 @@ from ktbench import catalogue
 from ktbench.catalogue.transfer_window import misfit
 from ktbench.isolation import claim, seed_all
 from ktbench.records import Cell, KtbenchError, Pairing
-from ktbench.students._contract import Features, Student
+from ktbench.students._contract import Features, Inputs, Student
 from ktbench.train.context import SharedInputs
 from ktbench.train.seeds import ADAPTORS, derived_seed
 from ktbench.transfer_methods._contract import (
@@ -137,7 +137,7 @@ def _gram(teacher: Tensor, student: Tensor) -> float:
     return float(functional.cosine_similarity(centred(teacher), centred(student), dim=0))
 
 
-def scope_parameters(student: Student, inputs: Tensor, scope: Scope) -> list[nn.Parameter]:
+def scope_parameters(student: Student, inputs: Inputs, scope: Scope) -> list[nn.Parameter]:
     """Return the parameters of a scope, found by what a stage's output depends on.
 
     Runs the student in eval mode, so that no BatchNorm moves; leaves its mode as it was.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ktbench.networks.layout import Guard, Layout
 from ktbench.records import Cell, KtbenchError
-from ktbench.students._contract import Student
+from ktbench.students._contract import Inputs, Student, each
 from ktbench.train.learning_rate import make_optimiser
 from ktbench.train.method_setup import MethodSetup, scope_parameters
 from ktbench.transfer_methods._contract import Needs, Phase, Update
@@ -40,7 +40,7 @@ class PhaseSchedule:
     """The phases of a cell's method, and the updates of the one that the training is in."""
 
     def __init__(
-        self, cell: Cell, setup: MethodSetup, student: Student, layout: Layout, probe: Tensor
+        self, cell: Cell, setup: MethodSetup, student: Student, layout: Layout, probe: Inputs
     ) -> None:
         self._cell, self._setup, self._student = cell, setup, student
         self._layout, self._probe = layout, probe
@@ -108,7 +108,8 @@ class PhaseSchedule:
 
     def _running(self, update: Update) -> RunningUpdate:
         with Guard(), self._layout.running():
-            parameters = scope_parameters(self._student, self._probe.clone(), update.student)
+            probe = each(self._probe, Tensor.clone)
+            parameters = scope_parameters(self._student, probe, update.student)
         parameters += [
             parameter
             for name, parameter in self._setup.method.named_parameters()

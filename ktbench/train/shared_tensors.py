@@ -249,9 +249,7 @@ class Watch:
     # ------------------------------------------------------------ the data set
 
     def _follow_data(self) -> None:
-        data = self.stream.dataset
-        tensors = [each for pair in data.splits.values() for each in pair]
-        tensors += [data.mean, data.std, *self.stream.kept]
+        tensors = [*self.stream.dataset.tensors, *self.stream.kept]
         self._data = [Trace("data", each, _DATA_SAMPLES) for each in tensors]
 
     def _heal_data(self) -> bool:
@@ -260,11 +258,8 @@ class Watch:
             return False
         data = self.stream.dataset
         fresh = load(data.spec, self.base)
-        for name, pair in data.splits.items():
-            for used, clean in zip(pair, fresh.splits[name], strict=True):
-                used.data.copy_(clean)
-        data.mean.data.copy_(fresh.mean)
-        data.std.data.copy_(fresh.std)
+        for used, clean in zip(data.tensors, fresh.tensors, strict=True):
+            used.data.copy_(clean)
         self.stream.forget()
         self._follow_data()
         return True

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ktbench import catalogue
 from ktbench.catalogue.transfer_window import carries_ce
@@ -20,7 +19,7 @@ from ktbench.networks.numeric import EVERYTHING, Clock, Runner
 from ktbench.networks.outline import FlopCounter
 from ktbench.networks.weights import load_weights
 from ktbench.records import Cell, Failure, KtbenchError
-from ktbench.students._contract import Features, Student
+from ktbench.students._contract import Features, Inputs, Student, each
 from ktbench.train.context import SharedInputs
 from ktbench.train.device_placement import copied
 from ktbench.train.history import TrainingHistory
@@ -33,7 +32,7 @@ from ktbench.train.seeds import EVALUATION, FIRST_WEIGHTS, STEP, derived_seed
 from ktbench.transfer_methods._contract import Batch, Needs
 
 EVALUATION_BATCH = 256
-"""Images per pass of an evaluation."""
+"""Samples per pass of an evaluation."""
 
 
 class Trainee:
@@ -80,9 +79,8 @@ class Trainee:
             self.student = catalogue.build_student(
                 cell.student.name,
                 cell.student.settings,
-                num_classes=len(data.classes),
-                in_channels=data.shape[0],
                 base=str(self.shared.base),
+                **data.dimensions,
             )
         claim(self.student, cell.student.label)
         if first_weights is not None:
@@ -95,18 +93,18 @@ class Trainee:
         numeric, data = self.cell.numeric, self.shared.dataset
         # Equal where networks are built alike, so that one compiled form serves them all.
         built = f"{self.cell.student.canonical} {self.student.structure}".rstrip()
-        self._architecture = architecture = f"{built} {len(data.classes)} {data.shape}"
-        images = self.shared.probe.inputs
+        self._architecture = architecture = f"{built} {data.signature}"
+        inputs = self.shared.probe.inputs
         self.layout = layout or choose(
-            self.student, images.clone(), numeric, architecture=architecture
+            self.student, each(inputs, Tensor.clone), numeric, architecture=architecture
         )
         self.layout.place(self.student, self.device)
-        self.probe_images = self.layout.inputs(images)
+        self.probe_inputs = self.layout.inputs(inputs)
         self._run = Runner(self.student, numeric, architecture=architecture, layout=self.layout)
 
     def _build_method(self, warmed_up: Student | None) -> None:
-        images, teacher = self.shared.probe.inputs, self.shared.teacher_features
-        probed = compared = self._probed(self.student, self._run, images)
+        inputs, teacher = self.shared.probe.inputs, self.shared.teacher_features
+        probed = compared = self._probed(self.student, self._run, inputs)
         if self.cell.warmup is not None:
             if warmed_up is None:
                 raise KtbenchError(f"{self.cell.label}: its warm-up is not there")
@@ -115,17 +113,17 @@ class Trainee:
             run = Runner(warmed_up, numeric, architecture=architecture, layout=self.layout)
             if self.shared.comparison is not None:
                 batch, teacher = self.shared.comparison()
-                images = batch.inputs
-            compared = self._probed(warmed_up, run, images)
+                inputs = batch.inputs
+            compared = self._probed(warmed_up, run, inputs)
         setup = set_up_method(self.cell, self.shared, self.student, probed, (teacher, compared))
         self.pairing = setup.pairing
         self.method, self._student_needs = setup.method, setup.student_needs
-        self.phases = PhaseSchedule(self.cell, setup, self.student, self.layout, self.probe_images)
+        self.phases = PhaseSchedule(self.cell, setup, self.student, self.layout, self.probe_inputs)
 
-    def _probed(self, network: Student, run: Runner, images: Tensor) -> Features:
+    def _probed(self, network: Student, run: Runner, inputs: Inputs) -> Features:
         network.eval()
         with torch.no_grad():
-            return run(images.clone(), EVERYTHING, eager=True)
+            return run(each(inputs, Tensor.clone), EVERYTHING, eager=True)
 
     @property
     def epoch(self) -> int:
@@ -189,7 +187,7 @@ class Trainee:
             chosen = [running.update.terms for running in updates]
         else:
             weight = self.phases.weight_outside_window
-            terms = {"ce": weight * functional.cross_entropy(features.logits, batch.labels)}
+            terms = {"ce": weight * batch.supervised(features.logits)}
             updates = [running for running in updates if carries_ce(running.update)]
             chosen = [("ce",)] * len(updates)
         self.history.losses.add(terms, step=batch.step, epoch=batch.epoch)
@@ -265,32 +263,32 @@ class Trainee:
         """
         self.student.eval()
         with torch.inference_mode():
-            finite = bool(self.logits(self.probe_images.clone()).isfinite().all())
+            finite = bool(self.logits(each(self.probe_inputs, Tensor.clone)).isfinite().all())
         self.student.train()
         return None if finite else "the trained network's logits are not finite: lower the rate"
 
     def accuracy(self, split: Split) -> float:
-        """Return the top-1 accuracy on a split, in eval mode; the student is left in train mode.
+        """Return the task's metric on a split, in eval mode; the student is left in train mode.
 
         Always single precision and not compiled: this is the network that is exported.
         """
         data = self.shared.dataset
-        images, labels = data.images(split), data.labels(split).to(self.device)
+        labels = data.labels(split).to(self.device)
         seed_all(derived_seed(self.cell.seed, EVALUATION))  # a network may draw here, too
         self.student.eval()
-        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        said: list[Tensor] = []
         with torch.inference_mode():
             for start in range(0, len(labels), EVALUATION_BATCH):
-                chunk = slice(start, start + EVALUATION_BATCH)
-                inputs = data.normalise(images[chunk]).to(self.device)
-                right += (self.logits(inputs).argmax(1) == labels[chunk]).sum()
+                inputs = data.some(split, slice(start, start + EVALUATION_BATCH))
+                inputs = each(inputs, lambda part: part.to(self.device))
+                said.append(data.task.predictions(self.logits(inputs)))
         self.student.train()
-        return int(right) / len(labels)
+        return data.task.score(torch.cat(said), labels)
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, inputs: Inputs) -> Tensor:
         """Return the plain network's logits (B, K), in the layout that it is trained in."""
         with self.layout.running():
-            logits: Tensor = self.student(self.layout.inputs(images))
+            logits: Tensor = self.student(self.layout.inputs(inputs))
         return logits
 
     # ------------------------------------------------------------ state

@@ -13,6 +13,7 @@ from ktbench import catalogue
 from ktbench.matrix import MatrixError
 from ktbench.networks.outline import FlopCounter, forward_flops, replaced_flops
 from ktbench.records import Cell, Item, Plan
+from ktbench.tasks.image_classification import image_signature
 from tests.blockwise.test_matrix import planned
 from tests.support import blockwise_runs as runs
 
@@ -61,9 +62,11 @@ def test_equal_in_flops_it_pays_for_the_blocks_and_the_teachers_passes() -> None
     """What one epoch of a control costs differs by method: kd runs the teacher as well."""
     cells = by_name(controls())
     student = cells["blockwise(of=T)", "none"].student
-    teacher = forward_flops(Item(name="vgg8", settings={"width": 0.25}), 10, SHAPE, ".")
-    own = forward_flops(student, 10, SHAPE, ".")
-    blocks = 6 * (teacher + 3 * replaced_flops(student, 10, SHAPE, "."))
+    teacher = forward_flops(
+        Item(name="vgg8", settings={"width": 0.25}), image_signature(10, SHAPE), "."
+    )
+    own = forward_flops(student, image_signature(10, SHAPE), ".")
+    blocks = 6 * (teacher + 3 * replaced_flops(student, image_signature(10, SHAPE), "."))
     for method, epoch in (("none", 3 * own), ("kd", 3 * own + teacher)):
         control = cells["blockwise(of=T, start=random)", method]
         assert control.train.epochs == 2 + math.ceil(blocks / epoch)
@@ -118,9 +121,9 @@ def test_what_the_blocks_cost_is_recorded_with_one_pass_of_the_teacher(tmp_path:
     [result] = runs.results(tmp_path / "run")
     start, of = runs.start_of(result), runs.CELLS[0].student
     assert start.flops is not None and start.teacher_flops is not None
-    teacher = forward_flops(runs.teacher().cell.student, 10, SHAPE, ".")
+    teacher = forward_flops(runs.teacher().cell.student, image_signature(10, SHAPE), ".")
     epochs = [block.epochs for block in start.blocks]
     assert start.teacher_flops == max(epochs) * 96 * teacher
     if len(set(epochs)) == 1:
-        replaced = replaced_flops(of, 10, SHAPE, ".")
+        replaced = replaced_flops(of, image_signature(10, SHAPE), ".")
         assert start.flops == pytest.approx(3 * 96 * epochs[0] * replaced)

@@ -17,6 +17,7 @@ from PIL import Image
 from ktbench.data import DataInfo, Dataset, Stream, describe, load
 from ktbench.data.dataset import split_rows
 from ktbench.records import Augmentation, DataSpec, KtbenchError
+from ktbench.tasks.image_classification import image_signature
 
 HERE = Path()
 DIGITS = DataSpec(source="digits", train_size=120, augment=Augmentation(crop_padding=1, flip=True))
@@ -44,8 +45,8 @@ def test_train_validation_and_test_share_no_image() -> None:
 def test_the_test_set_does_not_depend_on_the_training_size() -> None:
     small = load(DIGITS, HERE)
     whole = load(DIGITS.model_copy(update={"train_size": None}), HERE)
-    assert torch.equal(small.images("test"), whole.images("test"))
-    assert torch.equal(small.images("validation"), whole.images("validation"))
+    assert torch.equal(small.raw("test"), whole.raw("test"))
+    assert torch.equal(small.raw("validation"), whole.raw("validation"))
     assert small.size("train") == 120 < whole.size("train")
 
 
@@ -68,19 +69,19 @@ def test_a_smaller_training_set_lies_within_a_larger_one() -> None:
 
 def test_a_split_seed_chooses_other_test_images() -> None:
     other = DIGITS.model_copy(update={"split_seed": 1})
-    assert not torch.equal(load(DIGITS, HERE).images("test"), load(other, HERE).images("test"))
+    assert not torch.equal(load(DIGITS, HERE).raw("test"), load(other, HERE).raw("test"))
 
 
 def test_normalisation_comes_from_the_training_images_alone() -> None:
     data = load(DIGITS, HERE)
-    inputs = data.normalise(data.images("train"))
+    inputs = data.inputs(data.raw("train"))
     assert abs(float(inputs.mean())) < 1e-4
     assert abs(float(inputs.std(unbiased=False)) - 1) < 1e-4
-    assert float(data.mean) == pytest.approx(float(data.images("train").double().mean()))
+    assert float(data.statistics[0]) == pytest.approx(float(data.raw("train").double().mean()))
 
 
 def test_planning_knows_a_data_set_without_reading_its_images() -> None:
-    assert describe(DIGITS, HERE) == DataInfo(10, (1, 8, 8), 120, 144, 359)
+    assert describe(DIGITS, HERE) == DataInfo(image_signature(10, (1, 8, 8)), 120, 144, 359)
 
 
 # ---------------------------------------------------------------- the stream
@@ -135,8 +136,8 @@ def test_crops_and_flips_are_those_of_the_padded_image() -> None:
     stream = _stream()
     indices = torch.arange(120)
     seen = set()
-    for row, image in enumerate(stream.augmented(indices, epoch=0)[..., 0]):
-        padded = torch.nn.functional.pad(stream.dataset.images("train")[row, 0], (1, 1, 1, 1))
+    for row, image in enumerate(stream.samples.augmented(indices, 0)[..., 0]):
+        padded = torch.nn.functional.pad(stream.dataset.raw("train")[row, 0], (1, 1, 1, 1))
         views = {
             (y, x, flip): padded[y : y + 8, x : x + 8].flip(1)
             if flip
@@ -155,9 +156,7 @@ def test_without_augmentation_a_batch_is_the_normalised_images() -> None:
     data = load(DIGITS.model_copy(update={"augment": Augmentation()}), HERE)
     stream = Stream(data, seed=0, batch_size=16)
     indices = torch.tensor([3, 1])
-    torch.testing.assert_close(
-        stream.inputs(indices, 4), data.normalise(data.images("train")[indices])
-    )
+    torch.testing.assert_close(stream.inputs(indices, 4), data.inputs(data.raw("train")[indices]))
 
 
 # ---------------------------------------------------------------- parquet, folder, hub
@@ -167,9 +166,9 @@ def test_parquet_in_hub_layout_gives_images_labels_and_class_names(tmp_path: Pat
     _parquet(tmp_path, "train", [_png(v) for v in range(40)], [v % 2 for v in range(40)])
     _parquet(tmp_path, "test", [_png(200)], [1])
     data = load(DataSpec(source="parquet", path=str(tmp_path), validation_size=4), HERE)
-    assert data.shape == (3, 8, 8)
+    assert data.signature.inputs[0].shape == (3, 8, 8)
     assert (data.size("train"), data.size("validation"), data.size("test")) == (36, 4, 1)
-    assert data.images("test")[0, :, 0, 0].tolist() == [200, 55, 7]
+    assert data.raw("test")[0, :, 0, 0].tolist() == [200, 55, 7]
     assert data.classes == ("0", "1")
 
 
@@ -180,8 +179,8 @@ def test_an_image_folder_takes_its_classes_from_folder_names(tmp_path: Path) -> 
             (tmp_path / name / f"{number}.png").write_bytes(_png(value, mode="L"))
     data = load(DataSpec(source="folder", path=str(tmp_path)), HERE)
     assert data.classes == ("ant", "cat")
-    assert data.shape == (1, 8, 8)
-    bright = data.images("train").amin((1, 2, 3)) > 128
+    assert data.signature.inputs[0].shape == (1, 8, 8)
+    bright = data.raw("train").amin((1, 2, 3)) > 128
     assert torch.equal(bright, data.labels("train") == 0)
 
 
@@ -216,7 +215,7 @@ def test_images_of_mixed_sizes_are_refused_unless_a_size_is_set(tmp_path: Path) 
     _parquet(tmp_path, "train", images, [0, 1] * 10)
     spec = DataSpec(source="parquet", path=str(tmp_path))
     assert "mixed sizes" in _refused(spec)
-    assert load(spec.model_copy(update={"image_size": 8}), HERE).shape == (3, 8, 8)
+    assert load(spec.model_copy(update={"image_size": 8}), HERE).signature.size == "3×8×8"
 
 
 def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def _spec(folder: Path, **keys: Any) -> DataSpec:
 
 def _right(data: Dataset) -> bool:
     """Whether every picture has the label of its row."""
-    return bool((data.images("train").amax((1, 2, 3)) % 2 == data.labels("train")).all())
+    return bool((data.raw("train").amax((1, 2, 3)) % 2 == data.labels("train")).all())
 
 
 def _refused(folder: Path, **keys: Any) -> str:
@@ -250,4 +250,4 @@ def test_rows_of_many_row_groups_and_files_keep_their_order(tmp_path: Path) -> N
         pq.write_table(table, tmp_path / f"train-{part}.parquet", row_group_size=3)
     data = load(_spec(tmp_path, validation_size=1, test_size=1), HERE)
     assert data.size("train") == 38 and _right(data)
-    assert set(np.unique(data.images("train"))) == set(range(COUNT))
+    assert set(np.unique(data.raw("train"))) == set(range(COUNT))

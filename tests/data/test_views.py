@@ -24,7 +24,7 @@ def _stream(seed: int = 0, views: int | None = None) -> Stream:
 
 
 def _images(stream: Stream, epoch: int) -> torch.Tensor:
-    return stream.augmented(torch.arange(96), epoch)
+    return stream.samples.augmented(torch.arange(96), stream.view(epoch))
 
 
 def _planned(**changes: Any) -> Plan:
@@ -58,8 +58,8 @@ def test_the_order_is_the_seeds_whatever_the_views() -> None:
 
 def test_views_are_drawn_from_the_datas_own_seed() -> None:
     other = digits(DATA.model_copy(update={"split_seed": 7}).model_dump_json())
-    ours = Stream(digits(), 0, 32, 2)._windows(torch.arange(96).numpy(), 1, 8, 8)
-    theirs = Stream(other, 0, 32, 2)._windows(torch.arange(96).numpy(), 1, 8, 8)
+    ours = Stream(digits(), 0, 32, 2).samples.windows(torch.arange(96).numpy(), 1)
+    theirs = Stream(other, 0, 32, 2).samples.windows(torch.arange(96).numpy(), 1)
     assert not torch.equal(ours[0], theirs[0])
 
 

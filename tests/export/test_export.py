@@ -34,6 +34,7 @@ from ktbench.records import (
 )
 from ktbench.students._contract import StagedNetwork
 from ktbench.students._own import wrap
+from ktbench.tasks.image_classification import image_signature
 
 SPEC = DataSpec(source="digits")
 FORMATS, PRECISIONS = ("onnx", "tflite"), ("fp32", "fp16", "int8")
@@ -85,7 +86,7 @@ def dataset() -> Dataset:
 
 def train(network: nn.Module, dataset: Dataset, steps: int = 60) -> nn.Module:
     optimiser = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
-    inputs, labels = dataset.normalise(dataset.images("train")), dataset.labels("train")
+    inputs, labels = dataset.inputs(dataset.raw("train")), dataset.labels("train")
     network.train()
     for step in range(steps):
         part = torch.arange(32) + 32 * step
@@ -164,8 +165,8 @@ def test_an_artifact_gives_torchs_answers_on_raw_images(
     spec = ExportSpec(format=format, precision=precision, batch=batch)
     artifact = exported(exporter, trained[0], 0, spec)
     with torch.no_grad():
-        expected = trained[0](dataset.normalise(dataset.images("test"))).numpy()
-    found = logits_of(exporter, artifact, dataset.images("test"))
+        expected = trained[0](dataset.inputs(dataset.raw("test"))).numpy()
+    found = logits_of(exporter, artifact, dataset.raw("test"))
     agreement = (found.argmax(1) == expected.argmax(1)).mean()
     assert agreement >= TOLERANCES[precision].agreement
     assert np.abs(found - expected).mean() < {"fp32": 1e-5, "fp16": 0.02, "int8": 0.2}[precision]
@@ -202,7 +203,7 @@ def test_a_reused_graph_is_the_graph_of_a_full_conversion(exporter, trained, dat
     assert exporter._templates[(exporter._subject.architecture, spec)] is not None
     converted = writer.convert(network, spec)
     layout = (0, 1, 2, 3) if format == "onnx" else (0, 2, 3, 1)
-    raw = np.ascontiguousarray(dataset.images("validation").numpy().transpose(layout))
+    raw = np.ascontiguousarray(dataset.raw("validation").numpy().transpose(layout))
     assert np.array_equal(writer.run(reused, raw), writer.run(converted, raw))
     assert len(reused) == len(converted)
 
@@ -246,7 +247,7 @@ def test_tflite_takes_nhwc_and_onnx_takes_nchw_floats_named_image(exporter, trai
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_dynamic_artifact_answers_for_any_batch_alike(exporter, trained, dataset, format):
     artifact = exported(exporter, trained[0], 0, ExportSpec(format=format, batch="dynamic"))
-    raw = dataset.images("test")[:7]
+    raw = dataset.raw("test")[:7]
     together = logits_of(exporter, artifact, raw)
     alone = np.concatenate([logits_of(exporter, artifact, image[None]) for image in raw])
     assert together.shape == (7, 4)
@@ -410,7 +411,7 @@ def test_the_graph_key_is_shared_by_weights_and_by_nothing_else(exporter, traine
     one, two = (exported(exporter, trained[seed], seed, spec) for seed in range(2))
     assert one.graph_key == two.graph_key and one.digest != two.digest
     keys = {
-        graph_key(Item(name=name), classes, shape, export)
+        graph_key(Item(name=name), image_signature(classes, shape), export)
         for name in ("a", "b")
         for classes in (4, 5)
         for shape in ((3, 8, 8), (1, 8, 8))
@@ -574,11 +575,11 @@ def test_calibration_in_chunks_gives_the_int8_network_of_one_image_at_a_time(
     spec = ExportSpec(format="onnx", precision="int8")
     network = exporter._deployed(writer, exporter._prepare(student.eval(), cell(0, "chunked")))
     plain = writer.convert(network, spec)
-    calibration = dataset.images("train")[:80].numpy()
+    calibration = dataset.raw("train")[:80].numpy()
     chunked = writer.lower(plain, spec, calibration)
     monkeypatch.setattr(onnx_writer, "_with_batch", lambda model, size: model)
     monkeypatch.setattr(onnx_writer, "CHUNK", 1)
     single = writer.lower(plain, spec, calibration)
-    raw = dataset.images("test").numpy()
+    raw = dataset.raw("test").numpy()
     assert np.array_equal(writer.run(chunked, raw), writer.run(single, raw))
     assert onnxruntime.InferenceSession(chunked).get_inputs()[0].shape == [1, 3, 8, 8]

@@ -129,7 +129,7 @@ def made(name: str) -> nn.Module:
     network.train()
     with torch.no_grad():  # so that running statistics are those of data
         for _ in range(5):
-            network(digits().normalise(digits().images("train")[:64]))
+            network(digits().inputs(digits().raw("train")[:64]))
     return network
 
 

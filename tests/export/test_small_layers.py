@@ -42,7 +42,7 @@ def warmed(network: nn.Module) -> nn.Module:
     network.train()
     with torch.no_grad():
         for _ in range(10):
-            network(digits().normalise(digits().images("train")[:64]))
+            network(digits().inputs(digits().raw("train")[:64]))
     return network.eval()
 
 
@@ -54,7 +54,7 @@ def written(exporter: Exporter, network: nn.Module, name: str, **spec: Any) -> b
 
 
 def answers(exporter: Exporter, format: Any, model: bytes) -> np.ndarray:
-    raw = digits().images("test")
+    raw = digits().raw("test")
     raw = raw if format == "onnx" else raw.permute(0, 2, 3, 1)
     return exporter._writer(format).run(model, raw.contiguous().numpy())
 

@@ -30,6 +30,7 @@ from ktbench.results import ResultsFolder
 from ktbench.results.lock import LockFile
 from ktbench.results.storage import sealed, stored
 from ktbench.results.unpacking import Unpacked
+from ktbench.tasks.image_classification import image_signature
 
 ROOT = Path(__file__).parents[2]
 DIGESTS = Path(__file__).with_name("reference_keys.json")
@@ -95,7 +96,7 @@ def test_the_matrix_of_committed_results_still_means_the_same_cells(
     """No data set is needed: what planning asks of it decides no key."""
     unpacked = Unpacked(file)
     folder = unpacked.path
-    info = DataInfo(10, (3, 32, 32), 45_000, 5_000, 10_000)
+    info = DataInfo(image_signature(10, (3, 32, 32)), 45_000, 5_000, 10_000)
     monkeypatch.setattr(planning, "describe", lambda *_: info)
     text = (folder / "matrix.yaml").read_text(encoding="utf-8")
     for then, now in WORDS.items():

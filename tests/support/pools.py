@@ -18,6 +18,7 @@ from ktbench.data import Dataset, Stream
 from ktbench.networks.outline import outline
 from ktbench.networks.weights import weights_digest
 from ktbench.records import Cell, DataSpec
+from ktbench.tasks.image_classification import image_signature
 from ktbench.teacher.live import Live
 from ktbench.teacher.pool import cluster
 from ktbench.teacher.pool.answer_check import Expected
@@ -103,7 +104,7 @@ class Started:
 
         data = digits(self.job.data.model_dump_json())
         stream = Stream(data, taught.seed, taught.train.batch_size, taught.train.views)
-        shapes = outline(self.job.teacher.cell.student, 10, (1, 8, 8), ".").shapes
+        shapes = outline(self.job.teacher.cell.student, image_signature(10, (1, 8, 8)), ".").shapes
         return Pool(
             self.connect,
             self.job,

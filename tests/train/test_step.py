@@ -222,7 +222,7 @@ def test_bf16_weights_are_single_precision_and_validated_as_they_are_exported(
     kinds = {value.dtype for value in student.state_dict().values()}
     assert kinds == {torch.float32, torch.int64}
     with torch.inference_mode():
-        logits = student(digits().normalise(digits().images("validation")))
+        logits = student(digits().inputs(digits().raw("validation")))
     right = (logits.argmax(1) == digits().labels("validation")).float().mean()
     assert made.accuracy.validation_last == pytest.approx(float(right))
 
@@ -403,6 +403,6 @@ def test_the_plain_loop_and_ours_train_to_the_same_weights() -> None:
 
 def test_augmenting_image_by_image_gives_the_same_pixels() -> None:
     data = images_of(Pair(images=64))
-    pixels = data.images("train").permute(0, 2, 3, 1).contiguous().numpy()
+    pixels = data.raw("train").permute(0, 2, 3, 1).contiguous().numpy()
     stream = Stream(data, 0, 64)
     assert same_pixels(data, stream, pixels, stream.order(0)[0])

@@ -173,7 +173,7 @@ def test_each_batchnorm_updates_once_per_step_and_the_student_trains_in_train_mo
 def test_a_teacher_with_other_statistics_sees_its_own_normalisation(tmp_path: Path) -> None:
     """The teacher learnt on 300 images, its students on 96: their means differ."""
     source, data = teacher(tmp_path), digits()
-    images = data.images("test")[:16]
+    images = data.raw("test")[:16]
     from dataclasses import replace
 
     from ktbench.data import Stream
@@ -182,10 +182,10 @@ def test_a_teacher_with_other_statistics_sees_its_own_normalisation(tmp_path: Pa
     from tests.support.training import teacher_cell
 
     own = digits(teacher_cell().data.model_dump_json())
-    assert not torch.equal(own.mean, data.mean)
-    batch = replace(make_probe(Stream(data, 0, 32)), inputs=data.normalise(images))
+    assert not torch.equal(own.statistics[0], data.statistics[0])
+    batch = replace(make_probe(Stream(data, 0, 32)), inputs=data.inputs(images))
     with torch.no_grad():
-        expected = source._network(own.normalise(images))
+        expected = source._network(own.inputs(images))
     torch.testing.assert_close(
         source.outputs(batch, Needs(logits=True)).logits, expected, rtol=1e-4, atol=1e-4
     )
@@ -263,9 +263,9 @@ def test_last_and_best_are_both_recorded_and_the_kept_one_is_stored(tmp_path: Pa
         student = load_student(
             spec, tmp_path / kept[keep].path, num_classes=10, in_channels=1, base=HERE
         )
-        images, labels = digits().images("test"), digits().labels("test")
+        images, labels = digits().raw("test"), digits().labels("test")
         with torch.inference_mode():
-            right = (student(digits().normalise(images)).argmax(1) == labels).float().mean()
+            right = (student(digits().inputs(images)).argmax(1) == labels).float().mean()
         assert float(right) == pytest.approx(expected)
 
 

@@ -15,7 +15,7 @@ from ktbench.networks.numeric import EVERYTHING
 from ktbench.networks.weights import load_student
 from ktbench.records import WARMUP_SEED, Cell, Checkpoint, Failure, Pairing
 from ktbench.students._contract import Student
-from ktbench.train.device_placement import COMPARED_IMAGES, make_probe
+from ktbench.train.device_placement import COMPARED, make_probe
 from ktbench.train.method_setup import similarity
 from tests.support.running import Commands, results, write_matrix
 from tests.support.training import BRIEF, DATA, HERE, cell, digits, teacher, train
@@ -74,8 +74,8 @@ def test_stages_are_compared_on_more_images_than_shapes_are_found_with(
 ) -> None:
     big = DATA.model_copy(update={"train_size": 300})
     [made] = train([warm().model_copy(update={"data": big})], tmp_path, warmups=lambda _: student)
-    images = make_probe(Stream(digits(big.model_dump_json()), 0, 8), count=COMPARED_IMAGES)
-    assert len(images.indices) == COMPARED_IMAGES == 256
+    images = make_probe(Stream(digits(big.model_dump_json()), 0, 8), count=COMPARED)
+    assert len(images.indices) == COMPARED == 256
     taught = teacher(tmp_path).outputs(images, EVERYTHING)
     with torch.no_grad():
         seen = student.eval().forward_features(images.inputs)

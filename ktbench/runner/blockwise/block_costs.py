@@ -27,6 +27,7 @@ from ktbench.records import (
 )
 from ktbench.runner.blockwise.candidates import Candidates, Labels
 from ktbench.students._blocks import KEEP, Block, build_replacement, parameters_of
+from ktbench.tasks._contract import InputSpec
 
 Shape = tuple[int, int, int]
 Progress = Callable[[str], None]
@@ -95,7 +96,7 @@ def latencies(candidates: Candidates, device: DeviceSpec, tell: Progress) -> tup
     Parts that differ in their weights alone are measured once; all take turns.
     """
     parts = Parts(candidates)
-    nothing = onnx_model(nn.ReLU(), (1, 1, 1))
+    nothing = onnx_model(nn.ReLU(), (InputSpec("map", (1, 1, 1)),))
     timings = Timings()
     models = {"nothing": nothing, "teacher": whole_model(candidates), **parts.models}
     statistics = medians(models, device, timings, tell)
@@ -113,7 +114,7 @@ def whole_model(candidates: Candidates, choice: Labels | None = None) -> bytes:
     network = (
         candidates.teacher if choice is None else candidates.network(choice, candidates.cells[0])
     )
-    return onnx_model(network, data.shape, (data.mean, data.std))
+    return onnx_model(network, data.signature.inputs, data.task.moments(data.statistics))
 
 
 def medians(
@@ -175,7 +176,7 @@ class Parts:
         tensors = [[name, list(t.shape)] for name, t in module.state_dict().items()]
         key = digest_of([str(module), kinds, tensors, list(shape)])
         if key not in self.models:
-            self.models[key] = onnx_model(module, shape)
+            self.models[key] = onnx_model(module, (InputSpec("map", shape),))
         return key
 
 

@@ -73,8 +73,7 @@ class Candidates:
                 f"{self.root / 'teachers'}: {len(files)} files of teacher {self.taught_by.name} "
                 "where one should be: run the matrix into a fresh folder"
             )
-        shape = {"num_classes": len(self.trained_on.classes), "in_channels": self.data.shape[0]}
-        return load_student(cell, files[0], base=self.base, **shape)
+        return load_student(cell, files[0], base=self.base, **self.trained_on.dimensions)
 
     @cached_property
     def inputs(self) -> TeacherInputs:
@@ -102,8 +101,7 @@ class Candidates:
     def network(self, choice: Labels, cell: Cell) -> Student:
         """Assemble a choice from the blocks that the cell's seed trained."""
         chosen = cell.model_copy(update={"student": self.item(choice)})
-        shape = {"num_classes": len(self.data.classes), "in_channels": self.data.shape[0]}
-        student = build_blockwise(chosen, base=self.base, **shape)
+        student = build_blockwise(chosen, base=self.base, **self.data.dimensions)
         store = BlockStore(self.root)
         weights = {
             block.name: store.load(self.results[cell.seed, block.name, label])
@@ -192,8 +190,7 @@ class _Group:
 
 def _add(groups: dict[str, _Group], cell: Cell, root: Path, base: Path) -> None:
     data = dataset(cell.data, base)
-    shape = {"num_classes": len(data.classes), "in_channels": data.shape[0]}
-    student = build_blockwise(cell, base=base, **shape)
+    student = build_blockwise(cell, base=base, **data.dimensions)
     train = start_of(cell).train.model_dump(mode="json", exclude={"keep_within"})
     paths = [list(block.paths) for block in student.blocks]
     key = digest_of([start_of(cell).teacher.canonical, train, cell.numeric.canonical, paths])
@@ -202,7 +199,7 @@ def _add(groups: dict[str, _Group], cell: Cell, root: Path, base: Path) -> None:
         return
     group.seen.add((cell.seed, cell.student.canonical))
     group.cells.setdefault(cell.seed, cell)
-    tasks = tasks_of(cell, base=base, **shape)
+    tasks = tasks_of(cell, base=base, **data.dimensions)
     for task in tasks:
         result = BlockStore(root).find(task.key)
         if result is not None:

@@ -57,9 +57,8 @@ def chained(job: BlocksJob, loads: Sequence[Load], workers: int) -> list[BlocksJ
         network = catalogue.build_student(
             item.name,
             item.settings,
-            num_classes=len(data.classes),
-            in_channels=data.shape[0],
             base=str(job.base),
+            **data.dimensions,
         )
     # Students that share a pass may replace the same block: in the network's order, all of them.
     order = sorted(
@@ -67,9 +66,9 @@ def chained(job: BlocksJob, loads: Sequence[Load], workers: int) -> list[BlocksJ
     )
     chain = handed_on([loads[n] for n in order], workers)
     packs = [tuple(job.tasks[order[n]] for n in pack) for pack in chain]
-    images = torch.rand(2, *data.shape, generator=torch.Generator().manual_seed(0))
+    inputs = data.signature.noise(2)
     network.eval()
-    cuts = [cut_before(network, pack[0].block, images) for pack in packs[1:]]
+    cuts = [cut_before(network, pack[0].block, inputs) for pack in packs[1:]]
     if None in cuts:
         return []
     folder = job.root / "work" / f"handed-{digest_of([task.key for task in job.tasks])}"

@@ -96,9 +96,8 @@ def _student(context: RunContext, cells: list[Cell], teachers: Teachers) -> _Stu
     if isinstance(teacher, Failure):
         return teacher
     data = dataset(cells[0].data, context.base)
-    shape = {"num_classes": len(data.classes), "in_channels": data.shape[0]}
     try:
-        return _Student(cells, teacher, tasks_of(cells[0], **shape, base=context.base))
+        return _Student(cells, teacher, tasks_of(cells[0], base=context.base, **data.dimensions))
     except KtbenchError as error:
         failure = Failure(stage="train", reason=str(error))
         _note_failure(context, cells[0], failure)

@@ -14,7 +14,7 @@ import torch
 
 from ktbench.data import Stream
 from ktbench.records import StorageError, digest_of
-from ktbench.students._contract import Features
+from ktbench.students._contract import Features, each
 from ktbench.system.files import write_atomically
 from ktbench.teacher.cache.disk_quota import DiskQuota, remove
 from ktbench.teacher.cache.feature_layout import Bytes, Parts, RowLayout
@@ -159,7 +159,8 @@ class Cached:
 
         Otherwise stored samples of one batch could not be given in another.
         """
-        inputs = torch.empty_like(batch.inputs).copy_(batch.inputs.flip(0))
+        # `empty_like` keeps the strides, which choose kernels and so bits.
+        inputs = each(batch.inputs, lambda part: torch.empty_like(part).copy_(part.flip(0)))
         reversed_ = replace(
             batch, inputs=inputs, labels=batch.labels.flip(0), indices=batch.indices.flip(0)
         )
@@ -198,7 +199,7 @@ class Cached:
         }
         self._hit = True
         self.account.read += len(indices)
-        return self._compression.unpack(packed, batch.inputs.device)
+        return self._compression.unpack(packed, batch.indices.device)
 
     def _store(self, file: RowFile, batch: Batch, rows: Bytes) -> None:
         """Write the rows that are missing."""

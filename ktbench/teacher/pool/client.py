@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from ktbench.data import Stream
 from ktbench.records import KtbenchError
-from ktbench.students._contract import Features
+from ktbench.students._contract import Features, parts
 from ktbench.teacher.pool.answer_check import Expected
 from ktbench.teacher.pool.link import Connect, Link
 from ktbench.teacher.pool.messages import (
@@ -143,14 +143,16 @@ class Pool:
         return self._epoch_order
 
     def _is_plain(self, batch: Batch) -> bool:
-        """Return whether the images are those of the data set, in their layout: a probe of shapes.
+        """Return whether the inputs are the data set's own, in their layout: a probe of shapes.
 
         Without augmentation the first batch has the same values; but strides choose kernels, and
         so bits.
         """
-        images = plain_inputs(self._stream.dataset, batch.indices.cpu())
-        same = batch.inputs.stride() == images.stride()
-        return same and torch.equal(batch.inputs.cpu(), images.cpu())
+        plain = plain_inputs(self._stream.dataset, batch.indices.cpu())
+        return all(
+            ours.stride() == theirs.stride() and torch.equal(ours.cpu(), theirs.cpu())
+            for ours, theirs in zip(parts(batch.inputs), parts(plain), strict=True)
+        )
 
     def _request_ahead(self, step: int, bits: int) -> None:
         """Request this step and those that come next; withdraw what is no longer of use."""
@@ -233,7 +235,7 @@ class Pool:
     def _read(self, packed: Packed, request: Request, batch: Batch) -> Features:
         if not isinstance(packed, Packed):
             raise KtbenchError(f"a {type(packed).__name__} is no answer")
-        features = unpack(packed, batch.inputs.device)
+        features = unpack(packed, batch.indices.device)
         self._expected.check(features, request, rows=len(batch.indices))
         self._answer_bytes = packed.nbytes
         return features

@@ -18,6 +18,7 @@ from ktbench.networks.layout import FIRST
 from ktbench.networks.numeric import prepare
 from ktbench.networks.weights import load_student
 from ktbench.records import KtbenchError
+from ktbench.students._contract import Inputs, each
 from ktbench.teacher.live import Live
 from ktbench.teacher.pool.messages import (
     Hello,
@@ -127,7 +128,7 @@ class Worker:
             plain_inputs(self._data, indices) if request.plain else stream.inputs(indices, epoch)
         )
         return Batch(
-            inputs=inputs.to(self._device),
+            inputs=each(inputs, lambda part: part.to(self._device)),
             labels=stream.labels(indices).to(self._device),
             indices=indices.to(self._device),
             epoch=epoch,
@@ -137,6 +138,6 @@ class Worker:
         )
 
 
-def plain_inputs(data: Dataset, indices: torch.Tensor) -> torch.Tensor:
-    """Return training images (B, C, H, W) unaugmented, normalised, laid out as a stream's are."""
-    return FIRST.inputs(data.normalise(data.images("train")[indices]))
+def plain_inputs(data: Dataset, indices: torch.Tensor) -> Inputs:
+    """Return the inputs of training samples, unaugmented, laid out as a stream's are."""
+    return FIRST.inputs(data.some("train", indices))

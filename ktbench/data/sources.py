@@ -1,40 +1,15 @@
-"""The contract of every kind of data set: labels at once, pixels when asked for.
-
-So planning decodes few images, and a small training set does not decode a large data set.
-"""
+"""Paths, names and classes of data sets, for everything that reads one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ktbench.data.pixels import Pixels
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.system.files import MOST_WEIGHTS, check_regular
-
-Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """Labels per split, and a reader of images by split and rows: (n, C, H, W) uint8."""
-
-    name: str
-    classes: tuple[str, ...]
-    labels: dict[str, Labels]
-    """Labels by split: `train` always; `validation` and `test` where the source has them."""
-    read: Callable[[str, Labels], Pixels]
-    row_name: Callable[[str, int], str] = field(default=lambda split, row: f"{split} row {row}")
-    """Name of a row for people: its file, or its split and number."""
-    notes: tuple[str, ...] = ()
-    """Remarks on what is left out, a line each."""
-    about: str = ""
-    """Choices made, such as columns, for people."""
+from ktbench.tasks._contract import Labels
 
 
 def resolve(spec: DataSpec, base: Path) -> Path:
@@ -72,19 +47,21 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def refuse_untaught(name: str, classes: tuple[str, ...], labels: dict[str, Labels]) -> None:
+def refuse_untaught(
+    name: str, classes: tuple[str, ...], labels: dict[str, Labels], noun: str
+) -> None:
     """Raise KtbenchError for a class that only a later split has: nothing could learn it."""
     if not any(len(numbers) for numbers in labels.values()):
-        raise KtbenchError(f"data: {name} is empty: give a source with images")
+        raise KtbenchError(f"data: {name} is empty: give a source with {noun}s")
     taught = set(np.unique(labels["train"]).tolist())
     for split, numbers in labels.items():
         untaught = [classes[n] for n in np.unique(numbers).tolist() if n not in taught]
         if untaught and taught:
             raise KtbenchError(
-                f"data: {name}: the {split} split has classes without a training image "
+                f"data: {name}: the {split} split has classes without a training {noun} "
                 f"({some(untaught)}), which no network can learn; train has "
                 f"{some([classes[n] for n in sorted(taught)])}: "
-                "give both the same names, or leave these images out"
+                f"give both the same names, or leave these {noun}s out"
             )
     if len(taught) == 1:
         raise KtbenchError(

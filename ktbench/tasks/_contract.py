@@ -1,0 +1,276 @@
+"""The contract of tasks: what a sample is, what is learnt of it, and how a network is judged."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ktbench.records import DataSpec, KtbenchError
+from ktbench.students._contract import Inputs
+
+Labels = NDArray[Any]
+"""Labels (n,) of samples, or their row numbers: int64; numbers to predict are float32."""
+Arrays = NDArray[Any] | tuple[NDArray[Any], ...]
+"""Raw samples (n, ...): one array, or one per input."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labels per split at once, and a reader of raw samples by split and rows.
+
+    So planning reads few samples, and a small training set does not read a large data set.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: dict[str, Labels]
+    """Labels by split: `train` always; `validation` and `test` where the source has them."""
+    read: Callable[[str, Labels], Arrays]
+    row_name: Callable[[str, int], str] = field(default=lambda split, row: f"{split} row {row}")
+    """Name of a row for people: its file, or its split and number."""
+    notes: tuple[str, ...] = ()
+    """Remarks on what is left out, a line each."""
+    about: str = ""
+    """Choices made, such as columns, for people."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What was learnt from the training samples, such as a vocabulary."""
+    fit: Callable[[str, Labels], Source] | None = None
+    """Return the source as it reads once these training rows are known; None where it does not
+    depend on them."""
+
+    @property
+    def strata(self) -> dict[str, Labels]:
+        """Groups by which splits are drawn in proportion: the classes, or one for numbers."""
+        return {
+            split: values if values.dtype.kind in "iu" else np.zeros(len(values), np.int64)
+            for split, values in self.labels.items()
+        }
+
+    def fitted(self, split: str, rows: Labels) -> Source:
+        """Return the source for a training set: these rows of a split."""
+        return self if self.fit is None else self.fit(split, rows)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One tensor that a network reads: its name in exported files and its shape for one sample."""
+
+    name: str
+    shape: tuple[int, ...]
+    below: int | None = None
+    """Whole numbers from 0 up to, not including, this bound; None for real numbers."""
+
+    def shape_in(self, layout: str) -> tuple[int, ...]:
+        """Return the shape in a file of a layout: a map's channels are last in `NHWC`."""
+        if len(self.shape) != 3 or layout == "NCHW":
+            return self.shape
+        return (*self.shape[1:], self.shape[0])
+
+    @property
+    def file_type(self) -> str:
+        """Type of the numbers in an exported file."""
+        return "float32" if self.below is None else "int32"
+
+    def zeros(self, batch: int) -> Tensor:
+        """Return blank samples (batch, ...): float32, or int64 for whole numbers."""
+        kind = torch.float32 if self.below is None else torch.int64
+        return torch.zeros(batch, *self.shape, dtype=kind)
+
+    def drawn(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Return random samples (batch, ...): normal deviates, or evenly drawn whole numbers."""
+        if self.below is None:
+            return torch.randn(batch, *self.shape, generator=generator)
+        return torch.randint(self.below, (batch, *self.shape), generator=generator)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs, outputs and sizes of a data set's networks: enough to build and to try one."""
+
+    inputs: tuple[InputSpec, ...]
+    outputs: int
+    """Outputs per sample: a logit per class."""
+    sizes: tuple[tuple[str, int], ...]
+    """Sizes that the data gives to a student's `build`, by its names for them."""
+    noun: str
+    """Word for one sample."""
+    sized_by: str
+    """Setting of a matrix that makes samples smaller."""
+
+    @cached_property
+    def dimensions(self) -> dict[str, int]:
+        """Sizes as keywords of a student's `build`."""
+        return dict(self.sizes)
+
+    @property
+    def size(self) -> str:
+        """Shape of one sample for people: `3×32×32`."""
+        return " and ".join("×".join(map(str, each.shape)) for each in self.inputs)
+
+    @property
+    def values(self) -> int:
+        """Count of the numbers in one sample."""
+        return sum(math.prod(each.shape) for each in self.inputs)
+
+    def smaller(self, large: int, side: int) -> Signature | None:
+        """Return the signature with maps of `side` a side; None where none is above `large`²."""
+        reduced = tuple(
+            replace(each, shape=(each.shape[0], *(side for _ in each.shape[1:])))
+            if math.prod(each.shape[1:]) > large**2
+            else each
+            for each in self.inputs
+        )
+        return None if reduced == self.inputs else replace(self, inputs=reduced)
+
+    def blank(self, batch: int = 1) -> Inputs:
+        """Return inputs of zeros."""
+        return self._made(lambda each: each.zeros(batch))
+
+    def noise(self, batch: int = 1, seed: int = 0) -> Inputs:
+        """Return random inputs, the same every time."""
+        generator = torch.Generator().manual_seed(seed)
+        return self._made(lambda each: each.drawn(batch, generator))
+
+    def _made(self, make: Callable[[InputSpec], Tensor]) -> Inputs:
+        made = tuple(make(each) for each in self.inputs)
+        return made if len(made) > 1 else made[0]
+
+
+# ---------------------------------------------------------------- the task
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The quality of a network that validation, reports and boards use."""
+
+    name: str
+    """`accuracy`, as sentences say it."""
+    title: str
+    """`top-1 accuracy`, as headings say it."""
+    unit: str = "%"
+    """Unit of its values for people."""
+    step: str = "points"
+    """Unit of differences."""
+    scale: float = 100.0
+    """Factor from stored values to values for people."""
+    higher_is_better: bool = True
+
+
+class Samples(Protocol):
+    """The training samples of a data set, ready to be made into inputs by index and view."""
+
+    @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """Tensors from which every batch is made."""
+
+    def inputs(self, indices: Tensor, view: int) -> Inputs:
+        """Return the network's inputs of some samples in one view (the number of an augmentation).
+
+        A function of the indices, the view and the seed that this was made with, and of nothing
+        else: the same in every process.
+        """
+
+
+class Task(ABC):
+    """What a data set's samples are, and how networks that learn them are trained and judged.
+
+    A file of this folder is a task. It defines a frozen dataclass `Config` (the task's settings
+    with their defaults) and a class `Learning(Task)`. The file's name is the task's name; nothing
+    is registered, and nothing outside the file depends on which task it is.
+    """
+
+    noun: ClassVar[str]
+    """Word for one sample."""
+    metric: ClassVar[Metric]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    # ------------------------------------------------------------ the data
+
+    @abstractmethod
+    def open(self, spec: DataSpec, base: Path) -> Source:
+        """Return the source of a spec; raises KtbenchError where it cannot be read."""
+
+    def problem(self, spec: DataSpec, signature: Signature) -> tuple[tuple[str, ...], str] | None:
+        """Return the key below `data` and what is wrong with it for such samples, or None."""
+        return None
+
+    def refuse_mixed(self, examples: Mapping[tuple[tuple[int, ...], ...], str]) -> NoReturn:
+        """Raise KtbenchError for samples of several shapes; `examples` has a row's name of each."""
+        raise KtbenchError(f"data: {self.noun}s differ in size: {', '.join(examples.values())}")
+
+    @abstractmethod
+    def signature(
+        self, classes: int, shapes: tuple[tuple[int, ...], ...], facts: Mapping[str, Any]
+    ) -> Signature:
+        """Return how networks are built; `shapes` are those of one raw sample's arrays."""
+
+    # ------------------------------------------------------------ from samples to inputs
+
+    def statistics(self, raw: Inputs) -> tuple[Tensor, ...]:
+        """Return what inputs are normalised with, from the raw training samples."""
+        return ()
+
+    @abstractmethod
+    def inputs(self, raw: Inputs, statistics: tuple[Tensor, ...]) -> Inputs:
+        """Return the network's inputs of raw samples (B, ...), without augmentation."""
+
+    def between(
+        self, source: tuple[Tensor, ...], target: tuple[Tensor, ...]
+    ) -> Callable[[Inputs], Inputs] | None:
+        """Return what turns inputs under some statistics into those under others; None if equal."""
+        return None
+
+    def augmentation(self, spec: DataSpec) -> str:
+        """Return canonical text of the augmentation; empty where every view is the same."""
+        return ""
+
+    @abstractmethod
+    def samples(
+        self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
+    ) -> Samples:
+        """Return the training samples, to be augmented by draws from `seed`."""
+
+    # ------------------------------------------------------------ the exported file
+
+    def moments(self, statistics: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
+        """Return mean and deviation per channel (C,) that an exported file normalises with.
+
+        None where the network reads what the file is given; then `inputs` changes its type alone.
+        """
+        return None
+
+    def sidecar(
+        self, signature: Signature, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """Return what a user of an exported file must know of each input, by its name."""
+        return {}
+
+    # ------------------------------------------------------------ loss and quality
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the scalar loss of a training without transfer."""
+
+    @abstractmethod
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Return what a network says of each sample, from its outputs (B, K)."""
+
+    def agreement(self, predictions: Tensor, others: Tensor) -> float:
+        """Return the share of samples of which two networks say the same."""
+        return float((predictions == others).double().mean())
+
+    @abstractmethod
+    def score(self, predictions: Tensor, labels: Tensor) -> float:
+        """Return the metric over a whole split, from the predictions of all of its samples."""

@@ -1,0 +1,218 @@
+"""Image classification: pixels of one size, a class each, judged by top-1 accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ktbench.data.counter import counter_hash, numbered
+from ktbench.data.digits import digits
+from ktbench.data.folders import folder
+from ktbench.data.image_tables import hub, parquet
+from ktbench.data.pixels import refuse_mixed
+from ktbench.records import Augmentation, DataSpec
+from ktbench.students._contract import Inputs
+from ktbench.tasks._contract import InputSpec, Metric, Signature, Source, Task
+
+CROP_Y, CROP_X, FLIP = 1, 2, 3
+"""Numbers of the random streams of an augmentation's draws."""
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Config:
+    """No settings: those of images (size, augmentation) stand in `data` itself."""
+
+
+class Learning(Task):
+    """See the file. Raw samples are uint8 (C, H, W), 0 to 255."""
+
+    noun = "image"
+    metric = Metric("accuracy", "top-1 accuracy")
+
+    # ------------------------------------------------------------ the data
+
+    def open(self, spec: DataSpec, base: Path) -> Source:
+        """See `Task.open`."""
+        openers = {"digits": digits, "parquet": parquet, "hub": hub, "folder": folder}
+        return openers[spec.source](spec, base)
+
+    def problem(self, spec: DataSpec, signature: Signature) -> tuple[tuple[str, ...], str] | None:
+        """See `Task.problem`: a padding must be smaller than the image."""
+        side, padding = min(signature.inputs[0].shape[1:]), spec.augment.crop_padding
+        if padding < side:
+            return None
+        message = f"must be below the {side} pixels of an image, not {padding}"
+        return ("augment", "crop_padding"), message
+
+    def refuse_mixed(self, examples: Mapping[tuple[Shape, ...], str]) -> NoReturn:
+        """See `Task.refuse_mixed`."""
+        refuse_mixed({shape: name for (shape,), name in examples.items()})
+
+    def signature(
+        self, classes: int, shapes: tuple[Shape, ...], facts: Mapping[str, Any]
+    ) -> Signature:
+        """See `Task.signature`."""
+        return image_signature(classes, shapes[0])
+
+    # ------------------------------------------------------------ from pixels to inputs
+
+    def statistics(self, raw: Inputs) -> tuple[Tensor, ...]:
+        """Return mean and deviation per channel (C,), float32, on the 0 to 255 scale."""
+        return _moments(_pixels(raw))
+
+    def inputs(self, raw: Inputs, statistics: tuple[Tensor, ...]) -> Tensor:
+        """Convert images (B, C, H, W) to float32 with zero mean and unit variance."""
+        mean, std = (each.view(1, -1, 1, 1) for each in statistics)
+        return (_pixels(raw).float() - mean) / std
+
+    def between(
+        self, source: tuple[Tensor, ...], target: tuple[Tensor, ...]
+    ) -> Callable[[Inputs], Inputs] | None:
+        """See `Task.between`."""
+        if all(torch.equal(a, b) for a, b in zip(source, target, strict=True)):
+            return None
+        (from_mean, from_std), (to_mean, to_std) = source, target
+        scale = (from_std / to_std).view(1, -1, 1, 1)
+        shift = ((from_mean - to_mean) / to_std).view(1, -1, 1, 1)
+
+        def moved(inputs: Inputs) -> Tensor:
+            images = _pixels(inputs)
+            return images * scale.to(images.device) + shift.to(images.device)
+
+        return moved
+
+    def augmentation(self, spec: DataSpec) -> str:
+        """See `Task.augmentation`."""
+        augment = spec.augment
+        return augment.canonical if augment.crop_padding or augment.flip else ""
+
+    def samples(
+        self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
+    ) -> Images:
+        """See `Task.samples`."""
+        padding = spec.augment.crop_padding
+        images = _pixels(raw).permute(0, 2, 3, 1)
+        padded = functional.pad(images, (0, 0, padding, padding, padding, padding)).contiguous()
+        height, width = images.shape[1:3]
+        return Images(padded, (height, width), statistics, spec.augment, seed)
+
+    # ------------------------------------------------------------ the exported file
+
+    def moments(self, statistics: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """See `Task.moments`."""
+        mean, std = statistics
+        return mean, std
+
+    def sidecar(
+        self, signature: Signature, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """See `Task.sidecar`."""
+        mean, std = (each.tolist() for each in statistics)
+        told = {"range": [0, 255], "normalisation": "inside the graph", "mean": mean, "std": std}
+        return {"image": told}
+
+    # ------------------------------------------------------------ loss and quality
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy."""
+        return functional.cross_entropy(outputs, labels)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Return the class with the largest logit, (B,)."""
+        return outputs.argmax(1)
+
+    def score(self, predictions: Tensor, labels: Tensor) -> float:
+        """Return the share of samples whose class is named."""
+        return int((predictions == labels).sum()) / len(labels)
+
+
+def image_signature(classes: int, shape: Shape) -> Signature:
+    """Return the signature of networks for images (C, H, W)."""
+    return Signature(
+        inputs=(InputSpec("image", tuple(shape)),),
+        outputs=classes,
+        sizes=(("num_classes", classes), ("in_channels", shape[0])),
+        noun="image",
+        sized_by="data.image_size",
+    )
+
+
+@dataclass(frozen=True)
+class Images:
+    """Training images as (N, H + 2p, W + 2p, C) uint8, padded once; see `Samples`."""
+
+    padded: Tensor
+    size: tuple[int, int]
+    """Height and width of an image."""
+    statistics: tuple[Tensor, ...]
+    augment: Augmentation
+    seed: int
+
+    @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """See `Samples.kept`."""
+        return (self.padded,)
+
+    def inputs(self, indices: Tensor, view: int) -> Tensor:
+        """Augmented, normalised images (B, C, H, W), float32, laid out channels-last."""
+        return self.normalised(self.augmented(indices, view))
+
+    def augmented(self, indices: Tensor, view: int) -> Tensor:
+        """Raw images (B, H, W, C), uint8, after crop and flip."""
+        if not (self.augment.crop_padding or self.augment.flip):
+            return self.padded[indices]
+        height, width = self.size
+        rows, columns = self.windows(indices.numpy(), view)
+        _, tall, wide, channels = self.padded.shape
+        pixels = indices.view(-1, 1, 1) * (tall * wide) + rows[:, :, None] * wide
+        pixels = (pixels + columns[:, None, :]).flatten().to(self.padded.device)
+        chosen = self.padded.view(-1, channels).index_select(0, pixels)  # copies whole pixels
+        return chosen.view(len(indices), height, width, channels)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Convert (B, H, W, C) uint8 to (B, C, H, W) float32 with zero mean and unit variance."""
+        width = images.shape[2]
+        mean, std = self.statistics
+        rows = images.flatten(2).to(torch.float32)  # a row at a time: a pixel is too short a loop
+        rows.sub_(mean.repeat(width)).div_(std.repeat(width))
+        return rows.view(images.shape).permute(0, 3, 1, 2)
+
+    def windows(self, indices: NDArray[np.int64], view: int) -> tuple[Tensor, Tensor]:
+        """Return rows (B, H) and columns (B, W) of each sample's crop of the padded image."""
+        height, width = self.size
+        count = np.uint64(2 * self.augment.crop_padding + 1)
+        top = counter_hash(self.seed, numbered(CROP_Y, view), indices) % count
+        left = counter_hash(self.seed, numbered(CROP_X, view), indices) % count
+        rows = torch.from_numpy(top.astype(np.int64))[:, None] + torch.arange(height)
+        columns = torch.from_numpy(left.astype(np.int64))[:, None] + torch.arange(width)
+        if self.augment.flip:
+            words = counter_hash(self.seed, numbered(FLIP, view), indices)
+            mirrored = torch.from_numpy((words >> np.uint64(63)).astype(bool))
+            columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+        return rows, columns
+
+
+def _pixels(raw: Inputs) -> Tensor:
+    assert isinstance(raw, Tensor)
+    return raw
+
+
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel, summed exactly in integers."""
+    count = images.numel() // images.shape[1]
+    total = images.sum(dim=(0, 2, 3), dtype=torch.int64).double()
+    squares = torch.stack(
+        [channel.to(torch.int32).square().sum(dtype=torch.int64) for channel in images.unbind(1)]
+    ).double()
+    mean = total / count
+    variance = (squares / count - mean.square()).clamp(min=0)
+    return mean.float(), variance.sqrt().clamp(min=1e-3).float()
