@@ -36,6 +36,7 @@ SHARED = {
     "ktbench.teacher.source",
     "ktbench.students._blocks",
     "ktbench.students._contract",
+    "ktbench.tasks._contract",
     "ktbench.transfer_methods._contract",
     "ktbench.devices._contract",
     "ktbench.devices.agent.protocol",
