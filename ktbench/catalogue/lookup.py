@@ -228,7 +228,7 @@ def build_student(name: str, settings: dict[str, Any], *, base: str = ".", **siz
 def _misfit(name: str, sizes: Mapping[str, int]) -> str | None:
     """Say why a student cannot be built for data that gives these sizes, or None."""
     asked = sizes_of(name)
-    if is_own(name) or set(asked) == set(sizes):
+    if set(asked) <= set(sizes):
         return None
     return (
         f"student {name} is for another task: it is built from {', '.join(asked)}, and this data "
@@ -246,10 +246,11 @@ def _built_student(
         return wrap(builder, **(settings | dict(sizes)))
     module = _module("students", "student", _family(name))
     arguments = dict(settings)
+    asked = {size: sizes[size] for size in sizes_of(name)}
     for setting in settings.keys() & set(_networks_of(module.build)):
         inner, inner_settings = named(settings[setting])
         arguments[setting] = build_student(inner, inner_settings, **sizes, base=base)
-    student: Student = module.build(name, **sizes, **arguments)
+    student: Student = module.build(name, **asked, **arguments)
     return student
 
 

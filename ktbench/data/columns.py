@@ -72,7 +72,7 @@ def choose(
     if image == spec.label_column:
         raise KtbenchError(f"data: {name}: {image!r} cannot be both image and label column")
     _refuse_no_images(name, image, schema, column)
-    return image, spec.label_column or _label(name, schema, features, column, image)
+    return image, spec.label_column or label_column(name, schema, features, column, (image,))
 
 
 # ---------------------------------------------------------------- images
@@ -161,14 +161,18 @@ def _is_number(kind: Any) -> bool:
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
 
 
-def _label(
+def label_column(
     name: str,
     schema: Any,
     features: Mapping[str, str],
     column: Callable[[str], Column],
-    image: str,
+    samples: Sequence[str],
 ) -> str:
-    possible = [f.name for f in schema if f.name != image and may_be_label(f.type)]
+    """Return the column that holds the labels, beside those of the samples.
+
+    Raises KtbenchError that names the candidates where several may be meant, or none.
+    """
+    possible = [f.name for f in schema if f.name not in samples and may_be_label(f.type)]
     by_name = {_plain(candidate): candidate for candidate in reversed(possible)}
     usual = [by_name[word] for word in _LABELS if word in by_name]
     declared = [candidate for candidate in possible if features.get(candidate) == "ClassLabel"]

@@ -112,7 +112,7 @@ class Dataset:
     @cached_property
     def statistics(self) -> tuple[Tensor, ...]:
         """What inputs are normalised with, from the training samples."""
-        return self.task.statistics(self.raw("train"))
+        return self.task.statistics(self.raw("train"), self.facts)
 
     def inputs(self, raw: Inputs) -> Inputs:
         """Return the network's inputs of raw samples (B, ...), without augmentation."""
@@ -157,10 +157,14 @@ def load(spec: DataSpec, base: Path) -> Dataset:
 
 
 def _opened(task: Task, spec: DataSpec, base: Path) -> tuple[Source, dict[str, tuple[str, Rows]]]:
-    """Return a spec's source, fitted to its training rows, and the rows of each split."""
+    """Return a spec's source, fitted to what it may train on, and the rows of each split."""
     source = task.open(spec, base)
     rows = split_rows(spec, source.strata, task.noun)
-    return source.fitted(*rows["train"]), rows
+    pool = np.arange(len(source.labels["train"]), dtype=np.int64)
+    held_out = [chosen for name, (origin, chosen) in rows.items() if origin == "train" != name]
+    for chosen in held_out:
+        pool = np.setdiff1d(pool, chosen)
+    return source.fitted("train", pool), rows
 
 
 def _tensors(raw: Arrays) -> Inputs:

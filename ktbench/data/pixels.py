@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ktbench.data.sources import one_line_of
 from ktbench.records import KtbenchError
 
 Pixels = NDArray[np.uint8]
@@ -52,7 +53,7 @@ def decode(data: bytes, where: str, size: int | None) -> Pixels:
     except UnidentifiedImageError as error:  # whose text names an object in memory
         raise KtbenchError(f"data: {where}: not a readable image") from error
     except Exception as error:  # decoders of damaged files raise many kinds
-        raise KtbenchError(f"data: {where}: not a readable image ({line(error)})") from error
+        raise KtbenchError(f"data: {where}: not a readable image ({one_line_of(error)})") from error
     return resized(plain, size)
 
 
@@ -116,11 +117,6 @@ def refuse_mixed(examples: dict[tuple[int, ...], str]) -> NoReturn:
     sizes = "; ".join(f"{'×'.join(map(str, s))}: {examples[s]}" for s in shapes[:3])
     more = " …" if len(shapes) > 3 else ""
     raise KtbenchError(f"data: images of mixed sizes ({sizes}{more}): set data.image_size")
-
-
-def line(error: BaseException) -> str:
-    """Format an error's text on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 # ---------------------------------------------------------------- what counts as a picture

@@ -42,6 +42,11 @@ def some(names: list[str], most: int = 5) -> str:
     return ", ".join(shown(name) for name in names[:most]) + more
 
 
+def one_line_of(error: BaseException) -> str:
+    """Format an error's text on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def counted(count: int, noun: str) -> str:
     """Format a count: `1 picture`, `2 pictures`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -7,12 +7,13 @@ from typing import Literal
 
 from ktbench.records import KtbenchError
 
-Extra = Literal["onnx", "tflite", "hub", "ray"]
+Extra = Literal["onnx", "tflite", "hub", "text", "ray"]
 
 PACKAGES: dict[Extra, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "tflite": ("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
     "hub": ("datasets",),
+    "text": ("tokenizers",),
     "ray": ("ray",),
 }
 """Packages of each extra, as pip names them; `pyproject.toml` has their versions.

@@ -218,8 +218,8 @@ class Task(ABC):
 
     # ------------------------------------------------------------ from samples to inputs
 
-    def statistics(self, raw: Inputs) -> tuple[Tensor, ...]:
-        """Return what inputs are normalised with, from the raw training samples."""
+    def statistics(self, raw: Inputs, facts: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Return what inputs are normalised with, from the raw training samples and facts."""
         return ()
 
     @abstractmethod
@@ -229,7 +229,10 @@ class Task(ABC):
     def between(
         self, source: tuple[Tensor, ...], target: tuple[Tensor, ...]
     ) -> Callable[[Inputs], Inputs] | None:
-        """Return what turns inputs under some statistics into those under others; None if equal."""
+        """Return what turns inputs under some statistics into those under others; None if equal.
+
+        Raises KtbenchError where nothing does.
+        """
         return None
 
     def augmentation(self, spec: DataSpec) -> str:

@@ -20,7 +20,8 @@ from ktbench.data.image_tables import hub, parquet
 from ktbench.data.pixels import refuse_mixed
 from ktbench.records import Augmentation, DataSpec
 from ktbench.students._contract import Inputs
-from ktbench.tasks._contract import InputSpec, Metric, Signature, Source, Task
+from ktbench.tasks._classification import Classification
+from ktbench.tasks._contract import InputSpec, Metric, Signature, Source
 
 CROP_Y, CROP_X, FLIP = 1, 2, 3
 """Numbers of the random streams of an augmentation's draws."""
@@ -32,7 +33,7 @@ class Config:
     """No settings: those of images (size, augmentation) stand in `data` itself."""
 
 
-class Learning(Task):
+class Learning(Classification):
     """See the file. Raw samples are uint8 (C, H, W), 0 to 255."""
 
     noun = "image"
@@ -65,7 +66,7 @@ class Learning(Task):
 
     # ------------------------------------------------------------ from pixels to inputs
 
-    def statistics(self, raw: Inputs) -> tuple[Tensor, ...]:
+    def statistics(self, raw: Inputs, facts: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """Return mean and deviation per channel (C,), float32, on the 0 to 255 scale."""
         return _moments(_pixels(raw))
 
@@ -119,20 +120,6 @@ class Learning(Task):
         mean, std = (each.tolist() for each in statistics)
         told = {"range": [0, 255], "normalisation": "inside the graph", "mean": mean, "std": std}
         return {"image": told}
-
-    # ------------------------------------------------------------ loss and quality
-
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy."""
-        return functional.cross_entropy(outputs, labels)
-
-    def predictions(self, outputs: Tensor) -> Tensor:
-        """Return the class with the largest logit, (B,)."""
-        return outputs.argmax(1)
-
-    def score(self, predictions: Tensor, labels: Tensor) -> float:
-        """Return the share of samples whose class is named."""
-        return int((predictions == labels).sum()) / len(labels)
 
 
 def image_signature(classes: int, shape: Shape) -> Signature:

@@ -1,0 +1,104 @@
+"""Word pieces: a vocabulary learnt from texts, and texts as numbers of its pieces.
+
+WordPiece as in BERT (Devlin et al., arXiv 1810.04805; Wu et al., arXiv 1609.08144), by the
+`tokenizers` library.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktbench.system import extras
+
+PAD, UNKNOWN, BEGIN, END, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""Pieces that are no text, numbered from 0 in this order."""
+Text = str | tuple[str, str]
+"""A text, or a pair of them."""
+
+
+def learn(texts: Sequence[Text], size: int, *, lowercase: bool) -> str:
+    """Return a tokenizer, as JSON, of at most `size` pieces learnt from texts.
+
+    A function of the texts alone. The library numbers pieces within words by the order of a hash
+    table, which differs from process to process and decides ties; so all of single letters are
+    given to it in order beforehand.
+    """
+    extras.require("text", "a vocabulary of word pieces")
+    from tokenizers import Tokenizer, models, trainers
+
+    plain = _without_template(lowercase=lowercase)
+    flat = [part for text in texts for part in (text if isinstance(text, tuple) else (text,))]
+    letters = {letter for text in flat for letter in plain.normalizer.normalize_str(text)}
+    alphabet = sorted(letter for letter in letters if not letter.isspace())
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        special_tokens=[*SPECIAL, *(f"##{letter}" for letter in alphabet)],
+        show_progress=False,
+    )
+    plain.train_from_iterator(flat, trainer)
+    pieces = sorted(plain.get_vocab().items(), key=lambda item: item[1])
+    numbered = {piece: number for number, (piece, _) in enumerate(pieces)}
+    learnt = _without_template(lowercase=lowercase)
+    learnt.model = models.WordPiece(vocab=numbered, unk_token=UNKNOWN)
+    assert isinstance(learnt, Tokenizer)
+    return str(learnt.to_str())
+
+
+def _without_template(*, lowercase: bool) -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+class WordPieces:
+    """Turns texts into numbers: [CLS], the pieces, [SEP], and padding up to a length."""
+
+    def __init__(self, tokenizer: str, length: int) -> None:
+        extras.require("text", "reading texts")
+        from tokenizers import Tokenizer, processors
+
+        self._tokenizer = Tokenizer.from_str(tokenizer)
+        self.length = length
+        numbers = {name: self._tokenizer.token_to_id(name) for name in SPECIAL}
+        self._tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{BEGIN} $A {END}",
+            pair=f"{BEGIN} $A {END} $B {END}",
+            special_tokens=[(name, numbers[name]) for name in (BEGIN, END)],
+        )
+        self._padding = numbers[PAD]
+
+    @property
+    def size(self) -> int:
+        """Number of pieces."""
+        return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return the tokenizer as the library's JSON, for whoever prepares texts elsewhere."""
+        described: dict[str, Any] = json.loads(self._tokenizer.to_str())
+        return described
+
+    def numbers(self, texts: Sequence[Text]) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
+        """Return ids (n, length), mask (n, length), and how many texts were too long and were cut.
+
+        Of a pair the longer text is cut first.
+        """
+        self._tokenizer.no_truncation()
+        long = sum(len(one.ids) > self.length for one in self._tokenizer.encode_batch(list(texts)))
+        self._tokenizer.enable_truncation(self.length)
+        self._tokenizer.enable_padding(length=self.length, pad_id=self._padding, pad_token=PAD)
+        encoded = self._tokenizer.encode_batch(list(texts))
+        self._tokenizer.no_padding()
+        ids = np.array([one.ids for one in encoded], np.int32).reshape(-1, self.length)
+        mask = np.array([one.attention_mask for one in encoded], np.int32)
+        return ids, mask.reshape(-1, self.length), long

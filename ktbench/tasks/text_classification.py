@@ -1,0 +1,148 @@
+"""Text classification: one or two sentences as word pieces, a class each, judged by accuracy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ktbench.data.texts import TextTable, texts
+from ktbench.data.word_pieces import Text, WordPieces, learn
+from ktbench.records import DataSpec, KtbenchError, canonical_json
+from ktbench.students._contract import Inputs, each, parts
+from ktbench.tasks._classification import Classification
+from ktbench.tasks._contract import Arrays, InputSpec, Labels, Metric, Signature, Source
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of texts."""
+
+    length: int = 64
+    """Word pieces that a network reads, [CLS] and [SEP] included; longer texts are cut."""
+    vocabulary: int = 4000
+    """Most word pieces that are learnt from the training texts."""
+    lowercase: bool = True
+    """Read capital letters as small ones."""
+    text_column: str | None = None
+    """Column of the texts; `text` or `sentence` when not given."""
+    pair_column: str | None = None
+    """Column of the second texts; `text_pair` when not given, where there is one."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be a length or a vocabulary."""
+        if type(self.length) is not int or not 4 <= self.length <= 4096:
+            raise ValueError(f"length must be 4 to 4096 word pieces, not {self.length}")
+        if type(self.vocabulary) is not int or not 100 <= self.vocabulary <= 1_000_000:
+            raise ValueError(f"vocabulary must be 100 to 1,000,000 pieces, not {self.vocabulary}")
+
+
+class Learning(Classification):
+    """See the file. Raw samples are ids and mask, each (length,) int32."""
+
+    noun = "text"
+    metric = Metric("accuracy", "accuracy")
+
+    def open(self, spec: DataSpec, base: Path) -> Source:
+        """See `Task.open`; the vocabulary is learnt from the training rows."""
+        c: Config = self.config
+        table = texts(spec, base, text=c.text_column, pair=c.pair_column)
+
+        def fit(split: str, rows: Labels) -> Source:
+            return self._fitted(table, split, rows)
+
+        def read(split: str, rows: Labels) -> Arrays:
+            raise KtbenchError("data: texts are read once their vocabulary is learnt")
+
+        return Source(
+            table.name, table.classes, table.labels, read, table.row_name, table.notes,
+            table.about, fit=fit,
+        )  # fmt: skip
+
+    def _fitted(self, table: TextTable, split: str, rows: Labels) -> Source:
+        c: Config = self.config
+        training: list[Text] = table.read(split, rows)
+        tokenizer = learn(training, c.vocabulary, lowercase=c.lowercase)
+        pieces = WordPieces(tokenizer, c.length)
+        long = pieces.numbers(training)[2]
+        cut = f"{long:,} of {len(rows):,} texts to learn from are cut after {c.length} word pieces"
+
+        def read(split: str, rows: Labels) -> Arrays:
+            ids, mask, _ = pieces.numbers(table.read(split, rows))
+            return ids, mask
+
+        facts = {"vocabulary": pieces.size, "tokenizer": pieces.described}
+        return Source(
+            table.name, table.classes, table.labels, read, table.row_name,
+            (*table.notes, *([cut] if long else [])), table.about, facts,
+        )  # fmt: skip
+
+    def signature(
+        self, classes: int, shapes: tuple[tuple[int, ...], ...], facts: Mapping[str, Any]
+    ) -> Signature:
+        """See `Task.signature`."""
+        vocabulary = int(facts["vocabulary"])
+        (length,) = shapes[0]
+        return Signature(
+            inputs=(
+                InputSpec("ids", (length,), below=vocabulary),
+                InputSpec("mask", (length,), below=2),
+            ),
+            outputs=classes,
+            sizes=(("num_classes", classes), ("vocabulary", vocabulary), ("length", length)),
+            noun="text",
+            sized_by="data.task.length",
+        )
+
+    def statistics(self, raw: Inputs, facts: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Return the digest of the tokenizer as bytes, by which `between` tells them apart."""
+        digest = hashlib.sha256(canonical_json(facts["tokenizer"]).encode()).digest()
+        return (torch.tensor(list(digest), dtype=torch.uint8),)
+
+    def between(
+        self, source: tuple[Tensor, ...], target: tuple[Tensor, ...]
+    ) -> Callable[[Inputs], Inputs] | None:
+        """See `Task.between`: ids of one vocabulary say nothing in another."""
+        if not torch.equal(source[0], target[0]):
+            raise KtbenchError(
+                "data: teacher and student read other word pieces: give both the same training "
+                "texts, validation_size and test_size"
+            )
+        return None
+
+    def inputs(self, raw: Inputs, statistics: tuple[Tensor, ...]) -> Inputs:
+        """Return ids and mask as int64, as networks index with them."""
+        return each(raw, Tensor.long)
+
+    def samples(
+        self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
+    ) -> Texts:
+        """See `Task.samples`; texts are not augmented."""
+        return Texts(parts(raw))
+
+    def sidecar(
+        self, signature: Signature, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """See `Task.sidecar`: the whole tokenizer, as the `tokenizers` library reads it."""
+        told = "numbers of word pieces, padded with 0 or cut to the length"
+        return {
+            "ids": {"meaning": told, "range": [0, facts["vocabulary"] - 1],
+                    "tokenizer": facts["tokenizer"]},
+            "mask": {"meaning": "1 for a piece, 0 for padding", "range": [0, 1]},
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Training texts; see `Samples`."""
+
+    kept: tuple[Tensor, ...]
+
+    def inputs(self, indices: Tensor, view: int) -> Inputs:
+        """Return ids and mask (B, length), int64."""
+        return tuple(part[indices].long() for part in self.kept)
