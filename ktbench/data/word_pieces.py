@@ -75,7 +75,8 @@ class WordPieces:
             pair=f"{BEGIN} $A {END} $B {END}",
             special_tokens=[(name, numbers[name]) for name in (BEGIN, END)],
         )
-        self._padding = numbers[PAD]
+        self._tokenizer.enable_truncation(length)
+        self._tokenizer.enable_padding(length=length, pad_id=numbers[PAD], pad_token=PAD)
 
     @property
     def size(self) -> int:
@@ -93,12 +94,8 @@ class WordPieces:
 
         Of a pair the longer text is cut first.
         """
-        self._tokenizer.no_truncation()
-        long = sum(len(one.ids) > self.length for one in self._tokenizer.encode_batch(list(texts)))
-        self._tokenizer.enable_truncation(self.length)
-        self._tokenizer.enable_padding(length=self.length, pad_id=self._padding, pad_token=PAD)
         encoded = self._tokenizer.encode_batch(list(texts))
-        self._tokenizer.no_padding()
         ids = np.array([one.ids for one in encoded], np.int32).reshape(-1, self.length)
         mask = np.array([one.attention_mask for one in encoded], np.int32)
-        return ids, mask.reshape(-1, self.length), long
+        cut = sum(bool(one.overflowing) for one in encoded)
+        return ids, mask.reshape(-1, self.length), cut

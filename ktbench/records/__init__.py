@@ -23,6 +23,7 @@ from ktbench.records.base import (
 from ktbench.records.block_search import BlockOption, BlockSearch, Price, SoughtBlock, SoughtNetwork
 from ktbench.records.cell import (
     BASELINE,
+    IMAGES,
     WARMUP_SEED,
     Augmentation,
     BlockTrain,
@@ -73,6 +74,7 @@ from ktbench.records.run_options import (
 
 __all__ = [
     "BASELINE",
+    "IMAGES",
     "OWN_ERRORS",
     "SCHEMA",
     "WARMUP_SEED",

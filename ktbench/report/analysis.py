@@ -13,13 +13,14 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ktbench import stats
-from ktbench.records import BASELINE, Augmentation
+from ktbench import catalogue, stats
+from ktbench.records import BASELINE, IMAGES
 from ktbench.report.efficiency import frames, view_reuse
 from ktbench.report.significance import judged
 from ktbench.results import Problem, Results
 from ktbench.results.contenders import NO_TRANSFER as NO_TRANSFER
 from ktbench.results.setting_names import settings_text
+from ktbench.tasks._contract import Task
 
 GROUP = ["student", "method", "teacher", "label"]
 """Names of a group; `label` is the method, with its teacher where the matrix has several."""
@@ -120,6 +121,12 @@ class Analysis:
     results: Results
 
     @cached_property
+    def task(self) -> Task:
+        """The task that the cells learn, for its words."""
+        cells = self.results.lock.plan.cells
+        return catalogue.task(cells[0].data.task if cells else IMAGES)
+
+    @cached_property
     def cells(self) -> pd.DataFrame:
         """`Results.cells` with the budget in the method's name, paired with the baseline.
 
@@ -204,7 +211,7 @@ class Analysis:
         cells = self.cells.assign(likewise=likewise)
         cells["method"], cells["label"] = _names(cells, cells["likewise"])
         plan = self.results.lock.plan
-        same = {cell.key for cell in plan.cells if cell.data.augment == Augmentation()}
+        same = {cell.key for cell in plan.cells if not self.task.augmentation(cell.data)}
         return view_reuse.paired(cells[~cells["key"].isin(same)], self.curves)
 
     @cached_property

@@ -239,6 +239,10 @@ class Task(ABC):
         """Return canonical text of the augmentation; empty where every view is the same."""
         return ""
 
+    def changes(self, spec: DataSpec) -> list[str]:
+        """Return words for what the augmentation does, one for each change."""
+        return []
+
     @abstractmethod
     def samples(
         self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
@@ -269,6 +273,10 @@ class Task(ABC):
     @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return what a network says of each sample, from its outputs (B, K)."""
+
+    @abstractmethod
+    def chance(self, outputs: int) -> float:
+        """Return the score of a guess, for networks of so many outputs; failed trainings have it."""
 
     def agreement(self, predictions: Tensor, others: Tensor) -> float:
         """Return the share of samples of which two networks say the same."""

@@ -18,6 +18,7 @@ from ktbench.devices.agent.board import Board
 from ktbench.devices.agent.protocol import TaskError
 from ktbench.devices.agent.runtimes import Input, choose, installed, module, names
 from ktbench.devices.transport.local import LocalTransport
+from ktbench.measure.target import npy
 from tests.support.sensors import ORIN_NANO, jetpack_5
 
 AGENT = Path(bench.__file__).parent
@@ -273,7 +274,7 @@ def test_random_inputs_suit_any_model_and_repeat() -> None:
 
 def test_a_stack_of_inputs_is_cut_into_the_models_batches() -> None:
     stack = np.arange(10, dtype=np.uint8).reshape(5, 2)
-    found = inputs.batches(stack, [Input("x", "float32", (2, 2))], 2)
+    found = inputs.batches({"": stack}, [Input("x", "float32", (2, 2))], 2)
     assert [feed[0].tolist() for feed in found] == [
         [[0, 1], [2, 3]],
         [[4, 5], [6, 7]],
@@ -281,7 +282,22 @@ def test_a_stack_of_inputs_is_cut_into_the_models_batches() -> None:
     ]
     assert found[0][0].dtype == np.float32
     with pytest.raises(TaskError, match=r"the model takes \(3,\), the inputs are \(2,\)"):
-        inputs.batches(stack, [Input("x", "float32", (1, 3))], 1)
+        inputs.batches({"": stack}, [Input("x", "float32", (1, 3))], 1)
+
+
+def test_several_inputs_are_found_by_name_in_any_order(tmp_path: Path) -> None:
+    ids, mask = np.arange(6).reshape(3, 2), np.ones((3, 2), dtype=np.int64)
+    (tmp_path / "two.npy").write_bytes(npy({"ids": ids, "mask": mask}).content)
+    stacks = inputs.read(str(tmp_path / "two.npy"))
+    specs = [
+        Input("serving_default_mask:0", "int32", (1, 2)),
+        Input("serving_default_ids:0", "int32", (1, 2)),
+    ]
+    found = inputs.batches(stacks, specs, 1)
+    assert [feed[1].tolist() for feed in found] == [[[0, 1]], [[2, 3]], [[4, 5]]]
+    assert found[0][0].tolist() == [[1, 1]] and found[0][0].dtype == np.int32
+    with pytest.raises(TaskError, match="the model takes 1 inputs, ids among them; sent were"):
+        inputs.batches(stacks, specs[1:], 1)
 
 
 def test_an_object_array_is_not_unpickled(tmp_path: Path) -> None:

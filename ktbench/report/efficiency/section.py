@@ -109,7 +109,7 @@ def _speedups(analysis: Analysis) -> list[Part]:
             "accuracies; a budget that is no better than a cheaper one is left out. Accuracies "
             "that only one side reached have no figure. Intervals: jackknife over seeds with "
             "Student's t, leaving out both sides of a seed together; they cover neither the choice "
-            "of test images nor the luck of the one teacher.",
+            "of test samples nor the luck of the one teacher.",
             "muted",
         ),
     ]

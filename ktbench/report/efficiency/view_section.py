@@ -28,7 +28,7 @@ def views(analysis: Analysis) -> tuple[Section, ...]:
     if pairs.empty:
         return ()
     lead = (
-        "Epochs cycle through K views (augmentations) per image, so that a teacher's outputs can "
+        "Epochs cycle through K views (augmentations) per sample, so that a teacher's outputs can "
         "be reused, or draw new ones every time. The difference is the test accuracy with views "
         "minus that with fresh augmentations, for the same student, method, teacher, seed and "
         "training: mean over n seeds, with each row's own Student's t interval at "

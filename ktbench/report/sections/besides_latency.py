@@ -31,13 +31,13 @@ def on_board(analysis: Analysis) -> list[Part]:
     origins = list(dict.fromkeys(answers["origin"]))
     heads = ["device", "student", "method", "export"]
     columns = [Column(head, number=False) for head in heads]
-    columns += [Column("images"), Column("accuracy here")]
+    columns += [Column(f"{analysis.task.noun}s"), Column("accuracy here")]
     columns += [Column(f"{t} ({origin})") for origin in origins for t in _ANSWERS.values()]
     columns.append(Column("valid", number=False))
     rows = [_answer_row(r, heads, origins) for r in rows_of(answers.head(ROWS_SHOWN))]
     caption = (
         "The test set on the board: the accuracy of the same file there and in this machine's "
-        "runtime, and the share of images that the board and torch classify alike."
+        f"runtime, and the share of {analysis.task.noun}s of which board and torch say the same."
     )
     return [Table("on-board", caption, columns, rows, by_origin(answers), total=len(answers))]
 

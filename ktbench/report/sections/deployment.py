@@ -138,7 +138,8 @@ def integrity(analysis: Analysis) -> Section:
     """Build the section on the artifacts' agreement with the trained networks, and on refusals."""
     lead = (
         "Every exported file was run on the whole validation set and compared with torch: the "
-        "share of images with the same class, and the largest difference of a logit. The accuracy "
+        f"share of {analysis.task.noun}s of which both say the same, and the largest difference of "
+        "an output. The accuracy "
         "change is its test accuracy minus torch's, in points. A file beyond its tolerance is a "
         "failure, not a row."
     )

@@ -131,7 +131,7 @@ def _family_note(compared: pd.DataFrame) -> list[Part]:
             f"cannot show less than p = {numbers.small(least)} with "
             f"{numbers.count(int(judged['n'].max()), 'seed')}, so it decides nothing here. "
         )
-    words += "Intervals cover the spread over seeds, not the choice of test images."
+    words += "Intervals cover the spread over seeds, not the choice of test samples."
     return [Note(words, "muted")]
 
 

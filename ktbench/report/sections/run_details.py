@@ -202,14 +202,13 @@ def _data_card(analysis: Analysis) -> Card:
         return Card("Data", [("cells", "none")])
     usual = analysis.results.cells["budget"].eq("").to_numpy()[: len(plan.cells)]
     cell = next((c for c, same in zip(plan.cells, usual, strict=False) if same), plan.cells[0])
-    data, augment = cell.data, cell.data.augment
-    changes = [f"crop with padding {augment.crop_padding}"] if augment.crop_padding else []
-    changes += ["flip"] if augment.flip else []
+    data, nouns = cell.data, f"{analysis.task.noun}s"
+    changes = analysis.task.changes(data)
     facts = [
         ("source", data.source + (f" {data.path}" if data.path else "")),
-        ("training images", str(data.train_size or "all")),
-        ("validation images", str(data.validation_size or "a tenth of the training pool")),
-        ("test images", str(data.test_size or "the source's test split, or a fifth")),
+        (f"training {nouns}", str(data.train_size or "all")),
+        (f"validation {nouns}", str(data.validation_size or "a tenth of the training pool")),
+        (f"test {nouns}", str(data.test_size or "the source's test split, or a fifth")),
         ("augmentation", ", ".join(changes) or "none"),
         *([("drawn", _drawn(analysis))] if changes else []),
         ("digest", analysis.results.lock.data_digest or numbers.NOTHING),
@@ -218,7 +217,7 @@ def _data_card(analysis: Analysis) -> Card:
 
 
 def _drawn(analysis: Analysis) -> str:
-    """Words on how often an image is augmented freshly."""
+    """Words on how often a sample is augmented freshly."""
     kinds = list(dict.fromkeys(c.train.views for c in analysis.results.lock.plan.cells))
     words = [
         f"{numbers.count(k, 'stored view')} in turn" if k else "new in every epoch" for k in kinds

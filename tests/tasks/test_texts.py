@@ -1,0 +1,191 @@
+"""Texts: word pieces, trainings, exported files, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ktbench.data import describe, load
+from ktbench.data.word_pieces import SPECIAL, WordPieces, learn
+from ktbench.export import export_student
+from ktbench.networks.weights import load_student
+from ktbench.records import Artifact, Checkpoint, DataSpec, ExportSpec, KtbenchError, Teacher
+from ktbench.teacher.live import Live
+from ktbench.train import TrainingContext, train_cohort
+from tests.support.texts import loaded, sentences, text_cell, text_data, write_texts
+from tests.support.training import HERE, places_in
+
+LEARN = """
+from ktbench.data.word_pieces import learn
+from tests.support.texts import sentences
+import hashlib
+print(hashlib.sha256(learn(sentences(500)[0], 150, lowercase=True).encode()).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> DataSpec:
+    return text_data(write_texts(tmp_path_factory.mktemp("texts")))
+
+
+# ---------------------------------------------------------------- word pieces
+
+
+def test_a_vocabulary_is_the_same_from_any_process() -> None:
+    """The library alone numbers pieces by a hash table's order, which differs by process."""
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", LEARN],
+            env={**os.environ, "TOKENIZERS_PARALLELISM": parallel},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for parallel in ("true", "false", "false")
+    }
+    assert len(answers) == 1
+
+
+def test_texts_begin_and_end_are_padded_and_cut() -> None:
+    pieces = WordPieces(learn(sentences(300)[0], 200, lowercase=True), 6)
+    ids, mask, cut = pieces.numbers(["The FILM", "the film is good and warm", ("film", "good")])
+    pad, _, begin, end, _ = range(len(SPECIAL))
+    assert ids.shape == mask.shape == (3, 6) and cut == 1
+    assert (ids[:, 0] == begin).all() and ids[1, -1] == end
+    assert ids[0].tolist() == [begin, ids[1, 1], ids[1, 2], end, pad, pad]
+    assert mask[0].tolist() == [1, 1, 1, 1, 0, 0] and mask[1].all()
+    assert ids[2].tolist() == [begin, ids[1, 2], end, ids[1, 4], end, pad]
+
+
+def test_a_text_cannot_write_the_special_pieces() -> None:
+    pieces = WordPieces(learn(sentences(300)[0], 200, lowercase=True), 12)
+    ids, _, _ = pieces.numbers(["[SEP] [MASK]"])
+    assert (ids[0] == 3).sum() == 1 and (ids[0] == 4).sum() == 0
+
+
+def test_teacher_and_students_of_other_training_sizes_read_the_same_pieces(
+    spec: DataSpec,
+) -> None:
+    few = load(spec.model_copy(update={"train_size": 60}), HERE)
+    all_of_them = loaded(spec.model_dump_json())
+    assert few.facts == all_of_them.facts and few.test_digest == all_of_them.test_digest
+    assert few.task.between(few.statistics, all_of_them.statistics) is None
+    other = load(spec.model_copy(update={"validation_size": 7}), HERE)
+    with pytest.raises(KtbenchError, match="read other word pieces"):
+        few.task.between(few.statistics, other.statistics)
+
+
+# ---------------------------------------------------------------- training
+
+
+def _trained(cells: list[Any], root: Path, **options: Any) -> list[Checkpoint]:
+    data = loaded(cells[0].data.model_dump_json())
+    context = TrainingContext(dataset=data, places=places_in(root), base=HERE, **options)
+    made = train_cohort(cells, context)
+    assert all(isinstance(one, Checkpoint) for one in made), made
+    return made  # type: ignore[return-value]
+
+
+def test_a_text_cell_alone_in_a_cohort_and_resumed_has_the_same_bits(
+    spec: DataSpec, tmp_path: Path
+) -> None:
+    data = loaded(spec.model_dump_json())
+    taught_by = text_cell(spec, seed=9)
+    [made] = _trained([taught_by], tmp_path / "teacher", teacher=None)
+    assert made.accuracy.test_last > 0.8
+    network = load_student(
+        taught_by, tmp_path / "teacher" / made.path, base=HERE, **data.dimensions
+    )
+    live = Live(network, trained_on=data, dataset=data)
+    cells = [
+        text_cell(spec, method, teacher=Teacher(name="t", cell=taught_by))
+        for method in ("kd", "rkd", "similarity")
+    ]
+    cohort = _trained(cells, tmp_path / "cohort", teacher=live)
+    alone = [_trained([cell], tmp_path / f"{n}", teacher=live)[0] for n, cell in enumerate(cells)]
+    assert [one.digest for one in cohort] == [one.digest for one in alone]
+
+    def stop(progress: Any) -> None:
+        if progress.done >= 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _trained(cells[:1], tmp_path / "again", teacher=live, report=stop, checkpoint_seconds=0.0)
+    [resumed] = _trained(cells[:1], tmp_path / "again", teacher=live)
+    assert resumed.digest == alone[0].digest
+
+
+# ---------------------------------------------------------------- exported files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+@pytest.mark.parametrize("batch", ["1", "dynamic"])
+def test_an_exported_file_takes_ids_and_mask_and_agrees_with_torch(
+    spec: DataSpec, tmp_path: Path, format: Any, batch: Any
+) -> None:
+    data, cell = loaded(spec.model_dump_json()), text_cell(spec)
+    [made] = _trained([cell], tmp_path, teacher=None)
+    student = load_student(cell, tmp_path / made.path, base=HERE, **data.dimensions)
+    asked = ExportSpec(format=format, batch=batch)
+    artifact = export_student(student, cell, asked, data, tmp_path / "artifacts", tmp_path)
+    assert isinstance(artifact, Artifact), artifact
+    assert artifact.agreement == 1.0 and artifact.max_difference < 1e-5
+    assert artifact.test_accuracy == made.accuracy.test_last
+
+
+# ---------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "words"),
+    [
+        ({}, {"text_column": "nothing"}, "has no column 'nothing'"),
+        ({}, {"pair_column": "label"}, "column 'label' holds no text"),
+        ({"text": ["  "] + ["a b"] * 399}, {}, "no text in column 'text'"),
+        ({"text": [None] + ["a b"] * 399}, {}, "no text in column 'text'"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_told_in_one_line(
+    tmp_path: Path, columns: Any, settings: Any, words: str
+) -> None:
+    spec = text_data(write_texts(tmp_path, **columns), **settings)
+    with pytest.raises(KtbenchError, match=words) as told:
+        load(spec, HERE)
+    assert "\n" not in str(told.value)
+
+
+def test_a_label_that_only_the_test_set_has_is_refused(tmp_path: Path) -> None:
+    texts, labels = sentences(40)
+    write_texts(tmp_path)
+    table = pa.table({"text": texts, "label": np.array(labels) + 1})
+    pq.write_table(table, tmp_path / "test.parquet")
+    with pytest.raises(KtbenchError, match="classes without a training text"):
+        describe(text_data(tmp_path), HERE)
+
+
+def test_a_folder_of_images_holds_no_texts(tmp_path: Path) -> None:
+    spec = text_data(write_texts(tmp_path)).model_copy(update={"source": "folder"})
+    with pytest.raises(KtbenchError, match="texts are in tables"):
+        load(spec, HERE)
+
+
+def test_padding_has_no_part_in_a_bag() -> None:
+    from ktbench import catalogue
+
+    torch.manual_seed(0)
+    bag = catalogue.build_student("embedding_bag", {}, num_classes=3, vocabulary=50, length=8)
+    ids, mask = torch.randint(1, 50, (2, 8)), torch.ones(2, 8, dtype=torch.int64)
+    mask[:, 5:] = 0
+    other = ids.clone()
+    other[:, 5:] = 7
+    assert torch.equal(bag((ids, mask)), bag((other, mask)))
