@@ -29,7 +29,6 @@ class EmbeddingBag(Student):
     def __init__(self, vocabulary: int, dim: int, num_classes: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, dim)
-        nn.init.normal_(self.embedding.weight, std=0.1)
         self.head = nn.Linear(dim, num_classes)
 
     def forward_features(self, inputs: tuple[Tensor, Tensor], *, preacts: bool = False) -> Features:

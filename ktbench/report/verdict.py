@@ -225,7 +225,8 @@ def _views_sentences(analysis: Analysis) -> list[str]:
     """Sentences on reused augmentations, over everything that has a teacher."""
     return [
         f"Reusing {_bold(numbers.count(row['views'], 'stored view'))} of each "
-        f"{analysis.task.noun} in turn, instead of fresh augmentations, changes test accuracy by {_gain(row)}{_clear(row)} "
+        f"{analysis.task.noun} in turn, "
+        f"instead of fresh augmentations, changes test accuracy by {_gain(row)}{_clear(row)} "
         f"over {numbers.count(row['groups'], 'pair')} of student and method, and saves up to "
         f"{numbers.percent(row['saved'])} of the teacher's passes."
         for row in rows_of(view_reuse.overall(analysis.reused))[:2]

@@ -276,7 +276,7 @@ class Task(ABC):
 
     @abstractmethod
     def chance(self, outputs: int) -> float:
-        """Return the score of a guess, for networks of so many outputs; failed trainings have it."""
+        """Return the score of a guess among so many outputs, which a failed training has."""
 
     def agreement(self, predictions: Tensor, others: Tensor) -> float:
         """Return the share of samples of which two networks say the same."""

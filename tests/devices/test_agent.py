@@ -287,7 +287,7 @@ def test_a_stack_of_inputs_is_cut_into_the_models_batches() -> None:
 
 def test_several_inputs_are_found_by_name_in_any_order(tmp_path: Path) -> None:
     ids, mask = np.arange(6).reshape(3, 2), np.ones((3, 2), dtype=np.int64)
-    (tmp_path / "two.npy").write_bytes(npy({"ids": ids, "mask": mask}).content)
+    (tmp_path / "two.npy").write_bytes(npy({"ids": ids, "mask": mask}).data)
     stacks = inputs.read(str(tmp_path / "two.npy"))
     specs = [
         Input("serving_default_mask:0", "int32", (1, 2)),

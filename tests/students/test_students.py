@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ktbench import catalogue
 from ktbench.students import _layers as layers
 from ktbench.students import vit
-from ktbench.students._contract import StagedNetwork, Student
+from ktbench.students._contract import Inputs, StagedNetwork, Student, each
 
 PARAMETERS = {
     "vgg8": 3_965_028,
@@ -43,17 +43,27 @@ PARAMETERS = {
 }
 """For 100 classes and 3 channels, as the CIFAR-100 comparison of distillation methods has them."""
 
+SIZES = {"num_classes": 10, "in_channels": 1, "vocabulary": 40, "length": 12}
+IMAGES = sorted(name for name in catalogue.students() if "in_channels" in catalogue.sizes_of(name))
 FAMILIES = {family: variant for variant, family in reversed(catalogue.students().items())}
 """One variant of each family."""
 
 
 def build(name: str, *, seed: int = 0, width: float = 0.25) -> Student:
-    """A thin network for single-channel images of ten classes."""
+    """A thin network of ten classes for what it reads: single-channel images, or texts."""
     torch.manual_seed(seed)
     settings: dict[str, Any] = {"width": width}
     for inner in catalogue.network_settings(name):  # its width is that of the network in it
         settings = {inner: {"vgg8": settings}}
-    return catalogue.build_student(name, settings, num_classes=10, in_channels=1)
+    return catalogue.build_student(name, settings, **SIZES)
+
+
+def inputs_of(name: str, *, batch: int = 2) -> Inputs:
+    """What a student reads, on the device that tensors are made on."""
+    if name in IMAGES:
+        return images(batch=batch)
+    ids = torch.arange(batch * SIZES["length"]).view(batch, -1) % SIZES["vocabulary"]
+    return ids, torch.ones_like(ids)
 
 
 def staged(student: Student) -> StagedNetwork:
@@ -163,30 +173,37 @@ def test_the_separable_student_keeps_one_full_convolution() -> None:
 # ---------------------------------------------------------------- the contract
 
 
-def test_logits_are_the_same_with_and_without_features(student: Student) -> None:
+def test_logits_are_the_same_with_and_without_features(name: str, student: Student) -> None:
+    inputs = inputs_of(name)
     with torch.no_grad():
-        plain, features = student(images()), student.forward_features(images(), preacts=True)
+        plain, features = student(inputs), student.forward_features(inputs, preacts=True)
     assert plain.shape == (2, 10)
     assert torch.equal(plain, features.logits)
 
 
-def test_every_stage_has_a_name_and_a_batch_of_maps_or_tokens(student: Student) -> None:
+def test_every_stage_has_a_name_and_a_batch_of_maps_or_tokens(name: str, student: Student) -> None:
     with torch.no_grad():
-        features = student.forward_features(images())
-    assert len(set(student.stage_names)) == len(student.stage_names) == len(features.stages) >= 3
+        features = student.forward_features(inputs_of(name))
+    assert len(set(student.stage_names)) == len(student.stage_names) == len(features.stages)
+    assert len(features.stages) >= (3 if name in IMAGES else 1)
     assert all(stage.dim() in (3, 4) and len(stage) == 2 for stage in features.stages)
     assert features.preacts == ()
 
 
-def test_the_head_reads_the_embedding(student: Student) -> None:
+def test_the_head_reads_the_embedding(name: str, student: Student) -> None:
     with torch.no_grad():
-        features = student.forward_features(images())
+        features = student.forward_features(inputs_of(name))
         assert features.embedding is not None
         assert features.embedding.dim() == 2
-        assert torch.equal(staged(student).head(features.embedding), features.logits)
+        head: nn.Module = staged(student).head if name in IMAGES else student.get_submodule("head")
+        assert torch.equal(head(features.embedding), features.logits)
 
 
-def test_stages_are_their_preactivations_activated(student: Student) -> None:
+def test_stages_are_their_preactivations_activated(name: str, student: Student) -> None:
+    if name not in IMAGES:
+        shown = student.forward_features(inputs_of(name), preacts=True)
+        assert len(shown.preacts) == len(shown.stages)
+        return
     network = staged(student)
     with torch.no_grad():
         features = student.forward_features(images(), preacts=True)
@@ -198,17 +215,17 @@ def test_stages_are_their_preactivations_activated(student: Student) -> None:
         assert linear or (after >= 0).all()
 
 
-def test_every_batchnorm_updates_once_per_pass_and_all_do(student: Student) -> None:
+def test_every_batchnorm_updates_once_per_pass_and_all_do(name: str, student: Student) -> None:
     student.train()
-    student.forward_features(images(), preacts=True)
+    student.forward_features(inputs_of(name), preacts=True)
     counts = {k: int(v) for k, v in student.state_dict().items() if "num_batches" in k}
     assert set(counts.values()) <= {1}
     assert counts or not any(isinstance(m, nn.BatchNorm2d) for m in student.modules())
 
 
-def test_gradient_reaches_every_parameter(student: Student) -> None:
+def test_gradient_reaches_every_parameter(name: str, student: Student) -> None:
     student.train()
-    student(images(batch=4)).square().sum().backward()
+    student(inputs_of(name, batch=4)).square().sum().backward()
     parameters = dict(student.named_parameters())
     assert [k for k, p in parameters.items() if p.grad is None] == []
     # A bias before a BatchNorm is subtracted again, so its gradient may be zero.
@@ -219,9 +236,9 @@ def test_gradient_reaches_every_parameter(student: Student) -> None:
 @pytest.mark.slow
 def test_shapes_are_found_on_the_meta_device(name: str, student: Student) -> None:
     with torch.no_grad():
-        real = student.forward_features(images())
+        real = student.forward_features(inputs_of(name))
     with torch.device("meta"):
-        ghost = build(name).forward_features(torch.empty(2, 1, 8, 8))
+        ghost = build(name).forward_features(each(inputs_of(name), lambda part: part.to("meta")))
     assert [s.shape for s in ghost.stages] == [s.shape for s in real.stages]
     assert ghost.logits.shape == real.logits.shape
     assert ghost.logits.is_meta
@@ -236,7 +253,8 @@ def test_half_the_width_has_fewer_parameters(name: str) -> None:
 @pytest.mark.slow
 def test_one_hundredth_of_the_width_still_runs(name: str) -> None:
     with torch.device("meta"):
-        assert build(name, width=0.01)(torch.empty(2, 1, 8, 8)).shape == (2, 10)
+        inputs = each(inputs_of(name), lambda part: part.to("meta"))
+        assert build(name, width=0.01)(inputs).shape == (2, 10)
 
 
 def test_the_seed_alone_decides_the_weights(name: str) -> None:
@@ -250,12 +268,13 @@ def test_the_seed_alone_decides_the_weights(name: str) -> None:
 def test_signals_neither_vanish_nor_explode_at_the_start(name: str) -> None:
     student = build(name, width=0.5).train()
     with torch.no_grad():
-        features = student.forward_features(images(batch=16))
+        features = student.forward_features(inputs_of(name, batch=16))
     assert all(0.02 < float(s.std()) < 20 for s in features.stages)
     assert 1e-4 < float(features.logits.std()) < 20
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("size", [8, 32, 64])
 def test_digits_cifar_and_tiny_imagenet_sizes_all_fit(name: str, size: int) -> None:
     with torch.device("meta"):
@@ -266,10 +285,12 @@ def test_digits_cifar_and_tiny_imagenet_sizes_all_fit(name: str, size: int) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_one_graph_for_any_batch(family: str) -> None:
-    student = build(FAMILIES[family]).eval()
+    name = FAMILIES[family]
+    student = build(name).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
-    graph = torch.export.export(student, (images(),), dynamic_shapes=({0: batch},)).module()
-    inputs = images(batch=5)
+    free = {0: batch} if name in IMAGES else ({0: batch}, {0: batch})
+    traced = torch.export.export(student, (inputs_of(name),), dynamic_shapes=(free,))
+    graph, inputs = traced.module(), inputs_of(name, batch=5)
     with torch.no_grad():
         torch.testing.assert_close(graph(inputs), student(inputs), rtol=1e-4, atol=1e-5)
 
@@ -278,7 +299,7 @@ def test_every_family_is_one_graph_for_any_batch(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_lowers_the_loss_of_every_family(family: str) -> None:
     student = build(FAMILIES[family]).train()
-    inputs, labels = images(batch=16), torch.arange(16) % 10
+    inputs, labels = inputs_of(FAMILIES[family], batch=16), torch.arange(16) % 10
     optimiser = torch.optim.Adam(student.parameters(), lr=3e-3)
     losses = []
     for _ in range(15):
