@@ -152,7 +152,7 @@ def model_of(exporter: Exporter, artifact: Artifact) -> bytes:
 def logits_of(exporter: Exporter, artifact: Artifact, raw: Tensor) -> np.ndarray:
     writer = exporter._writer(artifact.export.format)
     layout = raw if writer.layout == "NCHW" else raw.permute(0, 2, 3, 1)
-    return writer.run(model_of(exporter, artifact), layout.contiguous().numpy())
+    return writer.run(model_of(exporter, artifact), {"image": layout.contiguous().numpy()})
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_a_reused_graph_is_the_graph_of_a_full_conversion(exporter, trained, dat
     assert exporter._templates[(exporter._subject.architecture, spec)] is not None
     converted = writer.convert(network, spec)
     layout = (0, 1, 2, 3) if format == "onnx" else (0, 2, 3, 1)
-    raw = np.ascontiguousarray(dataset.raw("validation").numpy().transpose(layout))
+    raw = {"image": dataset.raw("validation").numpy().transpose(layout)}
     assert np.array_equal(writer.run(reused, raw), writer.run(converted, raw))
     assert len(reused) == len(converted)
 
@@ -575,11 +575,11 @@ def test_calibration_in_chunks_gives_the_int8_network_of_one_image_at_a_time(
     spec = ExportSpec(format="onnx", precision="int8")
     network = exporter._deployed(writer, exporter._prepare(student.eval(), cell(0, "chunked")))
     plain = writer.convert(network, spec)
-    calibration = dataset.raw("train")[:80].numpy()
+    calibration = {"image": dataset.raw("train")[:80].numpy()}
     chunked = writer.lower(plain, spec, calibration)
     monkeypatch.setattr(onnx_writer, "_with_batch", lambda model, size: model)
     monkeypatch.setattr(onnx_writer, "CHUNK", 1)
     single = writer.lower(plain, spec, calibration)
-    raw = dataset.raw("test").numpy()
+    raw = {"image": dataset.raw("test").numpy()}
     assert np.array_equal(writer.run(chunked, raw), writer.run(single, raw))
     assert onnxruntime.InferenceSession(chunked).get_inputs()[0].shape == [1, 3, 8, 8]

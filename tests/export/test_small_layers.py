@@ -56,7 +56,7 @@ def written(exporter: Exporter, network: nn.Module, name: str, **spec: Any) -> b
 def answers(exporter: Exporter, format: Any, model: bytes) -> np.ndarray:
     raw = digits().raw("test")
     raw = raw if format == "onnx" else raw.permute(0, 2, 3, 1)
-    return exporter._writer(format).run(model, raw.contiguous().numpy())
+    return exporter._writer(format).run(model, {"image": raw.contiguous().numpy()})
 
 
 def graph_of(model: bytes) -> Any:

@@ -146,7 +146,7 @@ def _under(numeric: NumericSpec, root: Path) -> Live:
     """The shared teacher under other numeric settings; its own statistics."""
     shared = teacher(root)
     made = Live(shared._network, trained_on=digits(), dataset=digits(), numeric=numeric)
-    made._affine = shared._affine
+    made._moved = shared._moved
     return made
 
 
