@@ -324,6 +324,7 @@ def _described(
             "tolerance": artifact.tolerance.model_dump(mode="json"),
             "validation_accuracy": artifact.validation_accuracy,
             "test_accuracy": artifact.test_accuracy,
+            "metric": dataset.task.metric,
         },
     }
 

@@ -149,23 +149,6 @@ class Signature:
 # ---------------------------------------------------------------- the task
 
 
-@dataclass(frozen=True)
-class Metric:
-    """The quality of a network that validation, reports and boards use."""
-
-    name: str
-    """`accuracy`, as sentences say it."""
-    title: str
-    """`top-1 accuracy`, as headings say it."""
-    unit: str = "%"
-    """Unit of its values for people."""
-    step: str = "points"
-    """Unit of differences."""
-    scale: float = 100.0
-    """Factor from stored values to values for people."""
-    higher_is_better: bool = True
-
-
 class Samples(Protocol):
     """The training samples of a data set, ready to be made into inputs by index and view."""
 
@@ -191,7 +174,8 @@ class Task(ABC):
 
     noun: ClassVar[str]
     """Word for one sample."""
-    metric: ClassVar[Metric]
+    metric: ClassVar[str]
+    """Name of the quality that `score` gives, for people: `top-1 accuracy`."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -284,4 +268,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, predictions: Tensor, labels: Tensor) -> float:
-        """Return the metric over a whole split, from the predictions of all of its samples."""
+        """Return the metric over a whole split, from the predictions of all of its samples.
+
+        From 0 to 1, and more is better: records and report hold shares.
+        """

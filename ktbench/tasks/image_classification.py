@@ -21,7 +21,7 @@ from ktbench.data.pixels import refuse_mixed
 from ktbench.records import Augmentation, DataSpec
 from ktbench.students._contract import Inputs
 from ktbench.tasks._classification import Classification
-from ktbench.tasks._contract import InputSpec, Metric, Signature, Source
+from ktbench.tasks._contract import InputSpec, Signature, Source
 
 CROP_Y, CROP_X, FLIP = 1, 2, 3
 """Numbers of the random streams of an augmentation's draws."""
@@ -37,7 +37,7 @@ class Learning(Classification):
     """See the file. Raw samples are uint8 (C, H, W), 0 to 255."""
 
     noun = "image"
-    metric = Metric("accuracy", "top-1 accuracy")
+    metric = "top-1 accuracy"
 
     # ------------------------------------------------------------ the data
 

@@ -16,7 +16,7 @@ from ktbench.data.word_pieces import Text, WordPieces, learn
 from ktbench.records import DataSpec, KtbenchError, canonical_json
 from ktbench.students._contract import Inputs, each, parts
 from ktbench.tasks._classification import Classification
-from ktbench.tasks._contract import Arrays, InputSpec, Labels, Metric, Signature, Source
+from ktbench.tasks._contract import Arrays, InputSpec, Labels, Signature, Source
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Learning(Classification):
     """See the file. Raw samples are ids and mask, each (length,) int32."""
 
     noun = "text"
-    metric = Metric("accuracy", "accuracy")
+    metric = "accuracy"
 
     def open(self, spec: DataSpec, base: Path) -> Source:
         """See `Task.open`; the vocabulary is learnt from the training rows."""

@@ -26,7 +26,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from ktbench.tasks._contract import InputSpec, Metric, Signature, Source, Task
+from ktbench.tasks._contract import InputSpec, Signature, Source, Task
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Rows:
 
 class Learning(Task):
     noun = "row"
-    metric = Metric("explained variance", "explained variance")
+    metric = "explained variance"
 
     def open(self, spec, base):
         draw = np.random.default_rng(0)

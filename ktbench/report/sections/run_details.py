@@ -209,6 +209,7 @@ def _data_card(analysis: Analysis) -> Card:
         (f"training {nouns}", str(data.train_size or "all")),
         (f"validation {nouns}", str(data.validation_size or "a tenth of the training pool")),
         (f"test {nouns}", str(data.test_size or "the source's test split, or a fifth")),
+        ("judged by", analysis.task.metric),
         ("augmentation", ", ".join(changes) or "none"),
         *([("drawn", _drawn(analysis))] if changes else []),
         ("digest", analysis.results.lock.data_digest or numbers.NOTHING),
