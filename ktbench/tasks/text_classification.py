@@ -82,6 +82,13 @@ class Learning(Classification):
             (*table.notes, *([cut] if long else [])), table.about, facts,
         )  # fmt: skip
 
+    def problem(self, spec: DataSpec, signature: Signature) -> tuple[tuple[str, ...], str] | None:
+        """See `Task.problem`: what shapes images has no meaning for texts."""
+        for key in ("image_column", "image_size", "augment"):
+            if getattr(spec, key) != DataSpec.model_fields[key].default:
+                return (key,), "is for images, and these are texts: leave it out"
+        return None
+
     def signature(
         self, classes: int, shapes: tuple[tuple[int, ...], ...], facts: Mapping[str, Any]
     ) -> Signature:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from ktbench import catalogue
+from ktbench import catalogue, matrix
 from ktbench.data import Dataset, Stream, describe
 from ktbench.networks.outline import outline
 from ktbench.records import DataSpec, Item, KtbenchError
 from ktbench.students._contract import each, parts
+from tests.support.running import SMALL
 from tests.support.texts import loaded, text_data, write_texts
 from tests.support.training import DATA
 
@@ -109,6 +111,15 @@ def test_an_unknown_task_and_an_unknown_setting_are_answered_with_the_nearest() 
     ):
         with pytest.raises(KtbenchError, match=words):
             catalogue.task(task)
+
+
+def test_what_belongs_to_images_is_refused_for_texts(tmp_path: Path) -> None:
+    data = text_data(write_texts(tmp_path / "texts")).model_dump(mode="json")
+    text = yaml.safe_dump(
+        SMALL | {"data": data | {"augment": {"flip": True}}, "students": ["embedding_bag"]}
+    )
+    with pytest.raises(KtbenchError, match=r"data.augment: is for images, and these are texts"):
+        matrix.plan(matrix.loads(text, base=str(tmp_path)))
 
 
 def test_the_task_of_images_is_unsaid_and_any_other_is_part_of_the_key() -> None:

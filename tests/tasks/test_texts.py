@@ -16,9 +16,18 @@ import torch
 
 from ktbench.data import describe, load
 from ktbench.data.word_pieces import SPECIAL, WordPieces, learn
-from ktbench.export import export_student
+from ktbench.export import LAYOUTS, export_student, raw_samples
+from ktbench.measure import BoardAccuracy, evaluate, job_of
 from ktbench.networks.weights import load_student
-from ktbench.records import Artifact, Checkpoint, DataSpec, ExportSpec, KtbenchError, Teacher
+from ktbench.records import (
+    Artifact,
+    Checkpoint,
+    DataSpec,
+    DeviceSpec,
+    ExportSpec,
+    KtbenchError,
+    Teacher,
+)
 from ktbench.teacher.live import Live
 from ktbench.train import TrainingContext, train_cohort
 from tests.support.texts import loaded, sentences, text_cell, text_data, write_texts
@@ -140,6 +149,13 @@ def test_an_exported_file_takes_ids_and_mask_and_agrees_with_torch(
     assert isinstance(artifact, Artifact), artifact
     assert artifact.agreement == 1.0 and artifact.max_difference < 1e-5
     assert artifact.test_accuracy == made.accuracy.test_last
+    device = DeviceSpec(profile="local", name="here")
+    samples, labels = raw_samples(LAYOUTS[format], data, "test"), data.labels("test").numpy()
+    with torch.inference_mode():
+        classes = data.task.predictions(student(data.some("test", slice(None)))).numpy()
+    [answer] = evaluate(device, [job_of(artifact, tmp_path)], samples, labels, [classes])
+    assert isinstance(answer, BoardAccuracy), answer
+    assert (answer.accuracy, answer.agreement) == (artifact.test_accuracy, 1.0)
 
 
 # ---------------------------------------------------------------- refused
