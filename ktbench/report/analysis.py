@@ -13,14 +13,14 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ktbench import catalogue, stats
-from ktbench.records import BASELINE, IMAGES
+from ktbench import stats
+from ktbench.records import BASELINE, Augmentation
 from ktbench.report.efficiency import frames, view_reuse
 from ktbench.report.significance import judged
 from ktbench.results import Problem, Results
 from ktbench.results.contenders import NO_TRANSFER as NO_TRANSFER
+from ktbench.results.lock import TaskWords
 from ktbench.results.setting_names import settings_text
-from ktbench.tasks._contract import Task
 
 GROUP = ["student", "method", "teacher", "label"]
 """Names of a group; `label` is the method, with its teacher where the matrix has several."""
@@ -120,11 +120,10 @@ class Analysis:
 
     results: Results
 
-    @cached_property
-    def task(self) -> Task:
-        """The task that the cells learn, for its words."""
-        cells = self.results.lock.plan.cells
-        return catalogue.task(cells[0].data.task if cells else IMAGES)
+    @property
+    def task(self) -> TaskWords:
+        """Words of the task that the cells learn."""
+        return self.results.lock.task
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -211,7 +210,7 @@ class Analysis:
         cells = self.cells.assign(likewise=likewise)
         cells["method"], cells["label"] = _names(cells, cells["likewise"])
         plan = self.results.lock.plan
-        same = {cell.key for cell in plan.cells if not self.task.augmentation(cell.data)}
+        same = {cell.key for cell in plan.cells if cell.data.augment == Augmentation()}
         return view_reuse.paired(cells[~cells["key"].isin(same)], self.curves)
 
     @cached_property

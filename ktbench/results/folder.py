@@ -34,7 +34,7 @@ from ktbench.results.folder_contents import (
     refuse_unknown_lock,
     remove_leftovers,
 )
-from ktbench.results.lock import LOCK_SCHEMA, Lock, LockFile
+from ktbench.results.lock import LOCK_SCHEMA, Lock, LockFile, TaskWords
 from ktbench.results.membership import belongs, extended, files_of, refuse_to_mix, unchanged
 from ktbench.results.storage import (
     MOST_BYTES,
@@ -116,6 +116,7 @@ class ResultsFolder:
         fresh: bool = False,
         data_digest: str | None = None,
         classes: int | None = None,
+        task: TaskWords | None = None,
     ) -> Iterator[ResultsFolder]:
         """Hold the folder for a run of `plan`, creating it where needed.
 
@@ -125,7 +126,13 @@ class ResultsFolder:
         when it is not a results folder or of a newer ktbench, and when its data, torch version or
         machine architecture differ.
         """
-        lock = Lock(plan=plan, provenance=provenance, data_digest=data_digest, classes=classes)
+        lock = Lock(
+            plan=plan,
+            provenance=provenance,
+            data_digest=data_digest,
+            classes=classes,
+            task=task or TaskWords(),
+        )
         with ExitStack() as stack:
             try:
                 refuse_foreign(self.path)

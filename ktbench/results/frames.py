@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ktbench import catalogue, stats
+from ktbench import stats
 from ktbench.records import (
     Artifact,
     Cell,
@@ -106,9 +106,11 @@ class Results:
         return frame
 
     def chance(self, cell: Cell) -> float:
-        """Quality of a guess; NaN where an older folder does not tell the classes."""
+        """Quality of a guess, of classes 1 / classes; NaN where an older folder does not tell."""
+        if self.lock.task.chance is not None:
+            return self.lock.task.chance
         classes = self.lock.classes or known_classes(cell.data)
-        return catalogue.task(cell.data.task).chance(classes) if classes else float("nan")
+        return 1 / classes if classes else float("nan")
 
     @cached_property
     def contenders(self) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
 
 from ktbench.records import (
     BlockRun,
@@ -40,6 +40,20 @@ LOCK_SCHEMA = 4
 has no `classes`."""
 
 
+class TaskWords(Record):
+    """What a report says of a task, so that it needs none of the task's code.
+
+    The defaults are those of images: folders that tell no task hold no others.
+    """
+
+    noun: str = "image"
+    """Word for one sample."""
+    metric: str = "top-1 accuracy"
+    """Name of the quality that is judged."""
+    chance: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Quality of a guess; None for 1 / classes."""
+
+
 class Lock(Record):
     """The matrix and environment that all results of a folder have in common."""
 
@@ -48,6 +62,7 @@ class Lock(Record):
     data_digest: str | None = None
     classes: int | None = None
     """Classes of the data, which all cells share; None in folders of older versions."""
+    task: TaskWords = TaskWords()
 
 
 class Parts(Record):
@@ -270,6 +285,15 @@ class LockFile(Record):
     provenance: Provenance
     data_digest: str | None
     classes: Annotated[int, Field(ge=1)] | None = None
+    task: TaskWords = TaskWords()
+
+    @model_serializer(mode="wrap")
+    def _without_images(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the task of images unsaid, as files did when there was no other."""
+        fields: dict[str, Any] = plain(self)
+        if self.task == TaskWords():
+            fields.pop("task", None)
+        return fields
 
     @classmethod
     def of(cls, lock: Lock) -> LockFile:
@@ -280,6 +304,7 @@ class LockFile(Record):
             provenance=lock.provenance,
             data_digest=lock.data_digest,
             classes=lock.classes,
+            task=lock.task,
         )
 
     def lock(self) -> Lock:
@@ -289,6 +314,7 @@ class LockFile(Record):
             provenance=self.provenance,
             data_digest=self.data_digest,
             classes=self.classes,
+            task=self.task,
         )
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ktbench import catalogue
 from ktbench.engine.contract import Engine, Lost
 from ktbench.records import Failure, KtbenchError, NumericSpec, Plan, Provenance, Result, digest_of
 from ktbench.results import ResultsFolder
+from ktbench.results.lock import TaskWords
 from ktbench.runner.arithmetic_wave import arithmetic_wave
 from ktbench.runner.cohort_wave import cohort_wave
 from ktbench.runner.context import RunContext, Summary, Teachers, clocked
@@ -59,7 +61,15 @@ def run(
         provenance, tested_on, classes = _provenance(plan, engine)
     results = ResultsFolder(folder)
     ours = collect(tested_on)
-    with results.open(plan, matrix_text, ours, fresh=fresh, data_digest=tested_on, classes=classes):
+    with results.open(
+        plan,
+        matrix_text,
+        ours,
+        fresh=fresh,
+        data_digest=tested_on,
+        classes=classes,
+        task=_words(plan),
+    ):
         context = RunContext(plan, results, provenance, engine, watcher, summary, memory)
         _write_skips(context, ours)
         for note in results.notes:
@@ -114,6 +124,14 @@ def _pool_closed(plan: Plan) -> Iterator[None]:
             from ktbench.runner.teacher_pool import close  # Ray is large, and not everybody has it
 
             close()
+
+
+def _words(plan: Plan) -> TaskWords | None:
+    """Return the words of the task that the plan's cells learn."""
+    if not plan.cells:
+        return None
+    task = catalogue.task(plan.cells[0].data.task)
+    return TaskWords(noun=task.noun, metric=task.metric, chance=task.chance)
 
 
 def _provenance(plan: Plan, engine: Engine) -> tuple[dict[str, Provenance], str, int | None]:

@@ -19,10 +19,6 @@ class Classification(Task):
         """Return the class with the largest logit, (B,)."""
         return outputs.argmax(1)
 
-    def chance(self, outputs: int) -> float:
-        """Return the share of classes that a guess names rightly."""
-        return 1 / outputs
-
     def score(self, predictions: Tensor, labels: Tensor) -> float:
         """Return the share of samples whose class is named."""
         return int((predictions == labels).sum()) / len(labels)

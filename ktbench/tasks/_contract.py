@@ -176,6 +176,8 @@ class Task(ABC):
     """Word for one sample."""
     metric: ClassVar[str]
     """Name of the quality that `score` gives, for people: `top-1 accuracy`."""
+    chance: ClassVar[float | None] = None
+    """Score of a guess, at which a failed training counts; None for 1 / classes."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -223,10 +225,6 @@ class Task(ABC):
         """Return canonical text of the augmentation; empty where every view is the same."""
         return ""
 
-    def changes(self, spec: DataSpec) -> list[str]:
-        """Return words for what the augmentation does, one for each change."""
-        return []
-
     @abstractmethod
     def samples(
         self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
@@ -257,10 +255,6 @@ class Task(ABC):
     @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return what a network says of each sample, from its outputs (B, K)."""
-
-    @abstractmethod
-    def chance(self, outputs: int) -> float:
-        """Return the score of a guess among so many outputs, which a failed training has."""
 
     def agreement(self, predictions: Tensor, others: Tensor) -> float:
         """Return the share of samples of which two networks say the same."""

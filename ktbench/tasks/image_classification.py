@@ -96,12 +96,6 @@ class Learning(Classification):
         augment = spec.augment
         return augment.canonical if augment.crop_padding or augment.flip else ""
 
-    def changes(self, spec: DataSpec) -> list[str]:
-        """See `Task.changes`."""
-        padding = spec.augment.crop_padding
-        crop = [f"crop with padding {padding}"] if padding else []
-        return crop + (["flip"] if spec.augment.flip else [])
-
     def samples(
         self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
     ) -> Images:

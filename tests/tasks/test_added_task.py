@@ -47,6 +47,7 @@ class Rows:
 class Learning(Task):
     noun = "row"
     metric = "explained variance"
+    chance = 0.0
 
     def open(self, spec, base):
         draw = np.random.default_rng(0)
@@ -73,9 +74,6 @@ class Learning(Task):
 
     def agreement(self, predictions, others):
         return float(((predictions - others).abs() < 1e-3).double().mean())
-
-    def chance(self, outputs):
-        return 0.0
 
     def score(self, predictions, labels):
         left = (predictions - labels).square().mean() / labels.var()

@@ -202,8 +202,9 @@ def _data_card(analysis: Analysis) -> Card:
         return Card("Data", [("cells", "none")])
     usual = analysis.results.cells["budget"].eq("").to_numpy()[: len(plan.cells)]
     cell = next((c for c, same in zip(plan.cells, usual, strict=False) if same), plan.cells[0])
-    data, nouns = cell.data, f"{analysis.task.noun}s"
-    changes = analysis.task.changes(data)
+    data, augment, nouns = cell.data, cell.data.augment, f"{analysis.task.noun}s"
+    changes = [f"crop with padding {augment.crop_padding}"] if augment.crop_padding else []
+    changes += ["flip"] if augment.flip else []
     facts = [
         ("source", data.source + (f" {data.path}" if data.path else "")),
         (f"training {nouns}", str(data.train_size or "all")),
