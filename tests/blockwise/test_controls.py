@@ -35,6 +35,7 @@ def controls(**blockwise: object) -> Plan:
     )
 
 
+@pytest.mark.slow
 def test_a_control_is_the_same_network_from_random_weights() -> None:
     cells = by_name(controls())
     student, control = cells["blockwise(of=T)", "kd"], cells["blockwise(of=T, start=random)", "kd"]

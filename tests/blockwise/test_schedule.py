@@ -139,6 +139,7 @@ def test_energy_is_that_of_packages_and_memory_over_the_block_even_where_a_count
     assert meter.energy.joules == pytest.approx(0.3 + 0.05 + 0.5)
 
 
+@pytest.mark.slow
 def test_the_idle_share_is_what_was_drawn_before_the_work_and_is_part_of_the_whole(
     tmp_path: Path,
 ) -> None:

@@ -371,6 +371,7 @@ class Nested(StagedNetwork):
         super().__init__(stages=stages, embed=pool, head=head)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_overwrites_its_activations_teaches_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
     plain = Nested(inplace=False)

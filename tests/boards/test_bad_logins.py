@@ -61,6 +61,7 @@ def test_a_shell_that_does_not_do_its_work_is_told_with_what_to_do(
         assert part in line
 
 
+@pytest.mark.slow
 def test_a_python_2_that_is_called_python3_is_told(board: SshBoard, tmp_path: Path) -> None:
     old = tmp_path / "python3"
     old.write_text("#!/bin/sh\necho 'Unknown option: -I' >&2\nexit 2\n")
@@ -81,6 +82,7 @@ def test_a_start_up_file_that_waits_for_input_is_given_up_soon_with_its_reason(
     assert "no answer within 2 s" in line and "a start-up file of its shell may wait" in line
 
 
+@pytest.mark.slow
 def test_a_start_up_file_that_prints_a_little_costs_nothing(board: SshBoard) -> None:
     name = login(board, "greeting", f"printf 'Welcome\\033[1m to pi!\\n'; {GO_ON}")
     answer = check(DeviceSpec(profile="ssh", name=name, host=name))
@@ -111,6 +113,7 @@ def test_a_board_without_space_is_told_so(board: SshBoard, full_disk: Path) -> N
     assert "no space is left on the board: free some" in line
 
 
+@pytest.mark.slow
 def test_names_that_lead_nowhere_are_told_with_what_to_do(board: SshBoard) -> None:
     with board.config.open("a") as file:
         file.write("\nHost lost\n  HostName no-such-name.invalid\n")

@@ -137,6 +137,7 @@ def test_an_agent_that_its_host_lost_is_ended_by_the_next_task_of_the_same_owner
     lost.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_run_finds_a_board_that_another_user_holds_and_says_who(
     board: SshBoard, onnx_model: Path, tmp_path: Path
 ) -> None:

@@ -192,6 +192,7 @@ def _until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_board_is_measured_with_its_settings_and_has_its_own_afterwards(
     fake_sysfs: Path, board: SshBoard, onnx_model: Path, tmp_path: Path
 ) -> None:

@@ -267,6 +267,7 @@ def test_what_is_no_network_is_refused_before_it_is_called(
     assert (tmp_path / "x").is_dir()
 
 
+@pytest.mark.slow
 def test_a_command_as_a_student_is_not_run_at_plan(ktbench: Commands, tmp_path: Path) -> None:
     student = {"os:system": {"arguments": {"command": f"touch {tmp_path}/ran"}}}
     answer = ktbench("plan", write_matrix(tmp_path / "m.yaml", students=[student]))
@@ -277,6 +278,7 @@ def test_a_command_as_a_student_is_not_run_at_plan(ktbench: Commands, tmp_path: 
 # ---------------------------------------------------------------- planning without
 
 
+@pytest.mark.slow
 def test_a_plan_without_code_runs_none_and_shows_what_it_did_not_look_at(
     ktbench: Commands, tmp_path: Path
 ) -> None:

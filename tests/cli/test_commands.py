@@ -65,6 +65,7 @@ def test_help_names_every_command() -> None:
         assert f" {command} " in told
 
 
+@pytest.mark.slow
 def test_a_plan_as_json_holds_every_cell_with_its_key_and_every_skip_with_its_reason(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_kind_that_is_not_there_is_told(ktbench: Commands) -> None:
     assert answer.code == 2 and "did you mean methods?" in answer.error
 
 
+@pytest.mark.slow
 def test_the_starter_matrix_can_be_planned_and_is_not_overwritten(
     ktbench: Commands, tmp_path: Path
 ) -> None:

@@ -140,6 +140,7 @@ def test_one_seed_gives_a_difference_that_cannot_be_judged(
     assert "cannot be judged 1, same 3" in answer.out and "−3.0" in answer.out
 
 
+@pytest.mark.slow
 def test_many_comparisons_of_equal_things_rarely_show_a_change() -> None:
     random = np.random.default_rng(7)
     wrong = 0

@@ -253,6 +253,7 @@ def test_the_hub_without_network_says_which_path_to_give(
     assert "source: parquet" in message
 
 
+@pytest.mark.slow
 def test_a_hub_data_set_loads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A local folder in hub layout stands in for the name: the same library call resolves it."""
     _parquet(tmp_path, "train", [_png(v) for v in range(20)], [0, 1] * 10)

@@ -222,6 +222,7 @@ def test_nothing_is_forwarded_and_nothing_is_asked() -> None:
     assert not any(option.startswith("StrictHostKeyChecking") for option in options)
 
 
+@pytest.mark.slow
 def test_a_board_answers_over_ssh(board: Any) -> None:
     with closing(SshTransport("board", sys.executable)) as transport:
         answer = transport.run(PROBE, [], 30)
@@ -251,6 +252,7 @@ def test_a_board_that_cannot_be_had_over_ssh_says_why(
 @pytest.mark.parametrize(
     ("signal", "said"), [(9, "exit code 137, as when memory runs out"), (14, "not done after 30 s")]
 )
+@pytest.mark.slow
 def test_an_agent_that_was_killed_is_no_lost_connection(
     board: Any, tmp_path: Path, signal: int, said: str
 ) -> None:
@@ -262,6 +264,7 @@ def test_an_agent_that_was_killed_is_no_lost_connection(
     assert said in str(caught.value) and not caught.value.lost
 
 
+@pytest.mark.slow
 def test_names_that_a_shell_would_act_on_reach_no_shell(board: Any, tmp_path: Path) -> None:
     pwned = tmp_path / "pwned"
     transport = SshTransport("board", f"; touch {pwned}; '\"`touch {pwned}`$(touch {pwned})")

@@ -121,6 +121,7 @@ def test_a_benchmark_runs_and_only_recording_writes_what_it_printed(
     assert main(["--recrd"], docs) == 2
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_is_sent_to_no_study_says_so_in_a_line_and_records_nothing(
     docs: Path,
     tmp_path: Path,

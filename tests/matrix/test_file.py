@@ -374,6 +374,7 @@ def test_what_is_no_yaml_mapping_is_told_with_its_line(text: str, message: str) 
     assert any(problem.startswith(message) for problem in _problems(text)), _problems(text)
 
 
+@pytest.mark.slow
 def test_aliases_that_unfold_to_billions_of_values_are_refused_soon() -> None:
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(9)]

@@ -491,6 +491,7 @@ def _method(**settings: Any) -> Item:
     return next(item for item in items if item.name == name)
 
 
+@pytest.mark.slow
 def test_settings_that_have_come_to_mean_something_else_are_another_cell() -> None:
     """Flow at weight 1 is not the cell of the same settings when their weight was 50."""
     assert _method(kd={}) == Item(name="kd")

@@ -202,6 +202,7 @@ def test_the_largest_seed_that_tables_hold_is_taken() -> None:
     assert planned.cells[0].seed == 2**63 - 1
 
 
+@pytest.mark.slow
 def test_more_threads_than_cores_are_refused_before_a_run_and_planned_elsewhere(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -268,6 +269,7 @@ def test_images_on_which_a_pass_takes_minutes_are_told_with_their_operations() -
     assert "FLOPs for one image of 1×4096×4096" in planned.skips[0].reason
 
 
+@pytest.mark.slow
 def test_a_plan_of_centuries_is_refused_with_its_estimate(
     ktbench: Commands, tmp_path: Path
 ) -> None:

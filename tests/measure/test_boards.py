@@ -39,6 +39,7 @@ def test_models_are_measured_over_ssh(
     assert (tmp_path / onnx.samples).exists() and (tmp_path / tflite.samples).exists()
 
 
+@pytest.mark.slow
 def test_a_models_name_reaches_no_shell(board: SshBoard, tmp_path: Path) -> None:
     folder = tmp_path / "; touch pwned; $(touch pwned) `touch pwned` 'x"
     model = write_onnx(folder / "-oProxyCommand=touch pwned\n.onnx")
@@ -103,6 +104,7 @@ def test_the_agent_measures_under_python_3_6_with_onnxruntime_1_10(
     assert str(found.board["python"]).startswith("3.6.") and found.validity.reasons == ()
 
 
+@pytest.mark.slow
 def test_a_lost_python_is_told_over_ssh(board: SshBoard) -> None:
     missing = board.spec(python=sys.executable + "-gone")
     assert "cannot start the interpreter" in check(missing).problems[0]

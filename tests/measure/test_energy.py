@@ -65,6 +65,7 @@ def telemetry_of(watts: list[float], **changes: Any) -> dict[str, Any]:
 # ---------------------------------------------------------------- the sampler
 
 
+@pytest.mark.slow
 def test_a_sampler_reads_the_board_until_it_is_stopped(tmp_path: Path) -> None:
     root = jetpack_5(tmp_path, *AGX_ORIN)
     zone = "sys/class/thermal/thermal_zone0/"

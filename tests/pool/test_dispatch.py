@@ -323,6 +323,7 @@ def test_what_is_withdrawn_is_answered_to_nobody() -> None:
     assert world.accepted == Counter([10])
 
 
+@pytest.mark.slow
 def test_students_take_equally_often_though_their_tasks_go_to_workers_of_unequal_speed() -> None:
     speeds = {f"fast{i}": 0.3 for i in range(2)} | {f"slow{i}": 3.75 for i in range(8)}
     world = Taking(speeds)

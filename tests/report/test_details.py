@@ -40,6 +40,7 @@ def test_a_page_of_200_cells_with_long_curves_stays_below_five_megabytes(tmp_pat
     assert index.stat().st_size < 5e6
 
 
+@pytest.mark.slow
 def test_a_larger_matrix_tells_every_group_before_it_tells_more_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

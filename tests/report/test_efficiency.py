@@ -127,6 +127,7 @@ def test_only_seeds_that_have_every_budget_on_both_sides_count(tmp_path: Path) -
 # ---------------------------------------------------------------- windows and pools
 
 
+@pytest.mark.slow
 def test_a_windows_change_is_paired_by_seed_with_transfer_throughout(study: Path) -> None:
     analysis = Analysis(load_results(study))
     frame = sweeps.windows(analysis.trainings)
@@ -146,6 +147,7 @@ def test_a_windows_change_is_paired_by_seed_with_transfer_throughout(study: Path
     assert row["flops"] == pytest.approx(1.09 / 1.3)
 
 
+@pytest.mark.slow
 def test_the_mean_over_budgets_has_a_figure_per_seed(study: Path) -> None:
     analysis = Analysis(load_results(study))
     frame = sweeps.windows(analysis.trainings)
@@ -175,6 +177,7 @@ def test_a_longer_budget_of_no_transfer_alone_is_in_no_mean_and_no_curve(tmp_pat
     assert isinstance(figure, Figure) and "Only the budget of 8 epochs" in figure.caption
 
 
+@pytest.mark.slow
 def test_a_pools_uses_stand_beside_each_other_with_what_they_cost(study: Path) -> None:
     analysis = Analysis(load_results(study))
     frame = sweeps.pools(analysis, analysis.trainings)

@@ -78,6 +78,7 @@ def test_a_method_that_diverges_in_two_of_five_seeds_is_judged_on_five(tmp_path:
     assert (outcomes["accuracy"] == 0.1).sum() == 2
 
 
+@pytest.mark.slow
 def test_a_failure_that_is_no_deed_of_the_method_is_missing_and_marked(tmp_path: Path) -> None:
     shape = failing()
     killed = {("kd", 2)}
@@ -100,6 +101,7 @@ def test_a_failure_that_is_no_deed_of_the_method_is_missing_and_marked(tmp_path:
     assert "n = 4 of 5" in svg
 
 
+@pytest.mark.slow
 def test_rate_and_gain_of_seeds_that_finish_stand_beside_every_gain(tmp_path: Path) -> None:
     write_folder(tmp_path / "run", failing(kd=(1, 3)))
     place = write_report(tmp_path / "run").parent
@@ -130,6 +132,7 @@ def test_two_seeds_give_no_verdict_and_the_page_says_what_to_run(tmp_path: Path)
     assert "ktbench plan MATRIX.yaml --settle" in told
 
 
+@pytest.mark.slow
 def test_compare_counts_failed_seeds_on_their_side(tmp_path: Path) -> None:
     for name, shape in (("a", failing()), ("b", failing(kd=(0, 1, 2, 3, 4)))):
         write_folder(tmp_path / name, shape)
@@ -205,6 +208,7 @@ def test_seeds_that_never_reach_the_target_are_censored_and_not_left_out(tmp_pat
 # ---------------------------------------------------------------- means first, marks everywhere
 
 
+@pytest.mark.slow
 def test_a_cells_details_tell_the_mean_and_interval_before_its_own_seed(tmp_path: Path) -> None:
     data = page_data(_analysis(tmp_path / "run", failing(kd=(1, 3))))
     for cell in data["cells"].values():
@@ -237,6 +241,7 @@ def _measured(path: Path, validity: Validity, p50: float = 7.77) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_doubtful_latency_carries_its_mark_wherever_it_stands(tmp_path: Path) -> None:
     doubt = Validity(warnings=("the spread is 14 %",))
     run = _measured(tmp_path / "run", doubt)
@@ -266,6 +271,7 @@ def test_a_doubtful_latency_carries_its_mark_wherever_it_stands(tmp_path: Path) 
     assert "doubtful in A: the spread is 14 %" in markdown(found)
 
 
+@pytest.mark.slow
 def test_a_sound_latency_has_no_mark(tmp_path: Path) -> None:
     place = write_report(_measured(tmp_path / "run", Validity())).parent
     assert "†" not in (place / "report.md").read_text()
@@ -279,6 +285,7 @@ def _teacher(name: str, digest: str) -> Teacher:
     return Teacher(name=name, cell=cell, checkpoint=f"{name}.pt", checkpoint_digest=digest * 16)
 
 
+@pytest.mark.slow
 def test_teachers_of_one_network_with_other_checkpoints_keep_their_own_figures(
     tmp_path: Path,
 ) -> None:

@@ -62,6 +62,7 @@ def test_no_technique_stands_out_where_all_are_alike(tmp_path: Path) -> None:
     assert line.startswith("On resnet8, no technique stands out: none of 4 is clearly worse")
 
 
+@pytest.mark.slow
 def test_two_seeds_cannot_tell_which_is_best(tmp_path: Path) -> None:
     line = sentences(analysis_of(tmp_path / "run", Shape(seeds=2, epochs=2)))[0]
     assert line == "Which technique is best cannot be told from 2 seeds: that takes 3 or more."

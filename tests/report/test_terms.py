@@ -69,6 +69,7 @@ def test_pairs_are_shown_by_technique_and_student_and_disorder_is_said(tmp_path:
     assert "**fitnet** in " in notes(shown) and "**attention**" not in notes(shown)
 
 
+@pytest.mark.slow
 def test_shares_are_means_over_seeds_and_a_faint_term_is_said(tmp_path: Path) -> None:
     kept = looks({"ce": 3.0, "kd": 1.0}, {"ce": 1.0, "kd": 1.0})
     faded = looks({"ce": 1.0, "hint": 1.0}, {"ce": 99.0, "hint": 1.0}, {"ce": 9.0, "hint": 1.0})

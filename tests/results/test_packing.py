@@ -92,6 +92,7 @@ def test_networks_the_report_and_foreign_files_stay_out_unless_weights_are_asked
     assert not verify(without).problems
 
 
+@pytest.mark.slow
 def test_a_damaged_folder_is_packed_only_as_it_is(folder: Path, ktbench: Commands) -> None:
     record = next((folder / "cells").glob("*.json"))
     record.write_text(record.read_text().replace('"status": "done"', '"status": "failed"'))

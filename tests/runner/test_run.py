@@ -322,6 +322,7 @@ def test_quiet_prints_nothing_but_failures(ktbench: Commands, tmp_path: Path) ->
 # ---------------------------------------------------------------- what the folder holds
 
 
+@pytest.mark.slow
 def test_a_pair_that_cannot_be_is_in_the_results_with_its_reason(
     ktbench: Commands, tmp_path: Path
 ) -> None:

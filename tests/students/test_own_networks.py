@@ -261,6 +261,7 @@ def test_the_training_reads_the_logits_among_all_outputs(
     assert len(digests) == 1, dict(zip(names, made, strict=True))
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_used_is_a_skip_of_its_own(
     ktbench: Commands, folder: Path
 ) -> None:

@@ -257,6 +257,7 @@ def test_one_hundredth_of_the_width_still_runs(name: str) -> None:
         assert build(name, width=0.01)(inputs).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_the_seed_alone_decides_the_weights(name: str) -> None:
     one, same, other = (build(name, seed=s).state_dict() for s in (3, 3, 4))
     assert all(torch.equal(one[k], same[k]) for k in one)

@@ -249,6 +249,7 @@ def test_a_matrix_that_names_such_a_file_is_refused(
     assert "not a regular file" in error or "is a directory" in error
 
 
+@pytest.mark.slow
 def test_a_teacher_s_weights_that_are_not_finite_are_named_in_the_failure(
     ktbench: Commands, tmp_path: Path
 ) -> None:

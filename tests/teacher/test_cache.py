@@ -224,6 +224,7 @@ def test_a_teacher_that_answers_otherwise_under_the_same_name_is_found_out(tmp_p
         {"train": TRAIN},
     ],
 )
+@pytest.mark.slow
 def test_whatever_changes_the_outputs_has_a_folder_of_its_own(
     change: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ SIX = TrainSpec(epochs=6, batch_size=40, lr=0.02)
 
 
 @pytest.mark.parametrize("method", ["intermediate_last_per_layer", "factor", "kd", "none"])
+@pytest.mark.slow
 def test_weights_and_costs_are_the_same_with_and_without_looking(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,6 +33,7 @@ def test_weights_and_costs_are_the_same_with_and_without_looking(
     assert bool(looked.looks) == (method != "none") and not plain.looks
 
 
+@pytest.mark.slow
 def test_each_part_of_the_training_is_looked_at_once_resumed_or_not(tmp_path: Path) -> None:
     one = cell("intermediate_last", train=SIX)
     [whole] = train([one], tmp_path / "whole")
@@ -94,6 +96,7 @@ def test_a_kind_of_step_is_due_once_in_each_part() -> None:
     assert loss_balance.due("task", 0.9, looked)
 
 
+@pytest.mark.slow
 def test_a_pair_of_embeddings_does_not_fade_and_its_term_says_so(tmp_path: Path) -> None:
     """The study's own embeddings do; every term of the normalised ones keeps its share."""
     longer = TrainSpec(epochs=30, batch_size=32, optimiser="adam", lr=0.003)

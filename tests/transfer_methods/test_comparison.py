@@ -74,6 +74,7 @@ def unshuffled(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_logits_stages_and_embedding_are_the_comparisons(name: str, training: bool) -> None:
     side = passed(twins(name, 1, fresh_end=training), images(2), training=training)
     ours = side.ours
@@ -199,6 +200,7 @@ each_pair = pytest.mark.parametrize("pair", PAIRS, ids=" to ".join)
 
 @each_pair
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.slow
 def test_the_loss_is_the_comparisons(name: str, pair: tuple[str, str]) -> None:
     teacher, student = sides(pair)
     method = built(name, pair, **chosen(name))
@@ -252,6 +254,7 @@ def test_flows_are_the_comparisons_with_weight_one(pair: tuple[str, str]) -> Non
 
 
 @each_pair
+@pytest.mark.slow
 def test_factors_and_their_paraphraser_are_the_comparisons(pair: tuple[str, str]) -> None:
     teacher, student = sides(pair)
     ours, theirs = student.feat[-2], teacher.feat[-2]

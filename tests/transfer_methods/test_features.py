@@ -38,6 +38,7 @@ def flow_by_loops(a: Tensor, b: Tensor) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_fsp_compares_how_channels_go_together_from_stage_to_stage() -> None:
     _, student, teacher, terms = run("fsp", {}, phase="flow")
     expected = 0.0

@@ -49,6 +49,7 @@ def test_the_warm_up_is_the_cells_own_training_without_transfer_from_one_seed() 
     assert warm(1).key != warm(1).model_copy(update={"warmup": None}).key
 
 
+@pytest.mark.slow
 def test_pairs_are_the_same_for_all_seeds_and_those_of_the_trained_student(
     student: Student, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_pairs_are_the_same_for_all_seeds_and_those_of_the_trained_student(
     assert len(tables) == 3 and pairing not in tables
 
 
+@pytest.mark.slow
 def test_stages_are_compared_on_more_images_than_shapes_are_found_with(
     student: Student, tmp_path: Path
 ) -> None:
@@ -85,6 +87,7 @@ def test_stages_are_compared_on_more_images_than_shapes_are_found_with(
         assert row == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_cell_with_a_warm_up_has_the_same_weights_alone_in_a_cohort_and_resumed(
     student: Student, tmp_path: Path
 ) -> None:
@@ -113,6 +116,7 @@ def test_a_cell_whose_warm_up_is_not_there_fails_and_says_so(tmp_path: Path) -> 
     assert isinstance(made, Failure) and "its warm-up is not there" in made.reason
 
 
+@pytest.mark.slow
 def test_a_run_trains_a_warm_up_once_and_restores_it(ktbench: Commands, tmp_path: Path) -> None:
     methods = ["none", {"intermediate_last": PAIRS}, {"attention": PAIRS}, {"hint": PAIRS}]
     path = write_matrix(tmp_path / "m.yaml", methods=methods, seeds=2)

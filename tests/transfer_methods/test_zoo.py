@@ -287,6 +287,7 @@ def _context_by_loops(ours: Tensor, theirs: Tensor) -> float:
     return total / weights
 
 
+@pytest.mark.slow
 def test_reviewkd_reviews_from_the_embedding_down_to_the_first_stage() -> None:
     """The whole of it: entering, gates, doubling, leaving, contexts, and the sum over levels."""
     method, student, teacher, terms = run("reviewkd", {"width": 3, "warmup": 0.0}, "wider")
