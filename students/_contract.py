@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NamedTuple, NewType
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,6 +36,17 @@ def each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     return change(inputs) if isinstance(inputs, Tensor) else tuple(map(change, inputs))
 
 
+class Heads(NamedTuple):
+    """One layer's self-attention before its softmax: query, key and value, each (B, heads, N, D).
+
+    D is one head's width; scores are `query @ key.mT / sqrt(D)`, without any mask.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Features:
     """Outputs of one forward pass that a transfer method may read.
@@ -44,7 +55,8 @@ class Features:
     embedding (B, D): what the classifier reads; preacts: the stages before their activation,
     empty unless asked for; stem: the stem's output, where the network has one; sums: of a network
     whose stages end in a BatchNorm and its activation (pre-activation networks), the stages before
-    both, and empty for all other networks.
+    both, and empty for all other networks; attentions: the heads of each self-attention layer, in
+    order; mask (B, N): true where a token counts, None where all of them do.
     """
 
     logits: Tensor
@@ -53,6 +65,8 @@ class Features:
     preacts: tuple[Tensor, ...] = ()
     stem: Tensor | None = None
     sums: tuple[Tensor, ...] = ()
+    attentions: tuple[Heads, ...] = ()
+    mask: Tensor | None = None
 
 
 TeacherName = NewType("TeacherName", str)
