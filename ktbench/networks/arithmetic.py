@@ -10,7 +10,9 @@ Tolerance. Sums of products in single precision, in whatever order, are off by s
 sum of the absolute values, which is computed in double precision as well. `_SUMS` of them are
 allowed, plus some of the result, which bf16 needs: correct kernels took a third of it at most in
 900 random networks. Normalisation and pooling may be off by a thousandth, plus `_REFERENCE` times
-the plain kernel's error in the operation's own precision. A fault is off by as much as the result.
+the plain kernel's error in the operation's own precision, plus `_OPERANDS` times what a rounding of
+the operands changes: a sum that all but cancels, such as the mean of a centred channel or a
+gradient between two BatchNorms, is known no better. A fault is off by as much as the result.
 
 Then the step is taken twice more without watching: both must give the same bits, close to those of
 the first. A kernel that writes out of bounds shows there, or ends the process.
@@ -37,7 +39,7 @@ from ktbench.records import OWN_ERRORS, ArithmeticVerdict, NumericSpec, one_line
 from ktbench.students._contract import Inputs, Student
 from ktbench.transfer_methods._contract import Needs
 
-_SUMS, _REFERENCE, _RESULT, _OTHERWISE = 64, 8, 8, 1e-3
+_SUMS, _REFERENCE, _OPERANDS, _RESULT, _OTHERWISE = 64, 8, 64, 8, 1e-3
 _EPSILON = torch.finfo(torch.float32).eps
 _STEPS_APART = {"fp32": 0.05, "bf16": 0.5}
 """Largest distance, relative to the gradient's norm, between a step that is watched or compiled and
@@ -246,10 +248,12 @@ def _bounds(func: Any, args: Any, kwargs: Any, *, summing: bool) -> list[_Bound 
         try:
             exact = _several(func(*_mapped(args, _double), **kwargs))
             other = _several(func(*_mapped(args, _size if summing else _plain), **kwargs))
+            moves = () if summing else (_rounded_at_random(), _rounded_up)
+            moved = [_several(func(*_mapped(args, move), **kwargs)) for move in moves]
         except Exception:  # a kernel that knows no double precision
             return []
     bounds: list[_Bound | None] = []
-    for best, beside in zip(exact, other, strict=True):
+    for number, (best, beside) in enumerate(zip(exact, other, strict=True)):
         if not isinstance(best, Tensor) or not best.is_floating_point() or not best.numel():
             bounds.append(None)
         elif summing:
@@ -259,7 +263,8 @@ def _bounds(func: Any, args: Any, kwargs: Any, *, summing: bool) -> list[_Bound 
             reference = _largest((beside.double() - best)[best.isfinite()])
             # Bounded: a fault that the plain kernel has too must not excuse itself.
             rounding = _OTHERWISE * size + min(_REFERENCE * reference, size / 10)
-            bounds.append(_Bound(best, rounding))
+            change = max(_largest((near[number] - best)[best.isfinite()]) for near in moved)
+            bounds.append(_Bound(best, rounding + _OPERANDS * change))
     return bounds
 
 
@@ -290,6 +295,22 @@ def _double(tensor: Tensor) -> Tensor:
 
 def _size(tensor: Tensor) -> Tensor:
     return _double(tensor).abs()
+
+
+def _rounded_up(tensor: Tensor) -> Tensor:
+    """Return every value a rounding higher, in double precision: no sum of them cancels that."""
+    return _double(tensor) + _EPSILON * _size(tensor)
+
+
+def _rounded_at_random() -> Callable[[Tensor], Tensor]:
+    """Return what moves every value by a rounding up or down, in double precision."""
+    generator = torch.Generator().manual_seed(0)
+
+    def move(tensor: Tensor) -> Tensor:
+        signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.device) * 2 - 1
+        return _double(tensor) + _EPSILON * signs * _size(tensor)
+
+    return move
 
 
 def _described(func: Any, args: Any, number: int) -> str:

@@ -50,7 +50,7 @@ WORK = 2e8
 double precision, by plain kernels."""
 KILLS = 3
 """Repetitions of a check whose process somebody killed."""
-_VERSION = 1
+_VERSION = 2
 """Version of the check: verdicts of another are not used."""
 
 

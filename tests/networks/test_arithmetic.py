@@ -62,6 +62,23 @@ class Wrong(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
 
+class WrongNorm(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Stands for a faulty kernel: the largest value of each normalisation is twice what it is."""
+
+    def __init__(self, kind: Any, number: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._kind, self._number = kind, number
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        if func.overloadpacket is self._kind and args[0].dtype is torch.float32:
+            wrong = outputs[self._number]
+            wrong[wrong == wrong.max()] *= 2
+        return outputs
+
+
 def _last(images: torch.Tensor) -> bool:
     return images.stride(1) == 1
 
@@ -88,6 +105,17 @@ class Edged(networks.Plain):
         return super().run((1e4 * x.round()) * torch.tensor([0.0, 1, 1, 1]).view(1, 4, 1, 1))
 
 
+class Centred(networks.Plain):
+    """A mean and a gradient that cancel: a centred channel, and two batch norms in a row."""
+
+    def make(self) -> nn.Module:
+        self.norms = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+        return super().make()
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return super().run(self.norms(x - x.mean((0, 2, 3), keepdim=True)))
+
+
 class Restless(networks.Plain):
     """Draws from a generator of its own: no step is like the one before."""
 
@@ -109,7 +137,9 @@ def _step(kind: type[nn.Module], **numeric: Any) -> Step:
 
 
 @pytest.mark.parametrize("numeric", [{}, {"precision": "bf16"}, {"layout": "contiguous"}])
-@pytest.mark.parametrize("kind", [Drawing, Edged, Restless, *networks.MEETING, *networks.OTHERS])
+@pytest.mark.parametrize(
+    "kind", [Drawing, Edged, Centred, Restless, *networks.MEETING, *networks.OTHERS]
+)
 def test_right_arithmetic_is_not_refused_for_draws_edges_or_rounding(
     kind: type[nn.Module], numeric: dict[str, Any]
 ) -> None:
@@ -124,6 +154,15 @@ def test_one_wrong_element_of_a_gradient_is_found_and_named(kind: type[nn.Module
         verdict = check(_step(kind))
     assert verdict.right is False
     assert "gradient of the weight of a 3x3 convolution with stride 2, 4 to 8" in verdict.reason
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["native_batch_norm", "native_batch_norm_backward"])
+def test_a_wrong_normalisation_is_found_and_named(kind: str, number: int) -> None:
+    with WrongNorm(getattr(torch.ops.aten, kind), number):
+        verdict = check(_step(Edged))
+    assert verdict.right is False
+    assert verdict.reason.startswith(f"wrong result of {kind} (")
 
 
 def test_a_kernel_that_is_wrong_in_one_layout_alone_is_right_in_the_next() -> None:
