@@ -78,4 +78,4 @@ def answers(agreement: float, inputs: int) -> BoardAccuracy:
 def test_answers_on_the_board_may_miss_the_promise_by_chance_and_no_more() -> None:
     assert wrong(answers(0.98, 40), promised=0.99) is None
     assert wrong(answers(0.97, 10_000), promised=0.99) is not None
-    assert "only 10.0% of 1000 test images" in (wrong(answers(0.10, 1000), promised=0.95) or "")
+    assert "only 10.0% of 1000 test samples" in (wrong(answers(0.10, 1000), promised=0.95) or "")
