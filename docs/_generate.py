@@ -56,13 +56,13 @@ schedule. A chain of teacher assistants (TAKD) is written under `teachers`. Logi
 is the setting `standardise` of every method on logits. The squared difference of logits is
 `last_layer`.
 
-## Beside the CIFAR-100 comparison
+## Differences from the CIFAR-100 comparison
 
 Defaults are those of the standard comparison on CIFAR-100 (Tian et al., Contrastive
 Representation Distillation, ICLR 2020) if it has the method, and those of the method's paper
 otherwise. Where the comparison's code (RepDistiller) computes something else, the method's
-section says so, and why the default differs: *Beside the comparison*. With `compatible:
-repdistiller`, a method computes what that code computes:
+section says so, and why the default differs. With `compatible: repdistiller`, a method computes
+what that code computes:
 
 ```yaml
 methods: [none, kd, {attention: {compatible: repdistiller}}, {hint: {compatible: repdistiller}}]
@@ -72,9 +72,9 @@ On the same weights, the logits, stages and pre-activations of its 22 architectu
 of its 14 methods then agree to rounding in double precision (1e-10; 1e-9 for singular vectors).
 `tests/transfer_methods/test_comparison.py` compares them with a second implementation of the
 comparison, written from its structure and formulas (`tests/support/comparison_*.py`). The same
-test can use the authors' own code. It was run with the networks and losses of their public
-repository, and they agree (to 1e-6 for its contrastive loss, whose settings it keeps in single
-precision, and 1e-7 for relational distances, which it takes from a Gram matrix):
+test can use the authors' own code. It was run with a transcription of the networks and losses of
+their public repository, and they agree (to 1e-6 for its contrastive loss, whose settings it keeps
+in single precision, and to 1e-7 for relational distances, which it takes from a Gram matrix):
 
     git clone https://github.com/HobbitLong/RepDistiller
     KTBENCH_REPDISTILLER=$PWD/RepDistiller pytest tests/transfer_methods/test_comparison.py

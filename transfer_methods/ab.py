@@ -4,13 +4,13 @@ Heo et al.: Knowledge Transfer via Distillation of Activation Boundaries Formed 
 AAAI 2019, equation 5 (the alternative loss). In two phases, as published: the boundaries first,
 on pre-activations, then the task alone.
 
-Beside the comparison (Tian et al., ICLR 2020): its code leaves out VGG's first stage and refuses
-networks of unequal numbers of stages; it connects stages of other widths or sizes by the hint's
-regressor, where the authors' code has a 1x1 convolution and BatchNorm, as here (stages of one shape
-are connected by nothing in all three). Its wide ResNet's last BatchNorm stands still as it was
-initialised while boundaries are learnt, and they are learnt for 30 epochs at a constant rate before
-the 240 of the task; here both share one budget, as every method does. `compatible: repdistiller`
-takes its stages, connectors and BatchNorm.
+Differences from the standard comparison (Tian et al., ICLR 2020). Its code leaves out VGG's first
+stage and refuses networks whose numbers of stages differ. It connects stages of different shapes by
+the hint's regressor; here, as in the authors' code, a 1x1 convolution and BatchNorm connect them.
+While boundaries are learnt, its wide ResNet's last BatchNorm keeps its initial values. Boundaries
+are learnt for 30 epochs at a constant rate before the 240 epochs of the task; here both phases
+share one budget, so that every method costs the same. `compatible: repdistiller` uses the
+comparison's stages, connectors and BatchNorm.
 """
 
 from __future__ import annotations

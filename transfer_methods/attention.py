@@ -3,11 +3,11 @@
 Zagoruyko, Komodakis: Paying More Attention to Attention, ICLR 2017, equation 2, with the
 activation-based map F_sum^p of section 3.1 (mean in place of sum, as maps are normalised).
 
-Beside the comparison (Tian et al., ICLR 2020): its code leaves out VGG's first stage, reads a wide
-ResNet's sums before BatchNorm and ReLU, and where sizes differ it pools the features before it
-takes their map. Here every stage counts, after its activation as in the paper, and the map is
-taken of the whole image first, so that a pooled average cannot hide what cancels in it.
-`compatible: repdistiller` does as the code does.
+Differences from the standard comparison (Tian et al., ICLR 2020). Its code leaves out VGG's first
+stage and reads a wide ResNet's sums before BatchNorm and ReLU. Where sizes differ, it pools the
+features before it computes their map. Here every stage counts, after its activation as in the
+paper, and the map is computed at full size and then pooled, because averages of features can
+cancel. `compatible: repdistiller` follows the comparison's code.
 """
 
 from __future__ import annotations

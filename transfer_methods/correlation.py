@@ -4,10 +4,10 @@ Peng et al.: Correlation Congruence for Knowledge Distillation, ICCV 2019. Two f
 
 `kernel`      the paper's equation 6: the squared difference of the two matrices of Gaussian
               kernels between samples, by a Taylor series of order 2 (equation 9), gamma 0.4.
-`neighbours`  what the standard CIFAR-100 comparison (Tian et al., ICLR 2020) computes under this
-              name, and what its weight of 0.02 is for: with d the absolute difference of the two
-              embeddings of a sample, the mean over neighbours in the batch of the inner product
-              of their d. It is equal to the comparison's code.
+`neighbours`  the loss that the standard CIFAR-100 comparison (Tian et al., ICLR 2020) computes
+              under this name with a weight of 0.02. With d the absolute difference between the
+              two networks' embeddings of a sample, it is the mean, over neighbours in the batch,
+              of the inner product of their d. It equals the comparison's code.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ bytes (51 MB for 50,000 samples at 128, 1.3 GB for 1.28 million), which the chec
 step compares the batch with all of it: 8 * batch * train_size * dimension operations, gradients
 included, and 8 * batch * train_size bytes at a time.
 
-Beside the comparison's own code: it draws negatives without repeats among the samples of other
-classes, whose labels it knows from the start, and takes the norming constant from the scores that
-it has drawn first; here negatives may repeat, those of the sample's class are not counted, and the
-constant is that of all scores, which the step has at hand. `compatible: repdistiller` draws and
-norms as the code does, as far as labels have been seen: after the first epoch all have.
+Differences from the authors' code. It draws negatives without repeats from the samples of other
+classes, whose labels it knows from the start, and it estimates the normalising constant from its
+first draws. Here negatives may repeat, those of the sample's own class are ignored, and the
+constant is computed from all scores, because the step has them anyway. `compatible: repdistiller`
+draws and normalises as that code does, using the labels seen so far (all of them after one epoch).
 """
 
 from __future__ import annotations

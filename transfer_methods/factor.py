@@ -2,21 +2,21 @@
 
 Kim et al.: Paraphrasing Complex Network: Network Compression via Factor Transfer, NeurIPS 2018,
 equations 1 and 2. In two phases: the paraphraser, an autoencoder of the teacher's stage, is
-trained first, while the student trains on the task alone (as published the student waits, with
+trained first, while the student trains on the task alone (in the paper, the student waits and has
 epochs of its own afterwards); then the student's factors follow the teacher's. Two forms:
 
-`maps`     what the standard CIFAR-100 comparison (Tian et al., ICLR 2020) computes under this
-           name, and what its weight of 200 is for: the squared factors' mean over channels, a
-           map, divided by its norm.
-`vectors`  the paper's equation 2: all of a sample's factors divided by their norm; its authors
-           take a weight of 500.
+`maps`     the loss that the standard CIFAR-100 comparison (Tian et al., ICLR 2020) computes under
+           this name with a weight of 200: a map, the mean over channels of the squared factors,
+           divided by its norm.
+`vectors`  the paper's equation 2: all factors of a sample divided by their norm; its authors use
+           a weight of 500.
 
-Beside the comparison: its paraphraser, like the authors', has no BatchNorm and goes back by
-transposed convolutions; for that it is trained at a fifth of the rate of ResNet students. Here it
-has BatchNorm, so that it trains at the one rate of a matrix. The comparison's student waits for it,
-in 30 epochs before the 240 of its own; its wide ResNet's sum is read before BatchNorm and ReLU; and
-a student's stage is translated before it is made smaller, not after, which costs more.
-`compatible: repdistiller` does as the code does, within one budget.
+Differences from the standard comparison. Its paraphraser, like the authors', has no BatchNorm and
+decodes by transposed convolutions, which requires a fifth of the ResNet students' learning rate.
+Here the paraphraser has BatchNorm, so that it trains at the matrix's one rate. The comparison's
+student waits for the paraphraser during 30 epochs before its own 240. Its wide ResNet's sum is read
+before BatchNorm and ReLU. A student's stage is translated before it is pooled, which costs more
+than afterwards. `compatible: repdistiller` follows the comparison's code, within one budget.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
 Yim et al.: A Gift from Knowledge Distillation, CVPR 2017, equations 1 and 2. In two phases, as
 published: the flow first, then the task alone.
 
-Beside the comparison (Tian et al., ICLR 2020): its weight of 50 multiplies nothing in its code,
-where the flow phase has weight 1, as here. It reads a wide ResNet's sums before BatchNorm and ReLU,
-takes the stem in every case, and refuses networks whose stems or numbers of stages differ; its 30
-epochs of flow, at a constant rate, come before the 240 of the task, where here both share one
-budget. `compatible: repdistiller` compares what the code compares.
+Differences from the standard comparison (Tian et al., ICLR 2020). Its stated weight of 50 is not
+used by its code, whose flow phase has a weight of 1, as here. It reads a wide ResNet's sums before
+BatchNorm and ReLU, always uses the stem, and refuses networks whose stems or numbers of stages
+differ. Its 30 epochs of flow, at a constant rate, precede the 240 epochs of the task; here both
+phases share one budget. `compatible: repdistiller` compares the features that its code compares.
 """
 
 from __future__ import annotations

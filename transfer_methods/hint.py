@@ -1,15 +1,15 @@
 """FitNets' hint throughout the training, beside the task, as later comparisons use it.
 
-Romero et al.: FitNets, ICLR 2015, equation 3, as Tian et al., ICLR 2020, compare it: one phase,
-CE + 100 MSE, with a regressor that normalises and rectifies, without which that weight is too much
-for their learning rate.
+Romero et al.: FitNets, ICLR 2015, equation 3, as in the standard comparison (Tian et al., ICLR
+2020): one phase, CE + 100 MSE. The regressor ends in BatchNorm and ReLU; without them, training
+diverges at that weight and the comparison's learning rate.
 
-Beside the comparison: its code takes the second of the four stages of MobileNetV2 and ResNet-50,
-where `middle` is the third; it reads a wide ResNet's sum before BatchNorm and ReLU, which a
-rectified regressor cannot meet where it is negative; its regressor changes the map's size by
-strides and large kernels, and has a bias, which BatchNorm takes out again. Here the stage counts
-after its activation, and sizes are made equal by pooling, which works at every pair of sizes.
-`compatible: repdistiller` does as the code does.
+Differences from the comparison. Its code uses the second of the four stages of MobileNetV2 and
+ResNet-50, where `middle` is the third. It reads a wide ResNet's sum before BatchNorm and ReLU,
+whose negative values a regressor that ends in ReLU cannot reach. Its regressor changes the map's
+size by strides and large kernels, and has a bias, which BatchNorm removes. Here the stage counts
+after its activation, and sizes are made equal by pooling, which works for every pair of sizes.
+`compatible: repdistiller` follows the comparison's code.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """Intermediate and last layers, for students of another width: stages are embedded first.
 
 Sharma et al., IEEE EDGE 2018, the technique for students of another width; see
-`_intermediate.py`. Of each pair both stages go through a layer of their own: `conv`, a 3x3
-convolution to 64 channels averaged over positions, so that sizes need not agree; or `dense`, one
-layer over the flattened stage. The embeddings' RMSE joins CE and the MSE of logits.
+`_intermediate.py`. Each stage of a pair passes through a layer of its own: `conv`, a 3x3
+convolution to 64 channels, averaged over positions so that sizes may differ; or `dense`, one layer
+over the flattened stage. The RMSE between the two embeddings is added to CE and the MSE of logits.
 
-Here the embeddings are normalised over the batch first, which the study does not do. Both sides are
-trained to agree, and the shortest way there is to shrink both to nothing: as the study has it, all
-pairs together came down to 0.8 % of the loss (0.024 beside a cross-entropy of 1.14 and 1.87 of the
-logits, a shallow VGG on 2,000 images), so that hardly anything was left of the technique but its
-last layer. With mean 0 and deviation 1 of each unit over the batch, neither a smaller scale nor a
-common constant makes the term smaller: it falls where both sides tell the samples apart alike.
-`normalise: sample` takes away the length of each sample's embedding alone, and leaves the way to
-one constant direction open; `normalise: none` is the study's.
+Here the embeddings are first normalised over the batch, which the study does not do. Both sides are
+trained to agree, and they agree soonest by shrinking to nothing. As published, all pairs together
+fell to 0.8 % of the loss (0.024, beside a cross-entropy of 1.14 and 1.87 for the logits; a shallow
+VGG on 2,000 images), so that little but the last layer's term was left. With mean 0 and standard
+deviation 1 of each unit over the batch, neither a smaller scale nor a common constant reduces the
+term: it falls only where both sides distinguish the samples in the same way. `normalise: sample`
+divides each sample's embedding by its length, so that all may still collapse to one direction;
+`normalise: none` is as published.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Intermediate and last layers, one optimiser per layer: each pair updates its own stage only.
 
 Sharma et al., IEEE EDGE 2018, the study's modified technique; see `_intermediate.py`. Each step,
-cross-entropy and logits move all weights, then each pair's RMSE moves the student's stage of that
-pair (and the pair's adaptor) by an optimiser of its own. In the study's code a later gradient sees
-what an earlier optimiser moved; here all gradients of a step are taken at the same weights.
+cross-entropy and logits update all weights; then each pair's RMSE updates the student's stage of
+that pair, and the pair's adaptor, by an optimiser of its own. In the study's code, each gradient is
+computed after the previous optimiser's update; here all gradients of a step are computed at the
+same weights.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Knowledge distillation: the student learns the teacher's softened class probabilities.
 
 Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, section 2. The weights
-are those of the standard CIFAR-100 comparison (Tian et al., ICLR 2020): 0.1 CE + 0.9 T^2 KL, T 4,
-and the loss is equal to that of its code.
+are those of the standard CIFAR-100 comparison (Tian et al., ICLR 2020): 0.1 CE + 0.9 T^2 KL, with
+T = 4. The loss equals that of its code.
 """
 
 from __future__ import annotations

@@ -4,18 +4,19 @@ Lee, Kim, Song: Self-supervised Knowledge Distillation Using Singular Value Deco
 2018, equations 1 to 5: the leading right singular vectors of a stage, the student's aligned to
 the teacher's, and radial-basis correlations between those of consecutive stages.
 
-A singular vector's exact derivative is not finite where singular values meet. Here the vectors
-are the eigenvectors of the channels' Gram matrix, and their derivative that of three steps of
-power iteration: finite everywhere, and close to the exact one where the values are well apart.
+The exact derivative of a singular vector is not finite where singular values are equal. Here the
+vectors are the eigenvectors of the channels' Gram matrix, with the derivative of three steps of
+power iteration. It is finite everywhere, and close to the exact one where the values differ well.
 
-A singular vector has no sign of its own, and the loss sees whether those of two consecutive stages
-have the same one. Here the largest entry is positive, so that after a ReLU, where the leading
-vector's entries all have one sign, no vector is negative. The comparison's code (Tian et al., ICLR
-2020), like the authors', takes the sign that the decomposition happens to return: it changes from
-one sample to the next, and between libraries and machines. So our default stays. The code also
-leaves out VGG's first stage and reads a wide ResNet's sums before BatchNorm and ReLU, and its
-gradient is the exact one. `compatible: repdistiller` takes its stages, and the signs of torch's
-decomposition on this machine.
+The sign of a singular vector is arbitrary, but the loss depends on whether the vectors of two
+consecutive stages have the same sign. Here the largest entry is positive; after a ReLU, the leading
+vector's entries all have one sign, so no vector is negative.
+
+Differences from the standard comparison (Tian et al., ICLR 2020). Its code, like the authors', uses
+whatever sign the decomposition returns, which changes between samples, libraries and machines. It
+also leaves out VGG's first stage, reads a wide ResNet's sums before BatchNorm and ReLU, and uses
+the exact gradient. `compatible: repdistiller` uses the comparison's stages, and the signs of
+torch's decomposition on the machine at hand.
 """
 
 from __future__ import annotations

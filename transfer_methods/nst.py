@@ -3,9 +3,9 @@
 Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017,
 equations 5 and 7: the maximum mean discrepancy with the polynomial kernel (x . y)^2.
 
-Beside the comparison (Tian et al., ICLR 2020): its code leaves out VGG's first stage and reads a
-wide ResNet's sums before BatchNorm and ReLU; here every stage counts, after its activation.
-`compatible: repdistiller` does as the code does.
+Differences from the standard comparison (Tian et al., ICLR 2020). Its code leaves out VGG's first
+stage and reads a wide ResNet's sums before BatchNorm and ReLU; here every stage counts, after its
+activation. `compatible: repdistiller` follows the comparison's code.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Overhaul of feature distillation: compares pre-activations, down to a negative margin.
 
 Heo et al.: A Comprehensive Overhaul of Feature Distillation, ICCV 2019, equations 1 to 4. The
-margin of a channel is the mean of its negative responses; the authors work it out from the
-teacher's batch normalisation, and here it is the mean over what has been seen of the training set,
-which needs nothing of the teacher but its responses.
+margin of a channel is the mean of its negative responses. The authors compute it from the teacher's
+BatchNorm; here it is the mean over the training samples seen so far, which needs only the teacher's
+responses.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV 2018,
 equations 3 to 7, with the cosine kernel (K + 1) / 2.
 
-Beside the comparison (Tian et al., ICLR 2020): its code adds 1e-7 to a norm before it divides by
-it, which changes the loss by about one part in 10^7; here a norm is divided by as it is.
-`compatible: repdistiller` does as the code does.
+Difference from the standard comparison (Tian et al., ICLR 2020). Its code adds 1e-7 to each norm
+before dividing by it, which changes the loss by about one part in 10^7; nothing is added here.
+`compatible: repdistiller` follows the comparison's code.
 """
 
 from __future__ import annotations

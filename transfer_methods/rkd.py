@@ -2,9 +2,10 @@
 
 Park et al.: Relational Knowledge Distillation, CVPR 2019, equations 5 to 9.
 
-Beside the comparison (Tian et al., ICLR 2020): where two samples have equal embeddings, such as two
-of zeros, its code takes their distance for 1e-6 and counts it in the mean; here it is 0 and is not
-counted. Elsewhere both are equal. `compatible: repdistiller` does as the code does.
+Difference from the standard comparison (Tian et al., ICLR 2020). Where two samples have equal
+embeddings (two vectors of zeros, for example), its code sets their distance to 1e-6 and includes it
+in the mean; here the distance is 0 and is left out. Otherwise the losses are equal. `compatible:
+repdistiller` follows the comparison's code.
 """
 
 from __future__ import annotations

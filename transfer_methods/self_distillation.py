@@ -1,8 +1,8 @@
 """Self-distillation: a network's deepest output teaches exits at its earlier stages.
 
 Zhang et al.: Be Your Own Teacher, ICCV 2019, equation 5. No teacher is run. The exits are trained
-beside the student and left out of the export; each is smaller here than the paper's: the mean
-over positions, a layer to the width of the embedding, and a classifier.
+with the student and left out of the export. Each exit is smaller than the paper's: the mean over
+positions, a layer to the width of the embedding, and a classifier.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Tung, Mori: Similarity-Preserving Knowledge Distillation, ICCV 2019, equations 1 to 4.
 
-Beside the comparison (Tian et al., ICLR 2020): its code reads a wide ResNet's last sum before
-BatchNorm and ReLU; here the stage counts after its activation, as the paper has it. `compatible:
-repdistiller` does as the code does.
+Difference from the standard comparison (Tian et al., ICLR 2020). Its code reads a wide ResNet's
+last sum before BatchNorm and ReLU; here the stage counts after its activation, as in the paper.
+`compatible: repdistiller` follows the comparison's code.
 """
 
 from __future__ import annotations

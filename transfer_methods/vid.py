@@ -3,10 +3,10 @@
 Ahn et al.: Variational Information Distillation for Knowledge Transfer, CVPR 2019, equations 5
 and 6: a Gaussian with a mean that is regressed and a variance per channel, both trained.
 
-Beside the comparison (Tian et al., ICLR 2020): its code leaves out VGG's first stage, reads a wide
-ResNet's sums before BatchNorm and ReLU, and its 1x1 convolutions have no bias, so that they cannot
-take in a channel's mean. Here every stage counts, after its activation, and they have one.
-`compatible: repdistiller` does as the code does.
+Differences from the standard comparison (Tian et al., ICLR 2020). Its code leaves out VGG's first
+stage and reads a wide ResNet's sums before BatchNorm and ReLU. Its 1x1 convolutions have no bias,
+so they cannot represent a channel's mean. Here every stage counts, after its activation, and the
+convolutions have a bias. `compatible: repdistiller` follows the comparison's code.
 """
 
 from __future__ import annotations
