@@ -118,6 +118,14 @@ class Student(nn.Module):
         """
 
 
+class Deployable(nn.Module):
+    """A part of a network that is trained in one form and exported in an equal, cheaper one."""
+
+    @abstractmethod
+    def deployed(self) -> nn.Module:
+        """Return what computes the same in evaluation, with the weights as they stand."""
+
+
 class GlobalMean(nn.Module):
     """The mean over a map's pixels: (B, C, H, W) to (B, C)."""
 

@@ -21,6 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from ktbench.export.quiet_output import quiet
+from ktbench.students._contract import Deployable
 from ktbench.tasks._contract import InputSpec
 
 Layout = Literal["NCHW", "NHWC"]
@@ -152,6 +153,15 @@ def plain_copy(student: nn.Module) -> nn.Module:
     return network
 
 
+def _in_deployed_form(student: nn.Module) -> nn.Module:
+    """Return a plain copy in which every part has the form that is exported."""
+    network = plain_copy(student)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, Deployable):
+            network.set_submodule(name, module.deployed())
+    return network
+
+
 def _bake(module: nn.Module, hook: Any) -> None:
     """Replace what a hook computes a weight from by the weight itself."""
     if isinstance(hook, WeightNorm):
@@ -174,7 +184,7 @@ def deploy(
     `moments` are mean and deviation (C,) of the first input's raw training samples; None for what
     takes its inputs as they are.
     """
-    network = plain_copy(student).requires_grad_(False)
+    network = _in_deployed_form(student).requires_grad_(False)
     with torch.no_grad():
         for conv, norm in folding.pairs:
             _fold_pair(network, conv, norm)
@@ -236,7 +246,7 @@ def plan_folding(student: nn.Module, inputs: tuple[InputSpec, ...]) -> Folding:
     """
     network = plain_copy(student)
     try:
-        folding = _from_graph(network, inputs)
+        folding = _from_graph(_in_deployed_form(network), inputs)
         generator = torch.Generator().manual_seed(0)
         first, *others = (_drawn(each, generator) for each in inputs)
         with torch.no_grad():

