@@ -154,7 +154,7 @@ class DataSpec(Record):
 class TrainSpec(Record):
     """Training budget and optimiser, the same for every method of a matrix."""
 
-    added_later: ClassVar = frozenset({"views"})
+    added_later: ClassVar = frozenset({"views", "warmup", "clip_norm"})
 
     epochs: Annotated[Whole, Field(ge=1, le=MOST_EPOCHS)]
     batch_size: Annotated[Whole, Field(ge=1, le=LARGEST_BATCH)] = 64
@@ -170,6 +170,10 @@ class TrainSpec(Record):
     """Fractions of the training after which `step` multiplies the rate by `gamma`."""
     gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
     """Factor of the rate: per milestone for `step`, per epoch for `exponential`."""
+    warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of the training over which the rate rises linearly from 0 to its schedule."""
+    clip_norm: Annotated[Number, Field(gt=0)] | None = None
+    """Largest Euclidean norm of an update's gradient, which is scaled down to it."""
     keep: Literal["last", "best"] = "last"
     """Weights that are exported: the last, or the best on the validation set."""
     views: Count | None = None

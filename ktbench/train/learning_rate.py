@@ -12,7 +12,12 @@ from ktbench.records import TrainSpec
 
 
 def learning_rate(spec: TrainSpec, *, epoch: int, progress: float) -> float:
-    """Return a step's rate: cosine moves with every step, the other schedules with epochs."""
+    """Return a step's rate: cosine and the warm-up move with every step, others with epochs."""
+    rising = min(1.0, progress / spec.warmup) if spec.warmup else 1.0
+    return rising * _scheduled(spec, epoch=epoch, progress=progress)
+
+
+def _scheduled(spec: TrainSpec, *, epoch: int, progress: float) -> float:
     if spec.schedule == "cosine":
         return spec.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
     if spec.schedule == "step":

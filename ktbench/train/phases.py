@@ -24,11 +24,14 @@ class RunningUpdate:
     update: Update
     parameters: list[nn.Parameter]
     optimiser: torch.optim.Optimizer
+    clip_norm: float | None = None
 
     def step(self, gradients: Sequence[Tensor | None], rate: float) -> None:
         """Move the parameters by gradients that were taken before."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm, foreach=True)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
@@ -120,7 +123,8 @@ class PhaseSchedule:
             raise KtbenchError(
                 f"method {self._cell.method.name}: phase {self.current.name!r} trains nothing"
             )
-        return RunningUpdate(update, parameters, make_optimiser(self._cell.train, parameters))
+        train = self._cell.train
+        return RunningUpdate(update, parameters, make_optimiser(train, parameters), train.clip_norm)
 
     # ------------------------------------------------------------ state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,8 @@ from ktbench.students._contract import Features
 from ktbench.teacher.live import Live
 from ktbench.train.learning_rate import learning_rate
 from ktbench.train.method_setup import scope_parameters, similarity
-from ktbench.transfer_methods._contract import Scope
+from ktbench.train.phases import RunningUpdate
+from ktbench.transfer_methods._contract import Scope, Update
 from tests.support.training import HERE, TRAIN, cell, digits, places_in, teacher, train
 
 METHODS = ("none", "kd", "fitnet", "intermediate_last_per_layer")
@@ -440,6 +442,48 @@ def test_learning_rates_follow_their_schedules() -> None:
     assert rate("cosine", 4, 0.5) == pytest.approx(0.5)
     assert [rate("step", e, 0) for e in (4, 5, 6, 7)] == pytest.approx([1, 0.1, 0.01, 0.001])
     assert rate("exponential", 2, 0) == pytest.approx(0.01)
+
+
+def test_a_warm_up_raises_the_rate_to_its_schedule() -> None:
+    def rate(schedule: str, progress: float) -> float:
+        spec = TrainSpec(epochs=8, lr=1.0, schedule=schedule, warmup=0.2)  # type: ignore[arg-type]
+        return learning_rate(spec, epoch=int(8 * progress), progress=progress)
+
+    assert [rate("constant", p) for p in (0, 0.05, 0.1, 0.2, 0.9)] == [0, 0.25, 0.5, 1, 1]
+    assert rate("cosine", 0.1) == pytest.approx(0.5 * 0.5 * (1 + math.cos(0.1 * math.pi)))
+
+
+def test_a_gradient_is_scaled_down_to_its_largest_norm() -> None:
+    def moved(gradient: list[float], clip_norm: float | None) -> Tensor:
+        weights = nn.Parameter(torch.zeros(2))
+        optimiser = torch.optim.SGD([weights], lr=1.0)
+        update = RunningUpdate(Update(), [weights], optimiser, clip_norm)
+        update.step([torch.tensor(gradient)], rate=1.0)
+        return -weights.detach()
+
+    assert moved([3.0, 4.0], None).tolist() == [3.0, 4.0]
+    assert moved([3.0, 4.0], 10.0).tolist() == [3.0, 4.0]
+    assert moved([3.0, 4.0], 1.0).tolist() == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.slow
+def test_a_clipped_training_with_a_warm_up_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    plain = cell("none")
+    settings = plain.train.model_copy(update={"warmup": 0.5, "clip_norm": 0.1})
+    clipped = plain.model_copy(update={"train": settings})
+    assert clipped.key != plain.key
+    whole, unclipped = (
+        _digest(train([one], tmp_path / name)[0])
+        for one, name in ((clipped, "whole"), (plain, "plain"))
+    )
+    assert whole != unclipped
+
+    def interrupt(progress: object) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train([clipped], tmp_path / "halted", report=interrupt, checkpoint_seconds=0.0)
+    assert _digest(train([clipped], tmp_path / "halted")[0]) == whole
 
 
 def test_digests_tell_one_bit() -> None:
