@@ -155,6 +155,8 @@ class TrainSpec(Record):
     """Training budget and optimiser, the same for every method of a matrix."""
 
     added_later: ClassVar = frozenset({"views", "warmup", "clip_norm"})
+    unsaid: ClassVar = ("warmup", "clip_norm")
+    """Fields that records leave out at their default, as records did when there were none."""
 
     epochs: Annotated[Whole, Field(ge=1, le=MOST_EPOCHS)]
     batch_size: Annotated[Whole, Field(ge=1, le=LARGEST_BATCH)] = 64
@@ -179,6 +181,15 @@ class TrainSpec(Record):
     views: Count | None = None
     """Augmentations per image through which epochs cycle, equal for all seeds, so that a teacher's
     outputs can be reused; None draws new ones in every epoch."""
+
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = plain(self)
+        for name in self.unsaid:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                fields.pop(name, None)
+        return fields
 
 
 class TeacherOutputs(Record):
