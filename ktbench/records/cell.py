@@ -182,7 +182,6 @@ class TrainSpec(Record):
     """Augmentations per image through which epochs cycle, equal for all seeds, so that a teacher's
     outputs can be reused; None draws new ones in every epoch."""
 
-
     @model_serializer(mode="wrap")
     def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = plain(self)
