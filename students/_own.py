@@ -6,11 +6,12 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from ktbench.students._contract import Features, Student
+from ktbench.students._found_stages import found_stages
 
 INNER = "network."
 """Prefix of the user's own names in the wrapper's state_dict."""
@@ -19,7 +20,7 @@ INNER = "network."
 def wrap(
     obj: Callable[..., Any],
     *,
-    stages: Sequence[str] | None = None,
+    stages: Sequence[str] | Literal["auto"] | None = None,
     preacts: Sequence[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
     **sizes: int,
@@ -29,15 +30,18 @@ def wrap(
     `obj` is called with the sizes that the data gives (`num_classes` and, for images,
     `in_channels`), as far as it has parameters of these names, and with `arguments`, which come
     first. `stages` are module names (as in
-    `named_modules()`) whose outputs are the stages, in order; `preacts`, as many, those whose
-    outputs are the stages before their activation. A `Student` without named stages is returned
-    as it is.
+    `named_modules()`) whose outputs are the stages, in order, or `auto`: then they are looked for
+    (`_found_stages`); `preacts`, as many, those whose outputs are the stages before their
+    activation. A `Student` without named stages is returned as it is.
     Raises ValueError, with one line, when `obj` cannot be built or a name is not there.
     """
     network = _built(obj, sizes, arguments or {})
-    stages, preacts = _names(stages, "stages"), _names(preacts, "preacts")
+    automatic = stages == "auto"
+    stages, preacts = _names(None if automatic else stages, "stages"), _names(preacts, "preacts")
     if isinstance(network, Student) and not stages and not preacts:
         return network
+    if automatic and "in_channels" in sizes:
+        stages = found_stages(network, sizes)
     if preacts and len(preacts) != len(stages):
         raise ValueError(f"preacts name {len(preacts)} modules for {len(stages)} stages")
     return OwnNetwork(network, num_classes=sizes["num_classes"], stages=stages, preacts=preacts)

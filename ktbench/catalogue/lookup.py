@@ -241,9 +241,11 @@ def _built_student(
 ) -> Student:
     if is_own(name):
         from ktbench.students._own import wrap
+        from ktbench.students._packages import package_of
 
         builder = own_network(name, base)
-        return wrap(builder, **(settings | dict(sizes)))
+        implied = {"stages": "auto"} if package_of(name) is not None else {}
+        return wrap(builder, **(implied | settings | dict(sizes)))
     module = _module("students", "student", _family(name))
     arguments = dict(settings)
     asked = {size: sizes[size] for size in sizes_of(name)}

@@ -1,5 +1,7 @@
 """Networks and methods of a user, named `path/to/file.py:Name` or `package.module:Name`.
 
+Networks of timm and torchvision are named alike, by the package's own name: `timm:resnet18`.
+
 Asking for such an item runs its code: its file or module is imported. Within `no_code` nothing of
 a user's is imported.
 """
@@ -50,6 +52,15 @@ def own_network(name: str, base: str) -> Callable[..., Any]:
     file or a neighbour, in that module or one below it. So a matrix cannot call arbitrary functions
     (`os:system`). Raises KtbenchError.
     """
+    from ktbench.students import _packages
+
+    if _packages.package_of(name) is not None:
+        if _UNSEEN.get():
+            raise KtbenchError(f"{name}: {NOT_LOOKED_AT}")
+        try:
+            return _packages.builder(name)
+        except ValueError as error:
+            raise KtbenchError(f"{name}: {error}") from error
     builder: Callable[..., Any] = own_object(name, base)
     if (reason := _network_objection(builder, name.rpartition(":")[0])) is not None:
         raise KtbenchError(f"{name}: not a network: {reason}")
@@ -114,10 +125,18 @@ def code_digest(name: str, base: str) -> str | None:
     """Digest the file of a user's own item; None for the catalogue's.
 
     The neighbours that a file imports are included, installed packages are not; of a dotted path
-    only the module's file is. No code of a file is run.
+    only the module's file is. No code of a file is run. For a network that a package names it is
+    the package's version.
     """
+    from ktbench.students import _packages
+
     if not is_own(name):
         return None
+    if (package := _packages.package_of(name)) is not None:
+        try:
+            return f"{package} {_packages.version(package)}"
+        except ValueError as error:
+            raise KtbenchError(f"{name}: {error}") from error
     place = name.rpartition(":")[0]
     if place.endswith(".py"):
         path = Path(base, place).resolve()

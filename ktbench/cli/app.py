@@ -23,6 +23,7 @@ _COMMANDS = {
     "pack": "pack:pack",
     "measure": "measure:measure",
     "list": "listing:list_items",
+    "inspect": "inspect:inspect",
     "init": "init:init",
     "schema": "init:schema",
     "devices": "devices:app",
