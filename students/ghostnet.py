@@ -140,4 +140,5 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W'), not activated."""
         residual: Tensor = self.residual(x)
-        return residual + self.shortcut(x)
+        shortcut: Tensor = self.shortcut(x)
+        return residual + shortcut

@@ -73,7 +73,7 @@ class Branches(Deployable):
             unit = torch.eye(wide.out_channels)[:, :, None, None]
             one, shift = _folded(unit, self.identity)
             kernel, bias = kernel + functional.pad(one, (1, 1, 1, 1)), bias + shift
-        fused = nn.Conv2d(wide.in_channels, wide.out_channels, 3, wide.stride, 1)
+        fused = nn.Conv2d(wide.in_channels, wide.out_channels, 3, wide.stride[0], 1)
         fused.weight = nn.Parameter(kernel.float())
         fused.bias = nn.Parameter(bias.float())
         return fused
