@@ -16,7 +16,9 @@ def compare(
     accuracy_drop: Annotated[
         float,
         typer.Option(
-            min=0, metavar="POINTS", help="Allow clear drops of test accuracy up to this."
+            min=0,
+            metavar="POINTS",
+            help="Allow clear losses of test accuracy (or another metric) up to this.",
         ),
     ] = 0.0,
     latency_rise: Annotated[

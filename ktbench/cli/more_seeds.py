@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ktbench import stats
 from ktbench.cli.output import print_line, print_table
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.runner import more_seeds
 
 
@@ -21,7 +21,8 @@ def settle_matrix(
     if as_json:
         print(_as_json(settlement, path))
         return
-    _print_comparisons(settlement)
+    with scores.of(settlement.metric):
+        _print_comparisons(settlement)
     for reason, number in settlement.left.items():
         print_line(f"left out: {numbers.count(number, 'comparison')}: {reason}")
     print_line(f"decided already: {numbers.count(settlement.decided, 'comparison')}")
@@ -41,11 +42,12 @@ def settle_matrix(
 def _print_comparisons(settlement: more_seeds.Settlement) -> None:
     if not settlement.comparisons:
         return
+    gain = f"gain, {scores.unit()}"
     rows = [
         (
             c.student,
             c.method,
-            f"{numbers.points(c.gain)} {numbers.point_interval(c.low, c.high)}".strip(),
+            f"{scores.gain(c.gain)} {scores.gain_interval(c.low, c.high)}".strip(),
             str(c.n),
             str(c.settled_by),
             _seeds(c.seeds),
@@ -56,9 +58,9 @@ def _print_comparisons(settlement: more_seeds.Settlement) -> None:
         f"{numbers.count(len(rows), 'comparison')} to decide, "
         f"with {100 * stats.POWER:.0f} % power if "
         "gain and variance stay the same",
-        ["student", "method", "gain, points", "n", "seeds to decide", "new seeds"],
+        ["student", "method", gain, "n", "seeds to decide", "new seeds"],
         rows,
-        whole=("gain, points",),
+        whole=(gain,),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ktbench.compare.judging import How, Verdict
+from ktbench.records import ACCURACY, Metric
 from ktbench.results import Problem
 from ktbench.stats import LEAST_SEEDS
 
@@ -18,7 +19,7 @@ class Limits:
     """Tolerances: B is a regression where it is worse than A by more than these."""
 
     accuracy_drop: float = 0.0
-    """Points of test accuracy."""
+    """Points of test accuracy, or the unit of another metric."""
     latency_rise: float = 10.0
     """Percent."""
 
@@ -36,16 +37,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Test accuracy of a group as trained, or what an export changes of it."""
+    """Test accuracy, or another metric, of a group as trained, or what an export changes of it."""
 
     group: Group
     export: str
     """Empty for the network as trained. Else `before` and `after` are the exported file's accuracy
-    minus that of the network that it was made of."""
+    minus that of the network that it was made of, above 0 where the file is better."""
     before: float
-    """Mean over the seeds that are compared, in [0, 1]; failed trainings at chance level."""
+    """Mean over the seeds that are compared; failed trainings at chance level."""
     after: float
     difference: float
+    """Above 0 where B is better, whichever way the metric goes."""
     low: float | None
     high: float | None
     how: How
@@ -140,6 +142,8 @@ class Comparison:
     versions: Sequence[Setting]
     only_before: Sequence[Missing]
     only_after: Sequence[Missing]
+    metric: Metric = ACCURACY
+    """What both are judged by."""
     damaged_before: Sequence[Problem] = ()
     """Damaged files of A, which are left out."""
     damaged_after: Sequence[Problem] = ()
@@ -161,7 +165,7 @@ class Comparison:
         """One line for each regression, newly failed cells included."""
         lines = [
             f"{a.group.student} / {self.method(a.group)}{f' as {a.export}' if a.export else ''}: "
-            f"{points(a.difference)} points"
+            f"{self.metric.difference(a.difference)} {self.metric.unit}"
             for a in self.accuracies
             if a.verdict == "regression"
         ]
@@ -182,10 +186,5 @@ class Comparison:
         """The comparison as JSON values, for programs."""
         values = asdict(self)
         values |= {"before": str(self.before), "after": str(self.after)}
+        values["metric"] = self.metric.name
         return {"regressions": self.regressions, **values}
-
-
-def points(difference: float) -> str:
-    """`+2.1` percentage points of a difference of shares, with its sign."""
-    text = f"{abs(100 * difference):.1f}"
-    return text if float(text) == 0 else f"{'+' if difference > 0 else '−'}{text}"

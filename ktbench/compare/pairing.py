@@ -14,7 +14,7 @@ import pandas as pd
 from ktbench.compare.comparison import Accuracy, Comparison, Group, Limits, Missing, Setting, Size
 from ktbench.compare.judging import Difference, Outcomes, difference, verdicts
 from ktbench.compare.latency import latencies
-from ktbench.records import KtbenchError, Plan, Teacher, canonical_json
+from ktbench.records import KtbenchError, Metric, Plan, Teacher, canonical_json
 from ktbench.results import Results, load_results
 
 _GROUP = ["student", "method", "teacher", "budget"]
@@ -28,7 +28,8 @@ def compare(before: Path, after: Path, limits: Limits | None = None) -> Comparis
     """
     limits = limits or Limits()
     sides = _Sides(load_results(before), load_results(after))
-    accuracies = _accuracies(sides, limits.accuracy_drop / 100)
+    metric = sides.metric
+    accuracies = _accuracies(sides, limits.accuracy_drop / metric.scale)
     if not accuracies:
         raise KtbenchError(
             f"{before} and {after}: no student with the same method is trained in both: there is "
@@ -45,6 +46,7 @@ def compare(before: Path, after: Path, limits: Limits | None = None) -> Comparis
         versions=_versions(sides.before, sides.after),
         only_before=_missing(sides.before, sides.after),
         only_after=_missing(sides.after, sides.before),
+        metric=metric,
         damaged_before=sides.before.problems,
         damaged_after=sides.after.problems,
     )
@@ -60,6 +62,17 @@ def _damage_told(sides: _Sides) -> str:
 class _Sides:
     before: Results
     after: Results
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of both; raises KtbenchError where they are judged by two."""
+        one, other = self.before.metric, self.after.metric
+        if one.model_copy(update={"chance": other.chance}) != other:
+            raise KtbenchError(
+                f"A is judged by {one.name}, B by {other.name}: figures of two metrics cannot be "
+                "compared"
+            )
+        return one
 
     @cached_property
     def trained(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -86,6 +99,8 @@ class _Sides:
 def _accuracies(sides: _Sides, limit: float) -> list[Accuracy]:
     """Compare accuracies as trained, then the change by export; each is a family of its own."""
     trained = _family(*sides.trained, _GROUP, "accuracy_itt", limit)
+    figure = sides.metric.quality
+    trained = [replace(r, before=figure(r.before), after=figure(r.after)) for r in trained]
     exported = _family(*sides.exported, [*_GROUP, "export"], "change", limit)
     planned = [_planned(side) for side in (sides.before, sides.after)]
     rows = []

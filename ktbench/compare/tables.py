@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ktbench.compare.comparison import Accuracy, Comparison, Latency, Missing, Setting, points
+from ktbench.compare.comparison import Accuracy, Comparison, Latency, Missing, Setting
 from ktbench.compare.judging import Verdict
+from ktbench.records import Metric
 from ktbench.results import Problem
 from ktbench.stats import FIRST_SEEDS, LEAST_SEEDS
 
@@ -20,7 +21,7 @@ _SAME_SIZE = 0.005
 
 _TOGETHER = "An interval is its row's own; the last column judges all rows together (Holm)."
 
-_AT_CHANCE = "A training that its own technique ended counts at chance level, 1 / classes."
+_AT_CHANCE = "A training that its own technique ended counts at chance level"
 
 _DOUBT = " †"
 """Mark of a measurement with a warning, or one that is not valid; its reason stands in the row."""
@@ -68,10 +69,13 @@ def sheets(comparison: Comparison) -> list[Sheet]:
 
 def summary(comparison: Comparison) -> list[str]:
     """Summary lines: counts of verdicts, then the regressions beyond what is allowed."""
+    metric = comparison.metric
     trained = [a for a in comparison.accuracies if not a.export]
     same = sum(a.same_weights for a in trained)
     seeds = sum(a.n_after if a.how == "paired" else 0 for a in trained)
-    lines = [f"Test accuracy: {_counted(trained)}; the same weights in {same} of {seeds} cells."]
+    lines = [
+        f"Test {metric.word}: {_counted(trained)}; the same weights in {same} of {seeds} cells."
+    ]
     failed = [
         sum(side)
         for side in zip(*((a.failed_before, a.failed_after) for a in trained), strict=True)
@@ -86,7 +90,8 @@ def summary(comparison: Comparison) -> list[str]:
             files = "file" if len(damaged) == 1 else "files"
             lines.append(f"{side}: {len(damaged)} damaged {files} left out; see `ktbench verify`.")
     limits = comparison.limits
-    allowed = f"{limits.accuracy_drop:g} points of accuracy or {limits.latency_rise:g} % of latency"
+    unit = metric.word if metric.unit == metric.word else f"{metric.unit} of {metric.word}"
+    allowed = f"{limits.accuracy_drop:g} {unit} or {limits.latency_rise:g} % of latency"
     worse = comparison.regressions
     if not worse:
         return [*lines, f"No regression beyond {allowed}."]
@@ -111,15 +116,16 @@ def _left_out(shown: int, total: int) -> str:
 
 
 def _accuracy_sheet(accuracies: Sequence[Accuracy], comparison: Comparison) -> Sheet | None:
+    metric = comparison.metric
     failing = any(a.failed_before or a.failed_after for a in accuracies)
     rows = [
         [
             a.group.student,
             comparison.method(a.group),
-            f"{100 * a.before:.1f}",
-            f"{100 * a.after:.1f}",
+            metric.bare(a.before),
+            metric.bare(a.after),
             *([_failed(a)] if failing else []),
-            *_change(a),
+            *_change(a, metric),
         ]
         for a in _sorted(accuracies, lambda a: a.difference)[:ROWS_SHOWN]
     ]
@@ -127,41 +133,49 @@ def _accuracy_sheet(accuracies: Sequence[Accuracy], comparison: Comparison) -> S
         return None
     notes = ["n as A/B: too few seeds in common to pair them."] if _unpaired(accuracies) else []
     notes += [_TOGETHER] if any(map(_clear_alone, accuracies)) else []
-    notes += [_AT_CHANCE] if failing else []
+    notes += [f"{_AT_CHANCE}{', 1 / classes' * (metric.chance is None)}."] if failing else []
     if few := sum(a.too_few for a in accuracies):
         notes.append(_too_few(few))
     note = " ".join([*notes, _left_out(len(rows), len(accuracies))]).strip()
-    heads = ["student", "method", "A, %", "B, %", *(["failed, A → B"] if failing else [])]
-    heads += ["change, points", "n", ""]
-    return Sheet("Test accuracy", heads, rows, 2, note)
+    if metric.better == "less":
+        note = (
+            f"Less {metric.word} is better: a change above 0 is one for the better. {note}".strip()
+        )
+    sides = ["A, %", "B, %"] if metric.digits is None else ["A", "B"]
+    heads = ["student", "method", *sides, *(["failed, A → B"] if failing else [])]
+    heads += [f"change, {metric.unit}", "n", ""]
+    return Sheet(f"Test {metric.word}", heads, rows, 2, note)
 
 
 def _export_sheet(accuracies: Sequence[Accuracy], comparison: Comparison) -> Sheet | None:
+    metric = comparison.metric
     clear = [a for a in accuracies if a.verdict in ("regression", "worse", "better")]
     rows = [
         [
             a.group.student,
             comparison.method(a.group),
             a.export,
-            points(a.before),
-            points(a.after),
-            *_change(a),
+            metric.difference(a.before),
+            metric.difference(a.after),
+            *_change(a, metric),
         ]
         for a in _sorted(clear, lambda a: a.difference)[:ROWS_SHOWN]
     ]
     if not rows:
         return None
     note = f"The clear ones of {len(accuracies):,}. {_left_out(len(rows), len(clear))}".strip()
-    heads = ["student", "method", "export", "A", "B", "change, points", "n", ""]
-    return Sheet("Effect of export on test accuracy, in points", heads, rows, 3, note)
+    heads = ["student", "method", "export", "A", "B", f"change, {metric.unit}", "n", ""]
+    title = f"Effect of export on test {metric.word}, in {metric.unit}"
+    return Sheet(title, heads, rows, 3, note)
 
 
-def _change(accuracy: Accuracy) -> list[str]:
-    mean = points(accuracy.difference)
+def _change(accuracy: Accuracy, metric: Metric) -> list[str]:
+    written = metric.difference
+    mean = written(accuracy.difference)
     if accuracy.low is not None and accuracy.high is not None:
-        mean += f" [{points(accuracy.low)}, {points(accuracy.high)}]"
+        mean += f" [{written(accuracy.low)}, {written(accuracy.high)}]"
     if accuracy.arrived is not None:
-        mean += f"; {points(accuracy.arrived)} among seeds that finished"
+        mean += f"; {written(accuracy.arrived)} among seeds that finished"
     sides = [
         f"{n} of {planned}" if n < planned else f"{n}"
         for n, planned in (

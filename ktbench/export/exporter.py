@@ -304,9 +304,13 @@ def _described(
         **({"input": inputs[0]} if len(inputs) == 1 else {"inputs": inputs}),
         "output": {
             "name": "logits",
-            "shape": [batch, len(dataset.classes)],
+            "shape": [batch, signature.outputs],
             "dtype": "float32",
-            "meaning": "one logit per label, before softmax",
+            **(
+                {"meaning": "one logit per label, before softmax"}
+                if dataset.task.top_class
+                else {"meaning": "as the metric reads them", "reduction": "none"}
+            ),
         },
         "provenance": {
             "cell_key": cell.key,
@@ -324,7 +328,7 @@ def _described(
             "tolerance": artifact.tolerance.model_dump(mode="json"),
             "validation_accuracy": artifact.validation_accuracy,
             "test_accuracy": artifact.test_accuracy,
-            "metric": dataset.task.metric,
+            "metric": dataset.task.metric.name,
         },
     }
 

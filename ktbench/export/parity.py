@@ -38,6 +38,7 @@ class Parity:
     max_difference: float
     relative_difference: float
     validation_accuracy: float
+    """The task's metric."""
     test_accuracy: float
 
     def beyond(self, tolerance: Tolerance) -> str | None:
@@ -79,9 +80,15 @@ def check(writer: Writer, model: bytes, dataset: Dataset, reference: Floats) -> 
         agreement=task.agreement(names, ours),
         max_difference=difference,
         relative_difference=difference / spread,
-        validation_accuracy=task.score(names, dataset.labels("validation")),
-        test_accuracy=task.score(task.predictions(torch.from_numpy(test)), dataset.labels("test")),
+        validation_accuracy=score(dataset, "validation", validation),
+        test_accuracy=score(dataset, "test", test),
     )
+
+
+def score(dataset: Dataset, split: Split, outputs: Floats) -> float:
+    """Return the task's metric of a file's outputs over a whole split."""
+    labels = dataset.labels(split)
+    return dataset.task.score(dataset.task.per_sample(torch.from_numpy(outputs), labels), labels)
 
 
 def raw_samples(

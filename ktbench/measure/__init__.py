@@ -4,7 +4,7 @@ Every repeat is a fresh process on the device; the artifacts take turns, so that
 alike; load, first inference and steady state are three figures; every raw sample is kept.
 """
 
-from ktbench.measure.accuracy import BoardAccuracy, evaluate
+from ktbench.measure.accuracy import BoardAccuracy, Judge, evaluate
 from ktbench.measure.check import Check, check
 from ktbench.measure.job import Job, distinct, job_of, measurement_id
 from ktbench.measure.model_files import measure_file, measure_files
@@ -18,6 +18,7 @@ __all__ = [
     "Budget",
     "Check",
     "Job",
+    "Judge",
     "check",
     "distinct",
     "evaluate",

@@ -1,28 +1,43 @@
-"""Accuracy on the board: an artifact's classes over a whole evaluation set."""
+"""Quality on the board: an artifact's answers over a whole evaluation set, judged here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ktbench.devices._contract import AnswerError, DeviceError, Lease, Transport
-from ktbench.measure.agent_schema import Evaluated
+from ktbench.measure.agent_schema import Evaluated, Reduction
 from ktbench.measure.job import Array, Arrays, Job
 from ktbench.measure.retry import patiently
 from ktbench.measure.target import Target, opened
 from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError
 
-Classes = NDArray[np.integer]
-Score = Callable[[Classes, Classes], float]
-"""A metric of the classes that are named, and the labels."""
+Answers = NDArray[Any]
+"""Classes (N,), or outputs (N, K)."""
 
 
-def share(classes: Classes, labels: Classes) -> float:
+def share(classes: Answers, labels: Answers) -> float:
     """Return the share of inputs of which both say the same."""
     return float((classes == labels).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """How answers are judged; by default classes, by the share of the right ones."""
+
+    score: Callable[[Answers, NDArray[Any]], float] = share
+    """The metric of answers and labels."""
+    agreement: Callable[[Answers, Answers], float] = share
+    """Share of inputs of which two networks say the same, from their answers."""
+    reduction: Reduction = "top1"
+    """What the device sends back: the top class of each input, or all outputs."""
+
+
+JUDGE = Judge()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +60,16 @@ def evaluate(
     device: DeviceSpec,
     jobs: Sequence[Job],
     inputs: Array | Arrays,
-    labels: NDArray[np.integer],
-    expected: Sequence[NDArray[np.integer] | None] | None = None,
+    labels: NDArray[Any],
+    expected: Sequence[Answers | None] | None = None,
     *,
     transport: Transport | None = None,
     lease: Lease | None = None,
-    score: Score = share,
+    judge: Judge = JUDGE,
 ) -> Iterator[BoardAccuracy | Failure]:
-    """Quality of artifacts of one format over inputs (N, ...) in their layout, labels (N,).
+    """Quality of artifacts of one format over inputs (N, ...) in their layout, labels (N, ...).
 
-    `score` is the metric of what is said and the labels; the share of right classes when not
-    given. `expected` are classes (N,) that the host names, one array per job. One result per job,
+    `expected` are the host's answers, one array per job. One result per job,
     in their order; all artifacts of a call share one process on the device, as nothing is timed,
     unless that ends without an answer: then each has a process of its own.
     """
@@ -66,7 +80,7 @@ def evaluate(
     try:
         with opened(device, transport, lease) as target:
             target.look()  # a board that was never there is not waited for
-            answers = _answers(target, jobs, inputs)
+            answers = _answers(target, jobs, inputs, judge.reduction)
     except (DeviceError, KtbenchError) as error:
         yield from (_failure(device, job, str(error)) for job in jobs)
         return
@@ -75,19 +89,19 @@ def evaluate(
         if isinstance(answer, DeviceError):
             yield _failure(device, job, str(answer))
         else:
-            yield _result(device, job, answer, (labels, reference), score)
+            yield _result(device, job, answer, (labels, reference), judge)
 
 
 def _answers(
-    target: Target, jobs: Sequence[Job], inputs: Array | Arrays
+    target: Target, jobs: Sequence[Job], inputs: Array | Arrays, reduction: Reduction
 ) -> list[Evaluated | DeviceError]:
     """One answer per job, each about that job's artifact alone; DeviceError for a lost device."""
     try:
-        whole = patiently(lambda: target.evaluate(jobs, inputs))
+        whole = patiently(lambda: target.evaluate(jobs, inputs, reduction))
     except AnswerError as error:
         if len(jobs) == 1:
             return [error]
-        return [answer for job in jobs for answer in _answers(target, [job], inputs)]
+        return [answer for job in jobs for answer in _answers(target, [job], inputs, reduction)]
     return [whole.model_copy(update={"artifacts": [entry]}) for entry in whole.artifacts]
 
 
@@ -100,16 +114,22 @@ def _result(
     device: DeviceSpec,
     job: Job,
     answer: Evaluated,
-    references: tuple[NDArray[np.integer], NDArray[np.integer] | None],
-    score: Score,
+    references: tuple[NDArray[Any], Answers | None],
+    judge: Judge,
 ) -> BoardAccuracy | Failure:
     labels, expected = references
     (entry,) = answer.artifacts
-    if entry.top1 is None:
-        return _failure(device, job, entry.error or "the agent names no classes")
-    classes = np.asarray(entry.top1)
-    if classes.shape != labels.shape:
-        return _failure(device, job, f"{len(labels)} classes expected, {len(classes)} came back")
+    try:
+        answers = entry.answers(judge.reduction)
+    except ValueError as error:
+        return _failure(device, job, f"malformed outputs: {error}")
+    if answers is None:
+        what = "classes" if judge.reduction == "top1" else "outputs"
+        return _failure(device, job, entry.error or f"the agent names no {what}")
+    if len(answers) != len(labels):
+        return _failure(device, job, f"{len(labels)} answers expected, {len(answers)} came back")
+    if not np.isfinite(answers).all():
+        return _failure(device, job, "outputs are not finite")
     return BoardAccuracy(
         device=device.name,
         cell_key=job.cell_key,
@@ -119,6 +139,6 @@ def _result(
         runtime_version=answer.runtime_version,
         provider=entry.provider,
         inputs=len(labels),
-        accuracy=score(classes, labels),
-        agreement=None if expected is None else share(classes, expected),
+        accuracy=judge.score(answers, labels),
+        agreement=None if expected is None else judge.agreement(answers, expected),
     )

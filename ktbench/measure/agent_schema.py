@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, TypeVar
+from base64 import b64decode
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from pydantic import (
 from ktbench.devices._contract import AnswerError
 from ktbench.measure.time_budget import MAX_RUNS
 
+Reduction = Literal["top1", "none"]
+"""What a device sends back of its outputs: the top class of each input, or all of them."""
 MAX_FACTS = 1 << 16
 """Bytes of JSON that a board may tell about itself at a time."""
 
@@ -169,11 +172,26 @@ class Bench(_Answer):
 
 
 class EvaluatedArtifact(_Answer):
-    """The classes that an artifact predicts, or why there are none."""
+    """The classes that an artifact predicts, or all of its outputs; or why there are none."""
 
     top1: list[int] | None = None
+    outputs: str | None = None
+    """Outputs, row by row, as little-endian float32 in base 64."""
+    shape: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
     provider: Text = ""
     error: Text | None = None
+
+    def answers(self, reduction: Reduction) -> NDArray[Any] | None:
+        """Return classes (N,), or outputs (N, K) without a reduction; None where there are none.
+
+        Raises ValueError for outputs that do not fill their shape.
+        """
+        if reduction == "top1":
+            return None if self.top1 is None else np.asarray(self.top1)
+        if self.outputs is None or self.shape is None:
+            return None
+        rows = np.frombuffer(b64decode(self.outputs, validate=True), dtype="<f4")
+        return rows.astype(np.float32).reshape(self.shape)
 
 
 class Evaluated(_Answer):

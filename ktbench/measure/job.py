@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,14 @@ CHECKED_INPUTS = 16
 
 LENIENT = Tolerance(agreement=0.98, difference=None)
 """Tolerance of a job that names none."""
+
+Agreement = Callable[[NDArray[Any], NDArray[Any]], float]
+
+
+def same_top_class(outputs: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return the share of rows (N, K) whose largest output is the same."""
+    return float((outputs.argmax(axis=1) == expected.argmax(axis=1)).mean())
+
 
 Array = NDArray[np.generic]
 Arrays = dict[str, NDArray[Any]]
@@ -41,6 +49,8 @@ class Job:
     inputs: Array | Arrays | None = None
     expected: NDArray[np.floating] | None = None
     tolerance: Tolerance = LENIENT
+    agreement: Agreement = same_top_class
+    """Share of samples of which two arrays of outputs say the same."""
 
 
 def job_of(
@@ -48,6 +58,7 @@ def job_of(
     folder: Path,
     inputs: Array | Arrays | None = None,
     expected: NDArray[np.floating] | None = None,
+    agreement: Agreement = same_top_class,
 ) -> Job:
     """Return the job of an artifact in a results folder; raw inputs are in its own layout."""
     return Job(
@@ -59,6 +70,7 @@ def job_of(
         inputs=None if inputs is None else first_of(inputs),
         expected=None if expected is None else expected[:CHECKED_INPUTS],
         tolerance=artifact.tolerance,
+        agreement=agreement,
     )
 
 

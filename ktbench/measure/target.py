@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ktbench import catalogue
 from ktbench.devices._contract import AnswerError, Blob, DeviceError, Lease, Profile, Transport
 from ktbench.devices.transport import open_transport
-from ktbench.measure.agent_schema import Bench, Evaluated, Probe, parse
+from ktbench.measure.agent_schema import Bench, Evaluated, Probe, Reduction, parse
 from ktbench.measure.job import Array, Arrays, Job, first_of
 from ktbench.measure.time_budget import MAX_RUNS, Budget
 from ktbench.records import DeviceSpec, KtbenchError, Origin
@@ -108,8 +108,10 @@ class Target:
             "batch": self.spec.batch_size if self.spec.scenario == "offline" else None,
         }
 
-    def evaluate(self, jobs: Sequence[Job], inputs: Array | Arrays) -> Evaluated:
-        """Return the classes that artifacts of one format predict for the inputs (N, ...)."""
+    def evaluate(
+        self, jobs: Sequence[Job], inputs: Array | Arrays, reduction: Reduction = "top1"
+    ) -> Evaluated:
+        """Return what artifacts of one format give for the inputs (N, ...), reduced as asked."""
         artifacts, stack = [read_artifact(job) for job in jobs], npy(inputs)
         task = {
             "task": "evaluate",
@@ -119,6 +121,7 @@ class Target:
             "runtimes": list(self.profile.runtimes),
             "threads": max(self.spec.threads),
             "provider": self.spec.provider,
+            "reduction": reduction,
         }
         answer = parse(Evaluated, self._run(task, [*artifacts, stack], EVALUATE_S))
         if len(answer.artifacts) != len(jobs):

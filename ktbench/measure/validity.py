@@ -70,15 +70,14 @@ def judge(
 
 
 def agreement(answer: Bench, job: Job) -> tuple[float, int] | None:
-    """Return the share of inputs with the expected class, and their number; None if unknown."""
+    """Return the share of inputs with the expected answer, and their number; None if unknown."""
     if job.expected is None or answer.outputs is None:
         return None
     count = min(len(answer.outputs), len(job.expected))
     outputs = np.asarray(answer.outputs[:count])
     if outputs.shape != job.expected[:count].shape:
         return 0.0, count
-    same = outputs.argmax(axis=1) == job.expected[:count].argmax(axis=1)
-    return float(same.mean()), count
+    return job.agreement(outputs, job.expected[:count]), count
 
 
 def _board_reasons(repeats: Sequence[Bench]) -> Iterator[str]:

@@ -41,6 +41,7 @@ from ktbench.records.cell import (
     Window,
 )
 from ktbench.records.measurement import Measurement, Origin, Statistic, Validity
+from ktbench.records.metric import ACCURACY, Metric
 from ktbench.records.outcome import (
     Accuracies,
     ArithmeticVerdict,
@@ -73,6 +74,7 @@ from ktbench.records.run_options import (
 )
 
 __all__ = [
+    "ACCURACY",
     "BASELINE",
     "IMAGES",
     "OWN_ERRORS",
@@ -106,6 +108,7 @@ __all__ = [
     "Limits",
     "Look",
     "Measurement",
+    "Metric",
     "Name",
     "NumericSpec",
     "Origin",

@@ -69,6 +69,8 @@ Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, le=1e18)]
 """Seconds, milliseconds, joules: finite and never negative."""
+Figure = Annotated[float, Field(ge=-1e18, le=1e18)]
+"""A figure of a task's metric; its range is the metric's (`Metric.objection`)."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 """16 hexadecimal digits."""
 Name = Annotated[str, AfterValidator(_one_line_name), Field(max_length=4_096)]

@@ -11,6 +11,7 @@ from ktbench.records.bounds import (
     Amount,
     Count,
     Facts,
+    Figure,
     Inside,
     Moment,
     Name,
@@ -113,8 +114,8 @@ class Measurement(Record):
     where there was no reference."""
     checked_inputs: Count = 0
     """Inputs whose outputs on the device were compared with the reference."""
-    test_accuracy: Share | None = None
-    """Top-1 accuracy on the device over the test set; None where it was not asked for."""
+    test_accuracy: Figure | None = None
+    """The task's metric on the device over the test set; None where it was not asked for."""
     test_agreement: Share | None = None
     """Share of the test set on which the device and torch name the same class."""
     test_inputs: Count = 0

@@ -6,13 +6,14 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ktbench.records.base import SCHEMA, Record
 from ktbench.records.bounds import (
     Amount,
     Count,
     Digest,
+    Figure,
     Inside,
     Moment,
     Name,
@@ -22,6 +23,7 @@ from ktbench.records.bounds import (
 )
 from ktbench.records.cell import Cell
 from ktbench.records.measurement import Origin
+from ktbench.records.metric import Metric
 from ktbench.records.run_options import ExportSpec
 
 Stage = Literal["plan", "data", "teacher", "train", "export", "measure"]
@@ -54,19 +56,34 @@ class Cost(Record):
 
 
 class Accuracies(Record):
-    """Top-1 accuracies in [0, 1]; `best` is chosen on validation, test is read once, at the end."""
+    """Figures of the task's metric, for images top-1 accuracies.
 
-    validation_last: Share
-    validation_best: Share
+    `best` is chosen on validation; test is read once, at the end. What figures there can be, and
+    which way is better, the folder's lock says (`objection`).
+    """
+
+    validation_last: Figure
+    validation_best: Figure
     best_epoch: Count
-    test_last: Share
-    test_best: Share
+    test_last: Figure
+    test_best: Figure
+    beside_last: dict[Name, Figure] = Field(default_factory=dict)
+    """Second figures of the test set by name, where the task has any."""
+    beside_best: dict[Name, Figure] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _best_is_best(self) -> Self:
-        if self.validation_best < self.validation_last:
-            raise ValueError("the best validation accuracy is below the last one")
-        return self
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave second figures unsaid where there are none, as older records do."""
+        return {name: value for name, value in plain(self).items() if value != {}}
+
+    def objection(self, metric: Metric) -> str | None:
+        """Say which of the figures cannot be those of a metric, and why; None if all can."""
+        for name in ("validation_last", "validation_best", "test_last", "test_best"):
+            if reason := metric.objection(getattr(self, name)):
+                return f"{name} {reason}"
+        if metric.quality(self.validation_best) < metric.quality(self.validation_last):
+            return f"the best validation {metric.word} is worse than the last one"
+        return None
 
 
 LayoutName = Literal["channels_last", "contiguous", "contiguous_without_onednn"]
@@ -215,8 +232,8 @@ class Artifact(Record):
     max_difference: Amount
     """Largest absolute difference of logits over the validation set."""
     tolerance: Tolerance
-    validation_accuracy: Share
-    test_accuracy: Share
+    validation_accuracy: Figure
+    test_accuracy: Figure
     runtime: Words
     """Runtime of the check, with its version."""
     seconds: Amount

@@ -1,7 +1,8 @@
 """Frames behind the report: gains, convergence, costs, deployments, integrity.
 
-A *group* is (student, method, teacher) over all seeds. Choices are made on validation accuracy;
-test accuracy is only reported.
+A *group* is (student, method, teacher) over all seeds. Choices are made on the validation set; the
+test set is only reported. What frames call an accuracy is the task's metric as a quality, of which
+more is better (`Results.cells`).
 """
 
 from __future__ import annotations
@@ -285,7 +286,8 @@ class Analysis:
         _bound(frame, cells["accuracy"], number)
         frame = frame.join(_failures(cells, number))
         pairs = _pairs(cells, number)
-        return frame.join(judged(pairs, ~frame["is_baseline"].to_numpy(dtype=bool)))
+        compared = ~frame["is_baseline"].to_numpy(dtype=bool)
+        return frame.join(judged(pairs, compared, self.task.metric.step / 2))
 
     @staticmethod
     def _groups(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[int]]:

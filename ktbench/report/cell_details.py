@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ktbench.records import Cell, Checkpoint, Ensemble, Pairing, Result, Teacher, canonical_json
-from ktbench.report import gain_words, numbers
+from ktbench.report import gain_words, numbers, scores
 from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.document import Box, Page, Row, Table, rows_of
 from ktbench.report.measured_details import measured_tables
@@ -97,11 +97,13 @@ def _over_seeds(group: Row) -> Facts:
     """Means of all seeds with their intervals: what a single seed is to be read beside."""
     bounds = (group[f"accuracy{end}"] for end in ("", "_low", "_high"))
     n = f"n = {group['trained']}" + ("" if group["trained"] == 1 else ", mean")
-    facts = [["test accuracy, all seeds", f"{numbers.percent_interval(*bounds)} ({n})"]]
+    facts = [[f"test {scores.word()}, all seeds", f"{scores.figure_interval(*bounds)} ({n})"]]
     if not group["is_baseline"] and group["n"]:
-        interval = numbers.point_interval(group["gain_low"], group["gain_high"])
-        gain = f"{numbers.points(group['gain'])} {interval}".strip()
-        words = gain_words.with_arrived(f"{gain} points ({gain_words.counted(group)})", group)
+        interval = scores.gain_interval(group["gain_low"], group["gain_high"])
+        gain = f"{scores.gain(group['gain'])} {interval}".strip()
+        words = gain_words.with_arrived(
+            f"{gain} {scores.unit()} ({gain_words.counted(group)})", group
+        )
         facts.append(["gain over no transfer, all seeds", words])
     if group["own_failures"]:
         facts.append(["failed seeds", gain_words.failed_box(group, bounded=True).text])
@@ -114,22 +116,36 @@ def _outcome(row: Row, result: Result | None) -> Facts:
     if checkpoint is None:
         return facts
     accuracy, cost = checkpoint.accuracy, checkpoint.cost
-    gain = numbers.points(row["gain"])
-    facts += [["test accuracy, this seed", numbers.percent(row["accuracy"])]]
+    gain = scores.gain(row["gain"])
+    facts += [[f"test {scores.word()}, this seed", scores.figure(row["accuracy"])]]
     if row["gain"] == row["gain"] and not row["is_baseline"]:
-        facts.append(["gain over no transfer, this seed", f"{gain} points"])
+        facts.append(["gain over no transfer, this seed", f"{gain} {scores.unit()}"])
     return [
         *facts,
-        ["validation", numbers.percent(row["validation"])],
-        ["validation, best", f"{numbers.percent(accuracy.validation_best)}, {_epoch(checkpoint)}"],
+        ["validation", scores.figure(row["validation"])],
+        [
+            "validation, best",
+            f"{scores.metric().written(accuracy.validation_best)}, {_epoch(checkpoint)}",
+        ],
         ["parameters", f"{checkpoint.parameters:,}"],
         ["training", f"{numbers.seconds(cost.seconds)} alone, {checkpoint.epochs} epochs"],
         ["teacher's share", numbers.seconds(cost.teacher_seconds)],
         ["really took", numbers.seconds(cost.shared_seconds)],
         ["FLOPs", f"{numbers.scaled(cost.flops)}; teacher's {numbers.scaled(cost.teacher_flops)}"],
+        *_beside(checkpoint),
         *_layout(checkpoint),
         ["weights' digest", checkpoint.digest],
     ]
+
+
+def _beside(checkpoint: Checkpoint) -> Facts:
+    """Second figures of the test set, after the last epoch and after the best."""
+    last, best = checkpoint.accuracy.beside_last, checkpoint.accuracy.beside_best
+    return [
+        [f"test {name}", f"{numbers.significant(last[name], 4)}; after the best epoch "
+         f"{numbers.significant(best.get(name), 4)}"]
+        for name in last
+    ]  # fmt: skip
 
 
 def _layout(checkpoint: Checkpoint) -> Facts:
@@ -153,7 +169,7 @@ def _exports(result: Result | None) -> dict[str, Any] | None:
         "size",
         "agreement",
         "largest logit difference",
-        "test accuracy",
+        f"test {scores.word()}",
         "checked in",
     ]
     rows = [
@@ -163,7 +179,7 @@ def _exports(result: Result | None) -> dict[str, Any] | None:
             f"{numbers.percent(a.agreement)} (≥ {numbers.percent(a.tolerance.agreement)})",
             numbers.small(a.max_difference)
             + (f" (≤ {numbers.small(a.tolerance.difference)} σ)" if a.tolerance.difference else ""),
-            numbers.percent(a.test_accuracy),
+            scores.metric().written(a.test_accuracy),
             a.runtime,
         ]
         for a in result.artifacts
@@ -214,7 +230,7 @@ def _shared_facts(
         start = result.start
         facts = [
             ["replaced blocks", ", ".join(start.used) or "none"],
-            ["as assembled", f"test {numbers.percent(start.test)}"],
+            ["as assembled", f"test {scores.metric().written(start.test)}"],
             ["training of the blocks", numbers.seconds(start.seconds)],
         ]
         yield {"title": "First weights", "facts": facts}
@@ -268,7 +284,7 @@ def _teacher(teacher: Teacher, checkpoint: Checkpoint | None) -> Facts:
         return facts
     return [
         *facts,
-        ["test accuracy", numbers.percent(checkpoint.accuracy.test_last)],
+        [f"test {scores.word()}", scores.metric().written(checkpoint.accuracy.test_last)],
         ["parameters", f"{checkpoint.parameters:,}"],
         ["training", f"{numbers.seconds(checkpoint.cost.seconds)}, {checkpoint.epochs} epochs"],
         ["weights' digest", checkpoint.digest],
@@ -318,7 +334,7 @@ def _curve(columns: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
         "epoch": [int(e) for e in columns["epoch"][at]],
         "of": total,
-        "accuracy": _rounded(columns["validation_accuracy"][at]),
+        "accuracy": _rounded(scores.metric().sign * columns["validation_accuracy"][at]),
         "losses": {n: v for n, v in losses.items() if any(x is not None for x in v)},
         "phases": [[int(columns["epoch"][i]), str(phase[i])] for i in changes],
     }

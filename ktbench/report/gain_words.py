@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.document import Box, Row
 
 
@@ -31,8 +31,8 @@ def arrived(row: Row) -> str:
     """`+1.9 [+0.4, +3.4] among seeds that finished`; empty unless some seeds failed, some not."""
     if not failures(row) or not row["arrived"]:
         return ""
-    bounds = numbers.point_interval(row["protocol_low"], row["protocol_high"])
-    return f"{numbers.points(row['protocol_gain'])} {bounds}".strip() + " among seeds that finished"
+    bounds = scores.gain_interval(row["protocol_low"], row["protocol_high"])
+    return f"{scores.gain(row['protocol_gain'])} {bounds}".strip() + " among seeds that finished"
 
 
 def with_arrived(words: str, row: Row) -> str:
@@ -44,7 +44,7 @@ def beside(words: str, row: Row) -> str:
     """A gain for a narrow column: `−32.6 [−60.1, +7.0], finished −2.6`."""
     if not failures(row) or not row["arrived"]:
         return words
-    return f"{words}, finished {numbers.points(row['protocol_gain'])}"
+    return f"{words}, finished {scores.gain(row['protocol_gain'])}"
 
 
 def seeds_box(row: Row) -> Box:

@@ -12,6 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ktbench.report import scores
 from ktbench.report.document import ROWS_SHOWN, Cards, Figure, Note, Page, Part, Table
 
 _HERE = Path(__file__).parent
@@ -23,7 +24,7 @@ def html(page: Page) -> str:
     Its content security policy lets this one script run, named by its digest, and forbids any
     request.
     """
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    script = _script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         _environment()
@@ -36,6 +37,17 @@ def html(page: Page) -> str:
             details=_inert(page.details),
             printed=ROWS_SHOWN,
         )
+    )
+
+
+def _script() -> str:
+    """The page's script, whose one chart of accuracies is of the page's metric."""
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    metric = scores.metric()
+    if metric.digits is not None:
+        script = script.replace("`${+(100 * v).toFixed(1)} %`", "String(v)")
+    return script.replace(
+        "Validation accuracy by", f"Validation {json.dumps(metric.word)[1:-1]} by"
     )
 
 

@@ -23,31 +23,6 @@ def percent(share: object) -> str:
     return f"{100 * _number(share):.1f} %" if known(share) else NOTHING
 
 
-def percent_interval(share: object, low: object, high: object) -> str:
-    """`92.4 % [91.8, 93.0]` of a share in [0, 1], without bounds where there are none."""
-    if not (known(low) and known(high)):
-        return percent(share)
-    bounds = [f"{100 * min(max(_number(bound), 0.0), 1.0):.1f}" for bound in (low, high)]
-    return f"{percent(share)} [{', '.join(bounds)}]"
-
-
-def points(difference: object) -> str:
-    """`+2.1` percentage points of a difference of shares, always with its sign."""
-    return _signed(100 * _number(difference)) if known(difference) else NOTHING
-
-
-def point_interval(low: object, high: object) -> str:
-    """`[+1.0, +3.2]`, empty without bounds."""
-    return f"[{points(low)}, {points(high)}]" if known(low) and known(high) else ""
-
-
-def _signed(value: float) -> str:
-    text = f"{abs(value):.1f}"
-    if float(text) == 0:
-        return "0.0"
-    return f"{'+' if value > 0 else '−'}{text}"
-
-
 def significant(value: object, digits: int = 3) -> str:
     """Three significant digits without an exponent: `0.0123`, `1.23`, `123`, `12,300`."""
     if not known(value):

@@ -13,13 +13,16 @@ UNDECIDED = ("none", "unknown")
 _FAILING = "seeds fail: mend the training first"
 
 
-def judged(pairs: stats.Pairs, compared: stats.Bools) -> pd.DataFrame:
+def judged(
+    pairs: stats.Pairs, compared: stats.Bools, smallest: float = stats.SMALLEST_GAIN
+) -> pd.DataFrame:
     """One row per group: its gain by intention to treat, sign, effect, and seeds that decide it.
 
     compared (G,): the groups that are one family, which leaves baselines out. `gain` with its
     interval counts failed trainings at chance level, `protocol_gain` is that of the pairs in which
     both sides `arrived`, `risk_low` and `risk_high` count failures not seen. `alone` is the sign by
-    the group's own p, `sign` the one that stays among the whole family (Holm).
+    the group's own p, `sign` the one that stays among the whole family (Holm). No more seeds are
+    asked for where an observed gain is within `smallest` of zero.
     """
     one = stats.judge_by_intention(pairs, len(compared))
     p = np.where(compared, one.p, np.nan)
@@ -52,7 +55,9 @@ def judged(pairs: stats.Pairs, compared: stats.Bools) -> pd.DataFrame:
         }
     )
     frame["bca_low"], frame["bca_high"] = _bootstrapped(gains, one.n * compared * ~failing)
-    frame["settled_by"], frame["unsettled_why"] = _settling(one, adjusted, frame, compared)
+    frame["settled_by"], frame["unsettled_why"] = _settling(
+        one, adjusted, frame, compared, smallest
+    )
     return frame
 
 
@@ -62,7 +67,11 @@ def _exact(gains: stats.Floats) -> float:
 
 
 def _settling(
-    one: stats.Judgement, adjusted: stats.Floats, frame: pd.DataFrame, compared: stats.Bools
+    one: stats.Judgement,
+    adjusted: stats.Floats,
+    frame: pd.DataFrame,
+    compared: stats.Bools,
+    smallest: float,
 ) -> tuple[stats.Floats, list[str]]:
     """Seeds in all that would settle what is undecided, and why where none would."""
     # What cannot be judged yet will be tested too, once it has its seeds.
@@ -76,7 +85,11 @@ def _settling(
             continue
         deviation = np.nan if failing else float(one.arrived.deviation[number])
         settling = stats.seeds_to_settle(
-            float(one.mean[number]), deviation, int(one.n[number]), alpha=alpha
+            float(one.mean[number]),
+            deviation,
+            int(one.n[number]),
+            alpha=alpha,
+            smallest=smallest,
         )
         settled_by[number] = np.nan if settling.seeds is None else settling.seeds
         why[number] = settling.reason

@@ -8,16 +8,13 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import doubt, gain_words, numbers
+from ktbench.records import ACCURACY
+from ktbench.report import doubt, gain_words, numbers, scores
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.best_techniques import best_sentences
 from ktbench.report.document import Box, Column, Row, Table, rows_of
 from ktbench.report.efficiency import view_reuse
 from ktbench.report.efficiency.summary import saving_sentences
-
-WITHIN = 0.01
-"""An export may be this much less accurate on validation than the best one, if it is faster."""
-
 
 _TOGETHER = f"at {100 * stats.LEVEL:.0f}\u00a0% for all together"
 
@@ -141,8 +138,8 @@ def _top(rows: pd.DataFrame, *, worst: bool = False) -> Row:
 
 
 def _gain(row: Row) -> str:
-    bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
-    words = f"{numbers.points(row['gain'])} points {bounds} ({gain_words.counted(row)})"
+    bounds = scores.gain_interval(row["gain_low"], row["gain_high"])
+    words = f"{scores.gain(row['gain'])} {scores.unit()} {bounds} ({gain_words.counted(row)})"
     return gain_words.with_arrived(words.replace("  ", " "), row)
 
 
@@ -156,16 +153,16 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
     deployed = analysis.deployed[analysis.deployed["valid"]]
     for (device, origin), rows in list(deployed.groupby(["device", "origin"], sort=False))[:3]:
         best = _first(rows.sort_values(["validation", "p50_ms"], ascending=[False, True]))
-        near = rows[rows["validation"] >= best["validation"] - WITHIN]
+        near = rows[rows["validation"] >= best["validation"] - scores.metric().step]
         quick = _first(near.sort_values(["p50_ms", "validation"], ascending=[True, False]))
         sentence = (
-            f"On {_bold(str(device))} the most accurate is {_deployment(best)}: "
+            f"On {_bold(str(device))} the {_best()} is {_deployment(best)}: "
             f"{_over_seeds(best)} at {_latency(best, str(origin))}"
         )
         if quick["p50_ms"] < best["p50_ms"]:
             same = quick["student"] == best["student"] and quick["label"] == best["label"]
             sentence += (
-                f"; within {100 * WITHIN:.0f} point of it on validation, the fastest is "
+                f"; within {scores.small()} of it on validation, the fastest is "
                 f"{f'the same {_file(quick)}' if same else _deployment(quick)}: "
                 f"{_over_seeds(quick)} at {_latency(quick)}, {numbers.size(quick['bytes'])}"
             )
@@ -175,7 +172,7 @@ def _deploy_sentences(analysis: Analysis) -> list[str]:
 
 def _over_seeds(row: Row) -> str:
     """`91.2 % [90.8, 91.6] (n = 5)`: the mean over seeds with its interval."""
-    mean = numbers.percent_interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+    mean = scores.figure_interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
     failed = f"; {row['own_failures']} failed" if row["own_failures"] else ""
     return f"{mean} (n = {gain_words.seeds(row)}{failed})"
 
@@ -226,7 +223,8 @@ def _views_sentences(analysis: Analysis) -> list[str]:
     return [
         f"Reusing {_bold(numbers.count(row['views'], 'stored view'))} of each "
         f"{analysis.task.noun} in turn, "
-        f"instead of fresh augmentations, changes test accuracy by {_gain(row)}{_clear(row)} "
+        f"instead of fresh augmentations, changes test {scores.word()} by "
+        f"{_gain(row)}{_clear(row)} "
         f"over {numbers.count(row['groups'], 'pair')} of student and method, and saves up to "
         f"{numbers.percent(row['saved'])} of the teacher's passes."
         for row in rows_of(view_reuse.overall(analysis.reused))[:2]
@@ -262,21 +260,22 @@ def verdict_table(analysis: Analysis) -> Table:
     rows = [_verdict_row(row, origins, failing=failing) for row in rows_of(frame)]
     columns = [
         Column("student", number=False),
-        Column("best method", number=False, hint="highest mean validation accuracy"),
-        Column("gain over no transfer, points"),
+        Column("best method", number=False, hint=f"{_most()} mean validation {scores.word()}"),
+        Column(f"gain over no transfer, {scores.unit()}"),
         Column("n"),
         *([Column("failed seeds")] if failing else []),
-        Column("test accuracy"),
+        Column(f"test {scores.word()}"),
     ]
     if origins:
         columns += [Column("device", number=False), Column("export", number=False)]
         columns += [Column(f"p50, ms ({origin})") for origin in origins]
-        columns += [Column("size"), Column("accuracy as exported")]
+        columns += [Column("size"), Column(f"{scores.word()} as exported")]
     return Table(
         "verdict",
         "The best method per student, and the export to take on each device: the fastest whose "
-        f"validation accuracy is within {100 * WITHIN:.0f} point of the method's best export. "
-        "Chosen on validation; accuracies are of the test set, means over seeds with Student's t "
+        f"validation {scores.word()} is within {scores.small()} of the method's best export. "
+        f"Chosen on validation; {scores.words()} are of the test set, means over seeds with "
+        "Student's t "
         "interval." + (f" {doubt.LEGEND}" if origins and frame["doubtful"].eq(True).any() else ""),
         columns,
         rows[:40],
@@ -288,8 +287,16 @@ def verdict_table(analysis: Analysis) -> Table:
 def _picked(deployed: pd.DataFrame) -> pd.DataFrame:
     by = [*GROUP, "device"]
     best = deployed.groupby(by)["validation"].transform("max")
-    near = deployed[deployed["validation"] >= best - WITHIN]
+    near = deployed[deployed["validation"] >= best - scores.metric().step]
     return near.sort_values("p50_ms", kind="stable").drop_duplicates(by)
+
+
+def _most() -> str:
+    return "highest" if scores.metric().better == "more" else "least"
+
+
+def _best() -> str:
+    return "most accurate" if scores.word() == ACCURACY.word else "best"
 
 
 _KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": "none"}
@@ -299,8 +306,8 @@ def gain_box(row: Row) -> Box:
     """`+2.1 [+1.0, +3.2]`, styled by its sign; with that of finished seeds where some failed."""
     if row.get("is_baseline"):
         return Box(numbers.NOTHING, "muted", "the comparison itself")
-    bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
-    words = gain_words.beside(f"{numbers.points(row['gain'])} {bounds}".strip(), row)
+    bounds = scores.gain_interval(row["gain_low"], row["gain_high"])
+    words = gain_words.beside(f"{scores.gain(row['gain'])} {bounds}".strip(), row)
     hint = gain_words.with_arrived(gain_words.counted(row), row)
     return Box(words, _KINDS[str(row["sign"])], hint)
 
@@ -312,7 +319,7 @@ def _verdict_row(row: Row, origins: list[str], *, failing: bool) -> list[Box]:
         gain_box(row),
         gain_words.seeds_box(row),
         *([gain_words.failed_box(row)] if failing else []),
-        Box(numbers.percent_interval(*(row[f"test_accuracy{end}"] for end in _ENDS))),
+        Box(scores.figure_interval(*(row[f"test_accuracy{end}"] for end in _ENDS))),
     ]
     if not origins:
         return boxes
@@ -324,8 +331,8 @@ def _verdict_row(row: Row, origins: list[str], *, failing: bool) -> list[Box]:
     for origin in origins:
         own = row["origin"] == origin
         boxes.append(doubt.latency_box(row["p50_ms"], measured) if own else Box("", "muted"))
-    interval = numbers.percent_interval(*(row[f"accuracy{end}"] for end in _ENDS))
-    accuracy = Box(numbers.percent(row["accuracy"]), "", interval)
+    interval = scores.figure_interval(*(row[f"accuracy{end}"] for end in _ENDS))
+    accuracy = Box(scores.figure(row["accuracy"]), "", interval)
     return [*boxes, Box(numbers.size(row["bytes"])), accuracy]
 
 

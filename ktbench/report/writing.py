@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from ktbench.records import KtbenchError
-from ktbench.report import numbers, sections
+from ktbench.report import numbers, scores, sections
 from ktbench.report.analysis import Analysis, by_origin
 from ktbench.report.cell_details import detailed_keys, linked, page_data
 from ktbench.report.document import Page, Section
@@ -38,8 +38,9 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
         _refuse_foreign(output)
     with many_objects():
         analysis = Analysis(load_results(folder))
-        page = build_page(analysis)
-        return _write(page, analysis, output)
+        with scores.of(analysis.task.metric):
+            page = build_page(analysis)
+            return _write(page, analysis, output)
 
 
 def _refuse_foreign(output: Path) -> None:

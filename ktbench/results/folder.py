@@ -35,7 +35,14 @@ from ktbench.results.folder_contents import (
     remove_leftovers,
 )
 from ktbench.results.lock import LOCK_SCHEMA, Lock, LockFile, TaskWords
-from ktbench.results.membership import belongs, extended, files_of, refuse_to_mix, unchanged
+from ktbench.results.membership import (
+    belongs,
+    extended,
+    files_of,
+    impossible_figure,
+    refuse_to_mix,
+    unchanged,
+)
 from ktbench.results.storage import (
     MOST_BYTES,
     MOST_OF_LOCK,
@@ -69,6 +76,8 @@ class ResultsFolder:
         """Keys of cells whose weights were lost: their results may be replaced."""
         self.lost_measurements: set[str] = set()
         """Names of measurements whose samples were lost: they may be replaced."""
+        self._lock: Lock | None = None
+        """The lock, once it has been read or written."""
         self.notes: list[str] = []
         """One line for each file that was repaired when the folder was opened."""
 
@@ -160,6 +169,7 @@ class ResultsFolder:
                 self._refuse_to_mix(lock)
         remove_leftovers(self.path)
         write_atomically(self.lock_file, sealed(LockFile.of(lock)))
+        self._lock = lock
         write_atomically(self.path / "matrix.yaml", matrix_text)
         (self.path / "failures.json").unlink(missing_ok=True)
         clearing.unlink(missing_ok=True)
@@ -199,7 +209,8 @@ class ResultsFolder:
             file = stored(
                 LockFile, self.lock_file, most=MOST_OF_LOCK, remedy=remedy, newest=LOCK_SCHEMA
             )
-            return file.record.lock()
+            self._lock = file.record.lock()
+            return self._lock
         except (FileNotFoundError, NotADirectoryError) as error:
             raise KtbenchError(f"{self.path}: no results folder: it has no lock.json") from error
         except (LookupError, ValueError) as error:
@@ -232,7 +243,7 @@ class ResultsFolder:
         if not same(on_disk.record.cell):
             other = f"it holds the result of cell {on_disk.record.cell.key}: edited or renamed"
             raise DamagedError(path, other)
-        reason = belongs(on_disk.record, key)
+        reason = belongs(on_disk.record, key) or impossible_figure(on_disk.record, self._lock)
         if reason:
             raise DamagedError(path, reason)
         return on_disk

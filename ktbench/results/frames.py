@@ -20,6 +20,7 @@ from ktbench.records import (
     Ensemble,
     Failure,
     Measurement,
+    Metric,
     Result,
     Statistic,
     Window,
@@ -35,7 +36,7 @@ from ktbench.results.storage import DamagedError, Mark
 from ktbench.results.techniques import Techniques
 from ktbench.results.unpacking import Unpacked
 
-_ACCURACIES = ("validation_last", "validation_best", "best_epoch", "test_last", "test_best")
+_ACCURACIES = ("validation_last", "validation_best", "test_last", "test_best")
 _COSTS = ("seconds", "teacher_seconds", "shared_seconds", "flops", "teacher_flops")
 _STATISTICS = (
     *("load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms"),
@@ -69,6 +70,11 @@ class Results:
         """All damage found so far; `read_curves` and `samples` add to it."""
         return list(({**self.damaged} | self._found).values())
 
+    @property
+    def metric(self) -> Metric:
+        """The metric that all cells are judged by."""
+        return self.lock.task.metric
+
     @cached_property
     def cells(self) -> pd.DataFrame:
         """One row per cell of the matrix, skipped, failed and not yet run ones included.
@@ -82,11 +88,12 @@ class Results:
         are NaN, empty and NA. `status`: done, failed, skipped, damaged (its record) or pending,
         with its `reason`.
         `validation` and `accuracy`: of the weights that are exported, on the validation
-        and the test set; accuracies in [0, 1]. Costs as in `records.Cost`. Where there is no
-        checkpoint, figures are NaN (floats) or NA (integers). `failed_by`: technique where the
-        cell's own student or method ended its training, circumstance where something else did
+        and the test set. Every figure of the task's metric is a quality here, of which more is
+        better: the metric's own, negated where less is better (`Metric.quality`). Costs as in
+        `records.Cost`. Where there is no checkpoint, figures are NaN (floats) or NA (integers).
+        `failed_by`: technique where the cell's own student or method ended its training, circumstance where something else did
         (`results.attribution`). `accuracy_itt`, `validation_itt`: the same accuracies by intention
-        to treat: a technique's own failure counts at `chance`, 1 / classes.
+        to treat: a technique's own failure counts at `chance`.
         """
         plan = self.lock.plan
         odd = self.differences
@@ -95,7 +102,9 @@ class Results:
         damaged = {p.key: p.reason for p in self.damaged.values() if p.key}
         rows = [
             {"budget": settings_text(odd[key])}
-            | _cell_row(key, cell, self.by_key.get(key), reasons.get(key), damaged.get(key))
+            | _cell_row(
+                key, cell, self.by_key.get(key), reasons.get(key), damaged.get(key), self.metric
+            )
             for key, cell in cells.items()
         ]
         frame = pd.DataFrame(rows, columns=list(_cell_columns())).astype(_cell_columns())
@@ -107,8 +116,8 @@ class Results:
 
     def chance(self, cell: Cell) -> float:
         """Quality of a guess, of classes 1 / classes; NaN where an older folder does not tell."""
-        if self.lock.task.chance is not None:
-            return self.lock.task.chance
+        if self.metric.chance is not None:
+            return self.metric.quality(self.metric.chance)
         classes = self.lock.classes or known_classes(cell.data)
         return 1 / classes if classes else float("nan")
 
@@ -146,13 +155,13 @@ class Results:
         """One row per exported student of the matrix's exports: `key` (the cell's), `export`."""
         exports = set(self.lock.plan.exports)
         artifacts = (a for r in self.by_key.values() for a in r.artifacts)
-        rows = [_artifact_row(a) for a in artifacts if a.export in exports]
+        rows = [_artifact_row(a, self.metric) for a in artifacts if a.export in exports]
         return pd.DataFrame(rows, columns=list(_ARTIFACT_TYPES)).astype(_ARTIFACT_TYPES)
 
     @cached_property
     def measurements(self) -> pd.DataFrame:
         """One row per measurement; `p50_ms` and its kin have `_low` and `_high` beside them."""
-        rows = [_measurement_row(m) for m in self.all_measurements]
+        rows = [_measurement_row(m, self.metric) for m in self.all_measurements]
         return pd.DataFrame(rows, columns=_measurement_columns())
 
     @cached_property
@@ -171,7 +180,11 @@ class Results:
                 path = result.checkpoint.curves
                 try:
                     tables[key] = read_curve(
-                        self.path / path, result.checkpoint, self.marks.get(path), columns
+                        self.path / path,
+                        result.checkpoint,
+                        self.marks.get(path),
+                        columns,
+                        self.metric,
                     )
                 except DamagedError as error:
                     problem = Problem.of(error, self.path, self.path / path, key)
@@ -180,6 +193,8 @@ class Results:
             return pd.DataFrame(columns=["key", *(columns or CURVE_COLUMNS)])
         table = pa.concat_tables(tables.values(), promote_options="default")
         frame: pd.DataFrame = table.to_pandas()
+        if "validation_accuracy" in frame:
+            frame["validation_accuracy"] = self.metric.sign * frame["validation_accuracy"]
         keys = pd.Categorical(list(tables), categories=list(tables))
         rows = np.array([table.num_rows for table in tables.values()])
         frame.insert(0, "key", pd.Series(keys.repeat(rows)))
@@ -240,7 +255,10 @@ class Results:
         for teacher in self.lock.plan.teachers:
             names = (teacher.name, teacher.cell.key, teacher.cell.student.label)
             row = dict(zip(("name", "key", "student"), names, strict=True))
-            rows.append(row | _checkpoint_row(checkpoints.get(teacher.weights_key), teacher.cell))
+            rows.append(
+                row
+                | _checkpoint_row(checkpoints.get(teacher.weights_key), teacher.cell, self.metric)
+            )
         types = {"name": object, "key": object, "student": object} | _CHECKPOINT_TYPES
         return pd.DataFrame(rows, columns=list(types)).astype(types)
 
@@ -251,7 +269,11 @@ class Results:
 _CHECKPOINT_TYPES: dict[str, Any] = {
     "validation": "float64",
     "accuracy": "float64",
-    **{name: "Int64" if name == "best_epoch" else "float64" for name in _ACCURACIES},
+    "validation_last": "float64",
+    "validation_best": "float64",
+    "best_epoch": "Int64",
+    "test_last": "float64",
+    "test_best": "float64",
     **{name: "Int64" if name.endswith("flops") else "float64" for name in _COSTS},
     "parameters": "Int64",
     "epochs": "Int64",
@@ -259,15 +281,16 @@ _CHECKPOINT_TYPES: dict[str, Any] = {
 }
 
 
-def _checkpoint_row(checkpoint: Checkpoint | None, cell: Cell) -> dict[str, Any]:
+def _checkpoint_row(checkpoint: Checkpoint | None, cell: Cell, metric: Metric) -> dict[str, Any]:
     if checkpoint is None:
         return {}
-    accuracy, cost = checkpoint.accuracy, checkpoint.cost
-    last = cell.train.keep == "last"
+    cost, kept = checkpoint.cost, cell.train.keep
+    qualities = {n: metric.quality(getattr(checkpoint.accuracy, n)) for n in _ACCURACIES}
     return {
-        "validation": accuracy.validation_last if last else accuracy.validation_best,
-        "accuracy": accuracy.test_last if last else accuracy.test_best,
-        **{name: getattr(accuracy, name) for name in _ACCURACIES},
+        "validation": qualities[f"validation_{kept}"],
+        "accuracy": qualities[f"test_{kept}"],
+        **qualities,
+        "best_epoch": checkpoint.accuracy.best_epoch,
         **{name: getattr(cost, name) for name in _COSTS},
         "parameters": checkpoint.parameters,
         "epochs": checkpoint.epochs,
@@ -297,7 +320,12 @@ def _cell_columns() -> dict[str, Any]:
 
 
 def _cell_row(
-    key: str, cell: Cell, result: Result | None, skip: str | None, damage: str | None
+    key: str,
+    cell: Cell,
+    result: Result | None,
+    skip: str | None,
+    damage: str | None,
+    metric: Metric,
 ) -> dict[str, Any]:
     row = {
         "key": key,
@@ -323,7 +351,7 @@ def _cell_row(
         "reason": result.reason or "; ".join(parts),
         "artifacts": len(result.artifacts),
     }
-    return row | _checkpoint_row(result.checkpoint, cell)
+    return row | _checkpoint_row(result.checkpoint, cell, metric)
 
 
 def _teaching_row(cell: Cell) -> dict[str, Any]:
@@ -360,7 +388,7 @@ _ARTIFACT_TYPES: dict[str, Any] = {
 }
 
 
-def _artifact_row(artifact: Artifact) -> dict[str, Any]:
+def _artifact_row(artifact: Artifact, metric: Metric) -> dict[str, Any]:
     spec = artifact.export
     return {
         "key": artifact.cell_key,
@@ -375,8 +403,8 @@ def _artifact_row(artifact: Artifact) -> dict[str, Any]:
         "agreement": artifact.agreement,
         "least_agreement": artifact.tolerance.agreement,
         "max_difference": artifact.max_difference,
-        "validation_accuracy": artifact.validation_accuracy,
-        "test_accuracy": artifact.test_accuracy,
+        "validation_accuracy": metric.quality(artifact.validation_accuracy),
+        "test_accuracy": metric.quality(artifact.test_accuracy),
         "runtime": artifact.runtime,
         "export_seconds": artifact.seconds,
     }
@@ -418,9 +446,11 @@ def _measurement_columns() -> list[str]:
     return [*first, *_MEASURED, *_ON_BOARD, *bounds, "valid", "reasons", "warnings"]
 
 
-def _measurement_row(measurement: Measurement) -> dict[str, Any]:
+def _measurement_row(measurement: Measurement, metric: Metric) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(measurement, name) for name in _MEASURED}
     row |= {name: getattr(measurement, field) for name, field in _ON_BOARD.items()}
+    if measurement.test_accuracy is not None:
+        row["board_accuracy"] = metric.quality(measurement.test_accuracy)
     for name in _STATISTICS:
         statistic: Statistic | None = getattr(measurement, name)
         row[name] = statistic.value if statistic else None

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ktbench.records import Checkpoint, KtbenchError, Result
+from ktbench.records import Checkpoint, KtbenchError, Metric, Result
+from ktbench.results.lock import Lock
 from ktbench.results.raw import read_curve
 from ktbench.results.storage import DamagedError, Mark, Stored, unsuitable_reason
 from ktbench.system.files import UnsuitableFileError
@@ -34,6 +35,7 @@ class Integrity:
     """Checks the files of a folder's cells; those that several cells share are read once."""
 
     root: Path
+    lock: Lock | None
     _known: dict[tuple[str, Mark | str | None], str | None] = field(default_factory=dict)
 
     def faults(self, stored: Stored[Result]) -> list[Fault]:
@@ -65,15 +67,18 @@ class Integrity:
         )
         if reason:
             yield Fault(checkpoint.path, reason, weights)
-        reason = self._curve(checkpoint, stored.files.get(checkpoint.curves))
+        metric = self.lock.metric_of(stored.record.cell) if self.lock is not None else None
+        reason = self._curve(checkpoint, stored.files.get(checkpoint.curves), metric)
         if reason:
             yield Fault(checkpoint.curves, reason, curves)
 
-    def _curve(self, checkpoint: Checkpoint, mark: Mark | None) -> str | None:
+    def _curve(
+        self, checkpoint: Checkpoint, mark: Mark | None, metric: Metric | None
+    ) -> str | None:
         name = (checkpoint.curves, mark)
         if name not in self._known:
             try:
-                read_curve(self.root / checkpoint.curves, checkpoint, mark)
+                read_curve(self.root / checkpoint.curves, checkpoint, mark, metric=metric)
                 self._known[name] = None
             except DamagedError as error:
                 self._known[name] = error.reason

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
 
 from ktbench.records import (
+    ACCURACY,
     BlockRun,
     Cell,
     DataSpec,
@@ -23,6 +24,7 @@ from ktbench.records import (
     Ensemble,
     ExportSpec,
     Item,
+    Metric,
     NumericSpec,
     Plan,
     Provenance,
@@ -48,10 +50,8 @@ class TaskWords(Record):
 
     noun: str = "image"
     """Word for one sample."""
-    metric: str = "top-1 accuracy"
-    """Name of the quality that is judged."""
-    chance: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Quality of a guess; None for 1 / classes."""
+    metric: Metric = ACCURACY
+    """What networks are judged by."""
 
 
 class Lock(Record):
@@ -63,6 +63,11 @@ class Lock(Record):
     classes: int | None = None
     """Classes of the data, which all cells share; None in folders of older versions."""
     task: TaskWords = TaskWords()
+
+    def metric_of(self, cell: Cell) -> Metric | None:
+        """Metric of a cell's figures; None for a cell of an earlier matrix with another task."""
+        same = self.plan.cells and cell.data.task == self.plan.cells[0].data.task
+        return self.task.metric if same else None
 
 
 class Parts(Record):

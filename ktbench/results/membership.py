@@ -49,6 +49,22 @@ def belongs(result: Result, key: str) -> str | None:
     return None
 
 
+def impossible_figure(result: Result, lock: Lock | None) -> str | None:
+    """Reason why a result's figures cannot be those of the folder's metric, or None."""
+    metric = lock.metric_of(result.cell) if lock is not None else None
+    if metric is None:
+        return None
+    trained = (result.checkpoint, result.teacher, result.warmup, *result.ensemble)
+    for checkpoint in trained:
+        if checkpoint is not None and (reason := checkpoint.accuracy.objection(metric)):
+            return reason
+    for artifact in result.artifacts:
+        for name in ("validation_accuracy", "test_accuracy"):
+            if reason := metric.objection(getattr(artifact, name)):
+                return f"{name} of {artifact.export.label} {reason}"
+    return None
+
+
 def refuse_to_mix(path: Path, earlier: Lock, now: Lock) -> None:
     """Refuse results of other data, another torch or another kind of processor."""
     facts = (

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ktbench.records import Checkpoint, Measurement, printable
+from ktbench.records import ACCURACY, Checkpoint, Measurement, Metric, printable
 from ktbench.results.storage import DamagedError, Mark, unsuitable_reason
 from ktbench.system.files import UnsuitableFileError, read_regular
 
@@ -25,7 +25,9 @@ CURVE_COLUMNS = {
     "teacher_flops": pa.int64(),
     "lr": pa.float64(),
 }
-"""Fixed columns of a curve; it has `loss_<term>` columns as well."""
+"""Fixed columns of a curve."""
+_MORE = ("loss_", "beside_")
+"""Beginnings of the names of further columns: loss terms, and second figures of quality."""
 _MOST_BYTES = 32 * 2**20
 _MOST_COLUMNS = 200
 _MOST_OF_SAMPLES = 2**30
@@ -36,23 +38,27 @@ _NEAR = 1e-6
 
 
 def read_curve(
-    path: Path, checkpoint: Checkpoint, mark: Mark | None, columns: Sequence[str] | None = None
+    path: Path,
+    checkpoint: Checkpoint,
+    mark: Mark | None,
+    columns: Sequence[str] | None = None,
+    metric: Metric | None = ACCURACY,
 ) -> pa.Table:
-    """Read a training's curve, all of its columns or some.
+    """Read a training's curve, all of its columns or some; `metric` is None where unknown.
 
     Raises DamagedError where it cannot be read or is not the curve of that training.
     """
     file, names = _opened(path, mark, _MOST_BYTES, checkpoint.epochs)
     if len(names) > _MOST_COLUMNS:
         raise DamagedError(path, f"has {len(names)} columns")
-    chosen = [n for n in (columns or [*CURVE_COLUMNS, *(n for n in names if n[:5] == "loss_")])]
+    chosen = list(columns or [*CURVE_COLUMNS, *(n for n in names if n.startswith(_MORE))])
     try:
         table = file.read(columns=list({*chosen, *_CHECKED}), use_threads=False)
         table.validate(full=True)
     except Exception as error:  # a damaged file makes the reader fail in any way
         raise DamagedError(path, _first_line(error)) from error
     _check_types(path, table, chosen)
-    reason = _contradiction(table, checkpoint)
+    reason = _contradiction(table, checkpoint, metric)
     if reason:
         raise DamagedError(path, f"is not this training's: {reason}")
     return table.select(chosen)
@@ -66,15 +72,18 @@ def _check_types(path: Path, table: pa.Table, columns: Sequence[str]) -> None:
             raise DamagedError(path, f"its column {printable(name)[:60]} is of another type")
 
 
-def _contradiction(table: pa.Table, checkpoint: Checkpoint) -> str | None:
+def _contradiction(table: pa.Table, checkpoint: Checkpoint, metric: Metric | None) -> str | None:
     """Reason why a curve cannot be that of a training, or None."""
-    if any(table.column(name).null_count for name in table.schema.names if name[:5] != "loss_"):
+    whole = [name for name in table.schema.names if not name.startswith("loss_")]
+    if any(table.column(name).null_count for name in whole):
         return "values are missing"
-    epochs, accuracy = (table.column(n).to_numpy() for n in _CHECKED[:2])
+    epochs, figures = (table.column(n).to_numpy() for n in _CHECKED[:2])
     if len(epochs) and (epochs[0] != 1 or (np.diff(epochs) != 1).any()):
         return "its epochs do not follow each other"
-    if not ((accuracy >= 0) & (accuracy <= 1)).all():
-        return "an accuracy is not between 0 and 1"
+    if metric is not None:
+        reasons = [reason for figure in figures if (reason := metric.objection(figure))]
+        if reasons:
+            return f"its {metric.word} {reasons[0]}"
     for name in _CUMULATIVE:
         if name in table.schema.names:
             costs = table.column(name).to_numpy()
@@ -83,11 +92,10 @@ def _contradiction(table: pa.Table, checkpoint: Checkpoint) -> str | None:
             ):
                 return f"its {name} are negative or fall"
     accuracies = checkpoint.accuracy
-    if len(epochs) and (accuracy[-1], accuracy.max()) != (
-        accuracies.validation_last,
-        accuracies.validation_best,
-    ):
-        return "its validation accuracies are not those of the record"
+    if len(epochs) and metric is not None:
+        recorded = (accuracies.validation_last, accuracies.validation_best)
+        if (figures[-1], max(figures, key=metric.quality)) != recorded:
+            return f"its validation {metric.words} are not those of the record"
     if len(epochs) and table.column("flops")[-1].as_py() != checkpoint.cost.flops:
         return "its FLOPs are not those of the record"
     return None

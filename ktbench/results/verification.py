@@ -112,7 +112,7 @@ def _lock(folder: ResultsFolder, verified: Verified) -> Lock | None:
 def _results(
     folder: ResultsFolder, lock: Lock | None, cells: dict[str, Cell] | None, verified: Verified
 ) -> None:
-    integrity = Integrity(folder.path)
+    integrity = Integrity(folder.path, lock)
     for key in folder.result_keys():
         path = folder.cell(key)
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ktbench.data import Dataset, load
 from ktbench.engine.contract import Report
-from ktbench.records import DataSpec, KtbenchError, NumericSpec
+from ktbench.records import DataSpec, KtbenchError, Metric, NumericSpec
 from ktbench.supervision import mark
 from ktbench.system.provenance import host
 
@@ -41,11 +41,15 @@ class DataJob:
 
 @dataclass(frozen=True)
 class DataDigests:
-    """Digests of a data set, of all its images and of those for the test alone; its classes."""
+    """Digests of a data set, of all its samples and of those for the test alone; its classes.
+
+    `metric` is what networks are judged by, with the score of a guess on this data set.
+    """
 
     whole: str
     test: str
     classes: int
+    metric: Metric
 
 
 def digest_data(job: DataJob, _: Report) -> dict[str, DataDigests]:
@@ -54,5 +58,9 @@ def digest_data(job: DataJob, _: Report) -> dict[str, DataDigests]:
     for spec in job.specs:
         mark(stage="reading the data", what=spec.source)
         data = dataset(spec, job.base)
-        digests[spec.canonical] = DataDigests(data.digest, data.test_digest, len(data.classes))
+        chance = data.task.chance(data.signature)
+        metric = Metric.model_validate(data.task.metric.model_dump() | {"chance": chance})
+        digests[spec.canonical] = DataDigests(
+            data.digest, data.test_digest, len(data.classes), metric
+        )
     return digests

@@ -11,22 +11,33 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ktbench import catalogue
-from ktbench.data import Dataset
 from ktbench.devices._contract import Lease
 from ktbench.engine.contract import Lost
 from ktbench.export import LAYOUTS, raw_samples
-from ktbench.measure import BoardAccuracy, Job, distinct, evaluate, job_of, measure, measurement_id
+from ktbench.measure import (
+    BoardAccuracy,
+    Job,
+    Judge,
+    distinct,
+    evaluate,
+    job_of,
+    measure,
+    measurement_id,
+)
 from ktbench.measure.job import CHECKED_INPUTS
 from ktbench.networks.weights import load_student
 from ktbench.records import (
+    ACCURACY,
     OWN_ERRORS,
     Cell,
     DeviceSpec,
     Failure,
     Format,
     Measurement,
+    Metric,
     NumericSpec,
     Plan,
     Result,
@@ -40,6 +51,7 @@ from ktbench.runner.narrowing import Narrowing, run_narrowing
 from ktbench.runner.parallel_devices import measure_devices
 from ktbench.runner.progress import Watcher
 from ktbench.supervision import mark
+from ktbench.tasks._contract import Task
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,7 @@ def _measure_on(
     yield from failed
     if not jobs:
         return
+    metric = results.lock().task.metric
     repeats = len(jobs) * len(device.threads) * device.repeats
     watcher.begin(f"on {device.name}", repeats)
 
@@ -178,7 +191,7 @@ def _measure_on(
         accuracies = on_board(device, jobs, results, context.base)
         for outcome in measure(device, jobs, results.path, progress=tell):
             if isinstance(outcome, Measurement):
-                outcome = with_accuracy(outcome, accuracies, jobs)
+                outcome = with_accuracy(outcome, accuracies, jobs, metric)
                 results.write_measurement(outcome)
                 for reason in outcome.validity.reasons:
                     watcher.note(f"invalid on {device.name}: {outcome.export.label}: {reason}")
@@ -197,9 +210,12 @@ def _jobs(plan: Plan, results: ResultsFolder) -> Iterator[Job]:
 
 def _with_inputs(job: Job, answers: Reference, results: ResultsFolder) -> Job:
     """Add validation samples and torch's logits to a job, so that outputs are checked too."""
-    artifacts = _result(results, job).artifacts
+    result = _result(results, job)
+    artifacts = result.artifacts
     artifact = next(a for a in artifacts if a.digest == job.digest)
-    return job_of(artifact, results.path, *answers)
+    return job_of(
+        artifact, results.path, *answers, _agreement(catalogue.task(result.cell.data.task))
+    )
 
 
 # ---------------------------------------------------------------- accuracy on the board
@@ -250,27 +266,43 @@ def _evaluated(
     for group in by_data.values():
         data = dataset(_result(results, group[0]).cell.data, base)
         samples = raw_samples(LAYOUTS[group[0].export.format], data, "test")
-        classes = {cell.key: torch_classes(cell, results, base) for cell in _cells(results, group)}
+        answers_of = {c.key: torch_answers(c, results, base) for c in _cells(results, group)}
         outcomes = evaluate(
             device,
             group,
             samples,
             data.labels("test").numpy(),
-            [classes[job.cell_key] for job in group],
+            [answers_of[job.cell_key] for job in group],
             lease=Lease.of(results.path),
-            score=_score_of(data),
+            judge=_judge_of(data.task),
         )
         answers |= {job.digest: o for job, o in zip(group, outcomes, strict=True)}
     yield from (answers[job.digest] for job in jobs)
 
 
-def _score_of(data: Dataset) -> Callable[[NDArray[Any], NDArray[Any]], float]:
-    """Return the task's metric over arrays."""
+def _judge_of(task: Task) -> Judge:
+    """Return how a task judges a device's answers: classes where it reads no more of outputs."""
 
-    def score(classes: NDArray[Any], labels: NDArray[Any]) -> float:
-        return data.task.score(torch.from_numpy(classes), torch.from_numpy(labels))
+    def score(answers: NDArray[Any], labels: NDArray[Any]) -> float:
+        given, right = torch.from_numpy(answers), torch.from_numpy(labels)
+        return task.score(given if task.top_class else task.per_sample(given, right), right)
 
-    return score
+    def agreement(answers: NDArray[Any], expected: NDArray[Any]) -> float:
+        if not task.top_class:
+            return _agreement(task)(answers, expected)
+        return task.agreement(torch.from_numpy(answers), torch.from_numpy(expected))
+
+    return Judge(score, agreement, "top1" if task.top_class else "none")
+
+
+def _agreement(task: Task) -> Callable[[NDArray[Any], NDArray[Any]], float]:
+    """Return the task's agreement of two arrays of outputs."""
+
+    def agreement(outputs: NDArray[Any], expected: NDArray[Any]) -> float:
+        sides = (torch.from_numpy(np.asarray(side, np.float32)) for side in (outputs, expected))
+        return task.agreement(*map(task.predictions, sides))
+
+    return agreement
 
 
 def _result(results: ResultsFolder, job: Job) -> Result:
@@ -283,25 +315,27 @@ def _cells(results: ResultsFolder, jobs: Sequence[Job]) -> list[Cell]:
     return list({job.cell_key: _result(results, job).cell for job in jobs}.values())
 
 
-def torch_classes(cell: Cell, results: ResultsFolder, base: Path) -> NDArray[np.int64]:
-    """Return the class that the trained student predicts for each test sample, (N,)."""
+def torch_answers(cell: Cell, results: ResultsFolder, base: Path) -> NDArray[Any]:
+    """Return what the trained student answers for the test set: classes (N,), or outputs (N, K)."""
     result = results.result(cell.key)
     assert result is not None and result.checkpoint is not None
     data = dataset(cell.data, base)
     weights = results.path / result.checkpoint.path
     student = load_student(cell, weights, base=base, **data.dimensions)
+    reduced = data.task.predictions if data.task.top_class else Tensor.float
     with torch.inference_mode():
-        said = [
-            data.task.predictions(student(data.some("test", slice(start, start + BATCH))))
+        answers = [
+            reduced(student(data.some("test", slice(start, start + BATCH))))
             for start in range(0, data.size("test"), BATCH)
         ]
-    return torch.cat(said).numpy()
+    return torch.cat(answers).numpy()
 
 
 def with_accuracy(
     measurement: Measurement,
     accuracies: Mapping[str, BoardAccuracy | Failure],
     jobs: Sequence[Job],
+    metric: Metric = ACCURACY,
 ) -> Measurement:
     """Add the artifact's accuracy on the board to a measurement; wrong answers make it invalid."""
     accuracy = accuracies.get(measurement.artifact_digest)
@@ -315,7 +349,7 @@ def with_accuracy(
             update={"validity": validity.model_copy(update={"warnings": warnings})}
         )
     promised = next(j.tolerance.agreement for j in jobs if j.digest == accuracy.artifact_digest)
-    reason = wrong(accuracy, promised)
+    reason = wrong(accuracy, promised, metric)
     if reason:
         validity = Validity(reasons=(*validity.reasons, reason), warnings=validity.warnings)
     return measurement.model_copy(
@@ -328,7 +362,7 @@ def with_accuracy(
     )
 
 
-def wrong(accuracy: BoardAccuracy, promised: float) -> str | None:
+def wrong(accuracy: BoardAccuracy, promised: float, metric: Metric = ACCURACY) -> str | None:
     """Return the reason why a board's answers are not the trained network's, or None.
 
     `promised` is the least agreement with torch that the export was held to, on other samples: by
@@ -342,5 +376,5 @@ def wrong(accuracy: BoardAccuracy, promised: float) -> str | None:
         return None
     return (
         f"the board agrees with torch on only {agreement:.1%} of {inputs} test samples"
-        f" (accuracy there {accuracy.accuracy:.1%})"
+        f" ({metric.word} there {metric.written(accuracy.accuracy).replace(' %', '%')})"
     )

@@ -17,7 +17,7 @@ from ktbench.matrix import Matrix, load, loads
 from ktbench.matrix import plan as make_plan
 from ktbench.matrix.axes import AxesResolver
 from ktbench.matrix.yaml_reader import read
-from ktbench.records import Cell, Item, KtbenchError, Plan, Window
+from ktbench.records import ACCURACY, Cell, Item, KtbenchError, Metric, Plan, Window
 from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.significance import UNDECIDED
 from ktbench.results import load_results
@@ -59,6 +59,8 @@ class Settlement:
     """The same seconds with what trainings share counted once, as for the earlier seeds."""
     extra: int = 0
     """Cells that come with these, where `include` cannot name them alone."""
+    metric: Metric = ACCURACY
+    """What the gains are of."""
     matrix: str = ""
     """The matrix file's text; empty where there is nothing to decide."""
 
@@ -85,7 +87,10 @@ def settle(matrix_file: Path, folder: Path) -> Settlement:
     for row in undecided.to_dict("records"):
         additions.add({str(name): value for name, value in row.items()})
     settlement = Settlement(
-        tuple(additions.comparisons), dict(additions.left), len(gains) - len(undecided)
+        tuple(additions.comparisons),
+        dict(additions.left),
+        len(gains) - len(undecided),
+        metric=analysis.task.metric,
     )
     if not additions.cells:
         return settlement

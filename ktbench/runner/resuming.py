@@ -30,7 +30,7 @@ def open_tasks(context: RunContext) -> Opened:
     aside and made again, no more than that, and the user is told.
     """
     opened = Opened()
-    integrity = Integrity(context.results.path)
+    integrity = Integrity(context.results.path, context.results.lock())
     for cell in context.plan.cells:
         stored = _earlier(context, cell)
         if stored is None or stored.record.checkpoint is None:

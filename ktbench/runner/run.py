@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ktbench.results.lock import TaskWords
 from ktbench.runner.arithmetic_wave import arithmetic_wave
 from ktbench.runner.cohort_wave import cohort_wave
 from ktbench.runner.context import RunContext, Summary, Teachers, clocked
-from ktbench.runner.data_jobs import DataJob, digest_data
+from ktbench.runner.data_jobs import DataDigests, DataJob, digest_data
 from ktbench.runner.measurement_wave import (
     References,
     measurement_wave,
@@ -58,9 +58,13 @@ def run(
     with clocked(summary, "data"):
         for warning in refuse_unready(plan, engine, folder, fresh=fresh, strict=strict):
             watcher.note(f"warning: {warning}")
-        provenance, tested_on, classes = _provenance(plan, engine)
+        digests = _digests(plan, engine)
+        tested_on, classes = _tested_on(digests)
     results = ResultsFolder(folder)
     ours = collect(tested_on)
+    provenance = {
+        name: ours.model_copy(update={"data_digest": each.whole}) for name, each in digests.items()
+    }
     with results.open(
         plan,
         matrix_text,
@@ -68,7 +72,7 @@ def run(
         fresh=fresh,
         data_digest=tested_on,
         classes=classes,
-        task=_words(plan),
+        task=_words(plan, digests),
     ):
         context = RunContext(plan, results, provenance, engine, watcher, summary, memory)
         _write_skips(context, ours)
@@ -126,23 +130,17 @@ def _pool_closed(plan: Plan) -> Iterator[None]:
             close()
 
 
-def _words(plan: Plan) -> TaskWords | None:
+def _words(plan: Plan, digests: Mapping[str, DataDigests]) -> TaskWords | None:
     """Return the words of the task that the plan's cells learn."""
     if not plan.cells:
         return None
-    task = catalogue.task(plan.cells[0].data.task)
-    return TaskWords(noun=task.noun, metric=task.metric, chance=task.chance)
+    data = plan.cells[0].data
+    metric = digests[data.canonical].metric
+    return TaskWords(noun=catalogue.task(data.task).noun, metric=metric)
 
 
-def _provenance(plan: Plan, engine: Engine) -> tuple[dict[str, Provenance], str, int | None]:
-    """Return the provenance by data set, the digest of what all cells are tested on, its classes.
-
-    Without cells, or where their data sets differ in it, the number of classes is None.
-
-    A folder's results must be tested on the same images; what a cell learnt from is its own, so
-    that a teacher or a cell with more training images can be added to a matrix.
-    """
-    ours = collect()
+def _digests(plan: Plan, engine: Engine) -> dict[str, DataDigests]:
+    """Return the digests of every data set of a plan, by its canonical text."""
     cells = [*plan.cells, *(teacher.cell for teacher in plan.teachers)]
     specs = {cell.data.canonical: cell.data for cell in cells}
     numeric = plan.cells[0].numeric if plan.cells else NumericSpec()
@@ -150,9 +148,16 @@ def _provenance(plan: Plan, engine: Engine) -> tuple[dict[str, Provenance], str,
     digests = engine.ahead(digest_data, job)
     if isinstance(digests, Lost):
         raise KtbenchError(f"data: {digests.reason}")
-    provenance = {
-        name: ours.model_copy(update={"data_digest": digests[name].whole}) for name in specs
-    }
-    tested_on = digest_of(sorted({digests[name].test for name in specs}))
-    classes = {digests[name].classes for name in specs}
-    return provenance, tested_on, classes.pop() if len(classes) == 1 else None
+    return digests
+
+
+def _tested_on(digests: Mapping[str, DataDigests]) -> tuple[str, int | None]:
+    """Return the digest of what all cells are tested on, and its classes.
+
+    Where data sets differ in the number of classes, it is None. A folder's results must be tested
+    on the same samples; what a cell learnt from is its own, so that a teacher or a cell with more
+    training samples can be added to a matrix.
+    """
+    tested_on = digest_of(sorted({each.test for each in digests.values()}))
+    classes = {each.classes for each in digests.values()}
+    return tested_on, classes.pop() if len(classes) == 1 else None

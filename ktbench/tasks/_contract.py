@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ktbench.records import DataSpec, KtbenchError
+from ktbench.records import DataSpec, KtbenchError, Metric
 from ktbench.students._contract import Inputs
 
 Labels = NDArray[Any]
@@ -174,10 +174,11 @@ class Task(ABC):
 
     noun: ClassVar[str]
     """Word for one sample."""
-    metric: ClassVar[str]
-    """Name of the quality that `score` gives, for people: `top-1 accuracy`."""
-    chance: ClassVar[float | None] = None
-    """Score of a guess, at which a failed training counts; None for 1 / classes."""
+    metric: Metric
+    """What `score` gives; a task with several sets it from its settings."""
+    top_class: ClassVar[bool] = False
+    """True where `per_sample` is the number of the largest output, which is then all that a board
+    has to send back."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -260,9 +261,22 @@ class Task(ABC):
         """Return the share of samples of which two networks say the same."""
         return float((predictions == others).double().mean())
 
-    @abstractmethod
-    def score(self, predictions: Tensor, labels: Tensor) -> float:
-        """Return the metric over a whole split, from the predictions of all of its samples.
+    def per_sample(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return what `score` needs of some samples, (B, ...), from their outputs and labels.
 
-        From 0 to 1, and more is better: records and report hold shares.
+        By default what a network says of each. A loss gives each sample's loss; then `top_class`
+        must be False.
         """
+        return self.predictions(outputs)
+
+    @abstractmethod
+    def score(self, per_sample: Tensor, labels: Tensor) -> float:
+        """Return the metric over a whole split, from `per_sample` of all of its samples."""
+
+    def beside(self, per_sample: Tensor, labels: Tensor) -> dict[str, float]:
+        """Return second figures of a whole split by name: reported, never chosen by."""
+        return {}
+
+    def chance(self, signature: Signature) -> float | None:
+        """Return the score of a guess, at which a failed training counts; None for 1 / classes."""
+        return self.metric.chance

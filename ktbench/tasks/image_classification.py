@@ -18,7 +18,7 @@ from ktbench.data.digits import digits
 from ktbench.data.folders import folder
 from ktbench.data.image_tables import hub, parquet
 from ktbench.data.pixels import refuse_mixed
-from ktbench.records import Augmentation, DataSpec
+from ktbench.records import ACCURACY, Augmentation, DataSpec
 from ktbench.students._contract import Inputs
 from ktbench.tasks._classification import Classification
 from ktbench.tasks._contract import InputSpec, Signature, Source
@@ -37,7 +37,7 @@ class Learning(Classification):
     """See the file. Raw samples are uint8 (C, H, W), 0 to 255."""
 
     noun = "image"
-    metric = "top-1 accuracy"
+    metric = ACCURACY
 
     # ------------------------------------------------------------ the data
 

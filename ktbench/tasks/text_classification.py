@@ -1,4 +1,7 @@
-"""Text classification: one or two sentences as word pieces, a class each, judged by accuracy."""
+"""Text classification: one or two sentences as word pieces, a class each.
+
+Judged by accuracy, or by Matthews' correlation, as CoLA is (GLUE, Wang et al. 2019).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from ktbench.data.texts import TextTable, texts
 from ktbench.data.word_pieces import Text, WordPieces, learn
 from ktbench.records import DataSpec, KtbenchError, canonical_json
 from ktbench.students._contract import Inputs, each, parts
-from ktbench.tasks._classification import Classification
+from ktbench.tasks._classification import METRICS, Classification
 from ktbench.tasks._contract import Arrays, InputSpec, Labels, Signature, Source
 
 
@@ -33,6 +36,8 @@ class Config:
     """Column of the texts; `text` or `sentence` when not given."""
     pair_column: str | None = None
     """Column of the second texts; `text_pair` when not given, where there is one."""
+    metric: str = "accuracy"
+    """Metric that networks are judged by: accuracy, or matthews for Matthews' correlation."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what cannot be a length or a vocabulary."""
@@ -40,13 +45,18 @@ class Config:
             raise ValueError(f"length must be 4 to 4096 word pieces, not {self.length}")
         if type(self.vocabulary) is not int or not 100 <= self.vocabulary <= 1_000_000:
             raise ValueError(f"vocabulary must be 100 to 1,000,000 pieces, not {self.vocabulary}")
+        if self.metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}, not {self.metric}")
 
 
 class Learning(Classification):
     """See the file. Raw samples are ids and mask, each (length,) int32."""
 
     noun = "text"
-    metric = "accuracy"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.metric = METRICS[config.metric]
 
     def open(self, spec: DataSpec, base: Path) -> Source:
         """See `Task.open`; the vocabulary is learnt from the training rows."""

@@ -21,6 +21,7 @@ from ktbench.system.files import write_atomically
 from ktbench.train.cohort_steps import CohortTraining
 from ktbench.train.context import Places, Progress, SharedInputs, TrainingContext
 from ktbench.train.device_placement import make_probe, placed
+from ktbench.train.history import Judged
 from ktbench.train.loss_log import Diverged
 from ktbench.train.memory_budget import Budget
 from ktbench.train.start import TraineeBuilder, cohorts
@@ -104,8 +105,8 @@ class Closed:
 
     weights: dict[str, Tensor]
     parameters: int
-    test_last: float
-    test_best: float
+    test_last: Judged
+    test_best: Judged
 
 
 def _close(trainee: Trainee) -> Closed:
@@ -114,9 +115,9 @@ def _close(trainee: Trainee) -> Closed:
     if reason := trainee.unfit():
         raise Diverged(reason, max(0, history.rows[-1]["step"] - 1))
     last = {name: value.clone() for name, value in student.state_dict().items()}
-    test_last = trainee.accuracy("test")
+    test_last = trainee.judged("test")
     student.load_state_dict(history.best_state)
-    test_best = trainee.accuracy("test")
+    test_best = trainee.judged("test")
     weights = last if trainee.cell.train.keep == "last" else history.best_state
     weights = {name: value.cpu().contiguous() for name, value in weights.items()}
     return Closed(weights, sum(p.numel() for p in student.parameters()), test_last, test_best)
@@ -125,6 +126,8 @@ def _close(trainee: Trainee) -> Closed:
 def _written(trainee: Trainee, places: Places, closed: Closed) -> Checkpoint:
     """Write a trained network's weights and curve, and return its record."""
     history, buffer = trainee.history, io.BytesIO()
+    best = history.best_validation
+    assert best is not None  # a training has an epoch at least
     torch.save(closed.weights, buffer)
     write_atomically(places.weights, buffer.getvalue())
     history.write_curve(places.curves)
@@ -137,10 +140,12 @@ def _written(trainee: Trainee, places: Places, closed: Closed) -> Checkpoint:
         epochs=history.epoch,
         accuracy=Accuracies(
             validation_last=history.rows[-1]["validation_accuracy"],
-            validation_best=history.best_validation,
+            validation_best=best,
             best_epoch=history.best_epoch,
-            test_last=closed.test_last,
-            test_best=closed.test_best,
+            test_last=closed.test_last.figure,
+            test_best=closed.test_best.figure,
+            beside_last=closed.test_last.beside,
+            beside_best=closed.test_best.beside,
         ),
         cost=history.cost,
         layout=trainee.layout.record,

@@ -213,7 +213,7 @@ def _batch(stream: Stream, cell: Cell, step: int) -> Batch:
 
 
 def _validate(trainee: Trainee) -> None:
-    """Evaluate one chunk as `Trainee.accuracy` does."""
+    """Evaluate one chunk as `Trainee.judged` does."""
     data = trainee.shared.dataset
     inputs = data.some("validation", slice(EVALUATION_BATCH))
     trainee.student.eval()

@@ -22,10 +22,10 @@ from ktbench.records import Cell, Failure, KtbenchError
 from ktbench.students._contract import Features, Inputs, Student, each
 from ktbench.train.context import SharedInputs
 from ktbench.train.device_placement import copied
-from ktbench.train.history import TrainingHistory
+from ktbench.train.history import Judged, TrainingHistory
 from ktbench.train.learning_rate import learning_rate
 from ktbench.train.loss_balance import due, look_at
-from ktbench.train.loss_log import check_terms, require_ce, total_of
+from ktbench.train.loss_log import Diverged, check_terms, require_ce, total_of
 from ktbench.train.method_setup import set_up_method
 from ktbench.train.phases import PhaseSchedule
 from ktbench.train.seeds import EVALUATION, FIRST_WEIGHTS, STEP, derived_seed
@@ -246,7 +246,7 @@ class Trainee:
             losses,
             step=step,
             phase=self.phases.current.name,
-            accuracy=self.accuracy("validation"),
+            judged=self.judged("validation"),
             rate=learning_rate(self.cell.train, epoch=self.epoch, progress=progress),
         )
 
@@ -267,23 +267,33 @@ class Trainee:
         self.student.train()
         return None if finite else "the trained network's logits are not finite: lower the rate"
 
-    def accuracy(self, split: Split) -> float:
+    def judged(self, split: Split) -> Judged:
         """Return the task's metric on a split, in eval mode; the student is left in train mode.
 
-        Always single precision and not compiled: this is the network that is exported.
+        Always single precision and not compiled: this is the network that is exported. Raises
+        Diverged for figures that cannot be.
         """
         data = self.shared.dataset
+        task = data.task
         labels = data.labels(split).to(self.device)
         seed_all(derived_seed(self.cell.seed, EVALUATION))  # a network may draw here, too
         self.student.eval()
-        said: list[Tensor] = []
+        each_sample: list[Tensor] = []
         with torch.inference_mode():
             for start in range(0, len(labels), EVALUATION_BATCH):
-                inputs = data.some(split, slice(start, start + EVALUATION_BATCH))
+                chosen = slice(start, start + EVALUATION_BATCH)
+                inputs = data.some(split, chosen)
                 inputs = each(inputs, lambda part: part.to(self.device))
-                said.append(data.task.predictions(self.logits(inputs)))
+                each_sample.append(task.per_sample(self.logits(inputs), labels[chosen]))
         self.student.train()
-        return data.task.score(torch.cat(said), labels)
+        per_sample = torch.cat(each_sample)
+        judged = Judged(
+            task.metric, task.score(per_sample, labels), task.beside(per_sample, labels)
+        )
+        if judged.objection:
+            step = self.history.rows[-1]["step"] if self.history.rows else 0
+            raise Diverged(f"{split} set: {judged.objection}", step)
+        return judged
 
     def logits(self, inputs: Inputs) -> Tensor:
         """Return the plain network's logits (B, K), in the layout that it is trained in."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ktbench import catalogue, stats
 from ktbench.records import Assembly, Cell, Result
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Note, Part, Row, Table, rows_of
 
@@ -151,8 +151,8 @@ def _said(others: pd.DataFrame) -> Iterator[str]:
     groups = list(others.groupby(["student", "label"], sort=False))
     for (student, label), own in groups[:_SAID]:
         told = [
-            f"{numbers.points(r['difference'])} points "
-            f"{numbers.point_interval(r['low'], r['high'])}".rstrip()
+            f"{scores.gain(r['difference'])} points "
+            f"{scores.gain_interval(r['low'], r['high'])}".rstrip()
             + f" against {r['against']}"
             for r in rows_of(own)
         ]
@@ -186,8 +186,8 @@ def _table(frame: pd.DataFrame) -> Table:
 
 def _boxes(row: Row) -> list[Box]:
     kinds = {"positive": "gain", "negative": "loss"}
-    shown = numbers.points(row["difference"])
-    bounds = numbers.point_interval(row["low"], row["high"])
+    shown = scores.gain(row["difference"])
+    bounds = scores.gain_interval(row["low"], row["high"])
     pairs = product(("passes", "flops"), ("", "_other"))
     costs = [Box(_cost(name, row[name + suffix])) for name, suffix in pairs]
     return [
@@ -195,8 +195,8 @@ def _boxes(row: Row) -> list[Box]:
         Box(row["label"]),
         Box(row["against"]),
         Box(str(row["n"])),
-        Box(numbers.percent(row["accuracy"])),
-        Box(numbers.percent(row["accuracy_other"])),
+        Box(scores.figure(row["accuracy"])),
+        Box(scores.figure(row["accuracy_other"])),
         Box(f"{shown} {bounds}".rstrip(), kinds.get(row["sign"], "none")),
         *costs,
     ]

@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from ktbench.records import BlockSearch, SoughtNetwork, printable
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.blockwise.search_figure import search_figure
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Note, Part, Row, Table, rows_of
@@ -117,13 +117,13 @@ def _table(search: BlockSearch, frame: pd.DataFrame, name: str) -> Table:
 def _boxes(row: Row, timed: bool) -> list[Box]:
     kind = "muted" if row["kind"] == "uniform" else ""
     label = f"{row['name']} everywhere" if row["kind"] == "uniform" else row["name"]
-    finished = numbers.percent(row["finished"]) if numbers.known(row["finished"]) else "–"
+    finished = scores.figure(row["finished"]) if numbers.known(row["finished"]) else "–"
     return [
         Box(label, kind),
         Box(numbers.percent(row["share"])),
         Box(numbers.scaled(row["parameters"])),
-        Box(numbers.percent(row["validation"])),
-        Box(numbers.percent(row["test"])),
+        Box(scores.figure(row["validation"])),
+        Box(scores.figure(row["test"])),
         Box(finished),
         Box(row["method"]),
         *([Box(f"{row['measured_ms']:.3g}")] if timed else []),

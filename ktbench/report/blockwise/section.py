@@ -8,7 +8,7 @@ import pandas as pd
 
 from ktbench import stats
 from ktbench.records import Assembly, BlockResult
-from ktbench.report import gain_words, numbers
+from ktbench.report import gain_words, numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.blockwise.comparison import comparison
 from ktbench.report.blockwise.figure import STUDENTS_SHOWN, BlockLine, block_figure
@@ -137,8 +137,8 @@ def _block_boxes(row: Row) -> list[Box]:
         Box(numbers.scaled(row["before"])),
         Box(numbers.scaled(row["after"])),
         Box(numbers.small(row["loss"]), "bad" if row["loss"] >= 1 else ""),
-        Box(numbers.percent(row["spliced"])),
-        Box(numbers.points(row["lost"])),
+        Box(scores.figure(row["spliced"])),
+        Box(scores.gain(row["lost"])),
         used,
         Box(f"{row['epochs']:.3g}"),
         Box(numbers.seconds(row["seconds"])),
@@ -206,12 +206,12 @@ def _finish_table(frame: pd.DataFrame) -> Table:
             gain_words.seeds_box(r),
             Box(numbers.percent(r["share"])),
             Box(f"{r['used']:.3g} of {r['blocks']:.3g}"),
-            Box(numbers.percent(r["teacher_accuracy"])),
-            Box(numbers.percent(r["assembled"])),
-            Box(numbers.percent_interval(r["accuracy"], r["accuracy_low"], r["accuracy_high"])),
+            Box(scores.figure(r["teacher_accuracy"])),
+            Box(scores.figure(r["assembled"])),
+            Box(scores.figure_interval(r["accuracy"], r["accuracy_low"], r["accuracy_high"])),
             Box(
-                f"{numbers.points(r['against'])} "
-                f"{numbers.point_interval(r['against_low'], r['against_high'])}".strip()
+                f"{scores.gain(r['against'])} "
+                f"{scores.gain_interval(r['against_low'], r['against_high'])}".strip()
             ),
             Box(numbers.seconds(r["blocks_seconds"])),
             Box(numbers.seconds(r["blocks_really"])),

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from ktbench import stats
+from ktbench.report import scores
 from ktbench.report.analysis import NO_TRANSFER
 from ktbench.report.document import Figure
 from ktbench.report.efficiency.frames import KINDS, Comparison
@@ -21,8 +22,8 @@ from ktbench.report.figures.canvas import (
     LINES,
     MARKERS,
     drawing,
-    percent_axis,
     rendered,
+    score_axis,
     wrapped,
 )
 from ktbench.stats import speedup
@@ -64,13 +65,13 @@ def cost_figure(comparisons: Sequence[Comparison], *, name: str, caption: str) -
     Rings mark the Pareto front. The first comparison of a student is drawn again, dotted, with its
     teacher's training added.
     """
-    what = "Test accuracy against the cost of training"
+    what = f"Test {scores.word()} against the cost of training"
     return _figure(comparisons, _cost_panel, name=name, caption=caption, alternative=what)
 
 
 def speedup_figure(comparisons: Sequence[Comparison], *, name: str, caption: str) -> Figure:
     """Speedup over quality with the band of its interval."""
-    what = "Speedup over no transfer against the test accuracy to be reached"
+    what = f"Speedup over no transfer against the test {scores.word()} to be reached"
     return _figure(comparisons, _speedup_panel, name=name, caption=caption, alternative=what)
 
 
@@ -123,8 +124,8 @@ def _cost_panel(axes: Axes, kind: str, comparisons: Sequence[Comparison]) -> lis
     names += _with_training(axes, comparisons[0], kind, unit)
     _log_cost(axes)
     axes.set_xlabel(f"training, {word} (log scale)", fontsize=8.5)
-    axes.set_ylabel("test accuracy", fontsize=8.5)
-    percent_axis(axes)
+    axes.set_ylabel(f"test {scores.word()}", fontsize=8.5)
+    score_axis(axes)
     return names
 
 
@@ -177,9 +178,9 @@ def _speedup_panel(axes: Axes, kind: str, comparisons: Sequence[Comparison]) -> 
     names.append(_Name(NO_TRANSFER, max((name.x for name in names), default=1.0), 1.0, INK))
     _ratio_axis(axes, drawn)
     axes.set_ylabel(f"speedup in {'FLOPs' if kind == 'flops' else kind} (log scale)", fontsize=8.5)
-    axes.set_xlabel("test accuracy to be reached", fontsize=8.5)
+    axes.set_xlabel(f"test {scores.word()} to be reached", fontsize=8.5)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    percent_axis(axes, "x")
+    score_axis(axes, "x")
     return names
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ktbench.records import Ensemble
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import (
     ROWS_SHOWN,
@@ -60,7 +60,8 @@ def efficiency(analysis: Analysis) -> tuple[Section, ...]:
     parts += [*pool_figure(pools), pool_table(pools)] if len(pools) else []
     lead = (
         "Does transfer save training? This section compares the cost of reaching the same test "
-        "accuracy with and without it. Each budget is a training of its own with its own full "
+        f"{scores.word()} with and without it. Each budget is a training of its own with its "
+        "own full "
         "learning-rate schedule. Costs are those of a cell trained alone, including the teacher's "
         "forward passes; the teacher's own training is included only where stated."
     )
@@ -87,12 +88,14 @@ def _speedups(analysis: Analysis) -> list[Part]:
     if students > STUDENTS_SHOWN:
         left_out += f" First {STUDENTS_SHOWN} of {students} students."
     cost = (
-        "Test accuracy by budget against the cost of training: mean over seeds, with a band from "
+        f"Test {scores.word()} by budget against the cost of training: mean over seeds, with a "
+        "band from "
         "the lowest to the highest. Rings: the Pareto front. Dotted: the first line with its "
         "teacher's whole training added, as for a single student."
     )
     speed = (
-        "Cost of no transfer over cost with transfer at the same mean accuracy, with its interval "
+        f"Cost of no transfer over cost with transfer at the same mean {scores.word()}, with "
+        "its interval "
         f"at {LEVEL} over seeds; above the dashed line transfer is cheaper. Marks: budgets. "
         "Costs include the teacher's forward passes, but not its training."
     )
@@ -106,7 +109,8 @@ def _speedups(analysis: Analysis) -> list[Part]:
         *_sharing_tables(heads),
         Note(
             "Between two budgets, cost is interpolated linearly in its logarithm between mean "
-            "accuracies; a budget that is no better than a cheaper one is left out. Accuracies "
+            f"{scores.words()}; a budget that is no better than a cheaper one is left out. "
+            f"{scores.titles()} "
             "that only one side reached have no figure. Intervals: jackknife over seeds with "
             "Student's t, leaving out both sides of a seed together; they cover neither the choice "
             "of test samples nor the luck of the one teacher.",
@@ -139,22 +143,23 @@ def _honest(heads: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[tupl
 
 def _verdict(row: Row, comparisons: Sequence[Comparison]) -> tuple[str, bool]:
     """The sentence for the transfer that does best with its teacher's training, and whether bad."""
-    between = f"from {numbers.percent(row['q_low'])} to {numbers.percent(row['q_high'])}"
+    between = f"from {scores.figure(row['q_low'])} to {scores.figure(row['q_high'])}"
     figure = f"{_speedup_text(row)} (n = {row['n']})"
     if row["speedup"] <= 1:
         doubt = "" if row["speedup_high"] < 1 else ", though not clear of 1"
         words = (
             f"If you need one student and have to train a teacher for it, training "
-            f"{row['student']} longer without transfer is better: at every test accuracy that both "
+            f"{row['student']} longer without transfer is better: at every test {scores.word()} "
+            "that both "
             f"reach ({between}) it takes fewer FLOPs on average. The closest is {row['label']}: "
             f"its speedup with the teacher's training is at best {figure}, at "
-            f"{numbers.percent(row['q'])}{doubt}."
+            f"{scores.figure(row['q'])}{doubt}."
         )
     else:
         clear = numbers.known(row["speedup_low"]) and row["speedup_low"] > 1
         words = (
             f"Even if you train a teacher for one student only, {row['label']} on "
-            f"{row['student']} reaches {numbers.percent(row['q'])} "
+            f"{row['student']} reaches {scores.figure(row['q'])} "
             "with fewer FLOPs than no transfer: "
             f"speedup {figure}{'' if clear else ', which is not clear of 1'}."
         )
@@ -169,9 +174,11 @@ def _beyond(row: Row, comparisons: Sequence[Comparison]) -> str:
     )
     if own <= base:
         return ""
+    beyond = "Above" if scores.metric().better == "more" else "Below"
     return (
-        f" Above {numbers.percent(base)}, the best accuracy without transfer, there is nothing to "
-        f"compare with; {row['label']} reaches {numbers.percent(own)}."
+        f" {beyond} {scores.figure(base)}, the best {scores.word()} without transfer, there is "
+        "nothing to "
+        f"compare with; {row['label']} reaches {scores.figure(own)}."
     )
 
 
@@ -188,7 +195,7 @@ _KINDS = {"positive": "gain", "negative": "loss", "none": "none", "unknown": ""}
 def _speedup_box(row: Row) -> Box:
     """A speedup, in full colour where its sign is clear among its column's."""
     if not numbers.known(row["speedup"]):
-        return Box(numbers.NOTHING, "muted", "there is no accuracy that both reach")
+        return Box(numbers.NOTHING, "muted", f"there is no {scores.word()} that both reach")
     hint = ""
     if numbers.known(row["p"]):
         hint = f"p = {numbers.small(row['p'])}, among all {numbers.small(row['p_holm'])}"
@@ -210,23 +217,24 @@ def _headline_table(heads: pd.DataFrame) -> Table:
             Box(str(r["n"])),
             Box(_COUNTED[r["kind"]]),
             _speedup_box(r),
-            Box(numbers.percent(r["q"])),
+            Box(scores.figure(r["q"])),
             Box(_span(r["q_low"], r["q_high"])),
             Box(_slower(r), "" if r["below"] else "muted"),
         ]
         for r in rows_of(frame)[:ROWS_SHOWN]
     ]
     caption = (
-        "The largest speedup over all accuracies that both sides reach, including the teacher's "
+        f"The largest speedup over all {scores.words()} that both sides reach, including the "
+        "teacher's "
         "forward passes but not its training. The largest of several noisy figures is too large on "
         "average, so its interval is widened (Bonferroni over the budgets); the next table uses "
-        f"accuracies that were fixed in advance. {_FAMILY}"
+        f"{scores.words()} that were fixed in advance. {_FAMILY}"
     )
     columns = [
         *_FIRST,
         Column("cost in", number=False),
         Column("largest speedup"),
-        Column("at test accuracy"),
+        Column(f"at test {scores.word()}"),
         Column("compared over"),
         Column("costs more than no transfer at", hint="where the speedup is below 1"),
     ]
@@ -253,7 +261,7 @@ def _budget_table(frame: pd.DataFrame) -> Table:
             Box(r["label"]),
             Box(str(r["n"])),
             Box(str(r["epochs"])),
-            Box(numbers.percent(r["q"])),
+            Box(scores.figure(r["q"])),
             *(_there(r, kind) for kind in frames.KINDS),
             Box(numbers.speedup(r["flops_alone"], None, None)),
             _pays_box(r),
@@ -263,7 +271,7 @@ def _budget_table(frame: pd.DataFrame) -> Table:
     columns = [
         *_FIRST,
         Column("epochs without transfer"),
-        Column("its test accuracy"),
+        Column(f"its test {scores.word()}"),
         Column("speedup in FLOPs"),
         Column("speedup in seconds"),
         Column("speedup in FLOPs, with the teacher's training", hint="for one student alone"),
@@ -272,7 +280,8 @@ def _budget_table(frame: pd.DataFrame) -> Table:
         ),
     ]
     caption = (
-        f"Speedup at the mean accuracy that each budget without transfer reaches. {_FAMILY} A "
+        f"Speedup at the mean {scores.word()} that each budget without transfer reaches. "
+        f"{_FAMILY} A "
         "teacher pays from n students on if n times the FLOPs that each saves exceed those of its "
         "training; [in brackets]: n at the ends of the saving's interval."
     )
@@ -286,9 +295,9 @@ def _there(row: Row, kind: str) -> Box:
     if numbers.known(own["speedup"]):
         return _speedup_box(own)
     if row["q"] > row["best"]:
-        best = numbers.percent(row["best"])
+        best = scores.figure(row["best"])
         return Box("not reached", "muted", f"the best budget with transfer reaches {best}")
-    cheapest = numbers.percent(row["cheapest"])
+    cheapest = scores.figure(row["cheapest"])
     return Box(
         "less was not tried", "muted", f"the cheapest budget with transfer reaches {cheapest}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import Row, rows_of
 
@@ -20,8 +20,8 @@ def saving_sentences(analysis: Analysis) -> list[str]:
     own = heads[(heads["kind"] == "flops") & (heads["students"] == 0)].dropna(subset=["speedup"])
     if own.empty:
         return [
-            "There is no speedup to report: no test accuracy is reached both with and without "
-            "transfer."
+            f"There is no speedup to report: no test {scores.word()} is reached both with and "
+            "without transfer."
         ]
     top = rows_of(own.sort_values("speedup", ascending=False, kind="stable").head(1))[0]
     return [_speedup(top, len(own)), *pays(top, analysis.by_budget)]
@@ -39,27 +39,31 @@ def spans(row: Row) -> list[str]:
 
 def span(low: object, high: object) -> str:
     """`43.9 % to 91.8 %`, or one of them where both read alike."""
-    ends = numbers.percent(low), numbers.percent(high)
+    ends = scores.figure(low), scores.figure(high)
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def _speedup(top: Row, compared: int) -> str:
     name, student = f"**{top['label']}**", top["student"]
-    where = f"at {numbers.percent(top['q'])} (n = {top['n']}, the teacher's forward passes counted)"
+    where = f"at {scores.figure(top['q'])} (n = {top['n']}, the teacher's forward passes counted)"
     both = span(top["q_low"], top["q_high"])
     if top["speedup"] > 1:
         claim = f"{name} saves training on {student}"
         doubt = f"It is **undecided** whether {name} saves training on {student}"
         figure = numbers.speedup(top["speedup"], top["speedup_low"], top["speedup_high"])
-        figure = f"at best it takes {figure} fewer FLOPs than no transfer to the same accuracy"
+        figure = (
+            f"at best it takes {figure} fewer FLOPs than no transfer to the same {scores.word()}"
+        )
         below = ", ".join(spans(top))
         rest = f"it takes more at {below}" if below else f"nowhere from {both} does it take more"
     else:
         claim = "Transfer saves no training"
         doubt = "It is **undecided** whether transfer saves training"
         figure = numbers.speedup(*(1 / top[f"speedup{end}"] for end in ("", "_high", "_low")))
-        figure = f"the best, {name} on {student}, takes {figure} the FLOPs to the same accuracy"
-        rest = f"training without transfer takes fewer at every accuracy from {both}"
+        figure = (
+            f"the best, {name} on {student}, takes {figure} the FLOPs to the same {scores.word()}"
+        )
+        rest = f"training without transfer takes fewer at every {scores.word()} from {both}"
     claimed_sign = "positive" if top["speedup"] > 1 else "negative"
     clear = top["sign"] == claimed_sign
     return f"{claim if clear else doubt + _why(top, compared)}: {figure}, {where}; {rest}."
@@ -86,7 +90,9 @@ def pays(top: Row, budgets: pd.DataFrame) -> list[str]:
     row = rows_of((rows if bounded.empty else bounded).tail(1))[0]
     if not numbers.known(row["flops_training"]):
         return ["The cost of the teacher's own training is unknown, and so is when it pays off."]
-    at = f"{numbers.percent(row['q'])}, the accuracy of {row['epochs']} epochs without transfer"
+    at = (
+        f"{scores.figure(row['q'])}, the {scores.word()} of {row['epochs']} epochs without transfer"
+    )
     return [f"{_number_of_students(row)}, at {at}."]
 
 

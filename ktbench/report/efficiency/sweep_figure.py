@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.document import Figure
 from ktbench.report.figures.canvas import INK, LINES, drawing, rendered, wrapped
 
@@ -43,7 +43,7 @@ def sweep_figure(panels: Sequence[Panel], *, name: str, caption: str, alternativ
         grid = figure.subplots(len(shown), 1, squeeze=False, sharex=True, height_ratios=lines)
         for axes, panel in zip(grid[:, 0], shown, strict=True):
             _panel(axes, panel)
-        grid[-1][0].set_xlabel("gain over no transfer, points", fontsize=8.5)
+        grid[-1][0].set_xlabel(f"gain over no transfer, {scores.unit()}", fontsize=8.5)
         return rendered(figure, name=name, caption=caption, alternative=alternative)
 
 
@@ -51,11 +51,11 @@ def _panel(axes: Axes, panel: Panel) -> None:
     axes.axvline(0.0, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
     for y, way in enumerate(panel.ways):
         color = LINES[y % len(LINES)]
-        gain, low, high = (100 * v for v in (way.gain, way.low, way.high))
+        gain, low, high = (scores.metric().scale * v for v in (way.gain, way.low, way.high))
         if np.isfinite(low) and np.isfinite(high):
             axes.hlines(y, low, high, color=color, linewidth=2, alpha=0.6)
         axes.plot(gain, y, marker="o", color=color, markersize=6, linestyle="")
-        words = f"{numbers.points(way.gain)} · {numbers.ratio(way.flops)} FLOPs"
+        words = f"{scores.gain(way.gain)} · {numbers.ratio(way.flops)} FLOPs"
         axes.text(1.02, y, words, transform=axes.get_yaxis_transform(), fontsize=8.5, va="center")
     axes.set_ylim(len(panel.ways) - 0.5, -0.5)
     axes.set_yticks(range(len(panel.ways)), [wrapped(way.label, 34, 1) for way in panel.ways])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import gain_words, numbers
+from ktbench.report import gain_words, numbers, scores
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Part, Row, Table, rows_of
 from ktbench.report.efficiency import frames
 from ktbench.report.efficiency.sweep_figure import PANELS_SHOWN, Panel, Way, sweep_figure
@@ -26,12 +26,12 @@ def _change_box(row: Row, name: str) -> Box:
     if not numbers.known(value):
         return Box(numbers.NOTHING, "muted")
     kind = {"positive": "gain", "negative": "loss"}.get(sign, "none")
-    bounds = numbers.point_interval(row[f"{name}_low"], row[f"{name}_high"])
+    bounds = scores.gain_interval(row[f"{name}_low"], row[f"{name}_high"])
     hint = f"n = {row[f'{name}_n']}"
     if numbers.known(row[f"{name}_p"]):
         p, among = numbers.small(row[f"{name}_p"]), numbers.small(row[f"{name}_p_holm"])
         hint += f", p = {p}, among all {among}"
-    return Box(f"{numbers.points(value)} {bounds}".strip(), kind, hint)
+    return Box(f"{scores.gain(value)} {bounds}".strip(), kind, hint)
 
 
 def window_figure(frame: pd.DataFrame) -> list[Part]:
@@ -84,7 +84,8 @@ def _figure(
     averaged = (frame["epochs"] == 0).any()
     budgets = "mean over the common budgets" if averaged else "the longest budget"
     caption = (
-        f"Gain in test accuracy over no transfer (dashed), {budgets}, with each one's own interval "
+        f"Gain in test {scores.word()} over no transfer (dashed), {budgets}, with each one's "
+        "own interval "
         f"at {LEVEL} over seeds. At the right, the training's cost relative to {reference}."
     )
     if len(panels) > PANELS_SHOWN:
@@ -107,7 +108,7 @@ def window_table(frame: pd.DataFrame) -> Table:
             Box(frames.label_of(r | {"window": ""}, several=several)),
             Box(str(r["epochs"]) if r["epochs"] else "mean of all"),
             Box(r["window"] or "throughout"),
-            Box(numbers.percent(r["accuracy"])),
+            Box(scores.figure(r["accuracy"])),
             _change_box(r, "change"),
             _change_box(r, "gain"),
             Box(numbers.ratio(r["flops"])),
@@ -121,9 +122,9 @@ def window_table(frame: pd.DataFrame) -> Table:
         Column("transfer", number=False),
         Column("epochs"),
         Column("teacher during", number=False),
-        Column("test accuracy"),
-        Column("minus throughout, points"),
-        Column("minus no transfer, points"),
+        Column(f"test {scores.word()}"),
+        Column(f"minus throughout, {scores.unit()}"),
+        Column(f"minus no transfer, {scores.unit()}"),
         Column("FLOPs relative to throughout"),
         Column("teacher's share of FLOPs"),
         Column("n"),
@@ -145,7 +146,7 @@ def pool_table(frame: pd.DataFrame) -> Table:
             Box(str(r["epochs"]) if r["epochs"] else "mean of all"),
             Box(r["teacher"]),
             Box(_use(r)),
-            Box(numbers.percent(r["accuracy"])),
+            Box(scores.figure(r["accuracy"])),
             _change_box(r, "change"),
             _change_box(r, "gain"),
             Box(numbers.ratio(r["flops"])),
@@ -160,9 +161,9 @@ def pool_table(frame: pd.DataFrame) -> Table:
         Column("epochs"),
         Column("teacher", number=False),
         Column("per step", number=False),
-        Column("test accuracy"),
-        Column("minus the average, points"),
-        Column("minus no transfer, points"),
+        Column(f"test {scores.word()}"),
+        Column(f"minus the average, {scores.unit()}"),
+        Column(f"minus no transfer, {scores.unit()}"),
         Column("FLOPs relative to the average"),
         Column("teachers' training, FLOPs"),
         Column("n"),

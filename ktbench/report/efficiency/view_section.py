@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import gain_words, numbers
+from ktbench.report import gain_words, numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import (
     ROWS_SHOWN,
@@ -29,7 +29,8 @@ def views(analysis: Analysis) -> tuple[Section, ...]:
         return ()
     lead = (
         "Epochs cycle through K views (augmentations) per sample, so that a teacher's outputs can "
-        "be reused, or draw new ones every time. The difference is the test accuracy with views "
+        f"be reused, or draw new ones every time. The difference is the test {scores.word()} "
+        "with views "
         "minus that with fresh augmentations, for the same student, method, teacher, seed and "
         "training: mean over n seeds, with each row's own Student's t interval at "
         f"{100 * stats.LEVEL:.0f} %. Full colour marks differences that are clear among all rows "
@@ -53,9 +54,9 @@ def views(analysis: Analysis) -> tuple[Section, ...]:
 def _columns(first: list[Column]) -> list[Column]:
     return [
         *first,
-        Column("test accuracy, fresh"),
+        Column(f"test {scores.word()}, fresh"),
         Column("with views"),
-        Column("difference, points"),
+        Column(f"difference, {scores.unit()}"),
         Column("p among all", hint="paired t test, adjusted by Holm's step-down"),
         Column("n"),
         Column(
@@ -68,8 +69,8 @@ def _columns(first: list[Column]) -> list[Column]:
 def _figures(row: Row) -> list[Box]:
     saved = numbers.known(row["saved"])
     return [
-        Box(numbers.percent(row["fresh"])),
-        Box(numbers.percent(row["reused"])),
+        Box(scores.figure(row["fresh"])),
+        Box(scores.figure(row["reused"])),
         gain_box({**row, "is_baseline": False}),
         Box(numbers.small(row["p_holm"])),
         gain_words.seeds_box(row),

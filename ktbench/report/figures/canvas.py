@@ -6,13 +6,14 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
 
+from ktbench.report import scores
 from ktbench.report.document import Figure
 
 INK = "#1d2733"
@@ -95,6 +96,15 @@ def wrapped(label: str, width: int = 16, lines: int = 3) -> str:
 
 def _cut(line: str, longest: int) -> str:
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def score_axis(axes: Axes, which: Literal["x", "y"] = "y") -> None:
+    """Ticks of qualities as the metric's own figures."""
+    if scores.metric().digits is None:
+        percent_axis(axes, which)
+    else:
+        axis = axes.yaxis if which == "y" else axes.xaxis
+        axis.set_major_formatter(lambda value, _: f"{scores.metric().quality(value):g}")
 
 
 def percent_axis(axes: Axes, which: str = "y") -> None:

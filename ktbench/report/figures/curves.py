@@ -11,6 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ktbench.report import scores
 from ktbench.report.analysis import NO_TRANSFER
 from ktbench.report.document import Figure
 from ktbench.report.figures.canvas import (
@@ -19,8 +20,8 @@ from ktbench.report.figures.canvas import (
     MARKERS,
     MUTED,
     drawing,
-    percent_axis,
     rendered,
+    score_axis,
     wrapped,
 )
 
@@ -55,7 +56,7 @@ def convergence_figure(
         for axes in panels[len(shown) :]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
-            axes.set_ylabel("validation accuracy", fontsize=8.5)
+            axes.set_ylabel(f"validation {scores.word()}", fontsize=8.5)
         handles: dict[str, Artist] = {}
         for axes in panels:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -72,7 +73,7 @@ def convergence_figure(
             figure,
             name=name,
             caption=caption,
-            alternative=f"Validation accuracy against epochs for {', '.join(shown)}",
+            alternative=f"Validation {scores.word()} against epochs for {', '.join(shown)}",
         )
 
 
@@ -109,5 +110,5 @@ def _panel(axes: Axes, student: str, curves: pd.DataFrame, methods: Sequence[str
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if lows:
         top = axes.get_ylim()[1]
-        axes.set_ylim(max(0.0, float(np.min(lows)) - 0.02), min(1.0, top))
-    percent_axis(axes)
+        axes.set_ylim(*scores.possible(float(np.min(lows)) - 2 * scores.metric().step, top))
+    score_axis(axes)

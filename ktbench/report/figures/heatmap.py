@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Patch, Rectangle
 
-from ktbench.report import gain_words, numbers
+from ktbench.report import gain_words, numbers, scores
 from ktbench.report.analysis import NO_TRANSFER
 from ktbench.report.document import Figure
 from ktbench.report.figures.canvas import (
@@ -54,7 +54,7 @@ def gain_figure(
     by_name = {(g["student"], g["method"]): g for g in groups}
     bases = {g["student"]: g for g in groups if g["is_baseline"] and not g["budget"]}
     arrived = gains["protocol_gain"].to_numpy(dtype=float)  # a failure would take all the colour
-    limit = max(0.01, float(np.nanmax(np.abs(np.r_[arrived, 0.0]))))
+    limit = max(scores.metric().step, float(np.nanmax(np.abs(np.r_[arrived, 0.0]))))
     longest = max((len(line) for row in rows for line in _row_label(row).split("\n")), default=0)
     width = 0.3 + max(1.4, 0.085 * longest) + 1.4 * (len(columns) + 1)
     with drawing(width, 1.2 + 0.78 * len(rows)) as figure:
@@ -65,7 +65,7 @@ def gain_figure(
             for x, method in enumerate(columns, start=1):
                 _box(axes, x, y, by_name.get((student, method)), limit)
         odd = any(g["sign"] == "none" and g["alone"] in ("positive", "negative") for g in groups)
-        title = f"points of test accuracy; full colour at ±{100 * limit:.1f}"
+        title = f"{scores.full_unit()}; full colour at ±{scores.metric().bare(limit)}"
         if any(g["letters"] for g in groups):
             title += "\na common letter in a row: these techniques do not differ clearly"
         many = 6 if len(columns) > 5 else 3
@@ -85,7 +85,7 @@ def _frame(
     base = next(iter(baselines)) if len(baselines) == 1 else NO_TRANSFER
     axes.set_xlim(-0.5, len(columns) + 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    heads = [f"{wrapped(base, 17)}\n(accuracy)", *(wrapped(m, 17) for m in columns)]
+    heads = [f"{wrapped(base, 17)}\n({scores.word()})", *(wrapped(m, 17) for m in columns)]
     axes.set_xticks(range(len(heads)), heads, fontsize=9)
     axes.set_yticks(range(len(rows)), [_row_label(r) for r in rows], fontsize=9)
     axes.xaxis.tick_top()
@@ -135,7 +135,7 @@ def _baseline_box(axes: Axes, y: int, base: Group | None) -> None:
         return
     few = f" of {base['planned']}" if base["trained"] < base["planned"] else ""
     n = f"n = {base['trained']}{few}"
-    _write(axes, 0, y, (numbers.percent(base["accuracy"]), n), INK)
+    _write(axes, 0, y, (scores.figure(base["accuracy"]), n), INK)
 
 
 def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
@@ -146,14 +146,14 @@ def _box(axes: Axes, x: int, y: int, group: Group | None, limit: float) -> None:
         _missing(axes, x, y, group)
         return
     gain, sign = float(group["gain"]), group["sign"]
-    bounds = numbers.point_interval(group["gain_low"], group["gain_high"])
+    bounds = scores.gain_interval(group["gain_low"], group["gain_high"])
     letters = group["letters"]
     n = f"n = {gain_words.seeds(group)}"
     failed = gain_words.failures(group)
     for number, status in ((failed, "failed"), (group["damaged"], "damaged")):
         n += f" · {number} {status}" if number else ""
-    arrived = f"{numbers.points(group['protocol_gain'])} if it finishes" if failed else ""
-    lines = (numbers.points(gain), bounds, n, arrived)
+    arrived = f"{scores.gain(group['protocol_gain'])} if it finishes" if failed else ""
+    lines = (scores.gain(gain), bounds, n, arrived)
     if sign in ("positive", "negative"):
         fill = _SCALE(float(np.clip(0.5 + 0.5 * gain / limit, 0, 1)))
         color = "#ffffff" if _luminance((fill[0], fill[1], fill[2])) < 0.42 else INK
@@ -179,7 +179,7 @@ def _missing(axes: Axes, x: int, y: int, group: Group) -> None:
     plate = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 1.5}
     axes.text(x, y, word, ha="center", va="center", fontsize=8.5, color=color, bbox=plate)
     if group["n"]:  # all of them failed, and count at chance level
-        words = f"{numbers.points(group['gain'])} · n = {gain_words.seeds(group)}"
+        words = f"{scores.gain(group['gain'])} · n = {gain_words.seeds(group)}"
         place = {"ha": "center", "va": "center", "in_layout": False, "bbox": plate}
         axes.text(x, y + 0.28, words, fontsize=7.8, color=color, **place)  # type: ignore[arg-type]
 

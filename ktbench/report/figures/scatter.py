@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from ktbench.report import scores
 from ktbench.report.document import Figure
 from ktbench.report.doubt import MARK
 from ktbench.report.figures.canvas import (
@@ -20,8 +21,8 @@ from ktbench.report.figures.canvas import (
     MARKERS,
     MUTED,
     drawing,
-    percent_axis,
     rendered,
+    score_axis,
     wrapped,
 )
 from ktbench.stats import Floats
@@ -87,8 +88,8 @@ def front_figure(
             figure,
             name=name,
             caption=caption,
-            alternative=f"Test accuracy against {axis.title}; the Pareto front's points are listed "
-            "in the table below",
+            alternative=f"Test {scores.word()} against {axis.title}; the Pareto front's points are "
+            "listed in the table below",
         )
 
 
@@ -153,8 +154,8 @@ def _axes(axes: Axes, axis: Axis) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(f"{axis.title} (log scale)")
-    axes.set_ylabel("test accuracy")
-    percent_axis(axes)
+    axes.set_ylabel(f"test {scores.word()}")
+    score_axis(axes)
 
 
 def _legend(axes: Axes, students: Sequence[str], exports: Sequence[str], *, doubtful: bool) -> None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ktbench.report import doubt, numbers
+from ktbench.report import doubt, numbers, scores
 from ktbench.report.analysis import Analysis, by_origin
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Part, Row, Table, rows_of
 
-_ANSWERS = {
-    "board_accuracy": "accuracy there",
-    "board_difference": "difference, points",
-    "board_agreement": "agreement with torch",
-}
+_ANSWERS = ("board_accuracy", "board_difference", "board_agreement")
 _ENERGY = {
     "energy_mj": "energy, mJ",
     "energy_net_mj": "net of idle, mJ",
@@ -31,12 +27,14 @@ def on_board(analysis: Analysis) -> list[Part]:
     origins = list(dict.fromkeys(answers["origin"]))
     heads = ["device", "student", "method", "export"]
     columns = [Column(head, number=False) for head in heads]
-    columns += [Column(f"{analysis.task.noun}s"), Column("accuracy here")]
-    columns += [Column(f"{t} ({origin})") for origin in origins for t in _ANSWERS.values()]
+    columns += [Column(f"{analysis.task.noun}s"), Column(f"{scores.word()} here")]
+    there = (f"{scores.word()} there", f"difference, {scores.unit()}", "agreement with torch")
+    columns += [Column(f"{title} ({origin})") for origin in origins for title in there]
     columns.append(Column("valid", number=False))
     rows = [_answer_row(r, heads, origins) for r in rows_of(answers.head(ROWS_SHOWN))]
     caption = (
-        "The test set on the board: the accuracy of the same file there and in this machine's "
+        f"The test set on the board: the {scores.word()} of the same file there and in this "
+        "machine's "
         f"runtime, and the share of {analysis.task.noun}s of which board and torch say the same."
     )
     return [Table("on-board", caption, columns, rows, by_origin(answers), total=len(answers))]
@@ -61,14 +59,14 @@ def _answers(analysis: Analysis) -> pd.DataFrame:
 
 def _answer_row(row: Row, heads: list[str], origins: list[str]) -> list[Box]:
     boxes = [Box(str(row[head])) for head in heads]
-    boxes += [Box(f"{int(row['board_images']):,}"), Box(numbers.percent(row["accuracy_here"]))]
+    boxes += [Box(f"{int(row['board_images']):,}"), Box(scores.figure(row["accuracy_here"]))]
     for origin in origins:
         if row["origin"] != origin:
             boxes += [Box("", "muted")] * len(_ANSWERS)
             continue
         boxes += [
-            Box(numbers.percent(row["board_accuracy"])),
-            Box(numbers.points(row["board_difference"])),
+            Box(scores.figure(row["board_accuracy"])),
+            Box(scores.gain(row["board_difference"])),
             Box(numbers.percent(row["board_agreement"])),
         ]
     return [*boxes, _validity_box(row)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import Box, Column, Row, Section, Table, rows_of
 
@@ -19,8 +19,8 @@ def cells(analysis: Analysis, keys: Sequence[str]) -> Section:
         Column("method", number=False),
         Column("seed"),
         Column("status", number=False),
-        Column("test accuracy"),
-        Column("gain, points"),
+        Column(f"test {scores.word()}"),
+        Column(f"gain, {scores.unit()}"),
         Column("validation"),
         Column("parameters"),
         Column("seconds alone"),
@@ -51,9 +51,9 @@ def _row(row: Row) -> list[Box]:
         Box(row["label"]),
         Box(str(row["seed"])),
         Box(row["status"], _STATUS.get(row["status"], "muted"), row["reason"]),
-        Box(numbers.percent(row["accuracy"])),
-        Box(numbers.NOTHING, "muted") if row["is_baseline"] else Box(numbers.points(row["gain"])),
-        Box(numbers.percent(row["validation"])),
+        Box(scores.figure(row["accuracy"])),
+        Box(numbers.NOTHING, "muted") if row["is_baseline"] else Box(scores.gain(row["gain"])),
+        Box(scores.figure(row["validation"])),
         Box(parameters),
         Box(numbers.seconds(row["seconds"])),
         Box(numbers.seconds(row["teacher_seconds"])),

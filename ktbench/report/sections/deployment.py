@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ktbench import stats
-from ktbench.report import doubt, gain_words, numbers
+from ktbench.report import doubt, gain_words, numbers, scores
 from ktbench.report.analysis import GROUP, Analysis, by_origin
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Note, Part, Section, Table, rows_of
 from ktbench.report.figures import front_figure
@@ -23,7 +23,8 @@ _PANELS_SHOWN = 4
 def accuracy_and_cost(analysis: Analysis) -> Section:
     """Build the section on accuracy against latency, per device and threads, and against size."""
     lead = (
-        "Each point is a student with a method in one export: test accuracy of the exported file, "
+        f"Each point is a student with a method in one export: test {scores.word()} of the "
+        "exported file, "
         "mean over seeds. Points on the Pareto front (ringed, numbered, listed below) are those "
         "that no other point beats on both axes."
     )
@@ -45,7 +46,7 @@ def accuracy_and_cost(analysis: Analysis) -> Section:
     else:
         parts.append(Note("Nothing has been exported.", "muted"))
     parts += against_teacher(analysis)
-    return Section("deployment", "Accuracy, latency and size", lead, parts)
+    return Section("deployment", f"{scores.title()}, latency and size", lead, parts)
 
 
 def _nothing_measured(analysis: Analysis) -> str:
@@ -68,7 +69,7 @@ def _front(
         points,
         axis=axis,
         name=name,
-        caption=f"Test accuracy against {what}{where}: {_points(len(points))}."
+        caption=f"Test {scores.word()} against {what}{where}: {_points(len(points))}."
         + (f" {doubt.LEGEND}" if axis is LATENCY and points["doubtful"].any() else ""),
         students=analysis.students,
         exports=exports,
@@ -101,7 +102,7 @@ def _front_table(points: pd.DataFrame, axis: Axis, name: str, where: str, origin
         Column("student", number=False),
         Column("method", number=False),
         Column("export", number=False),
-        Column("test accuracy"),
+        Column(f"test {scores.word()}"),
         Column("n"),
     ]
     if latency:
@@ -115,7 +116,7 @@ def _front_table(points: pd.DataFrame, axis: Axis, name: str, where: str, origin
             Box(r["label"]),
             Box(r["export"]),
             Box(
-                numbers.percent_interval(r["accuracy"], r["accuracy_low"], r["accuracy_high"]),
+                scores.figure_interval(r["accuracy"], r["accuracy_low"], r["accuracy_high"]),
             ),
             gain_words.seeds_box(r),
         ]
@@ -125,7 +126,7 @@ def _front_table(points: pd.DataFrame, axis: Axis, name: str, where: str, origin
     frame = points.drop(columns=["valid", "reasons"], errors="ignore")  # all of them are valid
     if latency:
         frame = by_origin(frame)
-    caption = f"The Pareto front of accuracy and {'latency' if latency else 'size'}{where}."
+    caption = f"The Pareto front of {scores.word()} and {'latency' if latency else 'size'}{where}."
     if latency and front["doubtful"].any():
         caption += f" {doubt.LEGEND}"
     return Table(f"front-{name}", caption, columns, rows, frame, total=len(front))
@@ -139,8 +140,9 @@ def integrity(analysis: Analysis) -> Section:
     lead = (
         "Every exported file was run on the whole validation set and compared with torch: the "
         f"share of {analysis.task.noun}s of which both say the same, and the largest difference of "
-        "an output. The accuracy "
-        "change is its test accuracy minus torch's, in points. A file beyond its tolerance is a "
+        f"an output. The {scores.word()} "
+        f"change is its test {scores.word()} {_minus()}, in {scores.unit()}. A file beyond its "
+        "tolerance is a "
         "failure, not a row."
     )
     frame = analysis.integrity
@@ -169,6 +171,11 @@ def integrity(analysis: Analysis) -> Section:
     return Section("integrity", "Export integrity", lead, parts)
 
 
+def _minus() -> str:
+    signed = "" if scores.metric().better == "more" else ", above 0 where it is better"
+    return f"minus torch's{signed}"
+
+
 def _integrity_table(frame: pd.DataFrame) -> Table:
     rows = [
         [
@@ -179,8 +186,8 @@ def _integrity_table(frame: pd.DataFrame) -> Table:
             Box(numbers.percent(r["agreement_least"])),
             Box(f"≥ {numbers.percent(r['agreement_required'])}", "muted"),
             Box(numbers.small(r["difference_largest"])),
-            Box(numbers.points(r["change_mean"])),
-            Box(f"{numbers.points(r['change_least'])} to {numbers.points(r['change_most'])}"),
+            Box(scores.gain(r["change_mean"])),
+            Box(f"{scores.gain(r['change_least'])} to {scores.gain(r['change_most'])}"),
             Box(numbers.size(r["bytes"])),
         ]
         for r in rows_of(frame)[:ROWS_SHOWN]
@@ -193,7 +200,7 @@ def _integrity_table(frame: pd.DataFrame) -> Table:
         Column("least"),
         Column("required"),
         Column("largest logit difference"),
-        Column("accuracy change"),
+        Column(f"{scores.word()} change"),
         Column("range"),
         Column("size"),
     ]

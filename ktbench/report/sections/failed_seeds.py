@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import gain_words, numbers
+from ktbench.report import gain_words, numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Note, Part, Table, rows_of
 
@@ -24,11 +24,11 @@ def _rule(analysis: Analysis) -> list[Part]:
     own = cells[cells["failed_by"] == "technique"]
     other = int((cells["failed_by"] == "circumstance").sum())
     uncounted = int(own["chance"].isna().sum())
-    levels = sorted({numbers.percent(c) for c in own["chance"].dropna()})
+    levels = sorted({scores.figure(c) for c in own["chance"].dropna()})
     words = (
         f"{numbers.count(len(own), 'training')} failed by the technique's own doing (a loss that "
         "is not finite, an exception of its own). A verdict is by intention to treat: such a seed "
-        f"counts at chance level, 1 / classes = {' or '.join(levels)}, on either side of a gain. "
+        f"counts at chance level, {_chance()}{' or '.join(levels)}, on either side of a gain. "
         if levels
         else ""
     )
@@ -55,6 +55,10 @@ def _rule(analysis: Analysis) -> list[Part]:
     return notes
 
 
+def _chance() -> str:
+    return "1 / classes = " if scores.metric().chance is None else ""
+
+
 def _table(compared: pd.DataFrame) -> Table:
     rows = [
         [
@@ -63,7 +67,7 @@ def _table(compared: pd.DataFrame) -> Table:
             gain_words.failed_box(r, bounded=True),
             Box(_bounded(r, "gain", "gain_low", "gain_high")),
             Box(_bounded(r, "protocol_gain", "protocol_low", "protocol_high")),
-            Box(numbers.point_interval(r["risk_low"], r["risk_high"]) or numbers.NOTHING),
+            Box(scores.gain_interval(r["risk_low"], r["risk_high"]) or numbers.NOTHING),
             Box(f"{r['arrived']} of {r['planned']}", "warn" * (r["arrived"] < r["planned"])),
         ]
         for r in rows_of(compared)[:ROWS_SHOWN]
@@ -79,7 +83,8 @@ def _table(compared: pd.DataFrame) -> Table:
     ]
     few = stats.rare_failures(5)
     caption = (
-        "Failed seeds and gains, in points. “With failures not seen” also counts the failures that "
+        f"Failed seeds and gains, in {scores.unit()}. “With failures not seen” also counts the "
+        "failures that "
         f"so few seeds cannot exclude: five without one leave up to {100 * float(few):.0f} % open "
         f"(95 %, one-sided), and {stats.seeds_to_exclude(0.2)} are needed to exclude 20 %. A gain "
         "without a failed seed speaks only of trainings that finish."
@@ -93,4 +98,4 @@ def _table(compared: pd.DataFrame) -> Table:
 
 def _bounded(row: dict[str, object], *names: str) -> str:
     value, low, high = (row[name] for name in names)
-    return f"{numbers.points(value)} {numbers.point_interval(low, high)}".strip()
+    return f"{scores.gain(value)} {scores.gain_interval(low, high)}".strip()

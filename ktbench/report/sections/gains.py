@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import gain_words, numbers
+from ktbench.report import gain_words, numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import (
     ROWS_SHOWN,
@@ -53,15 +53,23 @@ def gains(analysis: Analysis) -> Section:
     parts += _unsettled(compared)
     parts.append(_gain_table(compared))
     lead = (
-        "Test accuracy of each method minus that of no transfer with the same student and seed, so "
+        f"{_gain_words()} with the same student and seed, so "
         "with the same initial weights and data order; mean over n seeds with Student's t interval "
         f"at {100 * stats.LEVEL:.0f} %, each on its own; a seed that failed by the technique's own "
         "doing counts at chance level, and “n = 4 of 5” marks fewer seeds than planned. Signs are "
         "judged among all comparisons: full colour marks what is clear among them."
     )
+    lead += scores.direction()
     if not frame["own_failures"].any():
         lead += " No seed failed by its technique's own doing."
     return Section("gains", "Gains over no transfer", lead, parts)
+
+
+def _gain_words() -> str:
+    word = scores.word()
+    if scores.metric().better == "less":
+        return f"Test {word} of no transfer minus that of each method"
+    return f"Test {word} of each method minus that of no transfer"
 
 
 def _letters(analysis: Analysis) -> list[str]:
@@ -84,7 +92,7 @@ def _map(
 ) -> Part:
     own = frame[(frame["teacher"] == teacher) | (frame["teacher"] == "")]
     methods = [m for m in analysis.methods if (own["method"] == m).any()]
-    caption = "Gain in test accuracy over no transfer, in points"
+    caption = f"Gain in test {scores.word()} over no transfer, in {scores.unit()}"
     caption += f", teacher {teacher}." if several else "."
     if (own["budget"] != "").any():
         caption += (
@@ -166,7 +174,7 @@ def _sign_table(analysis: Analysis, compared: pd.DataFrame) -> Table:
         f"Signs: + clear gain, 0 no clear difference, − clear loss, at {100 * stats.LEVEL:.0f} % "
         f"for the whole table, over {_seeds(compared)}; (+) and (−) are clear on their own, but "
         f"not among all; ? fewer than {stats.LEAST_SEEDS} seeds, or without a difference."
-        + (" Beside each, the gain's own interval in points." if bounded else ""),
+        + (f" Beside each, the gain's own interval in {scores.unit()}." if bounded else ""),
         [Column("technique", number=False), *(Column(s, number=False) for s in students)],
         rows,
         wide.reset_index(),
@@ -188,8 +196,8 @@ def _sign_box(row: Row | None, *, bounded: bool) -> Box:
     sign, kind = _SIGNS[row["sign"]]
     if row["sign"] == "none" and row["alone"] != "none":
         sign = f"({_SIGNS[row['alone']][0]})"
-    bounds = numbers.point_interval(row["gain_low"], row["gain_high"])
-    words = f"{numbers.points(row['gain'])} points {bounds}, {gain_words.counted(row)}"
+    bounds = scores.gain_interval(row["gain_low"], row["gain_high"])
+    words = f"{scores.gain(row['gain'])} {scores.unit()} {bounds}, {gain_words.counted(row)}"
     hint = gain_words.with_arrived(words, row)
     if numbers.known(row["p"]):
         hint += f", p = {numbers.small(row['p'])}, among all {numbers.small(row['p_holm'])}"
@@ -214,7 +222,7 @@ def _gain_table(compared: pd.DataFrame) -> Table:
         [
             Box(r["student"]),
             Box(r["label"]),
-            Box(numbers.percent(r["accuracy"])),
+            Box(scores.figure(r["accuracy"])),
             gain_box(r) if r["n"] else Box(numbers.NOTHING, "muted", r["reason"]),
             Box(numbers.significant(r["effect"], 2)),
             Box(numbers.small(r["p"])),
@@ -222,7 +230,7 @@ def _gain_table(compared: pd.DataFrame) -> Table:
             *([_bootstrap_box(r)] if bootstrapped else []),
             gain_words.seeds_box(r),
             *([gain_words.failed_box(r)] if failing else []),
-            Box(numbers.points(r["validation_gain"])),
+            Box(scores.gain(r["validation_gain"])),
             Box(_troubles(r), "muted", r["reason"]),
         ]
         for r in rows_of(compared)[:ROWS_SHOWN]
@@ -230,24 +238,24 @@ def _gain_table(compared: pd.DataFrame) -> Table:
     columns = [
         Column("student", number=False),
         Column("method", number=False),
-        Column("test accuracy"),
-        Column("gain, points"),
+        Column(f"test {scores.word()}"),
+        Column(f"gain, {scores.unit()}"),
         Column("effect", hint="Cohen's d_z with Hedges' correction: mean over standard deviation"),
         Column("p", hint="paired t test, two-sided, on its own"),
         Column("p among all", hint="adjusted by Holm's step-down"),
-        *([Column("bootstrap, points", hint="BCa interval")] if bootstrapped else []),
+        *([Column(f"bootstrap, {scores.unit()}", hint="BCa interval")] if bootstrapped else []),
         Column("n"),
         *([Column("failed seeds", hint="by the technique's own doing")] if failing else []),
         Column("gain on validation"),
         Column("not done", number=False),
     ]
-    caption = "Every gain in figures; accuracies are means over seeds."
+    caption = f"Every gain in figures; {scores.words()} are means over seeds."
     frame = compared.drop(columns=["plain_method", "is_baseline", "parameters"])
     return Table("gains", caption, columns, rows, frame, total=len(compared))
 
 
 def _bootstrap_box(row: Row) -> Box:
-    bounds = numbers.point_interval(row["bca_low"], row["bca_high"])
+    bounds = scores.gain_interval(row["bca_low"], row["bca_high"])
     few = f"fewer than {stats.LEAST_FOR_BCA} seeds"
     return Box(bounds) if bounds else Box(numbers.NOTHING, "muted", few)
 
@@ -276,7 +284,7 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
     columns = [
         Column("student", number=False),
         Column("method", number=False),
-        Column("gain, points"),
+        Column(f"gain, {scores.unit()}"),
         Column("p among all"),
         Column("n"),
         *([Column("failed seeds")] if failing else []),
@@ -287,7 +295,7 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
         f"Undecided: {numbers.count(len(left), 'comparison')}. “Seeds to decide” is the total with "
         f"which the test has {100 * stats.POWER:.0f} % power if gain and spread stay as they are; "
         f"more seeds can decide {len(can_decide)} of them. `ktbench plan MATRIX.yaml --settle DIR` "
-        f"writes the matrix with these seeds. A gain within ±{100 * stats.SMALLEST_GAIN:g} points "
+        f"writes the matrix with these seeds. A gain within ±{scores.smallest_gain()} "
         "of zero is not worth more seeds."
     )
     names = ["student", "method", "teacher", "gain", "gain_low", "gain_high", "n", "planned"]

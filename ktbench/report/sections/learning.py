@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import (
     ROWS_SHOWN,
@@ -26,7 +26,8 @@ from ktbench.report.figures.curves import METHODS_SHOWN, STUDENTS_SHOWN
 def convergence(analysis: Analysis) -> Section:
     """Build the section: curves with seed bands, and the cost to the baseline's accuracy."""
     lead = (
-        "How fast a student learns. The target (dotted) is the final validation accuracy without "
+        "How fast a student learns. The target (dotted) is the final validation "
+        f"{scores.word()} without "
         "transfer, seed by seed. Costs count up to the end of the first epoch that reaches it, "
         "without interpolation; the same rule applies to no transfer."
     )
@@ -40,7 +41,8 @@ def convergence(analysis: Analysis) -> Section:
     columns = ["key", "student", "label", "seed"]
     data = drawn.astype({"key": object}).merge(cells[columns], on="key")
     caption = (
-        "Validation accuracy by epoch: mean over seeds, with a band from the lowest to the highest."
+        f"Validation {scores.word()} by epoch: mean over seeds, with a band from the lowest to the "
+        "highest."
     )
     if len(analysis.students) > STUDENTS_SHOWN:
         caption += f" First {STUDENTS_SHOWN} of {len(analysis.students):,} students."
@@ -52,7 +54,9 @@ def convergence(analysis: Analysis) -> Section:
     lines = _lines(cells)
     trained = cells.loc[~cells["is_baseline"], "label"].nunique()
     if trained > METHODS_SHOWN:
-        caption += f" The {METHODS_SHOWN} of {trained} methods with the best validation accuracy."
+        caption += (
+            f" The {METHODS_SHOWN} of {trained} methods with the best validation {scores.word()}."
+        )
     figure = convergence_figure(
         data, name="convergence", caption=caption, students=shown, methods=lines
     )
@@ -99,7 +103,8 @@ def _arrival_table(analysis: Analysis) -> Table:
         Column("× fewer FLOPs, with teacher"),
     ]
     caption = (
-        "Cost to the no-transfer's final validation accuracy. A seed that does not reach it within "
+        f"Cost to the no-transfer's final validation {scores.word()}. A seed that does not "
+        "reach it within "
         "its budget, or fails, is censored there: “epochs, median” is that of the Kaplan-Meier "
         "curve with log-log bounds (> is later than the budget), “within the budget” the mean of "
         "what each seed took or was given, and “× fewer epochs” the geometric mean over all seeds "
@@ -235,7 +240,7 @@ def _teacher_table(analysis: Analysis) -> Table:
         [
             Box(r["name"]),
             Box(r["student"]),
-            Box(numbers.percent(r["accuracy"])),
+            Box(scores.figure(r["accuracy"])),
             Box(numbers.scaled(r["parameters"])),
             Box(numbers.seconds(r["seconds"])),
             Box(numbers.scaled(r["flops"])),
@@ -245,7 +250,7 @@ def _teacher_table(analysis: Analysis) -> Table:
     columns = [
         Column("teacher", number=False),
         Column("network", number=False),
-        Column("test accuracy"),
+        Column(f"test {scores.word()}"),
         Column("parameters"),
         Column("training seconds"),
         Column("training FLOPs"),

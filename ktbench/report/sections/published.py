@@ -10,7 +10,7 @@ import pandas as pd
 
 from ktbench import stats
 from ktbench.records import Cell
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.document import ROWS_SHOWN, Box, Column, Row, Section, Table, rows_of
 
@@ -51,17 +51,17 @@ def published(analysis: Analysis) -> tuple[Section, ...]:
 
 def _row(row: Row) -> list[Box]:
     bounds = numbers.known(row["low"]) and numbers.known(row["high"])
-    interval = f"[{numbers.percent(row['low'])}, {numbers.percent(row['high'])}]" if bounds else ""
+    interval = f"[{scores.figure(row['low'])}, {scores.figure(row['high'])}]" if bounds else ""
     return [
         Box(row["student"]),
         Box(row["teacher_network"] or numbers.NOTHING),
         Box(row["label"]),
-        Box(numbers.percent(row["published"])),
+        Box(scores.figure(row["published"])),
         Box(row["settings"]),
-        Box(numbers.percent(row["measured"])),
+        Box(scores.figure(row["measured"])),
         Box(interval),
         Box(str(row["seeds"])),
-        Box(numbers.points(row["measured"] - row["published"])),
+        Box(scores.gain(row["measured"] - row["published"])),
         Box(row["budget"]),
         Box(f"{row['source']}, {row['epoch']} epoch"),
     ]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ktbench import stats
 from ktbench.records import BASELINE, Plan, Provenance, TrainSpec
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.document import ROWS_SHOWN, Box, Card, Cards, Column, Note, Part, Section, Table
 from ktbench.results import Problem
@@ -210,7 +210,7 @@ def _data_card(analysis: Analysis) -> Card:
         (f"training {nouns}", str(data.train_size or "all")),
         (f"validation {nouns}", str(data.validation_size or "a tenth of the training pool")),
         (f"test {nouns}", str(data.test_size or "the source's test split, or a fifth")),
-        ("judged by", analysis.task.metric),
+        ("judged by", scores.judged_by()),
         ("augmentation", ", ".join(changes) or "none"),
         *([("drawn", _drawn(analysis))] if changes else []),
         ("digest", analysis.results.lock.data_digest or numbers.NOTHING),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ktbench import stats
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 from ktbench.report.analysis import Analysis
 from ktbench.report.best_techniques import LEVEL, contested, together
 from ktbench.report.document import (
@@ -65,12 +65,13 @@ def _best_table(frame: pd.DataFrame) -> Table:
         Column("student", number=False),
         *([Column("training", number=False)] if several else []),
         Column("technique", number=False),
-        *_STANDING_COLUMNS,
+        *_standing_columns(),
         Column("letters", number=False, hint="techniques that share one do not differ clearly"),
         Column("n"),
     ]
     caption = (
-        "Techniques by mean test accuracy: those that may be best, and by how much each may be "
+        f"Techniques by mean test {scores.word()}: those that may be best, and by how much each "
+        "may be "
         f"behind the best at most, at {LEVEL} for one student's techniques together. Techniques "
         "with a common letter do not differ clearly among all pairs of the report, so many at once "
         "that letters tell fewer apart than the search for the best."
@@ -80,24 +81,26 @@ def _best_table(frame: pd.DataFrame) -> Table:
     return Table("best", caption, columns, rows[:ROWS_SHOWN], frame, total=len(rows))
 
 
-_STANDING_COLUMNS = (
-    Column("test accuracy"),
-    Column("is it best?", number=False),
-    Column("points behind the best, at most", hint="points of test accuracy"),
-)
+def _standing_columns() -> list[Column]:
+    of = f"{scores.unit()} of test {scores.word()}" if scores.unit() != scores.word() else ""
+    return [
+        Column(f"test {scores.word()}"),
+        Column("is it best?", number=False),
+        Column(f"{scores.unit()} behind the best, at most", hint=of),
+    ]
 
 
 def _standing_boxes(row: Row) -> list[Box]:
     hint = f"p of being the best = {numbers.small(row['p'])}" if numbers.known(row["p"]) else ""
     return [
-        Box(numbers.percent(row["accuracy"])),
+        Box(scores.figure(row["accuracy"])),
         Box(row["standing"], _KINDS[row["standing"]], hint),
         Box(_behind(row["behind"])),
     ]
 
 
 def _behind(value: float) -> str:
-    return f"{100 * value:.1f}" if value < float("inf") else numbers.NOTHING
+    return scores.metric().bare(value) if value < float("inf") else numbers.NOTHING
 
 
 def _seed_box(row: Row) -> Box:
@@ -137,7 +140,7 @@ def _pair_parts(analysis: Analysis, frame: pd.DataFrame) -> list[Part]:
         Column("student", number=False),
         Column("better", number=False),
         Column("worse", number=False),
-        Column("difference, points"),
+        Column(f"difference, {scores.unit()}"),
         Column("p", hint="paired t test, two-sided, on its own"),
         Column("p among all", hint="adjusted by Holm's step-down"),
         Column("n"),
@@ -149,8 +152,8 @@ def _pair_parts(analysis: Analysis, frame: pd.DataFrame) -> list[Part]:
 
 
 def _difference(row: Row) -> str:
-    bounds = numbers.point_interval(row["low"], row["high"])
-    return f"{numbers.points(row['difference'])} {bounds}".strip()
+    bounds = scores.gain_interval(row["low"], row["high"])
+    return f"{scores.gain(row['difference'])} {bounds}".strip()
 
 
 def _over_students(wholes: list[OverStudents]) -> list[Part]:
@@ -168,13 +171,14 @@ def _over_students(wholes: list[OverStudents]) -> list[Part]:
     ]
     columns = [
         Column("technique", number=False),
-        *_STANDING_COLUMNS,
+        *_standing_columns(),
         *([Column("mean rank", hint="1 is the best"), *_RANK_LETTERS] if ranked else []),
         Column("n", hint="seeds with every student"),
     ]
     count = numbers.count(len(whole.students), "student")
     caption = (
-        f"Over {count} together: the mean of their test accuracies, compared seed by seed as one "
+        f"Over {count} together: the mean of their test {scores.words()}, compared seed by seed "
+        "as one "
         "student's are above. It speaks of these students, each counting the same."
     )
     if whole.left_out:
