@@ -94,6 +94,11 @@ def smallest_gain() -> str:
     return f"{metric().scale * metric().step / 2:g} {unit()}"
 
 
+def in_unit(joined: str = ", in ") -> str:
+    """`, in points`; empty where the metric's own word is the unit, which a text has said."""
+    return f"{joined}{unit()}" if unit() != word() else ""
+
+
 def full_unit() -> str:
     """`points of test accuracy`."""
     return f"points of test {word()}" if metric().digits is None else f"test {word()}"

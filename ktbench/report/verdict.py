@@ -205,12 +205,12 @@ def _speed_sentence(analysis: Analysis) -> list[str]:
     where = f"{_bold(top['label'])} on {top['student']}"
     if top["x_flops_all"] <= 1:
         return [
-            "No method reached the final accuracy of no transfer with less compute, the teacher's "
-            f"forward passes included: the closest, {where}, takes "
+            f"No method reached the final {scores.word()} of no transfer with less compute, the "
+            f"teacher's forward passes included: the closest, {where}, takes "
             f"{numbers.ratio(1 / top['x_flops_all'])} the FLOPs."
         ]
     return [
-        f"To reach the final accuracy of no transfer, {where} takes "
+        f"To reach the final {scores.word()} of no transfer, {where} takes "
         f"{numbers.speedup(top['x_within'], top['x_within_low'], top['x_within_high'])} fewer "
         f"epochs (all {top['seeds']} seeds reach it) and, with the teacher's forward passes "
         f"counted, {numbers.ratio(top['x_flops_all'])} fewer FLOPs; the teacher's own training is "

@@ -91,9 +91,10 @@ class Results:
         and the test set. Every figure of the task's metric is a quality here, of which more is
         better: the metric's own, negated where less is better (`Metric.quality`). Costs as in
         `records.Cost`. Where there is no checkpoint, figures are NaN (floats) or NA (integers).
-        `failed_by`: technique where the cell's own student or method ended its training, circumstance where something else did
-        (`results.attribution`). `accuracy_itt`, `validation_itt`: the same accuracies by intention
-        to treat: a technique's own failure counts at `chance`.
+        `failed_by`: technique where the cell's own student or method ended its training,
+        circumstance where something else did (`results.attribution`). `accuracy_itt`,
+        `validation_itt`: the same by intention to treat: a technique's own failure counts at
+        `chance`.
         """
         plan = self.lock.plan
         odd = self.differences

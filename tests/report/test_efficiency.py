@@ -12,7 +12,7 @@ import pytest
 from benchmarks._synthetic import Shape, write_folder
 from ktbench import stats
 from ktbench.records import Cell
-from ktbench.report import numbers, sections, write_report
+from ktbench.report import numbers, scores, sections, write_report
 from ktbench.report.analysis import Analysis
 from ktbench.report.document import Cards, Figure, Note
 from ktbench.report.efficiency import frames, summary, sweeps
@@ -204,7 +204,7 @@ def test_every_window_and_every_use_of_a_pool_is_drawn_with_its_gain_and_its_flo
     frame = sweeps.windows(analysis.trainings)
     for row in frame[frame["epochs"] == 0].to_dict("records"):
         assert f">{row['window'] or 'throughout'}<" in drawn
-        assert f">{numbers.points(row['gain'])} · {numbers.ratio(row['flops'])} FLOPs<" in drawn
+        assert f">{scores.gain(row['gain'])} · {numbers.ratio(row['flops'])} FLOPs<" in drawn
     for words in ("T0, one, always the same", "one of four, one of 4, drawn"):
         assert f">{words}<" in pools.svg.decode()
     assert window_figure(frame.assign(gain=math.nan)) == [], "nothing to compare with yet"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktbench.report import numbers
+from ktbench.report import numbers, scores
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_an_accuracy_is_a_percentage_with_one_decimal(value: object, shown: str)
     ("value", "shown"), [(0.021, "+2.1"), (-0.0104, "−1.0"), (0.0001, "0.0"), (-0.0001, "0.0")]
 )
 def test_a_difference_has_its_sign_unless_it_shows_as_zero(value: float, shown: str) -> None:
-    assert numbers.points(value) == shown
+    assert scores.gain(value) == shown
 
 
 @pytest.mark.parametrize(

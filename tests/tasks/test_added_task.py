@@ -1,23 +1,28 @@
-"""A task that is added as one file reaches a report, though its labels are no classes."""
+"""A task that is added as one file reaches a report, though less of its metric is better."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import ktbench.tasks
 from ktbench.catalogue import lookup
+from ktbench.compare import compare
 from ktbench.data import describe, load
-from ktbench.records import DataSpec, Item
-from tests.support.running import ROOT, results, started, write_matrix
+from ktbench.records import DataSpec, Item, KtbenchError
+from ktbench.results import Results, load_results
+from tests.support.running import ROOT, started, write_matrix
 
 TASK = '''
-"""Regression of one number from a few, judged by the share of its variance that is explained."""
+"""Regression of one number from a few, judged by the mean absolute error."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +31,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
+from ktbench.records import Metric
 from ktbench.tasks._contract import InputSpec, Signature, Source, Task
 
 
@@ -46,8 +52,9 @@ class Rows:
 
 class Learning(Task):
     noun = "row"
-    metric = "explained variance"
-    chance = 0.0
+    metric = Metric(
+        name="mean absolute error", word="error", better="less", high=None, chance=6.0, digits=3
+    )
 
     def open(self, spec, base):
         draw = np.random.default_rng(0)
@@ -75,9 +82,14 @@ class Learning(Task):
     def agreement(self, predictions, others):
         return float(((predictions - others).abs() < 1e-3).double().mean())
 
-    def score(self, predictions, labels):
-        left = (predictions - labels).square().mean() / labels.var()
-        return max(0.0, 1.0 - float(left))
+    def per_sample(self, outputs, labels):
+        return (outputs[:, 0] - labels).abs()
+
+    def score(self, per_sample, labels):
+        return float(per_sample.double().mean())
+
+    def beside(self, per_sample, labels):
+        return {"largest error": float(per_sample.max())}
 '''
 NETWORK = """
 from torch import nn
@@ -112,7 +124,7 @@ def test_numbers_to_predict_are_float_and_drawn_without_classes(added: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_regression_added_as_one_file_is_taught_exported_and_reported(tmp_path: Path) -> None:
+def test_a_regression_added_as_one_file_is_judged_by_an_error_to_its_report(tmp_path: Path) -> None:
     """Every process of the run finds the file where the catalogue looks."""
     (tmp_path / "toy_regression.py").write_text(TASK)
     (tmp_path / "nets.py").write_text(NETWORK)
@@ -125,18 +137,52 @@ def test_a_regression_added_as_one_file_is_taught_exported_and_reported(tmp_path
         teachers=[{"student": {"nets.py:net": {"arguments": {"hidden": 32}}}, "name": "T"}],
         students=["nets.py:net"],
         methods=["none", "last_layer"],
-        train={"epochs": 12, "batch_size": 32, "lr": 0.01, "optimiser": "adam"},
+        seeds=5,
+        train={"epochs": 12, "batch_size": 32, "lr": 0.01, "optimiser": "adam", "keep": "best"},
         exports={"formats": ["onnx"], "precisions": ["fp32"]},
+        devices=[{"local": {"name": "here", "repeats": 1}}],
     )
     folder = tmp_path / "results"
     path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     running = started(
         "run", matrix, "--results", folder, cache=tmp_path / "cache", environment=path
     )
-    _, errors = running.communicate()
-    assert running.returncode == 0, errors
-    for result in results(folder).values():
-        assert result.checkpoint is not None and result.checkpoint.accuracy.test_last > 0.5
+    _, problems = running.communicate()
+    assert running.returncode == 0, problems
+    results = load_results(folder)
+    assert results.lock.task.metric.chance == 6.0 and not results.problems
+    for result in results.by_key.values():
+        assert result.checkpoint is not None
+        accuracy = result.checkpoint.accuracy
+        errors = pq.read_table(folder / result.checkpoint.curves)["validation_accuracy"].to_pylist()
+        assert min(errors) == accuracy.validation_best < errors[0]
+        assert accuracy.best_epoch == 1 + errors.index(min(errors))
+        assert accuracy.beside_best["largest error"] > accuracy.test_best > 0
         [artifact] = result.artifacts
         assert artifact.agreement == 1.0
-    assert (folder / "report/index.html").is_file()
+        assert artifact.test_accuracy == pytest.approx(accuracy.test_best, rel=1e-4)
+        described = json.loads((folder / f"{artifact.path}.json").read_text())
+        assert described["output"]["reduction"] == "none"
+        assert described["output"]["shape"] == [1, 1]
+    [measurement] = results.all_measurements
+    assert measurement.agreement == 1.0
+    _check_report(results)
+    with pytest.raises(KtbenchError, match="A is judged by mean absolute error, B by top-1"):
+        compare(folder, ROOT / "results/reference/hpdc18-small.ktb")
+
+
+def _check_report(results: Results) -> None:
+    """Gains are errors that a technique saves, and the least mean error is the best."""
+    errors: dict[str, list[float]] = {"none": [], "last_layer": []}
+    for result in results.by_key.values():
+        assert result.checkpoint is not None
+        errors[result.cell.method.name].append(result.checkpoint.accuracy.test_best)
+    plain, taught = (float(np.mean(errors[name])) for name in errors)
+    text = (results.path / "report/report.md").read_text()
+    assert "accurac" not in text.lower() and not re.search(r", points|[0-9] points \[", text)
+    gain = f"{'+' if taught < plain else '−'}{abs(plain - taught):.3f}"
+    assert re.search(rf"\| last_layer \| {taught:.3f} \| {re.escape(gain)} \[", text)
+    best = "last_layer" if taught < plain else "no transfer"
+    assert f"\n| nets.py:net | {best} | " in text.partition("## Gains")[0]
+    assert "Less error is better: a gain above 0 is error that a technique saves." in text
+    assert "test largest error" in (results.path / "report/index.html").read_text()

@@ -141,7 +141,7 @@ def integrity(analysis: Analysis) -> Section:
         "Every exported file was run on the whole validation set and compared with torch: the "
         f"share of {analysis.task.noun}s of which both say the same, and the largest difference of "
         f"an output. The {scores.word()} "
-        f"change is its test {scores.word()} {_minus()}, in {scores.unit()}. A file beyond its "
+        f"change is its test {scores.word()} {_minus()}{scores.in_unit()}. A file beyond its "
         "tolerance is a "
         "failure, not a row."
     )

@@ -83,7 +83,7 @@ def _table(compared: pd.DataFrame) -> Table:
     ]
     few = stats.rare_failures(5)
     caption = (
-        f"Failed seeds and gains, in {scores.unit()}. “With failures not seen” also counts the "
+        f"Failed seeds and gains{scores.in_unit()}. “With failures not seen” also counts the "
         "failures that "
         f"so few seeds cannot exclude: five without one leave up to {100 * float(few):.0f} % open "
         f"(95 %, one-sided), and {stats.seeds_to_exclude(0.2)} are needed to exclude 20 %. A gain "

@@ -92,7 +92,7 @@ def _map(
 ) -> Part:
     own = frame[(frame["teacher"] == teacher) | (frame["teacher"] == "")]
     methods = [m for m in analysis.methods if (own["method"] == m).any()]
-    caption = f"Gain in test {scores.word()} over no transfer, in {scores.unit()}"
+    caption = f"Gain in test {scores.word()} over no transfer{scores.in_unit()}"
     caption += f", teacher {teacher}." if several else "."
     if (own["budget"] != "").any():
         caption += (
@@ -174,7 +174,7 @@ def _sign_table(analysis: Analysis, compared: pd.DataFrame) -> Table:
         f"Signs: + clear gain, 0 no clear difference, − clear loss, at {100 * stats.LEVEL:.0f} % "
         f"for the whole table, over {_seeds(compared)}; (+) and (−) are clear on their own, but "
         f"not among all; ? fewer than {stats.LEAST_SEEDS} seeds, or without a difference."
-        + (f" Beside each, the gain's own interval in {scores.unit()}." if bounded else ""),
+        + (f" Beside each, the gain's own interval{scores.in_unit(' in ')}." if bounded else ""),
         [Column("technique", number=False), *(Column(s, number=False) for s in students)],
         rows,
         wide.reset_index(),
