@@ -63,10 +63,10 @@ class _Sums:
 
 
 def accuracy_of(network: Student, inputs: TeacherInputs, split: Split) -> float:
-    """Return the top-1 accuracy on a split, in eval mode and single precision."""
-    right = torch.zeros((), dtype=torch.int64, device=inputs.device)
+    """Return the task's accuracy on a split, in eval mode and single precision."""
+    task = inputs.dataset.task
     network.eval()
     with torch.no_grad():
-        for images, labels in inputs.held_out(split):
-            right += (network(images).argmax(1) == labels).sum()
-    return int(right) / inputs.dataset.size(split)
+        per_sample = [task.per_sample(network(x), y) for x, y in inputs.held_out(split)]
+    labels = inputs.dataset.labels(split).to(inputs.device)
+    return task.score(torch.cat(per_sample), labels)

@@ -207,6 +207,7 @@ class _Feasibility:
             or _sampling_objection(cell, kind, config)
             or _ensemble_objection(cell, kind.needs(config), teachers)
             or _warmup_objection(cell)
+            or _blocks_objection(cell)
             or _window_objection(cell, kind, config, settings[0])
         )
 
@@ -298,6 +299,14 @@ def _warmup_objection(cell: Cell) -> str | None:
     if cell.start is not None:
         return "pairs by similarity need a student that begins from fresh weights, not from blocks"
     return None
+
+
+def _blocks_objection(cell: Cell) -> str | None:
+    """Say why a task's students cannot be made of blocks, or None."""
+    metric = catalogue.task(cell.data.task).metric
+    if cell.start is None or (metric.better, metric.digits) == ("more", None):
+        return None
+    return f"blocks are kept by what share they lose of an accuracy, not of {metric.name}"
 
 
 def _window_objection(

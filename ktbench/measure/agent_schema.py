@@ -177,7 +177,9 @@ class EvaluatedArtifact(_Answer):
     top1: list[int] | None = None
     outputs: str | None = None
     """Outputs, row by row, as little-endian float32 in base 64."""
-    shape: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    shape: (
+        Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)] | None
+    ) = None
     provider: Text = ""
     error: Text | None = None
 

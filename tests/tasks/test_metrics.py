@@ -112,7 +112,7 @@ def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
 
 @pytest.mark.slow
 def test_sentences_are_judged_by_matthews_correlation_to_their_report(
-    command: Commands, tmp_path: Path
+    ktbench: Commands, tmp_path: Path
 ) -> None:
     write_texts(tmp_path / "texts")
     data = text_data(tmp_path / "texts", metric="matthews").model_dump(mode="json")
@@ -125,9 +125,9 @@ def test_sentences_are_judged_by_matthews_correlation_to_their_report(
         seeds=3,
         train={"epochs": 2, "batch_size": 32, "lr": 0.003, "optimiser": "adam"},
     )
-    command.report = True
+    ktbench.report = True
     folder = tmp_path / "results"
-    assert command("run", matrix, "--results", folder).code == 0
+    assert ktbench("run", matrix, "--results", folder).code == 0
     results = load_results(folder)
     assert results.metric == MATTHEWS and not results.problems
     texts = loaded(text_data(tmp_path / "texts", metric="matthews").model_dump_json())
@@ -146,7 +146,7 @@ def test_sentences_are_judged_by_matthews_correlation_to_their_report(
     assert f"{np.mean(plain):.3f}" in (folder / "report/figures/gains.svg").read_text()
     assert "accurac" not in text and not re.search(r", points|[0-9] points \[", text)
     assert "`${+(100 * v)" not in (folder / "report/index.html").read_text()
-    same = command("compare", folder, folder)
+    same = ktbench("compare", folder, folder)
     assert same.code == 0 and "Test MCC: same 2" in same.out and "0 MCC or 10 % of" in same.out
 
 
