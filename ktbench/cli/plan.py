@@ -134,14 +134,20 @@ def _print_cells(plan: Plan) -> None:
 
 
 def _protocols(plan: Plan) -> list[str]:
-    """List the members of the axes of budgets, windows and ensembles, where a plan has them."""
-    from ktbench.records import Ensemble
+    """List the members of the axes of budgets, windows and ensembles, and an unusual metric."""
+    from ktbench import catalogue
+    from ktbench.records import ACCURACY, Ensemble
 
     ensembles = {c.teacher.name: c.teacher for c in plan.cells if isinstance(c.teacher, Ensemble)}
     lines = [
         f"drawn:    {name}: {e.sample} of {', '.join(t.name for t in e.of)} per step"
         for name, e in ensembles.items()
     ]
+    metrics = {cell.data.task.canonical: cell.data.task for cell in plan.cells}
+    for metric in (catalogue.task(task).metric for task in metrics.values()):
+        if metric != ACCURACY:
+            less = ", less is better" if metric.better == "less" else ""
+            lines.append(f"judged by {metric.name}{less}")
     budgets = dict.fromkeys(cell.train.epochs for cell in plan.cells)
     if len(budgets) > 1:
         lines.append(f"budgets:  {', '.join(map(str, budgets))} epochs")

@@ -21,8 +21,8 @@ class Metric(Record):
 
     name: Name = "top-1 accuracy"
     """Whole name for people."""
-    word: Name = "accuracy"
-    """Short name, which stands in the report's sentences and heads."""
+    word: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 '@._-]{0,30}$")] = "accuracy"
+    """Short name, which stands in the report's sentences, heads, drawings and script."""
     better: Literal["more", "less"] = "more"
     low: Figure | None = 0.0
     """Least figure that there can be; None where there is none."""

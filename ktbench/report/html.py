@@ -43,12 +43,9 @@ def html(page: Page) -> str:
 def _script() -> str:
     """The page's script, whose one chart of accuracies is of the page's metric."""
     script = (_HERE / "page.js").read_text(encoding="utf-8")
-    metric = scores.metric()
-    if metric.digits is not None:
+    if scores.metric().digits is not None:
         script = script.replace("`${+(100 * v).toFixed(1)} %`", "String(v)")
-    return script.replace(
-        "Validation accuracy by", f"Validation {json.dumps(metric.word)[1:-1]} by"
-    )
+    return script.replace("Validation accuracy by", f"Validation {scores.word()} by")
 
 
 def _inert(value: object) -> Markup:

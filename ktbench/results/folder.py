@@ -40,6 +40,7 @@ from ktbench.results.membership import (
     extended,
     files_of,
     impossible_figure,
+    impossible_on_board,
     refuse_to_mix,
     unchanged,
 )
@@ -271,6 +272,8 @@ class ResultsFolder:
             reason = (
                 f"it holds the measurement of {on_disk.record.samples}: it was edited or renamed"
             )
+            raise DamagedError(path, reason)
+        if reason := impossible_on_board(on_disk.record, self._lock):
             raise DamagedError(path, reason)
         return on_disk
 

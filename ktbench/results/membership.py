@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ktbench.records import KtbenchError, Result
+from ktbench.records import KtbenchError, Measurement, Result
 from ktbench.results.lock import Lock
 
 
@@ -63,6 +63,16 @@ def impossible_figure(result: Result, lock: Lock | None) -> str | None:
             if reason := metric.objection(getattr(artifact, name)):
                 return f"{name} of {artifact.export.label} {reason}"
     return None
+
+
+def impossible_on_board(measurement: Measurement, lock: Lock | None) -> str | None:
+    """Reason why a board's figure cannot be one of the folder's metric, or None."""
+    if lock is None or measurement.test_accuracy is None:
+        return None
+    if all(cell.key != measurement.cell_key for cell in lock.plan.cells):
+        return None  # of an earlier matrix, which may have had another metric
+    reason = lock.task.metric.objection(measurement.test_accuracy)
+    return None if reason is None else f"test_accuracy {reason}"
 
 
 def refuse_to_mix(path: Path, earlier: Lock, now: Lock) -> None:

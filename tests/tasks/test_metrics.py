@@ -127,6 +127,7 @@ def test_sentences_are_judged_by_matthews_correlation_to_their_report(
     )
     ktbench.report = True
     folder = tmp_path / "results"
+    assert "judged by Matthews' correlation\n" in ktbench("plan", matrix).out
     assert ktbench("run", matrix, "--results", folder).code == 0
     results = load_results(folder)
     assert results.metric == MATTHEWS and not results.problems
