@@ -273,8 +273,9 @@ class ResultsFolder:
                 f"it holds the measurement of {on_disk.record.samples}: it was edited or renamed"
             )
             raise DamagedError(path, reason)
-        if reason := impossible_on_board(on_disk.record, self._lock):
-            raise DamagedError(path, reason)
+        impossible = impossible_on_board(on_disk.record, self._lock)
+        if impossible is not None:
+            raise DamagedError(path, impossible)
         return on_disk
 
     def measurements(self) -> Iterator[Measurement]:
