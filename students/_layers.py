@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ktbench.students._contract import StagedNetwork, scaled
+from ktbench.students._contract import Heads, StagedNetwork, scaled
 
 ConvLayer = Callable[[int, int], list[nn.Module]]
 """Builds a convolution with its normalisation for (in, out) channels, without an activation."""
@@ -126,6 +126,28 @@ def shuffle_channels(x: Tensor, groups: int) -> Tensor:
     channels, height, width = x.shape[1:]
     x = x.reshape(-1, groups, channels // groups, height * width)  # (B, G, C/G, HW)
     return x.transpose(1, 2).reshape(-1, channels, height, width)  # (B, C, H, W)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Cuts the states of tokens into those of heads: (B, N, D) to (B, heads, N, D / heads)."""
+    tokens, dim = x.shape[1:]
+    return x.reshape(-1, tokens, heads, dim // heads).transpose(1, 2)
+
+
+def attend(
+    heads: Heads, away: Tensor | None = None, dropout: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """The values that each token gathers by its scores, heads side by side: (B, N, D).
+
+    `away` is added to the scores, and `dropout` drops some of the weights. In plain matrix products,
+    which every exporter knows (Vaswani et al., arXiv 1706.03762, equation 1).
+    """
+    query, key, value = heads
+    scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, heads, N, N)
+    weights = functional.softmax(scores if away is None else scores + away, dim=3)
+    if dropout is not None:
+        weights = dropout(weights)
+    return (weights @ value).transpose(1, 2).flatten(2)
 
 
 def initialise(network: Net) -> Net:

@@ -13,10 +13,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ktbench.students._contract import Student, scaled
-from ktbench.students._layers import UnactivatedNetwork, initialise
+from ktbench.students._contract import Features, Heads, Student, scaled
+from ktbench.students._layers import UnactivatedNetwork, attend, initialise, split_heads
 
 VARIANTS = ("vit_tiny",)
 WIDTH, HEADS, STAGES, BLOCKS = 192, 3, 4, 3
@@ -30,7 +29,7 @@ def build(
     Widths are multiples of 4 per head, as the positions take.
     """
     dim = HEADS * 4 * scaled(WIDTH // HEADS // 4, width)
-    network = UnactivatedNetwork(
+    network = VisionTransformer(
         stem=Patches(in_channels, dim, patch),
         stages=[nn.Sequential(*(Block(dim) for _ in range(BLOCKS))) for _ in range(STAGES)],
         embed=TokenMean(dim),
@@ -73,6 +72,31 @@ def positions(rows: int, columns: int, dim: int, *, device: torch.device) -> Ten
     return torch.cat((row.sin(), row.cos(), column.sin(), column.cos()), 1)
 
 
+class VisionTransformer(UnactivatedNetwork):
+    """Stages of blocks that show the heads of their attention."""
+
+    def forward_features(self, inputs: Tensor, *, preacts: bool = False) -> Features:
+        """See `Student.forward_features`."""
+        assert self.stem is not None
+        x = stem = self.stem(inputs)
+        stages: list[Tensor] = []
+        attentions: list[Heads] = []
+        for stage in self.stages:
+            assert isinstance(stage, nn.Sequential)
+            for block in stage:
+                x = block(x, attentions)
+            stages.append(x)
+        embedding = self.embed(x)
+        return Features(
+            self.head(embedding),
+            stages=tuple(stages),
+            embedding=embedding,
+            preacts=tuple(stages) if preacts else (),
+            stem=stem,
+            attentions=tuple(attentions),
+        )
+
+
 class Block(nn.Module):
     """Self-attention and a two-layer perceptron, each normalised before and added."""
 
@@ -83,32 +107,28 @@ class Block(nn.Module):
         self.before_mlp = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) to the same shape."""
-        x = x + self.attention(self.before_attention(x))
+    def forward(self, x: Tensor, attentions: list[Heads] | None = None) -> Tensor:
+        """(B, N, D) to the same shape; the attention's heads are added to `attentions`."""
+        mixed, heads = self.attention(self.before_attention(x))
+        if attentions is not None:
+            attentions.append(heads)
+        x = x + mixed
         summed: Tensor = x + self.mlp(self.before_mlp(x))
         return summed
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention in plain matrix products, which every exporter knows."""
+    """Multi-head self-attention."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.scale = (dim // HEADS) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) to the same shape."""
-        query, key, value = (self._heads(part) for part in self.qkv(x).chunk(3, 2))
-        weights = functional.softmax(query @ key.transpose(2, 3) * self.scale, dim=3)
-        mixed: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
-        return mixed
-
-    def _heads(self, x: Tensor) -> Tensor:
-        tokens, dim = x.shape[1:]
-        return x.reshape(-1, tokens, HEADS, dim // HEADS).transpose(1, 2)  # (B, heads, N, D/heads)
+    def forward(self, x: Tensor) -> tuple[Tensor, Heads]:
+        """(B, N, D) to the same shape, and the heads."""
+        heads = Heads(*(split_heads(part, HEADS) for part in self.qkv(x).chunk(3, 2)))
+        return self.out(attend(heads)), heads
 
 
 class TokenMean(nn.Module):
