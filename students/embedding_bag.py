@@ -37,4 +37,5 @@ class EmbeddingBag(Student):
         pieces: Tensor = self.embedding(ids)  # (B, N, D)
         weights = mask.to(pieces.dtype).unsqueeze(2)
         mean = (pieces * weights).sum(1) / torch.clamp(weights.sum(1), min=1.0)
-        return Features(self.head(mean), (pieces,), mean, (pieces,) if preacts else ())
+        preact = (pieces,) if preacts else ()
+        return Features(self.head(mean), (pieces,), mean, preact, mask=mask.bool())

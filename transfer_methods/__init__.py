@@ -11,6 +11,7 @@ from ktbench.transfer_methods._common import Weights as Weights
 from ktbench.transfer_methods._contract import ALL as ALL
 from ktbench.transfer_methods._contract import Batch as Batch
 from ktbench.transfer_methods._contract import Features as Features
+from ktbench.transfer_methods._contract import Heads as Heads
 from ktbench.transfer_methods._contract import Needs as Needs
 from ktbench.transfer_methods._contract import Phase as Phase
 from ktbench.transfer_methods._contract import Scale as Scale

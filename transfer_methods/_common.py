@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,14 @@ from ktbench.transfer_methods._pairs import warmup_epochs
 
 C = TypeVar("C")
 """A method's settings."""
+
+
+class ReadHeads(NamedTuple):
+    """See `_contract.Heads`."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
 
 
 class View:
@@ -73,6 +81,19 @@ class View:
         """Stages before their last BatchNorm in a pre-activation network; else the stages."""
         sums = self._features.sums or self._features.stages
         return tuple(self._read(each) for each in sums)
+
+    @property
+    def attentions(self) -> tuple[ReadHeads, ...]:
+        """The heads of each self-attention layer."""
+        return tuple(
+            ReadHeads(self._read(heads.query), self._read(heads.key), self._read(heads.value))
+            for heads in self._features.attentions
+        )
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(B, N) bool: true where a token counts; None where all do."""
+        return self._features.mask
 
 
 def seen(student: Features) -> View:
@@ -140,6 +161,8 @@ def _missing(teacher: Needs, student: Needs, setting: Setting) -> str | None:
                 f"the {side} shows no pre-activations, and the method compares them: "
                 "an own network names their modules as `preacts`"
             )
+        if needs.attentions and not shapes.attentions:
+            return f"the {side} shows no attention heads, and the method compares them"
         if needs.embedding and shapes.embedding is None:
             return f"the {side} shows no embedding, and the method compares embeddings"
     if teacher.logits and setting.teacher.logits != setting.student.logits:

@@ -24,6 +24,22 @@ Inputs = Tensor | tuple[Tensor, ...]
 """See `students/_contract.py`."""
 
 
+class Heads(Protocol):
+    """One layer's self-attention before its softmax; each (B, heads, N, D)."""
+
+    @property
+    def query(self) -> Tensor:
+        """The queries."""
+
+    @property
+    def key(self) -> Tensor:
+        """The keys."""
+
+    @property
+    def value(self) -> Tensor:
+        """The values."""
+
+
 class Features(Protocol):
     """Outputs of one forward pass; see `students/_contract.py` for the shapes."""
 
@@ -51,10 +67,24 @@ class Features(Protocol):
     def sums(self) -> tuple[Tensor, ...]:
         """A pre-activation network's stages before their last BatchNorm; else empty."""
 
+    @property
+    def attentions(self) -> tuple[Heads, ...]:
+        """The heads of each self-attention layer, in order; empty unless `Needs.attentions`."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(B, N), true where a token counts; None where all do.
+
+        It is there wherever stages or attentions are asked for.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The features of a network that a method reads; with none of them it needs no teacher."""
+    """The features of a network that a method reads; with none of them it needs no teacher.
+
+    The mask of tokens comes with stages and with attentions.
+    """
 
     logits: bool = False
     stages: bool = False
@@ -62,6 +92,7 @@ class Needs:
     preacts: bool = False
     stem: bool = False
     sums: bool = False
+    attentions: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """Return what either of the two needs."""
@@ -72,11 +103,17 @@ class Needs:
             preacts=self.preacts or other.preacts,
             stem=self.stem or other.stem,
             sums=self.sums or other.sums,
+            attentions=self.attentions or other.attentions,
         )
 
     def __bool__(self) -> bool:
         """True if anything is needed."""
         return self != Needs()
+
+    @property
+    def mask(self) -> bool:
+        """True if it is asked which tokens count."""
+        return self.stages or self.attentions
 
     @property
     def only_logits(self) -> bool:
@@ -95,6 +132,10 @@ class Shapes:
     stem: tuple[int, ...] | None = None
     preacts: bool = True
     """True if the network can show its stages before their activation."""
+    attentions: tuple[tuple[int, ...], ...] = ()
+    """(heads, N, D) of each self-attention layer; a layer's queries, keys and values are alike."""
+    mask: int | None = None
+    """N of the mask; None where every token counts."""
 
     @classmethod
     def of(cls, features: Features, names: Sequence[str]) -> Shapes:
@@ -109,6 +150,8 @@ class Shapes:
             embedding=None if features.embedding is None else int(features.embedding.shape[1]),
             stem=None if features.stem is None else tuple(features.stem.shape[1:]),
             preacts=bool(features.preacts),
+            attentions=tuple(tuple(heads.query.shape[1:]) for heads in features.attentions),
+            mask=None if features.mask is None else int(features.mask.shape[1]),
         )
 
 

@@ -6,6 +6,8 @@ A method that compares stages has a setting `pairs`:
               its stages are left out that make sizes agree best over all pairs (the sum of the
               octaves between their numbers of positions is least; of equal choices the later
               stage counts, as it has seen more layers).
+`uniform`     for student stage m of M, counted from 1, the teacher's stage m N / M of its N,
+              rounded up: of twelve layers every third for a student of four, as in TinyBERT.
 `{similarity: {warmup_epochs: N}}`
               for each student stage the teacher stage whose activations have the highest cosine
               similarity with its own (`Setting.similarity`); a tie goes to the earlier stage.
@@ -21,9 +23,10 @@ A method that compares stages has a setting `pairs`:
 a list        `[[teacher, student], ...]`: each an index from 0 (negative: from the end) or a
               stage's name.
 
-Only `stage` is sure to keep the order. Other pairs may lead from a later student stage to an
-earlier teacher stage, or all to one: a report says so (`records.Pairing`), and nothing is refused,
-because which stages resemble each other is a finding and shows only once a student is trained.
+Only `stage` and `uniform` are sure to keep the order. Other pairs may lead from a later student
+stage to an earlier teacher stage, or all to one: a report says so (`records.Pairing`), and nothing
+is refused, because which stages resemble each other is a finding and shows only once a student is
+trained.
 """
 
 from __future__ import annotations
@@ -39,12 +42,12 @@ from ktbench.transfer_methods._contract import Setting, Shapes
 Stage = int | str
 Warmup = dict[Literal["similarity"], dict[Literal["warmup_epochs"], int]]
 Pairs = (
-    Literal["stage", "similarity_untrained", "middle", "last"]
+    Literal["stage", "uniform", "similarity_untrained", "middle", "last"]
     | Warmup
     | tuple[tuple[Stage, Stage], ...]
 )
 
-_RULES = ("stage", "similarity_untrained", "middle", "last")
+_RULES = ("stage", "uniform", "similarity_untrained", "middle", "last")
 _AFTER_WARMUP = "{similarity: {warmup_epochs: N}}"
 MOST_WARMUP = 100_000
 """Epochs."""
@@ -136,6 +139,9 @@ def stage_pairs(
         return ((len(teacher.stages) - 1, len(student.stages) - 1),)
     if pairs == "stage":
         return _in_order(setting)
+    if pairs == "uniform":
+        theirs, ours = len(teacher.stages), len(student.stages)
+        return tuple((-(-(s + 1) * theirs // ours) - 1, s) for s in range(ours))
     if by_similarity(pairs):
         return _by_similarity(setting, same_width)
     assert isinstance(pairs, tuple)

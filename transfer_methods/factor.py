@@ -89,7 +89,7 @@ class Config(Weights):
         _checks.choice(self, "form", ("maps", "vectors"))
         check_pairs(self.pairs)
         several = not isinstance(self.pairs, str) and len(self.pairs) > 1
-        if self.pairs == "stage" or by_similarity(self.pairs) or several:
+        if self.pairs in ("stage", "uniform") or by_similarity(self.pairs) or several:
             raise ValueError("pairs must be one pair: middle, last or [[teacher, student]]")
         check_compatible(self, "pairs", "form")
 

@@ -62,7 +62,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_pairs(self.pairs)
-        if self.pairs == "stage" or by_similarity(self.pairs) or self._several:
+        if self.pairs in ("stage", "uniform") or by_similarity(self.pairs) or self._several:
             raise ValueError("pairs must be one pair: middle, last or [[teacher, student]]")
         _checks.choice(self, "distance", ("rmse", "half_squared"))
         _checks.choice(self, "second", ("all", "rest"))

@@ -187,8 +187,8 @@ class TeacherSection(SourceSpec):
     """Source of the teacher's outputs while its students learn."""
 
     keep: Few[Kept] = ("logits",)
-    """Outputs that a cache stores: `logits`, `embedding`, `stages`; methods that read more are
-    served live."""
+    """Outputs that a cache stores: `logits`, `embedding`, `stages`, `stem`, `attentions`; methods
+    that read more are served live."""
 
     @property
     def spec(self) -> SourceSpec:

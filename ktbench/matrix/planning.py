@@ -285,7 +285,7 @@ def _ensemble_objection(cell: Cell, needs: Needs, shapes: Sequence[Shapes]) -> s
     name, sample = cell.teacher.name, cell.teacher.sample
     if sample > 1:
         return f"teacher {name}: logits of {sample} are averaged, and the method reads more"
-    if len({(of.stages, of.embedding, of.stem) for of in shapes}) > 1:
+    if len({(of.stages, of.embedding, of.stem, of.attentions) for of in shapes}) > 1:
         return f"teacher {name}: its members differ in shape, and the method reads their stages"
     return None
 

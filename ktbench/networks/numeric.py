@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from itertools import count
 from types import FunctionType
@@ -18,11 +18,11 @@ import torch
 
 from ktbench.networks.layout import FIRST, Layout
 from ktbench.records import KtbenchError, NumericSpec
-from ktbench.students._contract import Features, Inputs, Student
+from ktbench.students._contract import Features, Heads, Inputs, Student
 from ktbench.system.machine import usable_cores
 from ktbench.transfer_methods._contract import Needs
 
-EVERYTHING = Needs(logits=True, stages=True, embedding=True, preacts=True, stem=True, sums=True)
+EVERYTHING = Needs(**dict.fromkeys((field.name for field in fields(Needs)), True))
 """Request for everything that a network can show."""
 _KEEP = {-3: 1 << 30, -1: (1 << 31) - 1, -8: 1}
 """Options by number in `malloc.h`: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (bytes), M_ARENA_MAX."""
@@ -98,9 +98,9 @@ class Runner:
     """Runs one network's `forward_features` under numeric settings.
 
     Outputs are in single precision. Under bf16 or compiled they hold only what was asked for; the
-    plain pass shows everything but sums that nobody reads. `frozen` is for a network whose weights
-    never change: its compiled form holds them as constants (folded into convolutions, laid out for
-    the kernels). Other networks of one `architecture` share their compiled code.
+    plain pass shows everything but sums and attentions that nobody reads. `frozen` is for a network
+    whose weights never change: its compiled form holds them as constants (folded into convolutions,
+    laid out for the kernels). Other networks of one `architecture` share their compiled code.
     """
 
     def __init__(
@@ -128,8 +128,10 @@ class Runner:
     def _pass(self, inputs: Inputs, needs: Needs, *, compiled: bool) -> Features:
         if not compiled and not self._bf16:
             shown = self.network.forward_features(inputs, preacts=needs.preacts)
-            # Nothing else holds a pre-activation network's sums: few methods read them.
-            return replace(shown, sums=()) if shown.sums and not needs.sums else shown
+            # Nothing else holds a pre-activation network's sums, or a frozen one's attentions: few
+            # methods read them.
+            unread = [name for name in ("sums", "attentions") if not getattr(needs, name)]
+            return replace(shown, **dict.fromkeys(unread, ()))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             if compiled:
                 shown = self._compiled_pass(inputs, needs)
@@ -155,7 +157,7 @@ def _without_preacts(needs: Needs) -> Needs:
 
 def _needed(shown: Features, needs: Needs) -> Features:
     """Select the needed outputs of a pass, in single precision, with their memory layout."""
-    logits, stages, embedding, preacts, stem, sums = _chosen(shown, needs)
+    logits, stages, embedding, preacts, stem, sums, attentions, mask = _chosen(shown, needs)
     return Features(
         logits.float(),
         tuple(stage.float() for stage in stages),
@@ -163,6 +165,8 @@ def _needed(shown: Features, needs: Needs) -> Features:
         tuple(stage.float() for stage in preacts),
         None if stem is None else stem.float(),
         tuple(each.float() for each in sums),
+        tuple(Heads(*(part.float() for part in heads)) for heads in attentions),
+        mask,
     )
 
 
@@ -175,6 +179,8 @@ def _chosen(shown: Features, needs: Needs) -> tuple[Any, ...]:
         shown.preacts if needs.preacts else (),
         shown.stem if needs.stem else None,
         shown.sums if needs.sums else (),
+        shown.attentions if needs.attentions else (),
+        shown.mask if needs.mask else None,
     )
 
 

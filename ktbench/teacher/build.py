@@ -64,7 +64,12 @@ def _folder_name(taught: Cell, stream: Stream, teacher: tuple[str, ...], needs: 
             stream.described,
             stream.batch_size,
             taught.numeric.canonical,
-            [str(needs), VERSION, torch.__version__],
+            [_described(needs), VERSION, torch.__version__],
             [kind(), here.processor, torch.backends.cpu.get_cpu_capability()],
         ]
     )
+
+
+def _described(needs: Needs) -> str:
+    """Name attentions only where they are stored, so that all other folders keep their names."""
+    return str(needs).replace(", attentions=False", "")

@@ -16,7 +16,7 @@ from torch import Tensor
 from ktbench.data import counter_hash
 from ktbench.records import TeacherOutputs
 from ktbench.students._contract import Features
-from ktbench.teacher.cache.feature_layout import Parts, features_of, parts_of
+from ktbench.teacher.cache.feature_layout import MASK, Parts, features_of, parts_of
 from ktbench.teacher.source import TeacherSource
 from ktbench.transfer_methods._contract import Batch, Needs
 
@@ -51,8 +51,8 @@ class Compression:
             self._classes = features.logits.shape[1]
             words = self._words(batch, self._outputs.sampled)
             return draw_classes(features.logits, self._outputs.temperature, words)
-        parts = parts_of(features, needs).items()
-        return {name: part.float().clamp(-_LARGEST, _LARGEST).half() for name, part in parts}
+        parts = parts_of(features, needs)
+        return {name: part if name == MASK else _half(part) for name, part in parts.items()}
 
     def unpack(self, packed: Parts, device: torch.device) -> Features:
         """Return what students see on their device, in single precision if compressed."""
@@ -60,7 +60,7 @@ class Compression:
             return Features(log_counts(packed, self._classes, self._outputs).to(device))
         parts = {name: part.to(device) for name, part in packed.items()}
         if self._outputs is not None:
-            parts = {name: part.float() for name, part in parts.items()}
+            parts = {n: part if n == MASK else part.float() for n, part in parts.items()}
         return features_of(parts)
 
     def _words(self, batch: Batch, count: int) -> NDArray[np.uint64]:
@@ -68,6 +68,10 @@ class Compression:
         samples = batch.indices.cpu().numpy().astype(np.uint64)
         counters = samples[:, None] * np.uint64(count) + np.arange(count, dtype=np.uint64)
         return counter_hash(self._seed, self._view(batch.epoch), counters)
+
+
+def _half(part: Tensor) -> Tensor:
+    return part.float().clamp(-_LARGEST, _LARGEST).half()
 
 
 def draw_classes(

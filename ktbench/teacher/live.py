@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from ktbench.networks.numeric import Clock, Runner
 from ktbench.networks.outline import FlopCounter
 from ktbench.networks.weights import weights_digest
 from ktbench.records import NumericSpec
-from ktbench.students._contract import Features, Inputs, Student, each, parts
+from ktbench.students._contract import Features, Heads, Inputs, Student, each, parts
 from ktbench.transfer_methods._contract import Batch, Needs
 
 TIMED_PASSES = 16
@@ -80,6 +81,10 @@ class Live:
         with self._clock if timed else nullcontext():
             # A copy: a network may work in place, and students read the same inputs.
             features = self._run(each(inputs, Tensor.clone), needs)
+            if needs.attentions:
+                # Stored and sent heads are dense, and strides choose kernels and so bits.
+                dense = (Heads(*map(Tensor.contiguous, heads)) for heads in features.attentions)
+                features = replace(features, attentions=tuple(dense))
         if timed:
             self._seconds[self._last] = self._clock.read()
         return features

@@ -302,5 +302,7 @@ def _saved_for_backward(trainee: Trainee) -> int:
 
 
 def _tensors(features: Features) -> list[Tensor]:
-    single = [t for t in (features.logits, features.embedding, features.stem) if t is not None]
-    return [*single, *features.stages, *features.preacts, *features.sums]
+    perhaps = (features.logits, features.embedding, features.stem, features.mask)
+    single = [tensor for tensor in perhaps if tensor is not None]
+    heads = chain.from_iterable(features.attentions)
+    return [*single, *features.stages, *features.preacts, *features.sums, *heads]

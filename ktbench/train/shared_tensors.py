@@ -23,7 +23,7 @@ from ktbench.data import Stream, load
 from ktbench.isolation import Guard
 from ktbench.isolation.contained import replaces
 from ktbench.records import Cell, Failure, KtbenchError
-from ktbench.students._contract import Features
+from ktbench.students._contract import Features, Heads
 from ktbench.train.trainee import Trainee
 
 SAMPLES = 64
@@ -54,6 +54,8 @@ class LentFeatures:
             tuple(preact.detach() for preact in lent.preacts),
             None if lent.stem is None else lent.stem.detach(),
             tuple(each.detach() for each in lent.sums),
+            tuple(Heads(*(part.detach() for part in heads)) for heads in lent.attentions),
+            None if lent.mask is None else lent.mask.detach(),
         )
 
     def read_all(self) -> None:
@@ -76,10 +78,13 @@ def _named_tensors(features: Features) -> list[tuple[str, Tensor]]:
         ("logits", features.logits),
         ("embedding", features.embedding),
         ("stem", features.stem),
+        ("mask", features.mask),
     ]
     named = [(what, value) for what, value in single if value is not None]
     named += [(f"stage {n + 1}", stage) for n, stage in enumerate(features.stages)]
     named += [(f"sum {n + 1}", each) for n, each in enumerate(features.sums)]
+    for n, heads in enumerate(features.attentions):
+        named += [(f"{part} of layer {n + 1}", each) for part, each in heads._asdict().items()]
     return named + [(f"pre-activation {n + 1}", p) for n, p in enumerate(features.preacts)]
 
 

@@ -28,7 +28,7 @@ from ktbench.train.memory_probe import (
     split_by_memory,
 )
 from ktbench.train.trainee import Trainee
-from ktbench.transfer_methods._contract import Batch
+from ktbench.transfer_methods._contract import Batch, Needs
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Comparison:
         """Run the teacher on the images, once for all students."""
         batch = comparison_batch(self.dataset, self.probe, self.probed)
         with self.guard.kept(all_of_it=True):
-            return batch, self.teacher.outputs(batch, EVERYTHING)
+            return batch, self.teacher.outputs(batch, Needs(stages=True))
 
 
 @dataclass

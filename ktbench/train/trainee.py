@@ -114,16 +114,18 @@ class Trainee:
             if self.shared.comparison is not None:
                 batch, teacher = self.shared.comparison()
                 inputs = batch.inputs
-            compared = self._probed(warmed_up, run, inputs)
+            compared = self._probed(warmed_up, run, inputs, Needs(stages=True))
         setup = set_up_method(self.cell, self.shared, self.student, probed, (teacher, compared))
         self.pairing = setup.pairing
         self.method, self._student_needs = setup.method, setup.student_needs
         self.phases = PhaseSchedule(self.cell, setup, self.student, self.layout, self.probe_inputs)
 
-    def _probed(self, network: Student, run: Runner, inputs: Inputs) -> Features:
+    def _probed(
+        self, network: Student, run: Runner, inputs: Inputs, needs: Needs = EVERYTHING
+    ) -> Features:
         network.eval()
         with torch.no_grad():
-            return run(each(inputs, Tensor.clone), EVERYTHING, eager=True)
+            return run(each(inputs, Tensor.clone), needs, eager=True)
 
     @property
     def epoch(self) -> int:

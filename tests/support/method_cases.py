@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ktbench import catalogue
-from ktbench.students._contract import Features
+from ktbench.students._contract import Features, Heads
 from ktbench.transfer_methods._contract import Batch, Needs, Setting, Shapes, TransferMethod
 
 TRAIN_SIZE = 40
@@ -34,6 +34,56 @@ TEACHERS = {
     "tokens": shapes((16, 12), (16, 12), (16, 12), embedding=12),
     "tokens with a class token": shapes((17, 12), (17, 12), (17, 12), embedding=12, stem=False),
 }
+
+
+def text_shapes(
+    layers: int,
+    width: int,
+    *,
+    heads: int = 2,
+    tokens: int = 7,
+    classes: int = 5,
+    mask: bool = True,
+    stem: bool = True,
+) -> Shapes:
+    """Shapes of a network that reads texts, whose stages are its layers."""
+    stages = ((tokens, width),) * layers
+    names = tuple(f"layer{i + 1}" for i in range(layers))
+    attentions = ((heads, tokens, width // heads),) * layers
+    first = stages[0] if stem else None
+    seen = tokens if mask else None
+    return Shapes(classes, stages, names, width, first, attentions=attentions, mask=seen)
+
+
+TEXT_STUDENT = text_shapes(3, 8)
+TEXT_TEACHERS = {
+    "same": TEXT_STUDENT,
+    "wider": text_shapes(3, 12),
+    "deeper": text_shapes(7, 8),
+    "shallower": text_shapes(2, 8),
+    "more heads": text_shapes(3, 8, heads=4),
+    "longer": text_shapes(3, 8, tokens=9),
+    "without a mask": text_shapes(3, 8, mask=False),
+    "without a stem": text_shapes(3, 8, stem=False),
+    "maps": STUDENT,
+}
+
+
+def reads_tokens(name: str, settings: dict[str, Any]) -> bool:
+    """Return True for methods that compare token by token, and so refuse every pair of maps."""
+    kind, config = catalogue.method(name), catalogue.method_config(name, settings)
+    reason = kind.incompatible(config, setting(STUDENT, STUDENT)) or ""
+    return any(word in reason for word in ("tokens", "attention heads", "mask"))
+
+
+def student_of(name: str, settings: dict[str, Any]) -> Shapes:
+    """The student that a method is tried with."""
+    return TEXT_STUDENT if reads_tokens(name, settings) else STUDENT
+
+
+def teachers_of(name: str, settings: dict[str, Any]) -> dict[str, Shapes]:
+    """The teachers beside it."""
+    return TEXT_TEACHERS if reads_tokens(name, settings) else TEACHERS
 
 
 def setting(teacher: Shapes | None, student: Shapes = STUDENT, **changes: object) -> Setting:
@@ -68,11 +118,20 @@ def features(
         embedding=None if of.embedding is None else leaf(of.embedding, positive=True),
         preacts=preacts,
         stem=None if of.stem is None else leaf(*of.stem, positive=True),
+        attentions=tuple(Heads(leaf(*s), leaf(*s), leaf(*s)) for s in of.attentions),
+        mask=None if of.mask is None else mask(size, of.mask),
     )
+
+
+def mask(size: int, tokens: int) -> Tensor:
+    """Texts of several lengths: the first is whole, the last a single token."""
+    lengths = torch.linspace(tokens, 1, size).long()
+    return torch.arange(tokens) < lengths[:, None]
 
 
 def tensors(of: Features) -> list[Tensor]:
     found = [of.logits, *of.stages, *of.preacts]
+    found += [part for heads in of.attentions for part in heads]
     return found + [x for x in (of.embedding, of.stem) if x is not None]
 
 
@@ -86,7 +145,8 @@ class Guarded:
     def __getattr__(self, name: str) -> object:
         if not getattr(self._needs, name):
             raise AssertionError(f"{name} is read and not declared")
-        self.read.add(name)
+        if name != "mask":  # it comes with stages and attentions, and few methods ask for it
+            self.read.add(name)
         return getattr(self._of, name)
 
 
@@ -128,7 +188,7 @@ def possible(
     name: str, settings: dict[str, Any], teacher: str = "same", **changes: Any
 ) -> tuple[TransferMethod, Setting]:
     """Build a method that must be buildable at a pair of shapes."""
-    at = setting(TEACHERS[teacher], **changes)
+    at = setting(teachers_of(name, settings)[teacher], student_of(name, settings), **changes)
     method = build(name, settings, at)
     assert not isinstance(method, str), method
     return method, at

@@ -69,6 +69,25 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
                 {"method": "self_distillation"},
             ]
         },
+        {
+            "parts": [
+                {"method": "kd", "start": 0.6},
+                {"method": "patient", "weight": 2.0},
+                {"method": "hidden_states", "end": 0.6},
+                {"method": "attention_maps", "end": 0.6},
+                "minilm",
+            ]
+        },
+    ],
+    "patient": [{"pairs": "last"}, {"pairs": [[-1, "layer3"]]}],
+    "hidden_states": [
+        {"pairs": "last", "stem_weight": 0.0},
+        {"pairs": "similarity_untrained", "ce_weight": 0.0},
+    ],
+    "attention_maps": [{"pairs": [["layer1", 0], [-1, -1]]}],
+    "minilm": [
+        {"relations": ["query", "key", "value"], "heads": 4},
+        {"relations": ["attention"], "layer": 0},
     ],
     "soft_logits": [{"standardise": True, "temperature": 5.0}],
     "last_layer": [{"standardise": True}],
@@ -88,6 +107,10 @@ REFUSED: dict[str, set[str]] = {
     "fsp": EQUAL_WIDTHS,
     "kdsvd": EQUAL_WIDTHS,
     "factor": {"smaller maps"},  # one position, whose map is constant
+    "patient": {"wider", "longer", "without a mask", "maps"},
+    "hidden_states": {"longer", "without a stem", "maps"},
+    "attention_maps": {"more heads", "longer", "maps"},
+    "minilm": {"more heads", "longer", "maps"},
 }
 
 
@@ -102,6 +125,8 @@ COMPARED_REFUSES: dict[str, set[str]] = {
 
 def may_refuse(name: str, settings: dict[str, Any], teacher: str) -> bool:
     refused = EQUAL_WIDTHS if settings.get("adapt") == "none" else REFUSED.get(name, set())
+    for part in settings.get("parts", ()):
+        refused = refused | REFUSED.get(part if isinstance(part, str) else part["method"], set())
     if settings.get("compatible") == "repdistiller":
         refused = refused | COMPARED_REFUSES.get(name, set())
     return any(teacher.startswith(shape) for shape in refused)
@@ -137,12 +162,16 @@ each_method = pytest.mark.parametrize(("name", "settings"), CHOSEN, ids=chosen_i
 
 
 @pytest.mark.slow
-@each_method
-@pytest.mark.parametrize("teacher", cases.TEACHERS)
+@pytest.mark.parametrize(
+    ("name", "settings", "teacher"),
+    [(*chosen, teacher) for chosen in CHOSEN for teacher in cases.teachers_of(*chosen)],
+    ids=chosen_id,
+)
 def test_every_pair_of_shapes_trains_or_has_a_reason(
     name: str, settings: dict[str, Any], teacher: str
 ) -> None:
-    at = cases.setting(cases.TEACHERS[teacher])
+    shapes = cases.teachers_of(name, settings)[teacher]
+    at = cases.setting(shapes, cases.student_of(name, settings))
     method = build(name, settings, at)
     if isinstance(method, str):
         assert may_refuse(name, settings, teacher), f"{name}: {method}"
@@ -163,7 +192,7 @@ def test_a_batch_of_one_trains(name: str, settings: dict[str, Any]) -> None:
 
 @each_method
 def test_one_class_trains(name: str, settings: dict[str, Any]) -> None:
-    one = replace(cases.STUDENT, logits=1)
+    one = replace(cases.student_of(name, settings), logits=1)
     method = build(name, settings, cases.setting(one, one))
     assert not isinstance(method, str)
     check_steps(method, cases.features(one, seed=1), cases.features(one, seed=2))
@@ -243,8 +272,9 @@ def test_phases_end_at_one_and_name_only_terms_and_adaptors_that_exist(
 def test_every_trainable_adaptor_is_moved_by_some_update(
     name: str, settings: dict[str, Any]
 ) -> None:
-    refuses = may_refuse(name, settings, "larger maps")
-    method, at = possible(name, settings, "same" if refuses else "larger maps")
+    other = "wider" if cases.reads_tokens(name, settings) else "larger maps"
+    refuses = may_refuse(name, settings, other)
+    method, at = possible(name, settings, "same" if refuses else other)
     assert at.teacher is not None
     student = cases.features(at.student, seed=1)
     teacher = cases.features(at.teacher, seed=2)
@@ -321,7 +351,8 @@ def test_a_step_draws_from_its_own_seed_alone(name: str, settings: dict[str, Any
 
 @each_method
 def test_a_saved_state_continues_the_same_training(name: str, settings: dict[str, Any]) -> None:
-    at = cases.setting(cases.STUDENT)
+    same = cases.student_of(name, settings)
+    at = cases.setting(same, same)
     first, second = (build(name, settings, at, seed) for seed in (0, 1))
     assert not isinstance(first, str)
     assert not isinstance(second, str)
@@ -380,8 +411,8 @@ def test_another_number_of_classes_is_a_reason_where_logits_are_compared(
 ) -> None:
     config = catalogue.method_config(name, settings)
     kind = catalogue.method(name)
-    other = replace(cases.STUDENT, logits=9)
-    reason = kind.incompatible(config, cases.setting(other))
+    same = cases.student_of(name, settings)
+    reason = kind.incompatible(config, cases.setting(replace(same, logits=9), same))
     if kind.needs(config).logits:
         assert reason is not None
         assert "9 classes" in reason

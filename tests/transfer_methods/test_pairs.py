@@ -128,7 +128,7 @@ def test_widths_that_nothing_adapts_are_told_with_what_to_set() -> None:
         ({"pairs": "stages"}, "method attention: unknown pairs 'stages': did you mean stage?"),
         (
             {"pairs": []},
-            "method attention: pairs must be stage, similarity_untrained, middle, last",
+            "method attention: pairs must be stage, uniform, similarity_untrained, middle, last",
         ),
         (
             {"pairs": "similarity"},

@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ktbench.students._contract import Features
+from ktbench.students._contract import Features, Heads
 from ktbench.transfer_methods._contract import Needs
 
 Parts = Mapping[str, Tensor]
 """Tensors by name; the first dimension of each is the batch's."""
 Bytes = NDArray[np.uint8]
+MASK = "mask"
+"""The one part that holds no numbers: bool."""
 
 
 def parts_of(features: Features, needs: Needs) -> dict[str, Tensor]:
@@ -31,6 +33,11 @@ def parts_of(features: Features, needs: Needs) -> dict[str, Tensor]:
         parts |= {f"preact{i}": preact for i, preact in enumerate(features.preacts)}
     if needs.sums:
         parts |= {f"sum{i}": each for i, each in enumerate(features.sums)}
+    if needs.attentions:
+        for i, heads in enumerate(features.attentions):
+            parts |= {f"{name}{i}": each for name, each in heads._asdict().items()}
+    if needs.mask and features.mask is not None:
+        parts[MASK] = features.mask
     return parts
 
 
@@ -48,6 +55,8 @@ def features_of(parts: Parts) -> Features:
         preacts=numbered("preact"),
         stem=parts.get("stem"),
         sums=numbered("sum"),
+        attentions=tuple(map(Heads, *map(numbered, Heads._fields))),
+        mask=parts.get(MASK),
     )
 
 

@@ -33,6 +33,18 @@ class Expected:
             _check_all("preacts", features.preacts, rows, shapes)
         if needs.sums and features.sums:
             _check_all("sums", features.sums, rows, shapes)
+        if needs.attentions:
+            self._check_heads(features, rows)
+        if needs.mask and shapes.mask is not None:
+            _check("mask", features.mask, (rows, shapes.mask))
+
+    def _check_heads(self, features: Features, rows: int) -> None:
+        layers = self.shapes.attentions
+        if len(features.attentions) != len(layers):
+            raise KtbenchError(f"{len(features.attentions)} attention layers, not {len(layers)}")
+        for heads, shape in zip(features.attentions, layers, strict=True):
+            for name, value in heads._asdict().items():
+                _check(name, value, (rows, *shape))
 
 
 def _check_all(name: str, values: tuple[Tensor, ...], rows: int, shapes: Shapes) -> None:

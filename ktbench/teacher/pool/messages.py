@@ -17,6 +17,7 @@ from ktbench.networks.layout import FIRST, Layout
 from ktbench.records import DataSpec, KtbenchError, NumericSpec, Teacher, digest_of
 from ktbench.students._contract import Features
 from ktbench.system.installation import ROOT, VERSION
+from ktbench.teacher.cache.feature_layout import MASK, features_of, parts_of
 from ktbench.transfer_methods._contract import Needs
 
 _COMPUTING = (
@@ -149,8 +150,7 @@ class Packed:
     """An answer: bytes and layouts that restore the very tensors, strides included."""
 
     parts: dict[str, tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]]
-    """By name (`logits`, `embedding`, `stem`, `stages0`, `preacts0`...): values in the order of
-    memory, shape, strides."""
+    """By name as `feature_layout.py` has it: values in the order of memory, shape, strides."""
     flops: int
     seconds: float
     """Time of the forward pass."""
@@ -187,9 +187,6 @@ class Collected:
     """False: the pool has been restarted and knows nothing of this training."""
 
 
-_LISTS = ("stages", "preacts", "sums")
-
-
 def needs_bits(needs: Needs) -> int:
     """Encode `Needs` as a number."""
     return sum(getattr(needs, each.name) << i for i, each in enumerate(fields(Needs)))
@@ -202,16 +199,8 @@ def needs_of(bits: int) -> Needs:
 
 def pack(features: Features, needs: Needs, *, flops: int, seconds: float) -> Packed:
     """Pack the logits and whatever else is needed and shown by the network."""
-    parts = {"logits": _values(features.logits)}
-    for name in ("embedding", "stem"):
-        value = getattr(features, name)
-        if getattr(needs, name) and value is not None:
-            parts[name] = _values(value)
-    for name in _LISTS:
-        if getattr(needs, name):
-            for i, value in enumerate(getattr(features, name)):
-                parts[f"{name}{i}"] = _values(value)
-    return Packed(parts, flops, seconds)
+    parts = parts_of(features, needs).items()
+    return Packed({name: _values(part) for name, part in parts}, flops, seconds)
 
 
 def unpack(packed: Packed, device: torch.device) -> Features:
@@ -219,17 +208,8 @@ def unpack(packed: Packed, device: torch.device) -> Features:
 
     Raises KtbenchError when the message does not hold what it says.
     """
-    parts: dict[str, Any] = {}
-    lists: dict[str, list[Tensor]] = {name: [] for name in _LISTS}
-    for name, part in packed.parts.items():
-        value = _tensor(name, *part).to(device)
-        owner = next((each for each in _LISTS if name.startswith(each)), None)
-        if owner is None:
-            parts[name] = value
-        else:
-            lists[owner].append(value)
-    parts |= {name: tuple(values) for name, values in lists.items()}
-    return Features(**parts)
+    parts = packed.parts.items()
+    return features_of({name: _tensor(name, *part).to(device) for name, part in parts})
 
 
 def _values(value: Tensor) -> tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]:
@@ -248,7 +228,8 @@ def _tensor(
 ) -> Tensor:
     size = int(np.prod(shape)) if shape else 1
     reach = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    if values.dtype != np.float32 or values.ndim != 1 or values.size != size or reach > size:
+    kind = np.bool_ if name == MASK else np.float32
+    if values.dtype != kind or values.ndim != 1 or values.size != size or reach > size:
         raise KtbenchError(f"{name}: {values.dtype} {values.shape} for a tensor of {shape}")
     # A copy: what lies in the object store cannot be written, and is let go sooner.
     return torch.from_numpy(values.copy()).as_strided(shape, strides)
