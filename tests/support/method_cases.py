@@ -76,6 +76,16 @@ def reads_tokens(name: str, settings: dict[str, Any]) -> bool:
     return any(word in reason for word in ("tokens", "attention heads", "mask"))
 
 
+def for_maps() -> tuple[str, ...]:
+    """The methods of the catalogue that a pair of convolutional networks can be trained with."""
+    return tuple(name for name in catalogue.methods() if not reads_tokens(name, {}))
+
+
+def for_tokens() -> tuple[str, ...]:
+    """The other ones."""
+    return tuple(name for name in catalogue.methods() if reads_tokens(name, {}))
+
+
 def student_of(name: str, settings: dict[str, Any]) -> Shapes:
     """The student that a method is tried with."""
     return TEXT_STUDENT if reads_tokens(name, settings) else STUDENT

@@ -23,6 +23,7 @@ from ktbench.records import Cell, Checkpoint, Failure, Item, NumericSpec, TrainS
 from ktbench.teacher.live import Live
 from ktbench.train import TrainingContext, train_cohort
 from ktbench.train.loss_log import READ_EVERY, Diverged, LossLog
+from tests.support import method_cases as cases
 from tests.support.optional_tools import skip_or_fail
 from tests.support.running import ROOT, started, write_matrix
 from tests.support.training import HERE, TRAIN, brief, cell, digits, places_in, teacher, train
@@ -176,7 +177,7 @@ def _bf16(name: str) -> Cell:
 def in_bf16(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     """Every method that reads a teacher, trained in bf16 as one cohort."""
     root = tmp_path_factory.mktemp("bf16")
-    names = [name for name in catalogue.methods() if brief(name).teacher is not None]
+    names = [name for name in cases.for_maps() if brief(name).teacher is not None]
     return dict(zip(names, _trained([_bf16(n) for n in names], root), strict=True))
 
 
@@ -185,7 +186,7 @@ def test_every_method_trains_in_bf16_to_weights_of_its_own(
     in_bf16: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
     assert len({made.digest for made in in_bf16.values()}) == len(in_bf16)
-    rest = [name for name in catalogue.methods() if name not in in_bf16]
+    rest = [name for name in cases.for_maps() if name not in in_bf16]
     for name in rest:
         [made] = _trained([_bf16(name)], tmp_path)
         assert made.digest != _trained([brief(name)], tmp_path)[0].digest, name

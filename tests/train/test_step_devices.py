@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ktbench import catalogue
 from ktbench.records import Checkpoint, KtbenchError, NumericSpec
-from ktbench.students._contract import Features
+from ktbench.students._contract import Features, Heads
 from ktbench.teacher.live import Live
 from ktbench.train import TrainingContext, train_cohort
 from ktbench.train.loss_log import LossLog
@@ -64,6 +64,8 @@ class Pretended:
             embedding=None if of.embedding is None else self.tensor(of.embedding),
             preacts=tuple(map(self.tensor, of.preacts)),
             stem=None if of.stem is None else self.tensor(of.stem),
+            attentions=tuple(Heads(*map(self.tensor, heads)) for heads in of.attentions),
+            mask=None if of.mask is None else self.tensor(of.mask),
         )
 
 
@@ -169,7 +171,7 @@ def test_a_gpus_weights_are_alike_alone_and_in_a_cohort(precision: str, tmp_path
 
 @needs_gpu
 def test_every_method_trains_on_a_gpu(tmp_path: Path) -> None:
-    names = [n for n in catalogue.methods() if n not in ("fsp", "kdsvd")]
+    names = [n for n in cases.for_maps() if n not in ("fsp", "kdsvd")]
     names = [n for n in names if catalogue.method(n).needs(catalogue.method_config(n, {}))]
     for weights in _on_gpu(names, tmp_path):
         assert all(value.device.type == "cpu" for value in weights.values())
