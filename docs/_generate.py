@@ -35,6 +35,7 @@ WORDS = {
     "embedding": "embedding",
     "preacts": "pre-activations",
     "stem": "stem",
+    "attentions": "attention heads",
 }
 # (teacher, student): kinds of pairs that a method may refuse, on 32 x 32 images.
 PAIRS = {
@@ -44,6 +45,21 @@ PAIRS = {
     "a transformer as teacher": ("vit_tiny", "resnet8"),
     "a transformer as student": ("resnet56", "vit_tiny"),
 }
+# The same for methods that compare tokens.
+TOKEN_PAIRS = {
+    "convolutional networks": ("wrn_40_2", "wrn_16_2"),
+    "transformers that read images": ("vit_tiny", "vit_tiny"),
+}
+# A network of texts: what methods on tokens are built with, to see their phases.
+TEXTS = Shapes(
+    logits=2,
+    stages=((16, 128),) * 4,
+    names=("layer1", "layer2", "layer3", "layer4"),
+    embedding=128,
+    stem=(16, 128),
+    attentions=((2, 16, 64),) * 4,
+    mask=16,
+)
 HEAD = """\
 # Transfer methods
 
@@ -139,7 +155,8 @@ def _costs(costs: dict[str, Any]) -> str:
         "method takes its turn. The teacher's own pass, which a cohort's students share, takes "
         f"{costs['teacher']:.2f} of a plain step and is in no figure. Memory is the most that a "
         "step's tensors hold at once. A method of several phases counts with its most expensive "
-        "one. Differences of a few hundredths come from the machine, not the methods. Measured "
+        "one. Methods that compare tokens cannot be trained with this pair, and have no figure. "
+        "Differences of a few hundredths come from the machine, not the methods. Measured "
         f"by `python -m benchmarks method_cost` on one thread of {costs['machine']}, torch "
         f"{costs['torch']}.",
         "",
@@ -198,10 +215,12 @@ def _method(name: str) -> str:
     lines.append(f"- Reads of the teacher: {_needs(kind.needs(config))}.")
     if kind.student_needs(config) != kind.needs(config):
         lines.append(f"- Reads of the student: {_needs(kind.student_needs(config))}.")
-    built = _built(name, *PAIRS["the same widths"])
+    built, pairs = _built(name, *PAIRS["the same widths"]), PAIRS
+    if isinstance(built, str):
+        built, pairs = _built_at(name, TEXTS, TEXTS), TOKEN_PAIRS
     assert isinstance(built, TransferMethod), built
     lines.append(f"- Phases at its defaults: {_phases(built)}.")
-    refused = [_refusal(name, what) for what in PAIRS]
+    refused = [_refusal(name, what, *pair) for what, pair in pairs.items()]
     lines += [f"- Not for {reason}" for reason in refused if reason]
     settings = catalogue.method_settings(name)
     if settings:
@@ -214,7 +233,10 @@ def _method(name: str) -> str:
 
 def _built(name: str, teacher: str, student: str) -> TransferMethod | str:
     """The method at its defaults for a pair, or why it does not fit."""
-    ours, theirs = _shapes(student), _shapes(teacher)
+    return _built_at(name, _shapes(teacher), _shapes(student))
+
+
+def _built_at(name: str, theirs: Shapes, ours: Shapes) -> TransferMethod | str:
     at = Setting(ours, theirs, num_classes=100, train_size=1000, batch_size=64)
     kind, config = catalogue.method(name), catalogue.method_config(name, {})
     return kind.incompatible(config, at) or kind(config, at)
@@ -237,8 +259,7 @@ def _phases(method: TransferMethod) -> str:
     return ", ".join(told) + (f"; no teacher is run in {' and '.join(quiet)}" if quiet else "")
 
 
-def _refusal(name: str, what: str) -> str | None:
-    teacher, student = PAIRS[what]
+def _refusal(name: str, what: str, teacher: str, student: str) -> str | None:
     built = _built(name, teacher, student)
     return f"{what}, as {teacher} → {student}: {built}." if isinstance(built, str) else None
 

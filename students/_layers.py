@@ -139,8 +139,8 @@ def attend(
 ) -> Tensor:
     """The values that each token gathers by its scores, heads side by side: (B, N, D).
 
-    `away` is added to the scores, and `dropout` drops some of the weights. In plain matrix products,
-    which every exporter knows (Vaswani et al., arXiv 1706.03762, equation 1).
+    `away` is added to the scores, and `dropout` drops some of the weights. Plain matrix products,
+    which every exporter knows, of Vaswani et al., arXiv 1706.03762, equation 1.
     """
     query, key, value = heads
     scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, heads, N, N)

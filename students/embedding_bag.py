@@ -22,7 +22,7 @@ def build(variant: str, *, num_classes: int, vocabulary: int, width: float = 1.0
 
 
 class EmbeddingBag(Student):
-    """See the file; inputs are ids and mask, each (B, N), whole numbers."""
+    """See the file; inputs are ids and mask, each (B, N) whole numbers. Segments are not read."""
 
     stage_names = ("pieces",)
 
@@ -31,11 +31,11 @@ class EmbeddingBag(Student):
         self.embedding = nn.Embedding(vocabulary, dim)
         self.head = nn.Linear(dim, num_classes)
 
-    def forward_features(self, inputs: tuple[Tensor, Tensor], *, preacts: bool = False) -> Features:
+    def forward_features(self, inputs: tuple[Tensor, ...], *, preacts: bool = False) -> Features:
         """See `Student.forward_features`; the stage has no activation."""
-        ids, mask = inputs
+        ids, mask, *_ = inputs
         pieces: Tensor = self.embedding(ids)  # (B, N, D)
         weights = mask.to(pieces.dtype).unsqueeze(2)
         mean = (pieces * weights).sum(1) / torch.clamp(weights.sum(1), min=1.0)
-        preact = (pieces,) if preacts else ()
-        return Features(self.head(mean), (pieces,), mean, preact, mask=mask.bool())
+        before = (pieces,) if preacts else ()
+        return Features(self.head(mean), (pieces,), mean, before, mask=mask.bool())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import yaml
+from torch import Tensor, nn
 
 from ktbench import catalogue
 from ktbench.matrix import loads, plan
@@ -447,3 +451,15 @@ train: {epochs: 1}
     for skip in planned.skips:
         words = ("[CLS]", "holds no tokens", "shows no attention heads")
         assert any(word in skip.reason for word in words), skip.reason
+
+
+# ---------------------------------------------------------------- the documented examples
+
+
+@pytest.mark.parametrize("name", cases.for_tokens())
+def test_the_examples_of_a_methods_file_are_settings_that_train(name: str) -> None:
+    text = sys.modules[catalogue.method(name).__module__].__doc__ or ""
+    for block in re.findall(r"\n\n((?:    .*\n?)+)", text):
+        [(method, settings)] = yaml.safe_load(textwrap.dedent(block)).items()
+        large = cases.text_shapes(12, 384, heads=2)
+        assert isinstance(cases.build(method, settings, cases.setting(large, large)), nn.Module)
