@@ -24,6 +24,9 @@ from ktbench.transfer_methods._contract import Needs
 
 EVERYTHING = Needs(**dict.fromkeys((field.name for field in fields(Needs)), True))
 """Request for everything that a network can show."""
+COMPARED = replace(EVERYTHING, attentions=False)
+"""Request for the outputs that stages are compared by. Heads would take the most memory, and many
+samples are compared; the rest stays, so that no cache answers with the outputs of other views."""
 _KEEP = {-3: 1 << 30, -1: (1 << 31) - 1, -8: 1}
 """Options by number in `malloc.h`: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (bytes), M_ARENA_MAX."""
 _Pass = Callable[[Student, Inputs], tuple[Any, ...]]

@@ -10,7 +10,7 @@ from typing import Any
 from ktbench.data import Dataset, Stream
 from ktbench.isolation import Guard
 from ktbench.networks.layout import Layout
-from ktbench.networks.numeric import EVERYTHING
+from ktbench.networks.numeric import COMPARED, EVERYTHING
 from ktbench.networks.weights import read_torch
 from ktbench.records import Cell, Failure, KtbenchError, StorageError, one_line
 from ktbench.students._contract import Features
@@ -28,7 +28,7 @@ from ktbench.train.memory_probe import (
     split_by_memory,
 )
 from ktbench.train.trainee import Trainee
-from ktbench.transfer_methods._contract import Batch, Needs
+from ktbench.transfer_methods._contract import Batch
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Comparison:
         """Run the teacher on the images, once for all students."""
         batch = comparison_batch(self.dataset, self.probe, self.probed)
         with self.guard.kept(all_of_it=True):
-            return batch, self.teacher.outputs(batch, Needs(stages=True))
+            return batch, self.teacher.outputs(batch, COMPARED)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from ktbench.catalogue.transfer_window import carries_ce
 from ktbench.data import Split
 from ktbench.isolation import claim, own_code, seed_all
 from ktbench.networks.layout import Guard, Layout, choose, without_onednn
-from ktbench.networks.numeric import EVERYTHING, Clock, Runner
+from ktbench.networks.numeric import COMPARED, EVERYTHING, Clock, Runner
 from ktbench.networks.outline import FlopCounter
 from ktbench.networks.weights import load_weights
 from ktbench.records import Cell, Failure, KtbenchError
@@ -114,7 +114,7 @@ class Trainee:
             if self.shared.comparison is not None:
                 batch, teacher = self.shared.comparison()
                 inputs = batch.inputs
-            compared = self._probed(warmed_up, run, inputs, Needs(stages=True))
+            compared = self._probed(warmed_up, run, inputs, COMPARED)
         setup = set_up_method(self.cell, self.shared, self.student, probed, (teacher, compared))
         self.pairing = setup.pairing
         self.method, self._student_needs = setup.method, setup.student_needs
