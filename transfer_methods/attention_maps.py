@@ -11,6 +11,7 @@ part. The paper's students have as many heads as their teacher, and so must a pa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 from torch import Tensor
@@ -45,7 +46,8 @@ class Config(PairWeights):
 
 def scores(heads: Heads) -> Tensor:
     """(B, heads, N, N): each query's product with every key, over the root of the width."""
-    return heads.query @ heads.key.transpose(2, 3) * heads.query.shape[3] ** -0.5
+    products: Tensor = heads.query @ heads.key.transpose(2, 3)
+    return products / sqrt(heads.query.shape[3])
 
 
 def scores_loss(student: Heads, teacher: Heads, mask: Tensor | None) -> Tensor:

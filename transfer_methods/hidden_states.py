@@ -87,12 +87,11 @@ class Method(Distillation[Config]):
         if not config.stem_weight:
             return None
         assert setting.teacher is not None
-        stems = []
-        for side, shapes in (("teacher", setting.teacher), ("student", setting.student)):
-            if shapes.stem is None:
-                return f"the {side} shows no stem, which holds embeddings: set stem_weight to 0"
-            stems.append(shapes.stem)
-        return unequal_reason(*stems, "teacher's stem", "student's stem")
+        theirs, ours = setting.teacher.stem, setting.student.stem
+        if theirs is None or ours is None:
+            side = "teacher" if theirs is None else "student"
+            return f"the {side} shows no stem, which holds embeddings: set stem_weight to 0"
+        return unequal_reason(theirs, ours, "teacher's stem", "student's stem")
 
     def loss(self, student: Features, teacher: Features | None, batch: Batch) -> dict[str, Tensor]:
         """The terms: ce, hidden, and stem where embeddings are compared."""

@@ -15,6 +15,7 @@ networks' own numbers of heads need not agree either:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import torch
@@ -67,13 +68,13 @@ def cut(part: Tensor, heads: int) -> Tensor:
     if heads in (0, part.shape[1]):
         return part
     whole = part.transpose(1, 2).flatten(2)  # (B, N, h D)
-    return whole.unflatten(2, (heads, -1)).transpose(1, 2)
+    return whole.reshape(*whole.shape[:2], heads, -1).transpose(1, 2)
 
 
 def relation(layer: Heads, name: str, heads: int, mask: Tensor | None) -> Tensor:
     """(B, heads, N, N): logarithms of each token's distribution over the tokens that count."""
     first, second = (cut(getattr(layer, part), heads) for part in RELATIONS[name])
-    products = first @ second.transpose(2, 3) * first.shape[3] ** -0.5
+    products = first @ second.transpose(2, 3) / sqrt(first.shape[3])
     if mask is not None:
         # The least number, not minus infinity: a difference of two such logarithms stays finite.
         least = torch.finfo(products.dtype).min
@@ -125,6 +126,6 @@ class Method(Distillation[Config]):
         mask, last, target = counted(ours, theirs), ours.attentions[-1], theirs.attentions[c.layer]
         terms = {"ce": c.ce_weight * batch.supervised(ours.logits)}
         for name in c.relations:
-            sides = [relation(layer, name, c.heads, mask) for layer in (last, target)]
-            terms[name] = c.weight * relation_loss(*sides, mask)
+            mine, other = (relation(layer, name, c.heads, mask) for layer in (last, target))
+            terms[name] = c.weight * relation_loss(mine, other, mask)
         return terms

@@ -133,8 +133,10 @@ class Runner:
             shown = self.network.forward_features(inputs, preacts=needs.preacts)
             # Nothing else holds a pre-activation network's sums, or a frozen one's attentions: few
             # methods read them.
-            unread = [name for name in ("sums", "attentions") if not getattr(needs, name)]
-            return replace(shown, **dict.fromkeys(unread, ()))
+            sums = shown.sums if needs.sums else ()
+            return replace(
+                shown, sums=sums, attentions=shown.attentions if needs.attentions else ()
+            )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             if compiled:
                 shown = self._compiled_pass(inputs, needs)
