@@ -74,8 +74,7 @@ def _of_torchvision(models: Any, network: str) -> Callable[..., nn.Module]:
 
 
 def _missing(package: str) -> str:
-    command = 'pip install "ktbench[timm]"' if package == "timm" else f"pip install {package}"
-    return f"{package} is not installed: {command}"
+    return f"{package} is not installed: pip install {package}"
 
 
 def _unknown(package: str, network: str, known: list[str]) -> str:

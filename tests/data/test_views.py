@@ -122,7 +122,10 @@ def test_include_trains_all_views_of_a_cell_otherwise() -> None:
         ({"views": [0]}, "views[0]"),
         ({"teacher": {"source": "cache"}}, "teacher.source: must be live, cached or pool"),
         ({"teacher": {"keep": []}}, "teacher.keep: must not be empty"),
-        ({"teacher": {"keep": "preacts"}}, "teacher.keep: must be logits, embedding or stages"),
+        (
+            {"teacher": {"keep": "preacts"}},
+            "teacher.keep: must be logits, embedding, stages, stem or attentions",
+        ),
         ({"teacher": {"cap_gb": 0}}, "teacher.cap_gb: must be above 0"),
         ({"numeric": {"outputs": {"sampled": 40000}}}, "numeric.outputs.sampled: must be at most"),
     ],
