@@ -114,13 +114,20 @@ class Deployed(nn.Module):
             for each in self.inputs
         )
 
-    def state(self) -> State:
-        """Return every float tensor that decides the outputs, by name."""
+    def weights(self) -> dict[str, Tensor]:
+        """Return every float tensor in which students of one data set may differ, by name."""
         tensors = [*self.named_parameters(), *self.named_buffers()]
         return {
-            name: np.ascontiguousarray(tensor.detach().numpy())
+            name: tensor
             for name, tensor in tensors
-            if tensor.dtype == torch.float32
+            if tensor.dtype == torch.float32 and not name.startswith("front.")
+        }
+
+    def state(self) -> State:
+        """Return the values of `weights`."""
+        return {
+            name: np.ascontiguousarray(tensor.detach().numpy())
+            for name, tensor in self.weights().items()
         }
 
 
@@ -199,7 +206,12 @@ def deploy(
             scale, shift = _scale_and_shift(network.get_submodule(norm))
             network.set_submodule(norm, Affine(scale.float(), shift.float()))
         left = _fold_moments(network, folding.first, *moments) if moments else (None, None)
-    return Deployed(network, inputs, *left, layout, front).eval().requires_grad_(False)
+    deployed = Deployed(network, inputs, *left, layout, front).eval().requires_grad_(False)
+    # LiteRT's converter copies strided constants to tell them apart by address, and takes a copy
+    # of the same shape, at the address of an earlier one, for the same constant.
+    for tensor in (*deployed.parameters(), *deployed.buffers()):
+        tensor.data = tensor.data.contiguous()
+    return deployed
 
 
 def _fold_moments(
@@ -326,14 +338,13 @@ def _groups(network: nn.Module, name: str) -> int:
 
 
 def probe(network: Deployed, seed: int) -> Deployed:
-    """Return a copy in which every float tensor holds its own random values in [0.5, 1.5).
+    """Return a copy in which every tensor of `weights` holds its own random values in [0.5, 1.5).
 
     Converted in place of a real student, it shows which constant of the graph is which tensor.
     """
     generator = torch.Generator().manual_seed(seed)
     copied = copy.deepcopy(network)
     with torch.no_grad():
-        for tensor in [*copied.parameters(), *copied.buffers()]:
-            if tensor.dtype == torch.float32:
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+        for tensor in copied.weights().values():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
     return copied

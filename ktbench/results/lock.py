@@ -52,6 +52,8 @@ class TaskWords(Record):
     """Name of the quality that is judged."""
     chance: Annotated[float, Field(ge=0, le=1)] | None = None
     """Quality of a guess; None for 1 / classes."""
+    augmentation: str = ""
+    """Augmentation that the task's own settings ask for; that of images stands in their data."""
 
 
 class Lock(Record):

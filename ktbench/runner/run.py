@@ -131,7 +131,9 @@ def _words(plan: Plan) -> TaskWords | None:
     if not plan.cells:
         return None
     task = catalogue.task(plan.cells[0].data.task)
-    return TaskWords(noun=task.noun, metric=task.metric, chance=task.chance)
+    return TaskWords(
+        noun=task.noun, metric=task.metric, chance=task.chance, augmentation=task.augments
+    )
 
 
 def _provenance(plan: Plan, engine: Engine) -> tuple[dict[str, Provenance], str, int | None]:

@@ -233,6 +233,11 @@ class Task(ABC):
         """Return canonical text of the augmentation; empty where every view is the same."""
         return ""
 
+    @property
+    def augments(self) -> str:
+        """Words for the augmentation that the task's own settings ask for; empty for none."""
+        return ""
+
     @abstractmethod
     def samples(
         self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int

@@ -113,7 +113,7 @@ class LogMel(nn.Module):
             self._keep("cosines", cosines(recipe)[:, :, None, None])
 
     def _keep(self, name: str, table: Floats) -> None:
-        self.register_buffer(name, torch.from_numpy(table.astype(np.float32)))
+        self.register_buffer(name, torch.from_numpy(table.astype(np.float32, order="C")))
 
     def forward(self, sounds: Tensor) -> Tensor:
         """See the class."""

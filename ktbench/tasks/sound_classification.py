@@ -166,6 +166,14 @@ class Learning(Classification):
         c = self.config
         return canonical_json({"shift": c.shift, "noise": c.noise}) if c.shift or c.noise else ""
 
+    @property
+    def augments(self) -> str:
+        """See `Task.augments`."""
+        c = self.config
+        words = [f"moved by up to {c.shift:g} s"] if c.shift else []
+        words += [f"white noise of up to {c.noise:g} of the sound"] if c.noise else []
+        return ", ".join(words)
+
     def samples(
         self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
     ) -> Sounds:
