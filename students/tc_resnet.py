@@ -38,11 +38,11 @@ def build(variant: str, *, num_classes: int, bins: int, width: float = 1.0) -> S
 
 
 class FrequenciesAsChannels(nn.Module):
-    """Maps (B, 1, frames, bins) to (B, bins, 1, frames)."""
+    """Maps (B, 1, frames, bins) to (B, bins, frames, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return x.permute(0, 3, 1, 2)
+        return x.permute(0, 3, 2, 1)
 
 
 class Block(nn.Module):
@@ -57,14 +57,14 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(*_over_time(inputs, outputs, 1, stride), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, 1, N), activated, to (B, C', 1, N'), not activated."""
+        """(B, C, N, 1), activated, to (B, C', N', 1), not activated."""
         total: Tensor = self.second(self.first(x)) + self.shortcut(x)
         return total
 
 
 def _over_time(inputs: int, outputs: int, frames: int, stride: int = 1) -> list[nn.Module]:
-    padding = (0, frames // 2)
+    padding = (frames // 2, 0)
     return [
-        nn.Conv2d(inputs, outputs, (1, frames), (1, stride), padding, bias=False),
+        nn.Conv2d(inputs, outputs, (frames, 1), (stride, 1), padding, bias=False),
         nn.BatchNorm2d(outputs),
     ]

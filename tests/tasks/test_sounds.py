@@ -223,7 +223,10 @@ GOOD = wav(tone(300))
         (GOOD[:20] + b"\x06\x00" + GOOD[22:], "not a readable wav file .*ALAW"),
         (GOOD[:22] + b"\x00\x00" + GOOD[24:], "not a readable wav file"),
         (wav(np.zeros(0, np.int16)), "holds no sound: remove it"),
-        (wav(np.array([0, np.nan], np.float32)), r"not finite \(NaN or infinity\)"),
+        (
+            wav(np.array([0, np.nan], np.float32)),
+            "has values that are not finite",
+        ),
     ],
 )
 def test_what_is_no_whole_wav_file_is_told_in_one_line_with_its_row(
