@@ -148,7 +148,7 @@ def formed(sound: Sound, rate: int, length: int) -> Samples:
         wave = np.pad(wave, (start, length - len(wave) - start))
     else:
         wave = wave[start : start + length]
-    return np.rint(wave).clip(-LOUDEST - 1, LOUDEST).astype(np.int16)
+    return np.asarray(np.rint(wave).clip(-LOUDEST - 1, LOUDEST), np.int16)
 
 
 # ---------------------------------------------------------------- what is changed
