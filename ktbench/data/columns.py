@@ -1,4 +1,4 @@
-"""Columns of a table: which hold images and labels, where that is clear, and labels as classes."""
+"""Columns of a table: which hold samples and labels, where that is clear, and labels as classes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ktbench.data.folders import IMAGE_FILES
+from ktbench.data.file_kinds import FileKind
 from ktbench.data.sources import shown, some
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.tasks._contract import Labels
 
-_IMAGES = frozenset({"image", "images", "img", "imgs", "picture", "photo", "image_bytes"})
 _LABELS = (
     "label",
     "labels",
@@ -40,7 +39,7 @@ _NEVER_LABELS = frozenset(
     | {"filename", "file_name", "url", "uri", "name", "md5", "sha1", "sha256", "hash"}
 )
 _LOOKED_AT = 100
-"""Values of a text column that are checked for endings of picture files."""
+"""Values of a text column that are checked for endings of files."""
 
 Column = Any
 """An Arrow chunked array."""
@@ -52,13 +51,16 @@ def choose(
     schema: Any,
     features: Mapping[str, str],
     column: Callable[[str], Column],
+    kind: FileKind,
+    given: str | None,
 ) -> tuple[str, str]:
-    """Return the columns that hold images and labels, from the training split.
+    """Return the columns that hold encoded samples of a kind and labels, from the training split.
 
-    `features` has the hub's own types (`Image`, `ClassLabel`) of the columns that it knows.
+    `given` is the samples' column where the matrix names it. `features` has the hub's own types
+    (`Image`, `Audio`, `ClassLabel`) of the columns that it knows.
     Raises KtbenchError that names the candidates where several may be meant, or a missing column.
     """
-    for column_name in (spec.image_column, spec.label_column):
+    for column_name in (given, spec.label_column):
         if column_name is not None and column_name not in schema.names:
             raise KtbenchError(
                 f"data: {name} has no column {column_name!r}, only {some(schema.names, 20)}"
@@ -68,18 +70,18 @@ def choose(
         raise KtbenchError(
             f"data: {name} has columns of the same name: {some(repeated)}: rename one"
         )
-    image = spec.image_column or _image(name, schema, features, column, spec.label_column)
-    if image == spec.label_column:
-        raise KtbenchError(f"data: {name}: {image!r} cannot be both image and label column")
-    _refuse_no_images(name, image, schema, column)
-    return image, spec.label_column or label_column(name, schema, features, column, (image,))
+    sample = given or _sample(name, schema, features, column, spec.label_column, kind)
+    if sample == spec.label_column:
+        raise KtbenchError(f"data: {name}: {sample!r} cannot be both {kind.noun} and label column")
+    _refuse_no_samples(name, sample, schema, column, kind)
+    return sample, spec.label_column or label_column(name, schema, features, column, (sample,))
 
 
-# ---------------------------------------------------------------- images
+# ---------------------------------------------------------------- encoded samples
 
 
 def holds_bytes(kind: Any) -> bool:
-    """Return True for an Arrow type of encoded pictures: bytes, or the hub's `{bytes, path}`."""
+    """Return True for an Arrow type of encoded samples: bytes, or the hub's `{bytes, path}`."""
     import pyarrow.types as types
 
     if types.is_struct(kind):
@@ -98,46 +100,49 @@ def is_text(kind: Any) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind)) or str(kind) == "string_view"
 
 
-def _names_files(kind: Any, values: Callable[[], Column]) -> bool:
-    """Return True for a text column that names picture files."""
-    if not is_text(kind):
+def _names_files(type_: Any, values: Callable[[], Column], kind: FileKind) -> bool:
+    """Return True for a text column that names files of a kind."""
+    if not is_text(type_):
         return False
     texts = [text for text in values().slice(0, _LOOKED_AT).to_pylist() if text]
-    return bool(texts) and all(PurePath(t).suffix.lower() in IMAGE_FILES for t in texts)
+    return bool(texts) and all(PurePath(t).suffix.lower() in kind.endings for t in texts)
 
 
-def _image(
+def _sample(
     name: str,
     schema: Any,
     features: Mapping[str, str],
     column: Callable[[str], Column],
     label: str | None,
+    kind: FileKind,
 ) -> str:
     fields = [field for field in schema if field.name != label]
-    pictures = [f.name for f in fields if features.get(f.name) == "Image" or holds_bytes(f.type)]
-    if not pictures:
-        pictures = [f.name for f in fields if _names_files(f.type, partial(column, f.name))]
-    usual = [candidate for candidate in pictures if _plain(candidate) in _IMAGES]
-    for candidates in (usual, pictures):
+    held = [f.name for f in fields if features.get(f.name) == kind.feature or holds_bytes(f.type)]
+    if not held:
+        held = [f.name for f in fields if _names_files(f.type, partial(column, f.name), kind)]
+    usual = [candidate for candidate in held if _plain(candidate) in kind.columns]
+    for candidates in (usual, held):
         if len(candidates) == 1:
             return str(candidates[0])
-    if not pictures:
+    if not held:
         raise KtbenchError(
-            f"data: {name} has no image column among {some(schema.names, 20)}: images are bytes, "
-            "the hub's {bytes, path}, or paths of picture files"
+            f"data: {name} has no {kind.noun} column among {some(schema.names, 20)}: "
+            f"{kind.noun}s are bytes, the hub's {{bytes, path}}, or paths of {kind.file} files"
         )
     raise KtbenchError(
-        f"data: {name}: several columns may be the images ({some(usual or pictures)}): set "
-        "data.image_column"
+        f"data: {name}: several columns may be the {kind.noun}s ({some(usual or held)}): set "
+        f"{kind.setting}"
     )
 
 
-def _refuse_no_images(name: str, image: str, schema: Any, column: Callable[[str], Column]) -> None:
-    kind = schema.field(image).type
-    if not holds_bytes(kind) and not _names_files(kind, lambda: column(image)):
+def _refuse_no_samples(
+    name: str, sample: str, schema: Any, column: Callable[[str], Column], kind: FileKind
+) -> None:
+    type_ = schema.field(sample).type
+    if not holds_bytes(type_) and not _names_files(type_, lambda: column(sample), kind):
         raise KtbenchError(
-            f"data: {name}: column {image!r} ({shown(str(kind))}) holds no images: neither bytes "
-            "nor paths of picture files"
+            f"data: {name}: column {sample!r} ({shown(str(type_))}) holds no {kind.noun}s: neither "
+            f"bytes nor paths of {kind.file} files"
         )
 
 

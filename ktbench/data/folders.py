@@ -1,16 +1,17 @@
-"""Folders of images: which sub-folders are splits, and which are classes."""
+"""Folders of files: which sub-folders are splits, and which are classes."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ktbench.data.pixels import Pixels, decode, read_all
+from ktbench.data.encoded import Encoded
+from ktbench.data.file_kinds import FileKind
 from ktbench.data.sources import (
     counted,
     refuse_untaught,
@@ -20,15 +21,7 @@ from ktbench.data.sources import (
 )
 from ktbench.data.split_names import by_split, plain_split, split_of
 from ktbench.records import DataSpec, KtbenchError
-from ktbench.tasks._contract import Labels, Source
-
-IMAGE_FILES = frozenset(
-    {".apng", ".avif", ".bmp", ".bw", ".dds", ".dib", ".gif", ".icns", ".ico", ".j2c", ".j2k"}
-    | {".jfif", ".jif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".msp", ".pbm"}
-    | {".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras", ".rgb", ".sgi"}
-    | {".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"}
-)
-"""Endings of picture files, in lower case."""
+from ktbench.tasks._contract import Labels
 
 _NEVER_DATA = frozenset(
     {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
@@ -47,7 +40,8 @@ class Tree:
     """Files below a folder, links followed, without hidden and system files."""
 
     root: Path
-    pictures: list[Parts] = field(default_factory=list)
+    kind: FileKind
+    samples: list[Parts] = field(default_factory=list)
     folders: list[Parts] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
     """Number of other files, by ending."""
@@ -55,12 +49,12 @@ class Tree:
     """Links that lead back to a folder around them."""
 
 
-def folder(spec: DataSpec, base: Path) -> Source:
-    """Open `FOLDER/class/*.png`, `FOLDER/split/class/*.png` or `FOLDER/class/split/*.png`."""
+def folder(spec: DataSpec, base: Path, kind: FileKind) -> Encoded:
+    """Open `FOLDER/class/*`, `FOLDER/split/class/*` or `FOLDER/class/split/*` of one kind."""
     path = resolve(spec, base)
     if not path.is_dir():
         raise KtbenchError(f"data: {path} is a file: give the folder that holds class folders")
-    tree = walk(path)
+    tree = walk(path, kind)
     by_class, notes = sort_out(tree)
     names = sorted({name for classes in by_class.values() for name in classes})
     files: dict[str, list[Path]] = {}
@@ -76,28 +70,27 @@ def folder(spec: DataSpec, base: Path) -> Source:
     titles = tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in names)
     if len(titles) == 1:
         _refuse_one_class(tree, names[0])
-    refuse_untaught(str(path), titles, labels, "image")
+    refuse_untaught(str(path), titles, labels, kind.noun)
 
     def row_name(split: str, row: int) -> str:
         return shown(str(files[split][row]))
 
-    def one(split: str, row: int) -> Pixels:
+    def one(split: str, row: int) -> bytes:
         try:
-            data = files[split][row].read_bytes()
+            return files[split][row].read_bytes()
         except OSError as error:
             raise KtbenchError(
                 f"data: {row_name(split, row)}: cannot be read ({error.strerror})"
             ) from error
-        return decode(data, row_name(split, row), spec.image_size)
 
-    def read(split: str, rows: Labels) -> Pixels:
-        return read_all(lambda row: one(split, row), rows, lambda row: row_name(split, row))
+    def read(split: str, rows: Labels) -> Callable[[int], bytes]:
+        return lambda row: one(split, row)
 
-    return Source(str(path), titles, labels, read, row_name, tuple(notes))
+    return Encoded(str(path), titles, labels, read, row_name, tuple(notes))
 
 
 def _refuse_one_class(tree: Tree, name: str) -> None:
-    inner = {parts[1] for parts in tree.pictures if parts[0] == name and len(parts) > 2}
+    inner = {parts[1] for parts in tree.samples if parts[0] == name and len(parts) > 2}
     advice = (
         f"give data.path {shown(str(tree.root / name))}" if len(inner) > 1 else "two are needed"
     )
@@ -109,9 +102,9 @@ def _refuse_one_class(tree: Tree, name: str) -> None:
 # ---------------------------------------------------------------- listing
 
 
-def walk(root: Path) -> Tree:
+def walk(root: Path, kind: FileKind) -> Tree:
     """List every file below a folder; raises KtbenchError for what cannot be listed or followed."""
-    tree = Tree(root)
+    tree = Tree(root, kind)
     waiting: list[tuple[Path, Parts, frozenset[tuple[int, int]]]] = [(root, (), frozenset())]
     real: set[tuple[int, int]] = set()
     reached = 0
@@ -147,9 +140,9 @@ def _note(entry: os.DirEntry[str], parts: Parts, tree: Tree) -> bool:
     if entry.is_dir():
         return True
     ending = Path(name).suffix
-    if ending in IMAGE_FILES and entry.is_file():
-        tree.pictures.append((*parts, entry.name))
-    elif ending in IMAGE_FILES and entry.is_symlink():
+    if ending in tree.kind.endings and entry.is_file():
+        tree.samples.append((*parts, entry.name))
+    elif ending in tree.kind.endings and entry.is_symlink():
         raise KtbenchError(f"data: {shown(entry.path)}: the link leads nowhere: remove it")
     elif parts:
         tree.unread[ending or "no ending"] += 1
@@ -160,36 +153,38 @@ def _note(entry: os.DirEntry[str], parts: Parts, tree: Tree) -> bool:
 
 
 def sort_out(tree: Tree) -> tuple[Sorted, list[str]]:
-    """Sort pictures by split and class, and list what is not read, a line each.
+    """Sort samples by split and class, and list what is not read, a line each.
 
     Raises KtbenchError where folders could be splits or classes, or there is nothing to read.
     """
     where = shown(str(tree.root))
-    if not any(len(parts) > 1 for parts in tree.pictures):
+    if not any(len(parts) > 1 for parts in tree.samples):
         if not any(len(parts) == 1 for parts in tree.folders):
             raise KtbenchError(f"data: {where} has no sub-folders: one per class is needed")
         others = f" (but {_endings(tree.unread)})" if tree.unread else ""
-        raise KtbenchError(f"data: {where} is empty: no image file in any class folder{others}")
-    nested = {parts[0] for parts in tree.pictures if len(parts) > 2}
-    flat = {parts[0] for parts in tree.pictures if len(parts) == 2} - nested
+        raise KtbenchError(
+            f"data: {where} is empty: no {tree.kind.noun} file in any class folder{others}"
+        )
+    nested = {parts[0] for parts in tree.samples if len(parts) > 2}
+    flat = {parts[0] for parts in tree.samples if len(parts) == 2} - nested
     splits = by_split(nested, where)
     if splits:
         _refuse_classes_beside_train(splits, nested | flat, nested, where)
         placed = _split_first(tree, splits)
     elif second := _split_second(tree, where):
-        placed = ((second[parts[1]], parts[0], parts) for parts in tree.pictures if len(parts) > 2)
+        placed = ((second[parts[1]], parts[0], parts) for parts in tree.samples if len(parts) > 2)
     else:
         _refuse_splits_as_classes(nested, flat, where)
-        placed = (("train", parts[0], parts) for parts in tree.pictures if len(parts) > 1)
-    pictures: Sorted = {}
+        placed = (("train", parts[0], parts) for parts in tree.samples if len(parts) > 1)
+    placed_samples: Sorted = {}
     for split, name, parts in placed:
-        pictures.setdefault(split, {}).setdefault(name, []).append(parts)
-    return pictures, [*_left_out(tree, splits, pictures)]
+        placed_samples.setdefault(split, {}).setdefault(name, []).append(parts)
+    return placed_samples, [*_left_out(tree, splits, placed_samples)]
 
 
 def _split_first(tree: Tree, splits: dict[str, str]) -> Iterator[tuple[str, str, Parts]]:
     for split, name in splits.items():
-        files = [parts for parts in tree.pictures if parts[0] == name and len(parts) > 2]
+        files = [parts for parts in tree.samples if parts[0] == name and len(parts) > 2]
         inner = {parts[1] for parts in files}
         # Archives are often unpacked into a folder of their own name: train/train/class.
         again = len(inner) == 1 and split_of(next(iter(inner))) == split
@@ -201,7 +196,7 @@ def _split_first(tree: Tree, splits: dict[str, str]) -> Iterator[tuple[str, str,
 def _split_second(tree: Tree, where: str) -> dict[str, str]:
     """Return the splits in `class/split/*.png` by folder name; empty where there are none."""
     inner: dict[str, set[str]] = {}
-    for parts in tree.pictures:
+    for parts in tree.samples:
         inner.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")
     inner = {name: names for name, names in inner.items() if names != {""} or len(names) > 1}
     names = set().union(*inner.values())
@@ -209,12 +204,12 @@ def _split_second(tree: Tree, where: str) -> dict[str, str]:
     if not {"train"} < set(plain.values()):
         return {}
     bare = [name for name, inside in inner.items() if not inside <= set(plain)]
-    bare += [p[0] for p in tree.pictures if len(p) == 2 and p[0] not in inner]
+    bare += [p[0] for p in tree.samples if len(p) == 2 and p[0] not in inner]
     if bare:
         raise KtbenchError(
             f"data: {where}: some class folders hold the splits {some(sorted(plain))}, but "
-            f"{some(sorted(set(bare)))} holds other pictures: put every class of a split into one "
-            "folder with its name"
+            f"{some(sorted(set(bare)))} holds other {tree.kind.file}s: put every class of a "
+            "split into one folder with its name"
         )
     by_split(plain, where)
     return plain
@@ -255,23 +250,24 @@ def _refuse_splits_as_classes(nested: set[str], flat: set[str], where: str) -> N
         )
 
 
-def _left_out(tree: Tree, splits: dict[str, str], pictures: Sorted) -> Iterator[str]:
+def _left_out(tree: Tree, splits: dict[str, str], placed: Sorted) -> Iterator[str]:
     """List what a user might expect to be read and is not, a line each."""
-    used = {parts for classes in pictures.values() for files in classes.values() for parts in files}
-    unused = Counter(parts[0] if len(parts) > 1 else "." for parts in set(tree.pictures) - used)
+    word = tree.kind.file
+    used = {parts for classes in placed.values() for files in classes.values() for parts in files}
+    unused = Counter(parts[0] if len(parts) > 1 else "." for parts in set(tree.samples) - used)
     for top, count in sorted(unused.items()):
         if split_of(top) and top not in splits.values():
-            yield f"{shown(top)}: {counted(count, 'picture')} without class folders, not read"
+            yield f"{shown(top)}: {counted(count, word)} without class folders, not read"
         elif splits and top not in splits.values() and top != ".":
-            yield f"{shown(top)}: {counted(count, 'picture')} beside the splits, not read"
+            yield f"{shown(top)}: {counted(count, word)} beside the splits, not read"
         else:
             place = "" if top == "." else f" of {shown(top)}"
-            yield f"{counted(count, 'picture')} beside the class folders{place}, not read"
+            yield f"{counted(count, word)} beside the class folders{place}, not read"
     depth = 2 if splits else 1
-    full = {parts[:n] for parts in tree.pictures for n in range(1, len(parts))}
+    full = {parts[:n] for parts in tree.samples for n in range(1, len(parts))}
     empty = ["/".join(p) for p in tree.folders if len(p) <= depth and p not in full]
     if empty:
-        yield f"no class, as it holds no picture: {some(sorted(empty))}"
+        yield f"no class, as it holds no {word}: {some(sorted(empty))}"
     if tree.unread:
         yield f"not read: {_endings(tree.unread)}"
     if tree.loops:

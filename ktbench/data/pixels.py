@@ -7,15 +7,13 @@ name; nothing is clipped or dropped.
 from __future__ import annotations
 
 import io
-import os
-import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ktbench.data.encoded import decode_all
 from ktbench.data.sources import one_line_of
 from ktbench.records import KtbenchError
 
@@ -70,29 +68,12 @@ def resized(image: Any, size: int | None) -> Pixels:
 def read_all(
     one: Callable[[int], Pixels], rows: NDArray[np.int64], name_of: Callable[[int], str]
 ) -> Pixels:
-    """Decode every row to (n, C, H, W), on several threads, as Pillow releases Python's lock.
+    """Decode every row to (n, C, H, W).
 
     Raises KtbenchError with the first row that cannot be read and how many more there are, or
     when the pictures are not of one size and kind.
     """
-
-    def outcome(row: int) -> Pixels | KtbenchError:
-        try:
-            return one(row)
-        except KtbenchError as error:
-            return error
-
-    numbers = [int(row) for row in rows]
-    # Pillow's warnings concern pictures that are refused here or read anyway.
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("ignore")
-        outcomes = list(pool.map(outcome, numbers))
-    errors = [answer for answer in outcomes if isinstance(answer, KtbenchError)]
-    if errors:
-        more = f"; {len(errors) - 1:,} more cannot be read" if len(errors) > 1 else ""
-        raise KtbenchError(f"{errors[0]}{more}") from errors[0]
-    images = [answer for answer in outcomes if not isinstance(answer, KtbenchError)]
-    return stack(images, lambda place: name_of(numbers[place]))
+    return stack(decode_all(one, rows), lambda place: name_of(int(rows[place])))
 
 
 def stack(images: list[Pixels], name_of: Callable[[int], str]) -> Pixels:

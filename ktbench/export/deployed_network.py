@@ -21,7 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from ktbench.export.quiet_output import quiet
-from ktbench.students._contract import Deployable
+from ktbench.students._contract import Deployable, parts
 from ktbench.tasks._contract import InputSpec
 
 Layout = Literal["NCHW", "NHWC"]
@@ -62,7 +62,7 @@ class Deployed(nn.Module):
 
     Real numbers are float32, whole numbers int32. Maps are (B, C, H, W), or (B, H, W, C) with
     layout `NHWC`. The normalisation is that of the first input; what the network itself has taken
-    over of it is None here.
+    over of it is None here. A front turns raw samples into the network's inputs before all else.
     """
 
     mean: Tensor | None
@@ -75,9 +75,11 @@ class Deployed(nn.Module):
         mean: Tensor | None,
         scale: Tensor | None,
         layout: Layout,
+        front: nn.Module | None = None,
     ) -> None:
         super().__init__()
         view = (1, -1, 1, 1) if layout == "NCHW" else (1, 1, 1, -1)
+        self.front = front
         self.network = network
         self.inputs = inputs
         self.layout = layout
@@ -86,13 +88,17 @@ class Deployed(nn.Module):
 
     def forward(self, first: Tensor, *others: Tensor) -> Tensor:
         """Return logits (B, K) of raw samples."""
+        if self.front is not None:
+            return self._logits(parts(self.front(first, *others)))
         x = first
         if self.mean is not None:
             x = x - self.mean
         if self.scale is not None:
             x = x * self.scale
-        read = tuple(self._read(part) for part in (x, *others))
-        logits: Tensor = self.network(read if others else read[0])
+        return self._logits(tuple(self._read(part) for part in (x, *others)))
+
+    def _logits(self, read: tuple[Tensor, ...]) -> Tensor:
+        logits: Tensor = self.network(read if len(read) > 1 else read[0])
         return logits
 
     def _read(self, part: Tensor) -> Tensor:
@@ -108,13 +114,20 @@ class Deployed(nn.Module):
             for each in self.inputs
         )
 
-    def state(self) -> State:
-        """Return every float tensor that decides the outputs, by name."""
+    def weights(self) -> dict[str, Tensor]:
+        """Return every float tensor in which students of one data set may differ, by name."""
         tensors = [*self.named_parameters(), *self.named_buffers()]
         return {
-            name: np.ascontiguousarray(tensor.detach().numpy())
+            name: tensor
             for name, tensor in tensors
-            if tensor.dtype == torch.float32
+            if tensor.dtype == torch.float32 and not name.startswith("front.")
+        }
+
+    def state(self) -> State:
+        """Return the values of `weights`."""
+        return {
+            name: np.ascontiguousarray(tensor.detach().numpy())
+            for name, tensor in self.weights().items()
         }
 
 
@@ -178,11 +191,12 @@ def deploy(
     inputs: tuple[InputSpec, ...],
     moments: tuple[Tensor, Tensor] | None,
     layout: Layout,
+    front: nn.Module | None = None,
 ) -> Deployed:
     """Return the deployed form of a trained student, which is left unchanged.
 
-    `moments` are mean and deviation (C,) of the first input's raw training samples; None for what
-    takes its inputs as they are.
+    `inputs` are those of the file. `moments` are mean and deviation (C,) of the first input's raw
+    training samples; None for what takes its inputs as they are.
     """
     network = _in_deployed_form(student).requires_grad_(False)
     with torch.no_grad():
@@ -192,7 +206,12 @@ def deploy(
             scale, shift = _scale_and_shift(network.get_submodule(norm))
             network.set_submodule(norm, Affine(scale.float(), shift.float()))
         left = _fold_moments(network, folding.first, *moments) if moments else (None, None)
-    return Deployed(network, inputs, *left, layout).eval().requires_grad_(False)
+    deployed = Deployed(network, inputs, *left, layout, front).eval().requires_grad_(False)
+    # LiteRT's converter copies strided constants to tell them apart by address, and takes a copy
+    # of the same shape, at the address of an earlier one, for the same constant.
+    for tensor in (*deployed.parameters(), *deployed.buffers()):
+        tensor.data = tensor.data.contiguous()
+    return deployed
 
 
 def _fold_moments(
@@ -319,14 +338,13 @@ def _groups(network: nn.Module, name: str) -> int:
 
 
 def probe(network: Deployed, seed: int) -> Deployed:
-    """Return a copy in which every float tensor holds its own random values in [0.5, 1.5).
+    """Return a copy in which every tensor of `weights` holds its own random values in [0.5, 1.5).
 
     Converted in place of a real student, it shows which constant of the graph is which tensor.
     """
     generator = torch.Generator().manual_seed(seed)
     copied = copy.deepcopy(network)
     with torch.no_grad():
-        for tensor in [*copied.parameters(), *copied.buffers()]:
-            if tensor.dtype == torch.float32:
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+        for tensor in copied.weights().values():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
     return copied

@@ -14,10 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from ktbench.data import Dataset
-from ktbench.export.deployed_network import Deployed, Folding, deploy, plain_copy, plan_folding
+from ktbench.export.deployed_network import (
+    Deployed,
+    Folding,
+    Layout,
+    deploy,
+    plain_copy,
+    plan_folding,
+)
 from ktbench.export.parity import TOLERANCES, Parity, check, raw_samples, reference_logits
 from ktbench.export.reasons import reason_of
 from ktbench.export.template import Template, make_template
@@ -66,6 +73,7 @@ def graph_key(student: Item, signature: Signature, spec: ExportSpec, structure: 
             "num_classes": signature.outputs,
             "shape": first,
             **({"others": others, "sizes": sizes} if sizes else {}),
+            **({"raw": [list(each.shape) for each in signature.raw]} if signature.raw else {}),
             "export": spec.model_dump(mode="json"),
             **({"structure": structure} if structure else {}),
         }
@@ -155,7 +163,7 @@ class Exporter:
         else:
             model = template.fill(writer, network.state())
         samples = raw_samples(writer.layout, self.dataset, "train", self._calibration())
-        return writer.lower(model, spec, samples)
+        return writer.lower(model, spec, samples, front=network.front is not None)
 
     def _deployed(self, writer: Writer, subject: _Subject) -> Deployed:
         data, inputs = self.dataset, self.dataset.signature.inputs
@@ -163,9 +171,8 @@ class Exporter:
             self._foldings[subject.architecture] = plan_folding(subject.network, inputs)
         if writer.layout not in subject.deployed:
             folding = self._foldings[subject.architecture]
-            moments = data.task.moments(data.statistics)
-            subject.deployed[writer.layout] = deploy(
-                subject.network, folding, inputs, moments, writer.layout
+            subject.deployed[writer.layout] = _deployed(
+                subject.network, folding, data, writer.layout
             )
         return subject.deployed[writer.layout]
 
@@ -193,7 +200,7 @@ class Exporter:
             path=path.relative_to(self.relative_to).as_posix(),
             digest=hashlib.sha256(model).hexdigest()[:16],
             bytes=len(model),
-            input_shape=signature.inputs[0].shape_in(writer.layout),
+            input_shape=signature.file_inputs[0].shape_in(writer.layout),
             agreement=parity.agreement,
             max_difference=parity.max_difference,
             tolerance=TOLERANCES[spec.precision],
@@ -248,16 +255,27 @@ def export_student(
 def onnx_model(
     module: nn.Module,
     inputs: tuple[InputSpec, ...],
-    moments: tuple[Tensor, Tensor] | None = None,
+    dataset: Dataset | None = None,
 ) -> bytes:
-    """Return a network, or a part of one, as an fp32 ONNX model.
+    """Return a network that reads `inputs`, or a part of one, as an fp32 ONNX model.
 
-    Batch normalisation is folded as in an artifact. `moments`, the mean and deviation (C,) of raw
-    samples, belong to a whole network. Raises KtbenchError where ONNX is not installed.
+    Batch normalisation is folded as in an artifact. With its data set, a whole network reads raw
+    samples. Raises KtbenchError where ONNX is not installed.
     """
     extras.require("onnx", "a network as an ONNX model")
-    deployed = deploy(module, plan_folding(module, inputs), inputs, moments, "NCHW")
+    folding = plan_folding(module, inputs)
+    if dataset is None:
+        deployed = deploy(module, folding, inputs, None, "NCHW")
+    else:
+        deployed = _deployed(module, folding, dataset, "NCHW")
     return _new_writer("onnx").convert(deployed, ExportSpec(format="onnx"))
+
+
+def _deployed(network: nn.Module, folding: Folding, data: Dataset, layout: Layout) -> Deployed:
+    """Return a network of a data set as it is deployed: raw samples in, logits out."""
+    moments = data.task.moments(data.statistics)
+    front = data.task.front(data.statistics, data.facts)
+    return deploy(network, folding, data.signature.file_inputs, moments, layout, front)
 
 
 def _new_writer(format: Format) -> Writer:
@@ -292,7 +310,7 @@ def _described(
             "dtype": each.file_type,
             **told.get(each.name, {}),
         }
-        for each in signature.inputs
+        for each in signature.file_inputs
     ]
     return {
         "schema_version": SCHEMA,

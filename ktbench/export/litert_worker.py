@@ -90,14 +90,14 @@ def compact(model: bytes) -> bytes:
 def free_batch(model: bytes) -> bytes:
     """Return the same graph with a free first dimension of images and logits.
 
-    Every activation's batch becomes free, and so does a reshape's to a batch of one; the runtime
+    Every activation's batch becomes free, and so does a reshape's or slice's of one; the runtime
     works the sizes out again when the input is resized.
     """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
     graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
-    reshape = schema.BuiltinOperator.RESHAPE
+    reshape, cut = schema.BuiltinOperator.RESHAPE, schema.BuiltinOperator.SLICE
     for part in graph.subgraphs:
         for tensor in part.tensors:
             constant = graph.buffers[tensor.buffer].data is not None
@@ -106,6 +106,8 @@ def free_batch(model: bytes) -> bytes:
         for operator in part.operators:
             if graph.operatorCodes[operator.opcodeIndex].builtinCode == reshape:
                 _free_reshape(graph, part, operator)
+            if graph.operatorCodes[operator.opcodeIndex].builtinCode == cut:
+                _free_slice(graph, part, operator)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(graph))
 
 
@@ -120,8 +122,23 @@ def _free_reshape(graph: Any, part: Any, operator: Any) -> None:
         operator.builtinOptionsType = 0
 
 
-def lower(model: bytes, precision: str, samples: Arrays) -> bytes:
-    """Return the graph in `fp16` (weights) or `int8` (static); samples and logits stay float32."""
+def _free_slice(graph: Any, part: Any, operator: Any) -> None:
+    """Let a slice take the whole batch: its sizes (1, ...) become (-1, ...)."""
+    begin, size = (part.tensors[number] for number in operator.inputs[1:3])
+    if graph.buffers[begin.buffer].data is None or graph.buffers[size.buffer].data is None:
+        return
+    starts = np.frombuffer(bytes(graph.buffers[begin.buffer].data), np.int32)
+    sizes = np.frombuffer(bytes(graph.buffers[size.buffer].data), np.int32).copy()
+    if part.tensors[operator.inputs[0]].shape[0] == 1 and (starts[0], sizes[0]) == (0, 1):
+        sizes[0] = -1
+        graph.buffers[size.buffer].data = np.frombuffer(sizes.tobytes(), np.uint8)
+
+
+def lower(model: bytes, precision: str, samples: Arrays, front: bool) -> bytes:
+    """Return the graph in `fp16` (weights) or `int8` (static); samples and logits stay float32.
+
+    With a front, so does all up to the first logarithm.
+    """
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 
     names, algorithms = qtyping.TFLOperationName, algorithm_manager.AlgorithmName
@@ -134,6 +151,11 @@ def lower(model: bytes, precision: str, samples: Arrays) -> bytes:
         recipe.add_static_config(".*", names.ALL_SUPPORTED, 8, 8)
         for end in (names.INPUT, names.OUTPUT):
             recipe.add_quantization_config(".*", end, algorithm_key=algorithms.NO_QUANTIZE)
+    if front:
+        for name in _up_to_logarithm(model):
+            recipe.add_quantization_config(
+                f"^{name};$", names.ALL_SUPPORTED, algorithm_key=algorithms.NO_QUANTIZE
+            )
     maker = quantizer.Quantizer(model)
     maker.load_quantization_recipe(recipe.get_quantization_recipe())
     if precision != "int8":
@@ -147,6 +169,24 @@ def lower(model: bytes, precision: str, samples: Arrays) -> bytes:
     if wider:
         lowered = bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
     return compact(_relus_as_requantising(lowered))
+
+
+def _up_to_logarithm(model: bytes) -> list[str]:
+    """Return the names of the outputs of the first logarithm and of all that it depends on."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    part, code = graph.subgraphs[0], schema.BuiltinOperator.LOG
+    kinds = [graph.operatorCodes[operator.opcodeIndex].builtinCode for operator in part.operators]
+    makers = {output: operator for operator in part.operators for output in operator.outputs}
+    waiting, reached = [part.operators[kinds.index(code)].outputs[0]], set()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in makers and tensor not in reached:
+            reached.add(tensor)
+            waiting += list(makers[tensor].inputs)
+    return [_text(part.tensors[tensor].name) for tensor in sorted(reached)]
 
 
 def _relus_as_requantising(model: bytes) -> bytes:

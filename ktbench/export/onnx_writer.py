@@ -72,13 +72,19 @@ class OnnxWriter:
             tensors[name].CopyFrom(numpy_helper.from_array(filled, tensors[name].name))
         return _bytes(proto)
 
-    def lower(self, model: bytes, spec: ExportSpec, calibration: Arrays) -> bytes:
+    def lower(
+        self, model: bytes, spec: ExportSpec, calibration: Arrays, *, front: bool = False
+    ) -> bytes:
         """See `Writer.lower`."""
         if spec.precision == "fp32":
             return model
         proto = onnx.load_from_string(model)
         with quiet():
-            lowered = _half(proto) if spec.precision == "fp16" else _int8(proto, spec, calibration)
+            kept = _up_to_logarithm(proto.graph) if front else []
+            if spec.precision == "fp16":
+                lowered = _half(proto, kept)
+            else:
+                lowered = _int8(proto, spec, calibration, kept)
         lowered.ir_version = proto.ir_version
         return _bytes(lowered)
 
@@ -168,29 +174,43 @@ def _tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return initializers | constants
 
 
-def _half(model: onnx.ModelProto) -> onnx.ModelProto:
+def _half(model: onnx.ModelProto, kept: list[str]) -> onnx.ModelProto:
     """Convert weights and arithmetic to float16; samples and logits stay float32.
 
     Nodes that read a sample stay in float32: near 255, float16 resolves only eighths.
     """
     read = {value.name for value in model.graph.input}
     keep = [node.name for node in model.graph.node if read & set(node.input)]
-    return convert_float_to_float16(model, keep_io_types=True, node_block_list=keep)
+    return convert_float_to_float16(model, keep_io_types=True, node_block_list=[*keep, *kept])
 
 
-def _int8(model: onnx.ModelProto, spec: ExportSpec, calibration: Arrays) -> onnx.ModelProto:
+def _up_to_logarithm(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the first logarithm and of all nodes that it depends on."""
+    last = next(node for node in graph.node if node.op_type == "Log")
+    makers = {output: node for node in graph.node for output in node.output}
+    waiting, names = [last], {last.name}
+    while waiting:
+        sources = [makers[name] for name in waiting.pop().input if name in makers]
+        waiting += [node for node in sources if node.name not in names]
+        names |= {node.name for node in sources}
+    return sorted(names)
+
+
+def _int8(
+    model: onnx.ModelProto, spec: ExportSpec, calibration: Arrays, kept: list[str]
+) -> onnx.ModelProto:
     """Quantise statically: signed 8 bits, weights per channel, as pairs of Q and DQ.
 
     A graph with a batch of one is calibrated in chunks, too, with its batch free meanwhile; one
     that cannot take chunks is calibrated one by one, which gives the same ranges slowly.
     """
     if spec.batch == "dynamic":
-        return _quantised(model, calibration, CHUNK)
+        return _quantised(model, calibration, CHUNK, kept)
     onnxruntime.set_default_logger_severity(4)
     try:
-        quantised = _quantised(_with_batch(model, None), calibration, CHUNK)
+        quantised = _quantised(_with_batch(model, None), calibration, CHUNK, kept)
     except RUN_ERRORS:
-        return _quantised(model, calibration, 1)
+        return _quantised(model, calibration, 1, kept)
     finally:
         onnxruntime.set_default_logger_severity(2)
     return _with_batch(quantised, 1)
@@ -211,7 +231,9 @@ def _with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
     return changed
 
 
-def _quantised(model: onnx.ModelProto, calibration: Arrays, step: int) -> onnx.ModelProto:
+def _quantised(
+    model: onnx.ModelProto, calibration: Arrays, step: int, kept: list[str]
+) -> onnx.ModelProto:
     ready = onnx.ModelProto()
     ready.CopyFrom(model)
     ready.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
@@ -225,7 +247,7 @@ def _quantised(model: onnx.ModelProto, calibration: Arrays, step: int) -> onnx.M
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_wide_norms(model),
+            nodes_to_exclude=[*_wide_norms(model), *kept],
         )
         quantised = onnx.load(path)
     del quantised.metadata_props[:]

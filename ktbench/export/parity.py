@@ -95,7 +95,7 @@ def raw_samples(
     layout: Layout, dataset: Dataset, split: Split, chosen: slice | NDArray[np.int64] = slice(None)
 ) -> Arrays:
     """Return a split's raw samples in a file's layout by input, all or those chosen."""
-    pairs = zip(dataset.signature.inputs, parts(dataset.raw(split)), strict=True)
+    pairs = zip(dataset.signature.file_inputs, parts(dataset.raw(split)), strict=True)
     return {spec.name: _laid_out(spec, part.numpy()[chosen], layout) for spec, part in pairs}
 
 

@@ -76,11 +76,13 @@ class TfliteWriter:
                 data[:] = np.ascontiguousarray(values[name], np.float32).reshape(-1).view(np.uint8)
         return bytes(filled)
 
-    def lower(self, model: bytes, spec: ExportSpec, calibration: Arrays) -> bytes:
+    def lower(
+        self, model: bytes, spec: ExportSpec, calibration: Arrays, *, front: bool = False
+    ) -> bytes:
         """See `Writer.lower`."""
         if spec.precision == "fp32":
             return model
-        lowered: bytes = self._litert.ask("lower", model, spec.precision, calibration)
+        lowered: bytes = self._litert.ask("lower", model, spec.precision, calibration, front)
         return lowered
 
     def run(self, model: bytes, samples: Arrays) -> Floats:

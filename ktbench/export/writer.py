@@ -38,8 +38,13 @@ class Writer(Protocol):
     def fill(self, model: bytes, values: Mapping[str, Floats]) -> bytes:
         """Return the same graph with some constants replaced, each by as many values."""
 
-    def lower(self, model: bytes, spec: ExportSpec, calibration: Arrays) -> bytes:
-        """Return the graph in the precision asked for; `calibration` gives the int8 ranges."""
+    def lower(
+        self, model: bytes, spec: ExportSpec, calibration: Arrays, *, front: bool = False
+    ) -> bytes:
+        """Return the graph in the precision asked for; `calibration` gives the int8 ranges.
+
+        With a front, all up to the first logarithm stays in floats: powers span more than 16 bits.
+        """
 
     def run(self, model: bytes, samples: Arrays) -> Floats:
         """Return logits (N, K) of raw samples (N, ...), computed on one thread."""

@@ -203,7 +203,7 @@ class Analysis:
 
     @cached_property
     def reused(self) -> pd.DataFrame:
-        """`view_reuse.paired` of the cells whose images are augmented at all.
+        """`view_reuse.paired` of the cells whose samples are augmented at all.
 
         Empty unless the matrix has views and fresh augmentations.
         """
@@ -211,7 +211,8 @@ class Analysis:
         cells = self.cells.assign(likewise=likewise)
         cells["method"], cells["label"] = _names(cells, cells["likewise"])
         plan = self.results.lock.plan
-        same = {cell.key for cell in plan.cells if cell.data.augment == Augmentation()}
+        unchanged = Augmentation() if not self.task.augmentation else None
+        same = {cell.key for cell in plan.cells if cell.data.augment == unchanged}
         return view_reuse.paired(cells[~cells["key"].isin(same)], self.curves)
 
     @cached_property

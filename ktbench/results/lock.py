@@ -52,6 +52,8 @@ class TaskWords(Record):
     """Word for one sample."""
     metric: Metric = ACCURACY
     """What networks are judged by."""
+    augmentation: str = ""
+    """Augmentation that the task's own settings ask for; that of images stands in their data."""
 
 
 class Lock(Record):

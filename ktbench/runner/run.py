@@ -135,8 +135,8 @@ def _words(plan: Plan, digests: Mapping[str, DataDigests]) -> TaskWords | None:
     if not plan.cells:
         return None
     data = plan.cells[0].data
-    metric = digests[data.canonical].metric
-    return TaskWords(noun=catalogue.task(data.task).noun, metric=metric)
+    task, metric = catalogue.task(data.task), digests[data.canonical].metric
+    return TaskWords(noun=task.noun, metric=metric, augmentation=task.augments)
 
 
 def _digests(plan: Plan, engine: Engine) -> dict[str, DataDigests]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ktbench.records import DataSpec, KtbenchError, Metric
 from ktbench.students._contract import Inputs
@@ -106,11 +106,19 @@ class Signature:
     """Word for one sample."""
     sized_by: str
     """Setting of a matrix that makes samples smaller."""
+    raw: tuple[InputSpec, ...] = ()
+    """Inputs of an exported file that itself turns raw samples into the network's (`Task.front`);
+    empty where both are of one form."""
 
     @cached_property
     def dimensions(self) -> dict[str, int]:
         """Sizes as keywords of a student's `build`."""
         return dict(self.sizes)
+
+    @property
+    def file_inputs(self) -> tuple[InputSpec, ...]:
+        """Inputs of an exported file."""
+        return self.raw or self.inputs
 
     @property
     def size(self) -> str:
@@ -226,6 +234,11 @@ class Task(ABC):
         """Return canonical text of the augmentation; empty where every view is the same."""
         return ""
 
+    @property
+    def augments(self) -> str:
+        """Words for the augmentation that the task's own settings ask for; empty for none."""
+        return ""
+
     @abstractmethod
     def samples(
         self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
@@ -233,6 +246,14 @@ class Task(ABC):
         """Return the training samples, to be augmented by draws from `seed`."""
 
     # ------------------------------------------------------------ the exported file
+
+    def front(self, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]) -> nn.Module | None:
+        """Return what an exported file computes before the network: raw samples to its inputs.
+
+        It has a logarithm, up to which files stay in floats in every precision. None where a file
+        does no more than `moments` says.
+        """
+        return None
 
     def moments(self, statistics: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
         """Return mean and deviation per channel (C,) that an exported file normalises with.

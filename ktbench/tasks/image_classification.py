@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from ktbench.data.counter import counter_hash, numbered
 from ktbench.data.digits import digits
-from ktbench.data.folders import folder
-from ktbench.data.image_tables import hub, parquet
+from ktbench.data.images import hub, image_folder, parquet
 from ktbench.data.pixels import refuse_mixed
 from ktbench.records import ACCURACY, Augmentation, DataSpec
 from ktbench.students._contract import Inputs
@@ -43,7 +42,7 @@ class Learning(Classification):
 
     def open(self, spec: DataSpec, base: Path) -> Source:
         """See `Task.open`."""
-        openers = {"digits": digits, "parquet": parquet, "hub": hub, "folder": folder}
+        openers = {"digits": digits, "parquet": parquet, "hub": hub, "folder": image_folder}
         return openers[spec.source](spec, base)
 
     def problem(self, spec: DataSpec, signature: Signature) -> tuple[tuple[str, ...], str] | None:

@@ -7,16 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ktbench.export import Exporter
+from ktbench.export.deployed_network import Folding, deploy
 from ktbench.export.reasons import clean
+from ktbench.export.tflite_writer import TfliteWriter
 from ktbench.records import Artifact, Failure, Item
 from ktbench.records import ExportSpec as Spec
 from ktbench.students._own import wrap
+from ktbench.tasks._contract import InputSpec
 from tests.support.training import cell, digits
 
 
@@ -208,3 +212,23 @@ def test_a_process_that_ends_by_a_signal_costs_that_export_alone(
         assert done.reason.startswith("the LiteRT process was ended by SIGABRT")
         monkeypatch.undo()
         assert isinstance(export(fresh, made("ShuffleNet"), "shuffle", format="tflite"), Artifact)
+
+
+@pytest.mark.slow
+def test_strided_constants_of_one_shape_stay_apart_in_tflite() -> None:
+    """LiteRT's converter takes two for one where its copies lay in one place."""
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(6)]
+    network = nn.Sequential(*parts, nn.Flatten()).to(memory_format=torch.channels_last).eval()
+    spec = (InputSpec("map", (8, 4, 4)),)
+    deployed = deploy(network, Folding(), spec, None, "NHWC")
+    writer = TfliteWriter()
+    samples = torch.randn(3, 4, 4, 8)
+    try:
+        model = writer.convert(deployed, Spec(format="tflite"))
+        made = writer.run(model, {"map": samples.numpy()})
+    finally:
+        writer.close()
+    with torch.no_grad():
+        expected = network(samples.permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(made, expected, atol=1e-5)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import ktbench as package
-from ktbench.data import image_tables
+from ktbench.data import images
 from ktbench.matrix import starter
 from ktbench.matrix.starter import shipped
 from ktbench.records import DataSpec, KtbenchError
@@ -180,7 +180,7 @@ def test_a_data_set_of_the_hub_names_the_command_that_installs_its_package(
     bare: None, tmp_path: Path
 ) -> None:
     with pytest.raises(KtbenchError) as refused:
-        image_tables.hub(DataSpec(source="hub", path="a/b"), tmp_path)
+        images.hub(DataSpec(source="hub", path="a/b"), tmp_path)
     assert str(refused.value) == (
         "data: source 'hub' needs datasets, which is not installed: pip install 'ktbench[hub]'"
     )

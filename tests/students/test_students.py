@@ -43,8 +43,10 @@ PARAMETERS = {
 }
 """For 100 classes and 3 channels, as the CIFAR-100 comparison of distillation methods has them."""
 
-SIZES = {"num_classes": 10, "in_channels": 1, "vocabulary": 40, "length": 12}
+SIZES = {"num_classes": 10, "in_channels": 1, "vocabulary": 40, "length": 12, "bins": 8}
 IMAGES = sorted(name for name in catalogue.students() if "in_channels" in catalogue.sizes_of(name))
+MAPS = sorted({*IMAGES, *(n for n in catalogue.students() if "bins" in catalogue.sizes_of(n))})
+"""Students that read one map: those of images, and of spectra with as many bins as it is wide."""
 FAMILIES = {family: variant for variant, family in reversed(catalogue.students().items())}
 """One variant of each family."""
 
@@ -60,7 +62,7 @@ def build(name: str, *, seed: int = 0, width: float = 0.25) -> Student:
 
 def inputs_of(name: str, *, batch: int = 2) -> Inputs:
     """What a student reads, on the device that tensors are made on."""
-    if name in IMAGES:
+    if name in MAPS:
         return images(batch=batch)
     ids = torch.arange(batch * SIZES["length"]).view(batch, -1) % SIZES["vocabulary"]
     return ids, torch.ones_like(ids)
@@ -247,7 +249,7 @@ def test_every_stage_has_a_name_and_a_batch_of_maps_or_tokens(name: str, student
     with torch.no_grad():
         features = student.forward_features(inputs_of(name))
     assert len(set(student.stage_names)) == len(student.stage_names) == len(features.stages)
-    assert len(features.stages) >= (3 if name in IMAGES else 1)
+    assert len(features.stages) >= (3 if name in MAPS else 1)
     assert all(stage.dim() in (3, 4) and len(stage) == 2 for stage in features.stages)
     assert features.preacts == ()
 
@@ -257,12 +259,12 @@ def test_the_head_reads_the_embedding(name: str, student: Student) -> None:
         features = student.forward_features(inputs_of(name))
         assert features.embedding is not None
         assert features.embedding.dim() == 2
-        head: nn.Module = staged(student).head if name in IMAGES else student.get_submodule("head")
+        head: nn.Module = staged(student).head if name in MAPS else student.get_submodule("head")
         assert torch.equal(head(features.embedding), features.logits)
 
 
 def test_stages_are_their_preactivations_activated(name: str, student: Student) -> None:
-    if name not in IMAGES:
+    if name not in MAPS:
         shown = student.forward_features(inputs_of(name), preacts=True)
         assert len(shown.preacts) == len(shown.stages)
         return
@@ -351,7 +353,7 @@ def test_every_family_is_one_graph_for_any_batch(family: str) -> None:
     name = FAMILIES[family]
     student = build(name).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
-    free = {0: batch} if name in IMAGES else ({0: batch}, {0: batch})
+    free = {0: batch} if name in MAPS else ({0: batch}, {0: batch})
     traced = torch.export.export(student, (inputs_of(name),), dynamic_shapes=(free,))
     graph, inputs = traced.module(), inputs_of(name, batch=5)
     with torch.no_grad():

@@ -205,6 +205,7 @@ def _data_card(analysis: Analysis) -> Card:
     data, augment, nouns = cell.data, cell.data.augment, f"{analysis.task.noun}s"
     changes = [f"crop with padding {augment.crop_padding}"] if augment.crop_padding else []
     changes += ["flip"] if augment.flip else []
+    changes += [analysis.task.augmentation] if analysis.task.augmentation else []
     facts = [
         ("source", data.source + (f" {data.path}" if data.path else "")),
         (f"training {nouns}", str(data.train_size or "all")),

@@ -114,7 +114,7 @@ def whole_model(candidates: Candidates, choice: Labels | None = None) -> bytes:
     network = (
         candidates.teacher if choice is None else candidates.network(choice, candidates.cells[0])
     )
-    return onnx_model(network, data.signature.inputs, data.task.moments(data.statistics))
+    return onnx_model(network, data.signature.inputs, data)
 
 
 def medians(
