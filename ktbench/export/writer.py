@@ -38,8 +38,12 @@ class Writer(Protocol):
     def fill(self, model: bytes, values: Mapping[str, Floats]) -> bytes:
         """Return the same graph with some constants replaced, each by as many values."""
 
-    def lower(self, model: bytes, spec: ExportSpec, calibration: Arrays) -> bytes:
-        """Return the graph in the precision asked for; `calibration` gives the int8 ranges."""
+    def lower(self, model: bytes, spec: ExportSpec, calibration: Arrays | None) -> bytes:
+        """Return the graph in the precision asked for.
+
+        `calibration` gives the ranges of static int8; without it int8 is dynamic: weights are
+        stored so, and the runtime finds the ranges of what they are multiplied with.
+        """
 
     def run(self, model: bytes, samples: Arrays) -> Floats:
         """Return logits (N, K) of raw samples (N, ...), computed on one thread."""
