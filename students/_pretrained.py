@@ -1,23 +1,19 @@
 """Weights of a BERT from a folder in the layout of Hugging Face's `transformers`.
 
-The folder has `config.json` with the network's sizes and `model.safetensors` with its weights under
-that library's names. Both are read here, without the library.
+Its sizes and names become those of the encoder here, which computes the same, so that the library
+is not needed.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ktbench.students._contract import Pretrained
 from ktbench.students._encoder import SEGMENTS, EncoderShape
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 _SIZES = {
     "vocabulary": "vocab_size",
     "length": "max_position_embeddings",
@@ -29,11 +25,11 @@ _SIZES = {
 }
 """Names of sizes in `config.json`."""
 _OTHERWISE = {
-    "model_type": ("bert",),
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "type_vocab_size": (SEGMENTS,),
-    "is_decoder": (False,),
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "type_vocab_size": SEGMENTS,
+    "is_decoder": False,
 }
 """What else `config.json` says, and the values that this encoder has."""
 _MODULES = {
@@ -57,32 +53,55 @@ _IN_LAYER = {
 _LAYER = "encoder.layer."
 
 
-def shape_in(folder: Path, dropout: float) -> EncoderShape:
-    """Return the sizes of a folder's network; ValueError where it is no BERT as built here."""
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
-        sizes = {ours: config[theirs] for ours, theirs in _SIZES.items()}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not readable as JSON"
-        raise ValueError(f"{folder / CONFIG}: {reason.lower()}") from error
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG} does not give {error}: no network is known") from error
-    for name, values in _OTHERWISE.items():
-        if (value := config.get(name, values[0])) not in values:
+def adopt(student: nn.Module, shape: EncoderShape, pretrained: Pretrained) -> None:
+    """Give a student the pretrained encoder and pooler; its head stays as it is.
+
+    Positions beyond the student's length are left out. Raises ValueError, in one line, where these
+    are not the weights of such a network.
+    """
+    _check_sizes(shape, pretrained)
+    weights = renamed(pretrained.weights)
+    if (name := "encoder.positions.weight") in weights:
+        weights[name] = weights[name][: shape.length]
+    fresh = student.state_dict()
+    fitting = {
+        name: value
+        for name, value in weights.items()
+        if name in fresh and not name.startswith("head.") and value.shape == fresh[name].shape
+    }
+    missing = [name for name in fresh if name.startswith("encoder.") and name not in fitting]
+    if missing:
+        raise ValueError(f"the weights in {pretrained.folder} lack {missing[0]}, or its shape")
+    student.load_state_dict({**fresh, **fitting})
+
+
+def _check_sizes(shape: EncoderShape, pretrained: Pretrained) -> None:
+    where, config = pretrained.folder, pretrained.config
+    theirs = {ours: config.get(name) for ours, name in _SIZES.items()}
+    if not isinstance(theirs["length"], int) or theirs["length"] < shape.length:
+        raise ValueError(
+            f"the network in {where} reads at most {theirs['length']} pieces: make "
+            f"data.task.length, {shape.length}, as short"
+        )
+    if theirs["vocabulary"] != shape.vocabulary:
+        raise ValueError(
+            f"the network in {where} knows {theirs['vocabulary']} word pieces and this data has "
+            f"{shape.vocabulary}: set data.task.tokenizer to its tokenizer.json"
+        )
+    differing = [
+        name
+        for name in ("layers", "dim", "heads", "feed_forward", "eps")
+        if theirs[name] != getattr(shape, name)
+    ]
+    if differing:
+        sizes = ", ".join(f"{name} {theirs[name]}" for name in differing)
+        ours = ", ".join(f"{name} {getattr(shape, name)}" for name in differing)
+        raise ValueError(f"the network in {where} has {sizes}, and this student {ours}")
+    for name, expected in _OTHERWISE.items():
+        if (value := config.get(name, expected)) != expected:
             raise ValueError(
-                f"{folder / CONFIG}: {name} is {value!r}, and only {values[0]!r} can be built here"
+                f"the network in {where} has {name} {value!r}, and only {expected!r} is built here"
             )
-    return EncoderShape(**sizes, dropout=dropout)
-
-
-def weights_in(folder: Path) -> dict[str, Tensor]:
-    """Return a folder's weights by the names of `Bert`; ValueError where they cannot be read."""
-    file = folder / WEIGHTS
-    try:
-        return renamed(safetensors.torch.load_file(file))
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or "not a readable safetensors file"
-        raise ValueError(f"{file}: {reason.lower()}") from error
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
