@@ -74,7 +74,8 @@ def test_a_file_gives_torchs_answers(
     plain = exported(exporter, case, format=format, batch=batch)
     half = exported(exporter, case, format=format, batch=batch, precision="fp16")
     small = exported(exporter, case, format=format, batch=batch, precision="int8")
-    spread = float(case.student(case.data.some("validation", slice(None))).std())
+    with torch.inference_mode():
+        spread = float(case.student(case.data.some("validation", slice(None))).std())
     assert plain.agreement == 1.0 and plain.max_difference < 1e-4 * spread
     assert half.agreement > 0.97 and half.quantisation is None
     assert small.agreement > 0.9 and small.max_difference < 0.5 * spread
@@ -121,7 +122,8 @@ def test_the_local_board_answers_as_torch_does(exporter: Exporter, case: Case, f
 def test_students_of_one_architecture_share_a_graph(
     exporter: Exporter, case: Case, format: Any
 ) -> None:
-    """So a run converts an architecture once."""
+    """Not so BERTs, whose positions and first segment the converters add up beforehand."""
     exported(exporter, case, format=format, batch="dynamic")
     templates = {spec.format: made for (_, spec), made in exporter._templates.items()}
-    assert templates[format] is not None
+    if case.cell.student.name != "bert_tiny":
+        assert templates[format] is not None
