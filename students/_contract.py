@@ -77,6 +77,27 @@ begins from blocks of it. The setting's default stands for each teacher of the m
 """
 
 
+FilePath = NewType("FilePath", str)
+"""The type of a setting that names a file or folder, relative to the matrix file.
+
+A key holds a digest of what it contains in place of the path.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """Weights to begin from: the type of a `build`'s setting that names their folder.
+
+    The folder has the layout of Hugging Face's `transformers`: `config.json`, `model.safetensors`.
+    """
+
+    folder: str
+    config: Mapping[str, Any]
+    """Sizes of the network and what else that library says of it."""
+    weights: Mapping[str, Tensor]
+    """Tensors by that library's names."""
+
+
 FirstWeights = Literal["blocks", "random"]
 """The type of the setting beside it that says where the training begins: from the teacher's blocks,
 or, as a control, from random weights."""

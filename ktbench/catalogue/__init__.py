@@ -6,6 +6,7 @@ from ktbench.catalogue.lookup import UnknownName as UnknownName
 from ktbench.catalogue.lookup import build_student as build_student
 from ktbench.catalogue.lookup import device as device
 from ktbench.catalogue.lookup import devices as devices
+from ktbench.catalogue.lookup import file_setting as file_setting
 from ktbench.catalogue.lookup import from_blocks as from_blocks
 from ktbench.catalogue.lookup import frozen as frozen
 from ktbench.catalogue.lookup import method as method
@@ -18,9 +19,11 @@ from ktbench.catalogue.lookup import nearest as nearest
 from ktbench.catalogue.lookup import network_settings as network_settings
 from ktbench.catalogue.lookup import replacements as replacements
 from ktbench.catalogue.lookup import sizes_of as sizes_of
+from ktbench.catalogue.lookup import student_code as student_code
 from ktbench.catalogue.lookup import student_settings as student_settings
 from ktbench.catalogue.lookup import students as students
 from ktbench.catalogue.lookup import task as task
+from ktbench.catalogue.lookup import task_code as task_code
 from ktbench.catalogue.lookup import task_settings as task_settings
 from ktbench.catalogue.lookup import tasks as tasks
 from ktbench.catalogue.lookup import teacher_setting as teacher_setting

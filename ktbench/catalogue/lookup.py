@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ktbench.catalogue.user_items import code_digest, is_own, own_network, own_object, unseen
 from ktbench.records import KtbenchError
+from ktbench.system.files import content_digest
 
 if TYPE_CHECKING:
     from ktbench.devices._contract import Profile
@@ -137,13 +138,22 @@ def student_settings(name: str, base: str = ".") -> dict[str, SettingInfo]:
 
 def _keyword_settings(build: Callable[..., Any]) -> dict[str, SettingInfo]:
     """Return a builder's keyword parameters, without the sizes that the data gives."""
-    kinds = _type_hints(build)
-    networks = _networks_of(build)
+    kinds = _setting_kinds(build)
     return {
-        name: SettingInfo(NETWORK if name in networks else kinds.get(name, Any), parameter.default)
+        name: SettingInfo(kinds.get(name, Any), parameter.default)
         for name, parameter in inspect.signature(build).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
     }
+
+
+def _setting_kinds(build: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of settings as a matrix gives them: names in place of what they name."""
+    from ktbench.students._contract import FilePath, Pretrained
+
+    networks = dict.fromkeys(_networks_of(build), NETWORK)
+    kinds = _type_hints(build)
+    folders = {n: FilePath | None for n, kind in kinds.items() if Pretrained in get_args(kind)}
+    return {**kinds, **networks, **folders}
 
 
 def sizes_of(name: str) -> tuple[str, ...]:
@@ -183,6 +193,46 @@ def teacher_setting(name: str) -> str | None:
         return None
     settings = student_settings(name).items()
     return next((setting for setting, info in settings if info.kind is TeacherName), None)
+
+
+def file_setting(settings: Mapping[str, SettingInfo], given: Mapping[str, Any]) -> str | None:
+    """Return the setting that names a file or folder, where one is given."""
+    of_files = (name for name in given if name in settings and _names_file(settings[name].kind))
+    return next((name for name in of_files if given[name] is not None), None)
+
+
+def _names_file(kind: Any) -> bool:
+    from ktbench.students._contract import FilePath
+
+    return kind is FilePath or FilePath in get_args(kind)
+
+
+def student_code(name: str, settings: Mapping[str, Any], base: str) -> str | None:
+    """Return what tells a student's code and files from others that a key can name (`Item.code`).
+
+    Raises KtbenchError for a file that cannot be read.
+    """
+    if is_own(name):
+        return code_digest(name, base)
+    return _content(student_settings(name), settings, base)
+
+
+def task_code(item: Item, base: str) -> str | None:
+    """Return what tells the files of a task's settings from others; raises KtbenchError."""
+    return _content(task_settings(item.name), item.settings, base)
+
+
+def _content(
+    declared: Mapping[str, SettingInfo], settings: Mapping[str, Any], base: str
+) -> str | None:
+    name = file_setting(declared, settings)
+    if name is None:
+        return None
+    try:
+        return f"{name}: {content_digest(Path(base, settings[name]))}"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise KtbenchError(f"{name}: {Path(base, settings[name])}: {reason}") from error
 
 
 def from_blocks(name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -252,6 +302,10 @@ def _built_student(
     for setting in settings.keys() & set(_networks_of(module.build)):
         inner, inner_settings = named(settings[setting])
         arguments[setting] = build_student(inner, inner_settings, **sizes, base=base)
+    if files := file_setting(student_settings(name), settings):
+        from ktbench.catalogue.pretrained import read_pretrained
+
+        arguments[files] = read_pretrained(Path(base, settings[files]))
     student: Student = module.build(name, **asked, **arguments)
     return student
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ktbench.records import KtbenchError, one_line
 from ktbench.system import extras
+from ktbench.system.files import MOST_TEXT, read_regular
 
 PAD, UNKNOWN, BEGIN, END, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Pieces that are no text, numbered from 0 in this order."""
@@ -60,6 +63,35 @@ def _without_template(*, lowercase: bool) -> Any:
     return tokenizer
 
 
+def read_tokenizer(path: Path) -> str:
+    """Return a user's own tokenizer as JSON; KtbenchError for one without BERT's special pieces."""
+    extras.require("text", "a tokenizer")
+    from tokenizers import Tokenizer
+
+    try:
+        text = read_regular(path, MOST_TEXT).decode()
+        tokenizer = Tokenizer.from_str(text)
+    except OSError as error:
+        raise KtbenchError(f"data: {path}: {(error.strerror or 'not readable').lower()}") from error
+    except KtbenchError:
+        raise
+    except Exception as error:  # whatever the library raises for a text that is no tokenizer
+        raise KtbenchError(
+            f"data: {path}: not a tokenizer ({one_line(error)}): save it by the tokenizers library"
+        ) from error
+    if lacking := [name for name in SPECIAL if tokenizer.token_to_id(name) is None]:
+        raise KtbenchError(f"data: {path}: it has no piece {lacking[0]}, as those of BERT have")
+    return text
+
+
+def segments(ids: NDArray[np.int32], mask: NDArray[np.int32], end: int) -> NDArray[np.int32]:
+    """Return 1 for each piece of a pair's second text, its [SEP] included, else 0: (n, length)."""
+    ends = (ids == end).astype(np.int32)
+    before = np.cumsum(ends, axis=1, dtype=np.int32) - ends
+    second: NDArray[np.int32] = np.minimum(before, 1) * mask
+    return second
+
+
 class WordPieces:
     """Turns texts into numbers: [CLS], the pieces, [SEP], and padding up to a length."""
 
@@ -68,6 +100,7 @@ class WordPieces:
         from tokenizers import Tokenizer, processors
 
         self._tokenizer = Tokenizer.from_str(tokenizer)
+        self._tokenizer.encode_special_tokens = True  # a text that writes [SEP] does not end there
         self.length = length
         numbers = {name: self._tokenizer.token_to_id(name) for name in SPECIAL}
         self._tokenizer.post_processor = processors.TemplateProcessing(
@@ -82,6 +115,11 @@ class WordPieces:
     def size(self) -> int:
         """Number of pieces."""
         return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def end(self) -> int:
+        """Number of the piece that ends each text."""
+        return int(self._tokenizer.token_to_id(END) or 0)
 
     @property
     def described(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ktbench.records import Cell, KtbenchError, Plan, Record
 from ktbench.system import installation, provenance
+from ktbench.system.files import content_files
 
 
 class Likeness(Record):
@@ -27,7 +28,7 @@ def likeness(plan: Plan, token: Path) -> Likeness:
 
 
 def own_files(plan: Plan) -> list[Path]:
-    """List the user's own networks, methods and checkpoints that a plan names."""
+    """List the user's own networks, methods, checkpoints and other files that a plan names."""
     base = Path(plan.base)
     teachers = plan.teachers
     files: dict[Path, None] = {}
@@ -36,6 +37,11 @@ def own_files(plan: Plan) -> list[Path]:
         place = item.name.rpartition(":")[0]
         if item.code is not None and place.endswith(".py"):
             files[Path(base, place).resolve()] = None
+    items = (item for cell in cells for item in (cell.student, cell.data.task))
+    for item in {id(item): item for item in items}.values():
+        if item.file_setting is not None:
+            named = Path(base, str(item.settings[item.file_setting])).resolve()
+            files |= dict.fromkeys(content_files(named))
     for teacher in teachers:
         if teacher.checkpoint is not None:
             files[Path(base, teacher.checkpoint).expanduser().resolve()] = None

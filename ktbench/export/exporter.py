@@ -39,6 +39,7 @@ from ktbench.records import (
     Format,
     Item,
     KtbenchError,
+    Quantisation,
     StorageError,
     digest_of,
     one_line,
@@ -78,6 +79,17 @@ def graph_key(student: Item, signature: Signature, spec: ExportSpec, structure: 
             **({"structure": structure} if structure else {}),
         }
     )
+
+
+def quantisation(signature: Signature) -> Quantisation:
+    """Return how int8 files of such networks find the ranges of activations.
+
+    Networks that read whole numbers (pieces of texts) are quantised dynamically: what is added to
+    the scores of padding, and states that differ from text to text by a factor of ten, leave a
+    static range too few steps.
+    """
+    whole = any(each.below is not None for each in signature.inputs)
+    return "dynamic" if whole else "static"
 
 
 @dataclass
@@ -162,7 +174,9 @@ class Exporter:
             model = writer.convert(network, plain)
         else:
             model = template.fill(writer, network.state())
-        samples = raw_samples(writer.layout, self.dataset, "train", self._calibration())
+        samples = None
+        if quantisation(self.dataset.signature) == "static":
+            samples = raw_samples(writer.layout, self.dataset, "train", self._calibration())
         return writer.lower(model, spec, samples, front=network.front is not None)
 
     def _deployed(self, writer: Writer, subject: _Subject) -> Deployed:
@@ -201,6 +215,7 @@ class Exporter:
             digest=hashlib.sha256(model).hexdigest()[:16],
             bytes=len(model),
             input_shape=signature.file_inputs[0].shape_in(writer.layout),
+            quantisation=quantisation(signature) if spec.precision == "int8" else None,
             agreement=parity.agreement,
             max_difference=parity.max_difference,
             tolerance=TOLERANCES[spec.precision],
@@ -336,7 +351,7 @@ def _described(
             "export": artifact.export.model_dump(mode="json"),
             "graph_key": artifact.graph_key,
             "data_digest": dataset.digest,
-            "calibration": {"split": "train", "images": calibration},
+            **_ranges(artifact, calibration),
             "versions": writer.versions(),
         },
         "integrity": {
@@ -349,6 +364,13 @@ def _described(
             "metric": dataset.task.metric.name,
         },
     }
+
+
+def _ranges(artifact: Artifact, calibration: int) -> dict[str, Any]:
+    """Say where an int8 file's ranges come from."""
+    if artifact.quantisation == "dynamic":
+        return {"quantisation": "dynamic"}
+    return {"calibration": {"split": "train", "images": calibration}}
 
 
 def sidecar_path(path: Path) -> Path:

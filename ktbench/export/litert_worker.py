@@ -31,7 +31,10 @@ CHUNK = 32
 
 
 def convert(program: bytes, blank: dict[str, NDArray[Any]], dynamic: bool) -> bytes:
-    """Convert a saved torch program to an fp32 graph; `blank` has a sample (1, ...) per input."""
+    """Convert a saved torch program to an fp32 graph; `blank` has samples (B, ...) per input.
+
+    With `dynamic`, the graph's batch is then set free.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -43,7 +46,10 @@ def convert(program: bytes, blank: dict[str, NDArray[Any]], dynamic: bool) -> by
     samples = {name: torch.from_numpy(sample) for name, sample in blank.items()}
     converted = litert_torch.convert(network, sample_kwargs=samples)
     model = bytes(converted.model_content())
-    return compact(free_batch(model) if dynamic else model)
+    batch = len(next(iter(blank.values())))
+    if dynamic:
+        model = free_batch(model) if batch == 1 else free_traced_batch(model, batch)
+    return compact(model)
 
 
 def compact(model: bytes) -> bytes:
@@ -134,10 +140,74 @@ def _free_slice(graph: Any, part: Any, operator: Any) -> None:
         graph.buffers[size.buffer].data = np.frombuffer(sizes.tobytes(), np.uint8)
 
 
-def lower(model: bytes, precision: str, samples: Arrays, front: bool) -> bytes:
-    """Return the graph in `fp16` (weights) or `int8` (static); samples and logits stay float32.
+def free_traced_batch(model: bytes, batch: int) -> bytes:
+    """Return a graph that was converted for a batch of several samples with a free one.
 
-    With a front, so does all up to the first logarithm.
+    The batch must be the outermost part of every tensor that depends on a sample: of its first
+    dimension that is not 1. That dimension becomes free, and so do the sizes that a reshape or a
+    slice writes for it; constants that were repeated for each sample are kept once. Raises
+    ValueError for any other graph.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    kinds = schema.BuiltinOperator
+    sizes_of = {kinds.RESHAPE: 1, kinds.SLICE: 2}  # which of the inputs holds the output's sizes
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    for part in graph.subgraphs:
+        sampled = {*part.inputs}
+        for operator in part.operators:
+            if sampled.isdisjoint(operator.inputs):
+                continue
+            sampled.update(operator.outputs)
+            place = sizes_of.get(graph.operatorCodes[operator.opcodeIndex].builtinCode)
+            if place is not None:
+                _free_sizes(graph, part.tensors[operator.inputs[place]], batch)
+                operator.builtinOptions, operator.builtinOptionsType = None, 0
+            for number in {*operator.inputs} - sampled - {-1}:
+                _keep_one_row(graph, part.tensors[number], batch)
+        for number in sampled:
+            tensor = part.tensors[number]
+            tensor.shapeSignature = _freed(tensor.shape, batch)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(graph))
+
+
+def _freed(shape: Any, batch: int) -> NDArray[np.int32]:
+    """Return a shape with its first dimension other than 1 free; ValueError if not the batch."""
+    freed = np.array(shape, np.int32)
+    first = int(np.argmax(freed != 1)) if freed.size else 0
+    if not freed.size or freed.min() <= 0 or freed[first] % batch:
+        raise ValueError("the batch is not the outermost dimension throughout: export with batch 1")
+    freed[first] = -1
+    return freed
+
+
+def _free_sizes(graph: Any, sizes: Any, batch: int) -> None:
+    """Set the batch free in the sizes that an operator writes, which several may share."""
+    buffer = graph.buffers[sizes.buffer]
+    written = np.frombuffer(bytes(buffer.data), np.int32)
+    if -1 not in written:
+        buffer.data = np.frombuffer(_freed(written, batch).tobytes(), np.uint8)
+
+
+def _keep_one_row(graph: Any, tensor: Any, batch: int) -> None:
+    """Keep one of the equal rows of a constant that the converter repeated for each sample."""
+    buffer = graph.buffers[tensor.buffer]
+    if buffer.data is None or tensor.shape is None or len(tensor.shape) < 2:
+        return
+    if tensor.shape[0] == batch:
+        rows = np.frombuffer(bytes(buffer.data), np.uint8).reshape(batch, -1)
+        if (rows == rows[0]).all():
+            buffer.data = rows[0].copy()
+            tensor.shape = np.array([1, *tensor.shape[1:]], np.int32)
+
+
+def lower(model: bytes, precision: str, samples: Arrays | None, front: bool) -> bytes:
+    """Return the graph in `fp16` (weights) or `int8`; samples and logits keep their types.
+
+    int8 is static with the ranges that `samples` give, and dynamic without them: then weights alone
+    are stored in 8 bits, and the runtime finds the range of what they are multiplied with. With a
+    front, all up to the first logarithm stays float32.
     """
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 
@@ -147,6 +217,8 @@ def lower(model: bytes, precision: str, samples: Arrays, front: bool) -> bytes:
         recipe.add_weight_only_config(
             ".*", names.ALL_SUPPORTED, 16, algorithm_key=algorithms.FLOAT_CASTING
         )
+    elif samples is None:
+        recipe.add_dynamic_config(".*", names.ALL_SUPPORTED, 8)
     else:
         recipe.add_static_config(".*", names.ALL_SUPPORTED, 8, 8)
         for end in (names.INPUT, names.OUTPUT):
@@ -158,7 +230,7 @@ def lower(model: bytes, precision: str, samples: Arrays, front: bool) -> bytes:
             )
     maker = quantizer.Quantizer(model)
     maker.load_quantization_recipe(recipe.get_quantization_recipe())
-    if precision != "int8":
+    if precision != "int8" or samples is None:
         return compact(maker.quantize(None, enable_progress_report=False).quantized_model)
     ranges = _ranges(model, recipe, samples)
     lowered = bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)

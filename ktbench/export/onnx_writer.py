@@ -17,7 +17,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from ktbench.export.deployed_network import Deployed, Layout
@@ -73,7 +79,7 @@ class OnnxWriter:
         return _bytes(proto)
 
     def lower(
-        self, model: bytes, spec: ExportSpec, calibration: Arrays, *, front: bool = False
+        self, model: bytes, spec: ExportSpec, calibration: Arrays | None, *, front: bool = False
     ) -> bytes:
         """See `Writer.lower`."""
         if spec.precision == "fp32":
@@ -83,6 +89,8 @@ class OnnxWriter:
             kept = _up_to_logarithm(proto.graph) if front else []
             if spec.precision == "fp16":
                 lowered = _half(proto, kept)
+            elif calibration is None:
+                lowered = _dynamic_int8(proto)
             else:
                 lowered = _int8(proto, spec, calibration, kept)
         lowered.ir_version = proto.ir_version
@@ -216,6 +224,34 @@ def _int8(
     return _with_batch(quantised, 1)
 
 
+def _dynamic_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Quantise dynamically: weights signed 8 bits, per channel where matrices are multiplied.
+
+    The range of what they are multiplied with is found at each run, over all of its samples.
+    """
+    with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
+        path = Path(folder, "int8.onnx")
+        quantize_dynamic(
+            _preprocessed(model),
+            path,
+            op_types_to_quantize=["Conv", "Gather", "Gemm", "MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+        quantised = onnx.load(path)
+    del quantised.metadata_props[:]
+    _compact(quantised)
+    return quantised
+
+
+def _preprocessed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that the quantiser takes without advice to prepare it first."""
+    ready = onnx.ModelProto()
+    ready.CopyFrom(model)
+    ready.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    return ready
+
+
 def _with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
     """Return the same graph with this batch size, or a free one."""
     changed = onnx.ModelProto()
@@ -234,13 +270,10 @@ def _with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
 def _quantised(
     model: onnx.ModelProto, calibration: Arrays, step: int, kept: list[str]
 ) -> onnx.ModelProto:
-    ready = onnx.ModelProto()
-    ready.CopyFrom(model)
-    ready.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
         path = Path(folder, "int8.onnx")
         quantize_static(
-            ready,
+            _preprocessed(model),
             path,
             _Calibration(_feeds(model, calibration, step)),
             quant_format=QuantFormat.QDQ,

@@ -27,6 +27,13 @@ from ktbench.export.quiet_output import quiet
 from ktbench.export.writer import Arrays, ExportError, Floats
 from ktbench.records import ExportSpec
 
+TRACED_BATCH = 7
+"""Batch with which a network that reads whole numbers is converted before its batch is set free.
+
+With a batch of one the converter drops it from masks and averages over it, which no other batch
+would bear.
+"""
+
 
 class _Named(nn.Module):
     """A wrapper that gives the output its name in the file."""
@@ -50,16 +57,15 @@ class TfliteWriter:
 
     def convert(self, network: Deployed, spec: ExportSpec) -> bytes:
         """See `Writer.convert`."""
-        samples = {
-            each.name: sample
-            for each, sample in zip(network.inputs, network.example(1), strict=True)
-        }
+        dynamic = spec.batch == "dynamic"
+        whole = any(each.below is not None for each in network.inputs)
+        examples = network.example(TRACED_BATCH if dynamic and whole else 1)
+        samples = {each.name: sample for each, sample in zip(network.inputs, examples, strict=True)}
         buffer = io.BytesIO()
         with quiet():
             program = torch.export.export(_Named(network), (), samples)
             pool_evenly(program)
             torch.export.save(program, buffer)
-        dynamic = spec.batch == "dynamic"
         blank = {name: sample.numpy() for name, sample in samples.items()}
         model: bytes = self._litert.ask("convert", buffer.getvalue(), blank, dynamic)
         return model
@@ -77,7 +83,7 @@ class TfliteWriter:
         return bytes(filled)
 
     def lower(
-        self, model: bytes, spec: ExportSpec, calibration: Arrays, *, front: bool = False
+        self, model: bytes, spec: ExportSpec, calibration: Arrays | None, *, front: bool = False
     ) -> bytes:
         """See `Writer.lower`."""
         if spec.precision == "fp32":

@@ -39,11 +39,13 @@ class Writer(Protocol):
         """Return the same graph with some constants replaced, each by as many values."""
 
     def lower(
-        self, model: bytes, spec: ExportSpec, calibration: Arrays, *, front: bool = False
+        self, model: bytes, spec: ExportSpec, calibration: Arrays | None, *, front: bool = False
     ) -> bytes:
-        """Return the graph in the precision asked for; `calibration` gives the int8 ranges.
+        """Return the graph in the precision asked for.
 
-        With a front, all up to the first logarithm stays in floats: powers span more than 16 bits.
+        `calibration` gives the ranges of static int8; without it int8 is dynamic: weights are
+        stored so, and the runtime finds the ranges of what they are multiplied with. With a front,
+        all up to the first logarithm stays in floats: powers span more than 16 bits.
         """
 
     def run(self, model: bytes, samples: Arrays) -> Floats:

@@ -46,7 +46,7 @@ STUDENTS = Kind(
     catalogue.student_settings,
     try_build,
     explains=False,
-    code=lambda name, settings, base: catalogue.code_digest(name, base),
+    code=catalogue.student_code,
 )
 METHODS = Kind(
     "method",
@@ -109,7 +109,11 @@ def variants(
         problems += [problem for problem in objections if problem not in problems]
         item = Item(name=entry.name, settings=_differing(picked, declared))
         if not objections:
-            code = kind.code(item.name, item.settings, base)
+            try:
+                code = kind.code(item.name, item.settings, base)
+            except KtbenchError as error:
+                problems.append(Problem((entry.name,), str(error)))
+                continue
             item = item.model_copy(update={"code": code})
         if fixed:
             settings = {**fixed, **item.settings}

@@ -16,6 +16,7 @@ from ktbench.matrix.items import METHODS, STUDENTS, variants
 from ktbench.matrix.models import ItemEntry, Matrix
 from ktbench.matrix.planning import find_problems
 from ktbench.matrix.yaml_reader import parse, read
+from ktbench.records import KtbenchError
 
 
 def load(path: Path) -> Matrix:
@@ -35,10 +36,24 @@ def _validated(values: dict[str, Any], origin: Origin) -> Matrix:
     except ValidationError as error:
         problems = [*problems_of(error, Matrix), *_name_problems(values, origin.base)]
         raise origin.error(_merged(not_finite, problems, origin)) from error
+    matrix = _with_task_code(matrix)
     problems = _merged(not_finite, find_problems(matrix), origin)
     if problems:
         raise origin.error(problems)
     return matrix
+
+
+def _with_task_code(matrix: Matrix) -> Matrix:
+    """Return a matrix whose task names the content of its files; unreadable ones are told later."""
+    task = matrix.data.task
+    try:
+        code = catalogue.task_code(task, matrix.origin.base)
+    except KtbenchError:
+        return matrix
+    if code is None:
+        return matrix
+    data = matrix.data.model_copy(update={"task": task.model_copy(update={"code": code})})
+    return matrix.model_copy(update={"data": data})
 
 
 def _merged(first: list[Problem], others: list[Problem], origin: Origin) -> list[Problem]:

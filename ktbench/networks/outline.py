@@ -87,7 +87,12 @@ class Outline:
 
 
 def try_build(name: str, settings: dict[str, Any], base: str = ".") -> None:
-    """Raise KtbenchError where a network cannot be built with these settings."""
+    """Raise KtbenchError where a network cannot be built with these settings.
+
+    Files that they name are left out, as these fit the data's sizes alone.
+    """
+    if files := catalogue.file_setting(catalogue.student_settings(name, base), settings):
+        settings = {key: value for key, value in settings.items() if key != files}
     item = Item(name=name, settings=settings)
     if not own_names(item):
         _built(item, dict.fromkeys(catalogue.sizes_of(name), _ANY_SIZE), base)

@@ -70,6 +70,7 @@ from ktbench.records.run_options import (
     Kept,
     Limits,
     Precision,
+    Quantisation,
     SourceSpec,
 )
 
@@ -117,6 +118,7 @@ __all__ = [
     "Precision",
     "Price",
     "Provenance",
+    "Quantisation",
     "Record",
     "Result",
     "Skip",

@@ -110,7 +110,11 @@ class Record(BaseModel):
     @cached_property
     def canonical(self) -> str:
         """`canonical_json` of the record."""
-        return canonical_json(self.model_dump(mode="json", exclude=self._silent()))
+        return canonical_json(self._named())
+
+    def _named(self) -> dict[str, Any]:
+        """Return the fields that name the record."""
+        return self.model_dump(mode="json", exclude=self._silent())
 
     def _silent(self) -> set[str]:
         fields = type(self).model_fields

@@ -44,10 +44,22 @@ class Item(Record):
     """Settings of the item, as its own `Config` (method) or `build` (student) names them."""
     code: str | None = None
     """SHA-256 (16 digits) of the file of a user's own network or method: other code is another
-    cell. None for the catalogue's own, or `revision N` of a method whose settings or defaults have
-    come to mean something else (`TransferMethod.revision`)."""
+    cell. None for the catalogue's own; `revision N` of a method whose settings or defaults have
+    come to mean something else (`TransferMethod.revision`); `SETTING: SHA-256` (16 digits) of what
+    the files hold that a setting names. Then keys leave out where these lie."""
     implied: tuple[str, ...] = ()
     """Settings that follow from others within a matrix; the label omits them."""
+
+    @property
+    def file_setting(self) -> str | None:
+        """Setting that names files, whose content `code` names."""
+        setting, separator, _ = (self.code or "").partition(": ")
+        return setting if separator else None
+
+    def _named(self) -> dict[str, Any]:
+        fields = super()._named()
+        fields["settings"].pop(self.file_setting, None)
+        return fields
 
     @property
     def label(self) -> str:
@@ -123,6 +135,12 @@ class DataSpec(Record):
     split_seed: Annotated[Whole, Field(ge=-LARGEST, le=LARGEST)] = 0
     """Seed of the splits; the same for every cell of a matrix."""
     augment: Augmentation = Augmentation()
+
+    def _named(self) -> dict[str, Any]:
+        fields = super()._named()
+        if "task" in fields:
+            fields["task"]["settings"].pop(self.task.file_setting, None)
+        return fields
 
     def __hash__(self) -> int:
         """Hash the canonical text: a task's settings are a dict."""

@@ -24,7 +24,7 @@ from ktbench.records.bounds import (
 from ktbench.records.cell import Cell
 from ktbench.records.measurement import Origin
 from ktbench.records.metric import Metric
-from ktbench.records.run_options import ExportSpec
+from ktbench.records.run_options import ExportSpec, Quantisation
 
 Stage = Literal["plan", "data", "teacher", "train", "export", "measure"]
 
@@ -225,6 +225,9 @@ class Artifact(Record):
     """File, relative to the results folder; its sidecar has the same name with `.json` added."""
     digest: Digest
     bytes: Positive
+    quantisation: Quantisation | None = None
+    """Origin of an int8 file's ranges of activations: training samples (`static`) or each input as
+    it comes (`dynamic`); None for other precisions and in older records."""
     input_shape: tuple[Positive, ...]
     """Shape of one raw image as the artifact takes it: (C, H, W) for ONNX, (H, W, C) for TFLite."""
     agreement: Share

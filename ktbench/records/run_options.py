@@ -11,6 +11,7 @@ from ktbench.records.printable import Flag, Line, Name, Number, Whole
 
 Format = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
+Quantisation = Literal["static", "dynamic"]
 Kept = Literal["logits", "embedding", "stages", "stem", "attentions"]
 
 MOST_THREADS = 1024

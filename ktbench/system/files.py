@@ -219,3 +219,30 @@ def digest_of_file(path: Path) -> tuple[int, str]:
         _suitable(path, os.fstat(handle), MOST_WEIGHTS)
         total = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         return file.tell(), total
+
+
+CONTENT = ("config.json", "model.safetensors", "tokenizer.json")
+"""Files of a folder of pretrained weights on which anything depends."""
+
+
+def content_files(path: Path) -> list[Path]:
+    """Return the files that a setting's path stands for: itself, or those of its folder."""
+    return [path / name for name in CONTENT if (path / name).is_file()] if path.is_dir() else [path]
+
+
+def content_digest(path: Path) -> str:
+    """Return 16 digits over a file, or over the names and bytes of a folder's `CONTENT`.
+
+    Raises OSError, and UnsuitableFileError for what is no regular file.
+    """
+    files = content_files(path)
+    for file in files:
+        check_regular(file, MOST_WEIGHTS)
+    digests = []
+    for file in files:
+        with file.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    if not path.is_dir():
+        return digests[0][:16]
+    named = "".join(f"{file.name} {one}\n" for file, one in zip(files, digests, strict=True))
+    return hashlib.sha256(named.encode()).hexdigest()[:16]

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ktbench import catalogue
 from ktbench.data.texts import TextTable, texts
-from ktbench.data.word_pieces import Text, WordPieces, learn
+from ktbench.data.word_pieces import Text, WordPieces, learn, read_tokenizer, segments
 from ktbench.records import DataSpec, KtbenchError, canonical_json
-from ktbench.students._contract import Inputs, each, parts
+from ktbench.students._contract import FilePath, Inputs, each, parts
 from ktbench.tasks._classification import METRICS, Classification
 from ktbench.tasks._contract import Arrays, InputSpec, Labels, Signature, Source
 
@@ -38,6 +39,9 @@ class Config:
     """Column of the second texts; `text_pair` when not given, where there is one."""
     metric: str = "accuracy"
     """Metric that networks are judged by: accuracy, or matthews for Matthews' correlation."""
+    tokenizer: FilePath | None = None
+    """A `tokenizer.json` of the `tokenizers` library, with BERT's special pieces, in place of a
+    vocabulary that is learnt: that of a pretrained network."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what cannot be a length or a vocabulary."""
@@ -47,10 +51,14 @@ class Config:
             raise ValueError(f"vocabulary must be 100 to 1,000,000 pieces, not {self.vocabulary}")
         if self.metric not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, not {self.metric}")
+        if self.tokenizer is not None:
+            for name in ("vocabulary", "lowercase"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise ValueError(f"{name} is the tokenizer's own: leave it out")
 
 
 class Learning(Classification):
-    """See the file. Raw samples are ids and mask, each (length,) int32."""
+    """See the file. Raw samples are ids, mask and, of pairs, segments, each (length,) int32."""
 
     noun = "text"
 
@@ -64,7 +72,7 @@ class Learning(Classification):
         table = texts(spec, base, text=c.text_column, pair=c.pair_column)
 
         def fit(split: str, rows: Labels) -> Source:
-            return self._fitted(table, split, rows)
+            return self._fitted(table, split, rows, self._tokenizer(spec, base))
 
         def read(split: str, rows: Labels) -> Arrays:
             raise KtbenchError("data: texts are read once their vocabulary is learnt")
@@ -74,17 +82,31 @@ class Learning(Classification):
             table.about, fit=fit,
         )  # fmt: skip
 
-    def _fitted(self, table: TextTable, split: str, rows: Labels) -> Source:
+    def _tokenizer(self, spec: DataSpec, base: Path) -> str | None:
+        """Return the user's own tokenizer; KtbenchError for one that is not the plan's."""
+        c: Config = self.config
+        if c.tokenizer is None:
+            return None
+        code = catalogue.task_code(spec.task, str(base))
+        if spec.task.code not in (None, code):
+            raise KtbenchError(
+                f"data: {Path(base, c.tokenizer)} has changed since it was planned: plan again"
+            )
+        return read_tokenizer(Path(base, c.tokenizer))
+
+    def _fitted(self, table: TextTable, split: str, rows: Labels, tokenizer: str | None) -> Source:
         c: Config = self.config
         training: list[Text] = table.read(split, rows)
-        tokenizer = learn(training, c.vocabulary, lowercase=c.lowercase)
+        if tokenizer is None:
+            tokenizer = learn(training, c.vocabulary, lowercase=c.lowercase)
         pieces = WordPieces(tokenizer, c.length)
+        pairs = isinstance(training[0], tuple)
         long = pieces.numbers(training)[2]
         cut = f"{long:,} of {len(rows):,} texts to learn from are cut after {c.length} word pieces"
 
         def read(split: str, rows: Labels) -> Arrays:
-            ids, mask, _ = pieces.numbers(table.read(split, rows))
-            return ids, mask
+            ids, mask, *_ = pieces.numbers(table.read(split, rows))
+            return (ids, mask, segments(ids, mask, pieces.end)) if pairs else (ids, mask)
 
         facts = {"vocabulary": pieces.size, "tokenizer": pieces.described}
         return Source(
@@ -105,11 +127,13 @@ class Learning(Classification):
         """See `Task.signature`."""
         vocabulary = int(facts["vocabulary"])
         (length,) = shapes[0]
+        inputs = (
+            InputSpec("ids", (length,), below=vocabulary),
+            InputSpec("mask", (length,), below=2),
+            InputSpec("segments", (length,), below=2),
+        )
         return Signature(
-            inputs=(
-                InputSpec("ids", (length,), below=vocabulary),
-                InputSpec("mask", (length,), below=2),
-            ),
+            inputs=inputs[: len(shapes)],
             outputs=classes,
             sizes=(("num_classes", classes), ("vocabulary", vocabulary), ("length", length)),
             noun="text",
@@ -133,7 +157,7 @@ class Learning(Classification):
         return None
 
     def inputs(self, raw: Inputs, statistics: tuple[Tensor, ...]) -> Inputs:
-        """Return ids and mask as int64, as networks index with them."""
+        """Return them as int64, as networks index with them."""
         return each(raw, Tensor.long)
 
     def samples(
@@ -151,6 +175,7 @@ class Learning(Classification):
             "ids": {"meaning": told, "range": [0, facts["vocabulary"] - 1],
                     "tokenizer": facts["tokenizer"]},
             "mask": {"meaning": "1 for a piece, 0 for padding", "range": [0, 1]},
+            "segments": {"meaning": "1 for a piece of the second text", "range": [0, 1]},
         }  # fmt: skip
 
 
@@ -161,5 +186,5 @@ class Texts:
     kept: tuple[Tensor, ...]
 
     def inputs(self, indices: Tensor, view: int) -> Inputs:
-        """Return ids and mask (B, length), int64."""
+        """Return ids, mask and, of pairs, segments (B, length), int64."""
         return tuple(part[indices].long() for part in self.kept)

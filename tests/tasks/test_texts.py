@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from ktbench.data import describe, load
-from ktbench.data.word_pieces import SPECIAL, WordPieces, learn
+from ktbench.data.word_pieces import SPECIAL, WordPieces, learn, segments
 from ktbench.export import LAYOUTS, export_student, raw_samples
+from ktbench.matrix import loads, plan
 from ktbench.measure import BoardAccuracy, evaluate, job_of
 from ktbench.networks.weights import load_student
 from ktbench.records import (
@@ -33,6 +34,7 @@ from ktbench.train import TrainingContext, train_cohort
 from tests.support.texts import loaded, sentences, text_cell, text_data, write_texts
 from tests.support.training import HERE, places_in
 
+TEXTS = "{task: {text_classification: {length: 12}}, source: parquet, path: texts}"
 LEARN = """
 from ktbench.data.word_pieces import learn
 from tests.support.texts import sentences
@@ -137,7 +139,10 @@ def test_a_text_cell_alone_in_a_cohort_and_resumed_has_the_same_bits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("format", "batch"), [("onnx", "1"), ("onnx", "dynamic"), ("tflite", "1")])
+@pytest.mark.parametrize(
+    ("format", "batch"),
+    [("onnx", "1"), ("onnx", "dynamic"), ("tflite", "1"), ("tflite", "dynamic")],
+)
 def test_an_exported_file_takes_ids_and_mask_and_agrees_with_torch(
     spec: DataSpec, tmp_path: Path, format: Any, batch: Any
 ) -> None:
@@ -204,3 +209,48 @@ def test_padding_has_no_part_in_a_bag() -> None:
     other = ids.clone()
     other[:, 5:] = 7
     assert torch.equal(bag((ids, mask)), bag((other, mask)))
+
+
+# ---------------------------------------------------------------- planning
+
+
+@pytest.mark.parametrize(
+    ("data", "suits", "other", "asks"),
+    [
+        ("{source: digits}", "vgg8", "bert_tiny", "num_classes, vocabulary, length"),
+        (TEXTS, "bert_tiny", "vgg8", "num_classes, in_channels"),
+    ],
+)
+def test_a_network_of_another_task_is_skipped_with_a_reason(
+    tmp_path: Path, data: str, suits: str, other: str, asks: str
+) -> None:
+    write_texts(tmp_path / "texts")
+    text = f"data: {data}\nstudents: [{suits}, {other}]\nseeds: 1\ntrain: {{epochs: 1}}\n"
+    made = plan(loads(text, base=str(tmp_path)))
+    assert [cell.student.name for cell in made.cells] == [suits]
+    [skip] = made.skips
+    assert skip.cell.student.name == other
+    assert f"student {other} is for another task: it is built from {asks}, and" in skip.reason
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def test_the_pieces_of_a_second_text_are_its_segment() -> None:
+    pieces = WordPieces(learn(sentences(300)[0], 200, lowercase=True), 9)
+    ids, mask, *_ = pieces.numbers([("the film", "is good"), ("film", "good [SEP]")])
+    kinds = segments(ids, mask, pieces.end)
+    assert kinds[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0]
+    first_end = ids.tolist()[1].index(pieces.end)
+    assert kinds[1].tolist() == [0] * (first_end + 1) + mask[1, first_end + 1 :].tolist()
+
+
+def test_a_table_of_pairs_has_segments_and_one_of_texts_has_none(
+    spec: DataSpec, tmp_path: Path
+) -> None:
+    single = loaded(spec.model_dump_json())
+    table = write_texts(tmp_path / "pairs", text_pair=["a warm story"] * 400)
+    paired = loaded(text_data(table, length=20).model_dump_json())
+    assert [each.name for each in single.signature.inputs] == ["ids", "mask"]
+    assert [each.name for each in paired.signature.inputs] == ["ids", "mask", "segments"]
+    assert paired.raw("train")[2].any(1).all()
