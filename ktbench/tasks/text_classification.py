@@ -33,9 +33,9 @@ class Config:
     lowercase: bool = True
     """Read capital letters as small ones."""
     text_column: str | None = None
-    """Column of the texts; `text` or `sentence` when not given."""
-    pair_column: str | None = None
-    """Column of the second texts; `text_pair` when not given, where there is one."""
+    """Column of the texts; chosen automatically where it is unambiguous."""
+    text_pair_column: str | None = None
+    """Column of the second texts; chosen automatically where `text_column` is not given."""
     metric: str = "accuracy"
     """Metric that networks are judged by: accuracy, or matthews for Matthews' correlation."""
 
@@ -61,7 +61,7 @@ class Learning(Classification):
     def open(self, spec: DataSpec, base: Path) -> Source:
         """See `Task.open`; the vocabulary is learnt from the training rows."""
         c: Config = self.config
-        table = texts(spec, base, text=c.text_column, pair=c.pair_column)
+        table = texts(spec, base, text=c.text_column, pair=c.text_pair_column)
 
         def fit(split: str, rows: Labels) -> Source:
             return self._fitted(table, split, rows)
@@ -79,17 +79,17 @@ class Learning(Classification):
         training: list[Text] = table.read(split, rows)
         tokenizer = learn(training, c.vocabulary, lowercase=c.lowercase)
         pieces = WordPieces(tokenizer, c.length)
-        long = pieces.numbers(training)[2]
-        cut = f"{long:,} of {len(rows):,} texts to learn from are cut after {c.length} word pieces"
 
         def read(split: str, rows: Labels) -> Arrays:
-            ids, mask, _ = pieces.numbers(table.read(split, rows))
-            return ids, mask
+            return pieces.numbers(table.read(split, rows))
+
+        def survey(rows: Mapping[str, tuple[str, Labels]]) -> tuple[str, ...]:
+            return pieces.remarks({name: table.read(*where) for name, where in rows.items()})
 
         facts = {"vocabulary": pieces.size, "tokenizer": pieces.described}
         return Source(
-            table.name, table.classes, table.labels, read, table.row_name,
-            (*table.notes, *([cut] if long else [])), table.about, facts,
+            table.name, table.classes, table.labels, read, table.row_name, table.notes,
+            f"{table.about}, {pieces.size:,} word pieces", facts, survey=survey,
         )  # fmt: skip
 
     def problem(self, spec: DataSpec, signature: Signature) -> tuple[tuple[str, ...], str] | None:
