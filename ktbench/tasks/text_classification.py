@@ -6,6 +6,7 @@ Judged by accuracy, or by Matthews' correlation, as CoLA is (GLUE, Wang et al. 2
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ import torch
 from torch import Tensor
 
 from ktbench.data.texts import TextTable, texts
-from ktbench.data.word_pieces import Text, WordPieces, learn
+from ktbench.data.word_pieces import SPECIAL, Text, WordPieces, learn
 from ktbench.records import DataSpec, KtbenchError, canonical_json
 from ktbench.students._contract import Inputs, each, parts
 from ktbench.tasks._classification import METRICS, Classification
 from ktbench.tasks._contract import Arrays, InputSpec, Labels, Signature, Source
+
+TOKENIZER = "tokenizer.json"
+"""File that turns texts into ids, beside each exported one."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +149,18 @@ class Learning(Classification):
     def sidecar(
         self, signature: Signature, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]
     ) -> dict[str, dict[str, Any]]:
-        """See `Task.sidecar`: the whole tokenizer, as the `tokenizers` library reads it."""
+        """See `Task.sidecar`; the tokenizer is a file beside the exported one."""
+        special = {name: number for number, name in enumerate(SPECIAL)}
         told = "numbers of word pieces, padded with 0 or cut to the length"
         return {
             "ids": {"meaning": told, "range": [0, facts["vocabulary"] - 1],
-                    "tokenizer": facts["tokenizer"]},
+                    "tokenizer": TOKENIZER, "special": special},
             "mask": {"meaning": "1 for a piece, 0 for padding", "range": [0, 1]},
         }  # fmt: skip
+
+    def beside(self, facts: Mapping[str, Any]) -> dict[str, str]:
+        """Return the tokenizer, as the `tokenizers` library reads it; it cuts and pads, too."""
+        return {TOKENIZER: json.dumps(facts["tokenizer"], ensure_ascii=False, indent=1) + "\n"}
 
 
 @dataclass(frozen=True)
