@@ -63,7 +63,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """See the file. `pieces.weight` (V, D) holds the vectors of pieces; weights are freshly drawn."""
+    """See the file; weights are freshly drawn. `pieces.weight` (V, D) are the pieces' vectors."""
 
     def __init__(self, shape: EncoderShape) -> None:
         super().__init__()
