@@ -114,10 +114,7 @@ def _image(
     column: Callable[[str], Column],
     label: str | None,
 ) -> str:
-    fields = [field for field in schema if field.name != label]
-    pictures = [f.name for f in fields if features.get(f.name) == "Image" or holds_bytes(f.type)]
-    if not pictures:
-        pictures = [f.name for f in fields if _names_files(f.type, partial(column, f.name))]
+    pictures = pictures_among([f for f in schema if f.name != label], features, column)
     usual = [candidate for candidate in pictures if plain_name(candidate) in _IMAGES]
     for candidates in (usual, pictures):
         if len(candidates) == 1:
@@ -131,6 +128,16 @@ def _image(
         f"data: {name}: several columns may be the images ({some(usual or pictures)}): set "
         "data.image_column"
     )
+
+
+def pictures_among(
+    fields: Sequence[Any], features: Mapping[str, str], column: Callable[[str], Column]
+) -> list[str]:
+    """List the columns that hold pictures, or where none does those that name picture files."""
+    pictures = [f.name for f in fields if features.get(f.name) == "Image" or holds_bytes(f.type)]
+    if not pictures:
+        pictures = [f.name for f in fields if _names_files(f.type, partial(column, f.name))]
+    return pictures
 
 
 def _refuse_no_images(name: str, image: str, schema: Any, column: Callable[[str], Column]) -> None:

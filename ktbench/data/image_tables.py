@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ktbench.data.columns import as_classes, choose, holds_bytes, is_text
+from ktbench.data.columns import as_classes, choose, holds_bytes, is_text, pictures_among
 from ktbench.data.pixels import Pixels, decode, read_all
-from ktbench.data.sources import one_line_of, refuse_untaught, shown, some
+from ktbench.data.sources import one_line_of, refuse_untaught, resolve, shown, some
+from ktbench.data.split_names import has_tables
 from ktbench.data.tables import Table, Tables, hub_tables, parquet_tables
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.tasks._contract import Labels, Source
@@ -21,6 +22,16 @@ def parquet(spec: DataSpec, base: Path) -> Source:
 def hub(spec: DataSpec, base: Path) -> Source:
     """Open an image classification data set of the Hugging Face hub; offline, from its cache."""
     return _of_images(spec, hub_tables(spec, base))
+
+
+def holds_images(spec: DataSpec, base: Path) -> bool | None:
+    """Return True for tables of pictures, False for other tables, None where there are none."""
+    if not has_tables(resolve(spec, base)):
+        return None
+    opened = parquet_tables(spec, base)
+    train = opened.by_split["train"]
+    kinds = {column: kind for column, (kind, _) in opened.features.items()}
+    return bool(pictures_among(list(train.schema), kinds, train.column))
 
 
 def _of_images(spec: DataSpec, opened: Tables) -> Source:

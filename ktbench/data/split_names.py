@@ -100,6 +100,11 @@ class _File:
     """Folder of the split: the file's own, or the parent of the folder that names the split."""
 
 
+def has_tables(path: Path) -> bool:
+    """Return True for a file, and for a folder that holds a table."""
+    return path.is_file() or bool(_tables_below(path)[0])
+
+
 def table_files(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """Return the files of each split in their order, and notes.
 

@@ -41,7 +41,7 @@ def starter_for(data: Path, matrix: Path) -> tuple[str, str | None]:
     path = os.path.relpath(data, matrix.parent) if not data.is_absolute() else str(data)
     spec = DataSpec(source="parquet", path=str(data.absolute()))
     source = "parquet"
-    images = holds_images(spec)
+    images = holds_images(spec, Path())
     if images is None:
         source, images = "folder", True
     lines = [f"  source: {source}", f"  path: {json.dumps(path, ensure_ascii=False)}"]
@@ -68,7 +68,7 @@ _TEXTS = (
     "      vocabulary: 4000     # word pieces that are learnt from the training texts",
     "      # text_column: text            # columns are chosen where there is no doubt",
     "      # text_pair_column: text_pair  # where a sample is two texts",
-    "  # label_column: label",
+    "  # label_column: label", "",
 )
 
 
