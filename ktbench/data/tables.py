@@ -137,7 +137,9 @@ def _reading(file: Path, read: Callable[..., Any], *arguments: Any, **options: A
     try:
         return read(*arguments, **options)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise KtbenchError(f"data: cannot read {shown(str(file))}: {one_line_of(error)}") from error
+        raise KtbenchError(
+            f"data: cannot read {shown(str(file))}: {one_line_of(error)}: write or get it again"
+        ) from error
 
 
 # ---------------------------------------------------------------- opening tables

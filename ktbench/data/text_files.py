@@ -11,7 +11,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ktbench.data.sources import one_line_of, shown, some
+from ktbench.data.columns import LABEL_NAMES, plain_name
+from ktbench.data.sources import counted, one_line_of, shown, some
 from ktbench.records import KtbenchError
 from ktbench.system.files import MOST_WEIGHTS, check_regular
 
@@ -34,11 +35,12 @@ def read_text_table(file: Path, as_text: Collection[str] = ()) -> tuple[Any, lis
     """Return a file's Arrow table and remarks on how it was read.
 
     Columns named in `as_text` are text whatever they hold; other types are inferred from all rows.
+    A column of mixed types is an error where its name is in `as_text` or a label's.
     Raises KtbenchError that names the file and, where one is to blame, the line.
     """
     text = _decoded(file)
     if file.suffix.lower() in JSON_LINES:
-        return _objects(file, text), []
+        return _objects(file, text, as_text)
     return _delimited(file, text, as_text)
 
 
@@ -136,7 +138,7 @@ def _rows(text: str, delimiter: str, *, quoting: Any) -> tuple[int, str | None]:
             width = width or len(row)
             if row and len(row) != width:
                 return count, (
-                    f"line {rows.line_num} has {len(row)} fields and the header {width}: put "
+                    f"line {rows.line_num} has {counted(len(row), 'field')} and the header {width}: put "
                     "double quotes around a text that holds the delimiter"
                 )
             count += bool(row)
@@ -155,15 +157,22 @@ def _rows(text: str, delimiter: str, *, quoting: Any) -> tuple[int, str | None]:
 # ---------------------------------------------------------------- JSON lines
 
 
-def _objects(file: Path, text: str) -> Any:
+def _objects(file: Path, text: str, as_text: Collection[str]) -> tuple[Any, list[str]]:
     import pyarrow
 
     rows = _array(file, text) if text.lstrip()[:1] == "[" else _lines(file, text)
     if not rows:
         raise _unreadable(file, "it holds no rows")
-    names = dict.fromkeys(name for _, row in rows for name in row)
-    columns = {name: _column(file, name, rows) for name in names}
-    return pyarrow.table(columns)
+    columns, mixed = {}, []
+    for name in dict.fromkeys(name for _, row in rows for name in row):
+        try:
+            columns[name] = _column(file, name, rows)
+        except KtbenchError:
+            if name in as_text or plain_name(name) in {*as_text, *LABEL_NAMES}:
+                raise
+            mixed.append(name)
+    told = f"{file.name}: columns of mixed types that are not read: {some(mixed)}"
+    return pyarrow.table(columns), [told] if mixed else []
 
 
 def _lines(file: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -193,6 +202,10 @@ def _object(file: Path, where: str, text: str) -> dict[str, Any]:
 def _parsed(file: Path, where: str, text: str) -> Any:
     try:
         return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = where if error.lineno == 1 else f"line {error.lineno}"
+        reason = f"{place} is no JSON: {error.msg} at its letter {error.colno}"
+        raise _unreadable(file, reason) from error
     except (ValueError, RecursionError) as error:
         raise _unreadable(file, f"{where} is no JSON: {one_line_of(error)}") from error
 

@@ -68,7 +68,8 @@ _TEXTS = (
     "      vocabulary: 4000     # word pieces that are learnt from the training texts",
     "      # text_column: text            # columns are chosen where there is no doubt",
     "      # text_pair_column: text_pair  # where a sample is two texts",
-    "  # label_column: label", "",
+    "  # label_column: label",
+    "",
 )
 
 

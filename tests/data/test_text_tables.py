@@ -194,6 +194,13 @@ def test_text_that_is_not_utf_8_in_a_parquet_file_is_refused(tmp_path: Path) -> 
     assert "train.parquet" in _refused(tmp_path)
 
 
+def test_a_column_of_mixed_types_that_is_not_needed_is_left_out_and_told(tmp_path: Path) -> None:
+    rows = [{"text": t, "label": k, "note": [k, "a"][k]} for t, k in zip(TEXTS, KINDS, strict=True)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    read = _table(tmp_path)
+    assert _all_of(read) == TEXTS and "mixed types that are not read: note" in read.notes[0]
+
+
 def test_tables_of_another_kind_that_are_not_read_are_told(tmp_path: Path) -> None:
     _write(tmp_path / "train.parquet")
     (tmp_path / "test.csv").write_text("text,label\na,0\n")
