@@ -137,9 +137,10 @@ def _rows(text: str, delimiter: str, *, quoting: Any) -> tuple[int, str | None]:
         for row in rows:
             width = width or len(row)
             if row and len(row) != width:
+                fields = counted(len(row), "field")
                 return count, (
-                    f"line {rows.line_num} has {counted(len(row), 'field')} and the header {width}: put "
-                    "double quotes around a text that holds the delimiter"
+                    f"line {rows.line_num} has {fields} and the header {width}: put double quotes "
+                    "around a text that holds the delimiter"
                 )
             count += bool(row)
     except csv.Error as error:
