@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from ktbench.records import (
 )
 from ktbench.teacher.live import Live
 from ktbench.train import TrainingContext, train_cohort
+from tests.support.running import ROOT
 from tests.support.texts import loaded, sentences, text_cell, text_data, write_texts
 from tests.support.training import HERE, places_in
 
@@ -156,6 +158,35 @@ def test_an_exported_file_takes_ids_and_mask_and_agrees_with_torch(
     [answer] = evaluate(device, [job_of(artifact, tmp_path)], samples, labels, [classes])
     assert isinstance(answer, BoardAccuracy), answer
     assert (answer.accuracy, answer.agreement) == (artifact.test_accuracy, 1.0)
+
+
+@pytest.mark.slow
+def test_the_documented_program_classifies_as_torch_with_the_exported_files_alone(
+    spec: DataSpec, tmp_path: Path
+) -> None:
+    data, cell = loaded(spec.model_dump_json()), text_cell(spec)
+    [made] = _trained([cell], tmp_path, teacher=None)
+    student = load_student(cell, tmp_path / made.path, base=HERE, **data.dimensions)
+    folder = tmp_path / "artifacts"
+    artifact = export_student(student, cell, ExportSpec(format="onnx"), data, folder, tmp_path)
+    assert isinstance(artifact, Artifact), artifact
+    beside = tmp_path / Path(artifact.path).parent
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "text.md").read_text(), re.S)
+    (beside / "program.py").write_text(program)
+    asked = sentences(12, seed=3)[0] + ["Ж", "the " * 40]
+    answer = subprocess.run(
+        [sys.executable, "program.py", Path(artifact.path).name, *asked],
+        cwd=beside,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    pieces = WordPieces((beside / "tokenizer.json").read_text(), 12)
+    with torch.inference_mode():
+        inputs = tuple(torch.from_numpy(part).long() for part in pieces.numbers(asked))
+        classes = student(inputs).argmax(1).tolist()
+    expected = [f"{data.classes[number]} {text}" for number, text in zip(classes, asked, strict=True)]
+    assert answer.stdout.splitlines() == expected and len(set(classes)) == 2
 
 
 # ---------------------------------------------------------------- refused
