@@ -16,7 +16,7 @@ Rows = list[dict[str, str]]
 DATASETS = {
     "digits": "1,797 handwritten digits of 8×8 pixels; ships with scikit-learn",
     "hub": "a data set of the Hugging Face hub, by name",
-    "parquet": "local tables of images or texts: parquet files in hub layout (train*.parquet, test*.parquet), CSV, TSV or JSON lines",
+    "parquet": "local tables of images or texts (train*.parquet, test*.parquet, CSV, TSV, JSONL)",
     "folder": "a folder of images, one sub-folder per class, optionally in folders per split",
 }
 

@@ -185,7 +185,9 @@ def test_the_documented_program_classifies_as_torch_with_the_exported_files_alon
     with torch.inference_mode():
         inputs = tuple(torch.from_numpy(part).long() for part in pieces.numbers(asked))
         classes = student(inputs).argmax(1).tolist()
-    expected = [f"{data.classes[number]} {text}" for number, text in zip(classes, asked, strict=True)]
+    expected = [
+        f"{data.classes[number]} {text}" for number, text in zip(classes, asked, strict=True)
+    ]
     assert answer.stdout.splitlines() == expected and len(set(classes)) == 2
 
 
