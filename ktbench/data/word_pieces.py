@@ -148,8 +148,7 @@ class WordPieces:
 
     def _counted(self, texts: Sequence[Text]) -> _Counted:
         whole = self._whole
-        begin_to_end = (whole.token_to_id(BEGIN), whole.token_to_id(END))
-        unknown_id = whole.token_to_id(UNKNOWN)
+        unknown_id, *ends = (whole.token_to_id(name) for name in (UNKNOWN, BEGIN, END))
         cut = unknown = pieces = longest = 0
         digests = []
         for start in range(0, len(texts), _AT_ONCE):
@@ -158,7 +157,7 @@ class WordPieces:
                 cut += len(ids) > self.length
                 longest = max(longest, len(ids))
                 unknown += int((ids == unknown_id).sum())
-                pieces += len(ids) - int(np.isin(ids, begin_to_end).sum())
+                pieces += len(ids) - int(np.isin(ids, np.array(ends)).sum())
                 digests.append(hashlib.sha256(ids.data).digest())
         return _Counted(cut, unknown, pieces, longest, digests)
 

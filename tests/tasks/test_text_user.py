@@ -13,10 +13,12 @@ import yaml
 from PIL import Image
 
 from ktbench.matrix import loads, starter_for
+from ktbench.matrix.estimate import StepTimer
+from ktbench.records import Item
 from ktbench.results import verify
 from ktbench.results.folder import ResultsFolder
-from tests.support.running import Commands
-from tests.support.texts import sentences, write_texts
+from tests.support.running import ROOT, Commands
+from tests.support.texts import sentences, text_cell, text_data, write_texts
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +76,28 @@ def test_a_first_matrix_for_images_names_their_folder_or_table(tmp_path: Path) -
     pq.write_table(pa.table({"image": pictures, "label": [0, 1] * 6}), tmp_path / "pets.parquet")
     text, problem = starter_for(tmp_path / "pets.parquet", tmp_path / "pets.yaml")
     assert problem is None and loads(text, base=str(tmp_path)).data.source == "parquet"
+
+
+def test_the_matrices_of_the_edge_study_differ_in_their_data_alone() -> None:
+    files = [yaml.safe_load(path.read_text()) for path in (ROOT / "matrices").glob("text-edge-*")]
+    for matrix in files:
+        name = matrix.pop("name").removeprefix("text-edge-")
+        data = matrix.pop("data")
+        assert data.pop("path").endswith(f"/text/{name}")
+        assert data.pop("task")["text_classification"].keys() == {"length"}
+        matrix["data"] = data
+        matrix["teachers"][0]["train"].pop("epochs")
+    assert len(files) == 3 and files[0] == files[1] == files[2]
+
+
+def test_a_network_of_few_operations_is_no_measure_of_others(tmp_path: Path) -> None:
+    """A bag of word pieces has no FLOPs to speak of, and a step that takes time all the same."""
+    cell = text_cell(text_data(write_texts(tmp_path), vocabulary=120))
+    timer = StepTimer(Path())
+    bag = timer.speed(cell.student, cell)
+    timer._spent = 1e9
+    other = timer.speed(Item(name="bert_tiny"), cell)
+    assert other.step / bag.step == other.work / bag.work < other.flops / bag.flops / 10
 
 
 MATRIX = """
