@@ -94,10 +94,11 @@ class WordPieces:
         numbers = {name: self._tokenizer.token_to_id(name) for name in SPECIAL}
         self._tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{BEGIN} $A {END}",
-            pair=f"{BEGIN} $A {END} $B {END}",
+            pair=f"{BEGIN} $A {END} $B:1 {END}:1",
             special_tokens=[(name, numbers[name]) for name in (BEGIN, END)],
         )
         self._whole = Tokenizer.from_str(self._tokenizer.to_str())
+        self._whole.encode_special_tokens = True  # not a part of the JSON
         self._tokenizer.enable_truncation(length)
         self._tokenizer.enable_padding(length=length, pad_id=numbers[PAD], pad_token=PAD)
 
