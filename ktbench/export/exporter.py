@@ -130,7 +130,7 @@ class Exporter:
         path = self.folder / cell.key / f"{spec.label}{writer.suffix}"
         artifact = self._artifact(writer, subject, cell, spec, path, model, parity, started)
         about = _described(artifact, cell, self.dataset, writer, self._calibration().size)
-        _write(path, model, about, self.dataset.task.beside(self.dataset.facts))
+        _write(path, model, about, self.dataset.task.files_beside(self.dataset.facts))
         return artifact
 
     def _prepare(self, student: Student, cell: Cell) -> _Subject:
@@ -286,7 +286,7 @@ def _described(
     told = dataset.task.sidecar(signature, dataset.statistics, dataset.facts)
     others = {
         name: {"bytes": len(text.encode()), "sha256_16": _digest(text.encode())}
-        for name, text in dataset.task.beside(dataset.facts).items()
+        for name, text in dataset.task.files_beside(dataset.facts).items()
     }
     inputs = [
         {

@@ -254,7 +254,7 @@ class Task(ABC):
         """Return what a user of an exported file must know of each input, by its name."""
         return {}
 
-    def beside(self, facts: Mapping[str, Any]) -> dict[str, str]:
+    def files_beside(self, facts: Mapping[str, Any]) -> dict[str, str]:
         """Return files that whoever feeds an exported file needs beside it: text by name."""
         return {}
 

@@ -158,7 +158,7 @@ class Learning(Classification):
             "mask": {"meaning": "1 for a piece, 0 for padding", "range": [0, 1]},
         }  # fmt: skip
 
-    def beside(self, facts: Mapping[str, Any]) -> dict[str, str]:
+    def files_beside(self, facts: Mapping[str, Any]) -> dict[str, str]:
         """Return the tokenizer, as the `tokenizers` library reads it; it cuts and pads, too."""
         return {TOKENIZER: json.dumps(facts["tokenizer"], ensure_ascii=False, indent=1) + "\n"}
 
