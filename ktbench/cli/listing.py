@@ -15,8 +15,8 @@ from ktbench.cli.options import AsJson
 Rows = list[dict[str, str]]
 DATASETS = {
     "digits": "1,797 handwritten digits of 8×8 pixels; ships with scikit-learn",
-    "hub": "any image classification data set of the Hugging Face hub, by name",
-    "parquet": "local tables: parquet files in hub layout (train*.parquet, test*.parquet) or CSV",
+    "hub": "a data set of the Hugging Face hub, by name",
+    "parquet": "local tables of images or texts (train*.parquet, test*.parquet, CSV, TSV, JSONL)",
     "folder": "a folder of images, one sub-folder per class, optionally in folders per split",
 }
 

@@ -114,6 +114,7 @@ def _carry_out(planned: Planned, engine: Engine, options: _RunOptions) -> None:
     """Run a plan before the user's eyes; ends the command with its exit code."""
     from rich.console import Console
 
+    from ktbench.cli.output import data_remarks
     from ktbench.cli.progress import Bars, Lines, announce, summarise
     from ktbench.runner import Silent
     from ktbench.runner import run as run_plan
@@ -135,6 +136,7 @@ def _carry_out(planned: Planned, engine: Engine, options: _RunOptions) -> None:
                 fresh=options.fresh,
                 memory=options.memory,
                 strict=options.strict,
+                remarks=data_remarks(planned.data),
             )
     except Stopped as stopped:
         stopped.advice = "; run the same command again to resume"

@@ -6,6 +6,7 @@ function of (seed, epoch, indices) alone, so any process can rebuild it.
 
 from ktbench.data.counter import counter_hash
 from ktbench.data.dataset import Contents, DataInfo, Dataset, Split, describe, load
+from ktbench.data.images import holds_images
 from ktbench.data.stream import Stream
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "Stream",
     "counter_hash",
     "describe",
+    "holds_images",
     "load",
 ]

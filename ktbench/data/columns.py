@@ -16,7 +16,7 @@ from ktbench.data.sources import shown, some
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.tasks._contract import Labels
 
-_LABELS = (
+LABEL_NAMES = (
     "label",
     "labels",
     "fine_label",
@@ -34,10 +34,11 @@ _LABELS = (
     "label_name",
 )
 """Names of label columns; of several with equal contents the first is read."""
-_NEVER_LABELS = frozenset(
+NEVER_LABELS = frozenset(
     {"id", "index", "idx", "row", "width", "height", "size", "channels", "split", "path", "file"}
     | {"filename", "file_name", "url", "uri", "name", "md5", "sha1", "sha256", "hash"}
 )
+"""Names of columns that hold neither labels nor texts."""
 _LOOKED_AT = 100
 """Values of a text column that are checked for endings of files."""
 
@@ -117,10 +118,8 @@ def _sample(
     kind: FileKind,
 ) -> str:
     fields = [field for field in schema if field.name != label]
-    held = [f.name for f in fields if features.get(f.name) == kind.feature or holds_bytes(f.type)]
-    if not held:
-        held = [f.name for f in fields if _names_files(f.type, partial(column, f.name), kind)]
-    usual = [candidate for candidate in held if _plain(candidate) in kind.columns]
+    held = files_among(fields, features, column, kind)
+    usual = [candidate for candidate in held if plain_name(candidate) in kind.columns]
     for candidates in (usual, held):
         if len(candidates) == 1:
             return str(candidates[0])
@@ -133,6 +132,17 @@ def _sample(
         f"data: {name}: several columns may be the {kind.noun}s ({some(usual or held)}): set "
         f"{kind.setting}"
     )
+
+
+def files_among(
+    fields: Sequence[Any],
+    features: Mapping[str, str],
+    column: Callable[[str], Column],
+    kind: FileKind,
+) -> list[str]:
+    """List the columns that hold such files, or where none does those that name them."""
+    held = [f.name for f in fields if features.get(f.name) == kind.feature or holds_bytes(f.type)]
+    return held or [f.name for f in fields if _names_files(f.type, partial(column, f.name), kind)]
 
 
 def _refuse_no_samples(
@@ -178,8 +188,8 @@ def label_column(
     Raises KtbenchError that names the candidates where several may be meant, or none.
     """
     possible = [f.name for f in schema if f.name not in samples and may_be_label(f.type)]
-    by_name = {_plain(candidate): candidate for candidate in reversed(possible)}
-    usual = [by_name[word] for word in _LABELS if word in by_name]
+    by_name = {plain_name(candidate): candidate for candidate in reversed(possible)}
+    usual = [by_name[word] for word in LABEL_NAMES if word in by_name]
     declared = [candidate for candidate in possible if features.get(candidate) == "ClassLabel"]
     for candidates in (usual, declared):
         if candidates and _are_equivalent([column(candidate) for candidate in candidates]):
@@ -189,7 +199,7 @@ def label_column(
                 f"data: {name}: several columns may be the labels ({some(candidates)}): set "
                 "data.label_column"
             )
-    likely = [c for c in possible if _plain(c) not in _NEVER_LABELS and _repeats(column(c))]
+    likely = [c for c in possible if plain_name(c) not in NEVER_LABELS and repeats(column(c))]
     if len(likely) == 1:
         return str(likely[0])
     if not possible:
@@ -200,7 +210,8 @@ def label_column(
     )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a column's name in lower case, its words joined by `_`."""
     return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)).strip("_").casefold()
 
 
@@ -218,7 +229,7 @@ def _are_equivalent(columns: Sequence[Column]) -> bool:
     return all(len(column.unique()) == combinations for column in columns)
 
 
-def _repeats(column: Column) -> bool:
+def repeats(column: Column) -> bool:
     """Return True where values name classes and not rows: two rows each or more, on average."""
     import pyarrow.types as types
 
@@ -233,7 +244,7 @@ _UNLABELLED = -1
 
 
 def as_classes(
-    where: str, columns: Mapping[str, Any], names: list[str] | None
+    where: str, columns: Mapping[str, Any], names: list[str] | None, noun: str = "image"
 ) -> tuple[dict[str, Labels], tuple[str, ...], list[str]]:
     """Return class numbers by split, the classes' names, and notes.
 
@@ -244,7 +255,7 @@ def as_classes(
     coded: dict[str, tuple[Labels, list[Value]]] = {}
     notes = []
     for split, column in columns.items():
-        indices, values = _distinct(f"{where}, {split}", column)
+        indices, values = _distinct(f"{where}, {split}", column, noun)
         missing = _is_missing(indices, values, named=names is not None)
         if missing.all() and len(missing) and split != "train":
             notes.append(f"the {split} split is not read: it has no labels")
@@ -296,7 +307,7 @@ def _refuse_names_of_rows(where: str, labels: dict[str, Labels]) -> None:
         )
 
 
-def _distinct(where: str, column: Any) -> tuple[Labels, list[Value | None]]:
+def _distinct(where: str, column: Any, noun: str) -> tuple[Labels, list[Value | None]]:
     """Return each row's index into the list of distinct values, in which None is no label."""
     import pyarrow
     import pyarrow.compute as compute
@@ -309,7 +320,7 @@ def _distinct(where: str, column: Any) -> tuple[Labels, list[Value | None]]:
         raise KtbenchError(f"data: {where}: a column of {shown(str(kind))} holds no labels")
     column = column.cast(kind.value_type) if types.is_dictionary(kind) else column
     if types.is_nested(column.type):
-        return _from_lists(where, column)
+        return _from_lists(where, column, noun)
     if isinstance(column, pyarrow.ChunkedArray):
         column = column.combine_chunks()
     encoded = compute.dictionary_encode(column, null_encoding="encode")
@@ -343,7 +354,7 @@ def _is_missing(indices: Labels, values: list[Value | None], *, named: bool) -> 
     return np.array(nothing, dtype=np.bool_)[indices] if nothing else np.zeros(0, np.bool_)
 
 
-def _from_lists(where: str, column: Any) -> tuple[Labels, list[Value | None]]:
+def _from_lists(where: str, column: Any, noun: str) -> tuple[Labels, list[Value | None]]:
     """Read labels that are one-hot lists, or lists of one member."""
     rows = column.to_pylist()
     if any(row is None for row in rows):
@@ -352,18 +363,18 @@ def _from_lists(where: str, column: Any) -> tuple[Labels, list[Value | None]]:
     if len(lengths) > 1 or 0 in lengths:
         raise KtbenchError(
             f"data: {where}: labels are lists of {some(sorted(map(str, lengths)))} members: one "
-            "label per image is needed"
+            f"label per {noun} is needed"
         )
     if lengths == {1}:
         import pyarrow
 
-        return _distinct(where, pyarrow.array([row[0] for row in rows]))
+        return _distinct(where, pyarrow.array([row[0] for row in rows]), noun)
     table = np.array(rows, dtype=np.float64).reshape(len(rows), -1)
     hot = (table == 1).sum(axis=1) == 1
     hot &= ((table == 0) | (table == 1)).all(axis=1)
     if not hot.all():
         raise KtbenchError(
             f"data: {where}: row {int(hot.argmin())} is not one class (a single 1 among zeros): "
-            "one label per image is needed"
+            f"one label per {noun} is needed"
         )
     return table.argmax(axis=1).astype(np.int64), list(range(table.shape[1]))

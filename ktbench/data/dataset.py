@@ -193,7 +193,7 @@ def describe(spec: DataSpec, base: Path) -> DataInfo:
     task = catalogue.task(spec.task)
     source, rows = _opened(task, spec, base)
     train, validation, test = (len(rows[name][1]) for name in SPLITS)
-    shapes, contents = _looked_at(task, source, rows), _contents(task, source, rows)
+    contents, shapes = _contents(task, source, rows), _looked_at(task, source, rows)
     signature = task.signature(len(source.classes), shapes, source.facts)
     return DataInfo(signature, train, validation, test, contents)
 
@@ -239,7 +239,8 @@ def _contents(task: Task, source: Source, rows: dict[str, tuple[str, Rows]]) -> 
     lines = [
         f"no {task.noun} of {some(names)} in {', '.join(where)}" for where, names in absent.items()
     ]
-    notes = [*source.notes, *lines]
+    remarks = source.survey({name: rows[name] for name in SPLITS}) if source.survey else ()
+    notes = [*source.notes, *remarks, *lines]
     of_splits: dict[str, tuple[int, ...]] = {name: tuple(counts[name].tolist()) for name in SPLITS}
     return Contents(source.name, source.classes, of_splits, source.about, tuple(notes))
 

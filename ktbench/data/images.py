@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from ktbench.data import encoded_tables
+from ktbench.data.columns import files_among
 from ktbench.data.encoded import Encoded
 from ktbench.data.file_kinds import IMAGES
 from ktbench.data.folders import folder
 from ktbench.data.pixels import Pixels, decode, stack
+from ktbench.data.sources import resolve
+from ktbench.data.split_names import has_tables
+from ktbench.data.tables import parquet_tables
 from ktbench.records import DataSpec
 from ktbench.tasks._contract import Labels, Source
 
@@ -26,6 +30,16 @@ def parquet(spec: DataSpec, base: Path) -> Source:
 def hub(spec: DataSpec, base: Path) -> Source:
     """Open an image classification data set of the Hugging Face hub; offline, from its cache."""
     return _source(spec, encoded_tables.hub(spec, base, IMAGES, spec.image_column))
+
+
+def holds_images(spec: DataSpec, base: Path) -> bool | None:
+    """Return True for tables of pictures, False for other tables, None where there are none."""
+    if not has_tables(resolve(spec, base)):
+        return None
+    opened = parquet_tables(spec, base)
+    train = opened.by_split["train"]
+    types = {column: type_ for column, (type_, _) in opened.features.items()}
+    return bool(files_among(list(train.schema), types, train.column, IMAGES))
 
 
 def _source(spec: DataSpec, images: Encoded) -> Source:

@@ -81,7 +81,8 @@ def _refuse_two(names: list[str], split: str, where: str) -> None:
 
 # ---------------------------------------------------------------- table files
 
-_TABLES = (".parquet", ".csv", ".tsv")
+_TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+"""Endings of tables; of a folder the files with the first of them are read."""
 _DEEPEST = 3
 """Levels of folders that are searched for files."""
 
@@ -99,6 +100,11 @@ class _File:
     """Folder of the split: the file's own, or the parent of the folder that names the split."""
 
 
+def has_tables(path: Path) -> bool:
+    """Return True for a file, and for a folder that holds a table."""
+    return path.is_file() or bool(_tables_below(path)[0])
+
+
 def table_files(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """Return the files of each split in their order, and notes.
 
@@ -107,8 +113,12 @@ def table_files(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
     is for training.
     """
     if path.is_file():
+        if path.suffix.lower() not in _TABLES:
+            raise KtbenchError(
+                f"data: {shown(str(path))} is no table: its name must end in {', '.join(_TABLES)}"
+            )
         return {"train": [path]}, []
-    files = _tables_below(path)
+    files, others = _tables_below(path)
     splits: dict[str, list[_File]] = {}
     for file in files:
         if file.split is not None:
@@ -116,11 +126,15 @@ def table_files(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
     if not splits and files:
         splits = {"train": files}
     if "train" not in splits:
-        others = f", only {some([f.path.name for f in files])}" if files else ""
-        raise KtbenchError(f"data: {shown(str(path))} has no train*.parquet{others}")
+        present = f", only {some([f.path.name for f in files])}" if files else ""
+        raise KtbenchError(
+            f"data: {shown(str(path))} has no train*.parquet{present}: name the file of the "
+            f"training split so, or with another ending of a table ({', '.join(_TABLES[1:])})"
+        )
     chosen = {split: _nearest(path, split, members) for split, members in splits.items()}
     used = {file for members in chosen.values() for file in members}
-    rest = [str(f.path.relative_to(path)) for f in files if f.path not in used]
+    of_splits = [f for f in others if f.split is not None]
+    rest = [str(f.path.relative_to(path)) for f in (*files, *of_splits) if f.path not in used]
     return chosen, [f"files that are not read: {some(rest)}"] if rest else []
 
 
@@ -142,8 +156,8 @@ def _nearest(path: Path, split: str, files: list[_File]) -> list[Path]:
     return [file.path for file in near]
 
 
-def _tables_below(root: Path) -> list[_File]:
-    """List Parquet files, or where there are none text tables, in the order of their paths."""
+def _tables_below(root: Path) -> tuple[list[_File], list[_File]]:
+    """List files of the first kind that is there, and those of others, in order of their paths."""
     files: list[_File] = []
     for where, folders, names in os.walk(root, followlinks=True):
         parts = Path(where).relative_to(root).parts
@@ -153,8 +167,9 @@ def _tables_below(root: Path) -> list[_File]:
                 files.append(_file(Path(where, name), len(parts), root))
     endings = [file.path.suffix.lower() for file in files]
     ending = min(endings, key=_TABLES.index, default="")
+    files.sort(key=lambda file: file.path)
     of_one_kind = [file for file in files if file.path.suffix.lower() == ending]
-    return sorted(of_one_kind, key=lambda file: file.path)
+    return of_one_kind, [file for file in files if file.path.suffix.lower() != ending]
 
 
 def _file(path: Path, depth: int, root: Path) -> _File:

@@ -1,9 +1,9 @@
-"""Tables of samples: parquet, CSV and TSV files, and data sets of the Hugging Face hub."""
+"""Tables of samples: parquet and text files, and data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ktbench.data.sources import one_line_of, resolve, shown, some
 from ktbench.data.split_names import plain_split, table_files
+from ktbench.data.text_files import read_text_table
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.system import extras
 from ktbench.tasks._contract import Labels
@@ -80,20 +81,11 @@ class Parquet:
 
     def column(self, name: str) -> Any:
         """Read a whole column; raises KtbenchError where the files do not agree on it."""
-        import pyarrow
-
         parts = []
         for file, opened in zip(self.files, self._opened, strict=True):
             _refuse_without(file, opened.schema_arrow.names, name)
-            parts.append(_reading(file, opened.read, columns=[name]))
-        try:
-            joined = pyarrow.concat_tables(parts, promote_options="permissive")
-        except pyarrow.ArrowException as error:
-            raise KtbenchError(
-                f"data: column {name!r} is not of one type in {some([f.name for f in self.files])} "
-                f"({one_line_of(error)}): write it alike"
-            ) from error
-        return joined.column(name)
+            parts.append(_sound(file, _reading(file, opened.read, columns=[name])))
+        return _joined(parts, self.files).column(name)
 
     def cells(self, name: str, rows: Labels) -> list[Any]:
         """Read Arrow scalars of some rows."""
@@ -106,7 +98,7 @@ class Parquet:
                 inside = rows[(rows >= start) & (rows < end)]
                 if len(inside):
                     read = _reading(file, opened.read_row_group, group, columns=[name])
-                    column = read.column(name)
+                    column = _sound(file, read).column(name)
                     scalars |= {row: column[row - start] for row in inside.tolist()}
                 start = end
         return [scalars[row] for row in rows.tolist()]
@@ -119,6 +111,25 @@ def _refuse_without(file: Path, columns: Sequence[str], name: str) -> None:
         )
 
 
+def _sound(file: Path, table: Any) -> Any:
+    """Return a table whose texts are UTF-8; raises KtbenchError for another."""
+    _reading(file, table.validate, full=True)
+    return table
+
+
+def _joined(parts: list[Any], files: Sequence[Path]) -> Any:
+    """Put tables one after the other; raises KtbenchError where a column has several types."""
+    import pyarrow
+
+    try:
+        return pyarrow.concat_tables(parts, promote_options="permissive")
+    except pyarrow.ArrowException as error:
+        raise KtbenchError(
+            f"data: a column is not of one type in {some([f.name for f in files])} "
+            f"({one_line_of(error)}): write it alike"
+        ) from error
+
+
 def _reading(file: Path, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Call `read`; raises KtbenchError that names the file where it fails."""
     import pyarrow
@@ -126,7 +137,9 @@ def _reading(file: Path, read: Callable[..., Any], *arguments: Any, **options: A
     try:
         return read(*arguments, **options)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise KtbenchError(f"data: cannot read {shown(str(file))}: {one_line_of(error)}") from error
+        raise KtbenchError(
+            f"data: cannot read {shown(str(file))}: {one_line_of(error)}: write or get it again"
+        ) from error
 
 
 # ---------------------------------------------------------------- opening tables
@@ -146,35 +159,38 @@ class Tables:
     notes: Sequence[str]
 
 
-def table_source(spec: DataSpec, base: Path) -> Tables:
-    """Open the tables of a `parquet` or `hub` source; raises KtbenchError for another."""
+def table_source(spec: DataSpec, base: Path, as_text: Collection[str]) -> Tables:
+    """Open the tables of a `parquet` or `hub` source; raises KtbenchError for another.
+
+    Columns of `as_text` hold text in files that do not say so (CSV).
+    """
     if spec.source not in ("parquet", "hub"):
         raise KtbenchError(
             f"data: source {spec.source!r} holds images: texts are in tables (parquet or hub)"
         )
-    return parquet_tables(spec, base) if spec.source == "parquet" else hub_tables(spec, base)
+    if spec.source == "hub":
+        return hub_tables(spec, base)
+    return parquet_tables(spec, base, as_text)
 
 
-def parquet_tables(spec: DataSpec, base: Path) -> Tables:
+def parquet_tables(spec: DataSpec, base: Path, as_text: Collection[str] = ()) -> Tables:
     """Open a folder of files named by split (`train-0.parquet`, `test.csv`), or one file."""
     path = resolve(spec, base)
     files, notes = table_files(path)
-    tables: dict[str, Table] = {split: _opened(chosen) for split, chosen in files.items()}
+    tables: dict[str, Table] = {}
+    for split, chosen in files.items():
+        tables[split], remarks = _opened(chosen, as_text)
+        notes += remarks
     return Tables(str(path), tables, _declared(tables["train"].schema), notes)
 
 
-def _opened(files: Sequence[Path]) -> Table:
-    import pyarrow
-    import pyarrow.csv
-
+def _opened(files: Sequence[Path], as_text: Collection[str]) -> tuple[Table, list[str]]:
+    """Return the table of some files, and remarks on how they were read."""
     if files[0].suffix.lower() == ".parquet":
-        return Parquet(tuple(files))
-    parts = []
-    for file in files:
-        options = pyarrow.csv.ParseOptions(delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-        parts.append(_reading(file, pyarrow.csv.read_csv, file, parse_options=options))
-    table = _reading(files[0], pyarrow.concat_tables, parts, promote_options="permissive")
-    return InMemory(table, files[0].parent)
+        return Parquet(tuple(files)), []
+    read = [read_text_table(file, as_text) for file in files]
+    table = _joined([table for table, _ in read], files)
+    return InMemory(table, files[0].parent), [line for _, remarks in read for line in remarks]
 
 
 def hub_tables(spec: DataSpec, base: Path) -> Tables:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ktbench.data.columns import as_classes, is_text, label_column
-from ktbench.data.sources import refuse_untaught, some
+from ktbench.data.columns import as_classes
+from ktbench.data.sources import counted, one_line_of, refuse_untaught, some
 from ktbench.data.tables import Table, table_source
+from ktbench.data.text_columns import USUAL, choose_texts, refuse_other_columns
 from ktbench.data.word_pieces import Text
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.tasks._contract import Labels
-
-_TEXTS = ("text", "sentence", "sentence1", "question", "review", "content")
-_PAIRS = ("text_pair", "sentence2")
 
 
 @dataclass(frozen=True)
@@ -36,60 +34,51 @@ def texts(spec: DataSpec, base: Path, *, text: str | None, pair: str | None) -> 
 
     Raises KtbenchError for columns that are not there, or hold no text.
     """
-    opened = table_source(spec, base)
-    name, tables, train = opened.name, opened.by_split, opened.by_split["train"]
-    first = text or _usual(name, train.schema.names, _TEXTS)
-    second = pair or next((c for c in _PAIRS if c in train.schema.names), None)
-    columns = [first] if second is None else [first, second]
-    kinds = {column: kind for column, (kind, _) in opened.features.items()}
-    label = spec.label_column or label_column(name, train.schema, kinds, train.column, columns)
+    given = {column for column in (text, pair) if column is not None}
+    opened = table_source(spec, base, given or USUAL)
+    name, tables = opened.name, opened.by_split
+    chosen = choose_texts(spec, opened, text=text, pair=pair)
     for split, table in tables.items():
-        _refuse_other_columns(f"{name}: the {split} split", table.schema, columns, label)
-    names = opened.features.get(label, ("", None))[1]
-    values = {split: table.column(label) for split, table in tables.items()}
-    labels, classes, unlabelled = as_classes(f"{name}, column {label!r}", values, names)
+        refuse_other_columns(f"{name}: the {split} split", table.schema, chosen)
+    names = opened.features.get(chosen.label, ("", None))[1]
+    values = {split: table.column(chosen.label) for split, table in tables.items()}
+    where = f"{name}, column {chosen.label!r}"
+    labels, classes, unlabelled = as_classes(where, values, names, "text")
     refuse_untaught(name, classes, labels, "text")
 
     def row_name(split: str, row: int) -> str:
         return f"{name}, {split} row {row}"
 
     def read(split: str, rows: Labels) -> list[Text]:
-        where = f"{name}, {split}"
-        parts = [_texts_of(tables[split], column, rows, where) for column in columns]
+        of_split = f"{name}, {split}"
+        parts = [_texts_of(tables[split], column, rows, of_split) for column in chosen.texts]
         return parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
 
-    shown = " and ".join(repr(column) for column in columns)
-    about = f"texts in column {shown}, labels in column {label!r}"
-    return TextTable(name, classes, labels, read, row_name, (*opened.notes, *unlabelled), about)
-
-
-def _usual(name: str, columns: Sequence[str], usual: Sequence[str]) -> str:
-    """Return the column that has a usual name; KtbenchError where none has."""
-    for column in usual:
-        if column in columns:
-            return column
-    raise KtbenchError(
-        f"data: {name} has no column named {some(list(usual), 20)}, only "
-        f"{some(list(columns), 20)}: set text_column in data.task"
-    )
-
-
-def _refuse_other_columns(where: str, schema: Any, columns: Sequence[str], label: str) -> None:
-    for column in (*columns, label):
-        if column not in schema.names:
-            raise KtbenchError(
-                f"data: {where} has no column {column!r}, only {some(schema.names, 20)}"
-            )
-    for column in columns:
-        if not is_text(schema.field(column).type):
-            raise KtbenchError(f"data: {where}: column {column!r} holds no text")
+    shown = " and ".join(repr(column) for column in chosen.texts)
+    plural = "s" if len(chosen.texts) > 1 else ""
+    about = f"texts in column{plural} {shown}, labels in column {chosen.label!r}"
+    unread = [f"columns that are not read: {some(list(chosen.unread))}"] if chosen.unread else []
+    notes = (*opened.notes, *unlabelled, *unread)
+    return TextTable(name, classes, labels, read, row_name, notes, about)
 
 
 def _texts_of(table: Table, column: str, rows: Labels, where: str) -> list[Any]:
-    values = [cell.as_py() for cell in table.cells(column, rows)]
-    for row, value in zip(rows.tolist(), values, strict=True):
-        if not isinstance(value, str) or not value.strip():
-            raise KtbenchError(
-                f"data: {where} row {row}: no text in column {column!r}: write one, or drop it"
-            )
+    """Return the texts of some rows; raises KtbenchError that counts those without one."""
+    try:
+        values = [cell.as_py() for cell in table.cells(column, rows)]
+    except UnicodeDecodeError as error:
+        raise KtbenchError(
+            f"data: {where}: column {column!r} is not UTF-8 ({one_line_of(error)}): write it so"
+        ) from error
+    blank = [row for row, value in zip(rows.tolist(), values, strict=True) if _is_blank(value)]
+    if blank:
+        raise KtbenchError(
+            f"data: {where}: {counted(len(blank), 'row')} without a text in column {column!r} "
+            f"(first: row {blank[0]}): write one, or remove the row"
+        )
     return values
+
+
+def _is_blank(value: Any) -> bool:
+    """Return True for no text, and for one of white space and invisible characters alone."""
+    return value is None or not any(c.isprintable() and not c.isspace() for c in value)

@@ -6,8 +6,11 @@ WordPiece as in BERT (Devlin et al., arXiv 1810.04805; Wu et al., arXiv 1609.081
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,12 @@ PAD, UNKNOWN, BEGIN, END, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", 
 """Pieces that are no text, numbered from 0 in this order."""
 Text = str | tuple[str, str]
 """A text, or a pair of them."""
+LONGEST_WORD = 100
+"""Letters of the longest word that is taken apart: the library's own bound."""
+
+_LONG_RUN = re.compile(rf"\S{{{LONGEST_WORD + 1}}}")
+_AT_ONCE = 4096
+"""Texts that are taken apart at a time when their pieces are counted."""
 
 
 def learn(texts: Sequence[Text], size: int, *, lowercase: bool) -> str:
@@ -36,6 +45,7 @@ def learn(texts: Sequence[Text], size: int, *, lowercase: bool) -> str:
 
     plain = _without_template(lowercase=lowercase)
     flat = [part for text in texts for part in (text if isinstance(text, tuple) else (text,))]
+    flat = [_without_long_words(plain, text) for text in flat]
     letters = {letter for text in flat for letter in plain.normalizer.normalize_str(text)}
     alphabet = sorted(letter for letter in letters if not letter.isspace())
     trainer = trainers.WordPieceTrainer(
@@ -52,6 +62,18 @@ def learn(texts: Sequence[Text], size: int, *, lowercase: bool) -> str:
     learnt.model = models.WordPiece(vocab=numbered, unk_token=UNKNOWN)
     assert isinstance(learnt, Tokenizer)
     return str(learnt.to_str())
+
+
+def _without_long_words(tokenizer: Any, text: str) -> str:
+    """Leave out words that are read as one unknown piece, whatever the vocabulary.
+
+    A vocabulary would take hours to learn from a text of a million letters without a space.
+    """
+    if _LONG_RUN.search(text) is None:
+        return text
+    normal = tokenizer.normalizer.normalize_str(text)
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(normal)
+    return " ".join(word for word, _ in words if len(word) <= LONGEST_WORD)
 
 
 def _without_template(*, lowercase: bool) -> Any:
@@ -105,9 +127,11 @@ class WordPieces:
         numbers = {name: self._tokenizer.token_to_id(name) for name in SPECIAL}
         self._tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{BEGIN} $A {END}",
-            pair=f"{BEGIN} $A {END} $B {END}",
+            pair=f"{BEGIN} $A {END} $B:1 {END}:1",
             special_tokens=[(name, numbers[name]) for name in (BEGIN, END)],
         )
+        self._whole = Tokenizer.from_str(self._tokenizer.to_str())
+        self._whole.encode_special_tokens = True  # not a part of the JSON
         self._tokenizer.enable_truncation(length)
         self._tokenizer.enable_padding(length=length, pad_id=numbers[PAD], pad_token=PAD)
 
@@ -115,6 +139,11 @@ class WordPieces:
     def size(self) -> int:
         """Number of pieces."""
         return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def special(self) -> dict[str, int]:
+        """Numbers of the pieces that are no text, by their names."""
+        return {name: int(self._tokenizer.token_to_id(name) or 0) for name in SPECIAL}
 
     @property
     def end(self) -> int:
@@ -127,13 +156,73 @@ class WordPieces:
         described: dict[str, Any] = json.loads(self._tokenizer.to_str())
         return described
 
-    def numbers(self, texts: Sequence[Text]) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
-        """Return ids (n, length), mask (n, length), and how many texts were too long and were cut.
-
-        Of a pair the longer text is cut first.
-        """
+    def numbers(self, texts: Sequence[Text]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return ids and mask, each (n, length); of a pair the longer text is cut first."""
         encoded = self._tokenizer.encode_batch(list(texts))
         ids = np.array([one.ids for one in encoded], np.int32).reshape(-1, self.length)
         mask = np.array([one.attention_mask for one in encoded], np.int32)
-        cut = sum(bool(one.overflowing) for one in encoded)
-        return ids, mask.reshape(-1, self.length), cut
+        return ids, mask.reshape(-1, self.length)
+
+    def remarks(self, by_split: Mapping[str, Sequence[Text]]) -> tuple[str, ...]:
+        """Return what is lost of the texts of each split, a line each: see `_Counted`."""
+        counted = {split: self._counted(texts) for split, texts in by_split.items()}
+        longest = max((c.longest for c in counted.values()), default=0)
+        learnt_from: set[bytes] = counted["train"].digests if "train" in counted else set()
+        also = {
+            split: sum(one in learnt_from for one in c.in_order)
+            for split, c in counted.items()
+            if split != "train"
+        }
+        sizes = {split: len(texts) for split, texts in by_split.items()}
+        pieces = {split: c.pieces for split, c in counted.items()}
+        lines = (
+            (
+                {split: c.cut for split, c in counted.items()},
+                sizes,
+                f"texts cut after {self.length} word pieces (the longest has {longest:,})",
+            ),
+            (
+                {split: c.unknown for split, c in counted.items()},
+                pieces,
+                "word pieces unknown to the vocabulary",
+            ),
+            (also, sizes, "texts that are in train, too (the same word pieces)"),
+        )
+        return tuple(f"{what}: {_shares(n, of)}" for n, of, what in lines if any(n.values()))
+
+    def _counted(self, texts: Sequence[Text]) -> _Counted:
+        whole = self._whole
+        unknown_id, *ends = (whole.token_to_id(name) for name in (UNKNOWN, BEGIN, END))
+        cut = unknown = pieces = longest = 0
+        digests = []
+        for start in range(0, len(texts), _AT_ONCE):
+            for one in whole.encode_batch(list(texts[start : start + _AT_ONCE])):
+                ids = np.array(one.ids, np.int32)
+                cut += len(ids) > self.length
+                longest = max(longest, len(ids))
+                unknown += int((ids == unknown_id).sum())
+                pieces += len(ids) - int(np.isin(ids, np.array(ends)).sum())
+                digests.append(hashlib.sha256(ids.data).digest())
+        return _Counted(cut, unknown, pieces, longest, digests)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Counts over the texts of a split."""
+
+    cut: int
+    """Texts longer than a network reads."""
+    unknown: int
+    pieces: int
+    """Pieces of the whole texts, without those that begin and end them."""
+    longest: int
+    in_order: list[bytes]
+    """Digest of each text's pieces."""
+
+    @property
+    def digests(self) -> set[bytes]:
+        return set(self.in_order)
+
+
+def _shares(counts: Mapping[str, int], sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} of {sizes[split]:,} in {split}" for split, count in counts.items())

@@ -150,7 +150,7 @@ class Exporter:
         path = self.folder / cell.key / f"{spec.label}{writer.suffix}"
         artifact = self._artifact(writer, subject, cell, spec, path, model, parity, started)
         about = _described(artifact, cell, self.dataset, writer, self._calibration().size)
-        _write(path, model, about)
+        _write(path, model, about, self.dataset.task.files_beside(self.dataset.facts))
         return artifact
 
     def _prepare(self, student: Student, cell: Cell) -> _Subject:
@@ -212,7 +212,7 @@ class Exporter:
             export=spec,
             graph_key=graph_key(cell.student, signature, spec, structure),
             path=path.relative_to(self.relative_to).as_posix(),
-            digest=hashlib.sha256(model).hexdigest()[:16],
+            digest=_digest(model),
             bytes=len(model),
             input_shape=signature.file_inputs[0].shape_in(writer.layout),
             quantisation=quantisation(signature) if spec.precision == "int8" else None,
@@ -317,6 +317,10 @@ def _described(
     batch = 1 if artifact.export.batch == "1" else None
     signature = dataset.signature
     told = dataset.task.sidecar(signature, dataset.statistics, dataset.facts)
+    others = {
+        name: {"bytes": len(text.encode()), "sha256_16": _digest(text.encode())}
+        for name, text in dataset.task.files_beside(dataset.facts).items()
+    }
     inputs = [
         {
             "name": each.name,
@@ -334,6 +338,7 @@ def _described(
         "format": artifact.export.format,
         "precision": artifact.export.precision,
         "labels": list(dataset.classes),
+        **({"beside": others} if others else {}),
         **({"input": inputs[0]} if len(inputs) == 1 else {"inputs": inputs}),
         "output": {
             "name": "logits",
@@ -373,14 +378,23 @@ def _ranges(artifact: Artifact, calibration: int) -> dict[str, Any]:
     return {"calibration": {"split": "train", "images": calibration}}
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def sidecar_path(path: Path) -> Path:
     """Return `model.onnx.json` for `model.onnx`."""
     return path.with_name(path.name + ".json")
 
 
-def _write(path: Path, model: bytes, sidecar: dict[str, Any]) -> None:
-    """Write both files, the artifact last, or neither; `KtbenchError` on a full disk."""
+def _write(path: Path, model: bytes, sidecar: dict[str, Any], others: dict[str, str]) -> None:
+    """Write all files, the artifact last, or neither it nor its sidecar.
+
+    `others` are those that all of a cell's files share. Raises KtbenchError on a full disk.
+    """
     beside = sidecar_path(path)
+    for name, text in others.items():
+        write_atomically(path.with_name(name), text)
     write_atomically(beside, json.dumps(sidecar, indent=2, sort_keys=True, allow_nan=False) + "\n")
     try:
         write_atomically(path, model)

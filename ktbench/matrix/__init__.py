@@ -5,6 +5,15 @@ from ktbench.matrix.matrix_file import load, loads
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.planning import plan
 from ktbench.matrix.schema import json_schema
-from ktbench.matrix.starter import starter
+from ktbench.matrix.starter import starter, starter_for
 
-__all__ = ["Matrix", "MatrixError", "json_schema", "load", "loads", "plan", "starter"]
+__all__ = [
+    "Matrix",
+    "MatrixError",
+    "json_schema",
+    "load",
+    "loads",
+    "plan",
+    "starter",
+    "starter_for",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
 from ktbench.networks.layout import safe
-from ktbench.networks.outline import forward_flops, lacks_memory, own_names
+from ktbench.networks.outline import forward_flops, lacks_memory, outline, own_names
 from ktbench.records import (
     OWN_ERRORS,
     BlockTrain,
@@ -47,6 +47,15 @@ class Speed:
     forward: float
     step: float
     flops: int
+    parameters: int = 0
+
+    @property
+    def work(self) -> int:
+        """What seconds grow with: FLOPs, and parameters, which each step reads and updates.
+
+        A bag of word pieces has next to no FLOPs, and many parameters.
+        """
+        return self.flops + self.parameters
 
 
 @dataclass
@@ -107,12 +116,13 @@ class StepTimer:
             ) from error
 
     def _like_others(self, item: Item, info: DataInfo) -> Speed:
-        """Estimate a network by its operations, at the speed of those timed."""
+        """Estimate a network by its operations and parameters, at the speed of those timed."""
         timed = list(self._speeds.values())
         flops = forward_flops(item, info.signature, str(self.base))
-        share = flops / max(1, sum(speed.flops for speed in timed))
+        this = Speed(0.0, 0.0, flops, outline(item, info.signature, str(self.base)).parameters)
+        share = this.work / max(1, sum(speed.work for speed in timed))
         forward, step = sum(s.forward for s in timed), sum(s.step for s in timed)
-        return Speed(share * forward, share * step, flops)
+        return replace(this, forward=share * forward, step=share * step)
 
     def _timed(self, item: Item, info: DataInfo, batch: int, numeric: NumericSpec) -> Speed:
         """Time the best of a few passes and steps, or a single one where that takes long."""
@@ -131,7 +141,8 @@ class StepTimer:
             network.eval()
             forward = _best(lambda: _forward(network, inputs))
         flops = forward_flops(item, info.signature, str(self.base))
-        return Speed(forward / batch, step / batch, flops)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        return Speed(forward / batch, step / batch, flops, parameters)
 
 
 def _best(seconds: Callable[[], float]) -> float:

@@ -116,8 +116,8 @@ class DataSpec(Record):
     task: Item = IMAGES
     """Task that its samples are for: a name, or `{name: {setting: value}}`."""
     source: Literal["digits", "hub", "parquet", "folder"]
-    """`digits` of scikit-learn, a Hugging Face `hub` name, local `parquet` (or CSV) tables, or an
-    image `folder` with one sub-folder per class."""
+    """`digits` of scikit-learn, a Hugging Face `hub` name, local tables (`parquet`, CSV, TSV or
+    JSON lines), or an image `folder` with one sub-folder per class."""
     path: Line | None = None
     """Hub name, or folder (relative to the matrix file; `${NAME}` takes the environment's)."""
     image_column: Line | None = None

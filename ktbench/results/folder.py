@@ -127,6 +127,7 @@ class ResultsFolder:
         data_digest: str | None = None,
         classes: int | None = None,
         task: TaskWords | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> Iterator[ResultsFolder]:
         """Hold the folder for a run of `plan`, creating it where needed.
 
@@ -142,6 +143,7 @@ class ResultsFolder:
             data_digest=data_digest,
             classes=classes,
             task=task or TaskWords(),
+            remarks=remarks,
         )
         with ExitStack() as stack:
             try:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from ktbench.records import Checkpoint, KtbenchError, Metric, Result
 from ktbench.results.lock import Lock
 from ktbench.results.raw import read_curve
 from ktbench.results.storage import DamagedError, Mark, Stored, unsuitable_reason
-from ktbench.system.files import UnsuitableFileError
+from ktbench.system.files import UnsuitableFileError, read_regular
 
 MISSING = "is missing"
 """The reason of a fault that may be on purpose: published results leave weights out."""
@@ -50,6 +51,8 @@ class Integrity:
             faults += [Fault(artifact.path, reason, "artifact", label)] if reason else []
             reason = self._file(sidecar, stored.files.get(sidecar))
             faults += [Fault(sidecar, reason, "artifact", label)] if reason else []
+            if reason is None:
+                faults += self._beside(sidecar, label)
         for beside in (result.teacher, *result.ensemble, result.warmup):
             if beside is not None:
                 faults += self._checkpoint(beside, stored, "teacher", "teacher")
@@ -58,6 +61,24 @@ class Integrity:
             reason = self._weights(start.path, start.digest, stored.files.get(start.path))
             faults += [Fault(start.path, reason, "start")] if reason else []
         return faults
+
+    def _beside(self, sidecar: str, label: str) -> Iterator[Fault]:
+        """Check the files that a sidecar names, such as a tokenizer, as it describes them."""
+        try:
+            beside = json.loads(read_regular(self.root / sidecar)).get("beside", {})
+            marks = {
+                PurePosixPath(sidecar).with_name(name).as_posix(): Mark(
+                    about["bytes"], about["sha256_16"]
+                )
+                for name, about in beside.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            yield Fault(sidecar, "is no sidecar of an exported file", "artifact", label)
+            return
+        for path, mark in marks.items():
+            reason = self._file(path, mark)
+            if reason:
+                yield Fault(path, reason, "artifact", label)
 
     def _checkpoint(
         self, checkpoint: Checkpoint, stored: Stored[Result], weights: Part, curves: Part

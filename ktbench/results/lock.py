@@ -65,6 +65,8 @@ class Lock(Record):
     classes: int | None = None
     """Classes of the data, which all cells share; None in folders of older versions."""
     task: TaskWords = TaskWords()
+    remarks: tuple[str, ...] = ()
+    """What planning said of the data: the columns chosen, what is left out, what is cut."""
 
     def metric_of(self, cell: Cell) -> Metric | None:
         """Metric of a cell's figures; None for a cell of an earlier matrix with another task."""
@@ -293,13 +295,16 @@ class LockFile(Record):
     data_digest: str | None
     classes: Annotated[int, Field(ge=1)] | None = None
     task: TaskWords = TaskWords()
+    remarks: tuple[str, ...] = ()
 
     @model_serializer(mode="wrap")
-    def _without_images(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave the task of images unsaid, as files did when there was no other."""
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave unsaid the task of images, as files did when there was no other, and no remarks."""
         fields: dict[str, Any] = plain(self)
         if self.task == TaskWords():
             fields.pop("task", None)
+        if not self.remarks:
+            fields.pop("remarks", None)
         return fields
 
     @classmethod
@@ -312,6 +317,7 @@ class LockFile(Record):
             data_digest=lock.data_digest,
             classes=lock.classes,
             task=lock.task,
+            remarks=lock.remarks,
         )
 
     def lock(self) -> Lock:
@@ -322,6 +328,7 @@ class LockFile(Record):
             data_digest=self.data_digest,
             classes=self.classes,
             task=self.task,
+            remarks=self.remarks,
         )
 
 

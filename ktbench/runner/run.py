@@ -41,8 +41,11 @@ def run(
     fresh: bool = False,
     memory: int | None = None,
     strict: bool = False,
+    remarks: tuple[str, ...] = (),
 ) -> Summary:
     """Carry out a plan into a results folder; what is already there is not done again.
+
+    `remarks` on the data are kept for the report.
 
     A process that trains holds `memory` bytes at most; when not given, half of what is free where
     it runs, divided by the number of the engine's processes there.
@@ -73,6 +76,7 @@ def run(
         data_digest=tested_on,
         classes=classes,
         task=_words(plan, digests),
+        remarks=remarks,
     ):
         context = RunContext(plan, results, provenance, engine, watcher, summary, memory)
         _write_skips(context, ours)

@@ -47,6 +47,12 @@ class Source:
     fit: Callable[[str, Labels], Source] | None = None
     """Return the source as it reads once these training rows are known; None where it does not
     depend on them."""
+    survey: Callable[[Mapping[str, tuple[str, Labels]]], tuple[str, ...]] | None = None
+    """Read every sample that is used, for planning; return remarks on them, a line each.
+
+    It is given the rows of each split, as (split of the source, rows), and raises KtbenchError for
+    a bad sample. None where planning looks at a few samples only.
+    """
 
     @property
     def strata(self) -> dict[str, Labels]:
@@ -122,8 +128,9 @@ class Signature:
 
     @property
     def size(self) -> str:
-        """Shape of one sample for people: `3×32×32`."""
-        return " and ".join("×".join(map(str, each.shape)) for each in self.inputs)
+        """Shapes of one sample for people, each once: `3×32×32`."""
+        sizes = dict.fromkeys("×".join(map(str, each.shape)) for each in self.inputs)
+        return " and ".join(sizes)
 
     @property
     def values(self) -> int:
@@ -266,6 +273,10 @@ class Task(ABC):
         self, signature: Signature, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]
     ) -> dict[str, dict[str, Any]]:
         """Return what a user of an exported file must know of each input, by its name."""
+        return {}
+
+    def files_beside(self, facts: Mapping[str, Any]) -> dict[str, str]:
+        """Return files that whoever feeds an exported file needs beside it: text by name."""
         return {}
 
     # ------------------------------------------------------------ loss and quality

@@ -6,6 +6,7 @@ Judged by accuracy, or by Matthews' correlation, as CoLA is (GLUE, Wang et al. 2
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from ktbench.students._contract import FilePath, Inputs, each, parts
 from ktbench.tasks._classification import METRICS, Classification
 from ktbench.tasks._contract import Arrays, InputSpec, Labels, Signature, Source
 
+TOKENIZER = "tokenizer.json"
+"""File that turns texts into ids, beside each exported one."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -34,9 +38,9 @@ class Config:
     lowercase: bool = True
     """Read capital letters as small ones."""
     text_column: str | None = None
-    """Column of the texts; `text` or `sentence` when not given."""
-    pair_column: str | None = None
-    """Column of the second texts; `text_pair` when not given, where there is one."""
+    """Column of the texts; chosen automatically where it is unambiguous."""
+    text_pair_column: str | None = None
+    """Column of the second texts; chosen automatically where `text_column` is not given."""
     metric: str = "accuracy"
     """Metric that networks are judged by: accuracy, or matthews for Matthews' correlation."""
     tokenizer: FilePath | None = None
@@ -69,7 +73,7 @@ class Learning(Classification):
     def open(self, spec: DataSpec, base: Path) -> Source:
         """See `Task.open`; the vocabulary is learnt from the training rows."""
         c: Config = self.config
-        table = texts(spec, base, text=c.text_column, pair=c.pair_column)
+        table = texts(spec, base, text=c.text_column, pair=c.text_pair_column)
 
         def fit(split: str, rows: Labels) -> Source:
             return self._fitted(table, split, rows, self._tokenizer(spec, base))
@@ -101,17 +105,22 @@ class Learning(Classification):
             tokenizer = learn(training, c.vocabulary, lowercase=c.lowercase)
         pieces = WordPieces(tokenizer, c.length)
         pairs = isinstance(training[0], tuple)
-        long = pieces.numbers(training)[2]
-        cut = f"{long:,} of {len(rows):,} texts to learn from are cut after {c.length} word pieces"
 
         def read(split: str, rows: Labels) -> Arrays:
-            ids, mask, *_ = pieces.numbers(table.read(split, rows))
+            ids, mask = pieces.numbers(table.read(split, rows))
             return (ids, mask, segments(ids, mask, pieces.end)) if pairs else (ids, mask)
 
-        facts = {"vocabulary": pieces.size, "tokenizer": pieces.described}
+        def survey(rows: Mapping[str, tuple[str, Labels]]) -> tuple[str, ...]:
+            return pieces.remarks({name: table.read(*where) for name, where in rows.items()})
+
+        facts = {
+            "vocabulary": pieces.size,
+            "tokenizer": pieces.described,
+            "special": pieces.special,
+        }
         return Source(
-            table.name, table.classes, table.labels, read, table.row_name,
-            (*table.notes, *([cut] if long else [])), table.about, facts,
+            table.name, table.classes, table.labels, read, table.row_name, table.notes,
+            f"{table.about}, {pieces.size:,} word pieces", facts, survey=survey,
         )  # fmt: skip
 
     def problem(self, spec: DataSpec, signature: Signature) -> tuple[tuple[str, ...], str] | None:
@@ -169,14 +178,19 @@ class Learning(Classification):
     def sidecar(
         self, signature: Signature, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]
     ) -> dict[str, dict[str, Any]]:
-        """See `Task.sidecar`: the whole tokenizer, as the `tokenizers` library reads it."""
+        """See `Task.sidecar`; the tokenizer is a file beside the exported one."""
+        special = facts["special"]
         told = "numbers of word pieces, padded with 0 or cut to the length"
         return {
             "ids": {"meaning": told, "range": [0, facts["vocabulary"] - 1],
-                    "tokenizer": facts["tokenizer"]},
+                    "tokenizer": TOKENIZER, "special": special},
             "mask": {"meaning": "1 for a piece, 0 for padding", "range": [0, 1]},
             "segments": {"meaning": "1 for a piece of the second text", "range": [0, 1]},
         }  # fmt: skip
+
+    def files_beside(self, facts: Mapping[str, Any]) -> dict[str, str]:
+        """Return the tokenizer, as the `tokenizers` library reads it; it cuts and pads, too."""
+        return {TOKENIZER: json.dumps(facts["tokenizer"], ensure_ascii=False, indent=1) + "\n"}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ from ktbench.records import (
 )
 from ktbench.teacher.live import Live
 from ktbench.train import TrainingContext, train_cohort
+from tests.support.running import ROOT
 from tests.support.texts import loaded, sentences, text_cell, text_data, write_texts
 from tests.support.training import HERE, places_in
 
@@ -68,9 +70,9 @@ def test_a_vocabulary_is_the_same_from_any_process() -> None:
 
 def test_texts_begin_and_end_are_padded_and_cut() -> None:
     pieces = WordPieces(learn(sentences(300)[0], 200, lowercase=True), 6)
-    ids, mask, cut = pieces.numbers(["The FILM", "the film is good and warm", ("film", "good")])
+    ids, mask = pieces.numbers(["The FILM", "the film is good and warm", ("film", "good")])
     pad, _, begin, end, _ = range(len(SPECIAL))
-    assert ids.shape == mask.shape == (3, 6) and cut == 1
+    assert ids.shape == mask.shape == (3, 6)
     assert (ids[:, 0] == begin).all() and ids[1, -1] == end
     assert ids[0].tolist() == [begin, ids[1, 1], ids[1, 2], end, pad, pad]
     assert mask[0].tolist() == [1, 1, 1, 1, 0, 0] and mask[1].all()
@@ -79,7 +81,7 @@ def test_texts_begin_and_end_are_padded_and_cut() -> None:
 
 def test_a_text_cannot_write_the_special_pieces() -> None:
     pieces = WordPieces(learn(sentences(300)[0], 200, lowercase=True), 12)
-    ids, _, _ = pieces.numbers(["[SEP] [MASK]"])
+    ids, _ = pieces.numbers(["[SEP] [MASK]"])
     assert (ids[0] == 3).sum() == 1 and (ids[0] == 4).sum() == 0
 
 
@@ -163,6 +165,37 @@ def test_an_exported_file_takes_ids_and_mask_and_agrees_with_torch(
     assert (answer.accuracy, answer.agreement) == (artifact.test_accuracy, 1.0)
 
 
+@pytest.mark.slow
+def test_the_documented_program_classifies_as_torch_with_the_exported_files_alone(
+    spec: DataSpec, tmp_path: Path
+) -> None:
+    data, cell = loaded(spec.model_dump_json()), text_cell(spec)
+    [made] = _trained([cell], tmp_path, teacher=None)
+    student = load_student(cell, tmp_path / made.path, base=HERE, **data.dimensions)
+    folder = tmp_path / "artifacts"
+    artifact = export_student(student, cell, ExportSpec(format="onnx"), data, folder, tmp_path)
+    assert isinstance(artifact, Artifact), artifact
+    beside = tmp_path / Path(artifact.path).parent
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "text.md").read_text(), re.S)
+    (beside / "program.py").write_text(program)
+    asked = sentences(12, seed=3)[0] + ["Ж", "the " * 40]
+    answer = subprocess.run(
+        [sys.executable, "program.py", Path(artifact.path).name, *asked],
+        cwd=beside,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    pieces = WordPieces((beside / "tokenizer.json").read_text(), 12)
+    with torch.inference_mode():
+        inputs = tuple(torch.from_numpy(part).long() for part in pieces.numbers(asked))
+        classes = student(inputs).argmax(1).tolist()
+    expected = [
+        f"{data.classes[number]} {text}" for number, text in zip(classes, asked, strict=True)
+    ]
+    assert answer.stdout.splitlines() == expected and len(set(classes)) == 2
+
+
 # ---------------------------------------------------------------- refused
 
 
@@ -170,9 +203,11 @@ def test_an_exported_file_takes_ids_and_mask_and_agrees_with_torch(
     ("columns", "settings", "words"),
     [
         ({}, {"text_column": "nothing"}, "has no column 'nothing'"),
-        ({"id": list(range(400))}, {"pair_column": "id"}, "column 'id' holds no text"),
-        ({"text": ["  "] + ["a b"] * 399}, {}, "no text in column 'text'"),
-        ({"text": [None] + ["a b"] * 399}, {}, "no text in column 'text'"),
+        (
+            {"id": list(range(400))},
+            {"text_column": "text", "text_pair_column": "id"},
+            "column 'id' holds no text",
+        ),
     ],
 )
 def test_texts_that_cannot_be_read_are_told_in_one_line(

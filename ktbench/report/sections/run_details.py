@@ -214,6 +214,7 @@ def _data_card(analysis: Analysis) -> Card:
         ("judged by", scores.judged_by()),
         ("augmentation", ", ".join(changes) or "none"),
         *([("drawn", _drawn(analysis))] if changes else []),
+        *(("remark", remark) for remark in analysis.results.lock.remarks),
         ("digest", analysis.results.lock.data_digest or numbers.NOTHING),
     ]
     return Card("Data", facts)
