@@ -6,10 +6,11 @@ A file of this folder is a family of networks. It defines
     def build(variant: str, *, num_classes: int, in_channels: int, width: float = 1.0) -> Student
 
 Keywords without a default are sizes that the data gives: these two for images; other tasks give
-others, and a student learns the tasks that give what its `build` asks for. Keywords with a default
-are settings. `width` multiplies every width. Most
-families return a `StagedNetwork`, built from a list of stages and a head. Nothing is registered:
-the folder is the catalogue. CONTRIBUTING.md has a whole file as an example.
+others, and a student learns the tasks that give what its `build` asks for. So is a keyword of type
+`OptionalSize`, which only some of its tasks give. Other keywords with a default are settings.
+`width` multiplies every width. Most families return a `StagedNetwork`, built from a list of stages
+and a head. Nothing is registered: the folder is the catalogue. CONTRIBUTING.md has a whole file as
+an example.
 """
 
 from __future__ import annotations
@@ -51,12 +52,13 @@ class Heads(NamedTuple):
 class Features:
     """Outputs of one forward pass that a transfer method may read.
 
-    logits (B, K); stages: outputs after activation, each a map (B, C, H, W) or tokens (B, N, D);
-    embedding (B, D): what the classifier reads; preacts: the stages before their activation,
-    empty unless asked for; stem: the stem's output, where the network has one; sums: of a network
-    whose stages end in a BatchNorm and its activation (pre-activation networks), the stages before
-    both, and empty for all other networks; attentions: the heads of each self-attention layer, in
-    order; mask (B, N): true where a token counts, None where all of them do.
+    logits (B, K), or (B * predictions, K) of a task with several predictions per sample; stages:
+    outputs after activation, each a map (B, C, H, W) or tokens (B, N, D); embedding (B, D): what
+    the classifier reads; preacts: the stages before their activation, empty unless asked for; stem:
+    the stem's output, where the network has one; sums: of a network whose stages end in a BatchNorm
+    and its activation (pre-activation networks), the stages before both, and empty for all other
+    networks; attentions: the heads of each self-attention layer, in order; mask (B, N): true where
+    a token counts, None where all of them do.
     """
 
     logits: Tensor
@@ -75,6 +77,10 @@ TeacherName = NewType("TeacherName", str)
 That teacher's network is then given in the setting of type `Student`, and the student's training
 begins from blocks of it. The setting's default stands for each teacher of the matrix.
 """
+
+
+OptionalSize = NewType("OptionalSize", int)
+"""The type of a `build`'s keyword for a size that only some tasks give; else it has its default."""
 
 
 FilePath = NewType("FilePath", str)
@@ -108,6 +114,9 @@ class Student(nn.Module):
 
     stage_names: tuple[str, ...]
     """One name per stage, in order."""
+    head_names: tuple[str, ...] = ("head.",)
+    """Beginnings of the names of weights that belong to the task's outputs alone: a student that
+    begins from another training's weights draws them anew."""
     has_preacts: bool = True
     """True if `forward_features` may be asked for pre-activations."""
 

@@ -47,11 +47,16 @@ def wrap(
     return OwnNetwork(network, num_classes=sizes["num_classes"], stages=stages, preacts=preacts)
 
 
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+
+
 class OwnNetwork(Student):
     """A user's module, with the outputs of some of its modules as features.
 
     A stage is what its module returned last in the pass, an activation in place included; the
     embedding is what the `nn.Linear` that ran last read, where that is (B, D). There is no stem.
+    The head is the last linear layer or convolution that the module names.
     `state_dict` has the module's own names behind `network.`; `load_state_dict` takes them with
     or without.
     """
@@ -70,6 +75,8 @@ class OwnNetwork(Student):
         self.stage_names = tuple(stages)
         self.preact_names = tuple(preacts)
         self.has_preacts = bool(preacts)
+        linear = [name for name, module in network.named_modules() if _is_linear(module)]
+        self.head_names = tuple(f"{INNER}{name}.".replace("..", ".") for name in linear[-1:])
         self._seen = _Seen()
         modules = dict(network.named_modules())
         for kind, names in (("stage", stages), ("preact", preacts)):

@@ -1,4 +1,4 @@
-"""Small BERTs: encoders that classify texts by the pooled state of [CLS].
+"""Small BERTs: encoders that classify texts by the pooled [CLS], or name masked pieces.
 
 Devlin et al., arXiv 1810.04805, in the sizes of Turc et al., arXiv 1908.08962, table 1: heads of
 64, and feed-forward layers four times as wide as the states; `minilm_l6` is that of Wang et al.,
@@ -7,13 +7,19 @@ normalisation, without an activation, so `preacts` and `stages` are the same.
 
 Weights are freshly drawn, or those of a folder that holds a network of the same sizes in the layout
 of Hugging Face (`config.json`, `model.safetensors`): then only the classifier is drawn.
+
+Masked pieces are named as in the paper's code: the states at their positions go through a linear
+layer, GELU and a LayerNorm, and are compared with the vectors of all pieces. The encoder has the
+same names in both networks, so that a classifier may start from the other's weights.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from ktbench.students._contract import Features, Pretrained, Student, scaled
+from ktbench.students._contract import Features, OptionalSize, Pretrained, Student, scaled
 from ktbench.students._encoder import Encoder, EncoderShape, Pooler, initialise_as_bert
 from ktbench.students._pretrained import adopt
 
@@ -38,6 +44,7 @@ def build(
     num_classes: int,
     vocabulary: int,
     length: int,
+    masked: OptionalSize = OptionalSize(0),  # noqa: B008 - a number
     width: float = 1.0,
     layers: int | None = None,
     heads: int | None = None,
@@ -45,10 +52,10 @@ def build(
     dropout: float = 0.1,
     pretrained: Pretrained | None = None,
 ) -> Student:
-    """An encoder and a classifier; `feed_forward` is a multiple of the states' width.
+    """An encoder and a classifier, or what names `masked` pieces of each text.
 
-    `width` multiplies the states' width and leaves the number of heads as it is. `pretrained` is a
-    folder of weights to begin from.
+    `feed_forward` is a multiple of the states' width. `width` multiplies the states' width and
+    leaves the number of heads as it is. `pretrained` is a folder of weights to begin from.
     """
     depth, dim = SIZES[variant]
     heads = dim // NARROW.get(variant, HEAD) if heads is None else heads
@@ -57,7 +64,7 @@ def build(
     dim = heads * scaled(dim // heads, width)
     depth = depth if layers is None else layers
     shape = EncoderShape(vocabulary, length, depth, dim, heads, feed_forward * dim, dropout)
-    student = Bert(shape, num_classes)
+    student = MaskedBert(shape) if masked else Bert(shape, num_classes)
     if pretrained is not None:
         adopt(student, shape, pretrained)
     return student
@@ -88,3 +95,48 @@ class Bert(Student):
             attentions=encoded.attentions,
             mask=encoded.mask,
         )
+
+
+class MaskedBert(Student):
+    """See the file; inputs are ids and mask (B, N) and positions (B, k), whole numbers.
+
+    Logits (B * k, V) are those of the pieces at these positions. There is no embedding: nothing
+    stands for the whole text.
+    """
+
+    def __init__(self, shape: EncoderShape) -> None:
+        super().__init__()
+        self.stage_names = tuple(f"layer{number + 1}" for number in range(shape.layers))
+        self.encoder = Encoder(shape)
+        self.head = MaskedHead(shape)
+
+    def forward_features(self, inputs: tuple[Tensor, ...], *, preacts: bool = False) -> Features:
+        """See `Student.forward_features`."""
+        ids, mask, positions = inputs
+        encoded = self.encoder(ids, mask)
+        return Features(
+            self.head(encoded.hidden[-1], positions, self.encoder.pieces.weight),
+            stages=encoded.hidden,
+            preacts=encoded.hidden if preacts else (),
+            stem=encoded.stem,
+            attentions=encoded.attentions,
+            mask=encoded.mask,
+        )
+
+
+class MaskedHead(nn.Module):
+    """States at some positions to logits of all pieces, whose vectors are the encoder's."""
+
+    def __init__(self, shape: EncoderShape) -> None:
+        super().__init__()
+        self.linear = nn.Linear(shape.dim, shape.dim)
+        self.norm = nn.LayerNorm(shape.dim, eps=shape.eps)
+        self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
+        initialise_as_bert(self)
+
+    def forward(self, states: Tensor, positions: Tensor, pieces: Tensor) -> Tensor:
+        """Turn states (B, N, D), positions (B, k) and vectors (V, D) into logits (B * k, V)."""
+        places = positions[:, :, None].expand(-1, -1, states.shape[2])
+        chosen = states.gather(1, places).flatten(0, 1)  # (B * k, D)
+        chosen = self.norm(functional.gelu(self.linear(chosen)))
+        return functional.linear(chosen, pieces, self.bias)

@@ -45,7 +45,7 @@ class Features(Protocol):
 
     @property
     def logits(self) -> Tensor:
-        """(B, K)."""
+        """(B, K); (B * predictions, K) of a task with several predictions per sample."""
 
     @property
     def stages(self) -> tuple[Tensor, ...]:
@@ -176,7 +176,8 @@ class Batch:
     inputs: Inputs
     """(B, ...), normalised; a tuple of tensors for networks with several inputs."""
     labels: Tensor
-    """(B,) int64 for classes, float32 for numbers to predict."""
+    """One per row of logits: int64 for classes, float32 for numbers to predict. (B,), or
+    (B * predictions,) where a sample has several predictions, in the order of the samples."""
     indices: Tensor
     """(B,) int64: positions in the training set, 0 to train_size - 1."""
     epoch: int
@@ -188,10 +189,10 @@ class Batch:
     phase: str = ""
     """Name of the method's current phase."""
     loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
-    """The task's own loss of a network's outputs (B, K) and the labels."""
+    """The task's own loss of a network's outputs and the labels, one per row."""
 
     def supervised(self, outputs: Tensor) -> Tensor:
-        """Return the loss of outputs (B, K) with the labels, as a training without transfer has it.
+        """Return the loss of outputs with the labels, as a training without transfer has it.
 
         For classes this is the cross-entropy, which gives the term `ce` its name.
         """

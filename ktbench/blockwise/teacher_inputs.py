@@ -32,11 +32,11 @@ class TeacherInputs:
         return self._moved(stream.inputs(indices, epoch))
 
     def held_out(self, split: Split) -> Iterator[tuple[Inputs, Tensor]]:
-        """Yield a split in chunks of inputs (B, ...) and labels (B,)."""
-        labels = self.dataset.labels(split)
-        for start in range(0, len(labels), CHUNK):
+        """Yield a split in chunks of inputs (B, ...) and labels, one per prediction."""
+        for start in range(0, self.dataset.size(split), CHUNK):
             chunk = slice(start, start + CHUNK)
-            yield self._moved(self.dataset.some(split, chunk)), labels[chunk].to(self.device)
+            labels = self.dataset.labels(split, chunk).to(self.device)
+            yield self._moved(self.dataset.some(split, chunk)), labels
 
     def few(self, count: int = 2) -> Inputs:
         """Return some training samples without augmentation, to try a network with."""

@@ -27,6 +27,7 @@ from ktbench.catalogue.lookup import task_code as task_code
 from ktbench.catalogue.lookup import task_settings as task_settings
 from ktbench.catalogue.lookup import tasks as tasks
 from ktbench.catalogue.lookup import teacher_setting as teacher_setting
+from ktbench.catalogue.lookup import unread_sizes as unread_sizes
 from ktbench.catalogue.user_items import NOT_LOOKED_AT as NOT_LOOKED_AT
 from ktbench.catalogue.user_items import code_digest as code_digest
 from ktbench.catalogue.user_items import is_own as is_own

@@ -142,8 +142,25 @@ def _keyword_settings(build: Callable[..., Any]) -> dict[str, SettingInfo]:
     return {
         name: SettingInfo(kinds.get(name, Any), parameter.default)
         for name, parameter in inspect.signature(build).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+        if parameter.kind is parameter.KEYWORD_ONLY
+        and parameter.default is not parameter.empty
+        and name not in _optional_sizes(build)
     }
+
+
+def _optional_sizes(build: Callable[..., Any]) -> list[str]:
+    """List the parameters for sizes that only some data gives."""
+    from ktbench.students._contract import OptionalSize
+
+    return [name for name, kind in _type_hints(build).items() if kind is OptionalSize]
+
+
+def unread_sizes(name: str, essential: Iterable[str]) -> list[str]:
+    """Return those of the sizes that a student's `build` cannot be told; none of a user's own."""
+    if is_own(name):
+        return []
+    build = _module("students", "student", _family(name)).build
+    return [size for size in essential if size not in inspect.signature(build).parameters]
 
 
 def _setting_kinds(build: Callable[..., Any]) -> dict[str, Any]:
@@ -298,7 +315,8 @@ def _built_student(
         return wrap(builder, **(implied | settings | dict(sizes)))
     module = _module("students", "student", _family(name))
     arguments = dict(settings)
-    asked = {size: sizes[size] for size in sizes_of(name)}
+    optional = [size for size in _optional_sizes(module.build) if size in sizes]
+    asked = {size: sizes[size] for size in (*sizes_of(name), *optional)}
     for setting in settings.keys() & set(_networks_of(module.build)):
         inner, inner_settings = named(settings[setting])
         arguments[setting] = build_student(inner, inner_settings, **sizes, base=base)

@@ -155,6 +155,27 @@ def _protocols(plan: Plan) -> list[str]:
     if set(windows) - {None}:
         texts = [f"{w.start:g} to {w.end:g} ({w.scale})" if w else "throughout" for w in windows]
         lines.append(f"transfer: {', '.join(texts)}")
+    return [*lines, *_starts(plan)]
+
+
+def _starts(plan: Plan) -> list[str]:
+    """List what cells begin from, and what each student takes of it."""
+    pretrained = dict.fromkeys(cell.pretrained.name for cell in plan.cells if cell.pretrained)
+    if not pretrained:
+        return []
+    from ktbench.data import describe
+    from ktbench.networks.outline import begun_from, own_names
+
+    lines = [f"start:    {'; '.join(pretrained)}"]
+    for cell in {cell.student.label: cell for cell in plan.cells if cell.pretrained}.values():
+        assert cell.pretrained is not None
+        if own_names(cell.student):
+            continue  # its code is not run here
+        before = cell.pretrained.cell
+        ours, theirs = (describe(each.data, Path(plan.base)).signature for each in (cell, before))
+        begun = begun_from(cell.student, ours, before.student, theirs, plan.base)
+        new = ", ".join(begun.new)
+        lines.append(f"          {cell.student.label} takes {begun.taken} tensors; new: {new}")
     return lines
 
 

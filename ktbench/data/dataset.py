@@ -19,7 +19,7 @@ from ktbench.data.counter import counter_hash
 from ktbench.data.sources import some
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.students._contract import Inputs, each, parts
-from ktbench.tasks._contract import Arrays, Labels, Signature, Source, Task
+from ktbench.tasks._contract import Arrays, Labels, Signature, Source, Task, is_of_classes
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -62,7 +62,7 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Raw samples (N, ...) and labels (N,) in three disjoint splits."""
+    """Raw samples (N, ...) and labels, (N,) or (N, k), in three disjoint splits."""
 
     spec: DataSpec
     classes: tuple[str, ...]
@@ -78,9 +78,9 @@ class Dataset:
         """Return the network's inputs of some of a split's samples, without augmentation."""
         return self.inputs(each(self.raw(split), lambda part: part[chosen]))
 
-    def labels(self, split: Split) -> Tensor:
-        """Class numbers (n,), int64."""
-        return self.splits[split][1]
+    def labels(self, split: Split, chosen: slice | Tensor = slice(None)) -> Tensor:
+        """Labels of a split's samples as they are, or of some: one per prediction, (n * k,)."""
+        return self.splits[split][1][chosen].flatten()
 
     def size(self, split: Split) -> int:
         """Number of samples."""
@@ -226,13 +226,14 @@ def _same_shapes(
 
 
 def _contents(task: Task, source: Source, rows: dict[str, tuple[str, Rows]]) -> Contents:
-    size = len(source.classes)
+    classes = source.classes if all(map(is_of_classes, source.labels.values())) else (task.noun,)
+    size = len(classes)
     counts = {
         name: np.bincount(source.strata[origin][chosen], minlength=size)
         for name, (origin, chosen) in rows.items()
     }
     absent: dict[tuple[str, ...], list[str]] = {}
-    for number, title in enumerate(source.classes):
+    for number, title in enumerate(classes):
         where = tuple(name for name in SPLITS if not counts[name][number])
         absent.setdefault(where, []).append(title)
     absent.pop((), None)
@@ -242,7 +243,7 @@ def _contents(task: Task, source: Source, rows: dict[str, tuple[str, Rows]]) -> 
     remarks = source.survey({name: rows[name] for name in SPLITS}) if source.survey else ()
     notes = [*source.notes, *remarks, *lines]
     of_splits: dict[str, tuple[int, ...]] = {name: tuple(counts[name].tolist()) for name in SPLITS}
-    return Contents(source.name, source.classes, of_splits, source.about, tuple(notes))
+    return Contents(source.name, classes, of_splits, source.about, tuple(notes))
 
 
 # ---------------------------------------------------------------- splits

@@ -42,13 +42,13 @@ class Stream:
     def samples(self) -> Samples:
         """The training samples, ready to be made into inputs."""
         data = self.dataset
-        seed = self._drawn_from[1]
-        return data.task.samples(data.spec, data.raw("train"), data.statistics, seed)
+        (raw, labels), seed = data.splits["train"], self._drawn_from[1]
+        return data.task.samples(data.spec, raw, labels, data.statistics, seed)
 
     @property
     def kept(self) -> tuple[Tensor, ...]:
         """Tensors from which every batch is made."""
-        return (*self.samples.kept, self.dataset.labels("train"))
+        return (*self.samples.kept, self.dataset.splits["train"][1])
 
     def forget(self) -> None:
         """Drop these tensors; the next batch makes them again from the data set."""
@@ -101,6 +101,6 @@ class Stream:
         """Return the network's inputs of a batch, augmented; images are laid out channels-last."""
         return self.samples.inputs(indices, self.view(epoch))
 
-    def labels(self, indices: Tensor) -> Tensor:
-        """Labels (B,)."""
-        return self.dataset.labels("train")[indices]
+    def labels(self, indices: Tensor, epoch: int) -> Tensor:
+        """Return the labels of a batch, one per prediction."""
+        return self.samples.labels(indices, self.view(epoch))

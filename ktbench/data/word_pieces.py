@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ LONGEST_WORD = 100
 _LONG_RUN = re.compile(rf"\S{{{LONGEST_WORD + 1}}}")
 _AT_ONCE = 4096
 """Texts that are taken apart at a time when their pieces are counted."""
+_SPACES = re.compile("[ \\t\\n\\r]+")
+"""Characters that every tokenizer takes for spaces."""
 
 
 def learn(texts: Sequence[Text], size: int, *, lowercase: bool) -> str:
@@ -83,6 +86,22 @@ def _without_template(*, lowercase: bool) -> Any:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
+
+
+def numbers_of(tokenizer: str, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    """Return whole texts as numbers of their pieces, without [CLS], [SEP] and padding.
+
+    Pieces never reach over a space, so each distinct word is read once: many times as fast.
+    """
+    extras.require("text", "reading texts")
+    from tokenizers import Tokenizer
+
+    split = [[word for word in _SPACES.split(text) if word] for text in texts]
+    places = {word: place for place, word in enumerate(dict.fromkeys(chain(*split)))}
+    encoded = Tokenizer.from_str(tokenizer).encode_batch(list(places), add_special_tokens=False)
+    numbers = [np.array(one.ids, np.int32) for one in encoded]
+    nothing = np.zeros(0, np.int32)
+    return [np.concatenate([nothing, *(numbers[places[w]] for w in words)]) for words in split]
 
 
 def read_tokenizer(path: Path) -> str:

@@ -24,6 +24,7 @@ from ktbench.records import (
     NumericSpec,
     Plan,
     Record,
+    Teacher,
     TrainSpec,
     Window,
 )
@@ -186,6 +187,8 @@ class Estimate(Record):
     cells: int
     teacher_seconds: float
     """Training of the teachers and warm-ups, unless they are kept from an earlier run."""
+    pretraining_seconds: float = 0.0
+    """Training of what cells begin from, with its teachers' passes, unless it is kept."""
     block_seconds: float = 0.0
     """Training of the blocks of students made of a teacher's, with its passes, for the most
     epochs; blocks that students share are counted for each."""
@@ -201,14 +204,15 @@ class Estimate(Record):
     @property
     def seconds(self) -> float:
         """Seconds of all stages."""
-        stages = (self.teacher_seconds, self.block_seconds, self.train_seconds)
-        return sum(stages) + self.export_seconds + self.measure_seconds
+        before = self.teacher_seconds + self.pretraining_seconds + self.block_seconds
+        return before + self.train_seconds + self.export_seconds + self.measure_seconds
 
     @property
     def text(self) -> str:
         """The estimate on one line, for people."""
         parts = {
             "teachers": self.teacher_seconds,
+            **({"pretraining": self.pretraining_seconds} if self.pretraining_seconds else {}),
             **({"blocks": self.block_seconds} if self.block_seconds else {}),
             "training": self.train_seconds,
             "export": self.export_seconds,
@@ -245,11 +249,8 @@ def estimate(plan: Plan) -> Estimate:
     for cohort in cohorts.values():
         seconds, operations = costs.teaching(cohort[0], share=_taught_share(cohort))
         train, flops = train + seconds, flops + operations
-    teachers = 0.0
-    for teacher in (*plan.teachers, *plan.warmups):
-        if teacher.checkpoint is None:
-            for seconds, operations in (costs.training(teacher.cell), costs.teaching(teacher.cell)):
-                teachers, flops = teachers + seconds, flops + operations
+    teachers, flops = _of_others(costs, (*plan.teachers, *plan.warmups), flops)
+    pretraining, flops = _of_others(costs, plan.pretrainings, flops)
     blocks = 0.0
     # A block's training is a function of neither the method nor the finish.
     for cell in {(c.student.label, c.seed): c for c in plan.cells if c.start}.values():
@@ -258,6 +259,7 @@ def estimate(plan: Plan) -> Estimate:
     estimated = Estimate(
         cells=len(plan.cells),
         teacher_seconds=round(teachers, 1),
+        pretraining_seconds=round(pretraining, 1),
         block_seconds=round(blocks, 1),
         train_seconds=round(train, 1),
         export_seconds=round(_exporting(plan), 1),
@@ -271,6 +273,16 @@ def estimate(plan: Plan) -> Estimate:
             "pixels"
         )
     return estimated
+
+
+def _of_others(costs: _Costs, trainings: Sequence[Teacher], flops: float) -> tuple[float, float]:
+    """Return the seconds of trainings other than the cells', and FLOPs with theirs added."""
+    total = 0.0
+    for cell in (one.cell for one in trainings if one.checkpoint is None):
+        share = 1.0 if cell.distill is None else cell.distill.end - cell.distill.start
+        for seconds, operations in (costs.training(cell), costs.teaching(cell, share=share)):
+            total, flops = total + seconds, flops + operations
+    return total, flops
 
 
 def _taught_share(cells: Sequence[Cell]) -> float:

@@ -48,6 +48,11 @@ class Draft:
     """True for a control whose epochs an `include` gives, so that they are not worked out."""
 
     @property
+    def trained(self) -> tuple[Item, int]:
+        """Student and seed."""
+        return self.student, self.seed
+
+    @property
     def place(self) -> Place:
         """Coordinates in the matrix."""
         name = self.teacher.name if self.teacher else None

@@ -15,21 +15,34 @@ from ktbench.matrix.file_problems import KeyPath, Origin, Problem, problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, variants
 from ktbench.matrix.models import ItemEntry, Matrix
 from ktbench.matrix.planning import find_problems
+from ktbench.matrix.starts import load_others
 from ktbench.matrix.yaml_reader import parse, read
 from ktbench.records import KtbenchError
 
 
 def load(path: Path) -> Matrix:
     """Load and check a matrix file; raises MatrixError with every problem."""
-    return _validated(*read(Path(path)))
+    return _loaded(Path(path), (Path(path).resolve(),))
 
 
 def loads(text: str, *, file: str = "matrix.yaml", base: str = ".") -> Matrix:
     """Load and check the text of a matrix file; raises MatrixError with every problem."""
-    return _validated(*parse(text, Origin(file=file, base=base)))
+    return _validated(*parse(text, Origin(file=file, base=base)), ())
 
 
-def _validated(values: dict[str, Any], origin: Origin) -> Matrix:
+def _loaded(path: Path, within: tuple[Path, ...]) -> Matrix:
+    return _validated(*read(path), within)
+
+
+def _other(path: Path, within: tuple[Path, ...]) -> Matrix | str:
+    """Load a matrix that another one names, or return the first thing that is wrong with it."""
+    try:
+        return _loaded(path, within)
+    except KtbenchError as error:
+        return str(error).splitlines()[0]
+
+
+def _validated(values: dict[str, Any], origin: Origin, within: tuple[Path, ...]) -> Matrix:
     not_finite = list(_not_finite(values, ()))
     try:
         matrix = Matrix.model_validate(values).at(origin)
@@ -37,7 +50,8 @@ def _validated(values: dict[str, Any], origin: Origin) -> Matrix:
         problems = [*problems_of(error, Matrix), *_name_problems(values, origin.base)]
         raise origin.error(_merged(not_finite, problems, origin)) from error
     matrix = _with_task_code(matrix)
-    problems = _merged(not_finite, find_problems(matrix), origin)
+    others, missing = load_others(matrix, _other, within)
+    problems = _merged(not_finite, [*find_problems(matrix.beside(others)), *missing], origin)
     if problems:
         raise origin.error(problems)
     return matrix

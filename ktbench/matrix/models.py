@@ -285,6 +285,9 @@ class Matrix(Section):
     distill: Several[WindowGrid] = ()
     """Windows of the training in which the transfer counts, each tried by every method that reads a
     teacher: `{end: [0.2, 0.5, 1]}`. The whole training when not given."""
+    start: Several[Line] = ()
+    """Trainings that cells begin from: the file of another matrix, of which each cell with the same
+    student and seed is tried, with a new head; `fresh` is for weights that nothing has trained."""
     train: TrainSpec
     """Training budget and optimiser, the same for every cell."""
     teacher: TeacherSection = TeacherSection()
@@ -305,6 +308,7 @@ class Matrix(Section):
     """Cells to leave out, those of `include` too."""
 
     _origin: Origin = PrivateAttr(default=Origin())
+    _others: dict[str, Matrix] = PrivateAttr(default_factory=dict)
 
     @validator("seeds", mode="before")
     @classmethod
@@ -323,6 +327,16 @@ class Matrix(Section):
     def origin(self) -> Origin:
         """Source of the matrix, to locate its problems."""
         return self._origin
+
+    @property
+    def others(self) -> dict[str, Matrix]:
+        """The matrices that `start` names, by the name of the file."""
+        return self._others
+
+    def beside(self, others: dict[str, Matrix]) -> Matrix:
+        """Set the matrices that `start` names, and return the matrix."""
+        self._others = others
+        return self
 
     def at(self, origin: Origin) -> Matrix:
         """Set the matrix's source, and return the matrix."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from ktbench.matrix.file_problems import KeyPath, Problem
 from ktbench.matrix.include_rules import Draft, Rules
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.size_limits import batch_problems, sample_problems, size_problems
-from ktbench.networks.outline import Outline, outline, own_names
+from ktbench.matrix.starts import Starts
+from ktbench.networks.outline import Outline, begun_from, outline, own_names
 from ktbench.records import (
     OWN_ERRORS,
     Cell,
@@ -74,9 +75,17 @@ def plan(matrix: Matrix) -> Plan:
         resolver.problems += feasibility.data_problems(axes.teachers, resolver.places)
     if resolver.problems:
         raise matrix.origin.error(resolver.problems)
+    starts = Starts.of(matrix, plan)
+    students = list(dict.fromkeys(draft.student.canonical for draft in drafts))
+    by_text = {draft.student.canonical: draft.student for draft in drafts}
+    seeds = sorted({draft.seed for draft in drafts})
+    lacking = list(starts.problems([by_text[text] for text in students], seeds))
+    if lacking:
+        raise matrix.origin.error(lacking)
     cells: list[Cell] = []
     skips: list[Skip] = []
-    for draft in drafts:
+    begun = ((draft, start) for draft in drafts for start in starts.for_cell(*draft.trained))
+    for draft, start in begun:
         cell = Cell(
             data=matrix.data,
             student=draft.student,
@@ -87,6 +96,7 @@ def plan(matrix: Matrix) -> Plan:
             numeric=numeric_of(matrix.numeric, draft.teacher),
             start=resolver.start(draft.student),
             distill=draft.window,
+            pretrained=start,
         )
         cell = with_warmup(cell, feasibility.base)
         reason = feasibility.reason(cell)
@@ -107,6 +117,7 @@ def plan(matrix: Matrix) -> Plan:
         source=matrix.teacher.spec,
         blockwise=matrix.blockwise.run,
         limits=matrix.limits,
+        pretrained_in=tuple(name_of(other) for other in matrix.others.values()),
     )
 
 
@@ -208,6 +219,7 @@ class _Feasibility:
             or _ensemble_objection(cell, kind.needs(config), teachers)
             or _warmup_objection(cell)
             or _blocks_objection(cell)
+            or _pretrained_objection(cell, self._info, self.base)
             or _window_objection(cell, kind, config, settings[0])
         )
 
@@ -246,6 +258,7 @@ def _about(cell: Cell) -> tuple[str, ...]:
         cell.teacher.canonical if cell.teacher else "",
         cell.train.canonical,
         cell.distill.canonical if cell.distill else "",
+        cell.pretrained.name if cell.pretrained else "",
     )
 
 
@@ -296,8 +309,34 @@ def _warmup_objection(cell: Cell) -> str | None:
         return None
     if isinstance(cell.teacher, Ensemble):
         return f"teacher {cell.teacher.name}: pairs by similarity need one teacher, for all seeds"
-    if cell.start is not None:
-        return "pairs by similarity need a student that begins from fresh weights, not from blocks"
+    if cell.start is not None or cell.pretrained is not None:
+        origin = "blocks" if cell.start is not None else "another training"
+        return (
+            f"pairs by similarity need a student that begins from fresh weights, not from {origin}"
+        )
+    return None
+
+
+def _pretrained_objection(
+    cell: Cell, info: Callable[[DataSpec], DataInfo], base: str
+) -> str | None:
+    """Say why a cell cannot begin from another training's weights, or None."""
+    if cell.pretrained is None:
+        return None
+    before = cell.pretrained.cell
+    if cell.start is not None or catalogue.teacher_setting(cell.student.name) is not None:
+        return f"start: {cell.pretrained.name}: a student made of blocks begins from them"
+    ours, theirs = (info(each.data).signature for each in (cell, before))
+    if ours.reads and theirs.reads and ours.reads != theirs.reads:
+        return (
+            f"start: {cell.pretrained.name} reads other word pieces: name its texts in "
+            "data.task.vocabulary_of, with the same vocabulary and lowercase"
+        )
+    if own_names(cell.student):
+        return None  # it is seen when its weights are taken
+    begun = begun_from(cell.student, ours, before.student, theirs, base)
+    if not begun.taken:
+        return f"start: {cell.pretrained.name}: none of its weights fits this network"
     return None
 
 

@@ -36,7 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ktbench.networks.layout import Guard, Layout, choose, without_onednn
 from ktbench.networks.numeric import Runner, prepare
 from ktbench.records import OWN_ERRORS, ArithmeticVerdict, NumericSpec, one_line
-from ktbench.students._contract import Inputs, Student
+from ktbench.students._contract import Inputs, Student, parts
 from ktbench.transfer_methods._contract import Needs
 
 _SUMS, _REFERENCE, _OPERANDS, _RESULT, _OTHERWISE = 64, 8, 64, 8, 1e-3
@@ -68,7 +68,7 @@ class Step:
     inputs: Inputs
     """Inputs (B, ...) of the network."""
     labels: Tensor
-    """Labels (B,)."""
+    """Labels, one per prediction."""
     numeric: NumericSpec
     loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
     """The task's loss of outputs and labels."""
@@ -95,7 +95,7 @@ def check(step: Step, layout: Layout | None = None) -> ArithmeticVerdict:
     return ArithmeticVerdict(
         layout=used.name,
         layout_reason=used.reason,
-        images=len(step.labels),
+        images=len(parts(step.inputs)[0]),
         seconds=time.perf_counter() - began,
         **verdict,
     )

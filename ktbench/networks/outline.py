@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ktbench import catalogue
 from ktbench.isolation import OwnFault, own_code
 from ktbench.networks.layout import safe
-from ktbench.records import Item, KtbenchError, NumericSpec
+from ktbench.networks.weights import fitting
+from ktbench.records import Begun, Item, KtbenchError, NumericSpec
 from ktbench.students._blocks import Replacing
 from ktbench.students._contract import Inputs, Student
 from ktbench.supervision import mark
@@ -113,6 +114,11 @@ def outline(item: Item, signature: Signature, base: str, *, trained: bool = Fals
     """
     if reason := catalogue.refused(item.label):
         raise KtbenchError(f"{item.label} cannot be looked at: {reason}")
+    if unread := catalogue.unread_sizes(item.name, signature.essential):
+        raise KtbenchError(
+            f"student {item.name} is for another task: it reads no {', '.join(unread)} of "
+            f"{signature.noun}s"
+        )
     mark(item.label, "looking at the network", item.label)
     of_user = bool(own_names(item))
     _refuse_endless(item, signature, base)
@@ -133,6 +139,15 @@ def outline(item: Item, signature: Signature, base: str, *, trained: bool = Fals
     return Outline(shapes, parameters)
 
 
+def begun_from(
+    student: Item, signature: Signature, before: Item, trained_on: Signature, base: str
+) -> Begun:
+    """Say what a student for some data can take of one that was trained on other data."""
+    given = _built(before, trained_on.dimensions, base).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in given.items()}
+    return fitting(_built(student, signature.dimensions, base), shapes)
+
+
 @contextmanager
 def _explained(trouble: str) -> Iterator[None]:
     """Turn whatever a network raises into a KtbenchError of one line."""
@@ -146,7 +161,7 @@ def _explained(trouble: str) -> Iterator[None]:
 def _check_logits(logits: Any, batch: int, signature: Signature) -> None:
     if not isinstance(logits, torch.Tensor):
         raise ValueError(f"its logits are a {type(logits).__name__}, not a tensor")
-    if tuple(logits.shape) != (batch, signature.outputs):
+    if tuple(logits.shape) != (batch * signature.predictions, signature.outputs):
         raise ValueError(
             f"its logits are {tuple(logits.shape)} for {batch} {signature.noun}s of "
             f"{signature.outputs} classes"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ktbench import catalogue
 from ktbench.networks.checkpoint_files import ADVICE, Inert, read_checkpoint
-from ktbench.records import Cell, KtbenchError
+from ktbench.records import Begun, Cell, KtbenchError
 from ktbench.students._contract import Student
 from ktbench.system.files import MOST_WEIGHTS, UnsuitableFileError, check_regular
 
@@ -61,6 +61,35 @@ def load_weights(module: nn.Module, path: Path, *, finite: bool = False) -> None
     state = fit(candidates, fresh, path)
     check_values(state, fresh, path, finite=finite)
     module.load_state_dict(state)
+
+
+def begin_from(student: Student, path: Path) -> Begun:
+    """Take what fits of another training's weights into a freshly drawn network, but for its head.
+
+    Raises KtbenchError where nothing fits.
+    """
+    given: dict[str, Tensor] = read_torch(path)
+    begun = fitting(student, {name: tuple(value.shape) for name, value in given.items()})
+    if not begun.taken:
+        raise KtbenchError(f"{path}: none of its weights fits: it is another network")
+    taken = {name: value for name, value in given.items() if name not in begun.new}
+    state = student.state_dict()
+    student.load_state_dict(state | {name: taken[name] for name in state if name in taken})
+    return begun
+
+
+def fitting(student: Student, shapes: Mapping[str, tuple[int, ...]]) -> Begun:
+    """Say which of a network's tensors weights of these shapes, by name, can give.
+
+    Those of equal name and shape can, the head's excepted.
+    """
+    state = student.state_dict()
+    new = [
+        name
+        for name, value in state.items()
+        if name.startswith(student.head_names) or shapes.get(name) != tuple(value.shape)
+    ]
+    return Begun(taken=len(state) - len(new), new=tuple(new))
 
 
 def _suit(student: Student, state: Mapping[str, Tensor], path: Path) -> None:

@@ -128,6 +128,11 @@ class Record(BaseModel):
         return copied
 
 
+def without_unset(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Leave out fields that hold nothing, as records did before there were such fields."""
+    return {n: value for n, value in fields.items() if n not in names or value not in (None, {})}
+
+
 class Composed(Record):
     """A record of records that others share: each part is encoded once."""
 

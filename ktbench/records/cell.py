@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from ktbench.records.base import Composed, Record, canonical_json, digest_of
+from ktbench.records.base import Composed, Record, canonical_json, digest_of, without_unset
 from ktbench.records.bounds import Facts, Name, Words
 from ktbench.records.printable import LARGEST, Count, Flag, Line, Number, Whole, printable
 from ktbench.records.run_options import (
@@ -309,7 +309,7 @@ class Cell(Composed):
     torch); exports and devices are not part of it.
     """
 
-    added_later: ClassVar = frozenset({"start", "distill", "warmup"})
+    added_later: ClassVar = frozenset({"start", "distill", "warmup", "pretrained"})
 
     data: DataSpec
     student: Item
@@ -326,6 +326,14 @@ class Cell(Composed):
     warmup: Teacher | None = None
     """Student whose stages are compared with the teacher's to choose the pairs: this cell's own,
     trained without transfer from WARMUP_SEED. None for methods that do not choose so."""
+    pretrained: Teacher | None = None
+    """Training of the same student whose weights this one begins from, its head excepted; None
+    begins from fresh weights, or as `start` says. Its name leaves out the seed."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a training that begins from none has not."""
+        return without_unset(plain(self), "pretrained")
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
@@ -346,6 +354,8 @@ class Cell(Composed):
         views = f" / views {self.train.views}" if self.train.views is not None else ""
         if (w := self.distill) is not None:
             views += f" / distill {w.start:g}-{w.end:g}" + (" keep" if w.scale == "keep" else "")
+        if self.pretrained is not None:
+            views += f" / from {self.pretrained.name}"
         return f"{self.student.label} / {self.method.label}{teacher} / seed {self.seed}{views}"
 
 
@@ -398,10 +408,29 @@ class Plan(Record):
     source: SourceSpec = SourceSpec()
     blockwise: BlockRun = BlockRun()
     limits: Limits = Limits()
+    pretrained_in: tuple[str, ...] = ()
+    """Names of the matrices whose cells others begin from; no weight depends on them."""
+
+    @property
+    def pretrainings(self) -> tuple[Teacher, ...]:
+        """Distinct trainings whose weights others begin from, each after the one before it."""
+        ordered: dict[str, Teacher] = {}
+
+        def visit(pretrained: Teacher | None) -> None:
+            if pretrained is not None and pretrained.canonical not in ordered:
+                visit(pretrained.cell.pretrained)
+                ordered[pretrained.canonical] = pretrained
+
+        for cell in self.cells:
+            visit(cell.pretrained)
+        return tuple(ordered.values())
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
-        """Distinct teachers, members of ensembles included, each after those that taught it."""
+        """Distinct teachers, members of ensembles included, each after those that taught it.
+
+        Those that taught pretrainings are among them.
+        """
         ordered: dict[str, Teacher] = {}
 
         def visit(teacher: Teacher) -> None:
@@ -410,15 +439,17 @@ class Plan(Record):
             ordered.setdefault(teacher.canonical, teacher)
 
         starts = [cell.start.teacher for cell in self.cells if cell.start]
-        taught = [teacher for cell in self.cells for teacher in cell.teachers]
+        before = [pretrained.cell for pretrained in self.pretrainings]
+        taught = [teacher for cell in (*self.cells, *before) for teacher in cell.teachers]
         for teacher in {id(teacher): teacher for teacher in starts + taught}.values():
             visit(teacher)
         return tuple(ordered.values())
 
     @property
     def warmups(self) -> tuple[Teacher, ...]:
-        """Distinct warm-ups of its cells, and of teachers that are taught and trained here."""
-        taught = (teacher.cell for teacher in self.teachers if teacher.checkpoint is None)
+        """Distinct warm-ups of its cells, of teachers that are taught here, and of pretrainings."""
+        taught = [teacher.cell for teacher in self.teachers if teacher.checkpoint is None]
+        taught += [pretrained.cell for pretrained in self.pretrainings]
         warmups = [cell.warmup for cell in (*self.cells, *taught) if cell.warmup is not None]
         return tuple({warmup.canonical: warmup for warmup in warmups}.values())
 

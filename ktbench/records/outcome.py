@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from ktbench.records.base import SCHEMA, Record
+from ktbench.records.base import SCHEMA, Record, without_unset
 from ktbench.records.bounds import (
     Amount,
     Count,
@@ -173,6 +173,15 @@ class Look(Record):
         return cls.model_validate(values) if finite else None
 
 
+class Begun(Record):
+    """The tensors of a network that begins from another training's weights."""
+
+    taken: Count
+    """Number of tensors whose names and shapes both networks have, the head's left out."""
+    new: tuple[Name, ...]
+    """Names of the others, which were freshly drawn."""
+
+
 class Checkpoint(Record):
     """A trained student: its weights, accuracy and cost."""
 
@@ -194,6 +203,13 @@ class Checkpoint(Record):
     looks: tuple[Look, ...] = ()
     """Balance of the loss at a few steps; none of a loss of one term, under the compiler, and in
     older records."""
+    begun: Begun | None = None
+    """Part of the weights that another training gave; None where all of them were fresh."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a training that begins from none has not."""
+        return without_unset(plain(self), "begun")
 
     @model_validator(mode="after")
     def _best_epoch_was_trained(self) -> Self:
@@ -369,6 +385,16 @@ class Assembly(Record):
     """Operations of the teacher's passes, one for all blocks."""
 
 
+class Pretraining(Record):
+    """The training whose weights a cell began from, with what it was taught by."""
+
+    checkpoint: Checkpoint
+    taught_by: tuple[Checkpoint, ...] = ()
+    """Checkpoints of its own teacher, or of its ensemble's members."""
+    before: Pretraining | None = None
+    """The training that it began from itself."""
+
+
 class Result(Record):
     """The whole outcome of one cell, written once: `cells/<key>.json` of a results folder."""
 
@@ -387,9 +413,16 @@ class Result(Record):
     """Assembly that this cell began from, if any; its cost is not part of the checkpoint's."""
     warmup: Checkpoint | None = None
     """Checkpoint of the student that the pairs of stages were chosen with; see `Cell.warmup`."""
+    pretrained: Pretraining | None = None
+    """Training that this cell began from, if any; its cost is not part of the checkpoint's."""
     artifacts: tuple[Artifact, ...] = ()
     failures: tuple[Failure, ...] = ()
     provenance: Provenance
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a training that begins from none has not."""
+        return without_unset(plain(self), "pretrained")
 
     @model_validator(mode="after")
     def _status_says_what_there_is(self) -> Self:

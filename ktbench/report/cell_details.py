@@ -234,6 +234,8 @@ def _shared_facts(
             ["training of the blocks", numbers.seconds(start.seconds)],
         ]
         yield {"title": "First weights", "facts": facts}
+    if cell.pretrained is not None:
+        yield {"title": "Begins from", "facts": _begun(cell.pretrained, result)}
     if result is not None:
         p = result.provenance
         facts = [
@@ -274,6 +276,25 @@ def _paired(result: Result, pairing: Pairing | None) -> Iterator[dict[str, Any]]
         words = f"{numbers.seconds(cost.seconds)}, {numbers.scaled(cost.flops)} FLOPs"
         facts += [["training before", f"{words}, once for all seeds"]]
     yield {"title": "Pairs of stages", "facts": facts}
+
+
+def _begun(pretrained: Teacher, result: Result | None) -> Facts:
+    """Give the training before, its cost, and what of its weights was taken."""
+    facts = [["training", pretrained.name], ["cell", pretrained.cell.key]]
+    if result is None or result.pretrained is None or result.checkpoint is None:
+        return facts
+    made = result.pretrained.checkpoint
+    seconds = numbers.seconds(made.cost.seconds + made.cost.teacher_seconds)
+    flops = numbers.scaled(made.cost.flops + made.cost.teacher_flops)
+    facts += [
+        ["its cost", f"{seconds}, {flops} FLOPs, its teacher's passes included"],
+        ["its test accuracy", numbers.percent(made.accuracy.test_last)],
+        ["weights' digest", made.digest],
+    ]
+    begun = result.checkpoint.begun
+    if begun is not None:
+        facts += [["tensors taken", str(begun.taken)], ["new", ", ".join(begun.new) or "none"]]
+    return facts
 
 
 def _teacher(teacher: Teacher, checkpoint: Checkpoint | None) -> Facts:

@@ -27,7 +27,7 @@ _CIRCUMSTANCES = re.compile(
     r"disk quota|read-only file system|input/output error|errno (5|12|28|30|122)\b|"
     r"\bkilled\b|\bSIG(KILL|TERM|INT|HUP|BUS)\b|unreachable|connection (reset|refused|lost)|"
     r"broken pipe|CUDA error|no such device|device lost|"
-    r"first weights, from blocks, are not there",
+    r"first weights, from blocks, are not there|weights that it begins from are not there",
     re.I,
 )
 """Words of failures that come from the machine, whichever code met them."""

@@ -29,6 +29,7 @@ from ktbench.results import setting_names
 from ktbench.results.attribution import failed_by, known_classes
 from ktbench.results.contenders import contenders
 from ktbench.results.lock import Lock
+from ktbench.results.membership import taught
 from ktbench.results.problems import Problem
 from ktbench.results.raw import CURVE_COLUMNS, read_curve, read_samples
 from ktbench.results.setting_names import settings_text
@@ -250,8 +251,7 @@ class Results:
             result = self.by_key.get(cell.key)
             if result is None:
                 continue
-            trained = result.ensemble or ((result.teacher,) if result.teacher else ())
-            checkpoints |= {t.weights_key: c for t, c in zip(cell.teachers, trained, strict=False)}
+            checkpoints |= {teacher.weights_key: c for teacher, c in taught(result)}
         rows = []
         for teacher in self.lock.plan.teachers:
             names = (teacher.name, teacher.cell.key, teacher.cell.student.label)

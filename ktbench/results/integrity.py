@@ -10,6 +10,7 @@ from typing import Literal
 
 from ktbench.records import Checkpoint, KtbenchError, Metric, Result
 from ktbench.results.lock import Lock
+from ktbench.results.membership import beside
 from ktbench.results.raw import read_curve
 from ktbench.results.storage import DamagedError, Mark, Stored, unsuitable_reason
 from ktbench.system.files import UnsuitableFileError, read_regular
@@ -53,9 +54,8 @@ class Integrity:
             faults += [Fault(sidecar, reason, "artifact", label)] if reason else []
             if reason is None:
                 faults += self._beside(sidecar, label)
-        for beside in (result.teacher, *result.ensemble, result.warmup):
-            if beside is not None:
-                faults += self._checkpoint(beside, stored, "teacher", "teacher")
+        for checkpoint in beside(result):
+            faults += self._checkpoint(checkpoint, stored, "teacher", "teacher")
         if result.start is not None:
             start = result.start
             reason = self._weights(start.path, start.digest, stored.files.get(start.path))

@@ -36,6 +36,7 @@ from ktbench.records import (
     TrainSpec,
     Window,
 )
+from ktbench.records.base import without_unset
 
 LOCK_SCHEMA = 4
 """Version of `lock.json`; versions 1 and 2 were those of all records (`records.SCHEMA`), version 3
@@ -86,6 +87,12 @@ class Parts(Record):
     start: dict[str, Start]
     distill: dict[str, Window]
     warmup: dict[str, Teacher] = Field(default_factory=dict)
+    pretrained: dict[str, Teacher] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a training that begins from none has not."""
+        return without_unset(plain(self), "pretrained")
 
 
 class NamedCell(Record):
@@ -101,6 +108,12 @@ class NamedCell(Record):
     start: str | None
     distill: str | None
     warmup: str | None = None
+    pretrained: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a training that begins from none has not."""
+        return without_unset(plain(self), "pretrained")
 
 
 class NamedSkip(Record):

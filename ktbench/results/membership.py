@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from ktbench.records import KtbenchError, Measurement, Result
+from ktbench.records import Checkpoint, KtbenchError, Measurement, Result, Teacher
 from ktbench.results.lock import Lock
 
 
@@ -12,13 +13,34 @@ def extended(earlier: Result, result: Result) -> Result:
     """The newer result with the earlier one's origin and remaining artifacts."""
     replaced = {a.export.label for a in result.artifacts} | {f.what for f in result.failures}
     kept = tuple(a for a in earlier.artifacts if a.export.label not in replaced)
-    origin = {name: getattr(earlier, name) for name in ("teacher", "ensemble", "start", "warmup")}
+    names = ("teacher", "ensemble", "start", "warmup", "pretrained")
+    origin = {name: getattr(earlier, name) for name in names}
     return result.model_copy(update={**origin, "artifacts": (*kept, *result.artifacts)})
+
+
+def beside(result: Result) -> list[Checkpoint]:
+    """Return the checkpoints of other trainings that a result's own was made with."""
+    made_with = [result.teacher, *result.ensemble, result.warmup]
+    pretrained = result.pretrained
+    while pretrained is not None:
+        made_with.append(pretrained.checkpoint)
+        pretrained = pretrained.before
+    return [checkpoint for checkpoint in made_with if checkpoint is not None]
+
+
+def taught(result: Result) -> Iterator[tuple[Teacher, Checkpoint]]:
+    """Yield the teachers of a cell, and of what it began from, with their checkpoints."""
+    checkpoints = result.ensemble or ((result.teacher,) if result.teacher else ())
+    yield from zip(result.cell.teachers, checkpoints, strict=False)
+    before, pretrained = result.cell.pretrained, result.pretrained
+    while before is not None and pretrained is not None:
+        yield from zip(before.cell.teachers, pretrained.taught_by, strict=False)
+        before, pretrained = before.cell.pretrained, pretrained.before
 
 
 def files_of(result: Result) -> list[str]:
     """Paths of all files that belong to a result, below the results folder."""
-    trained = [result.checkpoint, result.teacher, *result.ensemble, result.warmup]
+    trained = [result.checkpoint, *beside(result)]
     paths = [path for c in trained if c is not None for path in (c.path, c.curves)]
     paths += [path for a in result.artifacts for path in (a.path, f"{a.path}.json")]
     return [*paths, *([result.start.path] if result.start else [])]

@@ -13,8 +13,11 @@ from ktbench.records import Cell, NumericSpec, Plan, Record, TeacherOutputs, Win
 _NONE = {"views": "fresh", "outputs.sampled": "all", "train_size": "all"}
 """Words for settings that are None, where there is a better one than `default`."""
 
-Settings = tuple[str, str, str]
-"""Canonical texts of a cell's data, training and numeric settings, the last without `outputs`."""
+Settings = tuple[str, str, str, str]
+"""Canonical texts of a cell's data, training and numeric settings, the last without `outputs`, and
+the name of what it begins from."""
+FRESH = "fresh"
+"""Word for weights that nothing has trained before."""
 
 
 def settings_text(differences: Mapping[str, str]) -> str:
@@ -33,7 +36,7 @@ def differences(plan: Plan) -> dict[str, dict[str, str]]:
     if not cells:
         return {}
     plain = cache(_without_outputs)
-    settings = [(c.data.canonical, c.train.canonical, plain(c.numeric)) for c in cells]
+    settings = [(c.data.canonical, c.train.canonical, plain(c.numeric), start_of(c)) for c in cells]
     usual = cells[settings.index(Counter(settings).most_common(1)[0][0])]
     outputs = Counter(c.numeric.outputs for c in cells if c.teacher is not None)
     most = outputs.most_common(1)[0][0] if outputs else None
@@ -54,6 +57,11 @@ def differences(plan: Plan) -> dict[str, dict[str, str]]:
     return by_key
 
 
+def start_of(cell: Cell) -> str:
+    """Return the name of the training that a cell begins from, or `FRESH`."""
+    return FRESH if cell.pretrained is None else cell.pretrained.name
+
+
 def _without_outputs(numeric: NumericSpec) -> str:
     return numeric.model_copy(update={"outputs": None}).canonical
 
@@ -62,6 +70,7 @@ def _settings(cell: Cell) -> Iterator[tuple[str, str]]:
     """Every setting but the teacher's outputs, by name."""
     for part in (cell.data, cell.train, cell.numeric):
         yield from ((name, text) for name, text in _flat(part) if not name.startswith("outputs"))
+    yield "start", start_of(cell)
 
 
 def _outputs(outputs: TeacherOutputs | None) -> Iterator[tuple[str, str]]:

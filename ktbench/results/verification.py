@@ -154,6 +154,10 @@ def _against_itself(result: Result) -> Iterator[str]:
         cell.warmup is None or result.warmup.cell_key != cell.warmup.cell.key
     ):
         yield "its warm-up is not that of its cell"
+    if result.pretrained is not None and (
+        cell.pretrained is None or result.pretrained.checkpoint.cell_key != cell.pretrained.cell.key
+    ):
+        yield "it began from other weights than its cell says"
 
 
 def _against_lock(result: Result, lock: Lock | None) -> Iterator[str]:

@@ -101,7 +101,7 @@ def _step(job: ArithmeticJob) -> Step:
         base = str(job.base)
         return catalogue.build_student(item.name, item.settings, base=base, **data.dimensions)
 
-    inputs, labels = stream.inputs(indices, 0), stream.labels(indices)
+    inputs, labels = stream.inputs(indices, 0), stream.labels(indices, 0)
     return Step(build, inputs, labels, job.numeric, data.task.loss)
 
 
@@ -140,8 +140,9 @@ def _trained_now(context: RunContext, tasks: Iterable[CellTask]) -> list[Cell]:
     """Return the cells of teachers and students that this run trains."""
     students = [task.cell for task in tasks if task.trained is None]
     # A warm-up is of a student's own architecture.
-    teachers = context.plan.model_copy(update={"cells": tuple(students)}).teachers
-    return [*(teacher.cell for teacher in teachers if teacher.checkpoint is None), *students]
+    plan = context.plan.model_copy(update={"cells": tuple(students)})
+    before = [one for one in (*plan.teachers, *plan.pretrainings) if one.checkpoint is None]
+    return [*(one.cell for one in before), *students]
 
 
 def _outcomes(

@@ -19,7 +19,14 @@ from ktbench.runner.cohort_jobs import (
     stage_of,
     train_and_export,
 )
-from ktbench.runner.context import RunContext, Teachers, teachers_of, warmup_of
+from ktbench.runner.context import (
+    RunContext,
+    Teachers,
+    pretrained_of,
+    pretraining_of,
+    teachers_of,
+    warmup_of,
+)
 from ktbench.runner.narrowing import Narrowing, run_narrowing
 from ktbench.runner.progress import Shares
 from ktbench.runner.trained_teacher import TrainedTeacher
@@ -67,8 +74,8 @@ def cohort_wave(
         for note in outcome.notes:
             context.watcher.note(note)
         for cell_outcome in outcome.cells:
-            warmup = job.warmups.get(cell_outcome.cell.key)
-            result = _result(context, cell_outcome, job.taught_by, outcome.provenance, warmup)
+            made = _result(context, cell_outcome, job.taught_by, outcome.provenance)
+            result = _with_origin(context, made, teachers)
             _write(context, result)
             _note_failure(context, result)
     context.watcher.end()
@@ -99,7 +106,7 @@ def _jobs(
             memory=context.memory,
             workers=workers.per_machine,
             data_digest=context.provenance_of(first.cell).data_digest,
-            starts=_first_weights(context, cohort),
+            starts=_first_weights(context, cohort, teachers),
             layouts=_layouts(context, cohort),
             warmups=_warmups(cohort, teachers),
         )
@@ -140,8 +147,12 @@ def _startable(
     """
     startable = []
     for task in tasks:
-        warmup = warmup_of(task.cell, teachers) if task.trained is None else None
-        reasons = context.starts.get(task.cell.key), context.checked.of(task.cell), warmup
+        before = (
+            (warmup_of(task.cell, teachers), pretrained_of(task.cell, teachers))
+            if task.trained is None
+            else ()
+        )
+        reasons = (context.starts.get(task.cell.key), context.checked.of(task.cell), *before)
         failures = [reason for reason in reasons if isinstance(reason, Failure)]
         if failures and task.trained is None:
             _write_failed(context, task, failures[0])
@@ -156,14 +167,19 @@ def _layouts(context: RunContext, tasks: Sequence[CellTask]) -> dict[str, Layout
     return {key: layout for key, layout in layouts.items() if isinstance(layout, Layout)}
 
 
-def _first_weights(context: RunContext, tasks: Sequence[CellTask]) -> dict[str, Path]:
+def _first_weights(
+    context: RunContext, tasks: Sequence[CellTask], teachers: Teachers
+) -> dict[str, Path]:
     """Return the file of each cell's first weights by the cell's key; fresh ones have none."""
-    starts = {task.cell.key: context.starts.get(task.cell.key) for task in tasks}
-    return {
-        key: context.root / start.path
-        for key, start in starts.items()
-        if isinstance(start, Assembly)
-    }
+    files = {}
+    for task in tasks:
+        start = context.starts.get(task.cell.key)
+        before = pretrained_of(task.cell, teachers) if task.trained is None else None
+        if isinstance(start, Assembly):
+            files[task.cell.key] = context.root / start.path
+        elif isinstance(before, TrainedTeacher):
+            files[task.cell.key] = before.weights
+    return files
 
 
 def _warmups(tasks: Sequence[CellTask], teachers: Teachers) -> dict[str, TrainedTeacher]:
@@ -195,7 +211,6 @@ def _result(
     outcome: CellOutcome,
     taught_by: Sequence[TrainedTeacher] = (),
     provenance: Provenance | None = None,
-    warmup: TrainedTeacher | None = None,
 ) -> Result:
     """Return a cell's result: its outcome with the teacher and the first weights it had.
 
@@ -206,12 +221,12 @@ def _result(
     teacher, ensemble = (checkpoints[0], ()) if len(checkpoints) == 1 else (None, checkpoints)
     start = context.starts.get(outcome.cell.key)
     start = start if isinstance(start, Assembly) else None
-    compared = warmup.checkpoint if warmup is not None else None
+    warmup, pretrained = None, None
     earlier = context.results.result(outcome.cell.key)
     if earlier is not None and earlier.checkpoint is not None and checkpoint is not None:
         teacher, start = teacher or earlier.teacher, start or earlier.start
         ensemble = ensemble or earlier.ensemble
-        compared = compared or earlier.warmup
+        warmup, pretrained = earlier.warmup, earlier.pretrained
         if earlier.checkpoint.digest == checkpoint.digest:
             checkpoint = earlier.checkpoint  # Its weights had been lost: they are the same again.
     return Result(
@@ -221,11 +236,24 @@ def _result(
         teacher=teacher,
         ensemble=ensemble,
         start=start,
-        warmup=compared,
+        warmup=warmup,
+        pretrained=pretrained,
         artifacts=outcome.artifacts,
         failures=outcome.failures,
         provenance=provenance or context.provenance_of(outcome.cell),
     )
+
+
+def _with_origin(context: RunContext, result: Result, teachers: Teachers) -> Result:
+    """Return a result of this run with the warm-up and the pretraining that it was made with."""
+    cell, origin = result.cell, dict[str, object]()
+    if cell.warmup is not None and cell.warmup.canonical in teachers:
+        warmup = warmup_of(cell, teachers)
+        origin["warmup"] = warmup.checkpoint if isinstance(warmup, TrainedTeacher) else None
+    pretraining = pretraining_of(cell, teachers)
+    if pretraining is not None:
+        origin["pretrained"] = pretraining
+    return result.model_copy(update=origin)
 
 
 def _write(context: RunContext, result: Result, *, drop_work: bool = True) -> None:

@@ -9,13 +9,22 @@ from pathlib import Path
 
 from ktbench.engine.contract import Engine
 from ktbench.networks.layout import Layout
-from ktbench.records import Assembly, Cell, Failure, Plan, Provenance, Result, digest_of
+from ktbench.records import (
+    Assembly,
+    Cell,
+    Failure,
+    Plan,
+    Pretraining,
+    Provenance,
+    Result,
+    digest_of,
+)
 from ktbench.results import ResultsFolder
 from ktbench.runner.progress import Watcher
 from ktbench.runner.trained_teacher import TrainedTeacher
 
 Teachers = dict[str, TrainedTeacher | Failure]
-"""Trained and failed teachers, and warm-ups likewise, by their canonical text."""
+"""Trained and failed teachers, warm-ups and pretrainings, by their canonical text."""
 Starts = dict[str, Assembly | Failure]
 """First weights by the cell's key; cells that begin from fresh weights are missing."""
 
@@ -70,9 +79,27 @@ def teachers_of(cell: Cell, teachers: Teachers) -> tuple[TrainedTeacher, ...] | 
     return failures[0] if failures else tuple(o for o in outcomes if not isinstance(o, Failure))
 
 
+def pretrained_of(cell: Cell, teachers: Teachers) -> TrainedTeacher | Failure | None:
+    """Return the training whose weights the cell begins from, or why it is not there."""
+    return None if cell.pretrained is None else teachers[cell.pretrained.canonical]
+
+
 def warmup_of(cell: Cell, teachers: Teachers) -> TrainedTeacher | Failure | None:
     """Return the student that the cell's pairs are chosen with, or why it is not there."""
     return None if cell.warmup is None else teachers[cell.warmup.canonical]
+
+
+def pretraining_of(cell: Cell, teachers: Teachers) -> Pretraining | None:
+    """Return the record of what a cell began from, where this run has it."""
+    if cell.pretrained is None:
+        return None
+    trained = teachers.get(cell.pretrained.canonical)
+    if not isinstance(trained, TrainedTeacher):
+        return None
+    above = [teachers.get(teacher.canonical) for teacher in cell.pretrained.cell.teachers]
+    taught_by = tuple(one.checkpoint for one in above if isinstance(one, TrainedTeacher))
+    before = pretraining_of(cell.pretrained.cell, teachers)
+    return Pretraining(checkpoint=trained.checkpoint, taught_by=taught_by, before=before)
 
 
 @dataclass(frozen=True)

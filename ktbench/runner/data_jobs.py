@@ -61,6 +61,6 @@ def digest_data(job: DataJob, _: Report) -> dict[str, DataDigests]:
         chance = data.task.chance(data.signature)
         metric = Metric.model_validate(data.task.metric.model_dump() | {"chance": chance})
         digests[spec.canonical] = DataDigests(
-            data.digest, data.test_digest, len(data.classes), metric
+            data.digest, data.test_digest, data.signature.outputs, metric
         )
     return digests

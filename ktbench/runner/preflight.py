@@ -80,7 +80,7 @@ def missing_extras(plan: Plan) -> str | None:
 
 def _data(plan: Plan, engine: Engine) -> Iterator[str]:
     """Give the reason why a data set cannot be read whole, for each that cannot."""
-    cells = [*plan.cells, *(teacher.cell for teacher in plan.teachers)]
+    cells = [*plan.cells, *(one.cell for one in (*plan.teachers, *plan.pretrainings))]
     for spec in {cell.data.canonical: cell.data for cell in cells}.values():
         try:
             digests = engine.ahead(digest_data, DataJob((spec,), Path(plan.base), cells[0].numeric))
@@ -102,7 +102,7 @@ def _disk(plan: Plan, cells: Sequence[Cell], folder: Path) -> Iterator[str]:
     sizes: dict[str, int] = {}
     copies = 1 + len(plan.exports)
     trained = sum(_CELL_BYTES + copies * _bytes(c.student, c.data, plan, sizes) for c in cells)
-    teachers = [teacher for teacher in plan.teachers if teacher.checkpoint is None]
+    teachers = [one for one in plan.teachers if one.checkpoint is None] + [*plan.pretrainings]
     taught = sum(_bytes(t.cell.student, t.cell.data, plan, sizes) for t in teachers)
     by_disk: dict[int, tuple[Path, int]] = {}
     for place, needed in ((folder, trained + taught), (cache_folder(), taught)):

@@ -62,7 +62,7 @@ def run(
         for warning in refuse_unready(plan, engine, folder, fresh=fresh, strict=strict):
             watcher.note(f"warning: {warning}")
         digests = _digests(plan, engine)
-        tested_on, classes = _tested_on(digests)
+        tested_on, classes = _tested_on(plan, digests)
     results = ResultsFolder(folder)
     ours = collect(tested_on)
     provenance = {
@@ -145,7 +145,7 @@ def _words(plan: Plan, digests: Mapping[str, DataDigests]) -> TaskWords | None:
 
 def _digests(plan: Plan, engine: Engine) -> dict[str, DataDigests]:
     """Return the digests of every data set of a plan, by its canonical text."""
-    cells = [*plan.cells, *(teacher.cell for teacher in plan.teachers)]
+    cells = [*plan.cells, *(one.cell for one in (*plan.teachers, *plan.pretrainings))]
     specs = {cell.data.canonical: cell.data for cell in cells}
     numeric = plan.cells[0].numeric if plan.cells else NumericSpec()
     job = DataJob(tuple(specs.values()), Path(plan.base), numeric)
@@ -155,7 +155,7 @@ def _digests(plan: Plan, engine: Engine) -> dict[str, DataDigests]:
     return digests
 
 
-def _tested_on(digests: Mapping[str, DataDigests]) -> tuple[str, int | None]:
+def _tested_on(plan: Plan, digests: Mapping[str, DataDigests]) -> tuple[str, int | None]:
     """Return the digest of what all cells are tested on, and its classes.
 
     Where data sets differ in the number of classes, it is None. A folder's results must be tested
@@ -163,5 +163,5 @@ def _tested_on(digests: Mapping[str, DataDigests]) -> tuple[str, int | None]:
     training samples can be added to a matrix.
     """
     tested_on = digest_of(sorted({each.test for each in digests.values()}))
-    classes = {each.classes for each in digests.values()}
+    classes = {digests[cell.data.canonical].classes for cell in plan.cells}
     return tested_on, classes.pop() if len(classes) == 1 else None

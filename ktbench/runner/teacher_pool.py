@@ -54,7 +54,7 @@ def pooled(teacher: TrainedTeacher, request: SourceRequest, stream: Stream) -> P
         lambda: cluster.pool(job, weights, workers=spec.workers, most_workers=spec.most_workers),
         job,
         stream=stream,
-        expected=Expected(shapes),
+        expected=Expected(shapes, trained_on.signature.predictions),
         epochs=taught.train.epochs,
         wait_seconds=spec.wait_seconds,
         label=taught.label,

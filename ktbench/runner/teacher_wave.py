@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +22,24 @@ from ktbench.records import (
     Teacher,
     digest_of,
 )
+from ktbench.results import ResultsFolder
+from ktbench.results.integrity import Integrity
 from ktbench.runner.cohort_jobs import CellTask
-from ktbench.runner.context import RunContext, Teachers, clocked, teachers_of, warmup_of
+from ktbench.runner.context import (
+    RunContext,
+    Teachers,
+    clocked,
+    pretrained_of,
+    teachers_of,
+    warmup_of,
+)
 from ktbench.runner.data_jobs import same_dataset
 from ktbench.runner.narrowing import Narrowing, run_narrowing
 from ktbench.runner.progress import Shares
 from ktbench.runner.teacher_sources import source_of
 from ktbench.runner.trained_teacher import SourceRequest, TrainedTeacher
 from ktbench.system.files import write_atomically
+from ktbench.system.provenance import collect
 from ktbench.teacher import TeacherStore
 from ktbench.train import Places, TrainingContext, adopt, train_cohort
 
@@ -49,6 +60,10 @@ class TeacherJob:
     """Layout in which it is trained; None where its own layers decide."""
     warmup: TrainedTeacher | None = None
     """The student that its own pairs are chosen with, where it has any."""
+    pretrained: TrainedTeacher | None = None
+    """The training whose weights it begins from, where there is one."""
+    elsewhere: tuple[Path, ...] = ()
+    """Results folders that may hold it as a cell."""
 
     @property
     def numeric(self) -> NumericSpec:
@@ -89,6 +104,8 @@ def _stored(job: TeacherJob, data: Dataset, report: Report) -> TrainedTeacher | 
     folder, notes = store.folder(cell, data.digest), list[str]()
     with store.held(cell, data.digest):
         checkpoint = store.find(cell, data.digest, notes.append)
+        if checkpoint is None and (kept := _kept_elsewhere(job, data)) is not None:
+            return _copied(job, kept.checkpoint, kept.root, tuple(notes))
         if checkpoint is None:
             places = _places(folder)
             request = SourceRequest(cell, SourceSpec(source="live"), job.base)
@@ -101,6 +118,7 @@ def _stored(job: TeacherJob, data: Dataset, report: Report) -> TrainedTeacher | 
                     base=job.base,
                     layouts=lambda _: job.layout,
                     warmups=lambda _: job.warmup.network(job.base) if job.warmup else None,
+                    first_weights=lambda _: job.pretrained.weights if job.pretrained else None,
                     report=lambda p: report(p.done / p.total),
                     note=notes.append,
                 ),
@@ -111,6 +129,37 @@ def _stored(job: TeacherJob, data: Dataset, report: Report) -> TrainedTeacher | 
             places.work.unlink(missing_ok=True)
             checkpoint = trained
         return _copied(job, checkpoint, folder, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A trained cell in another results folder."""
+
+    checkpoint: Checkpoint
+    root: Path
+
+
+def _kept_elsewhere(job: TeacherJob, data: Dataset) -> Kept | None:
+    """Return the training as another matrix's run has left it, if that is whole and comparable.
+
+    Equal cells have equal weights on equal data, one version of torch and one kind of machine.
+    """
+    cell, ours = job.teacher.cell, collect(data.digest)
+    for root in job.elsewhere:
+        with suppress(KtbenchError, OSError):
+            results = ResultsFolder(root)
+            stored = results.stored_of(cell)
+            if stored is None or stored.record.checkpoint is None:
+                continue
+            theirs = stored.record.provenance
+            same = (theirs.data_digest, theirs.versions.get("torch"), theirs.machine)
+            if same != (data.digest, ours.versions.get("torch"), ours.machine):
+                continue
+            if theirs.instruction_set not in (None, ours.instruction_set):
+                continue
+            if not Integrity(root, results.lock()).faults(stored):
+                return Kept(stored.record.checkpoint, root)
+    return None
 
 
 def _places(folder: Path) -> Places:
@@ -146,10 +195,10 @@ def _copied(
 
 
 def teacher_wave(context: RunContext, tasks: Sequence[CellTask]) -> Teachers:
-    """Train every teacher and warm-up that a training needs, each after those before it."""
+    """Train every teacher, warm-up and pretraining that is needed, each after those before it."""
     cells = tuple(task.cell for task in tasks if task.trained is None)
     plan = context.plan.model_copy(update={"cells": cells})
-    needed = (*plan.warmups, *plan.teachers)
+    needed = (*plan.warmups, *plan.teachers, *plan.pretrainings)
     teachers: Teachers = {}
     if not needed:
         return teachers
@@ -166,8 +215,8 @@ def teacher_wave(context: RunContext, tasks: Sequence[CellTask]) -> Teachers:
 def _depth(teacher: Teacher) -> int:
     """Count the trainings that come before this one: those of one depth can go on at once."""
     cell = teacher.cell
-    before = (*cell.teachers, *([cell.warmup] if cell.warmup else []))
-    return max((1 + _depth(one) for one in before), default=0)
+    before = (*cell.teachers, cell.warmup, cell.pretrained)
+    return max((1 + _depth(one) for one in before if one is not None), default=0)
 
 
 def _jobs(context: RunContext, needed: Sequence[Teacher], teachers: Teachers) -> list[TeacherJob]:
@@ -176,8 +225,13 @@ def _jobs(context: RunContext, needed: Sequence[Teacher], teachers: Teachers) ->
     for teacher in needed:
         taught_by = teachers_of(teacher.cell, teachers)
         warmup = warmup_of(teacher.cell, teachers)
-        if isinstance(taught_by, Failure) or isinstance(warmup, Failure):
-            failures = (one for one in (taught_by, warmup) if isinstance(one, Failure))
+        pretrained = pretrained_of(teacher.cell, teachers)
+        if (
+            isinstance(taught_by, Failure)
+            or isinstance(warmup, Failure)
+            or isinstance(pretrained, Failure)
+        ):
+            failures = (o for o in (taught_by, warmup, pretrained) if isinstance(o, Failure))
             teachers[teacher.canonical] = next(failures)
             continue
         layout = None if teacher.checkpoint else context.checked.of(teacher.cell)
@@ -187,7 +241,18 @@ def _jobs(context: RunContext, needed: Sequence[Teacher], teachers: Teachers) ->
         else:
             digest = context.provenance_of(teacher.cell).data_digest
             places = context.base, context.root
-            jobs.append(TeacherJob(teacher, taught_by, *places, digest, layout, warmup))
+            jobs.append(
+                TeacherJob(
+                    teacher,
+                    taught_by,
+                    *places,
+                    digest,
+                    layout,
+                    warmup,
+                    pretrained,
+                    tuple(context.root.parent / name for name in context.plan.pretrained_in),
+                )
+            )
     return jobs
 
 

@@ -19,7 +19,8 @@ from ktbench.records import DataSpec, KtbenchError, Metric
 from ktbench.students._contract import Inputs
 
 Labels = NDArray[Any]
-"""Labels (n,) of samples, or their row numbers: int64; numbers to predict are float32."""
+"""Labels (n,) of samples, or their row numbers: int64; numbers to predict are float32. Samples with
+several predictions each have labels (n, k)."""
 Arrays = NDArray[Any] | tuple[NDArray[Any], ...]
 """Raw samples (n, ...): one array, or one per input."""
 
@@ -56,15 +57,20 @@ class Source:
 
     @property
     def strata(self) -> dict[str, Labels]:
-        """Groups by which splits are drawn in proportion: the classes, or one for numbers."""
+        """Groups by which splits are drawn in proportion: the classes, or one for other labels."""
         return {
-            split: values if values.dtype.kind in "iu" else np.zeros(len(values), np.int64)
+            split: values if is_of_classes(values) else np.zeros(len(values), np.int64)
             for split, values in self.labels.items()
         }
 
     def fitted(self, split: str, rows: Labels) -> Source:
         """Return the source for a training set: these rows of a split."""
         return self if self.fit is None else self.fit(split, rows)
+
+
+def is_of_classes(labels: Labels) -> bool:
+    """Return True for labels that are one class per sample."""
+    return labels.ndim == 1 and labels.dtype.kind in "iu"
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class Signature:
 
     inputs: tuple[InputSpec, ...]
     outputs: int
-    """Outputs per sample: a logit per class."""
+    """Outputs per prediction: a logit per class."""
     sizes: tuple[tuple[str, int], ...]
     """Sizes that the data gives to a student's `build`, by its names for them."""
     noun: str
@@ -115,6 +121,13 @@ class Signature:
     raw: tuple[InputSpec, ...] = ()
     """Inputs of an exported file that itself turns raw samples into the network's (`Task.front`);
     empty where both are of one form."""
+    predictions: int = 1
+    """Predictions per sample: a network's logits are (B * predictions, outputs)."""
+    reads: str = ""
+    """Digest of what the numbers in an input stand for (a vocabulary), where they are no measures:
+    weights that learnt to read others are of no use."""
+    essential: tuple[str, ...] = ()
+    """Names of the sizes without which no student can read such samples."""
 
     @cached_property
     def dimensions(self) -> dict[str, int]:
@@ -176,6 +189,12 @@ class Samples(Protocol):
 
         A function of the indices, the view and the seed that this was made with, and of nothing
         else: the same in every process.
+        """
+
+    def labels(self, indices: Tensor, view: int) -> Tensor:
+        """Return what the outputs for these inputs are compared with, a label per prediction.
+
+        (B,), or (B * predictions,) in the order of the samples.
         """
 
 
@@ -248,7 +267,12 @@ class Task(ABC):
 
     @abstractmethod
     def samples(
-        self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
+        self,
+        spec: DataSpec,
+        raw: Inputs,
+        labels: Tensor,
+        statistics: tuple[Tensor, ...],
+        seed: int,
     ) -> Samples:
         """Return the training samples, to be augmented by draws from `seed`."""
 
@@ -283,14 +307,14 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the scalar loss of a training without transfer."""
+        """Return the scalar loss of a training without transfer; a label per row of outputs."""
 
     @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
-        """Return what a network says of each sample, from its outputs (B, K)."""
+        """Return what a network predicts, from its outputs: one prediction per row."""
 
     def agreement(self, predictions: Tensor, others: Tensor) -> float:
-        """Return the share of samples of which two networks say the same."""
+        """Return the share of predictions in which two networks say the same."""
         return float((predictions == others).double().mean())
 
     def per_sample(self, outputs: Tensor, labels: Tensor) -> Tensor:

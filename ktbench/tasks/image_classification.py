@@ -96,14 +96,19 @@ class Learning(Classification):
         return augment.canonical if augment.crop_padding or augment.flip else ""
 
     def samples(
-        self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
+        self,
+        spec: DataSpec,
+        raw: Inputs,
+        labels: Tensor,
+        statistics: tuple[Tensor, ...],
+        seed: int,
     ) -> Images:
         """See `Task.samples`."""
         padding = spec.augment.crop_padding
         images = _pixels(raw).permute(0, 2, 3, 1)
         padded = functional.pad(images, (0, 0, padding, padding, padding, padding)).contiguous()
         height, width = images.shape[1:3]
-        return Images(padded, (height, width), statistics, spec.augment, seed)
+        return Images(padded, labels, (height, width), statistics, spec.augment, seed)
 
     # ------------------------------------------------------------ the exported file
 
@@ -137,6 +142,7 @@ class Images:
     """Training images as (N, H + 2p, W + 2p, C) uint8, padded once; see `Samples`."""
 
     padded: Tensor
+    classes: Tensor
     size: tuple[int, int]
     """Height and width of an image."""
     statistics: tuple[Tensor, ...]
@@ -151,6 +157,10 @@ class Images:
     def inputs(self, indices: Tensor, view: int) -> Tensor:
         """Augmented, normalised images (B, C, H, W), float32, laid out channels-last."""
         return self.normalised(self.augmented(indices, view))
+
+    def labels(self, indices: Tensor, view: int) -> Tensor:
+        """Classes (B,), the same in every view."""
+        return self.classes[indices]
 
     def augmented(self, indices: Tensor, view: int) -> Tensor:
         """Raw images (B, H, W, C), uint8, after crop and flip."""

@@ -175,10 +175,15 @@ class Learning(Classification):
         return ", ".join(words)
 
     def samples(
-        self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
+        self,
+        spec: DataSpec,
+        raw: Inputs,
+        labels: Tensor,
+        statistics: tuple[Tensor, ...],
+        seed: int,
     ) -> Sounds:
         """See `Task.samples`."""
-        return Sounds(_waves(raw), self.config, statistics, seed)
+        return Sounds(_waves(raw), labels, self.config, statistics, seed)
 
     # ------------------------------------------------------------ the exported file
 
@@ -220,6 +225,7 @@ class Sounds:
     """Training sounds (N, length), 16-bit; see `Samples`."""
 
     waves: Tensor
+    classes: Tensor
     config: Config
     statistics: tuple[Tensor, ...]
     seed: int
@@ -228,6 +234,10 @@ class Sounds:
     def kept(self) -> tuple[Tensor, ...]:
         """See `Samples.kept`."""
         return (self.waves,)
+
+    def labels(self, indices: Tensor, view: int) -> Tensor:
+        """Classes (B,)."""
+        return self.classes[indices]
 
     def inputs(self, indices: Tensor, view: int) -> Tensor:
         """Augmented, normalised maps (B, 1, frames, values), float32."""

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from ktbench import catalogue
+from ktbench.data.documents import documents
 from ktbench.data.texts import TextTable, texts
 from ktbench.data.word_pieces import Text, WordPieces, learn, read_tokenizer, segments
-from ktbench.records import DataSpec, KtbenchError, canonical_json
+from ktbench.records import DataSpec, KtbenchError, canonical_json, digest_of
 from ktbench.students._contract import FilePath, Inputs, each, parts
 from ktbench.tasks._classification import METRICS, Classification
-from ktbench.tasks._contract import Arrays, InputSpec, Labels, Signature, Source
+from ktbench.tasks._contract import Arrays, InputSpec, Labels, Samples, Signature, Source
 
 TOKENIZER = "tokenizer.json"
 """File that turns texts into ids, beside each exported one."""
@@ -43,6 +44,9 @@ class Config:
     """Column of the second texts; chosen automatically where `text_column` is not given."""
     metric: str = "accuracy"
     """Metric that networks are judged by: accuracy, or matthews for Matthews' correlation."""
+    vocabulary_of: str | None = None
+    """Tables of plain documents, as in `path`, from which the word pieces are learnt in place of
+    these texts: those of a `masked_language_model` that students start from."""
     tokenizer: FilePath | None = None
     """A `tokenizer.json` of the `tokenizers` library, with BERT's special pieces, in place of a
     vocabulary that is learnt: that of a pretrained network."""
@@ -56,7 +60,7 @@ class Config:
         if self.metric not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, not {self.metric}")
         if self.tokenizer is not None:
-            for name in ("vocabulary", "lowercase"):
+            for name in ("vocabulary", "lowercase", "vocabulary_of"):
                 if getattr(self, name) != getattr(type(self), name):
                     raise ValueError(f"{name} is the tokenizer's own: leave it out")
 
@@ -87,8 +91,16 @@ class Learning(Classification):
         )  # fmt: skip
 
     def _tokenizer(self, spec: DataSpec, base: Path) -> str | None:
-        """Return the user's own tokenizer; KtbenchError for one that is not the plan's."""
+        """Return a tokenizer that is not learnt from these texts, or None.
+
+        Raises KtbenchError for a user's own that is not the plan's.
+        """
         c: Config = self.config
+        if c.vocabulary_of is not None:
+            other = DataSpec(source="parquet", path=c.vocabulary_of, split_seed=spec.split_seed)
+            size, lowercase = c.vocabulary, c.lowercase
+            read = documents(other, base, column=None, vocabulary=size, lowercase=lowercase)
+            return read.tokenizer
         if c.tokenizer is None:
             return None
         code = catalogue.task_code(spec.task, str(base))
@@ -147,6 +159,7 @@ class Learning(Classification):
             sizes=(("num_classes", classes), ("vocabulary", vocabulary), ("length", length)),
             noun="text",
             sized_by="data.task.length",
+            reads=vocabulary_digest(facts),
         )
 
     def statistics(self, raw: Inputs, facts: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -170,10 +183,15 @@ class Learning(Classification):
         return each(raw, Tensor.long)
 
     def samples(
-        self, spec: DataSpec, raw: Inputs, statistics: tuple[Tensor, ...], seed: int
-    ) -> Texts:
+        self,
+        spec: DataSpec,
+        raw: Inputs,
+        labels: Tensor,
+        statistics: tuple[Tensor, ...],
+        seed: int,
+    ) -> Samples:
         """See `Task.samples`; texts are not augmented."""
-        return Texts(parts(raw))
+        return Texts(parts(raw), labels)
 
     def sidecar(
         self, signature: Signature, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]
@@ -193,11 +211,22 @@ class Learning(Classification):
         return {TOKENIZER: json.dumps(facts["tokenizer"], ensure_ascii=False, indent=1) + "\n"}
 
 
+def vocabulary_digest(facts: Mapping[str, Any]) -> str:
+    """Return 16 digits over how texts become numbers, wherever these are cut."""
+    tokenizer = facts["tokenizer"]
+    return digest_of([tokenizer["normalizer"], tokenizer["pre_tokenizer"], tokenizer["model"]])
+
+
 @dataclass(frozen=True)
 class Texts:
     """Training texts; see `Samples`."""
 
     kept: tuple[Tensor, ...]
+    classes: Tensor
+
+    def labels(self, indices: Tensor, view: int) -> Tensor:
+        """Classes (B,)."""
+        return self.classes[indices]
 
     def inputs(self, indices: Tensor, view: int) -> Inputs:
         """Return ids, mask and, of pairs, segments (B, length), int64."""

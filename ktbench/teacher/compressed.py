@@ -49,7 +49,8 @@ class Compression:
             return parts_of(features, needs)
         if self._outputs.sampled is not None:
             self._classes = features.logits.shape[1]
-            words = self._words(batch, self._outputs.sampled)
+            each = len(features.logits) // len(batch.indices)
+            words = self._words(batch, each, self._outputs.sampled)
             return draw_classes(features.logits, self._outputs.temperature, words)
         parts = parts_of(features, needs)
         return {name: part if name == MASK else _half(part) for name, part in parts.items()}
@@ -63,11 +64,12 @@ class Compression:
             parts = {n: part if n == MASK else part.float() for n, part in parts.items()}
         return features_of(parts)
 
-    def _words(self, batch: Batch, count: int) -> NDArray[np.uint64]:
-        """Return random words (B, count) for the batch's samples."""
+    def _words(self, batch: Batch, each: int, count: int) -> NDArray[np.uint64]:
+        """Return random words (B * each, count) for the samples' predictions, `each` of them."""
         samples = batch.indices.cpu().numpy().astype(np.uint64)
-        counters = samples[:, None] * np.uint64(count) + np.arange(count, dtype=np.uint64)
-        return counter_hash(self._seed, self._view(batch.epoch), counters)
+        drawn = np.arange(each * count, dtype=np.uint64)
+        counters = samples[:, None] * np.uint64(each * count) + drawn
+        return counter_hash(self._seed, self._view(batch.epoch), counters).reshape(-1, count)
 
 
 def _half(part: Tensor) -> Tensor:

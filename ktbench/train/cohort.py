@@ -151,6 +151,7 @@ def _written(trainee: Trainee, places: Places, closed: Closed) -> Checkpoint:
         layout=trainee.layout.record,
         pairing=trainee.pairing,
         looks=tuple(look for look in map(Look.of, history.looks) if look is not None),
+        begun=trainee.begun,
     )
 
 

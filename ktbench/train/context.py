@@ -64,7 +64,8 @@ class TrainingContext:
     """Keep the start of each epoch in memory, and write it when a StorageError ends the training:
     for a teacher source whose workers may all disappear."""
     first_weights: Callable[[Cell], Path | None] = lambda _: None
-    """File of the weights that a cell with a `start` begins from; such a cell fails without one."""
+    """File of the weights that a cell begins from which has a `start` or is `pretrained`; such a
+    cell fails without one."""
     warmups: Callable[[Cell], Student | None] = lambda _: None
     """Trained student that the pairs of a cell with a `warmup` are chosen with; such a cell fails
     without one."""

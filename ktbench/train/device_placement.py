@@ -46,7 +46,7 @@ def make_batch(
     """Make a step's batch on the device; `steps` counts those of the whole training."""
     return Batch(
         inputs=each(stream.inputs(indices, epoch), lambda part: _moved(part, device)),
-        labels=_moved(stream.labels(indices), device),
+        labels=_moved(stream.labels(indices, epoch), device),
         indices=_moved(indices, device),
         epoch=epoch,
         step=step,
@@ -87,7 +87,7 @@ def _plain(dataset: Dataset, seed: int, device: torch.device, count: int) -> Bat
     inputs = FIRST.inputs(dataset.some("train", slice(len(indices))))
     return Batch(
         inputs=_on(inputs, device),
-        labels=dataset.labels("train")[: len(indices)].to(device),
+        labels=dataset.labels("train", slice(len(indices))).to(device),
         indices=indices.to(device),
         epoch=0,
         step=0,

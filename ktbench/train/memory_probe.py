@@ -158,6 +158,7 @@ def _kind(cell: Cell) -> str:
     """Return a text that is equal for cells of a cohort that take the same memory."""
     # Weights to start from may decide on a student's structure; a cohort's cells share their seed.
     start = cell.start.canonical if cell.start else ""
+    start += cell.pretrained.canonical if cell.pretrained else ""
     window = cell.distill.canonical if cell.distill else ""
     return cell.student.canonical + cell.method.canonical + start + window
 
@@ -273,7 +274,7 @@ class MemoryBound:
     def add(self, trainee: Trainee) -> int:
         """Return the bound in bytes with one more trainee."""
         shared, kind = trainee.shared, trainee.cell.student.canonical
-        share = self._batch_size / len(shared.probe.labels)
+        share = self._batch_size / len(shared.probe.indices)
         if kind not in self._saved:
             self._saved[kind] = int(share * _saved_for_backward(trainee))
         modules = _bytes(trainee.student) + _bytes(trainee.method)

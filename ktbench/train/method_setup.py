@@ -103,7 +103,7 @@ def _setting(cell: Cell, shared: SharedInputs, student: Student, probed: Feature
     return Setting(
         student=Shapes.of(probed, student.stage_names),
         teacher=Shapes.of(teacher, shared.teacher_stages) if teacher is not None else None,
-        num_classes=len(shared.dataset.classes),
+        num_classes=shared.dataset.signature.outputs,
         train_size=shared.dataset.size("train"),
         batch_size=cell.train.batch_size,
     )

@@ -17,8 +17,8 @@ from ktbench.isolation import claim, own_code, seed_all
 from ktbench.networks.layout import Guard, Layout, choose, without_onednn
 from ktbench.networks.numeric import COMPARED, EVERYTHING, Clock, Runner
 from ktbench.networks.outline import FlopCounter
-from ktbench.networks.weights import load_weights
-from ktbench.records import Cell, Failure, KtbenchError
+from ktbench.networks.weights import begin_from, load_weights
+from ktbench.records import Begun, Cell, Failure, KtbenchError
 from ktbench.students._contract import Features, Inputs, Student, each
 from ktbench.train.context import SharedInputs
 from ktbench.train.device_placement import copied
@@ -83,8 +83,14 @@ class Trainee:
                 **data.dimensions,
             )
         claim(self.student, cell.student.label)
-        if first_weights is not None:
+        self.begun: Begun | None = None
+        """The part of the first weights that another training gave."""
+        if first_weights is not None and cell.pretrained is not None:
+            self.begun = begin_from(self.student, first_weights)
+        elif first_weights is not None:
             load_weights(self.student, first_weights)
+        elif cell.pretrained is not None:
+            raise KtbenchError(f"{cell.label}: the weights that it begins from are not there")
         elif cell.start is not None:
             raise KtbenchError(f"{cell.label}: its first weights, from blocks, are not there")
 
@@ -282,11 +288,12 @@ class Trainee:
         self.student.eval()
         each_sample: list[Tensor] = []
         with torch.inference_mode():
-            for start in range(0, len(labels), EVALUATION_BATCH):
+            for start in range(0, data.size(split), EVALUATION_BATCH):
                 chosen = slice(start, start + EVALUATION_BATCH)
                 inputs = data.some(split, chosen)
                 inputs = each(inputs, lambda part: part.to(self.device))
-                each_sample.append(task.per_sample(self.logits(inputs), labels[chosen]))
+                its_labels = data.labels(split, chosen).to(self.device)
+                each_sample.append(task.per_sample(self.logits(inputs), its_labels))
         self.student.train()
         per_sample = torch.cat(each_sample)
         judged = Judged(

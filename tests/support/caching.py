@@ -54,7 +54,7 @@ def batch_of(of: Cell, epoch: int = 0, number: int = 0) -> Batch:
     indices = stream.order(epoch)[number]
     return Batch(
         inputs=stream.inputs(indices, epoch),
-        labels=stream.labels(indices),
+        labels=stream.labels(indices, epoch),
         indices=indices,
         epoch=epoch,
         step=0,

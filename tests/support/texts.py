@@ -47,6 +47,30 @@ def text_data(folder: Path, **settings: Any) -> DataSpec:
     return DataSpec(task=task, source="parquet", path=str(folder))
 
 
+def write_documents(folder: Path, count: int = 60) -> Path:
+    """Write a training table of documents of 6 to 12 such texts each; return the folder."""
+    texts, _ = sentences(12 * count)
+    documents = [". ".join(texts[12 * n : 12 * n + 6 + n % 7]) for n in range(count)]
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"text": documents}), folder / "train.parquet")
+    return folder
+
+
+def masked_data(folder: Path, **settings: Any) -> DataSpec:
+    """Return the spec of such a table, read as short masked texts."""
+    settings = {"length": 16, "vocabulary": 120, "share": 0.2} | settings
+    task = Item(name="masked_language_model", settings=settings)
+    return DataSpec(task=task, source="parquet", path=str(folder))
+
+
+BERT = Item(name="bert_tiny", settings={"width": 0.125, "layers": 1})
+
+
+def bert_cell(spec: DataSpec, method: str = "none", seed: int = 0, **changes: Any) -> Cell:
+    """Return the cell of a very small BERT."""
+    return text_cell(spec, method, seed, **({"student": BERT} | changes))
+
+
 @lru_cache
 def loaded(spec_json: str) -> Dataset:
     """Load the data set of a spec, once per process."""

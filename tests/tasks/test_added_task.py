@@ -49,6 +49,9 @@ class Rows:
     def inputs(self, indices, view):
         return self.kept[0][indices]
 
+    def labels(self, indices, view):
+        return self.kept[1][indices]
+
 
 class Learning(Task):
     noun = "row"
@@ -70,8 +73,8 @@ class Learning(Task):
     def inputs(self, raw, statistics):
         return raw
 
-    def samples(self, spec, raw, statistics, seed):
-        return Rows((raw,))
+    def samples(self, spec, raw, labels, statistics, seed):
+        return Rows((raw, labels))
 
     def loss(self, outputs, labels):
         return functional.mse_loss(outputs[:, 0], labels)

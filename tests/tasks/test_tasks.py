@@ -15,16 +15,17 @@ from ktbench.records import DataSpec, Item, KtbenchError
 from ktbench.students._contract import each, parts
 from tests.support.running import SMALL
 from tests.support.sounds import sound_data, write_sounds
-from tests.support.texts import loaded, text_data, write_texts
+from tests.support.texts import loaded, masked_data, text_data, write_documents, write_texts
 from tests.support.training import DATA
 
 STUDENTS = {
     "image_classification": "resnet8",
+    "masked_language_model": "bert_tiny",
     "sound_classification": "tc_resnet8",
     "text_classification": "embedding_bag",
 }
 """A student that suits the task."""
-BESIDE = {"sound_classification": {"resnet8"}}
+BESIDE = {"sound_classification": {"resnet8"}, "text_classification": {"bert_tiny"}}
 """Students of other tasks that suit it, too: a spectrum is a map of one channel."""
 
 
@@ -34,7 +35,10 @@ def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         return DATA
     if request.param == "sound_classification":
         return sound_data(write_sounds(tmp_path_factory.mktemp("sounds")), shift=0.05, noise=0.1)
-    return text_data(write_texts(tmp_path_factory.mktemp("texts")))
+    folder = tmp_path_factory.mktemp("texts")
+    if request.param == "masked_language_model":
+        return masked_data(write_documents(folder))
+    return text_data(write_texts(folder))
 
 
 @pytest.fixture
@@ -68,6 +72,22 @@ def test_a_batch_is_a_function_of_seed_epoch_and_index(data: Dataset) -> None:
             assert torch.equal(a, b) and torch.equal(a[place], c[0])
 
 
+def test_labels_are_one_per_prediction_and_a_function_of_seed_epoch_and_index(
+    data: Dataset,
+) -> None:
+    indices, each_one = torch.tensor([7, 3, 11]), data.signature.predictions
+    stream = Stream(data, 5, 32)
+    labels = stream.labels(indices, 2)
+    assert torch.equal(labels, Stream(data, 5, 32).labels(indices, 2))
+    assert labels.shape == (3 * each_one,)
+    alone = [stream.labels(index.view(1), 2) for index in indices]
+    assert torch.equal(labels, torch.cat(alone))
+    assert data.labels("test").shape == (data.size("test") * each_one,)
+    assert torch.equal(
+        data.labels("test", slice(2, 4)), data.labels("test")[2 * each_one :][: 2 * each_one]
+    )
+
+
 def test_without_augmentation_a_batch_holds_the_plain_samples(data: Dataset) -> None:
     stream, indices = Stream(data, 0, 32), torch.arange(4)
     if stream.augmentation:
@@ -99,7 +119,7 @@ def test_a_student_that_suits_the_task_is_outlined_and_another_says_why_not(
     own = STUDENTS[data.spec.task.name]
     assert outline(Item(name=own), data.signature, ".").shapes.logits == data.signature.outputs
     for other in set(STUDENTS.values()) - {own} - BESIDE.get(data.spec.task.name, set()):
-        with pytest.raises(KtbenchError, match="is for another task: it is built from"):
+        with pytest.raises(KtbenchError, match=r"is for another task: it (is built from|reads no)"):
             outline(Item(name=other), data.signature, ".")
 
 

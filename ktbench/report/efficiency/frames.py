@@ -2,7 +2,8 @@
 
 Costs are those of a cell alone: its own and the teacher's forward passes. A teacher's own training
 (and its teachers') is added where a column says so. Cells that begin from a teacher's blocks are
-left out, as the FLOPs of those blocks are not counted.
+left out, as the FLOPs of those blocks are not counted. A cell that begins from another training
+stands for both: transfer, window and budget are those of the first, and costs are added.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from ktbench import stats
-from ktbench.records import BASELINE, Cell, Checkpoint, Teacher, Window
+from ktbench.records import BASELINE, Cell, Checkpoint, Result, Teacher, Window
 from ktbench.results import Results
+from ktbench.results.membership import taught
 from ktbench.results.setting_names import settings_text
 from ktbench.stats import speedup
 
@@ -72,18 +74,36 @@ def trainings(results: Results) -> pd.DataFrame:
     usual one, `alike` those of them that change no transfer too. NaN where there is no figure.
     """
     checkpoints = dict(_teachers(results))
+    cells = [cell for cell in results.lock.plan.cells if cell.start is None]
+    several = any(cell.pretrained is not None for cell in cells)
     rows = [
-        _named(cell, results.differences[cell.key])
-        | {f"training_{kind}": _training(cell.teachers, checkpoints, kind) for kind in KINDS}
-        for cell in results.lock.plan.cells
-        if cell.start is None
+        _named(cell, results.differences[cell.key], several_starts=several)
+        | {f"training_{kind}": _training(_taught_by(cell), checkpoints, kind) for kind in KINDS}
+        for cell in cells
     ]
     costs = [column for kind in KINDS for column in (kind, f"teacher_{kind}")]
     figures = results.cells[["key", "accuracy", *costs]].astype(dict.fromkeys(costs, float))
     frame = pd.DataFrame(rows, columns=None if rows else _COLUMNS).merge(figures, on="key")
     for kind in KINDS:
+        for part in (f"teacher_{kind}", kind):
+            frame[part] += [_before(results.by_key.get(key), part) for key in frame["key"]]
         frame[kind] += frame[f"teacher_{kind}"]
     return frame
+
+
+def _before(result: Result | None, part: str) -> float:
+    """Return what the trainings cost that a cell began from."""
+    total, pretrained = 0.0, result.pretrained if result is not None else None
+    while pretrained is not None:
+        total += getattr(pretrained.checkpoint.cost, part)
+        pretrained = pretrained.before
+    return total
+
+
+def _taught_by(cell: Cell) -> tuple[Teacher, ...]:
+    """Return the teachers of a cell, and of the trainings that it begins from."""
+    before = cell.pretrained.cell if cell.pretrained is not None else None
+    return cell.teachers + (_taught_by(before) if before is not None else ())
 
 
 _COLUMNS = (
@@ -92,28 +112,34 @@ _COLUMNS = (
 )
 
 
-def _named(cell: Cell, odd: Mapping[str, str]) -> dict[str, object]:
-    axes = ("epochs", "distill")
+def _named(cell: Cell, odd: Mapping[str, str], *, several_starts: bool) -> dict[str, object]:
+    axes = ("epochs", "distill", "start") if cell.pretrained is None else ("start",)
     rest = {n: v for n, v in odd.items() if n.partition(".")[0] not in axes}
+    first = cell
+    if cell.pretrained is not None:
+        first = cell.pretrained.cell
+        rest |= {"then": cell.method.label} if cell.method != BASELINE else {}
+        rest |= {"start": first.pretrained.name} if first.pretrained is not None else {}
+    elif several_starts:
+        rest["start"] = "fresh"
     return {
         "key": cell.key,
         "student": cell.student.label,
-        "method": cell.method.label,
-        "teacher": cell.teacher.name if cell.teacher else "",
-        "window": window_label(cell.distill),
+        "method": first.method.label,
+        "teacher": first.teacher.name if first.teacher else "",
+        "window": window_label(first.distill),
         "rest": settings_text(rest),
         "alike": settings_text({n: v for n, v in rest.items() if not n.startswith("outputs.")}),
-        "epochs": cell.train.epochs,
+        "epochs": first.train.epochs,
         "seed": cell.seed,
-        "is_baseline": cell.method == BASELINE,
+        "is_baseline": first.method == BASELINE,
     }
 
 
 def _teachers(results: Results) -> Iterator[tuple[_Weights, Checkpoint]]:
     """Every teacher's checkpoint that the results know, by what tells its weights from others'."""
     for result in results.by_key.values():
-        checkpoints = result.ensemble or ((result.teacher,) if result.teacher else ())
-        for teacher, checkpoint in zip(result.cell.teachers, checkpoints, strict=False):
+        for teacher, checkpoint in taught(result):
             yield teacher.weights_key, checkpoint
 
 

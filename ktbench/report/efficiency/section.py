@@ -65,12 +65,19 @@ def efficiency(analysis: Analysis) -> tuple[Section, ...]:
         "learning-rate schedule. Costs are those of a cell trained alone, including the teacher's "
         "forward passes; the teacher's own training is included only where stated."
     )
+    if any(cell.pretrained is not None for cell in analysis.results.lock.plan.cells):
+        lead += (
+            " Cells here begin from trainings of another matrix: budgets, transfer and windows are "
+            "those of the first training, accuracy is that of the last, and costs are of both."
+        )
     return (Section("efficiency", "Training efficiency", lead, parts),)
 
 
 def _asked(analysis: Analysis) -> bool:
     """True where any cell may need the section; a quick check, as most matrices have none."""
-    taught = [cell for cell in analysis.results.lock.plan.cells if cell.teacher is not None]
+    cells = analysis.results.lock.plan.cells
+    first = [cell if cell.pretrained is None else cell.pretrained.cell for cell in cells]
+    taught = [cell for cell in first if cell.teacher is not None]
     several = len({cell.train.epochs for cell in taught}) > 1
     return several or any(c.distill or isinstance(c.teacher, Ensemble) for c in taught)
 

@@ -41,6 +41,26 @@ def parts_of(features: Features, needs: Needs) -> dict[str, Tensor]:
     return parts
 
 
+_PER_PREDICTION = ("logits", "classes", "counts")
+"""Parts with a row per prediction, of which a sample may have several."""
+
+
+def by_sample(parts: Parts, samples: int) -> dict[str, Tensor]:
+    """Return parts whose first dimension is the samples': rows of one sample go together."""
+    return {
+        name: part if len(part) == samples else part.reshape(samples, -1, *part.shape[1:])
+        for name, part in parts.items()
+    }
+
+
+def by_prediction(parts: Parts) -> dict[str, Tensor]:
+    """Return the parts that `by_sample` was given."""
+    return {
+        name: part.flatten(0, 1) if name in _PER_PREDICTION and part.dim() == 3 else part
+        for name, part in parts.items()
+    }
+
+
 def features_of(parts: Parts) -> Features:
     """Return the features that named tensors stand for."""
 

@@ -17,7 +17,13 @@ from ktbench.records import StorageError, digest_of
 from ktbench.students._contract import Features, each
 from ktbench.system.files import write_atomically
 from ktbench.teacher.cache.disk_quota import DiskQuota, remove
-from ktbench.teacher.cache.feature_layout import Bytes, Parts, RowLayout
+from ktbench.teacher.cache.feature_layout import (
+    Bytes,
+    Parts,
+    RowLayout,
+    by_prediction,
+    by_sample,
+)
 from ktbench.teacher.cache.row_file import RowFile, file_bytes
 from ktbench.teacher.compressed import Compression
 from ktbench.teacher.source import TeacherSource
@@ -126,7 +132,7 @@ class Cached:
         packed = self._compression.pack(features, batch, needs)
         if self._compression.changes:
             features = self._compression.unpack(packed, features.logits.device)
-        return features, packed
+        return features, by_sample(packed, len(batch.indices))
 
     def _first_batch(self, batch: Batch) -> Features:
         """Run the first batch: find a row's layout, and check that caching is sound."""
@@ -166,6 +172,7 @@ class Cached:
         )
         features = self._live.outputs(reversed_, self._kept)
         packed = self._compression.pack(features, reversed_, self._kept)
+        packed = by_sample(packed, len(batch.indices))
         same_layout = RowLayout.of(packed) == layout
         return same_layout and np.array_equal(layout.rows(packed)[::-1], rows)
 
@@ -199,7 +206,7 @@ class Cached:
         }
         self._hit = True
         self.account.read += len(indices)
-        return self._compression.unpack(packed, batch.indices.device)
+        return self._compression.unpack(by_prediction(packed), batch.indices.device)
 
     def _store(self, file: RowFile, batch: Batch, rows: Bytes) -> None:
         """Write the rows that are missing."""

@@ -17,11 +17,13 @@ class Expected:
     """Shapes of one sample's outputs, known from the network's outline before any answer."""
 
     shapes: Shapes
+    predictions: int = 1
+    """Predictions per sample (`Signature.predictions`)."""
 
     def check(self, features: Features, request: Request, *, rows: int) -> None:
         """Raise KtbenchError unless every part that was requested is there, in shape and finite."""
         needs, shapes = needs_of(request.needs), self.shapes
-        _check("logits", features.logits, (rows, shapes.logits))
+        _check("logits", features.logits, (rows * self.predictions, shapes.logits))
         if needs.embedding and shapes.embedding is not None:
             _check("embedding", features.embedding, (rows, shapes.embedding))
         if needs.stem and shapes.stem is not None:

@@ -129,7 +129,7 @@ class Worker:
         )
         return Batch(
             inputs=each(inputs, lambda part: part.to(self._device)),
-            labels=stream.labels(indices).to(self._device),
+            labels=stream.labels(indices, epoch).to(self._device),
             indices=indices.to(self._device),
             epoch=epoch,
             step=request.step,
