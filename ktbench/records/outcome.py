@@ -258,6 +258,11 @@ class Artifact(Record):
     seconds: Amount
     """Time of export and check."""
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is only known of int8 files."""
+        return without_unset(plain(self), "quantisation")
+
     @model_validator(mode="after")
     def _agrees_as_asked(self) -> Self:
         if self.agreement < self.tolerance.agreement:
