@@ -398,7 +398,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(exporter, trained, monkeypat
 
 @pytest.mark.slow
 def test_a_disk_too_full_for_temporary_files_is_one_line(exporter, trained, monkeypatch):
-    def full(*_arguments):
+    def full(*_arguments, **_settings):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(exporter._writer("onnx"), "lower", full)
