@@ -25,6 +25,7 @@ def signals_raised() -> Iterator[None]:
     # Ignored signals stay ignored: `nohup` lets a run outlive its terminal.
     handled = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
     earlier_handlers = {number: signal.signal(number, _stop) for number in handled}
+    _asked.clear()
     try:
         yield
     finally:
@@ -32,7 +33,22 @@ def signals_raised() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+_asked: list[int] = []
+"""Signals that were raised in the block that runs."""
+
+
+def raise_again() -> None:
+    """Raise Stopped if a signal has asked for it and the exception was lost.
+
+    Python drops what is raised in a destructor or in a library's callback, where a signal may
+    come, too. A command that loops for ever calls this in its loop.
+    """
+    if _asked:
+        raise Stopped(_asked[0])
+
+
 def _stop(number: int, _: Any) -> None:
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_DFL)
+    _asked.append(number)
     raise Stopped(number)

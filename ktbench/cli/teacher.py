@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ktbench.cli.options import AsJson
+from ktbench.cli.stopped import raise_again
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +53,7 @@ def serve(
     while True:
         for line in server.look():
             print(line, flush=True)
+        raise_again()
         time.sleep(1)
 
 
@@ -82,6 +84,7 @@ def status(
     with Live(_tables(statuses()), console=console, refresh_per_second=1) as live:
         while True:
             time.sleep(1)
+            raise_again()
             live.update(_tables(statuses()))
 
 
