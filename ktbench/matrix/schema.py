@@ -41,6 +41,12 @@ def json_schema() -> Schema:
     for kind, items in (("student", students), ("method", methods)):
         definitions[kind] = _entry({name: _settings(infos) for name, infos in items.items()})
     device = _device_settings()
+    tasks = {name: catalogue.task_settings(name) for name in catalogue.tasks()}
+    one_value = {name: _settings(infos, tried=False) for name, infos in tasks.items()}
+    definitions["task"] = _entry(one_value, users_own=False)
+    task = definitions["DataSpec"]["properties"]["task"]
+    described = {key: task[key] for key in ("description",) if key in task}
+    definitions["DataSpec"]["properties"]["task"] = {**described, "$ref": "#/$defs/task"}
     definitions["device"] = _entry(dict.fromkeys(catalogue.devices(), device), users_own=False)
     definitions["changes"] = _changes()
     definitions["teacher_changes"] = _tried(_changes())
@@ -127,14 +133,13 @@ def _entry(settings: dict[str, Schema], *, users_own: bool = True) -> Schema:
     return {"anyOf": forms}
 
 
-def _settings(infos: dict[str, SettingInfo]) -> Schema:
+def _settings(infos: dict[str, SettingInfo], *, tried: bool = True) -> Schema:
+    """Schema of settings; those that are `tried` may have a list of values each."""
     properties = {}
     for name, info in infos.items():
         one = _kind(info)
-        properties[name] = {
-            "anyOf": [one, {"type": "array", "items": one, "minItems": 1}],
-            "default": _plain(info.default),
-        }
+        forms = [one, {"type": "array", "items": one, "minItems": 1}] if tried else [one]
+        properties[name] = {"anyOf": forms, "default": _plain(info.default)}
         if info.doc:
             properties[name]["description"] = info.doc
     return {"type": "object", "additionalProperties": False, "properties": properties}
