@@ -50,13 +50,13 @@ def test_the_test_set_is_read_after_the_last_epoch_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    plain = Trainee.accuracy
+    plain = Trainee.judged
 
-    def noting(self: Trainee, split: Any) -> float:
+    def noting(self: Trainee, split: Any) -> Any:
         read.append(split)
         return plain(self, split)
 
-    monkeypatch.setattr(Trainee, "accuracy", noting)
+    monkeypatch.setattr(Trainee, "judged", noting)
     train([cell("none")], tmp_path)
     assert read == ["validation"] * TRAIN.epochs + ["test", "test"], "the last and the best weights"
 
