@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -429,7 +430,11 @@ def test_teacher_serve_lends_a_worker_that_status_shows(
         assert shown.code == 0 and "at work" in shown.out and pool.job.teacher.name in shown.out
     finally:
         server.send_signal(signal.SIGINT)
-        out, errors = server.communicate(timeout=30)
+        try:
+            out, errors = server.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            server.kill()  # so that nothing of it is left for the tests after this one
+            out, errors = server.communicate()
     assert server.returncode == 130, errors
     assert f"serving teacher {pool.job.teacher.name}" in out
     assert errors.splitlines() == ["ktbench: stopped"]
