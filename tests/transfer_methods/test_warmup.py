@@ -123,9 +123,10 @@ def test_a_run_trains_a_warm_up_once_and_restores_it(ktbench: Commands, tmp_path
     assert ktbench("run", path).code == 0
     records = [r for r in results(Path("results/small")).values() if r.cell.method.name != "none"]
     assert len(records) == 6
-    compared = {r.warmup for r in records}
-    assert len(compared) == 1 and len({r.checkpoint.pairing for r in records if r.checkpoint}) == 1
-    [warmup] = compared
+    compared = [r.warmup for r in records]
+    assert all(warmup == compared[0] for warmup in compared)
+    assert len({r.checkpoint.pairing for r in records if r.checkpoint}) == 1
+    warmup = compared[0]
     assert warmup is not None and warmup.epochs == 2
     weights = Path("results/small", warmup.path)
     assert weights.is_file() and ktbench("verify", "results/small").code == 0
