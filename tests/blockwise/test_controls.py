@@ -51,6 +51,7 @@ def test_a_control_is_the_same_network_from_random_weights() -> None:
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_equal_in_images_it_is_trained_for_the_blocks_epochs_and_the_finishs() -> None:
     cells = by_name(controls(control="images"))
     # 100 images are 96 in batches of 32 or 64, and the finish has batches of 64, too.
@@ -59,6 +60,7 @@ def test_equal_in_images_it_is_trained_for_the_blocks_epochs_and_the_finishs() -
         assert cells["blockwise(of=T, start=random)", method].train.epochs == 2 + 6
 
 
+@pytest.mark.slow
 def test_equal_in_flops_it_pays_for_the_blocks_and_the_teachers_passes() -> None:
     """What one epoch of a control costs differs by method: kd runs the teacher as well."""
     cells = by_name(controls())
@@ -77,6 +79,7 @@ def test_equal_in_flops_it_pays_for_the_blocks_and_the_teachers_passes() -> None
     assert none > kd > 2 + 6 / 2
 
 
+@pytest.mark.slow
 def test_epochs_that_an_include_gives_a_control_are_its_epochs() -> None:
     """So a matrix that names a planned cell with its training means that very cell."""
     changes = [{"student": "*start=random*", "train": {"epochs": 2, "lr": 0.1}}]
@@ -89,6 +92,7 @@ def test_epochs_that_an_include_gives_a_control_are_its_epochs() -> None:
     assert control.train.epochs > 8 and control.train.lr == 0.1
 
 
+@pytest.mark.slow
 def test_no_student_of_an_earlier_matrix_has_another_key_or_length() -> None:
     before = planned(blockwise=BLOCKS, students=STUDENTS[:1])
     cells = by_name(controls())

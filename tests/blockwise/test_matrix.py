@@ -69,6 +69,7 @@ def test_a_blockwise_student_has_its_teachers_network_and_begins_from_its_blocks
     assert Cell.model_validate_json(cell.model_dump_json()).key == cell.key
 
 
+@pytest.mark.slow
 def test_every_teacher_is_taken_where_none_is_named_and_lists_try_each() -> None:
     found = planned(
         students=[

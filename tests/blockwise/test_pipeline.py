@@ -119,6 +119,7 @@ def test_a_worker_that_nobody_takes_from_goes_on(alone: dict[str, str], tmp_path
 
 
 @pytest.mark.parametrize("name", ["vgg13", "resnet20", "wrn_16_2", "mobilenet_v2", "mobilenet_v1"])
+@pytest.mark.slow
 def test_a_pass_from_a_cut_is_the_whole_pass(name: str) -> None:
     """Bit for bit, wherever a block's segment can begin."""
     whole, images = network(name, 0.5), torch.rand(4, 1, 32, 32)

@@ -187,6 +187,7 @@ def test_a_wheel_that_holds_more_than_was_announced_is_refused(bare: HomeBoard) 
     assert not any("bomb" in path for path in bare.files())
 
 
+@pytest.mark.slow
 def test_an_installation_replaces_the_one_before_and_what_a_killed_one_left(
     bare: HomeBoard,
 ) -> None:

@@ -303,6 +303,7 @@ def test_a_plan_without_code_runs_none_and_shows_what_it_did_not_look_at(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_without_code_has_the_same_keys(ktbench: Commands, tmp_path: Path) -> None:
     text = net("from blocks import Block", "Block()")
     write(tmp_path, {"net.py": text, "blocks.py": BLOCK.format(mark=1)})

@@ -49,6 +49,7 @@ def test_help_says_what_an_option_is_when_it_is_not_given() -> None:
     assert "(default: half of the free memory)" in shown
 
 
+@pytest.mark.slow
 def test_help_names_every_command() -> None:
     told = _plain("-m", "ktbench", "--help").stdout
     for command in (
@@ -81,6 +82,7 @@ def test_a_plan_as_json_holds_every_cell_with_its_key_and_every_skip_with_its_re
     assert plan["estimate"]["cells"] == len(plan["cells"]) == 4
 
 
+@pytest.mark.slow
 def test_a_plan_for_people_counts_cells_and_tells_skips(ktbench: Commands, tmp_path: Path) -> None:
     answer = ktbench("plan", write_matrix(tmp_path / "m.yaml", methods=["none", "kd", "fsp"]))
     assert answer.code == 0

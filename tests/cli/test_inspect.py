@@ -17,6 +17,7 @@ def ktbench(
     return Commands(tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_a_network_is_shown_with_its_sizes_and_methods(ktbench: Commands) -> None:
     answer = ktbench("inspect", "{resnet8: {width: 0.5}}", "--teacher", "vit_tiny")
     assert answer.code == 0 and answer.err == ""

@@ -105,6 +105,7 @@ def test_a_drop_that_may_be_within_what_is_allowed_is_worse_and_no_regression(
     assert found == {0.0: "regression", 2.5: "regression", 3.1: "worse", 5.0: "worse"}
 
 
+@pytest.mark.slow
 def test_folders_that_share_no_seeds_are_compared_unpaired(tmp_path: Path) -> None:
     plan = plan_of(replace(SHAPE, seeds=8))
     folders = []
@@ -167,6 +168,7 @@ def test_an_unpaired_interval_is_welchs() -> None:
 # ---------------------------------------------------------------- cells
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_now_is_a_regression_and_one_that_is_gone_is_not(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -223,6 +225,7 @@ def timed(
     return found.path
 
 
+@pytest.mark.slow
 def test_a_clear_rise_of_latency_is_a_regression_beyond_what_is_allowed(
     ktbench: Commands, tmp_path: Path
 ) -> None:
@@ -284,6 +287,7 @@ def test_an_invalid_measurement_is_shown_and_not_judged(
 # ---------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_folders_that_cannot_be_compared_end_with_one_line_and_exit_code_2(
     ktbench: Commands, tmp_path: Path
 ) -> None:

@@ -208,6 +208,7 @@ def test_tables_of_another_kind_that_are_not_read_are_told(tmp_path: Path) -> No
     assert "files that are not read: test.csv" in _contents(tmp_path)[1]
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_is_read_with_its_splits_and_names(tmp_path: Path) -> None:
     import datasets
 
@@ -397,6 +398,7 @@ def test_what_is_cut_unknown_or_in_two_splits_is_counted_per_split(tmp_path: Pat
     assert f" of {len(test)} in test" in twice and "in train," not in twice.partition(":")[2]
 
 
+@pytest.mark.slow
 def test_texts_without_a_space_are_learnt_from_in_no_time(tmp_path: Path) -> None:
     endless = "x" * 2_000_000
     address = "www." + "film/good/" * 30

@@ -94,6 +94,7 @@ def test_one_number_may_stand_under_train() -> None:
     assert [c.key for c in under_train.cells] == [c.key for c in axis.cells]
 
 
+@pytest.mark.slow
 def test_a_teachers_views_are_its_own_entrys() -> None:
     for changes in ({"views": [2]}, {"train": SMALL["train"] | {"views": 2}}):
         assert {t.cell.train.views for t in _planned(**changes).teachers} == {None}

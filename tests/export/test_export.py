@@ -456,6 +456,7 @@ def test_two_seeds_give_the_same_tflite_graph(exporter, trained, precision):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_the_exporter_leaves_the_student_as_it_was(exporter, trained):
     before = {name: t.clone() for name, t in trained[0].state_dict().items()}
     exported(exporter, trained[0], 0, ExportSpec(format="onnx"))

@@ -91,6 +91,7 @@ def _outside_stdlib(names: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("folder", ["students", "transfer_methods"])
+@pytest.mark.slow
 def test_a_student_or_method_imports_torch_and_its_own_folder_only(folder: str) -> None:
     for path in _files(folder):
         for name in _outside_stdlib(_imports(path)):

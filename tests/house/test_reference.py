@@ -33,6 +33,7 @@ def test_committed_results_are_whole(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", REFERENCE, ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_a_lock_of_the_first_schema_is_read_and_written_with_named_parts(file: Path) -> None:
     results = load_results(file)
     old = json.loads((results.path / "lock.json").read_text())
@@ -46,6 +47,7 @@ def test_a_lock_of_the_first_schema_is_read_and_written_with_named_parts(file: P
         assert named["teacher"] == (cell.teacher.name if cell.teacher else None)
 
 
+@pytest.mark.slow
 def test_the_studies_page_has_the_figures_of_the_committed_run() -> None:
     cells = study("hpdc18-small").cells
     page = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
@@ -77,6 +79,7 @@ def test_the_studies_page_has_the_figures_of_the_committed_run() -> None:
             assert float(figure.replace("−", "-")) == pytest.approx(shown, abs=0.051)
 
 
+@pytest.mark.slow
 def test_the_correction_of_the_edge_study_says_what_its_run_holds() -> None:
     """Pairs are in the names of the curves' terms: `rmse_<teacher stage>_<student stage>`."""
     results = study("hpdc18-small")
@@ -107,6 +110,7 @@ def test_the_correction_of_the_edge_study_says_what_its_run_holds() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_studies_page_has_the_accuracies_of_the_committed_efficiency_study() -> None:
     results = study("efficiency-small")
     cells = {cell.key: cell for cell in results.lock.plan.cells}

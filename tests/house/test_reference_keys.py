@@ -84,6 +84,7 @@ def digests(file: Path) -> Iterator[tuple[str, str]]:
 
 
 @by_file
+@pytest.mark.slow
 def test_keys_and_records_are_what_they_were(file: Path) -> None:
     assert dict(digests(file)) == json.loads(DIGESTS.read_text(encoding="utf-8"))[file.stem]
 

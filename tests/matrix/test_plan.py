@@ -47,6 +47,7 @@ def test_the_plan_is_the_product_of_the_axes_in_the_order_of_the_file() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_baseline_is_always_there_and_stands_once_not_once_per_teacher() -> None:
     for methods in (["kd"], ["none", "kd"], ["kd", {"none": {}}]):
         planned = _planned(methods=methods, teachers=["resnet14", "vgg8"])
@@ -267,6 +268,7 @@ def test_include_gives_matching_cells_another_training_and_leaves_the_others() -
     assert len(planned.cells) == 4
 
 
+@pytest.mark.slow
 def test_include_names_members_of_the_other_axes() -> None:
     axes = {"budget": [2, 4], "views": ["fresh", 3], "distill": {"end": [0.5, 1.0]}}
     before = {cell.key for cell in _planned(**axes).cells}
@@ -428,6 +430,7 @@ def test_where_a_matrix_lies_is_in_no_key(tmp_path: Path) -> None:
     assert there.base == str(tmp_path)
 
 
+@pytest.mark.slow
 def test_planning_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(4)
     expected = torch.rand(1)

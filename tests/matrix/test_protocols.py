@@ -55,6 +55,7 @@ def test_every_cell_is_there_once_per_budget_and_teachers_keep_their_own() -> No
 # ---------------------------------------------------------------- windows
 
 
+@pytest.mark.slow
 def test_windows_are_tried_by_methods_that_read_a_teacher_and_the_whole_is_no_window() -> None:
     planned = _planned(distill=[{"end": [0.25, 1]}, {"start": 0.5, "scale": ["jump", "keep"]}])
     taught = [cell for cell in planned.cells if cell.teacher]
@@ -192,6 +193,7 @@ def test_a_pool_of_workers_refuses_an_ensemble_in_one_line() -> None:
 # ---------------------------------------------------------------- what results know of it
 
 
+@pytest.mark.slow
 def test_a_lock_gives_back_windows_ensembles_and_starts() -> None:
     students = ["resnet8", {"blockwise": {"of": "T(seed=0)"}}]
     planned = _planned(
@@ -204,6 +206,7 @@ def test_a_lock_gives_back_windows_ensembles_and_starts() -> None:
     assert [c.key for c in file.lock().plan.cells] == [c.key for c in planned.cells]
 
 
+@pytest.mark.slow
 def test_cells_are_told_apart_by_their_windows_as_the_matrix_writes_them() -> None:
     """Against the whole training, whichever window is the commonest; the baseline has none."""
 

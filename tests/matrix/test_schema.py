@@ -66,6 +66,7 @@ def test_the_starter_satisfies_the_schema_and_is_planned_as_it_stands(validator:
     assert planned.devices
 
 
+@pytest.mark.slow
 def test_the_starters_commented_lines_work_too(validator: Any) -> None:
     lines = starter().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("# exclude:"))
@@ -135,6 +136,7 @@ def test_an_editor_sees_what_loading_refuses(line: str, message: str, validator:
         validator.validate(_values("\n".join([*kept, line])))
 
 
+@pytest.mark.slow
 def test_the_schema_names_every_student_method_and_device() -> None:
     definitions = json_schema()["$defs"]
     for kind, names in (
@@ -146,6 +148,7 @@ def test_the_schema_names_every_student_method_and_device() -> None:
         assert set(definitions[kind]["anyOf"][1]["properties"]) == names
 
 
+@pytest.mark.slow
 def test_the_schema_explains_every_key_and_every_setting_that_its_file_explains() -> None:
     schema = json_schema()
     assert all("description" in value for value in schema["properties"].values())
@@ -191,6 +194,7 @@ def test_the_examples_of_other_pages_are_in_order(page: str, validator: Any) -> 
         loads(yaml.safe_dump(values))  # names, settings and devices are there
 
 
+@pytest.mark.slow
 def test_the_default_matrix_is_as_large_as_promised() -> None:
     planned = plan(load(ROOT / "matrix.yaml"))
     cells = planned.cells

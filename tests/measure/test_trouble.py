@@ -403,6 +403,7 @@ def test_a_check_holds_a_board_against_what_its_profile_knows_of_the_kind() -> N
 
 
 @pytest.mark.parametrize("name", catalogue.devices())
+@pytest.mark.slow
 def test_every_profile_keeps_the_contract(name: str) -> None:
     profile = catalogue.device(name)
     assert profile.title and profile.runtimes

@@ -286,6 +286,7 @@ def test_a_process_that_dies_of_a_layout_is_no_end_of_the_run(ktbench: Commands)
     assert layout.name == "contiguous" and "channels-last: " in layout.reason
 
 
+@pytest.mark.slow
 def test_a_job_says_what_a_training_of_its_cell_would_compute() -> None:
     cell: Cell = training.cell("none", student=training.cell("none").student)
     verdict = check_arithmetic(ArithmeticJob(cell, Path()))

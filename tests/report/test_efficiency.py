@@ -360,6 +360,7 @@ def test_every_budget_has_its_name_and_curves_are_those_of_the_longest(study: Pa
     assert ">no transfer<" in drawn and ">kd ← T0<" in drawn and "epochs=" not in drawn
 
 
+@pytest.mark.slow
 def test_a_swept_budget_and_a_window_are_no_unfairness(study: Path) -> None:
     section = sections.fairness(Analysis(load_results(study)))
     notes = [part for part in section.parts if isinstance(part, Note)]

@@ -122,6 +122,7 @@ def test_rate_and_gain_of_seeds_that_finish_stand_beside_every_gain(tmp_path: Pa
         assert {"own_failures", "planned", "protocol_gain"} <= set(frame.columns), name
 
 
+@pytest.mark.slow
 def test_two_seeds_give_no_verdict_and_the_page_says_what_to_run(tmp_path: Path) -> None:
     shape = Shape(students=STUDENT, gains={"kd": 0.3}, seeds=2, epochs=2)
     analysis = _analysis(tmp_path / "run", shape)
@@ -179,6 +180,7 @@ def test_intervals_cover_where_a_fifth_of_the_seeds_fail(
     assert failing_seeds.coverage(failing_seeds.ALONE, failing_seeds._students_t, 5, 2000) < 0.7
 
 
+@pytest.mark.slow
 def test_few_tables_have_a_false_sign_where_a_fifth_of_the_seeds_fail() -> None:
     assert failing_seeds.false_signs(0.2, 5, tables=60) <= 0.1
 
@@ -186,6 +188,7 @@ def test_few_tables_have_a_false_sign_where_a_fifth_of_the_seeds_fail() -> None:
 # ---------------------------------------------------------------- times to a target
 
 
+@pytest.mark.slow
 def test_seeds_that_never_reach_the_target_are_censored_and_not_left_out(tmp_path: Path) -> None:
     shape = Shape(students=STUDENT, gains={"kd": 0.03, "fitnet": -0.2}, seeds=5, epochs=6)
     failed = failing(kd=(1, 3)).failed
@@ -221,6 +224,7 @@ def test_a_cells_details_tell_the_mean_and_interval_before_its_own_seed(tmp_path
             )
 
 
+@pytest.mark.slow
 def test_the_headlines_accuracies_are_means_with_their_interval(tmp_path: Path) -> None:
     lines = sentences(_analysis(tmp_path / "run", failing()))
     [told] = [line for line in lines if "most accurate" in line]

@@ -201,5 +201,6 @@ def test_a_swap_within_the_noise_of_the_medians_is_not_named(tmp_path: Path) -> 
     assert row["swapped"] == 0 and row["unclear"] > 0 and row["tau_low"] < row["tau"]
 
 
+@pytest.mark.slow
 def test_one_device_has_no_order_to_compare(tmp_path: Path) -> None:
     assert sections.stability(analysis_of(tmp_path / "run", Shape(seeds=2, epochs=2))) == ()

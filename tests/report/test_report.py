@@ -102,6 +102,7 @@ def test_figures_of_an_earlier_report_do_not_stay(troubled: Path) -> None:
     other.unlink()
 
 
+@pytest.mark.slow
 def test_a_table_on_the_page_and_its_csv_tell_the_same(troubled: Path) -> None:
     gains = pd.read_csv(troubled / "report" / "tables" / "gains.csv")
     row = gains[(gains["student"] == "vgg_shallow") & (gains["method"] == "kd")].iloc[0]

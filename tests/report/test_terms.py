@@ -54,10 +54,12 @@ def tables(analysis: Analysis) -> dict[str, Table]:
     return {part.name: part for part in section.parts if isinstance(part, Table)}
 
 
+@pytest.mark.slow
 def test_results_without_pairs_and_terms_have_no_such_section(tmp_path: Path) -> None:
     assert terms(changed(tmp_path / "run")) == ()
 
 
+@pytest.mark.slow
 def test_pairs_are_shown_by_technique_and_student_and_disorder_is_said(tmp_path: Path) -> None:
     shown = changed(tmp_path / "run", attention={"pairing": IN_ORDER}, fitnet={"pairing": CROSSED})
     frame = tables(shown)["pairs"].frame

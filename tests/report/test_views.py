@@ -133,6 +133,7 @@ def test_a_group_that_lacks_a_seed_does_not_tilt_the_mean_over_everything(tmp_pa
     assert view_reuse.by_group(pairs)["n"].value_counts().to_dict() == {4: 11, 3: 1}
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_the_share_of_passes_whose_view_came_before(both: Path) -> None:
     rows = view_reuse.by_group(Analysis(load_results(both)).reused)
     taught, alone = rows[~rows["is_baseline"]], rows[rows["is_baseline"]]

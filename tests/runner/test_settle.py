@@ -91,6 +91,7 @@ def test_what_has_been_settled_is_not_asked_for_again(tmp_path: Path) -> None:
     assert all(c.n >= n.get((c.student, c.method), 0) for c in second.comparisons)
 
 
+@pytest.mark.slow
 def test_seeds_that_only_the_baseline_has_are_used_first(tmp_path: Path) -> None:
     more = [{"student": "resnet8", "method": "none", "seed": [7, 9]}]
     matrix = write_matrix(tmp_path / "m.yaml", seeds=1, students="resnet8", include=more)
@@ -147,6 +148,7 @@ def test_a_run_of_it_trains_the_new_cells_alone(ktbench: Commands, tmp_path: Pat
     assert row["n"] == stats.FIRST_SEEDS
 
 
+@pytest.mark.slow
 def test_nothing_to_settle_writes_nothing(ktbench: Commands, tmp_path: Path) -> None:
     matrix = write_matrix(tmp_path / "m.yaml", students="resnet8", methods=["kd"], seeds=5)
     shape = Shape(students=("resnet8",), gains={"kd": 0.4}, noise=0.001, epochs=1)

@@ -47,6 +47,7 @@ def by_start(folder: Path) -> dict[str, Result]:
 # ---------------------------------------------------------------- the plan
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_other_matrix_with_the_same_student_and_seed_is_one_start(
     tmp_path: Path,
 ) -> None:
@@ -74,6 +75,7 @@ def test_every_cell_of_the_other_matrix_with_the_same_student_and_seed_is_one_st
     assert [teacher.name for teacher in plan.teachers] == ["T"]
 
 
+@pytest.mark.slow
 def test_a_key_holds_what_the_cell_begins_from_and_is_as_before_without(tmp_path: Path) -> None:
     plan = planned(write_both(tmp_path))
     fresh, *begun = plan.cells
@@ -113,6 +115,7 @@ def test_a_start_that_is_none_is_told_in_one_line(tmp_path: Path, start: Any, wo
     assert len(str(told.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_pairs_by_similarity_and_other_networks_are_skipped_with_the_reason(tmp_path: Path) -> None:
     pairs = {"pairs": {"similarity": {"warmup_epochs": 1}}}
     teachers = SMALL["teachers"]
@@ -128,6 +131,7 @@ def test_pairs_by_similarity_and_other_networks_are_skipped_with_the_reason(tmp_
 # ---------------------------------------------------------------- weights
 
 
+@pytest.mark.slow
 def test_all_that_fits_is_taken_but_the_head(tmp_path: Path) -> None:
     before = cell("none")
     [made] = train([before], tmp_path / "before")

@@ -176,6 +176,7 @@ def test_95_of_100_t_intervals_of_paired_gains_hold_the_true_gain(n: int) -> Non
     assert 0.945 < held < 0.955
 
 
+@pytest.mark.slow
 def test_95_of_100_welch_intervals_hold_the_true_difference() -> None:
     draws, true = np.random.default_rng(4), 0.02
     found = [
@@ -197,6 +198,7 @@ def test_the_bootstrap_covers_with_many_seeds_and_falls_short_with_five(
     assert least < np.mean(held) < most
 
 
+@pytest.mark.slow
 def test_holm_keeps_false_signs_in_a_whole_matrix_to_its_level() -> None:
     draws, matrices, cells, n = np.random.default_rng(5), 2000, 32, 5
     false, unadjusted = 0, 0

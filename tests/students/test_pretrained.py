@@ -191,6 +191,7 @@ def test_what_transformers_names_otherwise_has_a_place_here() -> None:
 # ---------------------------------------------------------------- keys
 
 
+@pytest.mark.slow
 def test_a_key_names_what_the_files_hold_and_not_where_they_lie(folder: Path) -> None:
     base = folder.parent
     [cell] = [c for c in planned(base).cells if c.teacher]
@@ -207,6 +208,7 @@ def test_a_key_names_what_the_files_hold_and_not_where_they_lie(folder: Path) ->
     assert cell.key not in {c.key for c in planned(base).cells}
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_another_key(folder: Path) -> None:
     before = {c.key for c in planned(folder.parent).cells}
     text = (folder / "tokenizer.json").read_text()
@@ -214,6 +216,7 @@ def test_another_tokenizer_is_another_key(folder: Path) -> None:
     assert not before & {c.key for c in planned(folder.parent).cells}
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_changes_after_the_plan_is_refused(folder: Path) -> None:
     spec = planned(folder.parent).cells[0].data
     (folder / "tokenizer.json").write_text(learn(sentences(90)[0], 110, lowercase=True))
@@ -224,6 +227,7 @@ def test_a_tokenizer_that_changes_after_the_plan_is_refused(folder: Path) -> Non
 # ---------------------------------------------------------------- the tokenizer
 
 
+@pytest.mark.slow
 def test_texts_are_read_by_the_tokenizer_of_the_network(folder: Path) -> None:
     data = load(planned(folder.parent).cells[0].data, folder.parent)
     assert data.dimensions["vocabulary"] == PIECES

@@ -254,6 +254,7 @@ def test_every_stage_has_a_name_and_a_batch_of_maps_or_tokens(name: str, student
     assert features.preacts == ()
 
 
+@pytest.mark.slow
 def test_the_head_reads_the_embedding(name: str, student: Student) -> None:
     with torch.no_grad():
         features = student.forward_features(inputs_of(name))

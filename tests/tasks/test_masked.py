@@ -132,6 +132,7 @@ print(total.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_masks_and_held_out_draws_are_the_same_from_any_process(spec: DataSpec) -> None:
     data = loaded(spec.model_dump_json())
     stream, chosen = Stream(data, 3, 32), torch.tensor([9, 2, 5])

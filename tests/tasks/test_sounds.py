@@ -302,6 +302,7 @@ def test_what_belongs_to_images_is_refused_for_sounds(
 # ---------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_a_batch_is_the_same_from_any_process_and_beside_any_other_sound(spec: DataSpec) -> None:
     answers = {
         subprocess.run(
@@ -316,6 +317,7 @@ def test_a_batch_is_the_same_from_any_process_and_beside_any_other_sound(spec: D
     assert len(answers) == 1
 
 
+@pytest.mark.slow
 def test_shift_and_noise_are_drawn_anew_by_view_and_bounded(spec: DataSpec) -> None:
     data = loaded(spec.model_dump_json())
     samples = Stream(data, 5, 32).samples

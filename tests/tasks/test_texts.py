@@ -53,6 +53,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> DataSpec:
 # ---------------------------------------------------------------- word pieces
 
 
+@pytest.mark.slow
 def test_a_vocabulary_is_the_same_from_any_process() -> None:
     """The library alone numbers pieces by a hash table's order, which differs by process."""
     answers = {
@@ -108,6 +109,7 @@ def _trained(cells: list[Any], root: Path, **options: Any) -> list[Checkpoint]:
     return made  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 def test_a_text_cell_alone_in_a_cohort_and_resumed_has_the_same_bits(
     spec: DataSpec, tmp_path: Path
 ) -> None:

@@ -264,5 +264,6 @@ def test_the_teachers_seconds_are_those_of_its_passes_when_they_were_stored(
     assert warm.made.cost.teacher_seconds == (STEPS - 1) * 100.0 + 1.0
 
 
+@pytest.mark.slow
 def test_a_live_source_that_nothing_is_taken_from_is_the_teacher_itself(tmp_path: Path) -> None:
     assert source(cell("none"), tmp_path, source="live") is teacher(tmp_path)

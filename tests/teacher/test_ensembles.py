@@ -110,6 +110,7 @@ def test_logits_of_the_drawn_teachers_are_averaged_and_no_other_is_run() -> None
             assert source.seconds() == sum(members[i].seconds() for i in chosen)
 
 
+@pytest.mark.slow
 def test_a_single_drawn_teacher_is_heard_whole_at_the_price_of_one_pass() -> None:
     members = _members()
     source = Sampled(members, sample=1)
@@ -210,6 +211,7 @@ def test_students_of_an_ensemble_are_the_same_alone_in_a_cohort_stopped_and_cach
     assert _train([cells[0]], tmp_path, "stopped") == [together[0]]
 
 
+@pytest.mark.slow
 def test_a_cache_keeps_each_members_outputs_whatever_is_drawn_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def _failing(root: Path, **settings: Any) -> Cell:
 
 
 @pytest.mark.parametrize("raises", [False, True], ids=["goes on", "then raises"])
+@pytest.mark.slow
 def test_a_term_that_was_not_finite_is_named_with_its_own_step(
     raises: bool, tmp_path: Path
 ) -> None:
@@ -384,6 +385,7 @@ def test_a_missing_compiler_is_told_before_anything_is_trained(tmp_path: Path) -
 # ---------------------------------------------------------------- the benchmarks' own sides
 
 
+@pytest.mark.slow
 def test_the_plain_loop_and_ours_train_to_the_same_weights() -> None:
     """Otherwise their times are not of the same work."""
     pair = Pair(teacher="resnet14", student="resnet8", image=16, batch=16, images=80)

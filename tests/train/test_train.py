@@ -143,6 +143,7 @@ def test_the_teacher_is_in_eval_mode_and_its_buffers_stay(tmp_path: Path) -> Non
     assert not any(p.requires_grad for p in source._network.parameters())
 
 
+@pytest.mark.slow
 def test_a_teacher_that_moves_is_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = teacher(tmp_path)
     state = {k: v.clone() for k, v in source._network.state_dict().items()}
@@ -206,6 +207,7 @@ def test_a_cell_in_a_cohort_costs_what_it_costs_alone_in_flops(
         assert made.cost.teacher_flops == alone[method].cost.teacher_flops
 
 
+@pytest.mark.slow
 def test_the_teachers_share_of_the_cost_stands_apart(alone: dict[str, Checkpoint]) -> None:
     none, kd = alone["none"].cost, alone["kd"].cost
     assert none.teacher_flops == 0
@@ -305,6 +307,7 @@ def test_a_diverging_cell_fails_with_its_step_and_the_others_go_on(
     assert "\n" not in failure.reason
 
 
+@pytest.mark.slow
 def test_an_impossible_method_is_a_failure_with_its_reason(tmp_path: Path) -> None:
     [failure] = train([cell("kd", settings={"temperature": -1.0})], tmp_path)
     assert isinstance(failure, Failure)

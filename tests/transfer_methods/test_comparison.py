@@ -216,6 +216,7 @@ def test_the_loss_is_the_comparisons(name: str, pair: tuple[str, str]) -> None:
 
 
 @each_pair
+@pytest.mark.slow
 def test_activation_boundaries_are_the_comparisons(pair: tuple[str, str]) -> None:
     teacher, student = sides(pair)
     method: Any = built("ab", pair, compatible="repdistiller")

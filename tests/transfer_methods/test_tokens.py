@@ -434,6 +434,7 @@ def test_a_wrong_setting_is_told_in_one_line(
         catalogue.method_config(name, settings)
 
 
+@pytest.mark.slow
 def test_images_are_skips_with_a_reason_where_there_are_no_tokens_and_no_text() -> None:
     text = """
 data: {source: digits, train_size: 60}
