@@ -198,6 +198,14 @@ class Samples(Protocol):
         """
 
 
+def objection_to_image_keys(spec: DataSpec, noun: str) -> tuple[tuple[str, ...], str] | None:
+    """Return the first key of `data` that shapes images, with the reason, or None."""
+    for key in ("image_column", "image_size", "augment"):
+        if getattr(spec, key) != DataSpec.model_fields[key].default:
+            return (key,), f"is for images, and these are {noun}s: leave it out"
+    return None
+
+
 class Task(ABC):
     """What a data set's samples are, and how networks that learn them are trained and judged.
 

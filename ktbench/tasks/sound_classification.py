@@ -17,7 +17,7 @@ from ktbench.data.sounds import PLACING, RESAMPLING, sounds
 from ktbench.records import DataSpec, canonical_json
 from ktbench.students._contract import Inputs
 from ktbench.tasks._classification import METRICS, Classification
-from ktbench.tasks._contract import InputSpec, Signature, Source
+from ktbench.tasks._contract import InputSpec, Signature, Source, objection_to_image_keys
 from ktbench.tasks._log_mel import FLOOR, Front, LogMel, Recipe, filters
 
 SHIFT, VOLUME, NOISE = 1, 2, 3
@@ -109,10 +109,7 @@ class Learning(Classification):
 
     def problem(self, spec: DataSpec, signature: Signature) -> tuple[tuple[str, ...], str] | None:
         """See `Task.problem`: what shapes images has no meaning for sounds."""
-        for key in ("image_column", "image_size", "augment"):
-            if getattr(spec, key) != DataSpec.model_fields[key].default:
-                return (key,), "is for images, and these are sounds: leave it out"
-        return None
+        return objection_to_image_keys(spec, self.noun)
 
     def signature(
         self, classes: int, shapes: tuple[tuple[int, ...], ...], facts: Mapping[str, Any]

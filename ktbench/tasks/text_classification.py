@@ -22,7 +22,15 @@ from ktbench.data.word_pieces import Text, WordPieces, learn, read_tokenizer, se
 from ktbench.records import DataSpec, KtbenchError, canonical_json, digest_of
 from ktbench.students._contract import FilePath, Inputs, each, parts
 from ktbench.tasks._classification import METRICS, Classification
-from ktbench.tasks._contract import Arrays, InputSpec, Labels, Samples, Signature, Source
+from ktbench.tasks._contract import (
+    Arrays,
+    InputSpec,
+    Labels,
+    Samples,
+    Signature,
+    Source,
+    objection_to_image_keys,
+)
 
 TOKENIZER = "tokenizer.json"
 """File that turns texts into ids, beside each exported one."""
@@ -137,10 +145,7 @@ class Learning(Classification):
 
     def problem(self, spec: DataSpec, signature: Signature) -> tuple[tuple[str, ...], str] | None:
         """See `Task.problem`: what shapes images has no meaning for texts."""
-        for key in ("image_column", "image_size", "augment"):
-            if getattr(spec, key) != DataSpec.model_fields[key].default:
-                return (key,), "is for images, and these are texts: leave it out"
-        return None
+        return objection_to_image_keys(spec, self.noun)
 
     def signature(
         self, classes: int, shapes: tuple[tuple[int, ...], ...], facts: Mapping[str, Any]
