@@ -55,6 +55,7 @@ from ktbench.stats.intervals import (
 )
 from ktbench.stats.mean_ranks import LEAST_RANKED, MeanRanks, mean_ranks
 from ktbench.stats.ranks import Agreement, Ranked, agreement, concordance, ranked
+from ktbench.stats.sequential import SeedRule, Standing, standing
 from ktbench.stats.statistical_power import (
     FIRST_SEEDS,
     MOST_SEEDS,
@@ -88,8 +89,10 @@ __all__ = [
     "Median",
     "Pairs",
     "Ranked",
+    "SeedRule",
     "Settling",
     "Sign",
+    "Standing",
     "TechniquePairs",
     "Unpaired",
     "agreement",
@@ -125,6 +128,7 @@ __all__ = [
     "signs",
     "signs_at",
     "split",
+    "standing",
     "t_test",
     "t_test_power",
     "welch",
