@@ -19,6 +19,7 @@ _COMMANDS = {
     "plan": "plan:plan",
     "report": "report:report",
     "compare": "compare:compare",
+    "replay": "replay:replay",
     "verify": "verify:verify",
     "pack": "pack:pack",
     "measure": "measure:measure",
