@@ -148,6 +148,11 @@ def _protocols(plan: Plan) -> list[str]:
         if metric != ACCURACY:
             less = ", less is better" if metric.better == "less" else ""
             lines.append(f"judged by {metric.name}{less}")
+    if plan.race is not None:
+        lines.append(
+            f"seeds:    {plan.race.start} of each comparison, then one by one up to "
+            f"{plan.race.most} as they are needed; cells and costs are of all of them"
+        )
     budgets = dict.fromkeys(cell.train.epochs for cell in plan.cells)
     if len(budgets) > 1:
         lines.append(f"budgets:  {', '.join(map(str, budgets))} epochs")

@@ -136,7 +136,7 @@ def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Consol
     devices = ", ".join(d.name for d in plan.devices) or "no device"
     _say(
         console,
-        f"[bold]{escape(plan.name)}[/]: {_count(len(plan.cells), 'cell')} from {escape(teachers)}, "
+        f"[bold]{escape(plan.name)}[/]: {_cells(plan)} from {escape(teachers)}, "
         f"{_count(len(plan.exports), 'export')} each, measured on {escape(devices)}; "
         f"results in {escape(str(folder))}",
     )
@@ -146,6 +146,14 @@ def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Consol
         )
     for note in data_notes(data):
         _say(console, escape(f"data: {note}"))
+
+
+def _cells(plan: Plan) -> str:
+    """Say how many cells there are, or may be in a race of seeds."""
+    cells = _count(len(plan.cells), "cell")
+    if plan.race is None:
+        return cells
+    return f"at most {cells} ({plan.race.start} to {plan.race.most} seeds of each comparison)"
 
 
 _STAGES = ("data", "arithmetic", "teachers", "blocks", "training", "export", "measuring", "report")

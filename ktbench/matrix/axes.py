@@ -76,7 +76,7 @@ class AxesResolver:
         methods = self.items(METHODS, matrix.methods, ("methods",))
         if BASELINE not in methods:
             methods = [BASELINE, *methods]
-        for number, seed in repeated(matrix.seeds):
+        for number, seed in repeated(matrix.all_seeds):
             self.add_problem(("seeds", number), f"{seed} is listed twice")
         views, budgets, windows = self._views(), self._budgets(), self._windows()
         if not matrix.teacher.keep:

@@ -6,7 +6,7 @@ import json
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -200,7 +200,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     """Return the first model inside an annotation: optional, or in a tuple."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation if issubclass(annotation, BaseModel) else None
-    if get_origin(annotation) in (tuple, Union, types.UnionType):
+    if get_origin(annotation) in (tuple, Union, types.UnionType, Annotated):
         models = (_model_in(inner) for inner in get_args(annotation))
         return next((model for model in models if model is not None), None)
     return None

@@ -73,7 +73,7 @@ class Rules:
     def drafts(self) -> list[Draft]:
         """Return the cells by student, method, teacher, budget, window, views and seed."""
         axes, matrix = self.axes, self.matrix
-        product_of_axes = self._block(axes, matrix.seeds, matrix.train)
+        product_of_axes = self._block(axes, matrix.all_seeds, matrix.train)
         drafts = {draft.place: draft for draft in product_of_axes}
         for number, include in enumerate(matrix.include):
             self._include(include, ("include", number), drafts)
@@ -196,7 +196,7 @@ class Rules:
         train = self.resolver.train(rule.train, (*path, "train"))
         if len(self.resolver.problems) > before:
             return
-        seeds = rule.seed or self.matrix.seeds
+        seeds = rule.seed or self.matrix.all_seeds
         changed = False
         for draft in self._block(axes, seeds, train):
             if "epochs" in rule.train and self.resolver.controlled_start(draft.student):

@@ -8,9 +8,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
     PrivateAttr,
+    Tag,
     model_validator,
 )
 from pydantic import field_validator as validator
@@ -25,13 +27,14 @@ from ktbench.records import (
     Limits,
     NumericSpec,
     Precision,
+    SeedRace,
     SourceSpec,
     TrainSpec,
 )
 from ktbench.records.cell import MOST_EPOCHS
 from ktbench.records.printable import LARGEST, Count, Flag, FolderName, Line, Name, Number, Whole
+from ktbench.records.run_options import MOST_SEEDS
 
-MOST_SEEDS = 10_000
 MOST_MEMBERS = 1_000
 """Longest list that is not one of seeds."""
 MOST_OF_A_GRID = 16
@@ -260,6 +263,11 @@ class Include(Section):
     """Changes of these cells' training to `train`; the report says so."""
 
 
+def _kind_of_seeds(value: Any) -> str:
+    """Tag of a value of `seeds`."""
+    return "race" if isinstance(value, dict | SeedRace) else "list"
+
+
 class Matrix(Section):
     """The axes of a benchmark: every student learns by every method from every teacher."""
 
@@ -274,8 +282,12 @@ class Matrix(Section):
     methods: Several[ItemEntry] = ()
     """Ways to learn; `{attention: {weight: [100, 1000]}}` tries each value. The baseline `none` is
     always one of them."""
-    seeds: Annotated[Seeds, Field(min_length=1)] = (0, 1, 2)
-    """A list of seeds, or how many."""
+    seeds: (
+        Annotated[Annotated[Seeds, Field(min_length=1)], Tag("list")]
+        | Annotated[SeedRace, Tag("race")]
+    ) = Field(default=(0, 1, 2), discriminator=Discriminator(_kind_of_seeds))
+    """A list of seeds, or how many; `{start: 3, most: 20}` adds seeds one by one to the comparisons
+    that they may decide."""
     views: Several[Views] = ()
     """Numbers of augmentations per image through which epochs cycle, and `fresh` for new ones in
     every epoch: each is tried by every method. `train.views` when not given."""
@@ -322,6 +334,11 @@ class Matrix(Section):
                 )
             return list(range(value))
         return value
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """All seeds that may be needed."""
+        return tuple(range(self.seeds.most)) if isinstance(self.seeds, SeedRace) else self.seeds
 
     @property
     def origin(self) -> Origin:

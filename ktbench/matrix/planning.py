@@ -28,6 +28,7 @@ from ktbench.records import (
     Item,
     KtbenchError,
     Plan,
+    SeedRace,
     Skip,
     Start,
     Teacher,
@@ -118,6 +119,7 @@ def plan(matrix: Matrix) -> Plan:
         blockwise=matrix.blockwise.run,
         limits=matrix.limits,
         pretrained_in=tuple(name_of(other) for other in matrix.others.values()),
+        race=matrix.seeds if isinstance(matrix.seeds, SeedRace) else None,
     )
 
 

@@ -10,7 +10,6 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from ktbench import catalogue
 from ktbench.catalogue import SettingInfo
 from ktbench.matrix.models import (
-    MOST_SEEDS,
     ExportGrid,
     Include,
     Matrix,
@@ -20,6 +19,7 @@ from ktbench.matrix.models import (
     WindowGrid,
 )
 from ktbench.records import DeviceSpec, TrainSpec
+from ktbench.records.run_options import MOST_SEEDS
 
 Schema = dict[str, Any]
 _OWN = ":"
@@ -74,6 +74,11 @@ def json_schema() -> Schema:
 
 def _short_forms(value: Schema) -> Schema:
     """Let a list be written as its one member."""
+    if "oneOf" in value:  # a list, or something else
+        first, *rest = value.pop("oneOf")
+        value = _short_forms({**first, **value})
+        value["anyOf"] += rest
+        return value
     if value.get("type") != "array":
         return value
     header: Schema = {k: value.pop(k) for k in ("description", "default", "title") if k in value}

@@ -30,7 +30,7 @@ def size_problems(matrix: Matrix) -> list[Problem]:
     if teachers > MOST_TEACHERS:
         return [_problem(("teachers",), teachers, "teachers", MOST_TEACHERS)]
     rest = (len(matrix.views), len(matrix.budget), _windows(matrix.distill))
-    cells = _product(students, methods, teachers, len(matrix.seeds), *rest)
+    cells = _product(students, methods, teachers, len(matrix.all_seeds), *rest)
     if cells > MOST_CELLS:
         return [_problem((), cells, "cells", MOST_CELLS)]
     problems = []
@@ -48,7 +48,7 @@ def _block(include: Include, base: str, matrix: Matrix, axes: tuple[int, int, in
         students + _items(STUDENTS, include.student, base) if include.student else students,
         methods + _items(METHODS, include.method, base) if include.method else methods,
         teachers,
-        len(include.seed or matrix.seeds),
+        len(include.seed or matrix.all_seeds),
         len(include.views or matrix.views),
         len(include.budget or matrix.budget),
         _windows(include.distill or matrix.distill),

@@ -73,6 +73,7 @@ from ktbench.records.run_options import (
     Limits,
     Precision,
     Quantisation,
+    SeedRace,
     SourceSpec,
 )
 
@@ -125,6 +126,7 @@ __all__ = [
     "Quantisation",
     "Record",
     "Result",
+    "SeedRace",
     "Skip",
     "SoughtBlock",
     "SoughtNetwork",

@@ -23,6 +23,7 @@ from ktbench.records.run_options import (
     DeviceSpec,
     ExportSpec,
     Limits,
+    SeedRace,
     SourceSpec,
 )
 
@@ -410,6 +411,8 @@ class Plan(Record):
     limits: Limits = Limits()
     pretrained_in: tuple[str, ...] = ()
     """Names of the matrices whose cells others begin from; no weight depends on them."""
+    race: SeedRace | None = None
+    """How seeds are added one by one; then `cells` are those of all seeds that may be needed."""
 
     @property
     def pretrainings(self) -> tuple[Teacher, ...]:

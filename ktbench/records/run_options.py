@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ktbench.records.base import Record
 from ktbench.records.printable import Flag, Line, Name, Number, Whole
@@ -33,6 +33,28 @@ class BlockRun(Record):
     `queue`: a free worker takes the next."""
     watts: Annotated[Number, Field(gt=0, le=1e6)] = 10.0
     """Power of one busy core, to estimate energy where the processor does not count it."""
+
+
+LEAST_SEEDS = 3
+"""Seeds below which there is no verdict."""
+MOST_SEEDS = 10_000
+
+
+class SeedRace(Record):
+    """Seeds that each comparison gets one by one, as long as they may decide it; in no key."""
+
+    start: Annotated[Whole, Field(ge=LEAST_SEEDS, le=MOST_SEEDS)] = LEAST_SEEDS
+    """Seeds that every comparison begins with."""
+    most: Annotated[Whole, Field(ge=LEAST_SEEDS, le=MOST_SEEDS)] = 20
+    """Seeds of a comparison at most."""
+    decide: Flag = True
+    """Add seeds after the first ones; `false` stops there, and a later run can go on."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SeedRace:
+        if self.start > self.most:
+            raise ValueError(f"start must be at most {self.most} (most), not {self.start}")
+        return self
 
 
 class Limits(Record):

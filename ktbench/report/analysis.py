@@ -288,7 +288,9 @@ class Analysis:
         frame = frame.join(_failures(cells, number))
         pairs = _pairs(cells, number)
         compared = ~frame["is_baseline"].to_numpy(dtype=bool)
-        return frame.join(judged(pairs, compared, self.task.metric.step / 2))
+        race = self.results.lock.plan.race
+        rule = None if race is None else stats.SeedRule(race.start, race.most)
+        return frame.join(judged(pairs, compared, self.task.metric.step / 2, rule))
 
     @staticmethod
     def _groups(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[int]]:

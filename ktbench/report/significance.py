@@ -14,7 +14,10 @@ _FAILING = "seeds fail: mend the training first"
 
 
 def judged(
-    pairs: stats.Pairs, compared: stats.Bools, smallest: float = stats.SMALLEST_GAIN
+    pairs: stats.Pairs,
+    compared: stats.Bools,
+    smallest: float = stats.SMALLEST_GAIN,
+    race: stats.SeedRule | None = None,
 ) -> pd.DataFrame:
     """One row per group: its gain by intention to treat, sign, effect, and seeds that decide it.
 
@@ -22,7 +25,8 @@ def judged(
     interval counts failed trainings at chance level, `protocol_gain` is that of the pairs in which
     both sides `arrived`, `risk_low` and `risk_high` count failures not seen. `alone` is the sign by
     the group's own p, `sign` the one that stays among the whole family (Holm). No more seeds are
-    asked for where an observed gain is within `smallest` of zero.
+    asked for where an observed gain is within `smallest` of zero. `race` is the state of a
+    comparison whose seeds were added one by one (`raced`), and empty for others.
     """
     one = stats.judge_by_intention(pairs, len(compared))
     p = np.where(compared, one.p, np.nan)
@@ -55,9 +59,45 @@ def judged(
         }
     )
     frame["bca_low"], frame["bca_high"] = _bootstrapped(gains, one.n * compared * ~failing)
+    if race is not None:
+        return raced(frame, gains, compared, race)
+    frame["race"] = ""
     frame["settled_by"], frame["unsettled_why"] = _settling(
         one, adjusted, frame, compared, smallest
     )
+    return frame
+
+
+_LEFT = {
+    "open": "has not all the seeds of its race yet",
+    "hopeless": "its last seed would hardly decide it",
+    "exhausted": "has all its seeds",
+}
+
+
+def raced(
+    frame: pd.DataFrame, gains: list[stats.Floats], compared: stats.Bools, rule: stats.SeedRule
+) -> pd.DataFrame:
+    """Judge by `stats.standing`, which allows for seeds that were added as they were needed.
+
+    Intervals hold at every number of seeds at once. A p of a fixed number of seeds has no meaning
+    then, nor has the number that would decide.
+    """
+    numbers = np.flatnonzero(compared)
+    own = [gains[number] for number in numbers]
+    groups = np.repeat(np.arange(len(own)), [len(values) for values in own])
+    values = np.concatenate(own) if own else np.zeros(0)
+    standing = stats.standing(stats.intervals(values, groups, len(own)), rule)
+    bounds = np.where(
+        np.isfinite([standing.low, standing.high]), [standing.low, standing.high], np.nan
+    )
+    frame.loc[numbers, "gain_low"], frame.loc[numbers, "gain_high"] = bounds
+    frame["race"] = ""
+    frame.loc[numbers, "race"] = standing.states
+    frame.loc[numbers, "sign"] = standing.sign
+    frame["alone"] = frame["sign"]
+    frame[["p", "p_holm", "p_exact", "bca_low", "bca_high", "settled_by"]] = np.nan
+    frame["unsettled_why"] = frame["race"].map(_LEFT).fillna("")
     return frame
 
 

@@ -160,6 +160,12 @@ class ResultsFolder:
             finally:
                 self._held = False
 
+    def replan(self, plan: Plan) -> None:
+        """Write another plan into the lock of the held folder, with the rest as it was opened."""
+        self._require_hold()
+        self._lock = self.lock().model_copy(update={"plan": plan})
+        write_atomically(self.lock_file, sealed(LockFile.of(self._lock)))
+
     def _prepare(self, lock: Lock, matrix_text: str, fresh: bool) -> None:
         """Prepare the held folder for a run of `lock.plan`."""
         clearing = self.path / _CLEARING

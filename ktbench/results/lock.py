@@ -29,6 +29,7 @@ from ktbench.records import (
     Plan,
     Provenance,
     Record,
+    SeedRace,
     Skip,
     SourceSpec,
     Start,
@@ -135,6 +136,12 @@ class NamedPlan(Record):
     devices: tuple[DeviceSpec, ...]
     source: SourceSpec = SourceSpec()
     blockwise: BlockRun = BlockRun()
+    race: SeedRace | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a plan with the same seeds for all has not."""
+        return without_unset(plain(self), "race")
 
     @classmethod
     def of(cls, plan: Plan) -> NamedPlan:
@@ -152,6 +159,7 @@ class NamedPlan(Record):
             devices=plan.devices,
             source=plan.source,
             blockwise=plan.blockwise,
+            race=plan.race,
         )
 
     def plan(self) -> Plan:
@@ -283,6 +291,7 @@ def _read(written: NamedPlan | PositionalPlan, cell: Callable[[Any], Cell]) -> P
         devices=written.devices,
         source=written.source,
         blockwise=written.blockwise,
+        race=written.race if isinstance(written, NamedPlan) else None,
     )
 
 

@@ -113,6 +113,8 @@ def arithmetic_wave(context: RunContext, tasks: Iterable[CellTask]) -> Checked:
     cells = {architecture(c): c for c in _trained_now(context, tasks) if c.numeric.device == "cpu"}
     checked, open_jobs = Checked(), dict[str, ArithmeticJob]()
     for name, cell in cells.items():
+        if name in context.checked.layouts:
+            continue
         digest = context.provenance_of(cell).data_digest
         open_jobs[name] = ArithmeticJob(cell, context.base, data_digest=digest)
     kills = dict.fromkeys(cells, 0)

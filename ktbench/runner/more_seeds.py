@@ -21,6 +21,7 @@ from ktbench.records import ACCURACY, Cell, Item, KtbenchError, Metric, Plan, Wi
 from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.significance import UNDECIDED
 from ktbench.results import load_results
+from ktbench.runner.seed_race import place
 from ktbench.system.files import write_atomically
 
 HEAD = "# Written by `ktbench plan --settle`"
@@ -184,11 +185,6 @@ class _Additions:
             keys[seed] = more.key
             self.cells[more.key] = more
             self.costs[more.key] = (alone, shared)
-
-
-def place(cell: Cell) -> str:
-    """Return a key that a cell shares with those that differ from it in their seed alone."""
-    return cell.model_copy(update={"seed": 0}).key
 
 
 def _fresh(used: set[int], number: int) -> list[int]:

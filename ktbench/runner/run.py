@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ktbench import catalogue
-from ktbench.engine.contract import Engine, Lost
+from ktbench.engine.contract import Engine, Lost, Workers
 from ktbench.records import Failure, KtbenchError, NumericSpec, Plan, Provenance, Result, digest_of
 from ktbench.results import ResultsFolder
 from ktbench.results.lock import TaskWords
@@ -25,6 +26,7 @@ from ktbench.runner.measurement_wave import (
 from ktbench.runner.preflight import refuse_unready
 from ktbench.runner.progress import Watcher
 from ktbench.runner.resuming import mark_again, open_tasks
+from ktbench.runner.seed_race import first_seeds, with_next_seeds
 from ktbench.runner.teacher_wave import teacher_wave
 from ktbench.system.provenance import collect
 from ktbench.train import checkpoint_interval
@@ -68,8 +70,9 @@ def run(
     provenance = {
         name: ours.model_copy(update={"data_digest": each.whole}) for name, each in digests.items()
     }
+    begun = first_seeds(plan)
     with results.open(
-        plan,
+        begun,
         matrix_text,
         ours,
         fresh=fresh,
@@ -78,16 +81,14 @@ def run(
         task=_words(plan, digests),
         remarks=remarks,
     ):
-        context = RunContext(plan, results, provenance, engine, watcher, summary, memory)
+        context = RunContext(begun, results, provenance, engine, watcher, summary, memory)
         _write_skips(context, ours)
         for note in results.notes:
             watcher.note(note)
-        teachers, references = _engine_waves(context)
+        failed, references, context = _engine_waves(context, plan)
         # Once the engine is gone: a measurement wants a quiet machine.
         measurement_wave(context, references)
-        results.write_failures(
-            [f for f in teachers.values() if isinstance(f, Failure)] + summary.unmeasured
-        )
+        results.write_failures(failed + summary.unmeasured)
         if write_report is not None:
             with clocked(summary, "report"):
                 summary.report = write_report(folder)
@@ -102,24 +103,59 @@ def _write_skips(context: RunContext, ours: Provenance) -> None:
     context.summary.skipped = len(context.plan.skips)
 
 
-def _engine_waves(context: RunContext) -> tuple[Teachers, References]:
-    """Run all waves of the engine's jobs, in order; the engine is started only for work."""
+def _engine_waves(context: RunContext, whole: Plan) -> tuple[list[Failure], References, RunContext]:
+    """Run all waves of the engine's jobs, and again for the seeds that a race of them adds.
+
+    The engine is started only for work. Returns the teachers that failed, what measurements are
+    compared with, and the context with every cell that was asked for.
+    """
+    teachers, asked, references = Teachers(), context.plan, References()
+    with ExitStack() as engine:
+        started: Workers | None = None
+
+        def workers() -> Workers:
+            nonlocal started
+            if started is None:
+                started = engine.enter_context(context.engine.at(whole, context.results.path))
+                engine.enter_context(_pool_closed(whole))
+            return started
+
+        while True:
+            teachers |= _one_round(context, workers)
+            extended = with_next_seeds(asked, whole, context.results.path)
+            there = {cell.key for cell in asked.cells}
+            added = tuple(cell for cell in extended.cells if cell.key not in there)
+            if not added:
+                break
+            words = f"{len(added)} more trainings, for comparisons that are not decided yet"
+            context.watcher.note(f"seeds: {words}")
+            context.results.replan(extended)
+            asked = extended
+            context = replace(context, plan=asked.model_copy(update={"cells": added, "skips": ()}))
+        context = replace(context, plan=asked)
+        if started is not None or unmeasured(asked, context.results):
+            workers()
+            references = reference_wave(context)
+    failed = [failure for failure in teachers.values() if isinstance(failure, Failure)]
+    return failed, references, context
+
+
+def _one_round(context: RunContext, workers: Callable[[], Workers]) -> Teachers:
+    """Run the waves that train and export the cells of the plan, where there is anything to do."""
     opened = open_tasks(context)
     todo = [*opened.tasks, *opened.restored]
-    if not todo and not unmeasured(context.plan, context.results):
-        return {}, {}
-    plan, teachers = context.plan, Teachers()
-    with context.engine.at(plan, context.results.path) as workers, _pool_closed(plan):
-        if todo:
-            context.checked.layouts.update(arithmetic_wave(context, todo).layouts)
-            teachers = teacher_wave(context, todo)
-            if any(task.cell.start is not None for task in todo):
-                from ktbench.runner.blockwise.wave import block_wave  # few matrices need it
+    if not todo:
+        return Teachers()
+    at_work = workers()
+    context.checked.layouts.update(arithmetic_wave(context, todo).layouts)
+    teachers = teacher_wave(context, todo)
+    if any(task.cell.start is not None for task in todo):
+        from ktbench.runner.blockwise.wave import block_wave  # few matrices need it
 
-                context.starts.update(block_wave(context, todo, teachers, workers))
-            cohort_wave(context, opened.tasks, teachers, workers)
-            mark_again(context, opened)
-        return teachers, reference_wave(context)
+        context.starts.update(block_wave(context, todo, teachers, at_work))
+    cohort_wave(context, opened.tasks, teachers, at_work)
+    mark_again(context, opened)
+    return teachers
 
 
 @contextmanager

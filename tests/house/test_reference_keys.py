@@ -17,6 +17,7 @@ from ktbench import matrix
 from ktbench.data import DataInfo
 from ktbench.matrix import planning
 from ktbench.records import (
+    SCHEMA,
     Assembly,
     BlockResult,
     Cell,
@@ -27,7 +28,7 @@ from ktbench.records import (
     digest_of,
 )
 from ktbench.results import ResultsFolder
-from ktbench.results.lock import LockFile
+from ktbench.results.lock import LOCK_SCHEMA, LockFile
 from ktbench.results.storage import sealed, stored
 from ktbench.results.unpacking import Unpacked
 from ktbench.tasks.image_classification import image_signature
@@ -79,7 +80,8 @@ def digests(file: Path) -> Iterator[tuple[str, str]]:
     yield "keys", digest_of(keys(ResultsFolder(folder).lock().plan))
     for pattern, kind in KINDS.items():
         for path in sorted(folder.glob(pattern)):
-            record = sealed(stored(kind, path).record)
+            newest = LOCK_SCHEMA if kind is LockFile else SCHEMA
+            record = sealed(stored(kind, path, newest=newest).record)
             yield path.relative_to(folder).as_posix(), digest_of(record)
 
 

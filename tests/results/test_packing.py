@@ -17,8 +17,10 @@ from ktbench.compare import compare
 from ktbench.records import KtbenchError
 from ktbench.report import write_report
 from ktbench.results import load_results
+from ktbench.results.lock import LOCK_SCHEMA, LockFile
 from ktbench.results.packing import pack
 from ktbench.results.run_lock import run_lock
+from ktbench.results.storage import sealed, stored
 from ktbench.results.verification import verify
 from tests.support.fuzzing import REFERENCE, published
 from tests.support.running import Commands
@@ -56,6 +58,19 @@ def test_a_packed_folder_gives_the_frames_of_the_folder(folder: Path, temporary:
     assert packed.path.parent == temporary
     del packed
     assert not list(temporary.iterdir())
+
+
+def test_a_pack_does_not_say_where_the_matrix_lay(folder: Path, tmp_path: Path) -> None:
+    file = folder / "lock.json"
+    lock = stored(LockFile, file, newest=LOCK_SCHEMA).record
+    plan = lock.plan.model_copy(update={"base": str(tmp_path / "somebody")})
+    file.write_text(sealed(lock.model_copy(update={"plan": plan})))
+    pack(folder, tmp_path / "1.ktb")
+    with zipfile.ZipFile(tmp_path / "1.ktb") as archive:
+        assert b"somebody" not in archive.read("lock.json")
+    packed = load_results(tmp_path / "1.ktb")
+    assert packed.lock.plan.base == "." and not packed.problems
+    assert not verify(tmp_path / "1.ktb").problems
 
 
 def test_the_same_folder_gives_the_same_bytes_wherever_and_whenever(

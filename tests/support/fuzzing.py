@@ -51,7 +51,7 @@ def small_folders(place: Path) -> list[Path]:
     """Write small whole results folders: of schema 1, sealed, with measurements, with blocks."""
     return [
         published("elastic-small", place / "whole"),
-        _few("hpdc18-small", place / "measured"),
+        _few("hpdc18-small-0.1", place / "measured"),
         _few("blockwise-small", place / "blocks"),
     ]
 

@@ -52,9 +52,12 @@ def gains(analysis: Analysis) -> Section:
     parts += _family_note(compared)
     parts += _unsettled(compared)
     parts.append(_gain_table(compared))
+    interval = "Student's t interval"
+    if (compared["race"] != "").any():
+        interval = "an interval that holds at every number of seeds"
     lead = (
         f"{_gain_words()} with the same student and seed, so "
-        "with the same initial weights and data order; mean over n seeds with Student's t interval "
+        f"with the same initial weights and data order; mean over n seeds with {interval} "
         f"at {100 * stats.LEVEL:.0f} %, each on its own; a seed that failed by the technique's own "
         "doing counts at chance level, and “n = 4 of 5” marks fewer seeds than planned. Signs are "
         "judged among all comparisons: full colour marks what is clear among them."
@@ -116,6 +119,8 @@ def _family_note(compared: pd.DataFrame) -> list[Part]:
     if judged.empty:
         return []
     alpha = f"{100 * (1 - stats.LEVEL):.0f} %"
+    if (judged["race"] != "").any():
+        return [Note(_race_words(judged, alpha), "muted")]
     failed = (judged["pairs_failed"] + judged["baseline_failed"] > 0).any()
     where_failed = ", and of the interval's own p where seeds failed," if failed else ""
     alone = int(((judged["sign"] == "none") & (judged["alone"] != "none")).sum())
@@ -141,6 +146,29 @@ def _family_note(compared: pd.DataFrame) -> list[Part]:
         )
     words += "Intervals cover the spread over seeds, not the choice of test samples."
     return [Note(words, "muted")]
+
+
+def _race_words(judged: pd.DataFrame, alpha: str) -> str:
+    """Say how seeds were added, and what the signs stand for then."""
+    states = judged["race"].value_counts()
+    left = ", ".join(
+        f"{states[name]} {words}"
+        for name, words in (
+            ("decided", "decided"),
+            ("hopeless", "given up, as the last seed would hardly decide them"),
+            ("exhausted", "undecided with all their seeds"),
+            ("open", "still open"),
+        )
+        if states.get(name)
+    )
+    return (
+        f"Seeds were added one by one, to {int(judged['n'].min())} to {int(judged['n'].max())} per "
+        f"comparison: {left}. Signs are those of e-values, which may be read after every seed, "
+        "and, at the last seed, of paired t tests by Holm's step-down: the chance of any false "
+        f"sign in the whole table is at most {alpha}. Tests of technique against technique take "
+        "the number of seeds for fixed, which it was not. Intervals cover the spread over seeds, "
+        "not the choice of test samples."
+    )
 
 
 _SIGNS = {
@@ -291,13 +319,16 @@ def _unsettled(compared: pd.DataFrame) -> list[Part]:
         Column("seeds to decide", hint="in all, with those that there are"),
         Column("why", number=False),
     ]
-    caption = (
-        f"Undecided: {numbers.count(len(left), 'comparison')}. “Seeds to decide” is the total with "
+    raced = (left["race"] != "").any()
+    caption = f"Undecided: {numbers.count(len(left), 'comparison')}."
+    settling = (
+        " “Seeds to decide” is the total with "
         f"which the test has {100 * stats.POWER:.0f} % power if gain and spread stay as they are; "
         f"more seeds can decide {len(can_decide)} of them. `ktbench plan MATRIX.yaml --settle DIR` "
         f"writes the matrix with these seeds. A gain within ±{scores.smallest_gain()} "
         "of zero is not worth more seeds."
     )
+    caption += "" if raced else settling
     names = ["student", "method", "teacher", "gain", "gain_low", "gain_high", "n", "planned"]
     names += ["own_failures", "tried", "protocol_gain", "sign", "p"]
     frame = ordered[[*names, "p_holm", "settled_by", "unsettled_why"]]
