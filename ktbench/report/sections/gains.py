@@ -161,13 +161,14 @@ def _race_words(judged: pd.DataFrame, alpha: str) -> str:
         )
         if states.get(name)
     )
+    least, most = int(judged["n"].min()), int(judged["n"].max())
+    seeds = f"{most} for each" if least == most else f"{least} to {most} for a"
     return (
-        f"Seeds were added one by one, to {int(judged['n'].min())} to {int(judged['n'].max())} per "
-        f"comparison: {left}. Signs are those of e-values, which may be read after every seed, "
-        "and, at the last seed, of paired t tests by Holm's step-down: the chance of any false "
-        f"sign in the whole table is at most {alpha}. Tests of technique against technique take "
-        "the number of seeds for fixed, which it was not. Intervals cover the spread over seeds, "
-        "not the choice of test samples."
+        f"Seeds were added one by one, {seeds} comparison: {left}. Signs are those of e-values, "
+        "which may be read after every seed, and, at the last seed, of paired t tests by Holm's "
+        "step-down: the chance of any false sign in the whole table is at most "
+        f"{alpha}. Tests of technique against technique take the number of seeds for fixed, which "
+        "it was not. Intervals cover the spread over seeds, not the choice of test samples."
     )
 
 
