@@ -49,5 +49,4 @@ class TeacherInputs:
     @cached_property
     def _between(self) -> Callable[[Inputs], Inputs] | None:
         """What leads to the teacher's normalisation; None where it is equal."""
-        data, trained_on = self.dataset, self.trained_on
-        return data.task.between(data.statistics, trained_on.statistics)
+        return self.dataset.between(self.trained_on)

@@ -258,7 +258,12 @@ def _requested(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _teacher(teacher: Teacher) -> dict[str, Any]:
     cell, parts = teacher.cell, {"data", "train", "numeric", "seed"}
-    brought = {"checkpoint": teacher.checkpoint, "checkpoint_digest": teacher.checkpoint_digest}
+    own = teacher.preprocess
+    brought = {
+        "checkpoint": teacher.checkpoint,
+        "checkpoint_digest": teacher.checkpoint_digest,
+        "preprocess": own.words if own is not None else None,
+    }
     return {
         "student": cell.student.label,
         **{name: value for name, value in brought.items() if value is not None},

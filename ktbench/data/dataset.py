@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,17 @@ from torch import Tensor
 from ktbench import catalogue
 from ktbench.data.counter import counter_hash
 from ktbench.data.sources import some
-from ktbench.records import DataSpec, KtbenchError
+from ktbench.records import DataSpec, KtbenchError, Preprocessing
 from ktbench.students._contract import Inputs, each, parts
-from ktbench.tasks._contract import Arrays, Labels, Signature, Source, Task, is_of_classes
+from ktbench.tasks._contract import (
+    Arrays,
+    Labels,
+    OwnInputs,
+    Signature,
+    Source,
+    Task,
+    is_of_classes,
+)
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -59,6 +67,13 @@ class DataInfo:
         """Number of a network's outputs per sample."""
         return self.signature.outputs
 
+    def for_network(self, spec: DataSpec, own: Preprocessing | None) -> DataInfo:
+        """Return sizes as a network of its own preprocessing sees them, or raise KtbenchError."""
+        if own is None:
+            return self
+        seen = catalogue.task(spec.task).own_inputs(own, self.signature)
+        return replace(self, signature=seen.signature)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -69,6 +84,8 @@ class Dataset:
     splits: Mapping[str, tuple[Inputs, Tensor]] = field(repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What was learnt from the training samples, such as a vocabulary."""
+    own: Preprocessing | None = None
+    """What its network was trained on; None for inputs as the data set has them."""
 
     def raw(self, split: Split) -> Inputs:
         """Raw samples (n, ...), as the task reads them: of images uint8, 0 to 255."""
@@ -101,8 +118,15 @@ class Dataset:
     @cached_property
     def signature(self) -> Signature:
         """Inputs and outputs of its networks."""
+        return self._own_inputs.signature
+
+    @cached_property
+    def _own_inputs(self) -> OwnInputs:
         shapes = tuple(tuple(part.shape[1:]) for part in parts(self.raw("train")))
-        return self.task.signature(len(self.classes), shapes, self.facts)
+        signature = self.task.signature(len(self.classes), shapes, self.facts)
+        if self.own is None:
+            return OwnInputs(None, signature)
+        return self.task.own_inputs(self.own, signature)
 
     @property
     def dimensions(self) -> dict[str, int]:
@@ -112,11 +136,40 @@ class Dataset:
     @cached_property
     def statistics(self) -> tuple[Tensor, ...]:
         """What inputs are normalised with, from the training samples."""
+        if self._own_inputs.statistics is not None:
+            return self._own_inputs.statistics
         return self.task.statistics(self.raw("train"), self.facts)
 
     def inputs(self, raw: Inputs) -> Inputs:
         """Return the network's inputs of raw samples (B, ...), without augmentation."""
-        return self.task.inputs(raw, self.statistics)
+        return self.fitted(self.task.inputs(raw, self.statistics))
+
+    def fitted(self, inputs: Inputs) -> Inputs:
+        """Return normalised samples (B, ...) in the size that its network reads."""
+        fit = self._own_inputs.fit
+        return inputs if fit is None else fit(inputs)
+
+    def preprocessed(self, own: Preprocessing | None) -> Dataset:
+        """Return the same samples for a network of its own preprocessing, or raise KtbenchError."""
+        if own == self.own:
+            return self
+        seen = replace(self, own=own)
+        if seen._own_inputs.statistics is None:
+            seen.__dict__["statistics"] = self.statistics
+        # Worked out of the samples alone, once for all networks that read them.
+        seen.__dict__["digest"] = self.digest
+        return seen
+
+    def between(self, other: Dataset) -> Callable[[Inputs], Inputs] | None:
+        """Return what turns these inputs into those of another's network; None if they are equal.
+
+        These are inputs as the data set has them (`own` is None), or the other's `own`.
+        """
+        move = self.task.between(self.statistics, other.statistics)
+        fit = other._own_inputs.fit if other.own != self.own else None
+        if move is None or fit is None:
+            return move or fit
+        return lambda inputs: fit(move(inputs))
 
     @cached_property
     def digest(self) -> str:

@@ -99,7 +99,7 @@ class Stream:
 
     def inputs(self, indices: Tensor, epoch: int) -> Inputs:
         """Return the network's inputs of a batch, augmented; images are laid out channels-last."""
-        return self.samples.inputs(indices, self.view(epoch))
+        return self.dataset.fitted(self.samples.inputs(indices, self.view(epoch)))
 
     def labels(self, indices: Tensor, epoch: int) -> Tensor:
         """Return the labels of a batch, one per prediction."""

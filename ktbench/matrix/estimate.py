@@ -23,6 +23,7 @@ from ktbench.records import (
     KtbenchError,
     NumericSpec,
     Plan,
+    Preprocessing,
     Record,
     Teacher,
     TrainSpec,
@@ -66,17 +67,21 @@ class StepTimer:
     base: Path
     untimed: dict[str, None] = field(default_factory=dict)
     """Labels of networks that failed."""
-    _speeds: dict[tuple[str, str, int, int, str], Speed] = field(default_factory=dict)
+    _speeds: dict[tuple[str, str, str, int, int, str], Speed] = field(default_factory=dict)
     _spent: float = 0.0
     """Seconds of timing."""
 
-    def speed(self, item: Item, cell: Cell) -> Speed:
-        """Time a network on a cell's data; zero for one that fails, which is then in `untimed`."""
-        info = describe(cell.data, self.base)
+    def speed(self, item: Item, cell: Cell, own: Preprocessing | None = None) -> Speed:
+        """Time a network on a cell's data; zero for one that fails, which is then in `untimed`.
+
+        `own` is what the network was trained on, where that is not the data's own.
+        """
+        info = describe(cell.data, self.base).for_network(cell.data, own)
         fitting = max(1, _LARGEST_INPUT // info.signature.values)
         batch = min(cell.train.batch_size, info.train_size, _LARGEST_BATCH, fitting)
         numeric = cell.numeric
-        question = (item.label, cell.data.canonical, batch, numeric.threads, numeric.layout)
+        settings = (batch, numeric.threads, numeric.layout)
+        question = (item.label, cell.data.canonical, info.signature.size, *settings)
         if catalogue.refused(item.label):
             self.untimed[item.label] = None
             return Speed(0.0, 0.0, 0)
@@ -317,7 +322,7 @@ class _Costs:
             return 0.0, 0.0
         sample = cell.teacher.sample if isinstance(cell.teacher, Ensemble) else 1
         passes = self._images(cell) * share * sample / len(cell.teachers)
-        speeds = [self.timer.speed(teacher.cell.student, cell) for teacher in cell.teachers]
+        speeds = [self.timer.speed(t.cell.student, cell, t.preprocess) for t in cell.teachers]
         seconds = sum(passes * speed.forward for speed in speeds)
         return seconds, float(sum(passes * speed.flops for speed in speeds))
 

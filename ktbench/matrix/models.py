@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic import field_validator as validator
 
 from ktbench.matrix.file_problems import Origin
+from ktbench.matrix.preprocess_entry import PreprocessEntry
 from ktbench.records import (
     BlockRun,
     BlockTrain,
@@ -125,6 +126,12 @@ class TeacherEntry(Section):
     checkpoint: Line | None = None
     """A file of the network's weights (a `state_dict`), relative to the matrix file; then nothing
     is trained."""
+    preprocess: PreprocessEntry | None = None
+    """What the weights in `checkpoint` were trained on, where that is not the data's own
+    normalisation and size: `imagenet`, or `{mean: 0.5, std: 0.25, size: 64}`."""
+    expect: Number | None = None
+    """Figure of the metric that `checkpoint` should reach on the test set, such as 0.95: the run
+    warns where it is far below."""
 
     @model_validator(mode="before")
     @classmethod
@@ -134,6 +141,13 @@ class TeacherEntry(Section):
         if isinstance(value, dict):
             _one_kind(value)
         return value
+
+    @model_validator(mode="after")
+    def _of_a_file(self) -> Self:
+        for key in ("preprocess", "expect"):
+            if getattr(self, key) is not None and self.checkpoint is None:
+                raise ValueError(f"{key} is for weights of your own: it needs a checkpoint")
+        return self
 
     @validator("train_size", mode="before")
     @classmethod

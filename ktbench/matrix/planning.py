@@ -28,6 +28,7 @@ from ktbench.records import (
     Item,
     KtbenchError,
     Plan,
+    Preprocessing,
     SeedRace,
     Skip,
     Start,
@@ -36,6 +37,7 @@ from ktbench.records import (
 )
 from ktbench.records.printable import folder_objection
 from ktbench.supervision import mark
+from ktbench.tasks._contract import Signature
 from ktbench.transfer_methods._contract import Needs, Setting, Shapes, TransferMethod
 
 
@@ -129,7 +131,7 @@ class _Feasibility:
 
     matrix: Matrix
     _reasons: dict[tuple[str, ...], str | None] = field(default_factory=dict)
-    _outlines: dict[tuple[str, bool], Outline | str] = field(default_factory=dict)
+    _outlines: dict[tuple[str, str, bool], Outline | str] = field(default_factory=dict)
     _teachers: dict[str, str | None] = field(default_factory=dict)
     _epochs: dict[tuple[str, ...], int] = field(default_factory=dict)
     """Epochs of controls."""
@@ -144,9 +146,8 @@ class _Feasibility:
     ) -> list[Problem]:
         """Check the data of the students and of the teachers."""
         places: list[tuple[KeyPath, DataSpec]] = [(("data",), self.matrix.data)]
-        for teacher in teachers:
-            single = teacher.of if isinstance(teacher, Ensemble) else (teacher,)
-            places += [(where[one.name], one.cell.data) for one in single]
+        single = [one for t in teachers for one in (t.of if isinstance(t, Ensemble) else (t,))]
+        places += [(where[one.name], one.cell.data) for one in single]
         problems = []
         for path, data in places:
             try:
@@ -161,7 +162,18 @@ class _Feasibility:
             else:
                 if path == ("data",) or data != self.matrix.data:
                     problems += [p.under(*path) for p in sample_problems(data, info)]
-        return problems or list(batch_problems(self.matrix, self._info(self.matrix.data)))
+        return (
+            problems
+            or list(batch_problems(self.matrix, self._info(self.matrix.data)))
+            or [p for one in single for p in self._preprocess_problems(one, where[one.name])]
+        )
+
+    def _preprocess_problems(self, teacher: Teacher, path: KeyPath) -> Iterator[Problem]:
+        """Refuse inputs that cannot be made of the data, or for networks that read no images."""
+        try:
+            self._signature(teacher.preprocess)
+        except KtbenchError as error:
+            yield Problem((*path, "preprocess"), str(error))
 
     def reason(self, cell: Cell) -> str | None:
         """Say in one sentence why a cell cannot be trained, or None."""
@@ -179,7 +191,10 @@ class _Feasibility:
         train = cell.train.model_copy(update={"epochs": self._epochs[question]})
         return cell.model_copy(update={"train": train})
 
-    def _reason(self, cell: Cell, *, trained: bool = True) -> str | None:
+    def _reason(
+        self, cell: Cell, *, trained: bool = True, own: Preprocessing | None = None
+    ) -> str | None:
+        """Say why a cell cannot be trained, or a file's network not be run on its `own` inputs."""
         if reason := _unseen_code(cell):
             return reason
         for teacher in cell.teachers:
@@ -187,7 +202,7 @@ class _Feasibility:
                 return f"teacher {teacher.name}: {reason}"
         if cell.start is not None and (reason := self._teacher(cell.start.teacher)):
             return f"teacher {cell.start.teacher.name}: {reason}"
-        student = self._outline(cell.student, trained=trained)
+        student = self._outline(cell.student, own, trained=trained)
         if isinstance(student, str):
             return student
         if reason := catalogue.refused(cell.method.label):
@@ -227,29 +242,36 @@ class _Feasibility:
 
     def _shapes(self, teacher: Teacher) -> Shapes:
         """Shapes of a teacher that can be trained."""
-        outlined = self._outline(teacher.cell.student, trained=False)
+        outlined = self._outline(teacher.cell.student, teacher.preprocess, trained=False)
         assert isinstance(outlined, Outline)
         return outlined.shapes
 
     def _teacher(self, teacher: Teacher) -> str | None:
         """Say why a teacher cannot be used, its own training included, or None."""
         if teacher.canonical not in self._teachers:
-            reason = self._reason(teacher.cell, trained=teacher.checkpoint is None)
+            trained = teacher.checkpoint is None
+            reason = self._reason(teacher.cell, trained=trained, own=teacher.preprocess)
             self._teachers[teacher.canonical] = reason
         return self._teachers[teacher.canonical]
 
-    def _outline(self, item: Item, *, trained: bool = True) -> Outline | str:
-        question = (item.label, trained)
+    def _outline(
+        self, item: Item, own: Preprocessing | None = None, *, trained: bool = True
+    ) -> Outline | str:
+        signature = self._signature(own)
+        question = (item.label, signature.size, trained)
         if question not in self._outlines:
-            info = self._info(self.matrix.data)
             try:
-                self._outlines[question] = outline(item, info.signature, self.base, trained=trained)
+                self._outlines[question] = outline(item, signature, self.base, trained=trained)
             except KtbenchError as error:
                 self._outlines[question] = str(error)
         return self._outlines[question]
 
     def _info(self, data: DataSpec) -> DataInfo:
         return describe(data, Path(self.base))
+
+    def _signature(self, own: Preprocessing | None) -> Signature:
+        """Signature of the matrix's data, as a network of its own preprocessing sees it."""
+        return self._info(self.matrix.data).for_network(self.matrix.data, own).signature
 
 
 def _about(cell: Cell) -> tuple[str, ...]:
@@ -345,6 +367,11 @@ def _pretrained_objection(
 def _blocks_objection(cell: Cell) -> str | None:
     """Say why a task's students cannot be made of blocks, or None."""
     metric = catalogue.task(cell.data.task).metric
+    if cell.start is not None and cell.start.teacher.preprocess is not None:
+        return (
+            f"teacher {cell.start.teacher.name} has a preprocess, and a student made of its blocks "
+            "reads the data's own inputs: finish such a teacher on them first"
+        )
     if cell.start is None or (metric.better, metric.digits) == ("more", None):
         return None
     return f"blocks are kept by what share they lose of an accuracy, not of {metric.name}"

@@ -18,6 +18,7 @@ from ktbench.matrix.models import (
     TeacherSection,
     WindowGrid,
 )
+from ktbench.matrix.preprocess_entry import PreprocessEntry
 from ktbench.records import DeviceSpec, TrainSpec
 from ktbench.records.run_options import MOST_SEEDS
 
@@ -30,7 +31,10 @@ def json_schema() -> Schema:
     schema: Schema = Matrix.model_json_schema()
     definitions = schema["$defs"]
     sections: dict[str, Schema] = {"": schema}
-    for model in (TeacherEntry, TeacherSection, ExportGrid, Include, Rule, WindowGrid):
+    for model in (
+        *(TeacherEntry, TeacherSection, PreprocessEntry),
+        *(ExportGrid, Include, Rule, WindowGrid),
+    ):
         sections[model.__name__] = definitions[model.__name__]
     for section in sections.values():
         for key, value in section["properties"].items():
@@ -63,13 +67,21 @@ def json_schema() -> Schema:
     batch = sections["ExportGrid"]["properties"]["batch"]
     batch["anyOf"].append({"const": 1})
     batch["anyOf"][1]["items"] = {"enum": ["1", 1, "dynamic"]}
-    size = sections["TeacherEntry"]["properties"]["train_size"]
-    size["anyOf"].append({"const": "all"})
+    teacher["properties"]["train_size"]["anyOf"].append({"const": "all"})
+    _preprocessing(teacher, sections["PreprocessEntry"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "ktbench matrix",
     }
+
+
+def _preprocessing(teacher: Schema, entry: Schema) -> None:
+    """Let a preset's name stand for a preprocessing, which is for a file of weights."""
+    presets = entry["properties"]["preset"]["anyOf"][0]
+    teacher["properties"]["preprocess"]["anyOf"].append(dict(presets))
+    entry["minProperties"] = 1
+    teacher["dependentRequired"] = {key: ["checkpoint"] for key in ("preprocess", "expect")}
 
 
 def _short_forms(value: Schema) -> Schema:

@@ -19,12 +19,15 @@ from ktbench.matrix.cell_settings import numeric_of, reads_teacher, with_warmup
 from ktbench.matrix.file_problems import KeyPath
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import ItemEntry, Matrix, TeacherEntry
+from ktbench.matrix.preprocess_entry import preprocessing
 from ktbench.records import (
     BASELINE,
     Cell,
     DataSpec,
     Ensemble,
     Item,
+    KtbenchError,
+    Preprocessing,
     Teacher,
     TrainSpec,
 )
@@ -153,9 +156,13 @@ class Teachers:
             numeric=numeric_of(matrix.numeric, above),
         )
         cell = with_warmup(cell, self.resolver.base)
-        digest = self._digest(entry, path)
         self._teachers[name] = Teacher(
-            name=name, cell=cell, checkpoint=entry.checkpoint, checkpoint_digest=digest
+            name=name,
+            cell=cell,
+            checkpoint=entry.checkpoint,
+            checkpoint_digest=self._digest(entry, path),
+            preprocess=self._preprocess(entry, cell, path),
+            expect=self._expected(entry, cell, path),
         )
         return self._teachers[name]
 
@@ -206,6 +213,27 @@ class Teachers:
             reason = error.strerror or "cannot be read"
             self.resolver.add_problem((*path, "checkpoint"), f"{file}: {reason.lower()}")
         return None
+
+    def _preprocess(self, entry: TeacherEntry, cell: Cell, path: KeyPath) -> Preprocessing | None:
+        if entry.preprocess is None or entry.checkpoint is None:
+            return None
+        file = Path(self.resolver.base, entry.checkpoint)
+        try:
+            return preprocessing(entry.preprocess, cell.student.name, file)
+        except KtbenchError as error:
+            self.resolver.add_problem((*path, "preprocess"), str(error))
+            return None
+
+    def _expected(self, entry: TeacherEntry, cell: Cell, path: KeyPath) -> float | None:
+        """Return the figure that is expected of a file, if it is one of the metric's."""
+        if entry.expect is None:
+            return None
+        metric = catalogue.task(cell.data.task).metric
+        if reason := metric.objection(entry.expect):
+            share = ": 95 % is 0.95" if metric.digits is None and entry.expect > 1 else ""
+            message = f"{metric.name} {reason}, not {entry.expect:g}{share}"
+            self.resolver.add_problem((*path, "expect"), message)
+        return entry.expect
 
     # ------------------------------------------------------------ ensembles
 

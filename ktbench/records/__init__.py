@@ -49,6 +49,7 @@ from ktbench.records.outcome import (
     Assembly,
     Begun,
     BlockResult,
+    Brought,
     Checkpoint,
     Cost,
     Failure,
@@ -63,6 +64,7 @@ from ktbench.records.outcome import (
     Tolerance,
     Try,
 )
+from ktbench.records.preprocessing import Preprocessing
 from ktbench.records.printable import Name, printable
 from ktbench.records.run_options import (
     BlockRun,
@@ -95,6 +97,7 @@ __all__ = [
     "BlockRun",
     "BlockSearch",
     "BlockTrain",
+    "Brought",
     "Cell",
     "Checkpoint",
     "Composed",
@@ -120,6 +123,7 @@ __all__ = [
     "Pairing",
     "Plan",
     "Precision",
+    "Preprocessing",
     "Pretraining",
     "Price",
     "Provenance",

@@ -15,7 +15,8 @@ from pydantic import (
 )
 
 from ktbench.records.base import Composed, Record, canonical_json, digest_of, without_unset
-from ktbench.records.bounds import Facts, Name, Words
+from ktbench.records.bounds import Facts, Figure, Name, Words
+from ktbench.records.preprocessing import LARGEST_IMAGE, Preprocessing
 from ktbench.records.printable import LARGEST, Count, Flag, Line, Number, Whole, printable
 from ktbench.records.run_options import (
     MOST_THREADS,
@@ -27,8 +28,6 @@ from ktbench.records.run_options import (
     SourceSpec,
 )
 
-LARGEST_IMAGE = 8192
-"""Pixels per side: a larger image does not fit the machines that students are meant for."""
 LARGEST_BATCH = 1 << 20
 MOST_EPOCHS = 10_000_000
 MOST_MILESTONES = 1000
@@ -363,6 +362,8 @@ class Cell(Composed):
 class Teacher(Composed):
     """A trained cell that others learn from; its method is `none`, or it has a teacher itself."""
 
+    added_later: ClassVar = frozenset({"preprocess"})
+
     name: Name
     """Short name within the matrix; part of the key, as it names a row of the report."""
     cell: Cell
@@ -370,11 +371,25 @@ class Teacher(Composed):
     """A user's own weights for `cell.student`; then nothing is trained."""
     checkpoint_digest: str | None = None
     """SHA-256 (16 digits) of that file, so that other weights of the same name are another key."""
+    preprocess: Preprocessing | None = None
+    """What those weights were trained on; None for inputs as the data set's own networks have."""
+    expect: Figure | None = None
+    """Figure of the metric below which the user is warned of the file; in no key, as no weight
+    depends on it."""
+
+    def _silent(self) -> set[str]:
+        return super()._silent() | {"expect"}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a teacher without a file has not."""
+        return without_unset(plain(self), "preprocess", "expect")
 
     @property
-    def weights_key(self) -> tuple[str, str, str]:
-        """Identity of its weights, whatever the teacher's name: cell and file."""
-        return self.cell.key, self.checkpoint or "", self.checkpoint_digest or ""
+    def weights_key(self) -> tuple[str, ...]:
+        """Identity of its weights and inputs, whatever the teacher's name."""
+        inputs = self.preprocess.canonical if self.preprocess else ""
+        return self.cell.key, self.checkpoint or "", self.checkpoint_digest or "", inputs
 
 
 class Ensemble(Composed):

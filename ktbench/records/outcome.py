@@ -182,6 +182,16 @@ class Begun(Record):
     """Names of the others, which were freshly drawn."""
 
 
+class Brought(Record):
+    """What a look at weights that a user brought along has shown."""
+
+    tested: Positive
+    """Test samples that their figures are of."""
+    renamed: Share | None = None
+    """Share of them that would be right if each class were renamed one to one, at best; None where
+    their figure gave no cause to look, and for other tasks than of classes."""
+
+
 class Checkpoint(Record):
     """A trained student: its weights, accuracy and cost."""
 
@@ -205,11 +215,13 @@ class Checkpoint(Record):
     older records."""
     begun: Begun | None = None
     """Part of the weights that another training gave; None where all of them were fresh."""
+    brought: Brought | None = None
+    """What is known of weights that were brought along; None of those that were trained here."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what a training that begins from none has not."""
-        return without_unset(plain(self), "begun")
+        return without_unset(plain(self), "begun", "brought")
 
     @model_validator(mode="after")
     def _best_epoch_was_trained(self) -> Self:

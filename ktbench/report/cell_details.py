@@ -223,7 +223,7 @@ def _shared_facts(
         facts += [["code", item.code]] if item.code else []
         yield {"title": title, "facts": facts}
     if cell.teacher is not None:
-        yield from _taught(cell.teacher, result)
+        yield from _taught(analysis, cell.teacher, result)
     if result is not None and result.checkpoint is not None:
         yield from _paired(result, result.checkpoint.pairing)
     if result is not None and result.start is not None:
@@ -253,16 +253,19 @@ def _shared_facts(
         yield {"title": "Provenance", "facts": facts}
 
 
-def _taught(by: Teacher | Ensemble, result: Result | None) -> Iterator[dict[str, Any]]:
+def _taught(
+    analysis: Analysis, by: Teacher | Ensemble, result: Result | None
+) -> Iterator[dict[str, Any]]:
     if isinstance(by, Teacher):
-        yield {"title": "Teacher", "facts": _teacher(by, result.teacher if result else None)}
+        facts = _teacher(analysis, by, result.teacher if result else None)
+        yield {"title": "Teacher", "facts": facts}
         return
     drawn = [["name", by.name], ["per step", f"{by.sample} of {len(by.of)}, logits averaged"]]
     yield {"title": "Teachers", "facts": drawn}
     nothing: tuple[None, ...] = (None,) * len(by.of)
     checkpoints = (result.ensemble if result else ()) or nothing
     for member, checkpoint in zip(by.of, checkpoints, strict=True):
-        yield {"title": f"Teacher {member.name}", "facts": _teacher(member, checkpoint)}
+        yield {"title": f"Teacher {member.name}", "facts": _teacher(analysis, member, checkpoint)}
 
 
 def _paired(result: Result, pairing: Pairing | None) -> Iterator[dict[str, Any]]:
@@ -297,15 +300,18 @@ def _begun(pretrained: Teacher, result: Result | None) -> Facts:
     return facts
 
 
-def _teacher(teacher: Teacher, checkpoint: Checkpoint | None) -> Facts:
+def _teacher(analysis: Analysis, teacher: Teacher, checkpoint: Checkpoint | None) -> Facts:
     facts = [["name", teacher.name], ["network", teacher.cell.student.label]]
     facts += [["own weights", teacher.checkpoint]] if teacher.checkpoint else []
+    facts += [["trained on", teacher.preprocess.words]] if teacher.preprocess else []
     facts += [["taught by", teacher.cell.teacher.name]] if teacher.cell.teacher else []
     if checkpoint is None:
         return facts
+    doubt = analysis.results.doubt(teacher, checkpoint)
     return [
         *facts,
         [f"test {scores.word()}", scores.metric().written(checkpoint.accuracy.test_last)],
+        *([["in doubt", doubt]] if doubt else []),
         ["parameters", f"{checkpoint.parameters:,}"],
         ["training", f"{numbers.seconds(checkpoint.cost.seconds)}, {checkpoint.epochs} epochs"],
         ["weights' digest", checkpoint.digest],

@@ -40,7 +40,23 @@ def sentences(analysis: Analysis) -> list[str]:
     lines += _deploy_sentences(analysis)
     lines += saving_sentences(analysis) or _speed_sentence(analysis)
     lines += _views_sentences(analysis)
+    lines += _doubtful_teachers(analysis)
     return lines
+
+
+def _doubtful_teachers(analysis: Analysis) -> list[str]:
+    """Name the teachers whose own weights may not do here what they did elsewhere."""
+    frame = analysis.results.teachers
+    names = list(frame.loc[frame["doubt"] != "", "name"])
+    if not names:
+        return []
+    several = f"teachers {', '.join(names[:3])}" if len(names) > 1 else f"teacher {names[0]}"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    have = "have" if len(names) > 1 else "has"
+    return [
+        f"The {several}{more} {have} far less {scores.word()} than such weights should: every "
+        "figure of what they teach is in doubt (see the training costs)."
+    ]
 
 
 def _gain_sentence(methods: pd.DataFrame) -> str:

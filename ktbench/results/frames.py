@@ -23,10 +23,12 @@ from ktbench.records import (
     Metric,
     Result,
     Statistic,
+    Teacher,
     Window,
 )
 from ktbench.results import setting_names
 from ktbench.results.attribution import failed_by, known_classes
+from ktbench.results.brought_weights import doubt
 from ktbench.results.contenders import contenders
 from ktbench.results.lock import Lock
 from ktbench.results.membership import taught
@@ -245,8 +247,9 @@ class Results:
         """One row per teacher of the matrix; figures are NaN or NA where it is not trained yet.
 
         Teachers of one network with different checkpoints share a `key` and have their own figures.
+        `preprocess` is what brought weights were trained on, `doubt` why they are in doubt.
         """
-        checkpoints: dict[tuple[str, str, str], Checkpoint] = {}
+        checkpoints: dict[tuple[str, ...], Checkpoint] = {}
         for cell in self.lock.plan.cells:
             result = self.by_key.get(cell.key)
             if result is None:
@@ -254,14 +257,22 @@ class Results:
             checkpoints |= {teacher.weights_key: c for teacher, c in taught(result)}
         rows = []
         for teacher in self.lock.plan.teachers:
-            names = (teacher.name, teacher.cell.key, teacher.cell.student.label)
-            row = dict(zip(("name", "key", "student"), names, strict=True))
-            rows.append(
-                row
-                | _checkpoint_row(checkpoints.get(teacher.weights_key), teacher.cell, self.metric)
-            )
-        types = {"name": object, "key": object, "student": object} | _CHECKPOINT_TYPES
+            checkpoint = checkpoints.get(teacher.weights_key)
+            row = {
+                "name": teacher.name,
+                "key": teacher.cell.key,
+                "student": teacher.cell.student.label,
+                "preprocess": teacher.preprocess.words if teacher.preprocess else "",
+                "doubt": self.doubt(teacher, checkpoint),
+            }
+            rows.append(row | _checkpoint_row(checkpoint, teacher.cell, self.metric))
+        types = dict.fromkeys(("name", "key", "student"), object) | _CHECKPOINT_TYPES
+        types |= {"preprocess": object, "doubt": object}
         return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+    def doubt(self, teacher: Teacher, checkpoint: Checkpoint | None) -> str:
+        """Say why a teacher's own weights are in doubt; empty where they are not."""
+        return doubt(teacher, checkpoint, self.metric, self.chance(teacher.cell))
 
 
 # ---------------------------------------------------------------- rows

@@ -24,6 +24,7 @@ from ktbench.records import (
 )
 from ktbench.results import ResultsFolder
 from ktbench.results.integrity import Integrity
+from ktbench.runner.brought_teacher import examined
 from ktbench.runner.cohort_jobs import CellTask
 from ktbench.runner.context import (
     RunContext,
@@ -92,8 +93,9 @@ def _adopted(job: TeacherJob, data: Dataset) -> TrainedTeacher:
     folder = job.root / "work" / f"teacher-{digest_of(job.teacher.canonical)}"
     weights = Path(job.base, job.teacher.checkpoint).expanduser()
     try:
+        data = data.preprocessed(job.teacher.preprocess)
         checkpoint = adopt(cell, weights, dataset=data, places=_places(folder), base=job.base)
-        return _copied(job, checkpoint, folder)
+        return examined(_copied(job, checkpoint, folder), job.base)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -176,7 +178,7 @@ def _copied(
 ) -> TrainedTeacher:
     """Copy a teacher beside the results, so that a results folder is whole on its own."""
     target = job.root / "teachers"
-    name = f"{job.teacher.cell.key}-{checkpoint.digest}"
+    name = f"{_identity(job.teacher)}-{checkpoint.digest}"
     weights, curves = target / f"{name}.pt", target / f"{name}.curves.parquet"
     for source, copy in ((folder / checkpoint.path, weights), (folder / checkpoint.curves, curves)):
         content = source.read_bytes()
@@ -189,6 +191,15 @@ def _copied(
         }
     )
     return TrainedTeacher(job.teacher, record, weights, notes)
+
+
+def _identity(teacher: Teacher) -> str:
+    """Return the cell's key, or a digest that differs where the network has inputs of its own.
+
+    The curve of equal weights differs with their inputs.
+    """
+    key, own = teacher.cell.key, teacher.preprocess
+    return key if own is None else digest_of([key, own.canonical])
 
 
 # ---------------------------------------------------------------- the wave

@@ -34,12 +34,14 @@ class TrainedTeacher:
         return Layout(trained_in.name, trained_in.reason, trained_in.checked)
 
     def trained_on(self, base: Path) -> Dataset:
-        """Return the data set that it learnt from."""
-        return dataset(self.teacher.cell.data, base)
+        """Return the data set that it learnt from, as its network reads it."""
+        return dataset(self.teacher.cell.data, base).preprocessed(self.teacher.preprocess)
 
     def identity(self, base: Path) -> tuple[str, ...]:
         """Return all that its answer to an input depends on."""
-        return self.teacher.cell.key, self.checkpoint.digest, self.trained_on(base).digest
+        data, own = dataset(self.teacher.cell.data, base), self.teacher.preprocess
+        inputs = () if own is None else (own.canonical,)
+        return self.teacher.cell.key, self.checkpoint.digest, data.digest, *inputs
 
     def network(self, base: Path) -> Student:
         """Return the network with its trained weights, in eval mode."""

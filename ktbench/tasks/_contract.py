@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ktbench.records import DataSpec, KtbenchError, Metric
+from ktbench.records import DataSpec, KtbenchError, Metric, Preprocessing
 from ktbench.students._contract import Inputs
 
 Labels = NDArray[Any]
@@ -174,6 +174,17 @@ class Signature:
         return made if len(made) > 1 else made[0]
 
 
+@dataclass(frozen=True)
+class OwnInputs:
+    """What a network with its own preprocessing reads in place of the data set's inputs."""
+
+    statistics: tuple[Tensor, ...] | None
+    """What its inputs are normalised with, as `Task.statistics`; None for the data set's own."""
+    signature: Signature
+    fit: Callable[[Inputs], Inputs] | None = None
+    """Changes the size of normalised inputs (B, ...); None where it is the data set's."""
+
+
 # ---------------------------------------------------------------- the task
 
 
@@ -263,6 +274,13 @@ class Task(ABC):
         Raises KtbenchError where nothing does.
         """
         return None
+
+    def own_inputs(self, own: Preprocessing, signature: Signature) -> OwnInputs:
+        """Return what a network of its own preprocessing reads in place of such samples.
+
+        Raises KtbenchError, in one line, where no network of the task has any, or not this one.
+        """
+        raise KtbenchError(f"is for images, and these are {self.noun}s: leave it out")
 
     def augmentation(self, spec: DataSpec) -> str:
         """Return canonical text of the augmentation; empty where every view is the same."""

@@ -17,10 +17,11 @@ from ktbench.data.counter import counter_hash, numbered
 from ktbench.data.digits import digits
 from ktbench.data.images import hub, image_folder, parquet
 from ktbench.data.pixels import refuse_mixed
-from ktbench.records import ACCURACY, Augmentation, DataSpec
+from ktbench.records import ACCURACY, Augmentation, DataSpec, Preprocessing
 from ktbench.students._contract import Inputs
 from ktbench.tasks._classification import Classification
-from ktbench.tasks._contract import InputSpec, Signature, Source
+from ktbench.tasks._contract import InputSpec, OwnInputs, Signature, Source
+from ktbench.tasks._own_inputs import own_inputs
 
 CROP_Y, CROP_X, FLIP = 1, 2, 3
 """Numbers of the random streams of an augmentation's draws."""
@@ -89,6 +90,10 @@ class Learning(Classification):
             return images * scale.to(images.device) + shift.to(images.device)
 
         return moved
+
+    def own_inputs(self, own: Preprocessing, signature: Signature) -> OwnInputs:
+        """See `Task.own_inputs`."""
+        return own_inputs(own, signature)
 
     def augmentation(self, spec: DataSpec) -> str:
         """See `Task.augmentation`."""

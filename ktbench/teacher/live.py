@@ -28,7 +28,7 @@ class Live:
     """A network in eval mode, without gradient, its buffers untouched.
 
     `trained_on` is the data set that the teacher learnt from, `dataset` the one whose batches it
-    answers: where their statistics differ, inputs are moved from one normalisation to the other.
+    answers: where these differ in normalisation or size, inputs are moved from one to the other.
     `layout` is the one that the network was trained in; None where that was always the first
     choice.
     """
@@ -47,7 +47,7 @@ class Live:
         self._layout = layout or frozen(numeric)
         self._run = Runner(self._network, numeric, frozen=True, layout=self._layout)
         self._network.to(self._run.device)
-        self._moved = dataset.task.between(dataset.statistics, trained_on.statistics)
+        self._moved = dataset.between(trained_on)
         self._flops: dict[_Shapes, int] = {}
         self._last: _Shapes = ()
         self._clock = Clock(self._run.device)

@@ -27,7 +27,7 @@ SHARED_BY = (1, 2, 5, 10, 100)
 """Numbers of students that a teacher's training is divided among."""
 
 _SAME = ["student", "method", "teacher", "window", "rest"]
-_Weights = tuple[str, str, str]
+_Weights = tuple[str, ...]
 """A `Teacher.weights_key`."""
 
 

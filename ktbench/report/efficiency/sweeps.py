@@ -101,11 +101,11 @@ def _judged(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _members(use: Teacher | Ensemble) -> frozenset[tuple[str, str, str]]:
+def _members(use: Teacher | Ensemble) -> frozenset[tuple[str, ...]]:
     return frozenset(t.weights_key for t in (use.of if isinstance(use, Ensemble) else (use,)))
 
 
-def _belongs(use: Teacher | Ensemble, members: frozenset[tuple[str, str, str]]) -> bool:
+def _belongs(use: Teacher | Ensemble, members: frozenset[tuple[str, ...]]) -> bool:
     own = _members(use)
     return own == members if isinstance(use, Ensemble) else own <= members
 

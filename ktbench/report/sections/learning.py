@@ -214,8 +214,15 @@ def costs(analysis: Analysis) -> Section:
     )
     parts: list[Part] = [table]
     if len(analysis.results.teachers):
-        parts += [_teacher_table(analysis), *_teacher_note(analysis)]
+        parts += [_teacher_table(analysis), *_doubts(analysis), *_teacher_note(analysis)]
     return Section("costs", "Training costs", lead, parts)
+
+
+def _doubts(analysis: Analysis) -> list[Note]:
+    """Say of which teachers the weights are in doubt, and what to do."""
+    frame = analysis.results.teachers
+    doubtful = rows_of(frame[frame["doubt"] != ""])[:ROWS_SHOWN]
+    return [Note(f"Teacher {r['name']}: {r['doubt']}.", "bad") for r in doubtful]
 
 
 def _teacher_note(analysis: Analysis) -> list[Note]:
@@ -236,11 +243,13 @@ def _teacher_note(analysis: Analysis) -> list[Note]:
 
 def _teacher_table(analysis: Analysis) -> Table:
     frame = analysis.results.teachers
+    brought = bool((frame["preprocess"] != "").any())
     rows = [
         [
             Box(r["name"]),
             Box(r["student"]),
-            Box(scores.figure(r["accuracy"])),
+            *([Box(r["preprocess"] or numbers.NOTHING)] if brought else []),
+            Box(scores.figure(r["accuracy"]), "bad" if r["doubt"] else "", r["doubt"]),
             Box(numbers.scaled(r["parameters"])),
             Box(numbers.seconds(r["seconds"])),
             Box(numbers.scaled(r["flops"])),
@@ -250,6 +259,7 @@ def _teacher_table(analysis: Analysis) -> Table:
     columns = [
         Column("teacher", number=False),
         Column("network", number=False),
+        *([Column("inputs", number=False)] if brought else []),
         Column(f"test {scores.word()}"),
         Column("parameters"),
         Column("training seconds"),

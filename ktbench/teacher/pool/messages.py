@@ -27,6 +27,7 @@ _COMPUTING = (
     "ktbench/networks/numeric.py",
     "ktbench/records",
     "ktbench/students",
+    "ktbench/tasks",
     "ktbench/transfer_methods/_contract.py",
 )
 

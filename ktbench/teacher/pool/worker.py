@@ -64,6 +64,7 @@ class Worker:
         self._data = load(self._job.data, self._base)
         same = cell.data.canonical == self._job.data.canonical
         trained_on = self._data if same else load(cell.data, self._base)
+        trained_on = trained_on.preprocessed(self._job.teacher.preprocess)
         code = catalogue.student_code(cell.student.name, cell.student.settings, str(self._base))
         if code != cell.student.code:
             name = cell.student.name
