@@ -153,6 +153,8 @@ class Dataset:
         """Return the same samples for a network of its own preprocessing, or raise KtbenchError."""
         if own == self.own:
             return self
+        if self.own is not None:
+            return replace(self, own=None).preprocessed(own)
         seen = replace(self, own=own)
         if seen._own_inputs.statistics is None:
             seen.__dict__["statistics"] = self.statistics
@@ -163,8 +165,11 @@ class Dataset:
     def between(self, other: Dataset) -> Callable[[Inputs], Inputs] | None:
         """Return what turns these inputs into those of another's network; None if they are equal.
 
-        These are inputs as the data set has them (`own` is None), or the other's `own`.
+        Raises ValueError for inputs that are made for another network than the other's already:
+        what a resizing has cut off is gone.
         """
+        if self.own not in (None, other.own):
+            raise ValueError("inputs of a network's own are turned into no others")
         move = self.task.between(self.statistics, other.statistics)
         fit = other._own_inputs.fit if other.own != self.own else None
         if move is None or fit is None:

@@ -32,8 +32,8 @@ PRESETS: dict[str, Values] = {
 OWN = "own"
 PerChannel = Annotated[
     tuple[Number, ...],
-    BeforeValidator(lambda value: [value] if isinstance(value, int | float) else value),
     Field(max_length=MOST_CHANNELS),
+    BeforeValidator(lambda value: [value] if isinstance(value, int | float) else value),
 ]
 
 

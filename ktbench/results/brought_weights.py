@@ -66,6 +66,6 @@ def _advice(checkpoint: Checkpoint, metric: Metric, guess: float) -> str:
             "lists the classes"
         )
     return (
-        "say in `preprocess` what it was trained on (unit, bytes, imagenet, ..., and its size), and "
-        "see that it has the data's classes (num_classes) in the data's order"
+        "say in `preprocess` what it was trained on (unit, bytes, imagenet, ..., a size), and see "
+        "that it has the data's classes (num_classes) in the data's order"
     )

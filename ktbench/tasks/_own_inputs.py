@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,9 +57,35 @@ def resized(images: Inputs, own: Preprocessing) -> Tensor:
     scaled, shorter = math.floor(own.size / own.crop), min(images.shape[2:])
     sides = [scaled * side // shorter for side in images.shape[2:]]  # (H, W), the longer cut off
     if own.interpolation == "nearest":
-        images = functional.interpolate(images, sides, mode="nearest-exact")
+        images = _nearest(images, *sides)
     else:
         # Smoothed, bicubic has Pillow's coefficient, -0.5, with which networks are trained.
         images = functional.interpolate(images, sides, mode=own.interpolation, antialias=True)
     top, left = (round((side - own.size) / 2) for side in sides)
     return images[:, :, top : top + own.size, left : left + own.size]
+
+
+def sidecar(own: Preprocessing) -> dict[str, Any]:
+    """Return what a user of an exported file must do to images that are not of its size.
+
+    For the file of a network that reads its own inputs; mean and deviation are those of its data
+    set as it is `preprocessed`, inside the graph as ever. Empty where images keep their size.
+    """
+    if own.size is None:
+        return {}
+    resize = {
+        "shorter_side": math.floor(own.size / own.crop),
+        "interpolation": own.interpolation,
+        "antialias": own.interpolation != "nearest",
+        "centre_crop": own.size,
+    }
+    return {"image": {"resize": resize}}
+
+
+def _nearest(images: Tensor, height: int, width: int) -> Tensor:
+    """Return the pixels that lie at the centres of the new ones; of two as near, the later."""
+    rows, columns = (
+        (2 * torch.arange(new, device=images.device) + 1) * old // (2 * new)
+        for new, old in zip((height, width), images.shape[2:], strict=True)
+    )
+    return images[:, :, rows][:, :, :, columns]

@@ -15,6 +15,7 @@ from ktbench.matrix import Matrix, MatrixError, json_schema, load, loads, plan, 
 from ktbench.matrix.estimate import estimate
 from ktbench.matrix.file_problems import Origin
 from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry, WindowGrid
+from ktbench.matrix.preprocess_entry import PreprocessEntry
 from ktbench.matrix.yaml_reader import parse
 from ktbench.records import (
     Augmentation,
@@ -91,6 +92,8 @@ teachers:
   - resnet14
   - {student: {resnet20: {width: 2}}, train_size: all, train: {lr: 0.1}, method: kd, teacher: x}
   - {name: g, student: resnet8, seed: [1, 2], train: {epochs: [1, 5]}}
+  - {name: a, student: resnet8, checkpoint: a.pt, preprocess: unit, expect: 0.9}
+  - {name: b, student: resnet8, checkpoint: b.pt, preprocess: {mean: 0.5, std: [1, 2, 3]}}
   - {name: e, sample: [1, 2], of: ["g*", {student: vgg8, seed: 3}, {resnet8: {width: 2}}]}
 students: nets.py:Tiny
 methods: [kd, {attention: {weight: [1, 2], pairs: [[0, 0]]}}, {fitnet: }, {"m.py:M": {a: 1}}]
@@ -162,6 +165,7 @@ def test_the_schema_explains_every_key_and_every_setting_that_its_file_explains(
     [
         Matrix, DataSpec, Augmentation, TeacherEntry, TrainSpec, NumericSpec, ExportGrid,
         TeacherOutputs, SourceSpec, DeviceSpec, Rule, Include, BlockTrain, BlockRun, WindowGrid,
+        PreprocessEntry,
     ],
 )  # fmt: skip
 def test_the_page_on_the_matrix_explains_every_key(model: type[BaseModel]) -> None:
