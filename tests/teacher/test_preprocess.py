@@ -168,25 +168,43 @@ def test_one_file_under_two_preprocessings_is_two_teachers_with_their_own_files_
     assert not verify(tmp_path / "r").problems
 
 
+def _of_another_size(trained: Trained, name: str, **source: Any) -> Path:
+    """Write a matrix whose teacher reads larger images than its augmented students."""
+    [entry] = [entry for entry in trained.teachers() if entry["name"] == "larger"]
+    return trained.matrix(
+        [entry | {"preprocess": PREPARED["larger"]}],
+        name=name,
+        data={**by_hand.SPEC, "augment": {"crop_padding": 1}},
+        methods=["kd", "attention"],
+        teacher=source,
+        train={"epochs": 2, "batch_size": 65, "views": 1},
+    )
+
+
 @pytest.mark.slow
 def test_students_learn_the_same_from_a_live_and_a_cached_teacher_of_another_size(
     trained: Trained, tmp_path: Path, ktbench: Commands
 ) -> None:
-    teachers = [entry for entry in trained.teachers() if entry["name"] == "larger"]
-    teachers[0]["preprocess"] = PREPARED["larger"]
-    augment = {**by_hand.SPEC, "augment": {"crop_padding": 1}}
     made = []
     for number, source in enumerate(("live", "cached", "cached")):
-        matrix = trained.matrix(
-            teachers,
-            data=augment,
-            methods=["kd", "attention"],
-            teacher={"source": source, "keep": ["logits", "stages"]},
-            train={"epochs": 2, "batch_size": 65, "views": 1},
-        )
+        matrix = _of_another_size(trained, "m", source=source, keep=["logits", "stages"])
         _run(trained, ktbench, matrix, "--results", tmp_path / f"r{number}")
         made.append(digests(tmp_path / f"r{number}"))
     assert made[0] == made[1] == made[2] and len(made[0]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_students_learn_the_same_from_a_pool_of_teachers_of_another_size(
+    trained: Trained, tmp_path: Path, ktbench: Commands
+) -> None:
+    _run(trained, ktbench, _of_another_size(trained, "m"), "--results", tmp_path / "live")
+    matrix = _of_another_size(trained, "m", source="pool", workers=1)
+    run = started("run", matrix, "--results", tmp_path / "pool", cache=tmp_path / "cache")
+    out, err = run.communicate()
+    assert run.returncode == 0, out + err
+    assert digests(tmp_path / "pool") == digests(tmp_path / "live")
+    assert len(digests(tmp_path / "live")) == 3
 
 
 @pytest.mark.slow
