@@ -61,7 +61,9 @@ class Preprocessing(Record):
         parts = []
         if self.mean is not None and self.std is not None:
             mean, std = (_listed(values) for values in (self.mean, self.std))
-            parts.append(f"(pixels 0 to {self.range} − {mean}) / {std}")
+            pixels = f"pixels 0 to {self.range}"
+            plain = (mean, std) == ("0", "1")
+            parts.append(pixels if plain else f"({pixels} − {mean}) / {std}")
         if self.size is not None:
             crop = f", crop {self.crop:g}" if self.crop != 1 else ""
             parts.append(f"{self.size} × {self.size} {self.interpolation}{crop}")

@@ -32,7 +32,7 @@ def doubt(teacher: Teacher, checkpoint: Checkpoint | None, metric: Metric, guess
             return ""
         beside = f"and {metric.written(teacher.expect)} was expected"
     elif _near(metric.quality(figure), guess, metric):
-        beside = f"near the {metric.written(metric.quality(guess))} of a guess"
+        beside = f"where a guess has {metric.written(metric.quality(guess))}"
     else:
         return ""
     told = f"{metric.written(figure)} on the test set, {beside}"

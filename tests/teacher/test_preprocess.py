@@ -339,7 +339,7 @@ def test_weights_are_doubted_beyond_two_points_and_the_interval_or_near_a_guess(
 def test_an_order_of_classes_is_suspected_only_where_chance_cannot_explain_it() -> None:
     teacher = Teacher(name="t", cell=teacher_cell(), checkpoint="t.pt")
     said = doubt(teacher, _checkpoint(0.02, renamed=0.93), Metric(), 0.1)
-    assert said.startswith("2.0 % on the test set, near the 10.0 % of a guess: its classes seem")
+    assert said.startswith("2.0 % on the test set, where a guess has 10.0 %: its classes seem")
     assert "93.0 %" in said
     assert "another order" not in doubt(teacher, _checkpoint(0.1, renamed=0.2), Metric(), 0.1)
     loss = Metric(name="error", word="error", better="less", low=0.0, high=None, digits=2)
@@ -417,7 +417,7 @@ PROCESSORS: list[tuple[dict[str, Any], str]] = [
             "size": {"shortest_edge": 256}, "do_center_crop": True, "resample": 3,
             "crop_size": {"height": 224, "width": 224}, "do_normalize": False,
         },
-        "(pixels 0 to 1 − 0) / 1, 224 × 224 bicubic, crop 0.875",
+        "pixels 0 to 1, 224 × 224 bicubic, crop 0.875",
     ),
     (
         {"do_resize": False, "do_rescale": False, "image_mean": 127.0, "image_std": 64.0},

@@ -248,7 +248,7 @@ def _teacher_table(analysis: Analysis) -> Table:
         [
             Box(r["name"]),
             Box(r["student"]),
-            *([Box(r["preprocess"] or numbers.NOTHING)] if brought else []),
+            *([Box(r["preprocess"] or "as the data has them")] if brought else []),
             Box(scores.figure(r["accuracy"]), "bad" if r["doubt"] else "", r["doubt"]),
             Box(numbers.scaled(r["parameters"])),
             Box(numbers.seconds(r["seconds"])),
