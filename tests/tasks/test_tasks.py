@@ -13,6 +13,7 @@ from ktbench.data import Dataset, Stream, describe
 from ktbench.networks.outline import outline
 from ktbench.records import DataSpec, Item, KtbenchError
 from ktbench.students._contract import each, parts
+from tests.support.elsewhere import bits, bits_elsewhere
 from tests.support.running import SMALL
 from tests.support.sounds import sound_data, write_sounds
 from tests.support.texts import loaded, masked_data, text_data, write_documents, write_texts
@@ -70,6 +71,14 @@ def test_a_batch_is_a_function_of_seed_epoch_and_index(data: Dataset) -> None:
         alone = parts(for_each.inputs(index.view(1), 2))
         for a, b, c in zip(parts(one), parts(two), alone, strict=True):
             assert torch.equal(a, b) and torch.equal(a[place], c[0])
+
+
+@pytest.mark.slow
+def test_all_that_a_training_reads_has_the_same_bits_from_any_process_and_in_any_batch(
+    spec: DataSpec, data: Dataset, tmp_path: Path
+) -> None:
+    """The library of word pieces alone numbers them by a hash table's order."""
+    assert bits_elsewhere(spec, tmp_path) == [bits(data, [9])] * 2
 
 
 def test_labels_are_one_per_prediction_and_a_function_of_seed_epoch_and_index(

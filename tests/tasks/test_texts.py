@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -23,26 +22,18 @@ from ktbench.measure import BoardAccuracy, evaluate, job_of
 from ktbench.networks.weights import load_student
 from ktbench.records import (
     Artifact,
-    Checkpoint,
     DataSpec,
     DeviceSpec,
     ExportSpec,
     KtbenchError,
     Teacher,
 )
-from ktbench.teacher.live import Live
-from ktbench.train import TrainingContext, train_cohort
+from tests.support.equal_bits import equal_bits_cached, trained, trained_teacher
 from tests.support.running import ROOT
 from tests.support.texts import loaded, sentences, text_cell, text_data, write_texts
-from tests.support.training import HERE, places_in
+from tests.support.training import HERE
 
 TEXTS = "{task: {text_classification: {length: 12}}, source: parquet, path: texts}"
-LEARN = """
-from ktbench.data.word_pieces import learn
-from tests.support.texts import sentences
-import hashlib
-print(hashlib.sha256(learn(sentences(500)[0], 150, lowercase=True).encode()).hexdigest())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +42,6 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> DataSpec:
 
 
 # ---------------------------------------------------------------- word pieces
-
-
-@pytest.mark.slow
-def test_a_vocabulary_is_the_same_from_any_process() -> None:
-    """The library alone numbers pieces by a hash table's order, which differs by process."""
-    answers = {
-        subprocess.run(
-            [sys.executable, "-c", LEARN],
-            env={**os.environ, "TOKENIZERS_PARALLELISM": parallel},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for parallel in ("true", "false", "false")
-    }
-    assert len(answers) == 1
 
 
 def test_texts_begin_and_end_are_padded_and_cut() -> None:
@@ -101,42 +76,18 @@ def test_teacher_and_students_of_other_training_sizes_read_the_same_pieces(
 # ---------------------------------------------------------------- training
 
 
-def _trained(cells: list[Any], root: Path, **options: Any) -> list[Checkpoint]:
-    data = loaded(cells[0].data.model_dump_json())
-    context = TrainingContext(dataset=data, places=places_in(root), base=HERE, **options)
-    made = train_cohort(cells, context)
-    assert all(isinstance(one, Checkpoint) for one in made), made
-    return made  # type: ignore[return-value]
-
-
 @pytest.mark.slow
-def test_a_text_cell_alone_in_a_cohort_and_resumed_has_the_same_bits(
+def test_a_text_cell_alone_in_a_cohort_cached_and_resumed_has_the_same_bits(
     spec: DataSpec, tmp_path: Path
 ) -> None:
-    data = loaded(spec.model_dump_json())
-    taught_by = text_cell(spec, seed=9)
-    [made] = _trained([taught_by], tmp_path / "teacher", teacher=None)
+    above = text_cell(spec, seed=9)
+    live, made = trained_teacher(above, tmp_path / "teacher")
     assert made.accuracy.test_last > 0.8
-    network = load_student(
-        taught_by, tmp_path / "teacher" / made.path, base=HERE, **data.dimensions
-    )
-    live = Live(network, trained_on=data, dataset=data)
     cells = [
-        text_cell(spec, method, teacher=Teacher(name="t", cell=taught_by))
+        text_cell(spec, method, teacher=Teacher(name="t", cell=above))
         for method in ("kd", "rkd", "similarity")
     ]
-    cohort = _trained(cells, tmp_path / "cohort", teacher=live)
-    alone = [_trained([cell], tmp_path / f"{n}", teacher=live)[0] for n, cell in enumerate(cells)]
-    assert [one.digest for one in cohort] == [one.digest for one in alone]
-
-    def stop(progress: Any) -> None:
-        if progress.done >= 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        _trained(cells[:1], tmp_path / "again", teacher=live, report=stop, checkpoint_seconds=0.0)
-    [resumed] = _trained(cells[:1], tmp_path / "again", teacher=live)
-    assert resumed.digest == alone[0].digest
+    equal_bits_cached(cells, live, tmp_path)
 
 
 # ---------------------------------------------------------------- exported files
@@ -151,7 +102,7 @@ def test_an_exported_file_takes_ids_and_mask_and_agrees_with_torch(
     spec: DataSpec, tmp_path: Path, format: Any, batch: Any
 ) -> None:
     data, cell = loaded(spec.model_dump_json()), text_cell(spec)
-    [made] = _trained([cell], tmp_path, teacher=None)
+    [made] = trained([cell], tmp_path)
     student = load_student(cell, tmp_path / made.path, base=HERE, **data.dimensions)
     asked = ExportSpec(format=format, batch=batch)
     artifact = export_student(student, cell, asked, data, tmp_path / "artifacts", tmp_path)
@@ -172,7 +123,7 @@ def test_the_documented_program_classifies_as_torch_with_the_exported_files_alon
     spec: DataSpec, tmp_path: Path
 ) -> None:
     data, cell = loaded(spec.model_dump_json()), text_cell(spec)
-    [made] = _trained([cell], tmp_path, teacher=None)
+    [made] = trained([cell], tmp_path)
     student = load_student(cell, tmp_path / made.path, base=HERE, **data.dimensions)
     folder = tmp_path / "artifacts"
     artifact = export_student(student, cell, ExportSpec(format="onnx"), data, folder, tmp_path)
