@@ -47,7 +47,7 @@ def texts(root: Path) -> dict[str, Any]:
 def sounds(root: Path) -> dict[str, Any]:
     """Spoken digits, or tones, as raw samples: the files compute the spectrum on the board."""
     spoken = _place("audio/spoken_digits")
-    settings = {"rate": 8000, "coefficients": 10} if spoken else SMALL
+    settings = {"rate": 8000, "seconds": 0.5, "coefficients": 10} if spoken else SMALL
     return {
         "data": {
             "task": {"sound_classification": settings},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,12 +16,14 @@ import torch
 from ktbench import catalogue
 from ktbench.data import Stream, load
 from ktbench.data.word_pieces import SPECIAL, WordPieces, learn, numbers_of
-from ktbench.export import export_student
+from ktbench.export import LAYOUTS, export_student, raw_samples
+from ktbench.measure import BoardAccuracy, evaluate, job_of
 from ktbench.networks.weights import load_student
 from ktbench.records import (
     Artifact,
     Cell,
     DataSpec,
+    DeviceSpec,
     ExportSpec,
     Item,
     KtbenchError,
@@ -27,8 +31,10 @@ from ktbench.records import (
     Teacher,
     TeacherOutputs,
 )
+from ktbench.results import load_results
+from ktbench.runner.measurement_wave import judge_of
 from ktbench.students._contract import parts
-from ktbench.tasks.masked_language_model import changed, choose, cut
+from ktbench.tasks.masked_language_model import LOSS, changed, choose, cut
 from ktbench.teacher.live import Live
 from tests.support.equal_bits import (
     equal_bits,
@@ -37,6 +43,7 @@ from tests.support.equal_bits import (
     trained,
     trained_teacher,
 )
+from tests.support.running import Commands, write_matrix
 from tests.support.texts import (
     BERT,
     bert_cell,
@@ -224,6 +231,50 @@ def test_an_exported_file_takes_positions_and_agrees_with_torch(
     artifact = export_student(student, cell, asked, data, tmp_path / "artifacts", tmp_path)
     assert isinstance(artifact, Artifact), artifact
     assert artifact.agreement == 1.0 and artifact.test_accuracy == made.accuracy.test_last
+    device, labels = DeviceSpec(profile="local", name="here"), data.labels("test")
+    with torch.inference_mode():
+        outputs = student(data.some("test", slice(None)))
+    [answer] = evaluate(
+        device,
+        [job_of(artifact, tmp_path)],
+        raw_samples(LAYOUTS["onnx"], data, "test"),
+        labels.numpy(),
+        [data.task.predictions(outputs).numpy()],
+        judge=judge_of(data.task),
+    )
+    assert isinstance(answer, BoardAccuracy), answer
+    assert answer.inputs == len(labels) == data.size("test") * MASKED
+    assert (answer.accuracy, answer.agreement) == (artifact.test_accuracy, 1.0)
+    losses = [
+        float(row.exp().sum().log() - row[label])
+        for row, label in zip(outputs.double(), labels, strict=True)
+    ]
+    assert made.accuracy.beside_last == {LOSS: pytest.approx(np.mean(losses), rel=1e-6)}
+
+
+@pytest.mark.slow
+def test_a_report_shows_the_loss_of_hidden_pieces_where_it_shows_how_many_are_named(
+    folder: Path, ktbench: Commands, tmp_path: Path
+) -> None:
+    matrix = write_matrix(
+        tmp_path / "m.yaml",
+        data=masked_data(folder).model_dump(mode="json"),
+        teachers=[{"student": {BERT.name: {**BERT.settings, "layers": 2}}, "name": "T"}],
+        students=[{BERT.name: dict(BERT.settings)}],
+        train={"epochs": 1, "batch_size": 32, "lr": 0.01, "optimiser": "adam"},
+    )
+    ktbench.report = True
+    answer = ktbench("run", matrix, "--results", "r")
+    assert answer.code == 0, answer.err
+    results = load_results(tmp_path / "r")
+    for result in results.by_key.values():
+        assert result.checkpoint is not None
+        loss = result.checkpoint.accuracy.beside_last[LOSS]
+        named = f"{result.checkpoint.accuracy.test_last:.1%}".replace("%", " %")
+        row = rf"\| {named} \| [^|]* \| {loss:.3f} \|"
+        assert re.search(row, (tmp_path / "r/report/report.md").read_text()), row
+    table = pd.read_csv(tmp_path / "r/report/tables/cells.csv")
+    assert table[f"beside_{LOSS}"].between(1, np.log(200)).all()
 
 
 # ---------------------------------------------------------------- begun from another's weights

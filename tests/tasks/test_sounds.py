@@ -205,10 +205,14 @@ GOOD = wav(tone(300))
         (GOOD[:36], "not a readable wav file"),
         (GOOD[:20] + b"\x06\x00" + GOOD[22:], "not a readable wav file .*ALAW"),
         (GOOD[:22] + b"\x00\x00" + GOOD[24:], "not a readable wav file"),
+        (GOOD[:22] + b"\xff\xff" + GOOD[24:], r"not a readable wav file \(its header is damaged"),
+        (GOOD[:4] + b"\x07\0\0\0" + GOOD[8:], r"not a readable wav file \(its header is dam"),
         (wav(np.zeros(0, np.int16)), "holds no sound: remove it"),
+        (wav(tone(300), 2_000_000), "its rate of 2,000,000 Hz is not 1 to 1,000,000"),
+        (wav(np.full(9, 1e300)), "has values that are no sound"),
         (
             wav(np.array([0, np.nan], np.float32)),
-            "has values that are not finite",
+            "has values that are no sound",
         ),
     ],
 )

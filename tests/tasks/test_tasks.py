@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -146,9 +147,35 @@ def test_an_unknown_task_and_an_unknown_setting_are_answered_with_the_nearest() 
         (Item(name="text_clasification"), "did you mean text_classification"),
         (Item(name="text_classification", settings={"lenght": 4}), "did you mean length"),
         (Item(name="text_classification", settings={"length": 1}), "length must be 4 to 4096"),
+        (
+            Item(name="text_classification", settings={"lowercase": 3}),
+            "lowercase cannot be 3, only true or false",
+        ),
+        (
+            Item(name="text_classification", settings={"text_column": 5}),
+            "text_column cannot be 5, only text or null",
+        ),
     ):
         with pytest.raises(KtbenchError, match=words):
             catalogue.task(task)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (
+            {"text_classification": {}, "masked_language_model": {}},
+            "task: give one as NAME or {NAME: settings}, not masked_language_model, text_cl",
+        ),
+        ({}, "task: give one as NAME or {NAME: settings}, not none"),
+        ({"text_classification": {"tokenizer": 7}}, "tokenizer cannot be 7, only a path"),
+    ],
+)
+def test_a_task_of_another_form_is_told_in_one_line(tmp_path: Path, task: Any, words: str) -> None:
+    data = {"task": task, "source": "parquet", "path": "texts"}
+    with pytest.raises(KtbenchError) as told:
+        matrix.loads(yaml.safe_dump(SMALL | {"data": data}), base=str(tmp_path))
+    assert words in str(told.value) and "\n" not in str(told.value)
 
 
 def test_what_belongs_to_images_is_refused_for_texts(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ktbench.data import describe, load
-from ktbench.data.word_pieces import SPECIAL, WordPieces, learn, segments
+from ktbench.data.word_pieces import SPECIAL, WordPieces, learn, read_tokenizer, segments
 from ktbench.export import LAYOUTS, export_student, raw_samples
 from ktbench.matrix import loads, plan
 from ktbench.measure import BoardAccuracy, evaluate, job_of
@@ -181,6 +181,34 @@ def test_a_label_that_only_the_test_set_has_is_refused(tmp_path: Path) -> None:
         describe(text_data(tmp_path), HERE)
 
 
+def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    nothing = pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.int64())})
+    pq.write_table(nothing, tmp_path / "test.parquet")
+    with pytest.raises(KtbenchError, match="data: the test split has no texts: give it some"):
+        describe(text_data(tmp_path), HERE)
+
+
+def test_a_column_of_texts_that_the_test_set_alone_has_is_said_to_be_unread(tmp_path: Path) -> None:
+    texts, labels = sentences(40)
+    write_texts(tmp_path)
+    pq.write_table(
+        pa.table({"text": texts, "text_pair": texts[::-1], "label": labels}),
+        tmp_path / "test.parquet",
+    )
+    contents = describe(text_data(tmp_path), HERE).contents
+    assert contents is not None
+    assert "columns that are not read: text_pair" in contents.notes
+
+
+def test_documents_of_a_vocabulary_are_named_as_such_where_they_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    spec = text_data(write_texts(tmp_path), vocabulary_of=str(tmp_path / "none"))
+    with pytest.raises(KtbenchError, match=r"data: vocabulary_of: no such file or folder .*none"):
+        load(spec, HERE)
+
+
 def test_a_folder_of_images_holds_no_texts(tmp_path: Path) -> None:
     spec = text_data(write_texts(tmp_path)).model_copy(update={"source": "folder"})
     with pytest.raises(KtbenchError, match="texts are in tables"):
@@ -197,6 +225,72 @@ def test_padding_has_no_part_in_a_bag() -> None:
     other = ids.clone()
     other[:, 5:] = 7
     assert torch.equal(bag((ids, mask)), bag((other, mask)))
+
+
+# ---------------------------------------------------------------- tokenizers of one's own
+
+KNOWN = {name: number for number, name in enumerate((*SPECIAL[1:], "film", SPECIAL[0]))}
+"""A vocabulary whose padding is not 0."""
+
+
+def _tokenizer(file: Path, model: Any) -> str:
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(file))
+    return str(file)
+
+
+def _whole_words(unknown: str = "[UNK]", **more: int) -> Any:
+    from tokenizers import models
+
+    return models.WordLevel(vocab=KNOWN | more, unk_token=unknown)
+
+
+def _without_special_pieces() -> Any:
+    from tokenizers import models
+
+    return models.BPE(vocab={"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "words"),
+    [
+        (b'{"version": "1.0", "model": {', r"not a tokenizer \(EOF while parsing an object"),
+        (b'{"a": 1}', "not a tokenizer"),
+        (b"\xff\xfe\0", "not a tokenizer"),
+        (_without_special_pieces, r"it has no piece \[PAD\]"),
+        (lambda: _whole_words(unknown="[oops]"), r"not a tokenizer \(WordLevel error: Missing"),
+        (lambda: _whole_words(story=2_000_000), "it numbers a piece 2,000,000: numbers below"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_told_in_one_line(
+    tmp_path: Path, tokenizer: Any, words: str
+) -> None:
+    file = tmp_path / "own.json"
+    if isinstance(tokenizer, bytes):
+        file.write_bytes(tokenizer)
+    else:
+        _tokenizer(file, tokenizer())
+    with pytest.raises(KtbenchError, match=f"own.json: {words}") as told:
+        read_tokenizer(file)
+    assert "\n" not in str(told.value) and ".py" not in str(told.value)
+
+
+def test_numbers_of_a_tokenizer_s_pieces_may_leave_gaps_and_its_padding_may_be_any(
+    tmp_path: Path,
+) -> None:
+    file = _tokenizer(tmp_path / "own.json", _whole_words(story=900))
+    task = {"text_classification": {"length": 12, "tokenizer": file}}
+    folder = str(write_texts(tmp_path / "texts"))
+    spec = DataSpec.model_validate({"task": task, "source": "parquet", "path": folder})
+    data = load(spec, HERE)
+    ids, mask = data.raw("train")
+    assert data.signature.dimensions["vocabulary"] == 901 and int(ids.max()) == 900
+    assert (ids[mask == 0] == KNOWN["[PAD]"]).all() and (mask == 0).any()
+    told = data.task.sidecar(data.signature, data.statistics, data.facts)["ids"]
+    assert told["meaning"] == "numbers of word pieces, padded with 5 or cut to the length"
 
 
 # ---------------------------------------------------------------- planning
