@@ -2,11 +2,11 @@
 
     python scripts/choose_rate.py matrices/text-edge-sst2.yaml 5e-4 1e-3 2e-3
 
-The students are trained without transfer once per rate, with the matrix's own data and training; the
-test set's figures are not read. The best rate is the one with the best mean quality over students.
-With `--teacher` the first teacher's rate is chosen, and `--epochs` shortens all trainings. Of a
-matrix that begins from another one (`start`), the first trainings are run with the same seed, for
-`train.epochs` of theirs. What has been trained in `--results` is not trained again.
+The students are trained without transfer once per rate, with the matrix's own data and training;
+the test set's figures are not read. The best rate has the best mean quality over students. With
+`--teacher` the first teacher's rate is chosen, and `--epochs` shortens all trainings. Of a matrix
+that begins from another one (`start`), the first trainings are run with the same seed, for their
+`train.epochs`. What has been trained in `--results` is not trained again.
 """
 
 from __future__ import annotations
