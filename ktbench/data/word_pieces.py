@@ -136,7 +136,7 @@ def read_tokenizer(path: Path) -> str:
 
 def _size(tokenizer: Any) -> int:
     """Return the number that follows those of all pieces, which may leave gaps."""
-    return 1 + max(tokenizer.get_vocab().values())
+    return int(1 + max(tokenizer.get_vocab().values()))
 
 
 def segments(ids: NDArray[np.int32], mask: NDArray[np.int32], end: int) -> NDArray[np.int32]:

@@ -55,6 +55,15 @@ def test_texts_begin_and_end_are_padded_and_cut() -> None:
     assert ids[2].tolist() == [begin, ids[1, 2], end, ids[1, 4], end, pad]
 
 
+def test_a_word_of_over_100_letters_or_with_a_new_letter_is_one_unknown_piece() -> None:
+    pieces = WordPieces(learn(sentences(300)[0], 200, lowercase=True), 60)
+    ids, mask = pieces.numbers(["film" * 25, "film" * 26, "filmЖ"])
+    unknown = SPECIAL.index("[UNK]")
+    assert (ids[0] == unknown).sum() == 0 and mask[0].sum() > 20
+    for row in (1, 2):
+        assert mask[row].sum() == 3 and ids[row][1] == unknown
+
+
 def test_a_text_cannot_write_the_special_pieces() -> None:
     pieces = WordPieces(learn(sentences(300)[0], 200, lowercase=True), 12)
     ids, _ = pieces.numbers(["[SEP] [MASK]"])
