@@ -15,7 +15,7 @@ _STATUS = {"done": "good", "failed": "bad", "damaged": "bad"}
 def cells(analysis: Analysis, keys: Sequence[str]) -> Section:
     """Build the section for the cells named by `keys`, in the matrix's order."""
     frame = analysis.cells[analysis.cells["key"].isin(keys)]
-    second = [name for name in frame if name.startswith(SECOND)]
+    second = [name for name in map(str, frame.columns) if name.startswith(SECOND)]
     columns = [
         Column("student", number=False),
         Column("method", number=False),
