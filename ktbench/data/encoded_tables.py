@@ -12,7 +12,7 @@ from ktbench.data.file_kinds import FileKind
 from ktbench.data.sources import one_line_of, refuse_untaught, shown, some
 from ktbench.data.tables import Table, Tables, hub_tables, parquet_tables
 from ktbench.records import DataSpec, KtbenchError
-from ktbench.system.files import MOST_WEIGHTS, UnsuitableFileError, read_regular
+from ktbench.system.files import MOST_RECORD, UnsuitableFileError, check_regular
 from ktbench.tasks._contract import Labels
 
 
@@ -79,7 +79,8 @@ def _bytes_of(value: Any, where: str, column: str, base: Path, kind: FileKind) -
     if not isinstance(path, str) or not path:
         raise KtbenchError(f"data: {where}: no {kind.noun} bytes in {column!r}")
     try:
-        return read_regular(Path(base, path), MOST_WEIGHTS)
+        check_regular(Path(base, path), MOST_RECORD)
+        return Path(base, path).read_bytes()
     except UnsuitableFileError as error:
         raise KtbenchError(f"data: {where}: {shown(path)} {error.what}") from error
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import wave
 from pathlib import Path
@@ -257,6 +258,24 @@ def test_folders_and_paths_in_tables_are_read_like_bytes_in_tables(tmp_path: Pat
     labels = [path.parent.name for path in paths]
     bytes_ = sound_data(write_sounds(tmp_path / "bytes", len(paths), audio=held, label=labels))
     assert load(bytes_, HERE).digest == data.digest
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", r"train row 0: cannot read a.wav: No such file or directory; 29 more"),
+        ("pipe", r"train row 0: a.wav is a pipe, not a regular file: name a file; 29 more"),
+    ],
+)
+def test_a_path_in_a_table_that_leads_to_no_file_is_told_with_its_row(
+    tmp_path: Path, kind: str, words: str
+) -> None:
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "a.wav")
+    write_sounds(tmp_path, 30, audio=["a.wav"] * 30)
+    with pytest.raises(KtbenchError, match=words) as told:
+        describe(sound_data(tmp_path), HERE)
+    assert "\n" not in str(told.value)
 
 
 def test_a_folder_s_files_of_other_formats_are_refused_by_name(tmp_path: Path) -> None:
