@@ -33,7 +33,7 @@ def evaluate(task: Dict[str, Any], folder: str) -> Dict[str, Any]:
 
 
 def top1(session: Any, stacks: inputs.Stacks) -> Dict[str, Any]:
-    """The class with the largest logit for each input, (N,)."""
+    """The class with the largest logit for each input, or for each of its k predictions: (N k,)."""
     classes: List[int] = []
     for logits in _runs(session, stacks):
         classes.extend(int(index) for index in logits.argmax(axis=1))
@@ -41,16 +41,20 @@ def top1(session: Any, stacks: inputs.Stacks) -> Dict[str, Any]:
 
 
 def outputs(session: Any, stacks: inputs.Stacks) -> Dict[str, Any]:
-    """All outputs (N, K) as little-endian float32 in base 64, row by row, with their shape."""
+    """All outputs (N k, K) as little-endian float32 in base 64, row by row, with their shape."""
     rows = np.concatenate(list(_runs(session, stacks))).astype("<f4")
     return {"outputs": base64.b64encode(rows.tobytes()).decode("ascii"), "shape": list(rows.shape)}
 
 
 def _runs(session: Any, stacks: inputs.Stacks) -> Iterator[Any]:
-    """The outputs of each batch as rows, without those of a last batch's padding."""
+    """The outputs of each batch as rows, without those of a last batch's padding.
+
+    A row is an input's, or one of several predictions of it, where a batch has more rows than that.
+    """
     batch = session.inputs[0].shape[0]
     for start in range(0, inputs.count(stacks), batch):
         rows = inputs.rows(stacks, start, start + batch)
         (feed,) = inputs.batches(rows, session.inputs, batch)
         given = np.asarray(session.prepare(feed)()[0])
-        yield given.reshape(batch, -1)[: inputs.count(rows)]
+        each = max(1, len(given) // batch) if given.ndim > 1 else 1
+        yield given.reshape(batch * each, -1)[: inputs.count(rows) * each]

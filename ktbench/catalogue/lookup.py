@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
 from ktbench.catalogue.user_items import code_digest, is_own, own_network, own_object, unseen
 from ktbench.records import KtbenchError
 from ktbench.system.files import content_digest
@@ -245,6 +247,8 @@ def _content(
     name = file_setting(declared, settings)
     if name is None:
         return None
+    if not isinstance(settings[name], str):
+        raise KtbenchError(f"{name} cannot be {settings[name]!r}, only a path")
     try:
         return f"{name}: {content_digest(Path(base, settings[name]))}"
     except (OSError, ValueError) as error:
@@ -460,8 +464,36 @@ def task(item: Item) -> Task:
         config = module.Config(**{k: frozen(v) for k, v in item.settings.items()})
     except (TypeError, ValueError) as error:
         raise KtbenchError(f"task {item.name}: {' '.join(str(error).split())}") from error
+    kinds = task_settings(item.name)
+    for name, value in item.settings.items():
+        if not _is_of(kinds[name].kind, frozen(value)):
+            told = f"{name} cannot be {value!r}, only {_in_words(kinds[name].kind)}"
+            raise KtbenchError(f"task {item.name}: {told}")
     learning: Task = module.Learning(config)
     return learning
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Return True for a value of a type as a file declares it: whole numbers are numbers, too."""
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    except PydanticUserError:  # a type of which pydantic knows nothing
+        pass
+    return True
+
+
+_WORDS: dict[Any, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text",
+    type(None): "null",
+}  # fmt: skip
+
+
+def _in_words(kind: Any) -> str:
+    """Name a type as a matrix's author knows it."""
+    kinds = get_args(kind) or (kind,)
+    return " or ".join(_WORDS.get(getattr(k, "__supertype__", k), str(k)) for k in kinds)
 
 
 # ---------------------------------------------------------------- devices

@@ -324,6 +324,10 @@ def split_rows(
     for name, size in (("test", spec.test_size), ("validation", spec.validation_size)):
         if name in labels:
             every = np.arange(len(labels[name]), dtype=np.int64)
+            if not len(every):
+                raise KtbenchError(
+                    f"data: the {name} split has no {noun}s: give it some, or move its file away"
+                )
             size = len(every) if size is None else size
             splits[name] = (name, _draw(labels[name], every, size, spec.split_seed, name, noun))
         else:

@@ -75,7 +75,8 @@ def _documents(
     if chosen is None:
         raise KtbenchError(
             f"data: {name} has no column named {some(list(_USUAL))}, only "
-            f"{some(train.schema.names, 20)}: set text_column in data.task"
+            f"{some(train.schema.names, 20)}: rename it, or set text_column in data.task of a "
+            "masked_language_model"
         )
     texts: dict[str, list[str]] = {}
     notes = list(opened.notes)

@@ -12,6 +12,7 @@ from ktbench.data.file_kinds import FileKind
 from ktbench.data.sources import one_line_of, refuse_untaught, shown, some
 from ktbench.data.tables import Table, Tables, hub_tables, parquet_tables
 from ktbench.records import DataSpec, KtbenchError
+from ktbench.system.files import MOST_RECORD, UnsuitableFileError, check_regular
 from ktbench.tasks._contract import Labels
 
 
@@ -78,8 +79,10 @@ def _bytes_of(value: Any, where: str, column: str, base: Path, kind: FileKind) -
     if not isinstance(path, str) or not path:
         raise KtbenchError(f"data: {where}: no {kind.noun} bytes in {column!r}")
     try:
+        check_regular(Path(base, path), MOST_RECORD)
         return Path(base, path).read_bytes()
+    except UnsuitableFileError as error:
+        raise KtbenchError(f"data: {where}: {shown(path)} {error.what}") from error
     except (OSError, ValueError) as error:
-        raise KtbenchError(
-            f"data: {where}: cannot read {shown(path)}: {one_line_of(error)}"
-        ) from error
+        reason = getattr(error, "strerror", None) or one_line_of(error)
+        raise KtbenchError(f"data: {where}: cannot read {shown(path)}: {reason}") from error

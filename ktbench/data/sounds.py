@@ -28,6 +28,10 @@ from ktbench.tasks._contract import Labels, Source
 Samples = NDArray[np.int16]
 Floats = NDArray[np.float64]
 LOUDEST = 32767
+LOUDEST_FLOAT = 1e9
+"""Bound of floats, whose full scale is 1, up to which sums are exact enough."""
+FASTEST = 1_000_000
+"""Most samples a second: the filter that resamples from a rate may be as long as 20 seconds."""
 UNKNOWN = 0xFFFFFFFF
 """Size that programs write which do not know it yet: all that follows is meant."""
 RESAMPLING = "scipy.signal.resample_poly with its Kaiser window (beta 5)"
@@ -92,11 +96,12 @@ def decode(data: bytes, where: str) -> Sound:
     try:
         rate, values = wavfile.read(io.BytesIO(data))
     except Exception as error:  # damaged headers raise many kinds
-        raise KtbenchError(
-            f"data: {where}: not a readable wav file ({one_line_of(error)})"
-        ) from error
-    if not values.size or not 1 <= rate <= 10_000_000:
+        reason = one_line_of(error) if isinstance(error, ValueError) else "its header is damaged"
+        raise KtbenchError(f"data: {where}: not a readable wav file ({reason})") from error
+    if not values.size:
         raise KtbenchError(f"data: {where}: holds no sound: remove it")
+    if not 1 <= rate <= FASTEST:
+        raise KtbenchError(f"data: {where}: its rate of {rate:,} Hz is not 1 to {FASTEST:,}")
     samples = _on_scale(values, where)
     return Sound(int(rate), samples[:, None] if samples.ndim == 1 else samples)
 
@@ -124,8 +129,11 @@ def _on_scale(values: NDArray[np.generic], where: str) -> Floats:
     kind, bits = values.dtype.kind, 8 * values.dtype.itemsize
     plain = values.astype(np.float64)
     if kind == "f":
-        if not np.isfinite(plain).all():
-            raise KtbenchError(f"data: {where}: has values that are not finite (NaN or infinity)")
+        if not (np.abs(plain) < LOUDEST_FLOAT).all():  # of NaN, too
+            raise KtbenchError(
+                f"data: {where}: has values that are no sound (NaN, infinite or beyond "
+                f"{LOUDEST_FLOAT:g})"
+            )
         return plain * (LOUDEST + 1)
     if bits == 8:
         return (plain - 128) * 256

@@ -24,7 +24,7 @@ def resolve(spec: DataSpec, base: Path) -> Path:
         )
     path = Path(base, text)
     if not path.exists():
-        raise KtbenchError(f"data: no such file or folder {path}: give data.path where it lies")
+        raise KtbenchError(f"data: no such file or folder {path}: give the path of one")
     if not path.is_dir():
         check_regular(path, MOST_WEIGHTS)
     return path

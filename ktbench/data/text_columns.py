@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from ktbench.data.columns import (
@@ -79,7 +80,8 @@ def choose_texts(
         )
     kinds = {column: kind for column, (kind, _) in opened.features.items()}
     label = spec.label_column or label_column(name, schema, kinds, train.column, texts)
-    unread = [c for c in _candidates(schema, label) if c not in texts]
+    candidates = (_candidates(table.schema, label) for table in opened.by_split.values())
+    unread = dict.fromkeys(c for c in chain.from_iterable(candidates) if c not in texts)
     return TextColumns(texts, label, tuple(unread))
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ktbench.records import KtbenchError, one_line
+from ktbench.data.sources import one_line_of
+from ktbench.records import KtbenchError
 from ktbench.system import extras
 from ktbench.system.files import MOST_TEXT, read_regular
 
@@ -26,6 +27,8 @@ PAD, UNKNOWN, BEGIN, END, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", 
 """Pieces that are no text, numbered from 0 in this order."""
 Text = str | tuple[str, str]
 """A text, or a pair of them."""
+MOST_PIECES = 1_000_000
+"""Most pieces of a vocabulary."""
 LONGEST_WORD = 100
 """Letters of the longest word that is taken apart: the library's own bound."""
 
@@ -112,17 +115,28 @@ def read_tokenizer(path: Path) -> str:
     try:
         text = read_regular(path, MOST_TEXT).decode()
         tokenizer = Tokenizer.from_str(text)
+        tokenizer.encode("a \ue000")  # a piece that is unknown
     except OSError as error:
         raise KtbenchError(f"data: {path}: {(error.strerror or 'not readable').lower()}") from error
     except KtbenchError:
         raise
-    except Exception as error:  # whatever the library raises for a text that is no tokenizer
+    except Exception as error:  # whatever the library raises for one that cannot be used
         raise KtbenchError(
-            f"data: {path}: not a tokenizer ({one_line(error)}): save it by the tokenizers library"
+            f"data: {path}: not a tokenizer ({one_line_of(error)}): save it by the tokenizers "
+            "library"
         ) from error
     if lacking := [name for name in SPECIAL if tokenizer.token_to_id(name) is None]:
         raise KtbenchError(f"data: {path}: it has no piece {lacking[0]}, as those of BERT have")
+    if (size := _size(tokenizer)) > MOST_PIECES:
+        raise KtbenchError(
+            f"data: {path}: it numbers a piece {size - 1:,}: numbers below {MOST_PIECES:,} are read"
+        )
     return text
+
+
+def _size(tokenizer: Any) -> int:
+    """Return the number that follows those of all pieces, which may leave gaps."""
+    return int(1 + max(tokenizer.get_vocab().values()))
 
 
 def segments(ids: NDArray[np.int32], mask: NDArray[np.int32], end: int) -> NDArray[np.int32]:
@@ -156,8 +170,8 @@ class WordPieces:
 
     @property
     def size(self) -> int:
-        """Number of pieces."""
-        return int(self._tokenizer.get_vocab_size())
+        """Number of pieces: one more than the greatest of their numbers."""
+        return _size(self._tokenizer)
 
     @property
     def special(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ from ktbench.measure.target import Target, opened
 from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError
 
 Answers = NDArray[Any]
-"""Classes (N,), or outputs (N, K)."""
+"""Classes (N,), or outputs (N, K): k rows per input where it has k predictions."""
 
 
 def share(classes: Answers, labels: Answers) -> float:

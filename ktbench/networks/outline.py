@@ -116,8 +116,8 @@ def outline(item: Item, signature: Signature, base: str, *, trained: bool = Fals
         raise KtbenchError(f"{item.label} cannot be looked at: {reason}")
     if unread := catalogue.unread_sizes(item.name, signature.essential):
         raise KtbenchError(
-            f"student {item.name} is for another task: it reads no {', '.join(unread)} of "
-            f"{signature.noun}s"
+            f"student {item.name} is for another task: it is built without {', '.join(unread)}, "
+            "which this data needs"
         )
     mark(item.label, "looking at the network", item.label)
     of_user = bool(own_names(item))

@@ -158,6 +158,9 @@ class DataSpec(Record):
         elif isinstance(task, dict) and len(task) == 1 and "name" not in task:
             [(name, settings)] = task.items()
             task = {"name": name, "settings": settings or {}}
+        elif isinstance(task, dict) and "name" not in task:
+            named = ", ".join(sorted(map(str, task))) or "none"
+            raise ValueError(f"task: give one as NAME or {{NAME: settings}}, not {named}")
         return {**value, "task": task}
 
     @model_serializer(mode="wrap")

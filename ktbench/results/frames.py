@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ from ktbench.results.storage import DamagedError, Mark
 from ktbench.results.techniques import Techniques
 from ktbench.results.unpacking import Unpacked
 
+SECOND = "beside_"
+"""Beginning of the names of columns with a task's second figures."""
 _ACCURACIES = ("validation_last", "validation_best", "test_last", "test_best")
 _COSTS = ("seconds", "teacher_seconds", "shared_seconds", "flops", "teacher_flops")
 _STATISTICS = (
@@ -97,7 +101,8 @@ class Results:
         `failed_by`: technique where the cell's own student or method ended its training,
         circumstance where something else did (`results.attribution`). `accuracy_itt`,
         `validation_itt`: the same by intention to treat: a technique's own failure counts at
-        `chance`.
+        `chance`. `beside_NAME`: a second figure of the test set, as the task gives it, of the
+        weights that are exported; no such column where the task has none.
         """
         plan = self.lock.plan
         odd = self.differences
@@ -116,6 +121,10 @@ class Results:
         own = frame["failed_by"] == "technique"
         for name in ("accuracy", "validation"):
             frame[f"{name}_itt"] = stats.intention_to_treat(frame[name], own, frame["chance"])
+        second = {key: _second_figures(self.by_key.get(key), cell) for key, cell in cells.items()}
+        for name in dict.fromkeys(chain.from_iterable(second.values())):
+            values = [figures.get(name, math.nan) for figures in second.values()]
+            frame[f"{SECOND}{name}"] = values
         return frame
 
     def chance(self, cell: Cell) -> float:
@@ -308,6 +317,14 @@ def _checkpoint_row(checkpoint: Checkpoint | None, cell: Cell, metric: Metric) -
         "epochs": checkpoint.epochs,
         "digest": checkpoint.digest,
     }
+
+
+def _second_figures(result: Result | None, cell: Cell) -> dict[str, float]:
+    """Return the second figures of the weights that are exported, by name."""
+    if result is None or result.checkpoint is None:
+        return {}
+    accuracy = result.checkpoint.accuracy
+    return accuracy.beside_best if cell.train.keep == "best" else accuracy.beside_last
 
 
 def _cell_columns() -> dict[str, Any]:

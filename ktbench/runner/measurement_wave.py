@@ -274,13 +274,13 @@ def _evaluated(
             data.labels("test").numpy(),
             [answers_of[job.cell_key] for job in group],
             lease=Lease.of(results.path),
-            judge=_judge_of(data.task),
+            judge=judge_of(data.task),
         )
         answers |= {job.digest: o for job, o in zip(group, outcomes, strict=True)}
     yield from (answers[job.digest] for job in jobs)
 
 
-def _judge_of(task: Task) -> Judge:
+def judge_of(task: Task) -> Judge:
     """Return how a task judges a device's answers: classes where it reads no more of outputs."""
 
     def score(answers: NDArray[Any], labels: NDArray[Any]) -> float:

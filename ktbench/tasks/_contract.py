@@ -230,8 +230,8 @@ class Task(ABC):
     metric: Metric
     """What `score` gives; a task with several sets it from its settings."""
     top_class: ClassVar[bool] = False
-    """True where `per_sample` is the number of the largest output, which is then all that a board
-    has to send back."""
+    """True where `score` takes the number of the largest output of each row in place of
+    `per_sample`: then a board has to send back no more."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -346,8 +346,7 @@ class Task(ABC):
     def per_sample(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return what `score` needs of some samples, (B, ...), from their outputs and labels.
 
-        By default what a network says of each. A loss gives each sample's loss; then `top_class`
-        must be False.
+        By default what a network says of each.
         """
         return self.predictions(outputs)
 

@@ -1,5 +1,7 @@
 """Masked language modelling: pieces of plain text that are hidden, judged by how many are named.
 
+The mean cross-entropy of the hidden pieces is reported as a second figure.
+
 Devlin et al., arXiv 1810.04805, section 3.1, task 1: some pieces of a sequence are chosen; of
 these, 80 % are shown as [MASK], 10 % as any piece and 10 % as they are, and the network names all
 of them. Here every sequence has the same number of chosen pieces, so that batches stay full, and
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from ktbench.data.counter import counter_hash, numbered
 from ktbench.data.documents import Documents, documents
@@ -33,6 +36,8 @@ _CHOICE, _CHANGE, _PIECE, _HELD_OUT = 5, 6, 7, 8
 """Numbers of the random streams of a mask's draws."""
 _MASKED, _ANY = 0.8, 0.1
 """Shares of chosen pieces that are shown as [MASK], and as any piece."""
+LOSS = "loss on masked pieces"
+"""Name of the second figure."""
 _FIRST = len(SPECIAL)
 """Number of the first piece that is text."""
 
@@ -169,6 +174,23 @@ class Learning(text_classification.Learning):
         """Return the tokenizer's digest as bytes, and the number of its pieces."""
         (digest,) = super().statistics(raw, facts)
         return digest, torch.tensor(int(facts["vocabulary"]))
+
+    # ------------------------------------------------------------ quality
+
+    def per_sample(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the named piece and the loss of each prediction, (B * masked, 2), float64."""
+        losses = functional.cross_entropy(outputs, labels, reduction="none")
+        return torch.stack([self.predictions(outputs).double(), losses.double()], dim=1)
+
+    def score(self, per_sample: Tensor, labels: Tensor) -> float:
+        """Return the share of pieces that are named; named pieces alone, as of boards, will do."""
+        return super().score(per_sample[:, 0] if per_sample.ndim > 1 else per_sample, labels)
+
+    def beside(self, per_sample: Tensor, labels: Tensor) -> dict[str, float]:
+        """Return the mean loss of the hidden pieces in nats; its exponential is the perplexity."""
+        return {LOSS: float(per_sample[:, 1].mean())}
+
+    # ------------------------------------------------------------ the exported file
 
     def sidecar(
         self, signature: Signature, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]

@@ -18,7 +18,15 @@ from torch import Tensor
 from ktbench import catalogue
 from ktbench.data.documents import documents
 from ktbench.data.texts import TextTable, texts
-from ktbench.data.word_pieces import Text, WordPieces, learn, read_tokenizer, segments
+from ktbench.data.word_pieces import (
+    MOST_PIECES,
+    PAD,
+    Text,
+    WordPieces,
+    learn,
+    read_tokenizer,
+    segments,
+)
 from ktbench.records import DataSpec, KtbenchError, canonical_json, digest_of
 from ktbench.students._contract import FilePath, Inputs, each, parts
 from ktbench.tasks._classification import METRICS, Classification
@@ -63,8 +71,10 @@ class Config:
         """Raise ValueError for what cannot be a length or a vocabulary."""
         if type(self.length) is not int or not 4 <= self.length <= 4096:
             raise ValueError(f"length must be 4 to 4096 word pieces, not {self.length}")
-        if type(self.vocabulary) is not int or not 100 <= self.vocabulary <= 1_000_000:
-            raise ValueError(f"vocabulary must be 100 to 1,000,000 pieces, not {self.vocabulary}")
+        if type(self.vocabulary) is not int or not 100 <= self.vocabulary <= MOST_PIECES:
+            raise ValueError(
+                f"vocabulary must be 100 to {MOST_PIECES:,} pieces, not {self.vocabulary}"
+            )
         if self.metric not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, not {self.metric}")
         if self.tokenizer is not None:
@@ -107,7 +117,11 @@ class Learning(Classification):
         if c.vocabulary_of is not None:
             other = DataSpec(source="parquet", path=c.vocabulary_of, split_seed=spec.split_seed)
             size, lowercase = c.vocabulary, c.lowercase
-            read = documents(other, base, column=None, vocabulary=size, lowercase=lowercase)
+            try:
+                read = documents(other, base, column=None, vocabulary=size, lowercase=lowercase)
+            except KtbenchError as error:
+                reason = str(error).removeprefix("data: ")
+                raise KtbenchError(f"data: vocabulary_of: {reason}") from error
             return read.tokenizer
         if c.tokenizer is None:
             return None
@@ -203,7 +217,7 @@ class Learning(Classification):
     ) -> dict[str, dict[str, Any]]:
         """See `Task.sidecar`; the tokenizer is a file beside the exported one."""
         special = facts["special"]
-        told = "numbers of word pieces, padded with 0 or cut to the length"
+        told = f"numbers of word pieces, padded with {special[PAD]} or cut to the length"
         return {
             "ids": {"meaning": told, "range": [0, facts["vocabulary"] - 1],
                     "tokenizer": TOKENIZER, "special": special},

@@ -375,7 +375,7 @@ def test_tables_without_rows_are_refused(tmp_path: Path) -> None:
     assert "empty" in _refused(tmp_path)
     _write(tmp_path / "train.parquet")
     pq.write_table(empty, tmp_path / "test.parquet")
-    assert "no texts are left for the test split" in _refused(tmp_path)
+    assert "the test split has no texts: give it some" in _refused(tmp_path)
 
 
 # ---------------------------------------------------------------- remarks

@@ -21,79 +21,8 @@ from ktbench.records import DataSpec, Item, KtbenchError
 from ktbench.results import Results, load_results
 from tests.support.running import ROOT, started, write_matrix
 
-TASK = '''
-"""Regression of one number from a few, judged by the mean absolute error."""
-
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-from torch import Tensor
-from torch.nn import functional
-
-from ktbench.records import Metric
-from ktbench.tasks._contract import InputSpec, Signature, Source, Task
-
-
-@dataclass(frozen=True)
-class Config:
-    """Settings."""
-
-    noise: float = 0.1
-
-
-@dataclass(frozen=True)
-class Rows:
-    kept: tuple
-
-    def inputs(self, indices, view):
-        return self.kept[0][indices]
-
-    def labels(self, indices, view):
-        return self.kept[1][indices]
-
-
-class Learning(Task):
-    noun = "row"
-    metric = Metric(
-        name="mean absolute error", word="error", better="less", high=None, chance=6.0, digits=3
-    )
-
-    def open(self, spec, base):
-        draw = np.random.default_rng(0)
-        x = draw.normal(size=(400, 5)).astype(np.float32)
-        y = x @ np.arange(1.0, 6.0) + self.config.noise * draw.normal(size=400)
-        labels = {"train": y.astype(np.float32)}
-        return Source("rows", ("y",), labels, lambda split, rows: x[rows])
-
-    def signature(self, classes, shapes, facts):
-        sizes = (("num_classes", 1), ("in_features", shapes[0][0]))
-        return Signature((InputSpec("x", shapes[0]),), 1, sizes, "row", "data.task")
-
-    def inputs(self, raw, statistics):
-        return raw
-
-    def samples(self, spec, raw, labels, statistics, seed):
-        return Rows((raw, labels))
-
-    def loss(self, outputs, labels):
-        return functional.mse_loss(outputs[:, 0], labels)
-
-    def predictions(self, outputs):
-        return outputs[:, 0]
-
-    def agreement(self, predictions, others):
-        return float(((predictions - others).abs() < 1e-3).double().mean())
-
-    def per_sample(self, outputs, labels):
-        return (outputs[:, 0] - labels).abs()
-
-    def score(self, per_sample, labels):
-        return float(per_sample.double().mean())
-
-    def beside(self, per_sample, labels):
-        return {"largest error": float(per_sample.max())}
-'''
+PAGE = (ROOT / "docs" / "tasks.md").read_text()
+[TASK] = re.findall(r"```python\n# ktbench/tasks/toy_regression.py\n(.*?)```", PAGE, re.S)
 NETWORK = """
 from torch import nn
 

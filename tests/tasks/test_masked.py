@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,26 +16,34 @@ import torch
 from ktbench import catalogue
 from ktbench.data import Stream, load
 from ktbench.data.word_pieces import SPECIAL, WordPieces, learn, numbers_of
-from ktbench.export import export_student
+from ktbench.export import LAYOUTS, export_student, raw_samples
+from ktbench.measure import BoardAccuracy, evaluate, job_of
 from ktbench.networks.weights import load_student
 from ktbench.records import (
     Artifact,
     Cell,
-    Checkpoint,
     DataSpec,
+    DeviceSpec,
     ExportSpec,
     Item,
     KtbenchError,
     NumericSpec,
-    SourceSpec,
     Teacher,
     TeacherOutputs,
 )
+from ktbench.results import load_results
+from ktbench.runner.measurement_wave import judge_of
 from ktbench.students._contract import parts
-from ktbench.tasks.masked_language_model import changed, choose, cut
-from ktbench.teacher.build import build_source
+from ktbench.tasks.masked_language_model import LOSS, changed, choose, cut
 from ktbench.teacher.live import Live
-from ktbench.train import TrainingContext, train_cohort
+from tests.support.equal_bits import (
+    equal_bits,
+    equal_bits_cached,
+    source_of,
+    trained,
+    trained_teacher,
+)
+from tests.support.running import Commands, write_matrix
 from tests.support.texts import (
     BERT,
     bert_cell,
@@ -48,7 +54,7 @@ from tests.support.texts import (
     write_documents,
     write_texts,
 )
-from tests.support.training import HERE, places_in
+from tests.support.training import HERE
 
 MASKED = 3
 """Masked pieces of these sequences: a fifth of 14."""
@@ -116,43 +122,6 @@ def test_positions_are_drawn_evenly_and_eight_of_ten_are_hidden() -> None:
     assert other.min() >= len(SPECIAL) and len(np.unique(other)) > 80
 
 
-DRAW = """
-import hashlib, sys
-import torch
-from pathlib import Path
-from ktbench.data import Stream, load
-from ktbench.records import DataSpec
-data = load(DataSpec.model_validate_json(sys.argv[1]), Path())
-stream, chosen = Stream(data, 3, 32), torch.tensor([9, 2, 5])
-held_out = data.some("test", slice(4))
-total = hashlib.sha256()
-for part in (*stream.inputs(chosen, 2), stream.labels(chosen, 2), *held_out, data.labels("test")):
-    total.update(part.contiguous().numpy())
-print(total.hexdigest())
-"""
-
-
-@pytest.mark.slow
-def test_masks_and_held_out_draws_are_the_same_from_any_process(spec: DataSpec) -> None:
-    data = loaded(spec.model_dump_json())
-    stream, chosen = Stream(data, 3, 32), torch.tensor([9, 2, 5])
-    total = hashlib.sha256()
-    made = (*parts(stream.inputs(chosen, 2)), stream.labels(chosen, 2))
-    for part in (*made, *parts(data.some("test", slice(4))), data.labels("test")):
-        total.update(part.contiguous().numpy())  # type: ignore[arg-type]
-    answers = {
-        subprocess.run(
-            [sys.executable, "-c", DRAW, spec.model_dump_json()],
-            env={**os.environ, "TOKENIZERS_PARALLELISM": parallel},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-        for parallel in ("true", "false")
-    }
-    assert answers == {total.hexdigest()}
-
-
 def test_each_epoch_masks_anew_and_validation_keeps_its_draw(spec: DataSpec) -> None:
     data, chosen = loaded(spec.model_dump_json()), torch.arange(20)
     fresh, kept = Stream(data, 0, 32), Stream(data, 0, 32, views=1)
@@ -173,25 +142,13 @@ def test_a_missing_split_is_set_aside_by_whole_documents(folder: Path, tmp_path:
 # ---------------------------------------------------------------- trainings
 
 
-def _trained(cells: list[Cell], root: Path, **options: Any) -> list[Checkpoint]:
-    data = loaded(cells[0].data.model_dump_json())
-    options = {"teacher": None} | options
-    context = TrainingContext(dataset=data, places=places_in(root), base=HERE, **options)
-    made = train_cohort(cells, context)
-    assert all(isinstance(one, Checkpoint) for one in made), made
-    return made  # type: ignore[return-value]
-
-
 @pytest.fixture(scope="module")
 def taught_by(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, Live]:
     """A trained teacher, and its cell."""
-    root = tmp_path_factory.mktemp("teacher")
     cell = bert_cell(masked_data(folder), seed=9)
-    [made] = _trained([cell], root)
-    data = loaded(cell.data.model_dump_json())
-    network = load_student(cell, root / made.path, base=HERE, **data.dimensions)
+    live, made = trained_teacher(cell, tmp_path_factory.mktemp("teacher"))
     assert made.accuracy.test_last > 0.1  # of 5 % by the most frequent piece
-    return cell, Live(network, trained_on=data, dataset=data)
+    return cell, live
 
 
 @pytest.mark.slow
@@ -204,24 +161,7 @@ def test_a_masked_cell_alone_in_a_cohort_cached_and_resumed_has_the_same_bits(
         bert_cell(spec, method, teacher=Teacher(name="t", cell=above), train=train)
         for method in ("kd", "dkd", "last_layer", "similarity")
     ]
-    cohort = _trained(cells, tmp_path / "cohort", teacher=live)
-    alone = [_trained([cell], tmp_path / f"{n}", teacher=live)[0] for n, cell in enumerate(cells)]
-    assert [one.digest for one in cohort] == [one.digest for one in alone]
-
-    def stop(progress: Any) -> None:
-        if progress.done >= 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        _trained(cells[:1], tmp_path / "again", teacher=live, report=stop, checkpoint_seconds=0.0)
-    [resumed] = _trained(cells[:1], tmp_path / "again", teacher=live)
-    assert resumed.digest == alone[0].digest
-    for name in ("cold", "warm"):
-        source = _cached(cells[0], live, tmp_path)
-        [cached] = _trained(cells[:1], tmp_path / name, teacher=source)
-        assert cached.digest == alone[0].digest
-        source.close()
-    assert source.account.read > source.account.ran
+    equal_bits_cached(cells, live, tmp_path)
 
 
 @pytest.mark.slow
@@ -235,16 +175,16 @@ def test_sampled_outputs_of_each_prediction_are_the_same_live_and_cached(
         spec, "kd", teacher=Teacher(name="t", cell=above), train=train, numeric=numeric
     )
     digests = set()
-    for name, cached in (("live", False), ("cold", True), ("warm", True)):
-        source = _cached(cell, live, tmp_path, cached=cached)
-        [made] = _trained([cell], tmp_path / name, teacher=source)
+    for name in ("live", "cold", "warm"):
+        source = source_of(cell, live, tmp_path, "live" if name == "live" else "cached")
+        [made] = trained([cell], tmp_path / name, teacher=source)
         digests.add(made.digest)
     assert source.account.read > source.account.ran
     assert len(digests) == 1
     data = loaded(spec.model_dump_json())
     stream = Stream(data, 0, 32, 1)
     batch = _batch(stream)
-    seen = _cached(cell, live, tmp_path / "b", cached=False).outputs(batch, catalogue_needs())
+    seen = source_of(cell, live, tmp_path / "b", "live").outputs(batch, catalogue_needs())
     counts = (seen.logits.double() / 4).softmax(1) * 8
     assert seen.logits.shape == (32 * MASKED, data.signature.outputs)
     assert torch.allclose(counts.round(), counts, atol=1e-4)
@@ -261,18 +201,6 @@ def _batch(stream: Stream) -> Any:
 
     indices = stream.order(0)[0]
     return make_batch(stream, indices, epoch=0, step=0, steps=10, device=torch.device("cpu"))
-
-
-def _cached(of: Cell, live: Live, root: Path, *, cached: bool = True) -> Any:
-    data = loaded(of.data.model_dump_json())
-    return build_source(
-        live,
-        taught=of,
-        stream=Stream(data, of.seed, of.train.batch_size, of.train.views),
-        teacher=("t", live.digest),
-        spec=SourceSpec(source="cached" if cached else "live"),
-        root=root / "outputs",
-    )
 
 
 def test_the_head_names_pieces_at_their_own_positions_alone() -> None:
@@ -297,12 +225,56 @@ def test_an_exported_file_takes_positions_and_agrees_with_torch(
     spec: DataSpec, tmp_path: Path, batch: Any
 ) -> None:
     data, cell = loaded(spec.model_dump_json()), bert_cell(spec)
-    [made] = _trained([cell], tmp_path)
+    [made] = trained([cell], tmp_path)
     student = load_student(cell, tmp_path / made.path, base=HERE, **data.dimensions)
     asked = ExportSpec(format="onnx", batch=batch)
     artifact = export_student(student, cell, asked, data, tmp_path / "artifacts", tmp_path)
     assert isinstance(artifact, Artifact), artifact
     assert artifact.agreement == 1.0 and artifact.test_accuracy == made.accuracy.test_last
+    device, labels = DeviceSpec(profile="local", name="here"), data.labels("test")
+    with torch.inference_mode():
+        outputs = student(data.some("test", slice(None)))
+    [answer] = evaluate(
+        device,
+        [job_of(artifact, tmp_path)],
+        raw_samples(LAYOUTS["onnx"], data, "test"),
+        labels.numpy(),
+        [data.task.predictions(outputs).numpy()],
+        judge=judge_of(data.task),
+    )
+    assert isinstance(answer, BoardAccuracy), answer
+    assert answer.inputs == len(labels) == data.size("test") * MASKED
+    assert (answer.accuracy, answer.agreement) == (artifact.test_accuracy, 1.0)
+    losses = [
+        float(row.exp().sum().log() - row[label])
+        for row, label in zip(outputs.double(), labels, strict=True)
+    ]
+    assert made.accuracy.beside_last == {LOSS: pytest.approx(np.mean(losses), rel=1e-6)}
+
+
+@pytest.mark.slow
+def test_a_report_shows_the_loss_of_hidden_pieces_where_it_shows_how_many_are_named(
+    folder: Path, ktbench: Commands, tmp_path: Path
+) -> None:
+    matrix = write_matrix(
+        tmp_path / "m.yaml",
+        data=masked_data(folder).model_dump(mode="json"),
+        teachers=[{"student": {BERT.name: {**BERT.settings, "layers": 2}}, "name": "T"}],
+        students=[{BERT.name: dict(BERT.settings)}],
+        train={"epochs": 1, "batch_size": 32, "lr": 0.01, "optimiser": "adam"},
+    )
+    ktbench.report = True
+    answer = ktbench("run", matrix, "--results", "r")
+    assert answer.code == 0, answer.err
+    results = load_results(tmp_path / "r")
+    for result in results.by_key.values():
+        assert result.checkpoint is not None
+        loss = result.checkpoint.accuracy.beside_last[LOSS]
+        named = f"{result.checkpoint.accuracy.test_last:.1%}".replace("%", " %")
+        row = rf"\| {named} \| [^|]* \| {loss:.3f} \|"
+        assert re.search(row, (tmp_path / "r/report/report.md").read_text()), row
+    table = pd.read_csv(tmp_path / "r/report/tables/cells.csv")
+    assert table[f"beside_{LOSS}"].between(1, np.log(200)).all()
 
 
 # ---------------------------------------------------------------- begun from another's weights
@@ -313,7 +285,7 @@ def test_a_fine_tuned_text_cell_alone_in_a_cohort_and_resumed_has_the_same_bits(
     folder: Path, tmp_path: Path
 ) -> None:
     before = bert_cell(masked_data(folder))
-    [first] = _trained([before], tmp_path / "before")
+    [first] = trained([before], tmp_path / "before")
     texts = write_texts(tmp_path / "texts")
     spec = text_data(texts, length=16, vocabulary_of=str(folder))
     assert loaded(spec.model_dump_json()).signature.reads == (
@@ -325,22 +297,11 @@ def test_a_fine_tuned_text_cell_alone_in_a_cohort_and_resumed_has_the_same_bits(
         bert_cell(spec, seed=0),
     ]
     options: dict[str, Any] = {"first_weights": lambda cell: weights if cell.pretrained else None}
-    cohort = _trained(cells, tmp_path / "cohort", **options)
-    alone = [_trained([cell], tmp_path / f"{n}", **options)[0] for n, cell in enumerate(cells)]
-    assert [one.digest for one in cohort] == [one.digest for one in alone]
+    cohort = equal_bits(cells, tmp_path, **options)
     assert cohort[0].digest != cohort[1].digest and cohort[1].begun is None
     begun = cohort[0].begun
     assert begun is not None and begun.taken > 10
     assert {name.partition(".")[0] for name in begun.new} == {"head", "pooler"}
-
-    def stop(progress: Any) -> None:
-        if progress.done >= 2:
-            raise KeyboardInterrupt
-
-    again = {"report": stop, "checkpoint_seconds": 0.0, **options}
-    with pytest.raises(KeyboardInterrupt):
-        _trained(cells[:1], tmp_path / "again", **again)
-    assert _trained(cells[:1], tmp_path / "again", **options)[0].digest == alone[0].digest
 
 
 # ---------------------------------------------------------------- refused

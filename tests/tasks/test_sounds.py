@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import subprocess
-import sys
 import wave
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from ktbench.networks.outline import outline
 from ktbench.networks.weights import load_student
 from ktbench.records import (
     Artifact,
-    Checkpoint,
     DataSpec,
     DeviceSpec,
     ExportSpec,
@@ -35,8 +32,7 @@ from ktbench.records import (
 )
 from ktbench.tasks._log_mel import Front, LogMel, Recipe
 from ktbench.tasks.sound_classification import Config, shifted
-from ktbench.teacher.live import Live
-from ktbench.train import TrainingContext, train_cohort
+from tests.support.equal_bits import equal_bits_cached, trained, trained_teacher
 from tests.support.sounds import (
     RATE,
     sound_cell,
@@ -48,19 +44,7 @@ from tests.support.sounds import (
     write_sounds,
 )
 from tests.support.texts import loaded
-from tests.support.training import HERE, places_in
-
-DRAW = """
-import sys
-from tests.support.sounds import sound_data
-from ktbench.data import Stream, load
-from pathlib import Path
-import hashlib, torch
-torch.set_num_threads(1)
-data = load(sound_data(Path(sys.argv[1]), shift=0.05, noise=0.2), Path())
-made = Stream(data, 3, 32).inputs(torch.tensor([int(each) for each in sys.argv[2:]]), 4)
-print(hashlib.sha256(made[-1].numpy().tobytes()).hexdigest())
-"""
+from tests.support.training import HERE
 
 
 @pytest.fixture(scope="module")
@@ -222,10 +206,14 @@ GOOD = wav(tone(300))
         (GOOD[:36], "not a readable wav file"),
         (GOOD[:20] + b"\x06\x00" + GOOD[22:], "not a readable wav file .*ALAW"),
         (GOOD[:22] + b"\x00\x00" + GOOD[24:], "not a readable wav file"),
+        (GOOD[:22] + b"\xff\xff" + GOOD[24:], r"not a readable wav file \(its header is damaged"),
+        (GOOD[:4] + b"\x07\0\0\0" + GOOD[8:], r"not a readable wav file \(its header is dam"),
         (wav(np.zeros(0, np.int16)), "holds no sound: remove it"),
+        (wav(tone(300), 2_000_000), "its rate of 2,000,000 Hz is not 1 to 1,000,000"),
+        (wav(np.full(9, 1e300)), "has values that are no sound"),
         (
             wav(np.array([0, np.nan], np.float32)),
-            "has values that are not finite",
+            "has values that are no sound",
         ),
     ],
 )
@@ -272,6 +260,24 @@ def test_folders_and_paths_in_tables_are_read_like_bytes_in_tables(tmp_path: Pat
     assert load(bytes_, HERE).digest == data.digest
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", r"train row 0: cannot read a.wav: No such file or directory; 29 more"),
+        ("pipe", r"train row 0: a.wav is a pipe, not a regular file: name a file; 29 more"),
+    ],
+)
+def test_a_path_in_a_table_that_leads_to_no_file_is_told_with_its_row(
+    tmp_path: Path, kind: str, words: str
+) -> None:
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "a.wav")
+    write_sounds(tmp_path, 30, audio=["a.wav"] * 30)
+    with pytest.raises(KtbenchError, match=words) as told:
+        describe(sound_data(tmp_path), HERE)
+    assert "\n" not in str(told.value)
+
+
 def test_a_folder_s_files_of_other_formats_are_refused_by_name(tmp_path: Path) -> None:
     folders = write_folders(tmp_path)
     (folders / "class1" / "odd.mp3").write_bytes(b"ID3")
@@ -300,21 +306,6 @@ def test_what_belongs_to_images_is_refused_for_sounds(
 
 
 # ---------------------------------------------------------------- training
-
-
-@pytest.mark.slow
-def test_a_batch_is_the_same_from_any_process_and_beside_any_other_sound(spec: DataSpec) -> None:
-    answers = {
-        subprocess.run(
-            [sys.executable, "-c", DRAW, str(spec.path), *rows],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(["."])},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for rows in (["9"], ["1", "2", "3", "9"])
-    }
-    assert len(answers) == 1
 
 
 @pytest.mark.slow
@@ -353,43 +344,18 @@ def test_inputs_of_another_training_are_converted(spec: DataSpec) -> None:
     torch.testing.assert_close(convert(theirs), ours, atol=1e-5, rtol=1e-5)
 
 
-def _trained(cells: list[Any], root: Path, **options: Any) -> list[Checkpoint]:
-    data = loaded(cells[0].data.model_dump_json())
-    context = TrainingContext(dataset=data, places=places_in(root), base=HERE, **options)
-    made = train_cohort(cells, context)
-    assert all(isinstance(one, Checkpoint) for one in made), made
-    return made  # type: ignore[return-value]
-
-
 @pytest.mark.slow
-def test_a_sound_cell_alone_in_a_cohort_and_resumed_has_the_same_bits(
+def test_a_sound_cell_alone_in_a_cohort_cached_and_resumed_has_the_same_bits(
     spec: DataSpec, tmp_path: Path
 ) -> None:
-    data = loaded(spec.model_dump_json())
-    taught_by = sound_cell(spec, seed=9)
-    [made] = _trained([taught_by], tmp_path / "teacher", teacher=None)
+    above = sound_cell(spec, seed=9)
+    live, made = trained_teacher(above, tmp_path / "teacher")
     assert made.accuracy.test_last > 0.6
-    network = load_student(
-        taught_by, tmp_path / "teacher" / made.path, base=HERE, **data.dimensions
-    )
-    live = Live(network, trained_on=data, dataset=data)
     thin = Item(name="tc_resnet8", settings={"width": 0.5})
-    cells = [
-        sound_cell(spec, method, teacher=Teacher(name="t", cell=taught_by), student=thin)
-        for method in ("kd", "similarity", "fitnet")
-    ]
-    cohort = _trained(cells, tmp_path / "cohort", teacher=live)
-    alone = [_trained([cell], tmp_path / f"{n}", teacher=live)[0] for n, cell in enumerate(cells)]
-    assert [one.digest for one in cohort] == [one.digest for one in alone]
-
-    def stop(progress: Any) -> None:
-        if progress.done >= 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        _trained(cells[:1], tmp_path / "again", teacher=live, report=stop, checkpoint_seconds=0.0)
-    [resumed] = _trained(cells[:1], tmp_path / "again", teacher=live)
-    assert resumed.digest == alone[0].digest
+    train = above.train.model_copy(update={"views": 2})
+    changes = {"teacher": Teacher(name="t", cell=above), "student": thin, "train": train}
+    cells = [sound_cell(spec, method, **changes) for method in ("kd", "similarity", "fitnet")]
+    equal_bits_cached(cells, live, tmp_path)
 
 
 # ---------------------------------------------------------------- exported files
@@ -403,7 +369,7 @@ def test_an_exported_file_takes_16_bit_samples_and_agrees_with_torch(
 ) -> None:
     data = loaded(spec.model_dump_json())
     cell = sound_cell(spec, student=Item(name=student, settings={"width": 0.25}))
-    [made] = _trained([cell], tmp_path, teacher=None)
+    [made] = trained([cell], tmp_path)
     network = load_student(cell, tmp_path / made.path, base=HERE, **data.dimensions)
     device = DeviceSpec(profile="local", name="here")
     samples, labels = raw_samples(LAYOUTS[format], data, "test"), data.labels("test").numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ktbench.data import Dataset, Stream, describe
 from ktbench.networks.outline import outline
 from ktbench.records import DataSpec, Item, KtbenchError
 from ktbench.students._contract import each, parts
+from tests.support.elsewhere import bits, bits_elsewhere
 from tests.support.running import SMALL
 from tests.support.sounds import sound_data, write_sounds
 from tests.support.texts import loaded, masked_data, text_data, write_documents, write_texts
@@ -72,6 +74,14 @@ def test_a_batch_is_a_function_of_seed_epoch_and_index(data: Dataset) -> None:
             assert torch.equal(a, b) and torch.equal(a[place], c[0])
 
 
+@pytest.mark.slow
+def test_all_that_a_training_reads_has_the_same_bits_from_any_process_and_in_any_batch(
+    spec: DataSpec, data: Dataset, tmp_path: Path
+) -> None:
+    """The library of word pieces alone numbers them by a hash table's order."""
+    assert bits_elsewhere(spec, tmp_path) == [bits(data, [9])] * 2
+
+
 def test_labels_are_one_per_prediction_and_a_function_of_seed_epoch_and_index(
     data: Dataset,
 ) -> None:
@@ -119,7 +129,7 @@ def test_a_student_that_suits_the_task_is_outlined_and_another_says_why_not(
     own = STUDENTS[data.spec.task.name]
     assert outline(Item(name=own), data.signature, ".").shapes.logits == data.signature.outputs
     for other in set(STUDENTS.values()) - {own} - BESIDE.get(data.spec.task.name, set()):
-        with pytest.raises(KtbenchError, match=r"is for another task: it (is built from|reads no)"):
+        with pytest.raises(KtbenchError, match=r"is for another task: it is built (from|without)"):
             outline(Item(name=other), data.signature, ".")
 
 
@@ -137,9 +147,35 @@ def test_an_unknown_task_and_an_unknown_setting_are_answered_with_the_nearest() 
         (Item(name="text_clasification"), "did you mean text_classification"),
         (Item(name="text_classification", settings={"lenght": 4}), "did you mean length"),
         (Item(name="text_classification", settings={"length": 1}), "length must be 4 to 4096"),
+        (
+            Item(name="text_classification", settings={"lowercase": 3}),
+            "lowercase cannot be 3, only true or false",
+        ),
+        (
+            Item(name="text_classification", settings={"text_column": 5}),
+            "text_column cannot be 5, only text or null",
+        ),
     ):
         with pytest.raises(KtbenchError, match=words):
             catalogue.task(task)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (
+            {"text_classification": {}, "masked_language_model": {}},
+            "task: give one as NAME or {NAME: settings}, not masked_language_model, text_cl",
+        ),
+        ({}, "task: give one as NAME or {NAME: settings}, not none"),
+        ({"text_classification": {"tokenizer": 7}}, "tokenizer cannot be 7, only "),
+    ],
+)
+def test_a_task_of_another_form_is_told_in_one_line(tmp_path: Path, task: Any, words: str) -> None:
+    data = {"task": task, "source": "parquet", "path": "texts"}
+    with pytest.raises(KtbenchError) as told:
+        matrix.plan(matrix.loads(yaml.safe_dump(SMALL | {"data": data}), base=str(tmp_path)))
+    assert words in str(told.value) and "\n" not in str(told.value)
 
 
 def test_what_belongs_to_images_is_refused_for_texts(tmp_path: Path) -> None:

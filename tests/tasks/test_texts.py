@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,33 +15,25 @@ import pytest
 import torch
 
 from ktbench.data import describe, load
-from ktbench.data.word_pieces import SPECIAL, WordPieces, learn, segments
+from ktbench.data.word_pieces import SPECIAL, WordPieces, learn, read_tokenizer, segments
 from ktbench.export import LAYOUTS, export_student, raw_samples
 from ktbench.matrix import loads, plan
 from ktbench.measure import BoardAccuracy, evaluate, job_of
 from ktbench.networks.weights import load_student
 from ktbench.records import (
     Artifact,
-    Checkpoint,
     DataSpec,
     DeviceSpec,
     ExportSpec,
     KtbenchError,
     Teacher,
 )
-from ktbench.teacher.live import Live
-from ktbench.train import TrainingContext, train_cohort
+from tests.support.equal_bits import equal_bits_cached, trained, trained_teacher
 from tests.support.running import ROOT
 from tests.support.texts import loaded, sentences, text_cell, text_data, write_texts
-from tests.support.training import HERE, places_in
+from tests.support.training import HERE
 
 TEXTS = "{task: {text_classification: {length: 12}}, source: parquet, path: texts}"
-LEARN = """
-from ktbench.data.word_pieces import learn
-from tests.support.texts import sentences
-import hashlib
-print(hashlib.sha256(learn(sentences(500)[0], 150, lowercase=True).encode()).hexdigest())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +42,6 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> DataSpec:
 
 
 # ---------------------------------------------------------------- word pieces
-
-
-@pytest.mark.slow
-def test_a_vocabulary_is_the_same_from_any_process() -> None:
-    """The library alone numbers pieces by a hash table's order, which differs by process."""
-    answers = {
-        subprocess.run(
-            [sys.executable, "-c", LEARN],
-            env={**os.environ, "TOKENIZERS_PARALLELISM": parallel},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for parallel in ("true", "false", "false")
-    }
-    assert len(answers) == 1
 
 
 def test_texts_begin_and_end_are_padded_and_cut() -> None:
@@ -78,6 +53,15 @@ def test_texts_begin_and_end_are_padded_and_cut() -> None:
     assert ids[0].tolist() == [begin, ids[1, 1], ids[1, 2], end, pad, pad]
     assert mask[0].tolist() == [1, 1, 1, 1, 0, 0] and mask[1].all()
     assert ids[2].tolist() == [begin, ids[1, 2], end, ids[1, 4], end, pad]
+
+
+def test_a_word_of_over_100_letters_or_with_a_new_letter_is_one_unknown_piece() -> None:
+    pieces = WordPieces(learn(sentences(300)[0], 200, lowercase=True), 60)
+    ids, mask = pieces.numbers(["film" * 25, "film" * 26, "filmЖ"])
+    unknown = SPECIAL.index("[UNK]")
+    assert (ids[0] == unknown).sum() == 0 and mask[0].sum() > 20
+    for row in (1, 2):
+        assert mask[row].sum() == 3 and ids[row][1] == unknown
 
 
 def test_a_text_cannot_write_the_special_pieces() -> None:
@@ -101,42 +85,18 @@ def test_teacher_and_students_of_other_training_sizes_read_the_same_pieces(
 # ---------------------------------------------------------------- training
 
 
-def _trained(cells: list[Any], root: Path, **options: Any) -> list[Checkpoint]:
-    data = loaded(cells[0].data.model_dump_json())
-    context = TrainingContext(dataset=data, places=places_in(root), base=HERE, **options)
-    made = train_cohort(cells, context)
-    assert all(isinstance(one, Checkpoint) for one in made), made
-    return made  # type: ignore[return-value]
-
-
 @pytest.mark.slow
-def test_a_text_cell_alone_in_a_cohort_and_resumed_has_the_same_bits(
+def test_a_text_cell_alone_in_a_cohort_cached_and_resumed_has_the_same_bits(
     spec: DataSpec, tmp_path: Path
 ) -> None:
-    data = loaded(spec.model_dump_json())
-    taught_by = text_cell(spec, seed=9)
-    [made] = _trained([taught_by], tmp_path / "teacher", teacher=None)
+    above = text_cell(spec, seed=9)
+    live, made = trained_teacher(above, tmp_path / "teacher")
     assert made.accuracy.test_last > 0.8
-    network = load_student(
-        taught_by, tmp_path / "teacher" / made.path, base=HERE, **data.dimensions
-    )
-    live = Live(network, trained_on=data, dataset=data)
     cells = [
-        text_cell(spec, method, teacher=Teacher(name="t", cell=taught_by))
+        text_cell(spec, method, teacher=Teacher(name="t", cell=above))
         for method in ("kd", "rkd", "similarity")
     ]
-    cohort = _trained(cells, tmp_path / "cohort", teacher=live)
-    alone = [_trained([cell], tmp_path / f"{n}", teacher=live)[0] for n, cell in enumerate(cells)]
-    assert [one.digest for one in cohort] == [one.digest for one in alone]
-
-    def stop(progress: Any) -> None:
-        if progress.done >= 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        _trained(cells[:1], tmp_path / "again", teacher=live, report=stop, checkpoint_seconds=0.0)
-    [resumed] = _trained(cells[:1], tmp_path / "again", teacher=live)
-    assert resumed.digest == alone[0].digest
+    equal_bits_cached(cells, live, tmp_path)
 
 
 # ---------------------------------------------------------------- exported files
@@ -151,7 +111,7 @@ def test_an_exported_file_takes_ids_and_mask_and_agrees_with_torch(
     spec: DataSpec, tmp_path: Path, format: Any, batch: Any
 ) -> None:
     data, cell = loaded(spec.model_dump_json()), text_cell(spec)
-    [made] = _trained([cell], tmp_path, teacher=None)
+    [made] = trained([cell], tmp_path)
     student = load_student(cell, tmp_path / made.path, base=HERE, **data.dimensions)
     asked = ExportSpec(format=format, batch=batch)
     artifact = export_student(student, cell, asked, data, tmp_path / "artifacts", tmp_path)
@@ -172,7 +132,7 @@ def test_the_documented_program_classifies_as_torch_with_the_exported_files_alon
     spec: DataSpec, tmp_path: Path
 ) -> None:
     data, cell = loaded(spec.model_dump_json()), text_cell(spec)
-    [made] = _trained([cell], tmp_path, teacher=None)
+    [made] = trained([cell], tmp_path)
     student = load_student(cell, tmp_path / made.path, base=HERE, **data.dimensions)
     folder = tmp_path / "artifacts"
     artifact = export_student(student, cell, ExportSpec(format="onnx"), data, folder, tmp_path)
@@ -230,6 +190,34 @@ def test_a_label_that_only_the_test_set_has_is_refused(tmp_path: Path) -> None:
         describe(text_data(tmp_path), HERE)
 
 
+def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    nothing = pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.int64())})
+    pq.write_table(nothing, tmp_path / "test.parquet")
+    with pytest.raises(KtbenchError, match="data: the test split has no texts: give it some"):
+        describe(text_data(tmp_path), HERE)
+
+
+def test_a_column_of_texts_that_the_test_set_alone_has_is_said_to_be_unread(tmp_path: Path) -> None:
+    texts, labels = sentences(40)
+    write_texts(tmp_path)
+    pq.write_table(
+        pa.table({"text": texts, "text_pair": texts[::-1], "label": labels}),
+        tmp_path / "test.parquet",
+    )
+    contents = describe(text_data(tmp_path), HERE).contents
+    assert contents is not None
+    assert "columns that are not read: text_pair" in contents.notes
+
+
+def test_documents_of_a_vocabulary_are_named_as_such_where_they_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    spec = text_data(write_texts(tmp_path), vocabulary_of=str(tmp_path / "none"))
+    with pytest.raises(KtbenchError, match=r"data: vocabulary_of: no such file or folder .*none"):
+        load(spec, HERE)
+
+
 def test_a_folder_of_images_holds_no_texts(tmp_path: Path) -> None:
     spec = text_data(write_texts(tmp_path)).model_copy(update={"source": "folder"})
     with pytest.raises(KtbenchError, match="texts are in tables"):
@@ -246,6 +234,72 @@ def test_padding_has_no_part_in_a_bag() -> None:
     other = ids.clone()
     other[:, 5:] = 7
     assert torch.equal(bag((ids, mask)), bag((other, mask)))
+
+
+# ---------------------------------------------------------------- tokenizers of one's own
+
+KNOWN = {name: number for number, name in enumerate((*SPECIAL[1:], "film", SPECIAL[0]))}
+"""A vocabulary whose padding is not 0."""
+
+
+def _tokenizer(file: Path, model: Any) -> str:
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(file))
+    return str(file)
+
+
+def _whole_words(unknown: str = "[UNK]", **more: int) -> Any:
+    from tokenizers import models
+
+    return models.WordLevel(vocab=KNOWN | more, unk_token=unknown)
+
+
+def _without_special_pieces() -> Any:
+    from tokenizers import models
+
+    return models.BPE(vocab={"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "words"),
+    [
+        (b'{"version": "1.0", "model": {', r"not a tokenizer \(EOF while parsing an object"),
+        (b'{"a": 1}', "not a tokenizer"),
+        (b"\xff\xfe\0", "not a tokenizer"),
+        (_without_special_pieces, r"it has no piece \[PAD\]"),
+        (lambda: _whole_words(unknown="[oops]"), r"not a tokenizer \(WordLevel error: Missing"),
+        (lambda: _whole_words(story=2_000_000), "it numbers a piece 2,000,000: numbers below"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_told_in_one_line(
+    tmp_path: Path, tokenizer: Any, words: str
+) -> None:
+    file = tmp_path / "own.json"
+    if isinstance(tokenizer, bytes):
+        file.write_bytes(tokenizer)
+    else:
+        _tokenizer(file, tokenizer())
+    with pytest.raises(KtbenchError, match=f"own.json: {words}") as told:
+        read_tokenizer(file)
+    assert "\n" not in str(told.value) and ".py" not in str(told.value)
+
+
+def test_numbers_of_a_tokenizer_s_pieces_may_leave_gaps_and_its_padding_may_be_any(
+    tmp_path: Path,
+) -> None:
+    file = _tokenizer(tmp_path / "own.json", _whole_words(story=900))
+    task = {"text_classification": {"length": 12, "tokenizer": file}}
+    folder = str(write_texts(tmp_path / "texts"))
+    spec = DataSpec.model_validate({"task": task, "source": "parquet", "path": folder})
+    data = load(spec, HERE)
+    ids, mask = data.raw("train")
+    assert data.signature.dimensions["vocabulary"] == 901 and int(ids.max()) == 900
+    assert (ids[mask == 0] == KNOWN["[PAD]"]).all() and (mask == 0).any()
+    told = data.task.sidecar(data.signature, data.statistics, data.facts)["ids"]
+    assert told["meaning"] == "numbers of word pieces, padded with 5 or cut to the length"
 
 
 # ---------------------------------------------------------------- planning
