@@ -259,6 +259,8 @@ def _requested(plan: Plan) -> Iterator[tuple[str, str]]:
 def _teacher(teacher: Teacher) -> dict[str, Any]:
     cell, parts = teacher.cell, {"data", "train", "numeric", "seed"}
     brought = {"checkpoint": teacher.checkpoint, "checkpoint_digest": teacher.checkpoint_digest}
+    if cell.from_file is not None:
+        brought |= {"start": cell.from_file.label, "start_digest": cell.from_file.digest}
     return {
         "student": cell.student.label,
         **{name: value for name, value in brought.items() if value is not None},

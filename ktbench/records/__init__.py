@@ -47,7 +47,6 @@ from ktbench.records.outcome import (
     ArithmeticVerdict,
     Artifact,
     Assembly,
-    Begun,
     BlockResult,
     Checkpoint,
     Cost,
@@ -76,6 +75,7 @@ from ktbench.records.run_options import (
     SeedRace,
     SourceSpec,
 )
+from ktbench.records.weights_file import Begun, FileMatch, WeightsFile
 
 __all__ = [
     "ACCURACY",
@@ -104,6 +104,7 @@ __all__ = [
     "Ensemble",
     "ExportSpec",
     "Failure",
+    "FileMatch",
     "Format",
     "Item",
     "Kept",
@@ -141,6 +142,7 @@ __all__ = [
     "TrainSpec",
     "Try",
     "Validity",
+    "WeightsFile",
     "Window",
     "canonical_json",
     "digest_of",

@@ -25,6 +25,7 @@ from ktbench.records.cell import Cell
 from ktbench.records.measurement import Origin
 from ktbench.records.metric import Metric
 from ktbench.records.run_options import ExportSpec, Quantisation
+from ktbench.records.weights_file import Begun
 
 Stage = Literal["plan", "data", "teacher", "train", "export", "measure"]
 
@@ -173,15 +174,6 @@ class Look(Record):
         return cls.model_validate(values) if finite else None
 
 
-class Begun(Record):
-    """The tensors of a network that begins from another training's weights."""
-
-    taken: Count
-    """Number of tensors whose names and shapes both networks have, the head's left out."""
-    new: tuple[Name, ...]
-    """Names of the others, which were freshly drawn."""
-
-
 class Checkpoint(Record):
     """A trained student: its weights, accuracy and cost."""
 
@@ -204,7 +196,7 @@ class Checkpoint(Record):
     """Balance of the loss at a few steps; none of a loss of one term, under the compiler, and in
     older records."""
     begun: Begun | None = None
-    """Part of the weights that another training gave; None where all of them were fresh."""
+    """Part of the weights that another training or a file gave; None where all were fresh."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

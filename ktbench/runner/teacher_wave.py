@@ -88,11 +88,13 @@ def make_teacher(job: TeacherJob, report: Report) -> TrainedTeacher | Failure:
 def _adopted(job: TeacherJob, data: Dataset) -> TrainedTeacher:
     """Evaluate a user's own weights; nothing is trained."""
     assert job.teacher.checkpoint is not None
-    cell = job.teacher.cell
+    cell, digest = job.teacher.cell, job.teacher.checkpoint_digest
     folder = job.root / "work" / f"teacher-{digest_of(job.teacher.canonical)}"
     weights = Path(job.base, job.teacher.checkpoint).expanduser()
     try:
-        checkpoint = adopt(cell, weights, dataset=data, places=_places(folder), base=job.base)
+        checkpoint = adopt(
+            cell, weights, dataset=data, places=_places(folder), base=job.base, digest=digest
+        )
         return _copied(job, checkpoint, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
