@@ -244,6 +244,8 @@ class Results:
     def teachers(self) -> pd.DataFrame:
         """One row per teacher of the matrix; figures are NaN or NA where it is not trained yet.
 
+        `brought` is the user's file that its weights came from or began from, if any. Costs of the
+        former are unknown, and so NaN or NA; those of the latter leave the file's training out.
         Teachers of one network with different checkpoints share a `key` and have their own figures.
         """
         checkpoints: dict[tuple[str, str, str], Checkpoint] = {}
@@ -256,11 +258,12 @@ class Results:
         for teacher in self.lock.plan.teachers:
             names = (teacher.name, teacher.cell.key, teacher.cell.student.label)
             row = dict(zip(("name", "key", "student"), names, strict=True))
-            rows.append(
-                row
-                | _checkpoint_row(checkpoints.get(teacher.weights_key), teacher.cell, self.metric)
-            )
-        types = {"name": object, "key": object, "student": object} | _CHECKPOINT_TYPES
+            given = teacher.cell.from_file
+            row["brought"] = teacher.checkpoint or (given.file if given else "")
+            row |= _checkpoint_row(checkpoints.get(teacher.weights_key), teacher.cell, self.metric)
+            row |= dict.fromkeys(_COSTS) if teacher.checkpoint else {}
+            rows.append(row)
+        types = dict.fromkeys(("name", "key", "student", "brought"), object) | _CHECKPOINT_TYPES
         return pd.DataFrame(rows, columns=list(types)).astype(types)
 
 
