@@ -11,6 +11,7 @@ from ktbench import catalogue
 from ktbench.catalogue import SettingInfo
 from ktbench.matrix.models import (
     ExportGrid,
+    FileStart,
     Include,
     Matrix,
     Rule,
@@ -30,7 +31,8 @@ def json_schema() -> Schema:
     schema: Schema = Matrix.model_json_schema()
     definitions = schema["$defs"]
     sections: dict[str, Schema] = {"": schema}
-    for model in (TeacherEntry, TeacherSection, ExportGrid, Include, Rule, WindowGrid):
+    listed = (TeacherEntry, TeacherSection, ExportGrid, Include, Rule, WindowGrid, FileStart)
+    for model in listed:
         sections[model.__name__] = definitions[model.__name__]
     for section in sections.values():
         for key, value in section["properties"].items():

@@ -19,6 +19,8 @@ STEM, HEAD = "stem", "head"
 
 def dependencies(output: Tensor, parameters: Sequence[nn.Parameter]) -> set[int]:
     """Return the positions of the parameters that an output depends on."""
+    if not output.requires_grad:
+        return set()
     gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True, retain_graph=True)
     return {i for i, gradient in enumerate(gradients) if gradient is not None}
 
@@ -41,7 +43,7 @@ def parts_of(student: Student, inputs: Inputs) -> dict[str, frozenset[str]]:
         reached: set[int] = set()
         parts = {}
         for part, output in outputs:
-            depends = dependencies(output, parameters) if output.requires_grad else set()
+            depends = dependencies(output, parameters)
             parts[part] = frozenset(names[i] for i in depends - reached)
             reached |= depends
     finally:

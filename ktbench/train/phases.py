@@ -116,9 +116,13 @@ class PhaseSchedule:
         before = {running.update: running for running in self.updates}
         self.updates = []
         for update in self.current.updates:
-            self.updates.append(before.get(update) or self._running(update))
+            running = before.get(update) or self._running(update)
+            self.updates += [] if running is None else [running]
+        if not self.updates:
+            raise self._nothing()
 
-    def _running(self, update: Update) -> RunningUpdate:
+    def _running(self, update: Update) -> RunningUpdate | None:
+        """Return an update with its optimiser; None where all that it would move is frozen."""
         with Guard(), self._layout.running():
             probe = each(self._probe, Tensor.clone)
             parameters = scope_parameters(self._student, probe, update.student)
@@ -129,12 +133,17 @@ class PhaseSchedule:
             and (update.adaptors is None or name.startswith(update.adaptors))
         ]
         if not parameters:
-            raise KtbenchError(
-                f"method {self._cell.method.name}: phase {self.current.name!r} trains nothing"
-            )
+            if self._cell.from_file is not None and self._cell.from_file.freeze:
+                return None
+            raise self._nothing()
         train = self._cell.train
         optimiser = make_optimiser(train, parameters, self._scales)
         return RunningUpdate(update, parameters, optimiser, train.clip_norm)
+
+    def _nothing(self) -> KtbenchError:
+        return KtbenchError(
+            f"method {self._cell.method.name}: phase {self.current.name!r} trains nothing"
+        )
 
     # ------------------------------------------------------------ state
 

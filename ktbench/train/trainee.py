@@ -224,6 +224,9 @@ class Trainee:
         gradients = []
         for number, (running, names) in enumerate(zip(updates, chosen, strict=True)):
             total = total_of(terms, names, method=method, phase=batch.phase)
+            if not total.requires_grad:
+                nothing = f"method {method}: phase {batch.phase!r}: its loss depends on nothing"
+                raise KtbenchError(f"{nothing} that is trained: freeze less")
             with self._running():
                 gradients.append(
                     torch.autograd.grad(
