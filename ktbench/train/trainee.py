@@ -225,8 +225,8 @@ class Trainee:
         for number, (running, names) in enumerate(zip(updates, chosen, strict=True)):
             total = total_of(terms, names, method=method, phase=batch.phase)
             if not total.requires_grad:
-                nothing = f"method {method}: phase {batch.phase!r}: its loss depends on nothing"
-                raise KtbenchError(f"{nothing} that is trained: freeze less")
+                place = f"method {method}: phase {batch.phase!r}"
+                raise KtbenchError(f"{place}: its loss depends on nothing that is trained")
             with self._running():
                 gradients.append(
                     torch.autograd.grad(
