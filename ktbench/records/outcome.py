@@ -197,11 +197,13 @@ class Checkpoint(Record):
     older records."""
     begun: Begun | None = None
     """Part of the weights that another training or a file gave; None where all were fresh."""
+    data_digest: Digest | None = None
+    """Digest of the data set that it learnt from; None in older records."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what a training that begins from none has not."""
-        return without_unset(plain(self), "begun")
+        """Leave out what a training that begins from none has not, and older records have not."""
+        return without_unset(plain(self), "begun", "data_digest")
 
     @model_validator(mode="after")
     def _best_epoch_was_trained(self) -> Self:

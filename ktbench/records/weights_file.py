@@ -6,12 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from ktbench.records.base import Record, without_unset
+from ktbench.records.base import Record, digest_of, without_unset
 from ktbench.records.bounds import Count, Name, Words
 from ktbench.records.printable import Line, Number, printable
 
 _SHOWN = 3
 """Names that a line lists."""
+_LONGEST = 200
+"""Longest text on parts in a label; the rest is a digest."""
 
 
 class WeightsFile(Record):
@@ -39,7 +41,10 @@ class WeightsFile(Record):
         parts = [f"freeze {', '.join(self.freeze)}"] if self.freeze else []
         parts += [f"{part} x {factor:.12g}" for part, factor in sorted(self.lr_scale.items())]
         parts += [f"head {self.head}"] if self.head else []
-        return printable(f"{self.file} ({'; '.join(parts)})" if parts else self.file)
+        told = "; ".join(parts)
+        if len(told) > _LONGEST:
+            told = f"{told[:_LONGEST]}… {digest_of([list(self.freeze), self.lr_scale])[:6]}"
+        return printable(f"{self.file} ({told})" if parts else self.file)
 
 
 class FileMatch(Record):

@@ -152,6 +152,7 @@ def _written(trainee: Trainee, places: Places, closed: Closed) -> Checkpoint:
         pairing=trainee.pairing,
         looks=tuple(look for look in map(Look.of, history.looks) if look is not None),
         begun=trainee.begun,
+        data_digest=trainee.shared.dataset.digest,
     )
 
 

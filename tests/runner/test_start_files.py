@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ktbench import catalogue
 from ktbench.records import Plan, WeightsFile
@@ -122,3 +124,61 @@ def test_the_speedup_stands_and_the_cost_of_the_files_training_is_unknown(tmp_pa
     [section] = efficiency(analysis)
     assert "what the training of these weights cost is unknown and in no figure" in section.lead
     assert "unknown" not in efficiency(other)[0].lead
+
+
+# ---------------------------------------------------------------- data behind a cell
+
+
+def pictures(folder: Path, shade: int) -> None:
+    """Write two classes of grey pictures, of which one for training has this shade."""
+    numbers = np.random.default_rng(0)
+    for split, count in (("train", 30), ("test", 6)):
+        for name in ("dark", "light"):
+            place = folder / split / name
+            place.mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                grey = numbers.integers(0, 256, (8, 8), dtype=np.uint8)
+                if (split, name, number) == ("train", "dark", 0):
+                    grey[:] = shade
+                Image.fromarray(grey).save(place / f"{number}.png")
+
+
+@pytest.mark.slow
+def test_a_cell_does_not_stand_where_the_data_of_what_it_began_from_has_changed(
+    ktbench: Commands, tmp_path: Path
+) -> None:
+    pictures(tmp_path / "pictures", 0)
+    data = {"source": "folder", "path": "pictures", "validation_size": 10}
+    write_matrix(tmp_path / "first.yaml", name="first", data=data, teachers=[], methods=[])
+    path = write_matrix(
+        tmp_path / "fine.yaml", name="fine", teachers=[], methods=[], start="first.yaml"
+    )
+    assert ktbench("run", path).code == 0
+    assert "1 reused" in ktbench("run", path).err
+    pictures(tmp_path / "pictures", 255)
+    refused = ktbench("run", path)
+    assert refused.code == 2
+    assert "none, 2 epochs, behind resnet8(width=0.25) / none" in refused.error
+    assert "learnt from data of digest" in refused.error and "has changed to" in refused.error
+    assert ktbench("run", path, "--fresh").code == 0
+
+
+@pytest.mark.slow
+def test_a_cell_whose_file_has_moved_stands_and_is_made_again_from_where_it_is(
+    ktbench: Commands, tmp_path: Path
+) -> None:
+    assert ktbench("run", write(tmp_path)).code == 0
+    before = digests(Path("results/m"))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "w.pt").rename(tmp_path / "there/w.pt")
+    start = {"file": "there/w.pt", "freeze": "stem"}
+    teacher = {"name": "T", "student": {"resnet14": WIDTH}, "start": start}
+    path = write_matrix(tmp_path / "m.yaml", name="m", teachers=[teacher], start=["fresh", start])
+    again = ktbench("run", path)
+    assert again.code == 0 and "4 reused" in again.err
+    made = results(Path("results/m")).items()
+    [lost] = [result for label, result in made if "none / seed 0 / from" in label]
+    assert lost.checkpoint is not None
+    (Path("results/m") / lost.checkpoint.path).unlink()
+    assert ktbench("run", path).code == 0
+    assert sorted(digests(Path("results/m")).values()) == sorted(before.values())
