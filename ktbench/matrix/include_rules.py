@@ -57,8 +57,8 @@ class Draft:
         """Coordinates in the matrix."""
         name = self.teacher.name if self.teacher else None
         labels = (self.student.label, self.method.label, name)
-        axes = (self.views, self.budget, self.window, name_of(self.start))
-        return Place(*labels, self.seed, *axes)
+        start = name_of(self.start)
+        return Place(*labels, self.seed, self.views, self.budget, self.window, start)
 
 
 class Rules:

@@ -257,7 +257,7 @@ class Results:
         rows = []
         for teacher in self.lock.plan.teachers:
             names = (teacher.name, teacher.cell.key, teacher.cell.student.label)
-            row = dict(zip(("name", "key", "student"), names, strict=True))
+            row: dict[str, Any] = dict(zip(("name", "key", "student"), names, strict=True))
             given = teacher.cell.from_file
             row["brought"] = teacher.checkpoint or (given.file if given else "")
             row |= _checkpoint_row(checkpoints.get(teacher.weights_key), teacher.cell, self.metric)

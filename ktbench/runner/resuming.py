@@ -115,7 +115,7 @@ def _refuse_other_data(context: RunContext, earlier: Result) -> None:
     ]
     for what, cell, learnt in trained:
         provenance = context.provenance.get(cell.data.canonical)
-        if None in (learnt, provenance) or learnt == provenance.data_digest:
+        if learnt is None or provenance is None or learnt == provenance.data_digest:
             continue
         raise KtbenchError(
             f"{context.results.path}: {what} learnt from data of digest {learnt}, which has "
