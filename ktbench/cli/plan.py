@@ -166,12 +166,13 @@ def _protocols(plan: Plan) -> list[str]:
 def _starts(plan: Plan) -> list[str]:
     """List what cells begin from, and what each student takes of it."""
     pretrained = dict.fromkeys(cell.pretrained.name for cell in plan.cells if cell.pretrained)
+    files = [f"weights:  {line}" for line in plan.taken]
     if not pretrained:
-        return []
+        return files
     from ktbench.data import describe
     from ktbench.networks.outline import begun_from, own_names
 
-    lines = [f"start:    {'; '.join(pretrained)}"]
+    lines = [*files, f"start:    {'; '.join(pretrained)}"]
     for cell in {cell.student.label: cell for cell in plan.cells if cell.pretrained}.values():
         assert cell.pretrained is not None
         if own_names(cell.student):

@@ -146,6 +146,8 @@ def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Consol
         )
     for note in data_notes(data):
         _say(console, escape(f"data: {note}"))
+    for line in plan.taken:
+        _say(console, escape(f"weights: {line}"))
 
 
 def _cells(plan: Plan) -> str:

@@ -264,6 +264,8 @@ def _teacher(teacher: Teacher) -> dict[str, Any]:
         "checkpoint_digest": teacher.checkpoint_digest,
         "preprocess": own.words if own is not None else None,
     }
+    if cell.from_file is not None:
+        brought |= {"start": cell.from_file.label, "start_digest": cell.from_file.digest}
     return {
         "student": cell.student.label,
         **{name: value for name, value in brought.items() if value is not None},

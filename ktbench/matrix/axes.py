@@ -13,8 +13,9 @@ from ktbench import catalogue
 from ktbench.devices._contract import host_objection
 from ktbench.matrix.file_problems import KeyPath, Problem, problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, Kind, of_teachers, variants
-from ktbench.matrix.models import ItemEntry, Matrix, WindowGrid
+from ktbench.matrix.models import FileStart, ItemEntry, Matrix, WindowGrid
 from ktbench.matrix.teachers import Teachers
+from ktbench.matrix.weights_files import FRESH, StartPoint, start_points
 from ktbench.records import (
     BASELINE,
     DeviceSpec,
@@ -45,6 +46,8 @@ class Axes:
     """Numbers of epochs; None stands for that of the cell's own training."""
     windows: tuple[Window | None, ...] = (None,)
     """Windows of the methods that read a teacher; None is the whole training."""
+    starts: tuple[StartPoint, ...] = (FRESH,)
+    """Origins of the first weights."""
 
 
 @dataclass
@@ -79,6 +82,7 @@ class AxesResolver:
         for number, seed in repeated(matrix.all_seeds):
             self.add_problem(("seeds", number), f"{seed} is listed twice")
         views, budgets, windows = self._views(), self._budgets(), self._windows()
+        starts = tuple(self.starts(matrix.start, ("start",))) or (FRESH,)
         if not matrix.teacher.keep:
             self.add_problem(("teacher", "keep"), "must not be empty")
         exports = self._exports()
@@ -88,7 +92,7 @@ class AxesResolver:
                 ("devices",), "there is nothing to measure: say what to export in exports"
             )
         items = (tuple(students), tuple(methods), teachers)
-        return Axes(*items, exports, devices, views, budgets, windows)
+        return Axes(*items, exports, devices, views, budgets, windows, starts)
 
     def add_problem(self, path: KeyPath, message: str) -> None:
         """Add a problem."""
@@ -119,6 +123,12 @@ class AxesResolver:
             items, problems = of_teachers(entry, setting, self.teachers, self.base)
         self.problems += [problem.under(*path) for problem in problems]
         return items
+
+    def starts(self, entries: Sequence[str | FileStart], path: KeyPath) -> list[StartPoint]:
+        """Return what entries of a `start` stand for, and collect their problems."""
+        points, problems = start_points(entries, self.base, path)
+        self.problems += problems
+        return points
 
     def start(self, student: Item) -> Start | None:
         """Return the assembly that a student starts from, or None for weights of its seed."""

@@ -14,6 +14,7 @@ from ktbench.matrix.cell_settings import reads_teacher
 from ktbench.matrix.file_problems import KeyPath
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import Include, ItemEntry, Rule
+from ktbench.matrix.weights_files import FRESH, StartPoint, name_of
 from ktbench.records import Ensemble, Item, Teacher, TrainSpec, Window
 
 
@@ -27,6 +28,8 @@ class Place(NamedTuple):
     views: int | None = None
     budget: int | None = None
     window: Window | None = None
+    start: str = FRESH
+    """`name_of` the origin of its first weights."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +47,18 @@ class Draft:
     """Coordinate on the axis of budgets."""
     window: Window | None = None
     """Coordinate on the axis of windows."""
+    start: StartPoint = FRESH
+    """Origin of the first weights."""
     has_own_epochs: bool = False
     """True for a control whose epochs an `include` gives, so that they are not worked out."""
-
-    @property
-    def trained(self) -> tuple[Item, int]:
-        """Student and seed."""
-        return self.student, self.seed
 
     @property
     def place(self) -> Place:
         """Coordinates in the matrix."""
         name = self.teacher.name if self.teacher else None
         labels = (self.student.label, self.method.label, name)
-        return Place(*labels, self.seed, self.views, self.budget, self.window)
+        start = name_of(self.start)
+        return Place(*labels, self.seed, self.views, self.budget, self.window, start)
 
 
 class Rules:
@@ -71,7 +72,7 @@ class Rules:
         self._needed: set[str] = set()
 
     def drafts(self) -> list[Draft]:
-        """Return the cells by student, method, teacher, budget, window, views and seed."""
+        """Return the cells by student, method, teacher, budget, window, views, seed and start."""
         axes, matrix = self.axes, self.matrix
         product_of_axes = self._block(axes, matrix.all_seeds, matrix.train)
         drafts = {draft.place: draft for draft in product_of_axes}
@@ -102,12 +103,12 @@ class Rules:
                 self._needed.add(method.label)
             else:
                 choices, windows = (None,), (None,)
-            rest = (axes.budgets, windows, axes.views, seeds)
-            for teacher, budget, window, views, seed in product(choices, *rest):
+            rest = (axes.budgets, windows, axes.views, seeds, axes.starts)
+            for teacher, budget, window, views, seed, start in product(choices, *rest):
                 changes = {"views": views, "epochs": budget}
                 changes = {name: value for name, value in changes.items() if value is not None}
                 changed = train.model_copy(update=changes) if changes else train
-                yield Draft(student, method, teacher, seed, changed, views, budget, window)
+                yield Draft(student, method, teacher, seed, changed, views, budget, window, start)
 
     def _reads_teacher(self, method: Item) -> bool:
         if method.label not in self._reads:
@@ -120,7 +121,7 @@ class Rules:
 
     def _excluded(self, rule: Rule, path: KeyPath, drafts: dict[Place, Draft]) -> set[Place]:
         """Return the cells that a rule takes out."""
-        patterns = (rule.student, rule.method, rule.teacher, rule.seed, rule.budget)
+        patterns = (rule.student, rule.method, rule.teacher, rule.seed, rule.budget, rule.start)
         if not any(patterns) and rule.windowed is None:
             self.resolver.add_problem(path, "says nothing: give student, method, teacher or seed")
             return set()
@@ -139,11 +140,13 @@ class Rules:
             None,  # an exclusion holds for all views
             set(rule.budget) if rule.budget else None,
         )
+        starts = self._matching_starts(rule.start, (*path, "start"), drafts.values())
         excluded = {
             place
             for place in drafts
             if all(side is None or at in side for side, at in zip(sides, place, strict=False))
             and rule.windowed in (None, place.window is not None)
+            and (not rule.start or place.start in starts)
         }
         if not excluded and len(self.resolver.problems) == before:
             self.resolver.add_problem(path, "excludes nothing: no cell matches all of its keys")
@@ -179,6 +182,19 @@ class Rules:
             self._require_match((*path, number), pattern, matched, names)
             teachers |= {teacher.name: teacher for teacher in matched}
         return list(teachers.values())
+
+    def _matching_starts(
+        self, patterns: Sequence[str], path: KeyPath, drafts: Iterable[Draft]
+    ) -> set[str]:
+        """Return `name_of` the starts that patterns match: by label, or by the file's path."""
+        starts = {name_of(draft.start): draft.start for draft in drafts} if patterns else {}
+        matching: set[str] = set()
+        for number, pattern in enumerate(patterns):
+            matched = {name for name, one in starts.items() if _matches(pattern, *_words(one))}
+            words = [word for one in starts.values() for word in _words(one)]
+            self._require_match((*path, number), pattern, matched, words)
+            matching |= matched
+        return matching
 
     def _require_match(
         self, path: KeyPath, pattern: str, matched: object, names: Iterable[str]
@@ -226,6 +242,9 @@ class Rules:
         self._require_members(rule.budget, axes.budgets, (*path, "budget"))
         self._require_members(views, axes.views, (*path, "views"))
         self._require_members(windows, axes.windows, (*path, "distill"))
+        starts = self.resolver.starts(rule.start, (*path, "start"))
+        matrices = [one for one in starts if isinstance(one, str) and one != FRESH]
+        self._require_members(matrices, axes.starts, (*path, "start"))
         return replace(
             axes,
             students=tuple(students),
@@ -234,6 +253,7 @@ class Rules:
             budgets=rule.budget or axes.budgets,
             views=views or axes.views,
             windows=windows or axes.windows,
+            starts=tuple(starts) or axes.starts,
         )
 
     def _require_members(
@@ -259,6 +279,10 @@ class Rules:
             new = matched or self.resolver.variants(kind, entry, (*path, number))
             items |= {item.label: item for item in new}
         return list(items.values())
+
+
+def _words(start: StartPoint) -> tuple[str, ...]:
+    return (start,) if isinstance(start, str) else (start.label, start.file)
 
 
 def _matches(pattern: str, *names: str) -> bool:

@@ -234,9 +234,19 @@ def of_teachers(
         fixed: dict[str, JsonValue] = {setting: teacher.name}
         fixed |= dict.fromkeys(networks, _entry(teacher.cell.student))
         students, more = variants(STUDENTS, plain, base, fixed=fixed, implied=tuple(networks))
-        items += students
+        items += [_with_network_code(item, teacher) for item in students]
         problems += [problem for problem in more if problem not in problems]
     return ([], problems) if problems else (items, [])
+
+
+def _with_network_code(item: Item, teacher: Teacher) -> Item:
+    """Return a control with the code of its teacher's network, which nothing else in its key names.
+
+    A student that begins from the teacher's blocks has the teacher in its key.
+    """
+    if item.code is not None or catalogue.from_blocks(item.name, item.settings) is None:
+        return item
+    return item.model_copy(update={"code": teacher.cell.student.code})
 
 
 def _named_teachers(

@@ -96,6 +96,34 @@ class ItemEntry(Section):
 Changes = dict[str, JsonValue]
 
 
+class FileStart(Section):
+    """A file of weights that a training begins from, and how the network's parts learn then.
+
+    `stem`, a stage's name, `head` and patterns of parameters' names (`stages.0.*`) name parts.
+    """
+
+    file: Line
+    """The file: a `state_dict`, safetensors, or what a training saved, relative to the matrix."""
+    head: Literal["new", "keep"] | None = None
+    """`new`: draw the head from the cell's seed; `keep`: take the file's. When not given, it is new
+    where its shape is another."""
+    freeze: Several[Line] = ()
+    """Parts that are not trained; the statistics of their BatchNorms stay still."""
+    lr_scale: dict[Line, Annotated[Number, Field(gt=0)]] = Field(default_factory=dict)
+    """Factors of the learning rate, by part: `{stem: 0.1}`."""
+
+
+def _kind_of_start(value: Any) -> str:
+    return "a file" if isinstance(value, dict | FileStart) else "a name"
+
+
+StartEntry = Annotated[
+    Annotated[Line, Tag("a name")] | Annotated[FileStart, Tag("a file")],
+    Discriminator(_kind_of_start),
+]
+"""Another matrix's file or `fresh`, or `{file: weights.pt}`."""
+
+
 class TeacherEntry(Section):
     """A teacher: a network trained first, a user's own weights, or an ensemble of several.
 
@@ -132,6 +160,8 @@ class TeacherEntry(Section):
     expect: Number | None = None
     """Figure of the metric that `checkpoint` should reach on the test set, such as 0.95: the run
     warns where it is far below."""
+    start: FileStart | None = None
+    """A file of weights that its training begins from."""
 
     @model_validator(mode="before")
     @classmethod
@@ -251,6 +281,8 @@ class Rule(Section):
     windowed: Flag | None = None
     """True: cells whose transfer counts for a part of the training only (`distill`); false: cells
     that are taught throughout, or not at all."""
+    start: Several[Line] = ()
+    """Patterns of what cells begin from: `fresh`, a matrix, a file of weights."""
 
 
 class Include(Section):
@@ -273,6 +305,8 @@ class Include(Section):
     """Members of the matrix's `views`."""
     distill: Several[WindowGrid] = ()
     """Members of the matrix's `distill`."""
+    start: Several[StartEntry] = ()
+    """Members of the matrix's `start`, `fresh`, or files of weights beside them."""
     train: Changes = Field(default_factory=dict)
     """Changes of these cells' training to `train`; the report says so."""
 
@@ -311,9 +345,10 @@ class Matrix(Section):
     distill: Several[WindowGrid] = ()
     """Windows of the training in which the transfer counts, each tried by every method that reads a
     teacher: `{end: [0.2, 0.5, 1]}`. The whole training when not given."""
-    start: Several[Line] = ()
-    """Trainings that cells begin from: the file of another matrix, of which each cell with the same
-    student and seed is tried, with a new head; `fresh` is for weights that nothing has trained."""
+    start: Several[StartEntry] = ()
+    """Weights that cells begin from: the file of another matrix, of which each cell with the same
+    student and seed is tried, with a new head; a file of weights, `{file: weights.pt}`; `fresh` is
+    for weights that nothing has trained."""
     train: TrainSpec
     """Training budget and optimiser, the same for every cell."""
     teacher: TeacherSection = TeacherSection()

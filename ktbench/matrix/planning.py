@@ -19,9 +19,11 @@ from ktbench.matrix.include_rules import Draft, Rules
 from ktbench.matrix.models import Matrix
 from ktbench.matrix.size_limits import batch_problems, sample_problems, size_problems
 from ktbench.matrix.starts import Starts
+from ktbench.networks.first_weights import look_at_file
 from ktbench.networks.outline import Outline, begun_from, outline, own_names
 from ktbench.records import (
     OWN_ERRORS,
+    Begun,
     Cell,
     DataSpec,
     Ensemble,
@@ -33,6 +35,7 @@ from ktbench.records import (
     Skip,
     Start,
     Teacher,
+    WeightsFile,
     one_line,
 )
 from ktbench.records.printable import folder_objection
@@ -79,15 +82,11 @@ def plan(matrix: Matrix) -> Plan:
     if resolver.problems:
         raise matrix.origin.error(resolver.problems)
     starts = Starts.of(matrix, plan)
-    students = list(dict.fromkeys(draft.student.canonical for draft in drafts))
-    by_text = {draft.student.canonical: draft.student for draft in drafts}
-    seeds = sorted({draft.seed for draft in drafts})
-    lacking = list(starts.problems([by_text[text] for text in students], seeds))
-    if lacking:
+    if lacking := list(starts.problems(matrix, drafts)):
         raise matrix.origin.error(lacking)
     cells: list[Cell] = []
     skips: list[Skip] = []
-    begun = ((draft, start) for draft in drafts for start in starts.for_cell(*draft.trained))
+    begun = ((draft, start) for draft in drafts for start in starts.of_draft(draft))
     for draft, start in begun:
         cell = Cell(
             data=matrix.data,
@@ -100,6 +99,7 @@ def plan(matrix: Matrix) -> Plan:
             start=resolver.start(draft.student),
             distill=draft.window,
             pretrained=start,
+            from_file=draft.start if isinstance(draft.start, WeightsFile) else None,
         )
         cell = with_warmup(cell, feasibility.base)
         reason = feasibility.reason(cell)
@@ -122,6 +122,7 @@ def plan(matrix: Matrix) -> Plan:
         limits=matrix.limits,
         pretrained_in=tuple(name_of(other) for other in matrix.others.values()),
         race=matrix.seeds if isinstance(matrix.seeds, SeedRace) else None,
+        taken=feasibility.taken,
     )
 
 
@@ -135,6 +136,18 @@ class _Feasibility:
     _teachers: dict[str, str | None] = field(default_factory=dict)
     _epochs: dict[tuple[str, ...], int] = field(default_factory=dict)
     """Epochs of controls."""
+    _begun: dict[tuple[str, str, str], Begun | str] = field(default_factory=dict)
+    """What a network takes of a file, by student, file and data; or why it takes nothing."""
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """What each network takes of a file, a line each."""
+        told = {(student, file): begun for (student, file, _), begun in self._begun.items()}
+        return tuple(
+            f"{student} from {WeightsFile.model_validate_json(file).label}: {begun.line}"
+            for (student, file), begun in told.items()
+            if isinstance(begun, Begun)
+        )
 
     @property
     def base(self) -> str:
@@ -237,8 +250,28 @@ class _Feasibility:
             or _warmup_objection(cell)
             or _blocks_objection(cell)
             or _pretrained_objection(cell, self._info, self.base)
+            or self._file_objection(cell)
             or _window_objection(cell, kind, config, settings[0])
         )
+
+    def _file_objection(self, cell: Cell) -> str | None:
+        """Say why a cell cannot begin from a user's file of weights, or None."""
+        given = cell.from_file
+        if given is None:
+            return None
+        if catalogue.teacher_setting(cell.student.name) is not None:
+            return f"start: {given.label}: a student made of blocks begins from them"
+        question = (cell.student.label, given.model_dump_json(), cell.data.canonical)
+        if question not in self._begun:
+            mark(cell.student.label, "looking at its first weights", given.label)
+            signature = self._info(cell.data).signature
+            try:
+                begun: Begun | str = look_at_file(cell.student, signature, self.base, given)
+            except KtbenchError as error:
+                begun = f"start: {error}"
+            self._begun[question] = begun
+        begun = self._begun[question]
+        return begun if isinstance(begun, str) else None
 
     def _shapes(self, teacher: Teacher) -> Shapes:
         """Shapes of a teacher that can be trained."""
@@ -283,6 +316,7 @@ def _about(cell: Cell) -> tuple[str, ...]:
         cell.train.canonical,
         cell.distill.canonical if cell.distill else "",
         cell.pretrained.name if cell.pretrained else "",
+        cell.from_file.canonical if cell.from_file else "",
     )
 
 
@@ -333,8 +367,9 @@ def _warmup_objection(cell: Cell) -> str | None:
         return None
     if isinstance(cell.teacher, Ensemble):
         return f"teacher {cell.teacher.name}: pairs by similarity need one teacher, for all seeds"
-    if cell.start is not None or cell.pretrained is not None:
+    if cell.start is not None or cell.pretrained is not None or cell.from_file is not None:
         origin = "blocks" if cell.start is not None else "another training"
+        origin = "a file" if cell.from_file is not None else origin
         return (
             f"pairs by similarity need a student that begins from fresh weights, not from {origin}"
         )

@@ -11,6 +11,7 @@ from ktbench import catalogue
 from ktbench.catalogue import SettingInfo
 from ktbench.matrix.models import (
     ExportGrid,
+    FileStart,
     Include,
     Matrix,
     Rule,
@@ -32,7 +33,7 @@ def json_schema() -> Schema:
     definitions = schema["$defs"]
     sections: dict[str, Schema] = {"": schema}
     for model in (
-        *(TeacherEntry, TeacherSection, PreprocessEntry),
+        *(TeacherEntry, TeacherSection, PreprocessEntry, FileStart),
         *(ExportGrid, Include, Rule, WindowGrid),
     ):
         sections[model.__name__] = definitions[model.__name__]

@@ -29,7 +29,8 @@ def size_problems(matrix: Matrix) -> list[Problem]:
     teachers = sum(_teachers(entry, base) for entry in matrix.teachers)
     if teachers > MOST_TEACHERS:
         return [_problem(("teachers",), teachers, "teachers", MOST_TEACHERS)]
-    rest = (len(matrix.views), len(matrix.budget), _windows(matrix.distill))
+    axes = (matrix.views, matrix.budget, matrix.start)
+    rest = (*map(len, axes), _windows(matrix.distill))
     cells = _product(students, methods, teachers, len(matrix.all_seeds), *rest)
     if cells > MOST_CELLS:
         return [_problem((), cells, "cells", MOST_CELLS)]
@@ -51,6 +52,7 @@ def _block(include: Include, base: str, matrix: Matrix, axes: tuple[int, int, in
         len(include.seed or matrix.all_seeds),
         len(include.views or matrix.views),
         len(include.budget or matrix.budget),
+        len(include.start or matrix.start),
         _windows(include.distill or matrix.distill),
     )
 

@@ -3,52 +3,48 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ktbench.matrix.file_problems import KeyPath, Problem
+from ktbench.matrix.include_rules import Draft
 from ktbench.matrix.models import Matrix
-from ktbench.records import Cell, Item, Plan, Teacher
-
-FRESH = "fresh"
-"""Word for weights that nothing has trained before."""
+from ktbench.matrix.weights_files import FRESH
+from ktbench.records import Cell, Plan, Teacher
 
 
 @dataclass(frozen=True)
 class Starts:
-    """What each student and seed may begin from, by entry of `start`."""
+    """Trainings of the matrices that `start` names."""
 
-    entries: tuple[str, ...]
-    """In the order of the file: names of files, or `FRESH`."""
-    by_student: Mapping[int, Mapping[tuple[str, int], list[Teacher]]]
-    """Trainings of an entry's matrix by student (canonical text) and seed."""
+    by_student: Mapping[str, Mapping[tuple[str, int], list[Teacher]]]
+    """Trainings by matrix, then by student (canonical text) and seed."""
 
     @classmethod
     def of(cls, matrix: Matrix, plan: Callable[[Matrix], Plan]) -> Starts:
         """Plan the matrices that `start` names."""
-        entries = matrix.start or (FRESH,)
-        plans = {n: plan(matrix.others[e]) for n, e in enumerate(entries) if e != FRESH}
+        plans = {name: plan(other) for name, other in matrix.others.items()}
         several = len(plans) > 1
-        prefixes = {n: f"{planned.name}: " if several else "" for n, planned in plans.items()}
-        return cls(entries, {n: _by_student(p.cells, prefixes[n]) for n, p in plans.items()})
+        prefixes = {name: f"{p.name}: " if several else "" for name, p in plans.items()}
+        return cls({name: _by_student(p.cells, prefixes[name]) for name, p in plans.items()})
 
-    def for_cell(self, student: Item, seed: int) -> Iterator[Teacher | None]:
-        """Yield what a student begins from under a seed; nothing where a matrix lacks it."""
-        for number, entry in enumerate(self.entries):
-            if entry == FRESH:
-                yield None
-            else:
-                yield from self.by_student[number].get((student.canonical, seed), ())
+    def of_draft(self, draft: Draft) -> Sequence[Teacher | None]:
+        """Return the trainings that a cell is tried from; None stands for no training."""
+        if not isinstance(draft.start, str) or draft.start == FRESH:
+            return (None,)
+        return self.by_student[draft.start].get((draft.student.canonical, draft.seed), ())
 
-    def problems(self, students: Sequence[Item], seeds: Sequence[int]) -> Iterator[Problem]:
+    def problems(self, matrix: Matrix, drafts: Collection[Draft]) -> Iterator[Problem]:
         """Find the students and seeds of which a matrix has no training."""
-        for number, entry in enumerate(self.entries):
-            if entry == FRESH:
+        for number, entry in enumerate(matrix.start):
+            if not isinstance(entry, str) or entry == FRESH:
                 continue
-            known, path = self.by_student[number], ("start", number)
+            known, path = self.by_student[entry], ("start", number)
             trained = {canonical for canonical, _ in known}
-            for student in students:
+            beginning = [draft for draft in drafts if draft.start == entry]
+            seeds = sorted({draft.seed for draft in beginning})
+            for student in {d.student.canonical: d.student for d in beginning}.values():
                 if student.canonical not in trained:
                     yield Problem(path, f"{entry} trains no {student.label}")
                     continue
@@ -95,6 +91,8 @@ def _name(cell: Cell, *, teacher: bool) -> str:
         parts.append(f"{cell.train.views} views")
     if cell.pretrained is not None:
         parts.append(f"from {cell.pretrained.name}")
+    if cell.from_file is not None:
+        parts.append(f"from {cell.from_file.label}")
     return ", ".join(parts)
 
 
@@ -111,12 +109,10 @@ def load_others(
     problems: list[Problem] = []
     for number, entry in enumerate(matrix.start):
         path: KeyPath = ("start", number)
-        file = Path(matrix.origin.base, entry).resolve()
-        if entry in matrix.start[:number]:
-            problems.append(Problem(path, f"{entry} is listed twice"))
-        elif entry == FRESH:
+        if not isinstance(entry, str) or entry == FRESH or entry in matrix.start[:number]:
             continue
-        elif file.parent != Path(matrix.origin.base).resolve():
+        file = Path(matrix.origin.base, entry).resolve()
+        if file.parent != Path(matrix.origin.base).resolve():
             message = f"{entry} must lie in this file's folder: paths start from there"
             problems.append(Problem(path, message))
         elif file in within:

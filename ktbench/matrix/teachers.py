@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ktbench.matrix.file_problems import KeyPath
 from ktbench.matrix.items import METHODS, STUDENTS, Kind
 from ktbench.matrix.models import ItemEntry, Matrix, TeacherEntry
 from ktbench.matrix.preprocess_entry import preprocessing
+from ktbench.matrix.weights_files import file_digest, weights_file
 from ktbench.records import (
     BASELINE,
     Cell,
@@ -30,8 +30,8 @@ from ktbench.records import (
     Preprocessing,
     Teacher,
     TrainSpec,
+    WeightsFile,
 )
-from ktbench.system.files import MOST_WEIGHTS, UnsuitableFileError, check_regular
 
 LONGEST_CHAIN = 32
 """Longest chain of teachers that teach each other."""
@@ -154,6 +154,7 @@ class Teachers:
             seed=draft.seed,
             train=train,
             numeric=numeric_of(matrix.numeric, above),
+            from_file=self._from_file(entry, path),
         )
         cell = with_warmup(cell, self.resolver.base)
         self._teachers[name] = Teacher(
@@ -202,17 +203,23 @@ class Teachers:
     def _digest(self, entry: TeacherEntry, path: KeyPath) -> str | None:
         if entry.checkpoint is None:
             return None
-        file = Path(self.resolver.base, entry.checkpoint)
-        try:
-            check_regular(file, MOST_WEIGHTS)
-            with file.open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-        except UnsuitableFileError as error:
-            self.resolver.add_problem((*path, "checkpoint"), str(error))
-        except OSError as error:
-            reason = error.strerror or "cannot be read"
-            self.resolver.add_problem((*path, "checkpoint"), f"{file}: {reason.lower()}")
-        return None
+        digest, reason = file_digest(entry.checkpoint, self.resolver.base)
+        if digest is None:
+            self.resolver.add_problem((*path, "checkpoint"), reason)
+        return digest
+
+    def _from_file(self, entry: TeacherEntry, path: KeyPath) -> WeightsFile | None:
+        """Return the file of weights that a teacher's training begins from, or None."""
+        if entry.start is None:
+            return None
+        place = (*path, "start")
+        if entry.checkpoint is not None:
+            message = "a checkpoint is not trained: give start for weights to train from"
+            self.resolver.add_problem(place, message)
+        given, problems = weights_file(entry.start, self.resolver.base, place)
+        for problem in problems:
+            self.resolver.add_problem(problem.path, problem.message)
+        return given
 
     def _preprocess(self, entry: TeacherEntry, cell: Cell, path: KeyPath) -> Preprocessing | None:
         if entry.preprocess is None or entry.checkpoint is None:

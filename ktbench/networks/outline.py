@@ -96,7 +96,7 @@ def try_build(name: str, settings: dict[str, Any], base: str = ".") -> None:
         settings = {key: value for key, value in settings.items() if key != files}
     item = Item(name=name, settings=settings)
     if not own_names(item):
-        _built(item, dict.fromkeys(catalogue.sizes_of(name), _ANY_SIZE), base)
+        built(item, dict.fromkeys(catalogue.sizes_of(name), _ANY_SIZE), base)
 
 
 def own_names(item: Item) -> list[str]:
@@ -122,7 +122,7 @@ def outline(item: Item, signature: Signature, base: str, *, trained: bool = Fals
     mark(item.label, "looking at the network", item.label)
     of_user = bool(own_names(item))
     _refuse_endless(item, signature, base)
-    student = _built(item, signature.dimensions, base).eval()
+    student = built(item, signature.dimensions, base).eval()
     trouble = f"{item.label} cannot take {signature.noun}s of {signature.size}"
     with _explained(trouble), bounded_memory():
         inputs = signature.noise(2) if of_user else signature.blank()
@@ -143,9 +143,9 @@ def begun_from(
     student: Item, signature: Signature, before: Item, trained_on: Signature, base: str
 ) -> Begun:
     """Say what a student for some data can take of one that was trained on other data."""
-    given = _built(before, trained_on.dimensions, base).state_dict()
+    given = built(before, trained_on.dimensions, base).state_dict()
     shapes = {name: tuple(value.shape) for name, value in given.items()}
-    return fitting(_built(student, signature.dimensions, base), shapes)
+    return fitting(built(student, signature.dimensions, base), shapes)
 
 
 @contextmanager
@@ -210,18 +210,19 @@ def _refuse_endless(item: Item, signature: Signature, base: str) -> None:
 
 def forward_flops(item: Item, signature: Signature, base: str) -> int:
     """Count the operations of one sample's forward pass, a multiply-add as two."""
-    student = _built(item, signature.dimensions, base)
-    return flops_of(student, _sample(item, signature))[0]
+    student = built(item, signature.dimensions, base)
+    return flops_of(student, sample(item, signature))[0]
 
 
 def replaced_flops(item: Item, signature: Signature, base: str) -> int:
     """Count the operations of one sample's pass through all that stands for a teacher's blocks."""
-    student = _built(item, signature.dimensions, base)
+    student = built(item, signature.dimensions, base)
     assert isinstance(student, Replacing)
-    return sum(flops_of(student, _sample(item, signature), student.replacements)[1].values())
+    return sum(flops_of(student, sample(item, signature), student.replacements)[1].values())
 
 
-def _sample(item: Item, signature: Signature) -> Inputs:
+def sample(item: Item, signature: Signature) -> Inputs:
+    """Return a sample to run a network on: noise for a user's own, which may depend on it."""
     return signature.noise() if own_names(item) else signature.blank()
 
 
@@ -282,7 +283,7 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **options)
 
 
-def _built(item: Item, sizes: Mapping[str, int], base: str) -> Student:
+def built(item: Item, sizes: Mapping[str, int], base: str) -> Student:
     """Build a network without initial values and without advancing the global generator.
 
     A user's own gets its values, as it may compute with them while it is built.

@@ -47,7 +47,6 @@ from ktbench.records.outcome import (
     ArithmeticVerdict,
     Artifact,
     Assembly,
-    Begun,
     BlockResult,
     Brought,
     Checkpoint,
@@ -78,6 +77,7 @@ from ktbench.records.run_options import (
     SeedRace,
     SourceSpec,
 )
+from ktbench.records.weights_file import Begun, FileMatch, WeightsFile
 
 __all__ = [
     "ACCURACY",
@@ -107,6 +107,7 @@ __all__ = [
     "Ensemble",
     "ExportSpec",
     "Failure",
+    "FileMatch",
     "Format",
     "Item",
     "Kept",
@@ -145,6 +146,7 @@ __all__ = [
     "TrainSpec",
     "Try",
     "Validity",
+    "WeightsFile",
     "Window",
     "canonical_json",
     "digest_of",

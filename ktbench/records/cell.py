@@ -27,6 +27,7 @@ from ktbench.records.run_options import (
     SeedRace,
     SourceSpec,
 )
+from ktbench.records.weights_file import WeightsFile
 
 LARGEST_BATCH = 1 << 20
 MOST_EPOCHS = 10_000_000
@@ -312,7 +313,7 @@ class Cell(Composed):
     torch); exports and devices are not part of it.
     """
 
-    added_later: ClassVar = frozenset({"start", "distill", "warmup", "pretrained"})
+    added_later: ClassVar = frozenset({"start", "distill", "warmup", "pretrained", "from_file"})
 
     data: DataSpec
     student: Item
@@ -332,11 +333,13 @@ class Cell(Composed):
     pretrained: Teacher | None = None
     """Training of the same student whose weights this one begins from, its head excepted; None
     begins from fresh weights, or as `start` says. Its name leaves out the seed."""
+    from_file: WeightsFile | None = None
+    """A user's file of weights that this training begins from, and how its parts learn."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what a training that begins from none has not."""
-        return without_unset(plain(self), "pretrained")
+        return without_unset(plain(self), "pretrained", "from_file")
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
@@ -359,6 +362,8 @@ class Cell(Composed):
             views += f" / distill {w.start:g}-{w.end:g}" + (" keep" if w.scale == "keep" else "")
         if self.pretrained is not None:
             views += f" / from {self.pretrained.name}"
+        if self.from_file is not None:
+            views += f" / from {self.from_file.label}"
         return f"{self.student.label} / {self.method.label}{teacher} / seed {self.seed}{views}"
 
 
@@ -431,6 +436,8 @@ class Plan(Record):
     """Names of the matrices whose cells others begin from; no weight depends on them."""
     race: SeedRace | None = None
     """How seeds are added one by one; then `cells` are those of all seeds that may be needed."""
+    taken: tuple[Words, ...] = ()
+    """What each network takes of a user's file of weights, a line each; in no lock and no key."""
 
     @property
     def pretrainings(self) -> tuple[Teacher, ...]:

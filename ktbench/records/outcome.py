@@ -25,6 +25,7 @@ from ktbench.records.cell import Cell
 from ktbench.records.measurement import Origin
 from ktbench.records.metric import Metric
 from ktbench.records.run_options import ExportSpec, Quantisation
+from ktbench.records.weights_file import Begun
 
 Stage = Literal["plan", "data", "teacher", "train", "export", "measure"]
 
@@ -173,15 +174,6 @@ class Look(Record):
         return cls.model_validate(values) if finite else None
 
 
-class Begun(Record):
-    """The tensors of a network that begins from another training's weights."""
-
-    taken: Count
-    """Number of tensors whose names and shapes both networks have, the head's left out."""
-    new: tuple[Name, ...]
-    """Names of the others, which were freshly drawn."""
-
-
 class Brought(Record):
     """What a look at weights that a user brought along has shown."""
 
@@ -214,14 +206,16 @@ class Checkpoint(Record):
     """Balance of the loss at a few steps; none of a loss of one term, under the compiler, and in
     older records."""
     begun: Begun | None = None
-    """Part of the weights that another training gave; None where all of them were fresh."""
+    """Part of the weights that another training or a file gave; None where all were fresh."""
     brought: Brought | None = None
     """What is known of weights that were brought along; None of those that were trained here."""
+    data_digest: Digest | None = None
+    """Digest of the data set that it learnt from; None in older records."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what a training that begins from none has not."""
-        return without_unset(plain(self), "begun", "brought")
+        """Leave out what a training that begins from none has not, and older records have not."""
+        return without_unset(plain(self), "begun", "brought", "data_digest")
 
     @model_validator(mode="after")
     def _best_epoch_was_trained(self) -> Self:

@@ -16,6 +16,7 @@ import numpy as np
 from ktbench.records import Cell, Checkpoint, Ensemble, Pairing, Result, Teacher, canonical_json
 from ktbench.report import gain_words, numbers, scores
 from ktbench.report.analysis import GROUP, Analysis
+from ktbench.report.brought_weights import file_facts
 from ktbench.report.document import Box, Page, Row, Table, rows_of
 from ktbench.report.measured_details import measured_tables
 from ktbench.report.stage_pairs import chosen_by, named_pairs
@@ -236,6 +237,9 @@ def _shared_facts(
         yield {"title": "First weights", "facts": facts}
     if cell.pretrained is not None:
         yield {"title": "Begins from", "facts": _begun(cell.pretrained, result)}
+    if cell.from_file is not None:
+        begun = result.checkpoint.begun if result and result.checkpoint else None
+        yield {"title": "Begins from", "facts": file_facts(cell.from_file, begun)}
     if result is not None:
         p = result.provenance
         facts = [
@@ -302,8 +306,10 @@ def _begun(pretrained: Teacher, result: Result | None) -> Facts:
 
 def _teacher(analysis: Analysis, teacher: Teacher, checkpoint: Checkpoint | None) -> Facts:
     facts = [["name", teacher.name], ["network", teacher.cell.student.label]]
+    given, begun = teacher.cell.from_file, checkpoint.begun if checkpoint else None
     facts += [["own weights", teacher.checkpoint]] if teacher.checkpoint else []
     facts += [["trained on", teacher.preprocess.words]] if teacher.preprocess else []
+    facts += [[f"begins from: {n}", text] for n, text in file_facts(given, begun)] if given else []
     facts += [["taught by", teacher.cell.teacher.name]] if teacher.cell.teacher else []
     if checkpoint is None:
         return facts

@@ -255,6 +255,8 @@ class Results:
     def teachers(self) -> pd.DataFrame:
         """One row per teacher of the matrix; figures are NaN or NA where it is not trained yet.
 
+        `brought` is the user's file that its weights came from or began from, if any. Costs of the
+        former are unknown, and so NaN or NA; those of the latter leave the file's training out.
         Teachers of one network with different checkpoints share a `key` and have their own figures.
         `preprocess` is what brought weights were trained on, `doubt` why they are in doubt.
         """
@@ -267,15 +269,20 @@ class Results:
         rows = []
         for teacher in self.lock.plan.teachers:
             checkpoint = checkpoints.get(teacher.weights_key)
-            row = {
+            given = teacher.cell.from_file
+            row: dict[str, Any] = {
                 "name": teacher.name,
                 "key": teacher.cell.key,
                 "student": teacher.cell.student.label,
+                "brought": teacher.checkpoint or (given.file if given else ""),
                 "preprocess": teacher.preprocess.words if teacher.preprocess else "",
                 "doubt": self.doubt(teacher, checkpoint),
             }
-            rows.append(row | _checkpoint_row(checkpoint, teacher.cell, self.metric))
-        types = dict.fromkeys(("name", "key", "student"), object) | _CHECKPOINT_TYPES
+            row |= _checkpoint_row(checkpoint, teacher.cell, self.metric)
+            row |= dict.fromkeys(_COSTS) if teacher.checkpoint else {}
+            rows.append(row)
+        words = ("name", "key", "student", "brought")
+        types = dict.fromkeys(words, object) | _CHECKPOINT_TYPES
         types |= {"preprocess": object, "doubt": object}
         return pd.DataFrame(rows, columns=list(types)).astype(types)
 

@@ -35,6 +35,7 @@ from ktbench.records import (
     Start,
     Teacher,
     TrainSpec,
+    WeightsFile,
     Window,
 )
 from ktbench.records.base import without_unset
@@ -89,11 +90,12 @@ class Parts(Record):
     distill: dict[str, Window]
     warmup: dict[str, Teacher] = Field(default_factory=dict)
     pretrained: dict[str, Teacher] = Field(default_factory=dict)
+    from_file: dict[str, WeightsFile] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what a training that begins from none has not."""
-        return without_unset(plain(self), "pretrained")
+        return without_unset(plain(self), "pretrained", "from_file")
 
 
 class NamedCell(Record):
@@ -110,11 +112,12 @@ class NamedCell(Record):
     distill: str | None
     warmup: str | None = None
     pretrained: str | None = None
+    from_file: str | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what a training that begins from none has not."""
-        return without_unset(plain(self), "pretrained")
+        return without_unset(plain(self), "pretrained", "from_file")
 
 
 class NamedSkip(Record):
@@ -217,6 +220,8 @@ def _words(part: Record) -> str:
             return f"{part.precision} on {part.device}"
         case Start():
             return f"blocks of {part.teacher.name}"
+        case WeightsFile():
+            return part.label
         case Window():
             return f"{part.start:g} to {part.end:g}"
     raise TypeError(type(part))

@@ -38,6 +38,15 @@ def taught(result: Result) -> Iterator[tuple[Teacher, Checkpoint]]:
         before, pretrained = before.cell.pretrained, pretrained.before
 
 
+def behind(result: Result) -> Iterator[tuple[Teacher, Checkpoint]]:
+    """Yield the teachers of a cell and all trainings that it began from, with their checkpoints."""
+    yield from taught(result)
+    before, pretrained = result.cell.pretrained, result.pretrained
+    while before is not None and pretrained is not None:
+        yield before, pretrained.checkpoint
+        before, pretrained = before.cell.pretrained, pretrained.before
+
+
 def files_of(result: Result) -> list[str]:
     """Paths of all files that belong to a result, below the results folder."""
     trained = [result.checkpoint, *beside(result)]

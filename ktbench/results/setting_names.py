@@ -58,7 +58,9 @@ def differences(plan: Plan) -> dict[str, dict[str, str]]:
 
 
 def start_of(cell: Cell) -> str:
-    """Return the name of the training that a cell begins from, or `FRESH`."""
+    """Return the name of the training or file that a cell begins from, or `FRESH`."""
+    if cell.from_file is not None:
+        return cell.from_file.label
     return FRESH if cell.pretrained is None else cell.pretrained.name
 
 

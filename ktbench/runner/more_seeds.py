@@ -16,6 +16,7 @@ from ktbench import catalogue
 from ktbench.matrix import Matrix, load, loads
 from ktbench.matrix import plan as make_plan
 from ktbench.matrix.axes import AxesResolver
+from ktbench.matrix.weights_files import FRESH, start_entry
 from ktbench.matrix.yaml_reader import read
 from ktbench.records import ACCURACY, Cell, Item, KtbenchError, Metric, Plan, Window
 from ktbench.report.analysis import GROUP, Analysis
@@ -302,6 +303,10 @@ class _Namer:
             members["views"] = cell.train.views or "fresh"
         if matrix.distill and cell.teacher:
             members["distill"] = (cell.distill or Window()).model_dump(mode="json")
+        if cell.from_file is not None:
+            members["start"] = start_entry(cell.from_file)
+        elif matrix.start and cell.pretrained is None:
+            members["start"] = FRESH
         return members
 
     def changes(self, cell: Cell) -> dict[str, Any]:

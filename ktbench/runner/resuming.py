@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ktbench.records import Cell, KtbenchError, Result
 from ktbench.results import DamagedError, Problem
 from ktbench.results.integrity import Fault, Integrity
+from ktbench.results.membership import behind
 from ktbench.results.raw import read_samples
 from ktbench.results.storage import Stored
 from ktbench.runner.cohort_jobs import CellTask
@@ -39,7 +40,7 @@ def open_tasks(context: RunContext) -> Opened:
         _refuse_other_data(context, stored.record)
         faults = integrity.faults(stored)
         _note_lost(context, cell, faults)
-        _open(context, stored.record, faults, opened)
+        _open(context, cell, stored.record, faults, opened)
     _open_measurements(context)
     return opened
 
@@ -82,7 +83,10 @@ def _note_lost(context: RunContext, cell: Cell, faults: list[Fault]) -> None:
         context.results.forget(cell.key, lost, rewritten if retrained else ())
 
 
-def _open(context: RunContext, earlier: Result, faults: list[Fault], opened: Opened) -> None:
+def _open(
+    context: RunContext, cell: Cell, earlier: Result, faults: list[Fault], opened: Opened
+) -> None:
+    """Add the tasks of a cell, as it is planned now: its files may have moved since."""
     exports = set(context.plan.exports)
     lost = {fault.export for fault in faults if fault.part == "artifact"}
     exported = tuple(
@@ -92,22 +96,30 @@ def _open(context: RunContext, earlier: Result, faults: list[Fault], opened: Ope
     parts = {fault.part for fault in faults}
     if parts & {"weights", "curves"}:
         digest = earlier.checkpoint.digest
-        opened.tasks.append(CellTask(earlier.cell, None, exported, exported_of=digest))
+        opened.tasks.append(CellTask(cell, None, exported, exported_of=digest))
         return
     if len(exported) == len(exports):
         context.summary.reused += 1
     else:
-        opened.tasks.append(CellTask(earlier.cell, earlier.checkpoint, exported))
+        opened.tasks.append(CellTask(cell, earlier.checkpoint, exported))
     if parts & {"teacher", "start"}:
-        opened.restored.append(CellTask(earlier.cell))
+        opened.restored.append(CellTask(cell))
 
 
 def _refuse_other_data(context: RunContext, earlier: Result) -> None:
-    learnt, now = earlier.provenance.data_digest, context.provenance_of(earlier.cell).data_digest
-    if learnt is not None and learnt != now:
+    """Refuse a cell of which the data, its teachers' or that of its start has changed since."""
+    trained = [(earlier.cell.label, earlier.cell, earlier.provenance.data_digest)]
+    trained += [
+        (f"{one.name}, behind {earlier.cell.label},", one.cell, checkpoint.data_digest)
+        for one, checkpoint in behind(earlier)
+    ]
+    for what, cell, learnt in trained:
+        provenance = context.provenance.get(cell.data.canonical)
+        if learnt is None or provenance is None or learnt == provenance.data_digest:
+            continue
         raise KtbenchError(
-            f"{context.results.path}: {earlier.cell.label} learnt from data of digest {learnt}, "
-            f"which has changed to {now}: use --fresh or another --results folder"
+            f"{context.results.path}: {what} learnt from data of digest {learnt}, which has "
+            f"changed to {provenance.data_digest}: use --fresh or another --results folder"
         )
 
 

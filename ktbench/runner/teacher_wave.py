@@ -24,6 +24,7 @@ from ktbench.records import (
 )
 from ktbench.results import ResultsFolder
 from ktbench.results.integrity import Integrity
+from ktbench.results.membership import taught
 from ktbench.runner.brought_teacher import examined
 from ktbench.runner.cohort_jobs import CellTask
 from ktbench.runner.context import (
@@ -89,12 +90,14 @@ def make_teacher(job: TeacherJob, report: Report) -> TrainedTeacher | Failure:
 def _adopted(job: TeacherJob, data: Dataset) -> TrainedTeacher:
     """Evaluate a user's own weights; nothing is trained."""
     assert job.teacher.checkpoint is not None
-    cell = job.teacher.cell
+    cell, digest = job.teacher.cell, job.teacher.checkpoint_digest
     folder = job.root / "work" / f"teacher-{digest_of(job.teacher.canonical)}"
     weights = Path(job.base, job.teacher.checkpoint).expanduser()
     try:
         data = data.preprocessed(job.teacher.preprocess)
-        checkpoint = adopt(cell, weights, dataset=data, places=_places(folder), base=job.base)
+        checkpoint = adopt(
+            cell, weights, dataset=data, places=_places(folder), base=job.base, digest=digest
+        )
         return examined(_copied(job, checkpoint, folder), job.base)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -103,9 +106,10 @@ def _adopted(job: TeacherJob, data: Dataset) -> TrainedTeacher:
 def _stored(job: TeacherJob, data: Dataset, report: Report) -> TrainedTeacher | Failure:
     """Return the store's teacher; it is locked while it is trained, so two runs train it once."""
     cell, store = job.teacher.cell, TeacherStore()
-    folder, notes = store.folder(cell, data.digest), list[str]()
-    with store.held(cell, data.digest):
-        checkpoint = store.find(cell, data.digest, notes.append)
+    learnt_from, notes = _learnt_from(job, data), list[str]()
+    folder = store.folder(cell, learnt_from)
+    with store.held(cell, learnt_from):
+        checkpoint = store.find(cell, learnt_from, notes.append)
         if checkpoint is None and (kept := _kept_elsewhere(job, data)) is not None:
             return _copied(job, kept.checkpoint, kept.root, tuple(notes))
         if checkpoint is None:
@@ -127,10 +131,19 @@ def _stored(job: TeacherJob, data: Dataset, report: Report) -> TrainedTeacher | 
             )
             if isinstance(trained, Failure):
                 return trained.model_copy(update={"stage": "teacher", "what": job.teacher.name})
-            store.keep(cell, data.digest, trained)
+            store.keep(cell, learnt_from, trained)
             places.work.unlink(missing_ok=True)
             checkpoint = trained
         return _copied(job, checkpoint, folder, tuple(notes))
+
+
+def _learnt_from(job: TeacherJob, data: Dataset) -> str:
+    """Return a digest of a training's data, and of the trainings behind it that had other data."""
+    behind = [one for one in (*job.taught_by, job.pretrained) if one is not None]
+    others = [
+        one.checkpoint.digest for one in behind if one.teacher.cell.data != job.teacher.cell.data
+    ]
+    return digest_of([data.digest, *others]) if others else data.digest
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,10 @@ def _kept_elsewhere(job: TeacherJob, data: Dataset) -> Kept | None:
                 continue
             if theirs.instruction_set not in (None, ours.instruction_set):
                 continue
+            ends = zip(taught(stored.record), job.taught_by, strict=False)
+            pairs = [(then.data_digest, now.checkpoint.data_digest) for (_, then), now in ends]
+            if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+                continue  # its teacher learnt from data that have changed since
             if not Integrity(root, results.lock()).faults(stored):
                 return Kept(stored.record.checkpoint, root)
     return None

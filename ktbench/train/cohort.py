@@ -15,7 +15,7 @@ from ktbench.data import Dataset, Stream
 from ktbench.isolation import Guard, noting_signals, own_code
 from ktbench.networks.layout import Layout
 from ktbench.networks.numeric import prepare
-from ktbench.networks.weights import load_weights, weights_digest
+from ktbench.networks.weights import load_weights, require_planned, weights_digest
 from ktbench.records import Accuracies, Cell, Checkpoint, Failure, KtbenchError, Look
 from ktbench.system.files import write_atomically
 from ktbench.train.cohort_steps import CohortTraining
@@ -152,6 +152,7 @@ def _written(trainee: Trainee, places: Places, closed: Closed) -> Checkpoint:
         pairing=trainee.pairing,
         looks=tuple(look for look in map(Look.of, history.looks) if look is not None),
         begun=trainee.begun,
+        data_digest=trainee.shared.dataset.digest,
     )
 
 
@@ -163,15 +164,19 @@ def adopt(
     places: Places,
     base: Path,
     layout: Layout | None = None,
+    digest: str | None = None,
 ) -> Checkpoint:
     """Make a user's own weights the checkpoint of a cell that was never trained here.
 
-    Raises KtbenchError when the file does not hold weights of the cell's network.
+    Raises KtbenchError when the file does not hold weights of the cell's network, or is not the one
+    of the `digest` any more.
     """
     device = prepare(cell.numeric)
     dataset = placed(dataset, device)
     probe = make_probe(Stream(dataset, cell.seed, cell.train.batch_size), device)
     trainee = Trainee(cell, SharedInputs(dataset, base, probe), layout=layout)
+    if digest is not None:
+        require_planned(checkpoint, digest)
     load_weights(trainee.student, checkpoint, finite=True)
     with own_code():
         trainee.end_without_training()

@@ -36,6 +36,7 @@ def placed(dataset: Dataset, device: torch.device) -> Dataset:
     }
     moved = replace(dataset, splits=splits)
     # Worked out once, on the CPU, so that inputs do not depend on where the data lies.
+    moved.__dict__["digest"] = dataset.digest
     moved.__dict__["statistics"] = tuple(part.to(device) for part in dataset.statistics)
     return moved
 

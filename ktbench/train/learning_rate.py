@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -28,9 +28,23 @@ def _scheduled(spec: TrainSpec, *, epoch: int, progress: float) -> float:
     return spec.lr
 
 
-def make_optimiser(spec: TrainSpec, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Make a fused optimiser: one call per step, whatever the number of parameters."""
-    moved = list(parameters)
+SCALE = "lr_scale"
+"""Key of a parameter group: the factor of the rate with which it learns."""
+
+
+def make_optimiser(
+    spec: TrainSpec,
+    parameters: Iterable[nn.Parameter],
+    scales: Mapping[nn.Parameter, float] | None = None,
+) -> torch.optim.Optimizer:
+    """Make a fused optimiser: one call per step and group, whatever the number of parameters.
+
+    Parameters with factors of the rate (`scales`) are in a group for each factor.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault((scales or {}).get(parameter, 1.0), []).append(parameter)
+    moved = [{"params": members, SCALE: factor} for factor, members in groups.items()]
     if spec.optimiser == "sgd":
         return torch.optim.SGD(
             moved,

@@ -159,6 +159,7 @@ def _kind(cell: Cell) -> str:
     # Weights to start from may decide on a student's structure; a cohort's cells share their seed.
     start = cell.start.canonical if cell.start else ""
     start += cell.pretrained.canonical if cell.pretrained else ""
+    start += cell.from_file.canonical if cell.from_file else ""
     window = cell.distill.canonical if cell.distill else ""
     return cell.student.canonical + cell.method.canonical + start + window
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from ktbench import catalogue
 from ktbench.catalogue.transfer_window import misfit
 from ktbench.isolation import claim, seed_all
+from ktbench.networks.network_parts import dependencies
 from ktbench.records import Cell, KtbenchError, Pairing
 from ktbench.students._contract import Features, Inputs, Student
 from ktbench.train.context import SharedInputs
@@ -153,16 +154,11 @@ def scope_parameters(student: Student, inputs: Inputs, scope: Scope) -> list[nn.
     try:
         with torch.enable_grad():
             stages = student.forward_features(inputs).stages
-        reached = _dependencies(stages[last], parameters)
+        reached = dependencies(stages[last], parameters)
         if scope.only is not None and scope.only > 0:
-            reached -= _dependencies(stages[scope.only - 1], parameters)
+            reached -= dependencies(stages[scope.only - 1], parameters)
         if scope.after is not None:
             reached = set(range(len(parameters))) - reached
     finally:
         student.train(mode)
     return [p for i, p in enumerate(parameters) if i in reached]
-
-
-def _dependencies(output: Tensor, parameters: list[nn.Parameter]) -> set[int]:
-    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True, retain_graph=True)
-    return {i for i, gradient in enumerate(gradients) if gradient is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ktbench.networks.layout import Guard, Layout
 from ktbench.records import Cell, KtbenchError
 from ktbench.students._contract import Inputs, Student, each
-from ktbench.train.learning_rate import make_optimiser
+from ktbench.train.learning_rate import SCALE, make_optimiser
 from ktbench.train.method_setup import MethodSetup, scope_parameters
 from ktbench.transfer_methods._contract import Needs, Phase, Update
 
@@ -33,7 +33,7 @@ class RunningUpdate:
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm, foreach=True)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get(SCALE, 1.0)
         self.optimiser.step()
         for parameter in self.parameters:
             parameter.grad = None
@@ -43,9 +43,18 @@ class PhaseSchedule:
     """The phases of a cell's method, and the updates of the one that the training is in."""
 
     def __init__(
-        self, cell: Cell, setup: MethodSetup, student: Student, layout: Layout, probe: Inputs
+        self,
+        cell: Cell,
+        setup: MethodSetup,
+        student: Student,
+        layout: Layout,
+        probe: Inputs,
+        scales: Mapping[str, float] | None = None,
     ) -> None:
         self._cell, self._setup, self._student = cell, setup, student
+        named = student.named_parameters() if scales else ()
+        self._scales = {p: scales[name] for name, p in named if scales and name in scales}
+        """Factors of the rate by the student's parameters."""
         self._layout, self._probe = layout, probe
         self.number = -1
         """Index of the current phase; -1 before the first step."""
@@ -107,9 +116,13 @@ class PhaseSchedule:
         before = {running.update: running for running in self.updates}
         self.updates = []
         for update in self.current.updates:
-            self.updates.append(before.get(update) or self._running(update))
+            running = before.get(update) or self._running(update)
+            self.updates += [] if running is None else [running]
+        if not self.updates:
+            raise self._nothing()
 
-    def _running(self, update: Update) -> RunningUpdate:
+    def _running(self, update: Update) -> RunningUpdate | None:
+        """Return an update with its optimiser; None where all that it would move is frozen."""
         with Guard(), self._layout.running():
             probe = each(self._probe, Tensor.clone)
             parameters = scope_parameters(self._student, probe, update.student)
@@ -120,11 +133,17 @@ class PhaseSchedule:
             and (update.adaptors is None or name.startswith(update.adaptors))
         ]
         if not parameters:
-            raise KtbenchError(
-                f"method {self._cell.method.name}: phase {self.current.name!r} trains nothing"
-            )
+            if self._cell.from_file is not None and self._cell.from_file.freeze:
+                return None
+            raise self._nothing()
         train = self._cell.train
-        return RunningUpdate(update, parameters, make_optimiser(train, parameters), train.clip_norm)
+        optimiser = make_optimiser(train, parameters, self._scales)
+        return RunningUpdate(update, parameters, optimiser, train.clip_norm)
+
+    def _nothing(self) -> KtbenchError:
+        return KtbenchError(
+            f"method {self._cell.method.name}: phase {self.current.name!r} trains nothing"
+        )
 
     # ------------------------------------------------------------ state
 

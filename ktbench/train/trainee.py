@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,9 @@ from ktbench import catalogue
 from ktbench.catalogue.transfer_window import carries_ce
 from ktbench.data import Split
 from ktbench.isolation import claim, own_code, seed_all
+from ktbench.networks.first_weights import begin_from_file
 from ktbench.networks.layout import Guard, Layout, choose, without_onednn
+from ktbench.networks.network_parts import hold, learning_of
 from ktbench.networks.numeric import COMPARED, EVERYTHING, Clock, Runner
 from ktbench.networks.outline import FlopCounter
 from ktbench.networks.weights import begin_from, load_weights
@@ -85,7 +88,9 @@ class Trainee:
         claim(self.student, cell.student.label)
         self.begun: Begun | None = None
         """The part of the first weights that another training gave."""
-        if first_weights is not None and cell.pretrained is not None:
+        if cell.from_file is not None:
+            self.begun = begin_from_file(self.student, self.shared.base, cell.from_file)
+        elif first_weights is not None and cell.pretrained is not None:
             self.begun = begin_from(self.student, first_weights)
         elif first_weights is not None:
             load_weights(self.student, first_weights)
@@ -107,6 +112,14 @@ class Trainee:
         self.layout.place(self.student, self.device)
         self.probe_inputs = self.layout.inputs(inputs)
         self._run = Runner(self.student, numeric, architecture=architecture, layout=self.layout)
+        self._scales: Mapping[str, float] = {}
+        """Factors of the learning rate by parameter, where they are not 1."""
+        if self.cell.from_file is not None:
+            probe = each(self.probe_inputs, Tensor.clone)
+            with Guard(), self.layout.running():
+                learning = learning_of(self.student, probe, self.cell.from_file)
+            hold(self.student, learning.frozen)
+            self._scales = learning.scales
 
     def _build_method(self, warmed_up: Student | None) -> None:
         inputs, teacher = self.shared.probe.inputs, self.shared.teacher_features
@@ -124,7 +137,8 @@ class Trainee:
         setup = set_up_method(self.cell, self.shared, self.student, probed, (teacher, compared))
         self.pairing = setup.pairing
         self.method, self._student_needs = setup.method, setup.student_needs
-        self.phases = PhaseSchedule(self.cell, setup, self.student, self.layout, self.probe_inputs)
+        placed = self.student, self.layout, self.probe_inputs
+        self.phases = PhaseSchedule(self.cell, setup, *placed, self._scales)
 
     def _probed(
         self, network: Student, run: Runner, inputs: Inputs, needs: Needs = EVERYTHING
@@ -210,6 +224,9 @@ class Trainee:
         gradients = []
         for number, (running, names) in enumerate(zip(updates, chosen, strict=True)):
             total = total_of(terms, names, method=method, phase=batch.phase)
+            if not total.requires_grad:
+                place = f"method {method}: phase {batch.phase!r}"
+                raise KtbenchError(f"{place}: its loss depends on nothing that is trained")
             with self._running():
                 gradients.append(
                     torch.autograd.grad(

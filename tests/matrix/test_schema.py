@@ -14,7 +14,7 @@ from ktbench import catalogue
 from ktbench.matrix import Matrix, MatrixError, json_schema, load, loads, plan, starter
 from ktbench.matrix.estimate import estimate
 from ktbench.matrix.file_problems import Origin
-from ktbench.matrix.models import ExportGrid, Include, Rule, TeacherEntry, WindowGrid
+from ktbench.matrix.models import ExportGrid, FileStart, Include, Rule, TeacherEntry, WindowGrid
 from ktbench.matrix.preprocess_entry import PreprocessEntry
 from ktbench.matrix.yaml_reader import parse
 from ktbench.records import (
@@ -165,7 +165,7 @@ def test_the_schema_explains_every_key_and_every_setting_that_its_file_explains(
     [
         Matrix, DataSpec, Augmentation, TeacherEntry, TrainSpec, NumericSpec, ExportGrid,
         TeacherOutputs, SourceSpec, DeviceSpec, Rule, Include, BlockTrain, BlockRun, WindowGrid,
-        PreprocessEntry,
+        PreprocessEntry, FileStart,
     ],
 )  # fmt: skip
 def test_the_page_on_the_matrix_explains_every_key(model: type[BaseModel]) -> None:

@@ -101,7 +101,7 @@ def test_a_key_holds_what_the_cell_begins_from_and_is_as_before_without(tmp_path
         ("wide.yaml", r"wide.yaml trains no resnet8\(width=0.25\)"),
         ("seeds.yaml", r"seeds.yaml trains no resnet8\(width=0.25\) with seed 0"),
         ("broken.yaml", "broken.yaml.*train: is missing|broken.yaml"),
-        ({"matrix": "first.yaml"}, "start: must be text"),
+        ({"file": 3}, "start.file: must be text"),
     ],
 )
 def test_a_start_that_is_none_is_told_in_one_line(tmp_path: Path, start: Any, words: str) -> None:

@@ -18,7 +18,7 @@ from ktbench import stats
 from ktbench.records import BASELINE, Cell, Checkpoint, Result, Teacher, Window
 from ktbench.results import Results
 from ktbench.results.membership import taught
-from ktbench.results.setting_names import settings_text
+from ktbench.results.setting_names import FRESH, settings_text, start_of
 from ktbench.stats import speedup
 
 KINDS = ("flops", "seconds")
@@ -75,7 +75,7 @@ def trainings(results: Results) -> pd.DataFrame:
     """
     checkpoints = dict(_teachers(results))
     cells = [cell for cell in results.lock.plan.cells if cell.start is None]
-    several = any(cell.pretrained is not None for cell in cells)
+    several = any(cell.pretrained is not None or cell.from_file is not None for cell in cells)
     rows = [
         _named(cell, results.differences[cell.key], several_starts=several)
         | {f"training_{kind}": _training(_taught_by(cell), checkpoints, kind) for kind in KINDS}
@@ -119,9 +119,9 @@ def _named(cell: Cell, odd: Mapping[str, str], *, several_starts: bool) -> dict[
     if cell.pretrained is not None:
         first = cell.pretrained.cell
         rest |= {"then": cell.method.label} if cell.method != BASELINE else {}
-        rest |= {"start": first.pretrained.name} if first.pretrained is not None else {}
+        rest |= {"start": start_of(first)} if start_of(first) != FRESH else {}
     elif several_starts:
-        rest["start"] = "fresh"
+        rest["start"] = start_of(cell)
     return {
         "key": cell.key,
         "student": cell.student.label,
@@ -148,7 +148,8 @@ def _training(
 ) -> float:
     """Training cost of the teachers and their own teachers; NaN where one is not known.
 
-    Weights that the user brought along were trained elsewhere, so their cost is not known.
+    Weights that the user brought along were trained elsewhere, so their cost is not known, nor
+    that of a teacher that began from them.
     """
     every: dict[_Weights, Teacher] = {}
     waiting = list(teachers)
@@ -156,7 +157,8 @@ def _training(
         teacher = waiting.pop()
         every[teacher.weights_key] = teacher
         waiting += teacher.cell.teachers
-    if any(t.checkpoint is not None or key not in checkpoints for key, t in every.items()):
+    brought = any(t.checkpoint is not None or t.cell.from_file is not None for t in every.values())
+    if brought or any(key not in checkpoints for key in every):
         return float("nan")
     costs = [checkpoints[key].cost for key in every]
     return float(sum(getattr(c, kind) + getattr(c, f"teacher_{kind}") for c in costs))

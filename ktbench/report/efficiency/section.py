@@ -9,6 +9,7 @@ import pandas as pd
 from ktbench.records import Ensemble
 from ktbench.report import numbers, scores
 from ktbench.report.analysis import Analysis
+from ktbench.report.brought_weights import unknown_costs
 from ktbench.report.document import (
     ROWS_SHOWN,
     Box,
@@ -70,6 +71,7 @@ def efficiency(analysis: Analysis) -> tuple[Section, ...]:
             " Cells here begin from trainings of another matrix: budgets, transfer and windows are "
             "those of the first training, accuracy is that of the last, and costs are of both."
         )
+    lead += unknown_costs(analysis)
     return (Section("efficiency", "Training efficiency", lead, parts),)
 
 

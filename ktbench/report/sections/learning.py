@@ -6,6 +6,7 @@ import pandas as pd
 
 from ktbench.report import numbers, scores
 from ktbench.report.analysis import Analysis
+from ktbench.report.brought_weights import unknown_costs
 from ktbench.report.document import (
     ROWS_SHOWN,
     Box,
@@ -111,7 +112,7 @@ def _arrival_table(analysis: Analysis) -> Table:
         "of no transfer's over it, at most that (≤) where the method is censored. "
         "Seconds, FLOPs and their ratios are means over the seeds that reach it, marked “2 of 5” "
         "where not all do. “With teacher” adds its forward passes, not its training."
-    )
+    ) + unknown_costs(analysis)
     if (analysis.cells["budget"] != "").any():
         caption += (
             " [In brackets]: another training, with the target of no transfer in that training."
@@ -179,7 +180,7 @@ def costs(analysis: Analysis) -> Section:
         "“Alone” is the cell's own work; the teacher's forward passes have their own columns. "
         "“As run” is the cell's share of the time that this run took: students trained together "
         "share batches and the teacher's passes, and a cache may save passes."
-    )
+    ) + unknown_costs(analysis)
     frame = analysis.costs
     rows = [
         [
@@ -228,7 +229,8 @@ def _doubts(analysis: Analysis) -> list[Note]:
 def _teacher_note(analysis: Analysis) -> list[Note]:
     """Note on how much a teacher that is trained for one student alone has to repay."""
     own = analysis.costs.loc[analysis.costs["is_baseline"], "flops"].mean()
-    taught = analysis.results.teachers["flops"].astype(float).mean()
+    teachers = analysis.results.teachers
+    taught = teachers.loc[teachers["brought"] == "", "flops"].astype(float).mean()
     if not (numbers.known(own) and numbers.known(taught) and own > 0 and taught > 0):
         return []
     return [
@@ -251,8 +253,8 @@ def _teacher_table(analysis: Analysis) -> Table:
             *([Box(r["preprocess"] or "as the data has them")] if brought else []),
             Box(scores.figure(r["accuracy"]), "bad" if r["doubt"] else "", r["doubt"]),
             Box(numbers.scaled(r["parameters"])),
-            Box(numbers.seconds(r["seconds"])),
-            Box(numbers.scaled(r["flops"])),
+            _teacher_cost(r, numbers.seconds(r["seconds"])),
+            _teacher_cost(r, numbers.scaled(r["flops"])),
         ]
         for r in rows_of(frame)[:ROWS_SHOWN]
     ]
@@ -266,4 +268,14 @@ def _teacher_table(analysis: Analysis) -> Table:
         Column("training FLOPs"),
     ]
     caption = "The teachers' own training, which no other column of this report includes."
+    if (frame["brought"] != "").any():
+        caption += " “+ ?”: and that of the weights in a file, which is unknown."
     return Table("teachers", caption, columns, rows, frame, total=len(frame))
+
+
+def _teacher_cost(row: Row, figure: str) -> Box:
+    """A cost of a teacher's training, with what is not known of it."""
+    if not row["brought"]:
+        return Box(figure)
+    hint = f"the cost of the weights in {row['brought']} is unknown"
+    return Box("?" if figure == numbers.NOTHING else f"{figure} + ?", "muted", hint)

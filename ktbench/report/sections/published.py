@@ -103,7 +103,7 @@ def _asked(cell: Cell) -> list[str]:
     """The names that a cell and a published figure must share, and the budget in words.
 
     A network or a teacher's training with settings of its own, several teachers and a window of the
-    transfer were not published: they are given the name of nothing.
+    transfer were not published, nor starts from other weights: they are given the name of nothing.
     """
     path = "".join(letter for letter in (cell.data.path or "").lower() if letter.isalnum())
     known = sorted({name for name in reference()["data"] if name in path})
@@ -111,6 +111,8 @@ def _asked(cell: Cell) -> list[str]:
     plain = len(cell.teachers) < 2 and cell.distill is None
     plain &= not cell.student.settings and not (teacher and teacher.student.settings)
     plain &= teacher is None or teacher.teacher is None
+    trained = [cell] if teacher is None else [cell, teacher]
+    plain &= all(one.from_file is None and one.pretrained is None for one in trained)
     size = f"{cell.data.train_size:,}" if cell.data.train_size else "all"
     budget = f"{cell.train.epochs} epochs of {size} images, {cell.train.optimiser}"
     budget += f", {numbers.count(cell.train.views, 'view')}" if cell.train.views else ""
