@@ -18,6 +18,7 @@ _COMMANDS = {
     "run": "run:run",
     "plan": "plan:plan",
     "report": "report:report",
+    "best": "best:best",
     "compare": "compare:compare",
     "replay": "replay:replay",
     "verify": "verify:verify",

@@ -170,6 +170,10 @@ class Learning(text_classification.Learning):
         (digest,) = super().statistics(raw, facts)
         return digest, torch.tensor(int(facts["vocabulary"]))
 
+    def reading(self) -> None:
+        """See `Task.reading`: nobody has texts with masked pieces."""
+        return
+
     def sidecar(
         self, signature: Signature, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]
     ) -> dict[str, dict[str, Any]]:
