@@ -106,7 +106,7 @@ def device_of(results: Results, name: str | None, *, needed: bool) -> str | None
     planned = [device.name for device in results.lock.plan.devices]
     if name is not None and name not in (*planned, *measured):
         if not planned:
-            raise KtbenchError(f"{results.path}: --device {name}: its matrix names no device")
+            raise KtbenchError(f"{results.source}: --device {name}: its matrix names no device")
         raise catalogue.UnknownName("device", name, planned)
     if name is None and len(measured) == 1:
         return str(measured[0])
@@ -115,12 +115,12 @@ def device_of(results: Results, name: str | None, *, needed: bool) -> str | None
     if name is not None:
         reasons = [failure.reason for failure in results.failures if failure.what == name]
         reason = reasons[0] if reasons else "run the matrix again to measure on it"
-        raise KtbenchError(f"{results.path}: nothing was measured on {name}: {reason}")
+        raise KtbenchError(f"{results.source}: nothing was measured on {name}: {reason}")
     if needed and measured:
         raise KtbenchError(f"--p90 needs a --device: measured were {', '.join(measured)}")
     if needed:
         raise KtbenchError(
-            f"{results.path}: nothing was measured, so no file has a latency: add devices to its "
+            f"{results.source}: nothing was measured, so no file has a latency: add devices to its "
             "matrix and run it again, or leave out --p90"
         )
     return None

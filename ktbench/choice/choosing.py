@@ -89,7 +89,7 @@ def best(results: Results, limits: Limits, device: str | None = None) -> Choice:
     device = device_of(results, device, needed=limits.p90_ms is not None)
     every, left = candidates(results, device)
     if not every:
-        raise KtbenchError(f"{results.path}: there is no file to take: {_nothing(results, left)}")
+        raise KtbenchError(f"{results.source}: there is no file to take: {_nothing(results, left)}")
     checked = [Checked(one, _checks(one, limits, results.metric)) for one in every]
     tier = min(one.tier for one in checked)
     if tier == 2:

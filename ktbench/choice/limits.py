@@ -89,8 +89,8 @@ def _figure(given: str | float, metric: Metric) -> float:
     figure = float(match[1]) / metric.scale
     if (reason := metric.objection(figure)) is not None:
         raise KtbenchError(f"--accuracy {given}: {metric.word} {reason}: write {example}")
-    if metric.scale == 100 and 0 < figure <= 0.01:
-        raise KtbenchError(f"--accuracy {given}: is {metric.written(figure)}: write {example}")
+    if metric.scale == 100 and 0 < figure < 0.01:
+        raise KtbenchError(f"--accuracy {given}: is less than 1 %: write {example}")
     return figure
 
 

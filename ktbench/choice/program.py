@@ -85,7 +85,7 @@ def program(file: str, format: Format, reading: Reading) -> str:
         '"""',
         "",
         "import json\nimport sys\nfrom pathlib import Path\nfrom typing import Any\n",
-        "import numpy as np\n\n",
+        "import numpy as np\n\n\n",
     ]
     call = f'main("{file}", {open_file.__name__}, {reading.function.__name__})'
     return "\n".join(head) + "\n\n\n".join([*parts, call]) + "\n"

@@ -17,7 +17,13 @@ from ktbench.networks.weights import bare_names, read_state, weights_digest
 from ktbench.records import Checkpoint, Item, KtbenchError
 from ktbench.results import Results
 from ktbench.results.unpacking import Unpacked
-from ktbench.system.files import MOST_RECORD, MOST_WEIGHTS, read_regular, write_atomically
+from ktbench.system.files import (
+    MOST_RECORD,
+    MOST_WEIGHTS,
+    check_regular,
+    read_regular,
+    write_atomically,
+)
 
 WEIGHTS, PROGRAM, ANSWER = "weights.pt", "run.py", "choice.json"
 
@@ -80,7 +86,8 @@ class _Source:
         mark = self.marks.get(path)
         digest = mark.digest if mark is not None else digest
         try:
-            content = read_regular(self._root / path, most, follow=False)
+            size = check_regular(self._root / path, most)  # a read takes memory for all it may
+            content = read_regular(self._root / path, size, follow=False)
         except OSError as error:
             raise KtbenchError(self._absence(path, error)) from error
         if digest is not None and hashlib.sha256(content).hexdigest()[:16] != digest:

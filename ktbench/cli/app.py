@@ -23,6 +23,7 @@ _COMMANDS = {
     "replay": "replay:replay",
     "verify": "verify:verify",
     "pack": "pack:pack",
+    "clean": "clean:clean",
     "measure": "measure:measure",
     "list": "listing:list_items",
     "inspect": "inspect:inspect",

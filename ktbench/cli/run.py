@@ -127,13 +127,14 @@ def _carry_out(planned: Planned, engine: Engine, options: _RunOptions) -> None:
 
     from ktbench.api.running import carry_out, default_folder
     from ktbench.cli.progress import Bars, Lines, announce, summarise
-    from ktbench.runner import Silent
+    from ktbench.runner import Silent, only_cells
 
     folder = options.results or default_folder(planned)
     console = Console(stderr=True)
     watching = Silent() if options.quiet else Bars(console) if console.is_terminal else Lines()
+    chosen = only_cells(planned.plan, options.only) if options.only else None
     if not options.quiet:
-        announce(planned.plan, planned.data, folder, console)
+        announce(planned.plan, planned.data, folder, console, chosen)
     try:
         with watching as watcher:
             summary = carry_out(

@@ -7,7 +7,7 @@ from typing import Protocol
 import pandas as pd
 
 from ktbench import stats
-from ktbench.records import Metric, Result
+from ktbench.records import Metric
 from ktbench.results.lock import Lock
 
 _SHOWN = 24
@@ -17,8 +17,9 @@ _SHOWN = 24
 class Summarised(Protocol):
     """The part of `Results` that a summary is made of."""
 
-    lock: Lock
-    by_key: dict[str, Result]
+    @property
+    def lock(self) -> Lock:
+        """The matrix."""
 
     @property
     def metric(self) -> Metric:

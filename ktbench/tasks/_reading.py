@@ -17,19 +17,20 @@ def read_picture(name: str, about: Any) -> Any:
     """Return a picture as the file's input: upright, on white, of its size and channels."""
     from PIL import Image, ImageOps
 
-    about = about["input"]
-    last = about["layout"] == "NHWC"
-    height, width, channels = np.roll(about["shape"][1:], 0 if last else -1).tolist()
+    last = about["input"]["layout"] == "NHWC"
+    height, width, channels = np.roll(about["input"]["shape"][1:], 0 if last else -1).tolist()
     mode = "L" if channels == 1 else "RGB"
     image = ImageOps.exif_transpose(Image.open(name))
     if image.mode[0] in "IF":
         raise ValueError("has more than 8 bits a channel: save it with 8")
     page = Image.new(mode, image.size, "white")  # what is transparent is white
     page.paste(image.convert(mode), mask=image.convert("RGBA").getchannel("A"))
-    if page.size != (width, height):
-        page = page.resize((width, height), Image.BILINEAR)
+    fit = about["provenance"]["cell"]["data"].get("fit", "stretch")
+    if page.size != (width, height):  # 2 is bilinear in every Pillow
+        ways = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize}
+        page = ways[fit](page, (width, height), 2)
     pixels = np.asarray(page, np.float32).reshape(height, width, channels)
-    return {about["name"]: (pixels if last else pixels.transpose(2, 0, 1))[None]}
+    return {"image": (pixels if last else pixels.transpose(2, 0, 1))[None]}
 
 
 def read_text(text: str, about: Any) -> Any:
@@ -38,9 +39,10 @@ def read_text(text: str, about: Any) -> Any:
 
     tokenizer = Tokenizer.from_file(str(Path(__file__).with_name("tokenizer.json")))
     pair = any(each["name"] == "segments" for each in about["inputs"])
-    if len(text.split("\t")) != 1 + pair:
+    first, tab, second = text.partition("\t")
+    if bool(tab) != pair:
         raise ValueError("must be two texts with a tab between them" if pair else "holds a tab")
-    read = tokenizer.encode(*text.split("\t"))
+    read = tokenizer.encode(first, second if pair else None)
     given = {"ids": read.ids, "mask": read.attention_mask, "segments": read.type_ids}
     return {i["name"]: np.array([given[i["name"]]], i["dtype"]) for i in about["inputs"]}
 
