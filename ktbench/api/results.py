@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from ktbench import results
 
-from ktbench import choice, results
-from ktbench.choice import Choice
-from ktbench.choice.words import lines
+if TYPE_CHECKING:
+    from ktbench.choice import Choice
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,6 +47,8 @@ class Results(results.Results):
         `out`: a new folder to which the file, its sidecar, its weights and `run.py` are copied.
         Raises KtbenchError where nothing meets the limits, with the nearest miss.
         """
+        from ktbench import choice
+
         limits = choice.limits_of(self.metric, p90, size, accuracy)
         answer = Answer(choice.best(self, limits, device))
         if out is not None:
@@ -64,10 +65,6 @@ class Results(results.Results):
         from ktbench.report import write_report
 
         return write_report(self.source, None if output is None else Path(output))
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return the small table: one row per student and technique, means over the seeds."""
-        return self.summary
 
     def _repr_html_(self) -> str:
         """Return the small table for a notebook."""
@@ -106,6 +103,8 @@ class Answer:
 
     def __repr__(self) -> str:
         """Return the answer in lines."""
+        from ktbench.choice.words import lines
+
         return "\n".join(lines(self.choice))
 
     def _repr_html_(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ktbench import catalogue, stats
+from ktbench import stats
 from ktbench.records import KtbenchError
 from ktbench.results import Results
 
@@ -107,7 +107,9 @@ def device_of(results: Results, name: str | None, *, needed: bool) -> str | None
     if name is not None and name not in (*planned, *measured):
         if not planned:
             raise KtbenchError(f"{results.source}: --device {name}: its matrix names no device")
-        raise catalogue.UnknownName("device", name, planned)
+        from ktbench.catalogue import UnknownName  # with it comes torch, which nothing else needs
+
+        raise UnknownName("device", name, planned)
     if name is None and len(measured) == 1:
         return str(measured[0])
     if name is not None and name in measured:

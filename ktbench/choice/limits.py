@@ -105,14 +105,12 @@ def amount(check: Check, value: float, metric: Metric) -> str:
 
 
 def told(check: Check, metric: Metric) -> str:
-    """`p90 8.4 ms [up to 8.6] above 8 ms`: a check in words."""
+    """`p90 8.4 ms (bound 8.6 ms) is above 8 ms`: a limit that is not held, in words."""
     above = "below" if check.limit == "accuracy" and metric.better == "more" else "above"
     bound = "" if check.bound is None else f" (bound {amount(check, check.bound, metric)})"
     word = "validation " + metric.word if check.limit == "accuracy" else check.limit
     value, asked = (amount(check, each, metric) for each in (check.value, check.asked))
     if check.verdict == MISSED:
         return f"{word} {value}{bound} is {above} {asked}"
-    if check.verdict == HELD:
-        return f"{word} {value}{bound} holds {asked}"
     why = "by its bound only" if check.bound is not None else "for want of a bound: too few seeds"
     return f"{word} {value}{bound} misses {asked} {why}"

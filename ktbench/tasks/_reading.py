@@ -27,7 +27,7 @@ def read_picture(name: str, about: Any) -> Any:
     page.paste(image.convert(mode), mask=image.convert("RGBA").getchannel("A"))
     fit = about["provenance"]["cell"]["data"].get("fit", "stretch")
     if page.size != (width, height):  # 2 is bilinear in every Pillow
-        ways = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize}
+        ways: Any = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize}
         page = ways[fit](page, (width, height), 2)
     pixels = np.asarray(page, np.float32).reshape(height, width, channels)
     return {"image": (pixels if last else pixels.transpose(2, 0, 1))[None]}
