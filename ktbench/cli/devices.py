@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ktbench.cli.options import AsJson, Profile, Python, device_of
+from ktbench.cli.options import AsJson, Profile, Python
 
 if TYPE_CHECKING:
     from ktbench.devices._contract import Transport
@@ -51,6 +51,8 @@ def check(
     from ktbench.records import KtbenchError
 
     if matrix is None:
+        from ktbench.api.measuring import device_of
+
         devices = [device_of(host or "local", profile, python=python)]
     elif host is not None or profile is not None:
         given = f"--profile {profile}" if host is None else host

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ktbench.cli.options import AsJson, Profile, Python, device_of
+from ktbench.cli.options import AsJson, Profile, Python
 
 if TYPE_CHECKING:
     from ktbench.records import DeviceSpec, Failure, Measurement, Statistic
@@ -63,6 +62,8 @@ def measure(
 
     Several files take turns on the device, which is contacted only once.
     """
+    from ktbench.api.measuring import device_of
+
     spec = device_of(
         device,
         profile,
@@ -85,13 +86,10 @@ def _measure_models(models: Sequence[Path], device: DeviceSpec, *, as_json: bool
     A model that cannot be measured is a line on standard error, or an error where it is the only
     one.
     """
-    from ktbench.measure import measure_files
-    from ktbench.records import Failure, KtbenchError, Measurement, printable
+    from ktbench.api.measuring import measured as measured_on
+    from ktbench.records import Failure, Measurement, printable
 
-    with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
-        outcomes = list(measure_files(models, device, Path(folder)))
-    if len(outcomes) == 1 and isinstance(outcomes[0][1], Failure):
-        raise KtbenchError(f"{models[0].name} on {device.name}: {outcomes[0][1].reason}")
+    outcomes = measured_on(models, device)
     measured = [(model, m) for model, m in outcomes if isinstance(m, Measurement)]
     if as_json:
         records = [_with_path(model, outcome) for model, outcome in outcomes]

@@ -52,9 +52,3 @@ def print_line(text: str) -> None:
 def data_notes(data: Sequence[DataInfo]) -> list[str]:
     """List what is left out of the data and which classes are short of images, a line each."""
     return [note for info in data if info.contents for note in info.contents.notes]
-
-
-def data_remarks(data: Sequence[DataInfo]) -> tuple[str, ...]:
-    """List the columns chosen and the notes on the data, for the report."""
-    about = [info.contents.about for info in data if info.contents and info.contents.about]
-    return tuple(dict.fromkeys([*about, *data_notes(data)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +128,17 @@ class Lines:
 # ---------------------------------------------------------------- before and after a run
 
 
-def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Console) -> None:
-    """Print what is going to be done, in a line or two, and what is left out of the data."""
+def announce(
+    plan: Plan,
+    data: Sequence[DataInfo],
+    folder: Path,
+    console: Console,
+    chosen: Collection[str] | None = None,
+) -> None:
+    """Print what is going to be done, in a line or two, and what is left out of the data.
+
+    `chosen`: keys of the cells that are run now, where not all are.
+    """
     from ktbench.cli.output import data_notes
 
     teachers = ", ".join(t.name for t in plan.teachers) or "no teacher"
@@ -140,6 +149,8 @@ def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Consol
         f"{_count(len(plan.exports), 'export')} each, measured on {escape(devices)}; "
         f"results in {escape(str(folder))}",
     )
+    if chosen is not None:
+        _say(console, f"--only: {len(chosen)} of them now; the others stay as they are")
     if plan.skips:
         _say(
             console, f"{_count(len(plan.skips), 'cell')} skipped: `ktbench plan` gives the reasons"

@@ -21,6 +21,14 @@ Results = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Results folder (default: results/NAME of the matrix)"),
 ]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORDS",
+        help="Run these cells only: names or patterns of students, methods and teachers, such as "
+        "'kd,resnet8'. Words of one kind are alternatives; kinds have to agree.",
+    ),
+]
 Fresh = Annotated[
     bool,
     typer.Option(
@@ -73,7 +81,8 @@ class _RunOptions:
     """Options of carrying out a plan."""
 
     results: Path | None
-    memory: int | None
+    only: str
+    memory: str | None
     fresh: bool
     strict: bool
     quiet: bool
@@ -82,6 +91,7 @@ class _RunOptions:
 def run(
     matrix: MatrixFile,
     results: Results = None,
+    only: Only = None,
     fresh: Fresh = False,
     memory: Memory = None,
     strict: Strict = False,
@@ -103,40 +113,40 @@ def run(
         from ktbench.runner import memory_bytes, plan_matrix
 
         where = engine_of(engine, child, workers, address, gpus_per_worker)
-        limit = None if memory is None else memory_bytes(memory)
+        if memory is not None:
+            memory_bytes(memory)  # A wrong size is told before a matrix is planned.
         planned = plan_matrix(matrix, child=child)
         if engine != "supervised":
             child.close()
-        _carry_out(planned, where, _RunOptions(results, limit, fresh, strict, quiet))
+        _carry_out(planned, where, _RunOptions(results, only or "", memory, fresh, strict, quiet))
 
 
 def _carry_out(planned: Planned, engine: Engine, options: _RunOptions) -> None:
     """Run a plan before the user's eyes; ends the command with its exit code."""
     from rich.console import Console
 
-    from ktbench.cli.output import data_remarks
+    from ktbench.api.running import carry_out, default_folder
     from ktbench.cli.progress import Bars, Lines, announce, summarise
-    from ktbench.runner import Silent
-    from ktbench.runner import run as run_plan
+    from ktbench.runner import Silent, only_cells
 
-    folder = options.results or Path("results", planned.plan.name)
+    folder = options.results or default_folder(planned)
     console = Console(stderr=True)
     watching = Silent() if options.quiet else Bars(console) if console.is_terminal else Lines()
+    chosen = only_cells(planned.plan, options.only) if options.only else None
     if not options.quiet:
-        announce(planned.plan, planned.data, folder, console)
+        announce(planned.plan, planned.data, folder, console, chosen)
     try:
         with watching as watcher:
-            summary = run_plan(
-                planned.plan,
-                matrix_text=planned.text,
+            summary = carry_out(
+                planned,
+                engine,
                 folder=folder,
-                engine=engine,
                 watcher=watcher,
                 write_report=report.write_report,
+                only=options.only,
                 fresh=options.fresh,
                 memory=options.memory,
                 strict=options.strict,
-                remarks=data_remarks(planned.data),
             )
     except Stopped as stopped:
         stopped.advice = "; run the same command again to resume"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,24 @@ from ktbench.matrix.yaml_reader import parse, read
 from ktbench.records import KtbenchError
 
 
-def load(path: Path) -> Matrix:
-    """Load and check a matrix file; raises MatrixError with every problem."""
-    return _loaded(Path(path), (Path(path).resolve(),))
+@dataclass(frozen=True)
+class MatrixText:
+    """Text of a matrix that lies in no file, with the names by which its problems are told."""
+
+    text: str
+    file: str = "matrix.yaml"
+    base: str = "."
+    """Folder that relative paths start from."""
+
+    def __str__(self) -> str:
+        return self.file
+
+
+def load(matrix: Path | MatrixText) -> Matrix:
+    """Load and check a matrix file, or its text; raises MatrixError with every problem."""
+    if isinstance(matrix, MatrixText):
+        return loads(matrix.text, file=matrix.file, base=matrix.base)
+    return _loaded(Path(matrix), (Path(matrix).resolve(),))
 
 
 def loads(text: str, *, file: str = "matrix.yaml", base: str = ".") -> Matrix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from ktbench.networks.checkpoint_files import read_checkpoint, require_regular
 from ktbench.networks.state_dicts import find_candidates, fit
 from ktbench.records import Begun, Cell, KtbenchError
 from ktbench.students._contract import Student
+from ktbench.students._own import INNER
 from ktbench.system.files import (
     MOST_WEIGHTS,
     UnsuitableFileError,
@@ -51,6 +53,21 @@ def read_torch(path: Path) -> Any:
             f"{path}: not a readable checkpoint ({reason}): save one with "
             "torch.save(model.state_dict(), path)"
         ) from error
+
+
+def read_state(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Read a state dict from the bytes of a file of this program's; KtbenchError for another."""
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return {str(name): tensor.detach() for name, tensor in state.items()}
+    except Exception as error:  # a damaged file makes the reader fail in any way
+        raise KtbenchError(f"{path}: is damaged: it holds no weights: restore it") from error
+
+
+def bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a wrapped network by the bare module's names; others' as they are."""
+    wrapped = all(name.startswith(INNER) for name in state)
+    return {name.removeprefix(INNER) if wrapped else name: v for name, v in state.items()}
 
 
 def load_weights(module: nn.Module, path: Path, *, finite: bool = False) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ktbench import stats
 from ktbench.records import (
+    ACCURACY,
     Artifact,
     Cell,
     Checkpoint,
@@ -28,7 +29,7 @@ from ktbench.records import (
     Teacher,
     Window,
 )
-from ktbench.results import setting_names
+from ktbench.results import setting_names, summary
 from ktbench.results.attribution import failed_by, known_classes
 from ktbench.results.brought_weights import doubt
 from ktbench.results.contenders import contenders
@@ -51,7 +52,7 @@ _STATISTICS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """A results folder in memory. The frames are made when they are first asked for."""
 
@@ -71,6 +72,25 @@ class Results:
     """Holds the temporary folder of a packed one as long as these results live."""
     _found: dict[str, Problem] = field(default_factory=dict, compare=False)
     """Further damage, found when curves and samples were read."""
+
+    @property
+    def source(self) -> Path:
+        """What was read: the folder, or the packed file."""
+        return self.path if self.unpacked is None else self.unpacked.file
+
+    @property
+    def headline(self) -> str:
+        """One line: the matrix, how many cells are in which state, and the measurements."""
+        return summary.headline(self)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """A small table for people: one row per student and technique; see `summary.table`."""
+        return summary.table(self)
+
+    def __repr__(self) -> str:
+        """Return the headline and the small table, or its first and last rows."""
+        return summary.text(self)
 
     @property
     def problems(self) -> list[Problem]:
@@ -174,8 +194,7 @@ class Results:
     @cached_property
     def measurements(self) -> pd.DataFrame:
         """One row per measurement; `p50_ms` and its kin have `_low` and `_high` beside them."""
-        rows = [_measurement_row(m, self.metric) for m in self.all_measurements]
-        return pd.DataFrame(rows, columns=_measurement_columns())
+        return measurement_frame(self.all_measurements, self.metric)
 
     @cached_property
     def curves(self) -> pd.DataFrame:
@@ -480,6 +499,14 @@ def _measurement_columns() -> list[str]:
     first = ["device", "profile", "mode", "scenario", "export", "format", "precision"]
     first.append("batch_size")
     return [*first, *_MEASURED, *_ON_BOARD, *bounds, "valid", "reasons", "warnings"]
+
+
+def measurement_frame(
+    measurements: Sequence[Measurement], metric: Metric = ACCURACY
+) -> pd.DataFrame:
+    """One row per measurement, as in `Results.measurements`."""
+    rows = [_measurement_row(measurement, metric) for measurement in measurements]
+    return pd.DataFrame(rows, columns=_measurement_columns())
 
 
 def _measurement_row(measurement: Measurement, metric: Metric) -> dict[str, Any]:

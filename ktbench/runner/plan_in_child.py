@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ktbench import catalogue
 from ktbench.data import DataInfo, describe
-from ktbench.matrix import load, plan
+from ktbench.matrix import MatrixText, load, plan
 from ktbench.matrix.estimate import Estimate, estimate
 from ktbench.records import DataSpec, KtbenchError, Plan
 from ktbench.supervision import Child, Died, allow
@@ -18,7 +18,7 @@ STEP_S = 120.0
 _MOST_DEATHS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Planned:
     """A plan with its matrix and data, and its estimated cost where that was requested."""
 
@@ -29,9 +29,26 @@ class Planned:
     """The students' data sets: one, unless the matrix says otherwise."""
     estimate: Estimate | None = None
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The columns chosen and the notes on the data, for the report."""
+        read = [info.contents for info in self.data if info.contents]
+        about = [contents.about for contents in read if contents.about]
+        notes = [note for contents in read for note in contents.notes]
+        return tuple(dict.fromkeys([*about, *notes]))
+
+    def __repr__(self) -> str:
+        """Return a line with the name, the counts, and the cost where it was estimated."""
+        plan = self.plan
+        counts = (
+            f"{len(plan.cells)} cells, {len(plan.skips)} skipped, {len(plan.teachers)} teachers"
+        )
+        cost = f"; {self.estimate.text}" if self.estimate else ""
+        return f"<matrix {plan.name}: {counts}{cost}>"
+
 
 def plan_matrix(
-    matrix: Path, *, child: Child, estimated: bool = False, no_code: bool = False
+    matrix: Path | MatrixText, *, child: Child, estimated: bool = False, no_code: bool = False
 ) -> Planned:
     """Plan a matrix file; an item whose code ends the process is left out with its reason.
 
@@ -55,14 +72,18 @@ def plan_matrix(
             return planned
 
 
-def _planned(matrix: Path, refused: dict[str, str], estimated: bool, no_code: bool) -> Planned:
+def _planned(
+    matrix: Path | MatrixText, refused: dict[str, str], estimated: bool, no_code: bool
+) -> Planned:
     """Plan a matrix in the child process, without the items that ended an earlier one."""
     for name, reason in refused.items():
         catalogue.refuse(name, reason)
     return plan_here(matrix, estimated=estimated, no_code=no_code)
 
 
-def plan_here(matrix: Path, *, estimated: bool = False, no_code: bool = False) -> Planned:
+def plan_here(
+    matrix: Path | MatrixText, *, estimated: bool = False, no_code: bool = False
+) -> Planned:
     """Plan a matrix in this process: whatever ends it ends the caller too."""
     with catalogue.no_code() if no_code else nullcontext():
         loaded = load(matrix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,10 +44,12 @@ def run(
     memory: int | None = None,
     strict: bool = False,
     remarks: tuple[str, ...] = (),
+    cells: Collection[str] | None = None,
 ) -> Summary:
     """Carry out a plan into a results folder; what is already there is not done again.
 
-    `remarks` on the data are kept for the report.
+    `remarks` on the data are kept for the report. `cells`: keys of those that are carried out now,
+    where not all are; the folder is of the whole plan all the same.
 
     A process that trains holds `memory` bytes at most; when not given, half of what is free where
     it runs, divided by the number of the engine's processes there.
@@ -59,9 +61,11 @@ def run(
         raise KtbenchError(f"{plan.name}: no cell can be trained: {plan.skips[0].reason}")
     began = time.perf_counter()
     summary = Summary(folder)
+    begun, now = first_seeds(plan), _now(plan, cells)
+    whole = plan if cells is None else now
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
     with clocked(summary, "data"):
-        for warning in refuse_unready(plan, engine, folder, fresh=fresh, strict=strict):
+        for warning in refuse_unready(whole, engine, folder, fresh=fresh, strict=strict):
             watcher.note(f"warning: {warning}")
         digests = _digests(plan, engine)
         tested_on, classes = _tested_on(plan, digests)
@@ -70,7 +74,6 @@ def run(
     provenance = {
         name: ours.model_copy(update={"data_digest": each.whole}) for name, each in digests.items()
     }
-    begun = first_seeds(plan)
     with results.open(
         begun,
         matrix_text,
@@ -81,11 +84,11 @@ def run(
         task=_words(plan, digests),
         remarks=remarks,
     ):
-        context = RunContext(begun, results, provenance, engine, watcher, summary, memory)
+        context = RunContext(now, results, provenance, engine, watcher, summary, memory)
         _write_skips(context, ours)
         for note in results.notes:
             watcher.note(note)
-        failed, references, context = _engine_waves(context, plan)
+        failed, references, context = _engine_waves(context, whole)
         # Once the engine is gone: a measurement wants a quiet machine.
         measurement_wave(context, references)
         results.write_failures(failed + summary.unmeasured)
@@ -94,6 +97,21 @@ def run(
                 summary.report = write_report(folder)
     summary.seconds["total"] = time.perf_counter() - began
     return summary
+
+
+def _now(plan: Plan, cells: Collection[str] | None) -> Plan:
+    """Return the plan of what is carried out first: some cells, or every comparison's first seeds.
+
+    Raises KtbenchError for some cells of a race of seeds, which all of them decide together.
+    """
+    if cells is None:
+        return first_seeds(plan)
+    if plan.race is not None:
+        raise KtbenchError(
+            f"--only: {plan.name} adds seeds where comparisons are open, which takes all cells: "
+            "give seeds as a list, or leave out --only"
+        )
+    return plan.model_copy(update={"cells": tuple(c for c in plan.cells if c.key in cells)})
 
 
 def _write_skips(context: RunContext, ours: Provenance) -> None:

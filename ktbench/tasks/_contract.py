@@ -188,6 +188,21 @@ class OwnInputs:
 # ---------------------------------------------------------------- the task
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a program that has nothing but an exported file and its sidecar reads a sample."""
+
+    function: Callable[[str, Any], Any]
+    """Return a file's inputs by name, each (1, ...), from an argument and the sidecar.
+
+    Its source is copied into that program: it may use numpy as `np`, `Path`, and what it imports
+    itself."""
+    argument: str
+    """Word for what it is given: `picture.jpg`."""
+    packages: tuple[str, ...] = ()
+    """Packages that it imports."""
+
+
 class Samples(Protocol):
     """The training samples of a data set, ready to be made into inputs by index and view."""
 
@@ -328,6 +343,10 @@ class Task(ABC):
     def files_beside(self, facts: Mapping[str, Any]) -> dict[str, str]:
         """Return files that whoever feeds an exported file needs beside it: text by name."""
         return {}
+
+    def reading(self) -> Reading | None:
+        """Return how a program reads a sample that a person has; None where people have none."""
+        return None
 
     # ------------------------------------------------------------ loss and quality
 

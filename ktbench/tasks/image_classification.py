@@ -20,8 +20,9 @@ from ktbench.data.pixels import refuse_mixed
 from ktbench.records import ACCURACY, Augmentation, DataSpec, Preprocessing
 from ktbench.students._contract import Inputs
 from ktbench.tasks._classification import Classification
-from ktbench.tasks._contract import InputSpec, OwnInputs, Signature, Source
+from ktbench.tasks._contract import InputSpec, OwnInputs, Reading, Signature, Source
 from ktbench.tasks._own_inputs import own_inputs
+from ktbench.tasks._reading import PICTURE
 
 CROP_Y, CROP_X, FLIP = 1, 2, 3
 """Numbers of the random streams of an augmentation's draws."""
@@ -129,6 +130,10 @@ class Learning(Classification):
         mean, std = (each.tolist() for each in statistics)
         told = {"range": [0, 255], "normalisation": "inside the graph", "mean": mean, "std": std}
         return {"image": told}
+
+    def reading(self) -> Reading:
+        """See `Task.reading`."""
+        return PICTURE
 
 
 def image_signature(classes: int, shape: Shape) -> Signature:

@@ -192,6 +192,10 @@ class Learning(text_classification.Learning):
 
     # ------------------------------------------------------------ the exported file
 
+    def reading(self) -> None:
+        """See `Task.reading`: nobody has texts with masked pieces."""
+        return
+
     def sidecar(
         self, signature: Signature, statistics: tuple[Tensor, ...], facts: Mapping[str, Any]
     ) -> dict[str, dict[str, Any]]:

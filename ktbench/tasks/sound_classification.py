@@ -17,8 +17,9 @@ from ktbench.data.sounds import PLACING, RESAMPLING, sounds
 from ktbench.records import DataSpec, canonical_json
 from ktbench.students._contract import Inputs
 from ktbench.tasks._classification import METRICS, Classification
-from ktbench.tasks._contract import InputSpec, Signature, Source, objection_to_image_keys
+from ktbench.tasks._contract import InputSpec, Reading, Signature, Source, objection_to_image_keys
 from ktbench.tasks._log_mel import FLOOR, Front, LogMel, Recipe, filters
+from ktbench.tasks._reading import SOUND
 
 SHIFT, VOLUME, NOISE = 1, 2, 3
 """Numbers of the random streams of an augmentation's draws."""
@@ -215,6 +216,10 @@ class Learning(Classification):
             "features": spectrum,
         }
         return {"sound": told}
+
+    def reading(self) -> Reading:
+        """See `Task.reading`."""
+        return SOUND
 
 
 @dataclass(frozen=True)

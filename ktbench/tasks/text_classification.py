@@ -34,11 +34,13 @@ from ktbench.tasks._contract import (
     Arrays,
     InputSpec,
     Labels,
+    Reading,
     Samples,
     Signature,
     Source,
     objection_to_image_keys,
 )
+from ktbench.tasks._reading import TEXT
 
 TOKENIZER = "tokenizer.json"
 """File that turns texts into ids, beside each exported one."""
@@ -228,6 +230,10 @@ class Learning(Classification):
     def files_beside(self, facts: Mapping[str, Any]) -> dict[str, str]:
         """Return the tokenizer, as the `tokenizers` library reads it; it cuts and pads, too."""
         return {TOKENIZER: json.dumps(facts["tokenizer"], ensure_ascii=False, indent=1) + "\n"}
+
+    def reading(self) -> Reading | None:
+        """See `Task.reading`."""
+        return TEXT
 
 
 def vocabulary_digest(facts: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,10 +12,7 @@ import torch
 
 from ktbench.records import KtbenchError
 from ktbench.system.machine import free_memory
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+from ktbench.system.quantities import bytes_of
 
 
 @dataclass(frozen=True)
@@ -40,13 +36,9 @@ class Budget:
 
 def memory_bytes(text: str) -> int:
     """Parse `4GB`, `1.5 GiB` or `800M`; raises KtbenchError for anything else, zero included."""
-    match = _SIZE.fullmatch(text)
-    if match is not None:
-        number, unit, binary = match[1], match[2].lower(), match[3]
-        if unit or not binary:
-            size = int(float(number) * (_BINARY if binary else _UNITS)[unit])
-            if size > 0:
-                return size
+    size = bytes_of(text)
+    if size is not None and size > 0:
+        return size
     raise KtbenchError(f"--memory {text}: must be a size such as 4GB, 1.5GiB or 800MB")
 
 
