@@ -204,8 +204,18 @@ class Exporter:
             self._halves[key] = len(writer.lower(fp32, half, None, Lowering(front=how.front)))
         losses: tuple[LayerLoss, ...] = ()
         if spec.sensitivity:
-            told = {"names": names, "dataset": self.dataset, "reference": subject.reference}
-            losses = tuple(int8.sensitivity(writer, fp32, spec, samples, how, **told))
+            losses = tuple(
+                int8.sensitivity(
+                    writer,
+                    fp32,
+                    spec,
+                    samples,
+                    how,
+                    names=names,
+                    dataset=self.dataset,
+                    reference=subject.reference,
+                )
+            )
         odd = tuple(int8.remarks(layers, how, len(model), self._halves[key]))
         return _Made(model, layers, odd, losses)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Any
 
 from ktbench import catalogue
 from ktbench.matrix.models import ExportGrid
@@ -22,7 +23,7 @@ def export_specs(grid: ExportGrid, devices: Sequence[DeviceSpec]) -> Iterator[Ex
         for opset in grid.opset if form == "onnx" else (18,):
             spec = ExportSpec(format=form, precision=precision, batch=batch, opset=opset)
             if precision == "int8":
-                settings = {
+                settings: dict[str, Any] = {
                     "calibration": grid.calibration,
                     "correct": tuple(sorted(set(grid.correct), reverse=True)),
                     "keep": tuple(dict.fromkeys(grid.keep)),

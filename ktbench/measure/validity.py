@@ -67,7 +67,7 @@ def judge(
         *(slowed if sustained else []),
         *_warnings(repeats, threads),
         *_side_warnings(repeats),
-        *(_int8_warnings(job, kernels) if kernels is not None else ()),
+        *(int8_warnings(job, kernels) if kernels is not None else ()),
     ]
     return Validity(reasons=tuple(dict.fromkeys(reasons)), warnings=tuple(dict.fromkeys(warnings)))
 
@@ -262,7 +262,7 @@ def _side_warnings(repeats: Sequence[Bench]) -> Iterator[str]:
             yield "the board took no more power than idle: the net energy says nothing"
 
 
-def _int8_warnings(job: Job, kernels: Kernels) -> Iterator[str]:
+def int8_warnings(job: Job, kernels: Kernels) -> Iterator[str]:
     """Warn of an int8 file that ran partly in float, or whose sums may saturate."""
     export = job.export
     wanted = kernels.layers if job.quantised is None else job.quantised
