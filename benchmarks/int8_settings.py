@@ -31,14 +31,14 @@ DATA = DataSpec(
     source="parquet",
     path=str(Path(os.environ.get("KTBENCH_DATA", "data"), "cifar10")),
     train_size=2000,
-    validation_size=1000,
-    test_size=2000,
+    validation_size=500,
+    test_size=1000,
 )
 STUDENTS = {
-    "vgg_separable": Item(name="vgg_separable", settings={"width": 0.5}),
+    "vgg_separable": Item(name="vgg_separable", settings={"width": 0.25}),
     "mobilenet_v2": Item(name="mobilenet_v2", settings={"width": 0.5}),
 }
-EPOCHS, BATCH, RATE = 12, 64, 0.05
+EPOCHS, BATCH, RATE = 6, 64, 0.1
 FORMATS: tuple[Format, ...] = ("onnx", "tflite")
 PLAIN = "minmax"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -137,7 +137,7 @@ def _exported(
 def _trained(item: Item, data: Dataset, seed: int) -> Student:
     """Train a student by cross-entropy alone; images are neither cropped nor flipped."""
     torch.manual_seed(seed)
-    student = catalogue.build_student(item.name, item.settings, **data.dimensions)
+    student = catalogue.build_student(item.name, item.settings, num_classes=10, in_channels=3)
     inputs, labels = data.inputs(data.raw("train")), data.labels("train")
     assert isinstance(inputs, torch.Tensor)
     steps = EPOCHS * (len(labels) // BATCH)

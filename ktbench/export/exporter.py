@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib
-import json
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,18 +27,17 @@ from ktbench.export.deployed_network import (
 )
 from ktbench.export.parity import TOLERANCES, Parity, check, raw_samples, reference_logits
 from ktbench.export.reasons import reason_of
+from ktbench.export.sidecar import described, file_digest, write
 from ktbench.export.template import Template, make_template
 from ktbench.export.writer import Arrays, Floats, Lowering, Writer
 from ktbench.networks.weights import weights_digest
 from ktbench.records import (
-    SCHEMA,
     Artifact,
     Cell,
     ExportSpec,
     Failure,
     Format,
     Item,
-    KtbenchError,
     LayerLoss,
     Layers,
     Quantisation,
@@ -49,7 +46,6 @@ from ktbench.records import (
     one_line,
 )
 from ktbench.system import extras
-from ktbench.system.files import write_atomically
 from ktbench.tasks._contract import InputSpec, Signature
 
 if TYPE_CHECKING:
@@ -168,8 +164,8 @@ class Exporter:
             return Failure(stage="export", what=spec.label, reason=reason)
         path = self.folder / cell.key / f"{spec.label}{writer.suffix}"
         artifact = self._artifact(writer, subject, cell, spec, path, made, parity, started)
-        about = _described(artifact, cell, self.dataset, writer, self._calibration().size)
-        _write(path, made.model, about, self.dataset.task.files_beside(self.dataset.facts))
+        about = described(artifact, cell, self.dataset, writer, self._calibration().size)
+        write(path, made.model, about, self.dataset.task.files_beside(self.dataset.facts))
         return artifact
 
     def _prepare(self, student: Student, cell: Cell) -> _Subject:
@@ -277,7 +273,7 @@ class Exporter:
             export=spec,
             graph_key=graph_key(cell.student, signature, spec, structure),
             path=path.relative_to(self.relative_to).as_posix(),
-            digest=_digest(made.model),
+            digest=file_digest(made.model),
             bytes=len(made.model),
             input_shape=signature.file_inputs[0].shape_in(writer.layout),
             quantisation=quantisation(signature) if spec.precision == "int8" else None,
@@ -373,102 +369,3 @@ def _architecture(student: Item, structure: str, network: nn.Module) -> str:
     tensors = [[name, list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()]
     item = {"student": student.model_dump(mode="json"), "structure": structure}
     return digest_of({**item, "tensors": tensors})
-
-
-# ---------------------------------------------------------------- the JSON beside an artifact
-
-
-def _described(
-    artifact: Artifact, cell: Cell, dataset: Dataset, writer: Writer, calibration: int
-) -> dict[str, Any]:
-    """Return the sidecar: all that is needed by whoever has nothing but these two files."""
-    batch = 1 if artifact.export.batch == "1" else None
-    signature = dataset.signature
-    told = dataset.task.sidecar(signature, dataset.statistics, dataset.facts)
-    others = {
-        name: {"bytes": len(text.encode()), "sha256_16": _digest(text.encode())}
-        for name, text in dataset.task.files_beside(dataset.facts).items()
-    }
-    inputs = [
-        {
-            "name": each.name,
-            **({"layout": writer.layout} if len(each.shape) == 3 else {}),
-            "shape": [batch, *each.shape_in(writer.layout)],
-            "dtype": each.file_type,
-            **told.get(each.name, {}),
-        }
-        for each in signature.file_inputs
-    ]
-    return {
-        "schema_version": SCHEMA,
-        "file": Path(artifact.path).name,
-        "sha256_16": artifact.digest,
-        "format": artifact.export.format,
-        "precision": artifact.export.precision,
-        "labels": list(dataset.classes),
-        **({"beside": others} if others else {}),
-        **({"input": inputs[0]} if len(inputs) == 1 else {"inputs": inputs}),
-        "output": {
-            "name": "logits",
-            "shape": [batch, signature.outputs],
-            "dtype": "float32",
-            **(
-                {"meaning": "one logit per label, before softmax"}
-                if dataset.task.top_class
-                else {"meaning": "as the metric reads them", "reduction": "none"}
-            ),
-        },
-        "provenance": {
-            "cell_key": cell.key,
-            "cell": cell.model_dump(mode="json"),
-            "export": artifact.export.model_dump(mode="json"),
-            "graph_key": artifact.graph_key,
-            "data_digest": dataset.digest,
-            **_ranges(artifact, calibration),
-            "versions": writer.versions(),
-        },
-        "integrity": {
-            "runtime": artifact.runtime,
-            "agreement": artifact.agreement,
-            "max_difference": artifact.max_difference,
-            "tolerance": artifact.tolerance.model_dump(mode="json"),
-            "validation_accuracy": artifact.validation_accuracy,
-            "test_accuracy": artifact.test_accuracy,
-            "metric": dataset.task.metric.name,
-        },
-    }
-
-
-def _ranges(artifact: Artifact, calibration: int) -> dict[str, Any]:
-    """Say where an int8 file's ranges come from."""
-    if artifact.quantisation == "dynamic":
-        return {"quantisation": "dynamic"}
-    told: dict[str, Any] = {"split": "train", "images": calibration}
-    if artifact.export.calibration != "minmax":
-        told["method"] = artifact.export.calibration
-    return {"calibration": told}
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def sidecar_path(path: Path) -> Path:
-    """Return `model.onnx.json` for `model.onnx`."""
-    return path.with_name(path.name + ".json")
-
-
-def _write(path: Path, model: bytes, sidecar: dict[str, Any], others: dict[str, str]) -> None:
-    """Write all files, the artifact last, or neither it nor its sidecar.
-
-    `others` are those that all of a cell's files share. Raises KtbenchError on a full disk.
-    """
-    beside = sidecar_path(path)
-    for name, text in others.items():
-        write_atomically(path.with_name(name), text)
-    write_atomically(beside, json.dumps(sidecar, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    try:
-        write_atomically(path, model)
-    except KtbenchError:
-        beside.unlink(missing_ok=True)
-        raise
