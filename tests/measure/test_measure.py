@@ -327,9 +327,7 @@ def test_an_int8_file_that_runs_partly_in_float_is_doubtful(tmp_path: Path) -> N
     found = measure_file(read_twice(tmp_path / "signed.onnx"), HERE, tmp_path, budget=SHORT)[0]
     assert found.kernels is not None and found.kernels.layers == 2
     if found.board["machine"] == "x86_64":
-        assert found.kernels.integer < 2, (
-            "signed ones are integers now: see docs/export.md"
-        )
+        assert found.kernels.integer < 2, "signed ones are integers now: see docs/export.md"
         [warning] = [w for w in found.validity.warnings if "int8" in w]
         assert warning.endswith("export with `activations: unsigned`")
     again = Measurement.model_validate_json(found.model_dump_json())
