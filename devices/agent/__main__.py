@@ -10,7 +10,7 @@ from typing import Any, Dict, Optional
 from . import environment, hold, protocol, series, settings
 from .board import Board
 
-MODELS = ("bench", "evaluate")
+MODELS = ("bench", "evaluate", "kernels")
 """Tasks that run models: each is the function of the module of its name."""
 _last_word = threading.Lock()
 """Held by whoever ends this process: with an answer, or because the host hung up."""

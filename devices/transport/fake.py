@@ -62,6 +62,8 @@ def made_up(task: dict[str, Any], blobs: Sequence[Blob]) -> dict[str, Any]:
         classes = [random.Random(digest).randrange(10) for digest in task["artifacts"]]
         artifacts = [{"top1": [c] * 10, "provider": "fake"} for c in classes]
         return {"runtime": "fake", "runtime_version": "0", "artifacts": artifacts}
+    if task["task"] == "kernels":
+        return {"artifacts": [{"error": "no model runs"} for _ in task["artifacts"]], "vnni": None}
     return _bench(task, len(next(b.data for b in blobs if b.digest == task["artifact"])))
 
 

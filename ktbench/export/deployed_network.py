@@ -27,7 +27,7 @@ from ktbench.tasks._contract import InputSpec
 Layout = Literal["NCHW", "NHWC"]
 State = dict[str, NDArray[np.float32]]
 
-_CONV = ("conv2d.default", "conv2d.padding")
+CONV = ("conv2d.default", "conv2d.padding")
 
 
 @dataclass(frozen=True)
@@ -289,27 +289,32 @@ def _drawn(spec: InputSpec, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 256, (4, *spec.shape), generator=generator).float()
 
 
-def _from_graph(network: nn.Module, inputs: tuple[InputSpec, ...]) -> Folding:
+def traced(network: nn.Module, inputs: tuple[InputSpec, ...]) -> torch.export.ExportedProgram:
+    """Return the graph of a network."""
     blank = tuple(each.zeros(2) for each in inputs)
     with quiet():
-        program = torch.export.export(network, (blank if len(blank) > 1 else blank[0],))
+        return torch.export.export(network, (blank if len(blank) > 1 else blank[0],))
+
+
+def _from_graph(network: nn.Module, inputs: tuple[InputSpec, ...]) -> Folding:
+    program = traced(network, inputs)
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     given = set(signature.user_inputs)
     pairs, alone, first = [], [], None
     for node in program.graph.nodes:
-        if _is(node, _CONV) and node.args[0].name in given and len(node.args[0].users) == 1:
-            first = _owner(network, node.args[1], names, nn.Conv2d)
+        if calls(node, CONV) and node.args[0].name in given and len(node.args[0].users) == 1:
+            first = owner(network, node.args[1], names, nn.Conv2d)
             first = first if first and _groups(network, first) == 1 else None
-        if not _is(node, ("batch_norm.default",)):
+        if not calls(node, ("batch_norm.default",)):
             continue
-        norm = _owner(network, node.args[3], names, nn.BatchNorm2d)
+        norm = owner(network, node.args[3], names, nn.BatchNorm2d)
         if norm is None:
             continue
         source = node.args[0]
         conv = None
-        if _is(source, _CONV) and len(source.users) == 1:
-            conv = _owner(network, source.args[1], names, nn.Conv2d)
+        if calls(source, CONV) and len(source.users) == 1:
+            conv = owner(network, source.args[1], names, nn.Conv2d)
         if conv is None:
             alone.append(norm)
         else:
@@ -317,11 +322,12 @@ def _from_graph(network: nn.Module, inputs: tuple[InputSpec, ...]) -> Folding:
     return Folding(tuple(pairs), tuple(alone), first)
 
 
-def _is(node: torch.fx.Node, targets: tuple[str, ...]) -> bool:
+def calls(node: torch.fx.Node, targets: tuple[str, ...]) -> bool:
+    """Tell if a node of a traced graph calls one of these ATen operators."""
     return node.op == "call_function" and str(node.target) in {f"aten.{t}" for t in targets}
 
 
-def _owner(
+def owner(
     network: nn.Module, tensor: torch.fx.Node, names: dict[str, str], kind: type[nn.Module]
 ) -> str | None:
     """Return the name of the module that owns a tensor of the graph, if it is used only once."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib
-import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ktbench.data import Dataset
+from ktbench.export import int8
+from ktbench.export.corrections import Chain, correct_biases, equalise, plan_chains
 from ktbench.export.deployed_network import (
     Deployed,
     Folding,
@@ -27,25 +27,25 @@ from ktbench.export.deployed_network import (
 )
 from ktbench.export.parity import TOLERANCES, Parity, check, raw_samples, reference_logits
 from ktbench.export.reasons import reason_of
+from ktbench.export.sidecar import described, file_digest, write
 from ktbench.export.template import Template, make_template
-from ktbench.export.writer import Floats, Writer
+from ktbench.export.writer import Arrays, Floats, Lowering, Writer
 from ktbench.networks.weights import weights_digest
 from ktbench.records import (
-    SCHEMA,
     Artifact,
     Cell,
     ExportSpec,
     Failure,
     Format,
     Item,
-    KtbenchError,
+    LayerLoss,
+    Layers,
     Quantisation,
     StorageError,
     digest_of,
     one_line,
 )
 from ktbench.system import extras
-from ktbench.system.files import write_atomically
 from ktbench.tasks._contract import InputSpec, Signature
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def graph_key(student: Item, signature: Signature, spec: ExportSpec, structure: 
             "shape": first,
             **({"others": others, "sizes": sizes} if sizes else {}),
             **({"raw": [list(each.shape) for each in signature.raw]} if signature.raw else {}),
-            "export": spec.model_dump(mode="json"),
+            "export": spec.file_settings(),
             **({"structure": structure} if structure else {}),
         }
     )
@@ -92,6 +92,9 @@ def quantisation(signature: Signature) -> Quantisation:
     return "dynamic" if whole else "static"
 
 
+Key = tuple[object, ...]
+
+
 @dataclass
 class _Subject:
     """The student being exported: what all its exports share."""
@@ -101,7 +104,17 @@ class _Subject:
     structure: str
     network: nn.Module
     reference: Floats
-    deployed: dict[str, Deployed] = field(default_factory=dict)
+    deployed: dict[Key, Deployed] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An exported file with what only the exporter knows of it."""
+
+    model: bytes
+    layers: Layers | None = None
+    remarks: tuple[str, ...] = ()
+    sensitivity: tuple[LayerLoss, ...] = ()
 
 
 class Exporter:
@@ -121,6 +134,8 @@ class Exporter:
     def _forget(self) -> None:
         self._writers: dict[Format, Writer] = {}
         self._foldings: dict[str, Folding] = {}
+        self._chains: dict[str, tuple[Chain, ...]] = {}
+        self._halves: dict[tuple[str, ExportSpec], int] = {}
         self._templates: dict[tuple[str, ExportSpec], Template | None] = {}
         self._subject: _Subject | None = None
 
@@ -133,8 +148,8 @@ class Exporter:
         try:
             writer = self._writer(spec.format)
             subject = self._prepare(student, cell)
-            model = self._model(writer, subject, spec)
-            parity = check(writer, model, self.dataset, subject.reference)
+            made = self._made(writer, subject, spec)
+            parity = check(writer, made.model, self.dataset, subject.reference)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 return Failure(stage="export", what=spec.label, reason=one_line(error))
@@ -148,9 +163,9 @@ class Exporter:
         if reason is not None:
             return Failure(stage="export", what=spec.label, reason=reason)
         path = self.folder / cell.key / f"{spec.label}{writer.suffix}"
-        artifact = self._artifact(writer, subject, cell, spec, path, model, parity, started)
-        about = _described(artifact, cell, self.dataset, writer, self._calibration().size)
-        _write(path, model, about, self.dataset.task.files_beside(self.dataset.facts))
+        artifact = self._artifact(writer, subject, cell, spec, path, made, parity, started)
+        about = described(artifact, cell, self.dataset, writer, self._calibration().size)
+        write(path, made.model, about, self.dataset.task.files_beside(self.dataset.facts))
         return artifact
 
     def _prepare(self, student: Student, cell: Cell) -> _Subject:
@@ -162,33 +177,79 @@ class Exporter:
             self._subject = _Subject(name, architecture, student.structure, network, reference)
         return self._subject
 
-    def _model(self, writer: Writer, subject: _Subject, spec: ExportSpec) -> bytes:
-        """Return the file's bytes, filled into the architecture's graph or converted again."""
-        network = self._deployed(writer, subject)
-        plain = spec.model_copy(update={"precision": "fp32"})
+    def _made(self, writer: Writer, subject: _Subject, spec: ExportSpec) -> _Made:
+        """Return the file in the precision asked for, judged where that is int8."""
+        network = self._deployed(writer, subject, spec)
+        plain = ExportSpec(format=spec.format, batch=spec.batch, opset=spec.opset)
+        fp32 = self._graph(writer, subject, network, plain)
+        how = Lowering(front=network.front is not None)
+        if spec.precision != "int8":
+            return _Made(writer.lower(fp32, spec, None, how))
+        samples = self._calibration_samples(writer)
+        names = int8.layer_names(writer, fp32, network.state())
+        how = replace(
+            how,
+            keep=int8.kept_layers(names, spec.keep),
+            ranges=int8.ranges_of(writer, fp32, samples, spec.calibration),
+        )
+        model = writer.lower(fp32, spec, samples, how)
+        layers = int8.layers_of(writer.layers(model))
+        key = (subject.architecture, plain)
+        if key not in self._halves:
+            half = plain.model_copy(update={"precision": "fp16"})
+            self._halves[key] = len(writer.lower(fp32, half, None, Lowering(front=how.front)))
+        losses: tuple[LayerLoss, ...] = ()
+        if spec.sensitivity:
+            losses = tuple(
+                int8.sensitivity(
+                    writer,
+                    fp32,
+                    spec,
+                    samples,
+                    how,
+                    names=names,
+                    dataset=self.dataset,
+                    reference=subject.reference,
+                )
+            )
+        odd = tuple(int8.remarks(layers, how, len(model), self._halves[key]))
+        return _Made(model, layers, odd, losses)
+
+    def _graph(
+        self, writer: Writer, subject: _Subject, network: Deployed, plain: ExportSpec
+    ) -> bytes:
+        """Return the fp32 file's bytes, filled into the architecture's graph or converted again."""
         key = (subject.architecture, plain)
         if key not in self._templates:
             self._templates[key] = make_template(writer, network, plain)
         template = self._templates[key]
         if template is None:
-            model = writer.convert(network, plain)
-        else:
-            model = template.fill(writer, network.state())
-        samples = None
-        if quantisation(self.dataset.signature) == "static":
-            samples = raw_samples(writer.layout, self.dataset, "train", self._calibration())
-        return writer.lower(model, spec, samples, front=network.front is not None)
+            return writer.convert(network, plain)
+        return template.fill(writer, network.state())
 
-    def _deployed(self, writer: Writer, subject: _Subject) -> Deployed:
-        data, inputs = self.dataset, self.dataset.signature.inputs
-        if subject.architecture not in self._foldings:
-            self._foldings[subject.architecture] = plan_folding(subject.network, inputs)
-        if writer.layout not in subject.deployed:
-            folding = self._foldings[subject.architecture]
-            subject.deployed[writer.layout] = _deployed(
-                subject.network, folding, data, writer.layout
-            )
-        return subject.deployed[writer.layout]
+    def _deployed(self, writer: Writer, subject: _Subject, spec: ExportSpec) -> Deployed:
+        """Return the network as it is converted, with its weights corrected as asked."""
+        data, name = self.dataset, subject.architecture
+        if name not in self._foldings:
+            self._foldings[name] = plan_folding(subject.network, data.signature.inputs)
+        key = (writer.layout, spec.correct, spec.reduce_range)
+        if key not in subject.deployed:
+            deployed = _deployed(subject.network, self._foldings[name], data, writer.layout)
+            if "equalise" in spec.correct:
+                if name not in self._chains:
+                    self._chains[name] = plan_chains(deployed.network, data.signature.inputs)
+                equalise(deployed.network, self._chains[name])
+            if "bias" in spec.correct:
+                samples = raw_samples(writer.layout, data, "train", self._calibration())
+                correct_biases(deployed, samples, int8.levels(spec))
+            subject.deployed[key] = deployed
+        return subject.deployed[key]
+
+    def _calibration_samples(self, writer: Writer) -> Arrays | None:
+        """Return the training samples that static ranges are taken from; None for dynamic int8."""
+        if quantisation(self.dataset.signature) == "dynamic":
+            return None
+        return raw_samples(writer.layout, self.dataset, "train", self._calibration())
 
     def _calibration(self) -> NDArray[np.int64]:
         size = self.dataset.size("train")
@@ -202,7 +263,7 @@ class Exporter:
         cell: Cell,
         spec: ExportSpec,
         path: Path,
-        model: bytes,
+        made: _Made,
         parity: Parity,
         started: float,
     ) -> Artifact:
@@ -212,8 +273,8 @@ class Exporter:
             export=spec,
             graph_key=graph_key(cell.student, signature, spec, structure),
             path=path.relative_to(self.relative_to).as_posix(),
-            digest=_digest(model),
-            bytes=len(model),
+            digest=file_digest(made.model),
+            bytes=len(made.model),
             input_shape=signature.file_inputs[0].shape_in(writer.layout),
             quantisation=quantisation(signature) if spec.precision == "int8" else None,
             agreement=parity.agreement,
@@ -223,6 +284,9 @@ class Exporter:
             test_accuracy=parity.test_accuracy,
             runtime=writer.runtime(),
             seconds=time.perf_counter() - started,
+            layers=made.layers,
+            remarks=made.remarks,
+            sensitivity=made.sensitivity,
         )
 
     def _writer(self, format: Format) -> Writer:
@@ -305,99 +369,3 @@ def _architecture(student: Item, structure: str, network: nn.Module) -> str:
     tensors = [[name, list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()]
     item = {"student": student.model_dump(mode="json"), "structure": structure}
     return digest_of({**item, "tensors": tensors})
-
-
-# ---------------------------------------------------------------- the JSON beside an artifact
-
-
-def _described(
-    artifact: Artifact, cell: Cell, dataset: Dataset, writer: Writer, calibration: int
-) -> dict[str, Any]:
-    """Return the sidecar: all that is needed by whoever has nothing but these two files."""
-    batch = 1 if artifact.export.batch == "1" else None
-    signature = dataset.signature
-    told = dataset.task.sidecar(signature, dataset.statistics, dataset.facts)
-    others = {
-        name: {"bytes": len(text.encode()), "sha256_16": _digest(text.encode())}
-        for name, text in dataset.task.files_beside(dataset.facts).items()
-    }
-    inputs = [
-        {
-            "name": each.name,
-            **({"layout": writer.layout} if len(each.shape) == 3 else {}),
-            "shape": [batch, *each.shape_in(writer.layout)],
-            "dtype": each.file_type,
-            **told.get(each.name, {}),
-        }
-        for each in signature.file_inputs
-    ]
-    return {
-        "schema_version": SCHEMA,
-        "file": Path(artifact.path).name,
-        "sha256_16": artifact.digest,
-        "format": artifact.export.format,
-        "precision": artifact.export.precision,
-        "labels": list(dataset.classes),
-        **({"beside": others} if others else {}),
-        **({"input": inputs[0]} if len(inputs) == 1 else {"inputs": inputs}),
-        "output": {
-            "name": "logits",
-            "shape": [batch, signature.outputs],
-            "dtype": "float32",
-            **(
-                {"meaning": "one logit per label, before softmax"}
-                if dataset.task.top_class
-                else {"meaning": "as the metric reads them", "reduction": "none"}
-            ),
-        },
-        "provenance": {
-            "cell_key": cell.key,
-            "cell": cell.model_dump(mode="json"),
-            "export": artifact.export.model_dump(mode="json"),
-            "graph_key": artifact.graph_key,
-            "data_digest": dataset.digest,
-            **_ranges(artifact, calibration),
-            "versions": writer.versions(),
-        },
-        "integrity": {
-            "runtime": artifact.runtime,
-            "agreement": artifact.agreement,
-            "max_difference": artifact.max_difference,
-            "tolerance": artifact.tolerance.model_dump(mode="json"),
-            "validation_accuracy": artifact.validation_accuracy,
-            "test_accuracy": artifact.test_accuracy,
-            "metric": dataset.task.metric.name,
-        },
-    }
-
-
-def _ranges(artifact: Artifact, calibration: int) -> dict[str, Any]:
-    """Say where an int8 file's ranges come from."""
-    if artifact.quantisation == "dynamic":
-        return {"quantisation": "dynamic"}
-    return {"calibration": {"split": "train", "images": calibration}}
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def sidecar_path(path: Path) -> Path:
-    """Return `model.onnx.json` for `model.onnx`."""
-    return path.with_name(path.name + ".json")
-
-
-def _write(path: Path, model: bytes, sidecar: dict[str, Any], others: dict[str, str]) -> None:
-    """Write all files, the artifact last, or neither it nor its sidecar.
-
-    `others` are those that all of a cell's files share. Raises KtbenchError on a full disk.
-    """
-    beside = sidecar_path(path)
-    for name, text in others.items():
-        write_atomically(path.with_name(name), text)
-    write_atomically(beside, json.dumps(sidecar, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    try:
-        write_atomically(path, model)
-    except KtbenchError:
-        beside.unlink(missing_ok=True)
-        raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any
@@ -202,45 +202,84 @@ def _keep_one_row(graph: Any, tensor: Any, batch: int) -> None:
             tensor.shape = np.array([1, *tensor.shape[1:]], np.int32)
 
 
-def lower(model: bytes, precision: str, samples: Arrays | None, front: bool) -> bytes:
+def lower(model: bytes, precision: str, samples: Arrays | None, how: dict[str, Any]) -> bytes:
     """Return the graph in `fp16` (weights) or `int8`; samples and logits keep their types.
 
     int8 is static with the ranges that `samples` give, and dynamic without them: then weights alone
-    are stored in 8 bits, and the runtime finds the range of what they are multiplied with. With a
-    front, all up to the first logarithm stays float32.
+    are stored in 8 bits, and the runtime finds the range of what they are multiplied with. `how` is
+    a `Lowering`.
     """
-    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
+    from ai_edge_quantizer import quantizer
 
-    names, algorithms = qtyping.TFLOperationName, algorithm_manager.AlgorithmName
-    recipe = recipe_manager.RecipeManager()
-    if precision == "fp16":
-        recipe.add_weight_only_config(
-            ".*", names.ALL_SUPPORTED, 16, algorithm_key=algorithms.FLOAT_CASTING
-        )
-    elif samples is None:
-        recipe.add_dynamic_config(".*", names.ALL_SUPPORTED, 8)
-    else:
-        recipe.add_static_config(".*", names.ALL_SUPPORTED, 8, 8)
-        for end in (names.INPUT, names.OUTPUT):
-            recipe.add_quantization_config(".*", end, algorithm_key=algorithms.NO_QUANTIZE)
-    if front:
-        for name in _up_to_logarithm(model):
-            recipe.add_quantization_config(
-                f"^{name};$", names.ALL_SUPPORTED, algorithm_key=algorithms.NO_QUANTIZE
-            )
+    recipe = _recipe(model, precision, samples is not None, how)
     maker = quantizer.Quantizer(model)
     maker.load_quantization_recipe(recipe.get_quantization_recipe())
     if precision != "int8" or samples is None:
         return compact(maker.quantize(None, enable_progress_report=False).quantized_model)
     ranges = _ranges(model, recipe, samples)
+    for name, (low, high) in how["ranges"].items():
+        if name in ranges:
+            ranges[name] = _bounded(ranges[name], low, high)
     lowered = bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
     wider = _too_fine(lowered)
     for name in wider.keys() & ranges.keys():
-        bound = np.full_like(np.asarray(ranges[name]["max"], np.float32), wider[name])
-        ranges[name] = {**ranges[name], "min": np.zeros_like(bound), "max": bound}
+        ranges[name] = _bounded(ranges[name], 0.0, wider[name])
     if wider:
         lowered = bytes(maker.quantize(ranges, enable_progress_report=False).quantized_model)
     return compact(_relus_as_requantising(lowered))
+
+
+def _recipe(model: bytes, precision: str, static: bool, how: dict[str, Any]) -> Any:
+    """Return what is quantised how; outputs name their operators."""
+    from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
+
+    names, algorithms = qtyping.TFLOperationName, algorithm_manager.AlgorithmName
+    recipe = recipe_manager.RecipeManager()
+    outputs = _layer_outputs(model) if how["keep"] or how["only"] is not None else []
+    scope = ".*" if how["only"] is None else f"^{outputs[how['only']]};$"
+    if precision == "fp16":
+        recipe.add_weight_only_config(
+            scope, names.ALL_SUPPORTED, 16, algorithm_key=algorithms.FLOAT_CASTING
+        )
+    elif not static:
+        recipe.add_dynamic_config(scope, names.ALL_SUPPORTED, 8)
+    else:
+        recipe.add_static_config(scope, names.ALL_SUPPORTED, 8, 8)
+        for end in (names.INPUT, names.OUTPUT):
+            recipe.add_quantization_config(".*", end, algorithm_key=algorithms.NO_QUANTIZE)
+    kept = [outputs[place] for place in how["keep"]]
+    for name in [*kept, *(_up_to_logarithm(model) if how["front"] else [])]:
+        recipe.add_quantization_config(
+            f"^{name};$", names.ALL_SUPPORTED, algorithm_key=algorithms.NO_QUANTIZE
+        )
+    return recipe
+
+
+def _bounded(old: Any, low: float, high: float) -> Any:
+    """Return what is known of a tensor's values with another range."""
+    like = np.asarray(old["max"], np.float32)
+    return {**old, "min": np.full_like(like, low), "max": np.full_like(like, high)}
+
+
+def _layer_outputs(model: bytes) -> list[str]:
+    """Return the names of the outputs of operators with constant weights, in their order."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    part = graph.subgraphs[0]
+    return [
+        _text(part.tensors[operator.outputs[0]].name)
+        for operator in part.operators
+        if graph.operatorCodes[operator.opcodeIndex].builtinCode in layer_kinds(schema)
+        and graph.buffers[part.tensors[operator.inputs[1]].buffer].data is not None
+    ]
+
+
+def layer_kinds(schema: Any) -> tuple[int, ...]:
+    """Return the codes of operators that multiply with weights."""
+    kinds = schema.BuiltinOperator
+    return kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED, kinds.TRANSPOSE_CONV
 
 
 def _up_to_logarithm(model: bytes) -> list[str]:
@@ -305,12 +344,10 @@ def _too_fine(model: bytes) -> dict[str, float]:
     from ai_edge_litert.tools import flatbuffer_utils
 
     graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
-    kinds = schema.BuiltinOperator
-    summing = (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED, kinds.TRANSPOSE_CONV)
     bounds = {}
     for part in graph.subgraphs:
         for operator in part.operators:
-            if graph.operatorCodes[operator.opcodeIndex].builtinCode not in summing:
+            if graph.operatorCodes[operator.opcodeIndex].builtinCode not in layer_kinds(schema):
                 continue
             steps = [_step(part.tensors[number]) for number in operator.inputs if number >= 0]
             output = part.tensors[operator.outputs[0]]
@@ -357,6 +394,60 @@ def _ranges(model: bytes, recipe: Any, samples: Arrays) -> Any:
         return calibrated(model, 1)
 
 
+Counts = dict[str, tuple[float, float, NDArray[np.int64]]]
+
+
+def histograms(model: bytes, samples: Arrays, bins: int) -> Counts:
+    """Return least and greatest value of each inner float tensor, and counts of those between."""
+    try:
+        return _histograms(free_batch(model), samples, bins, CHUNK)
+    except (RuntimeError, ValueError):
+        return _histograms(model, samples, bins, 1)
+
+
+def _histograms(model: bytes, samples: Arrays, bins: int, step: int) -> Counts:
+    """Run twice: first for the ends of each histogram, then for its counts."""
+    ends: dict[str, tuple[float, float]] = {}
+    for tensors in _inner_values(model, samples, step):
+        for name, values in tensors.items():
+            low, high = ends.get(name, (np.inf, -np.inf))
+            ends[name] = (min(low, float(values.min())), max(high, float(values.max())))
+    counts = {name: np.zeros(bins, np.int64) for name in ends}
+    for tensors in _inner_values(model, samples, step):
+        for name, values in tensors.items():
+            if ends[name][0] < ends[name][1]:
+                counts[name] += np.histogram(values, bins, ends[name])[0]
+    return {name: (*ends[name], counts[name]) for name in ends}
+
+
+def _inner_values(model: bytes, samples: Arrays, step: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield what each operator gives for a chunk of the samples, by the name of the tensor."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=model,
+        num_threads=1,
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    sources = interpreter.get_signature_runner(SIGNATURE).get_input_details()
+    columns = _by_name(model, samples)
+    for start in range(0, len(next(iter(columns.values()))), step):
+        for name, source in sources.items():
+            part = columns[name][start : start + step]
+            interpreter.resize_tensor_input(source["index"], list(part.shape))
+        interpreter.allocate_tensors()
+        for name, source in sources.items():
+            interpreter.set_tensor(source["index"], columns[name][start : start + step])
+        interpreter.invoke()
+        made = {int(n) for entry in interpreter._get_ops_details() for n in entry["outputs"]}
+        yield {
+            entry["name"]: interpreter.get_tensor(entry["index"])
+            for entry in interpreter.get_tensor_details()
+            if entry["index"] in made and entry["dtype"] is np.float32
+        }
+
+
 def _by_name(model: bytes, samples: Arrays) -> dict[str, NDArray[Any]]:
     """Return samples in the types of a graph's inputs."""
     from ai_edge_litert.interpreter import Interpreter
@@ -394,7 +485,12 @@ def run(model: bytes, samples: Arrays) -> NDArray[np.float32]:
     return np.concatenate(logits)
 
 
-JOBS: dict[str, Callable[..., Any]] = {"convert": convert, "lower": lower, "run": run}
+JOBS: dict[str, Callable[..., Any]] = {
+    "convert": convert,
+    "histograms": histograms,
+    "lower": lower,
+    "run": run,
+}
 
 
 def _briefly(error: Exception) -> str:

@@ -14,9 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -26,15 +24,17 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from ktbench.export import activations
+from ktbench.export.activations import RUN_ERRORS, Feed, feeds, opened, with_batch
 from ktbench.export.deployed_network import Deployed, Layout
 from ktbench.export.quiet_output import quiet
-from ktbench.export.writer import CHUNK, Arrays, Floats
+from ktbench.export.ranges import Histogram
+from ktbench.export.writer import CHUNK, WHOLE, Arrays, Floats, GraphLayer, Lowering
 from ktbench.records import ExportSpec
 
 OUTPUT = "logits"
 BATCH = 256
 """Samples per run where the batch is dynamic."""
-RUN_ERRORS = (Fail, InvalidArgument, RuntimeException)
 MODERN_OPSET, OLD_IR, IR = 18, 8, 10
 """Boards with opset 15 at most read IR version 8 at most."""
 
@@ -78,31 +78,38 @@ class OnnxWriter:
             tensors[name].CopyFrom(numpy_helper.from_array(filled, tensors[name].name))
         return _bytes(proto)
 
+    def layers(self, model: bytes) -> list[GraphLayer]:
+        """See `Writer.layers`."""
+        graph = onnx.load_from_string(model).graph
+        return [layer for _, layer in _layers(graph)]
+
+    def histograms(self, model: bytes, calibration: Arrays) -> dict[str, Histogram]:
+        """See `Writer.histograms`."""
+        return activations.histograms(onnx.load_from_string(model), calibration)
+
     def lower(
-        self, model: bytes, spec: ExportSpec, calibration: Arrays | None, *, front: bool = False
+        self, model: bytes, spec: ExportSpec, calibration: Arrays | None, how: Lowering = WHOLE
     ) -> bytes:
         """See `Writer.lower`."""
         if spec.precision == "fp32":
             return model
         proto = onnx.load_from_string(model)
         with quiet():
-            kept = _up_to_logarithm(proto.graph) if front else []
+            kept = _up_to_logarithm(proto.graph) if how.front else []
             if spec.precision == "fp16":
                 lowered = _half(proto, kept)
-            elif calibration is None:
-                lowered = _dynamic_int8(proto)
             else:
-                lowered = _int8(proto, spec, calibration, kept)
+                lowered = _int8(proto, spec, calibration, how, kept)
         lowered.ir_version = proto.ir_version
         return _bytes(lowered)
 
     def run(self, model: bytes, samples: Arrays) -> Floats:
         """See `Writer.run`."""
-        session = _session(model)
+        session = opened(model)
         fixed = isinstance(session.get_inputs()[0].shape[0], int)
         proto = onnx.load_from_string(model)
-        feeds = _feeds(proto, samples, 1 if fixed else BATCH)
-        logits: Floats = np.concatenate([session.run([OUTPUT], feed)[0] for feed in feeds])
+        chunks = feeds(proto, samples, 1 if fixed else BATCH)
+        logits: Floats = np.concatenate([session.run([OUTPUT], feed)[0] for feed in chunks])
         return logits
 
     def runtime(self) -> str:
@@ -205,26 +212,39 @@ def _up_to_logarithm(graph: onnx.GraphProto) -> list[str]:
 
 
 def _int8(
-    model: onnx.ModelProto, spec: ExportSpec, calibration: Arrays, kept: list[str]
+    model: onnx.ModelProto,
+    spec: ExportSpec,
+    calibration: Arrays | None,
+    how: Lowering,
+    kept: list[str],
 ) -> onnx.ModelProto:
-    """Quantise statically: signed 8 bits, weights per channel, as pairs of Q and DQ.
+    """Quantise statically, or dynamically without calibration; `kept` nodes stay in floats.
 
     A graph with a batch of one is calibrated in chunks, too, with its batch free meanwhile; one
     that cannot take chunks is calibrated one by one, which gives the same ranges slowly.
     """
+    names = [node.name for node, _ in _layers(model.graph)]
+    kept = [*_wide_norms(model), *kept, *(names[place] for place in how.keep)]
+    nodes = {
+        "nodes_to_exclude": kept,
+        "nodes_to_quantize": None if how.only is None else [names[how.only]],
+    }
+    if calibration is None:
+        return _dynamic_int8(model, nodes)
     if spec.batch == "dynamic":
-        return _quantised(model, calibration, CHUNK, kept)
+        return _static_int8(model, spec, calibration, CHUNK, how, nodes)
     onnxruntime.set_default_logger_severity(4)
     try:
-        quantised = _quantised(_with_batch(model, None), calibration, CHUNK, kept)
+        freed = with_batch(model, None)
+        quantised = _static_int8(freed, spec, calibration, CHUNK, how, nodes)
     except RUN_ERRORS:
-        return _quantised(model, calibration, 1, kept)
+        return _static_int8(model, spec, calibration, 1, how, nodes)
     finally:
         onnxruntime.set_default_logger_severity(2)
-    return _with_batch(quantised, 1)
+    return with_batch(quantised, 1)
 
 
-def _dynamic_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+def _dynamic_int8(model: onnx.ModelProto, nodes: dict[str, Any]) -> onnx.ModelProto:
     """Quantise dynamically: weights signed 8 bits, per channel where matrices are multiplied.
 
     The range of what they are multiplied with is found at each run, over all of its samples.
@@ -237,6 +257,41 @@ def _dynamic_int8(model: onnx.ModelProto) -> onnx.ModelProto:
             op_types_to_quantize=["Conv", "Gather", "Gemm", "MatMul"],
             per_channel=True,
             weight_type=QuantType.QInt8,
+            **nodes,
+        )
+        quantised = onnx.load(path)
+    del quantised.metadata_props[:]
+    _compact(quantised)
+    return quantised
+
+
+def _static_int8(
+    model: onnx.ModelProto,
+    spec: ExportSpec,
+    calibration: Arrays,
+    step: int,
+    how: Lowering,
+    nodes: dict[str, Any],
+) -> onnx.ModelProto:
+    """Quantise with fixed ranges, as pairs of Q and DQ: weights signed and per channel."""
+    unsigned = spec.activations == "unsigned"
+    ranges = {
+        name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+        for name, (low, high) in how.ranges.items()
+    }
+    with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
+        path = Path(folder, "int8.onnx")
+        quantize_static(
+            _preprocessed(model),
+            path,
+            _Calibration(feeds(model, calibration, step)),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=spec.reduce_range,
+            activation_type=QuantType.QUInt8 if unsigned else QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"TensorQuantOverrides": ranges} if ranges else None,
+            **nodes,
         )
         quantised = onnx.load(path)
     del quantised.metadata_props[:]
@@ -252,40 +307,32 @@ def _preprocessed(model: onnx.ModelProto) -> onnx.ModelProto:
     return ready
 
 
-def _with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
-    """Return the same graph with this batch size, or a free one."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    del changed.graph.value_info[:]
-    for value in (*changed.graph.input, *changed.graph.output):
-        batch = value.type.tensor_type.shape.dim[0]
-        batch.Clear()
-        if size is None:
-            batch.dim_param = "batch"
-        else:
-            batch.dim_value = size
-    return changed
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_INTEGER_LAYERS = ("ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul")
 
 
-def _quantised(
-    model: onnx.ModelProto, calibration: Arrays, step: int, kept: list[str]
-) -> onnx.ModelProto:
-    with tempfile.TemporaryDirectory(prefix="ktbench-") as folder:
-        path = Path(folder, "int8.onnx")
-        quantize_static(
-            _preprocessed(model),
-            path,
-            _Calibration(_feeds(model, calibration, step)),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=[*_wide_norms(model), *kept],
-        )
-        quantised = onnx.load(path)
-    del quantised.metadata_props[:]
-    _compact(quantised)
-    return quantised
+def _layers(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, GraphLayer]]:
+    """Return the nodes that multiply with constant weights, and what they are."""
+    tensors = _tensors(graph)
+    makers = {output: node for node in graph.node for output in node.output}
+    found = []
+    for node in graph.node:
+        if node.op_type not in _LAYERS + _INTEGER_LAYERS:
+            continue
+        weights, through = node.input[1], ""
+        while weights not in tensors and weights in makers:
+            maker = makers[weights]
+            if maker.op_type not in ("Transpose", "DequantizeLinear"):
+                break
+            through, weights = through or maker.op_type, maker.input[0]
+            if maker.op_type == "DequantizeLinear":
+                through = maker.op_type
+        if weights not in tensors:
+            continue
+        read = makers.get(node.input[0])
+        both = through == "DequantizeLinear" and read is not None and read.op_type == through
+        found.append((node, GraphLayer(weights, both or node.op_type in _INTEGER_LAYERS)))
+    return found
 
 
 def _compact(model: onnx.ModelProto) -> None:
@@ -324,21 +371,6 @@ def _wide_norms(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-Feed = dict[str, NDArray[Any]]
-
-
-def _feeds(model: onnx.ModelProto, samples: Arrays, step: int) -> Iterator[Feed]:
-    """Yield samples by input name, in the graph's types and in runs of `step`."""
-    columns = {
-        value.name: samples[value.name].astype(
-            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        )
-        for value in model.graph.input
-    }
-    for start in range(0, len(next(iter(samples.values()))), step):
-        yield {name: column[start : start + step] for name, column in columns.items()}
-
-
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, feeds: Iterator[Feed]) -> None:
         self._feeds = feeds
@@ -346,14 +378,6 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     def get_next(self) -> Feed | None:
         """The next feed, or None at the end."""
         return next(self._feeds, None)
-
-
-def _session(model: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _bytes(model: onnx.ModelProto) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import operator
 import os
@@ -19,12 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from ktbench.export.deployed_network import Deployed, Layout
+from ktbench.export.litert_worker import layer_kinds
 from ktbench.export.quiet_output import quiet
-from ktbench.export.writer import Arrays, ExportError, Floats
+from ktbench.export.ranges import BINS, Histogram
+from ktbench.export.writer import WHOLE, Arrays, ExportError, Floats, GraphLayer, Lowering
 from ktbench.records import ExportSpec
 
 TRACED_BATCH = 7
@@ -82,13 +86,37 @@ class TfliteWriter:
                 data[:] = np.ascontiguousarray(values[name], np.float32).reshape(-1).view(np.uint8)
         return bytes(filled)
 
+    def layers(self, model: bytes) -> list[GraphLayer]:
+        """See `Writer.layers`; weights of 8 bits make a layer an integer's, whatever it reads."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        graph = schema.Model.GetRootAs(model, 0)
+        part, integers = graph.Subgraphs(0), (schema.TensorType.INT8, schema.TensorType.INT4)
+        found = []
+        for node in map(part.Operators, range(part.OperatorsLength())):
+            code = graph.OperatorCodes(node.OpcodeIndex()).BuiltinCode()
+            if code in layer_kinds(schema):
+                weights = part.Tensors(node.Inputs(1))
+                if graph.Buffers(weights.Buffer()).DataLength():
+                    quantised = weights.Type() in integers
+                    found.append(GraphLayer(str(weights.Buffer()), quantised))
+        return found
+
+    def histograms(self, model: bytes, calibration: Arrays) -> dict[str, Histogram]:
+        """See `Writer.histograms`."""
+        told: dict[str, tuple[float, float, NDArray[np.int64]]]
+        told = self._litert.ask("histograms", model, calibration, BINS)
+        return {name: Histogram(*values) for name, values in told.items()}
+
     def lower(
-        self, model: bytes, spec: ExportSpec, calibration: Arrays | None, *, front: bool = False
+        self, model: bytes, spec: ExportSpec, calibration: Arrays | None, how: Lowering = WHOLE
     ) -> bytes:
         """See `Writer.lower`."""
         if spec.precision == "fp32":
             return model
-        lowered: bytes = self._litert.ask("lower", model, spec.precision, calibration, front)
+        lowered: bytes = self._litert.ask(
+            "lower", model, spec.precision, calibration, dataclasses.asdict(how)
+        )
         return lowered
 
     def run(self, model: bytes, samples: Arrays) -> Floats:

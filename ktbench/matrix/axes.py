@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ktbench import catalogue
 from ktbench.devices._contract import host_objection
+from ktbench.matrix.exports import export_specs
 from ktbench.matrix.file_problems import KeyPath, Problem, problems_of
 from ktbench.matrix.items import METHODS, STUDENTS, Kind, of_teachers, variants
 from ktbench.matrix.models import FileStart, ItemEntry, Matrix, WindowGrid
@@ -85,8 +86,8 @@ class AxesResolver:
         starts = tuple(self.starts(matrix.start, ("start",))) or (FRESH,)
         if not matrix.teacher.keep:
             self.add_problem(("teacher", "keep"), "must not be empty")
-        exports = self._exports()
         devices = self._devices()
+        exports = self._exports(devices)
         if devices and not exports:
             self.add_problem(
                 ("devices",), "there is nothing to measure: say what to export in exports"
@@ -223,12 +224,12 @@ class AxesResolver:
             self.problems += [p.under(*path) for p in problems_of(error, TrainSpec)]
             return before
 
-    def _exports(self) -> tuple[ExportSpec, ...]:
+    def _exports(self, devices: Sequence[DeviceSpec]) -> tuple[ExportSpec, ...]:
         by_label: dict[str, ExportSpec] = {}
         for number, grid in enumerate(self.matrix.exports):
             if not (grid.formats and grid.precisions and grid.batch and grid.opset):
                 self.add_problem(("exports", number), "an empty list exports nothing")
-            for spec in _grid_specs(grid):
+            for spec in export_specs(grid, devices):
                 if spec.label in by_label:
                     self.add_problem(("exports", number), f"{spec.label} is listed twice")
                 by_label[spec.label] = spec
@@ -289,10 +290,3 @@ def device_spec(entry: ItemEntry) -> tuple[DeviceSpec | None, list[Problem]]:
     if profile.transport == "local" and spec.host is not None:
         return None, [Problem((name, "host"), f"{name} is this machine: it takes no host")]
     return spec, []
-
-
-def _grid_specs(grid: Any) -> Iterable[ExportSpec]:
-    """Yield every combination; the opset concerns ONNX alone."""
-    for form, precision, batch in product(grid.formats, grid.precisions, grid.batch):
-        for opset in grid.opset if form == "onnx" else (18,):
-            yield ExportSpec(format=form, precision=precision, batch=batch, opset=opset)

@@ -22,9 +22,12 @@ from ktbench.matrix.preprocess_entry import PreprocessEntry
 from ktbench.records import (
     BlockRun,
     BlockTrain,
+    Calibration,
+    Correction,
     DataSpec,
     Format,
     Kept,
+    LayerName,
     Limits,
     NumericSpec,
     Precision,
@@ -223,6 +226,19 @@ class ExportGrid(Section):
     """`1`, `dynamic`, or both."""
     opset: Few[Annotated[Whole, Field(ge=13, le=23)]] = (18,)
     """Opset of ONNX files: 18 by default, 13 to 15 for old boards."""
+    activations: Literal["auto", "signed", "unsigned"] = "auto"
+    """Activations of int8 ONNX files; `auto`: `unsigned` where a device may be an x86 processor."""
+    reduce_range: Flag = False
+    """Weights of 7 bits in int8 ONNX files, for x86 processors without VNNI."""
+    calibration: Calibration = "minmax"
+    """Origin of int8 ranges: `minmax`, `percentile` (all but one value in 10,000) or `mse` (the
+    least mean squared error)."""
+    correct: Few[Correction] = ()
+    """Changes before int8: `equalise` the channels of successive layers, correct the `bias`."""
+    keep: Few[LayerName] = ()
+    """Layers that int8 leaves in float32: `stem`, `head`, or a module's path."""
+    sensitivity: Flag = False
+    """Measure on the validation set what each layer loses when it alone is quantised."""
 
     @validator("batch", mode="before")
     @classmethod

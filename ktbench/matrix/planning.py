@@ -14,6 +14,7 @@ from ktbench.data import DataInfo, describe
 from ktbench.matrix.axes import Axes, AxesResolver
 from ktbench.matrix.cell_settings import numeric_of, with_warmup
 from ktbench.matrix.equal_budget import EqualBudget
+from ktbench.matrix.exports import dynamic
 from ktbench.matrix.file_problems import KeyPath, Problem
 from ktbench.matrix.include_rules import Draft, Rules
 from ktbench.matrix.models import Matrix
@@ -115,7 +116,7 @@ def plan(matrix: Matrix) -> Plan:
         base=feasibility.base,
         cells=tuple(cells),
         skips=tuple(skips),
-        exports=axes.exports,
+        exports=dynamic(axes.exports) if feasibility.reads_numbers() else axes.exports,
         devices=axes.devices,
         source=matrix.teacher.spec,
         blockwise=matrix.blockwise.run,
@@ -187,6 +188,11 @@ class _Feasibility:
             self._signature(teacher.preprocess)
         except KtbenchError as error:
             yield Problem((*path, "preprocess"), str(error))
+
+    def reads_numbers(self) -> bool:
+        """Tell if networks read whole numbers, so that their int8 files are dynamic."""
+        inputs = self._info(self.matrix.data).signature.inputs
+        return any(each.below is not None for each in inputs)
 
     def reason(self, cell: Cell) -> str | None:
         """Say in one sentence why a cell cannot be trained, or None."""

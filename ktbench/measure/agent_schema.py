@@ -204,6 +204,21 @@ class Evaluated(_Answer):
     artifacts: list[EvaluatedArtifact]
 
 
+class LayersRun(_Answer):
+    """The layers of one artifact by their arithmetic, or why that is unknown."""
+
+    integer: Annotated[int, Field(ge=0)] = 0
+    layers: Annotated[int, Field(ge=0)] = 0
+    error: Text | None = None
+
+
+class KernelsRun(_Answer):
+    """Answer to a `kernels` task, in the order of its artifacts."""
+
+    artifacts: list[LayersRun]
+    vnni: bool | None = None
+
+
 Kind = TypeVar("Kind", bound=BaseModel)
 
 

@@ -51,6 +51,8 @@ class Job:
     tolerance: Tolerance = LENIENT
     agreement: Agreement = same_top_class
     """Share of samples of which two arrays of outputs say the same."""
+    quantised: int | None = None
+    """Layers that the file holds as integers; None where that is not known."""
 
 
 def job_of(
@@ -71,6 +73,7 @@ def job_of(
         expected=None if expected is None else expected[:CHECKED_INPUTS],
         tolerance=artifact.tolerance,
         agreement=agreement,
+        quantised=None if artifact.layers is None else artifact.layers.quantised,
     )
 
 
@@ -98,6 +101,6 @@ def measurement_id(device: DeviceSpec, job: Job, threads: int) -> str:
     """
     spec = json.loads(device.canonical)  # fields of later versions are silent at their default
     spec.pop("threads")
-    export = job.export.model_dump(mode="json")
+    export = job.export.file_settings()
     cell = job.cell_key if device.noise_check else None
     return digest_of([spec, threads, job.graph_key, export, cell])

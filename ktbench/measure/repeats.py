@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from ktbench.measure.retry import patiently
 from ktbench.measure.target import Target, Turn, architecture_problem, opened, unreadable
 from ktbench.measure.time_budget import P99_RUNS, Budget, budget_of
 from ktbench.measure.validity import agreement, judge
-from ktbench.records import DeviceSpec, Failure, Measurement, Statistic
+from ktbench.records import DeviceSpec, Failure, Kernels, Measurement, Statistic
 from ktbench.stats.percentiles import bounded_percentile
 from ktbench.system.files import write_atomically
 
@@ -91,6 +92,7 @@ class _Session:
         self._budget = budget
         self._folder = folder
         self._progress = progress
+        self._arithmetic: dict[str, Kernels] = {}
         self._done = 0
         self._total = rows * device.repeats
         self.yielded = 0
@@ -112,6 +114,7 @@ class _Session:
         repeats, lost = range(self._device.repeats), None
         try:
             self._repeat(target, [(row, n) for n in repeats for row in rows if row.reason is None])
+            self._kernels(target, [row.job for row in rows if row.reason is None])
         except DeviceError as error:
             lost = error
         for row in rows:
@@ -124,9 +127,25 @@ class _Session:
     def _result(self, target: Target, row: _Row) -> Measurement | Failure:
         if row.reason is not None:
             return self.failure(row, row.reason)
-        measurement = _summary(target, row, self._folder, self._budget)
+        kernels = self._arithmetic.get(row.job.digest)
+        measurement = _summary(target, row, self._folder, self._budget, kernels)
         self.yielded += 1
         return measurement
+
+    def _kernels(self, target: Target, jobs: Sequence[Job]) -> None:
+        """Read back in which arithmetic int8 files run, once nothing is timed any more.
+
+        A device that cannot tell has no such figures; its latencies stay what they are.
+        """
+        lacking = {
+            job.digest: job
+            for job in jobs
+            if job.export.precision == "int8" and job.digest not in self._arithmetic
+        }
+        for form in sorted({job.export.format for job in lacking.values()}):
+            group = [job for job in lacking.values() if job.export.format == form]
+            with suppress(DeviceError):
+                self._arithmetic |= target.kernels(group)
 
     def _repeat(self, target: Target, turns: Sequence[tuple[_Row, int]]) -> None:
         """Run all repeats; those that a lost connection cut short are retried for a while.
@@ -171,7 +190,9 @@ class _Session:
 SAMPLES = "measurements/{id}.samples.parquet"
 
 
-def _summary(target: Target, row: _Row, folder: Path, budget: Budget) -> Measurement:
+def _summary(
+    target: Target, row: _Row, folder: Path, budget: Budget, kernels: Kernels | None
+) -> Measurement:
     """Return the measurement of a row's repeats; write their samples below the results folder."""
     job, threads, repeats = row.job, row.threads, row.repeats
     name = SAMPLES.format(id=measurement_id(target.spec, job, threads))
@@ -205,7 +226,16 @@ def _summary(target: Target, row: _Row, folder: Path, budget: Budget) -> Measure
         slowdown=max(map(slowdown, repeats)) if sustained else None,
         agreement=matched[0] if matched else None,
         checked_inputs=matched[1] if matched else 0,
-        validity=judge(repeats, job, threads, gate_c=gate, sustained=sustained, budget=budget),
+        validity=judge(
+            repeats,
+            job,
+            threads,
+            gate_c=gate,
+            sustained=sustained,
+            budget=budget,
+            kernels=kernels,
+        ),
+        kernels=kernels,
         agent_digest=agent_digest()[:16],
         started=row.started,
     )

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ktbench import catalogue
 from ktbench.devices._contract import AnswerError, Blob, DeviceError, Lease, Profile, Transport
 from ktbench.devices.transport import open_transport
-from ktbench.measure.agent_schema import Bench, Evaluated, Probe, Reduction, parse
+from ktbench.measure.agent_schema import Bench, Evaluated, KernelsRun, Probe, Reduction, parse
 from ktbench.measure.job import Array, Arrays, Job, first_of
 from ktbench.measure.time_budget import MAX_RUNS, Budget
-from ktbench.records import DeviceSpec, KtbenchError, Origin
+from ktbench.records import DeviceSpec, Kernels, KtbenchError, Origin
 from ktbench.stats.percentiles import least_count
 from ktbench.system.files import read_regular
 
@@ -127,6 +127,29 @@ class Target:
         if len(answer.artifacts) != len(jobs):
             raise AnswerError("malformed answer: not one entry per artifact")
         return answer
+
+    def kernels(self, jobs: Sequence[Job]) -> dict[str, Kernels]:
+        """Return in which arithmetic artifacts of one format run, by digest, as far as known.
+
+        They run once each in a process that nothing times; DeviceError if there is no answer.
+        """
+        artifacts = [read_artifact(job) for job in jobs]
+        task = {
+            "task": "kernels",
+            "artifacts": [blob.digest for blob in artifacts],
+            "format": jobs[0].export.format,
+            "runtimes": list(self.profile.runtimes),
+            "threads": 1,
+            "provider": self.spec.provider,
+        }
+        answer = parse(KernelsRun, self._run(task, artifacts, EVALUATE_S))
+        if len(answer.artifacts) != len(jobs):
+            raise AnswerError("malformed answer: not one entry per artifact")
+        return {
+            job.digest: Kernels(integer=entry.integer, layers=entry.layers, vnni=answer.vnni)
+            for job, entry in zip(jobs, answer.artifacts, strict=True)
+            if entry.error is None and entry.integer <= entry.layers
+        }
 
     def release(self) -> None:
         """Let others use the device at once, not only after the lease has run out."""

@@ -12,7 +12,7 @@ from ktbench.measure.agent_schema import Bench, Facts
 from ktbench.measure.energy_per_inference import energy_of, temperature
 from ktbench.measure.job import Job
 from ktbench.measure.time_budget import MAX_RUNS, Budget
-from ktbench.records import Validity
+from ktbench.records import Kernels, Validity
 
 SPREAD = 0.10
 """Limit of standard deviation over mean, and of the repeats' medians, on a CPU."""
@@ -45,11 +45,13 @@ def judge(
     gate_c: float | None = None,
     sustained: bool = False,
     budget: Budget | None = None,
+    kernels: Kernels | None = None,
 ) -> Validity:
     """Return the reasons that make a measurement invalid, and warnings to read it with.
 
     `budget` is what was asked for, `gate_c` the temperature below which a repeat should start. In a
-    `sustained` measurement throttling is a finding: a warning, and no reason.
+    `sustained` measurement throttling is a finding: a warning, and no reason. `kernels` is the
+    arithmetic that an int8 file ran in.
     """
     slowed = ["the board throttled during the run"] if any(map(throttled, repeats)) else []
     reasons = [
@@ -65,6 +67,7 @@ def judge(
         *(slowed if sustained else []),
         *_warnings(repeats, threads),
         *_side_warnings(repeats),
+        *(int8_warnings(job, kernels) if kernels is not None else ()),
     ]
     return Validity(reasons=tuple(dict.fromkeys(reasons)), warnings=tuple(dict.fromkeys(warnings)))
 
@@ -257,6 +260,24 @@ def _side_warnings(repeats: Sequence[Bench]) -> Iterator[str]:
             yield "no energy: power was read too seldom"
         elif energy is not None and energy.net_mj is not None and energy.net_mj <= 0:
             yield "the board took no more power than idle: the net energy says nothing"
+
+
+def int8_warnings(job: Job, kernels: Kernels) -> Iterator[str]:
+    """Warn of an int8 file that ran partly in float, or whose sums may saturate."""
+    export = job.export
+    wanted = kernels.layers if job.quantised is None else job.quantised
+    advice = ""
+    if export.format == "onnx" and export.activations == "signed":
+        advice = ": export with `activations: unsigned`"
+    if wanted and not kernels.integer:
+        yield f"no layer of this int8 file ran as integers here{advice}"
+    elif kernels.integer < wanted:
+        yield f"{wanted - kernels.integer} of {wanted} int8 layers ran in float here{advice}"
+    if export.format == "onnx" and kernels.vnni is False and not export.reduce_range:
+        yield (
+            "this processor has no VNNI, so sums of 8-bit products may saturate: compare the"
+            " accuracy with `reduce_range: true`"
+        )
 
 
 def _events(state: Facts) -> int:

@@ -40,7 +40,7 @@ from ktbench.records.cell import (
     TrainSpec,
     Window,
 )
-from ktbench.records.measurement import Measurement, Origin, Statistic, Validity
+from ktbench.records.measurement import Kernels, Measurement, Origin, Statistic, Validity
 from ktbench.records.metric import ACCURACY, Metric
 from ktbench.records.outcome import (
     Accuracies,
@@ -52,6 +52,8 @@ from ktbench.records.outcome import (
     Checkpoint,
     Cost,
     Failure,
+    LayerLoss,
+    Layers,
     LayoutName,
     LayoutUsed,
     Look,
@@ -66,11 +68,15 @@ from ktbench.records.outcome import (
 from ktbench.records.preprocessing import Preprocessing
 from ktbench.records.printable import Name, printable
 from ktbench.records.run_options import (
+    Activations,
     BlockRun,
+    Calibration,
+    Correction,
     DeviceSpec,
     ExportSpec,
     Format,
     Kept,
+    LayerName,
     Limits,
     Precision,
     Quantisation,
@@ -87,6 +93,7 @@ __all__ = [
     "SCHEMA",
     "WARMUP_SEED",
     "Accuracies",
+    "Activations",
     "ArithmeticVerdict",
     "Artifact",
     "Assembly",
@@ -98,9 +105,11 @@ __all__ = [
     "BlockSearch",
     "BlockTrain",
     "Brought",
+    "Calibration",
     "Cell",
     "Checkpoint",
     "Composed",
+    "Correction",
     "Cost",
     "DataSpec",
     "DeviceSpec",
@@ -111,7 +120,11 @@ __all__ = [
     "Format",
     "Item",
     "Kept",
+    "Kernels",
     "KtbenchError",
+    "LayerLoss",
+    "LayerName",
+    "Layers",
     "LayoutName",
     "LayoutUsed",
     "Limits",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from ktbench.records.base import Record, digest_of
+from ktbench.records.base import Record, digest_of, without_unset
 from ktbench.records.bounds import (
     Amount,
     Count,
@@ -54,6 +54,25 @@ _NEVER_NEGATIVE = (
     *("load_ms", "first_ms", "p50_ms", "p90_ms", "p99_ms"),
     *("inputs_per_s", "energy_mj", "power_w", "idle_w"),
 )
+
+
+class Kernels(Record):
+    """Arithmetic of an int8 file's layers on a device, read back from its runtime.
+
+    Layers are convolutions and products with a matrix of weights.
+    """
+
+    integer: Count
+    """Layers that ran as integers."""
+    layers: Count
+    vnni: bool | None = None
+    """Whether an x86 processor has instructions whose sums of products cannot saturate."""
+
+    @model_validator(mode="after")
+    def _no_more_than_there_are(self) -> Self:
+        if self.integer > self.layers:
+            raise ValueError("more layers ran as integers than there are")
+        return self
 
 
 class Measurement(Record):
@@ -124,6 +143,14 @@ class Measurement(Record):
     agent_digest: Name
     started: Moment
     """UTC, ISO 8601."""
+    kernels: Kernels | None = None
+    """Arithmetic of an int8 file's layers, from a run of its own; None for other precisions, where
+    the runtime does not tell, and in older records."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is only known of int8 files."""
+        return without_unset(plain(self), "kernels")
 
     @model_validator(mode="after")
     def _can_be(self) -> Self:

@@ -236,6 +236,24 @@ class Tolerance(Record):
     where only agreement is judged."""
 
 
+class Layers(Record):
+    """Number of an int8 file's convolutions and products with a matrix of weights."""
+
+    quantised: Count
+    """Layers whose input and weights the file holds as integers."""
+    all: Count
+
+
+class LayerLoss(Record):
+    """Loss of a file in which one layer alone is quantised, on the validation set."""
+
+    layer: Words
+    validation_accuracy: Figure
+    """The task's metric."""
+    agreement: Share
+    """Share of samples on which the file and torch name the same class."""
+
+
 class Artifact(Record):
     """An exported student, and the proof that it is the same network."""
 
@@ -263,11 +281,18 @@ class Artifact(Record):
     """Runtime of the check, with its version."""
     seconds: Amount
     """Time of export and check."""
+    layers: Layers | None = None
+    """Quantised layers of an int8 file; None for other precisions and in older records."""
+    remarks: tuple[Words, ...] = ()
+    """Reasons for which an int8 file is not what one expects of it: its size, float layers."""
+    sensitivity: tuple[LayerLoss, ...] = ()
+    """Loss of each layer, where the export asks for it, in the order of the network."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is only known of int8 files."""
-        return without_unset(plain(self), "quantisation")
+        fields = without_unset(plain(self), "quantisation", "layers")
+        return {n: v for n, v in fields.items() if v or n not in ("remarks", "sensitivity")}
 
     @model_validator(mode="after")
     def _agrees_as_asked(self) -> Self:

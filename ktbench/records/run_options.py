@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from ktbench.records.base import Record
+from ktbench.records.base import Record, digest_of
 from ktbench.records.printable import Flag, Line, Name, Number, Whole
 
 Format = Literal["onnx", "tflite"]
 Precision = Literal["fp32", "fp16", "int8"]
 Quantisation = Literal["static", "dynamic"]
+Activations = Literal["signed", "unsigned"]
+Calibration = Literal["minmax", "percentile", "mse"]
+Correction = Literal["equalise", "bias"]
+LayerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
 Kept = Literal["logits", "embedding", "stages", "stem", "attentions"]
 
 MOST_THREADS = 1024
@@ -66,13 +70,36 @@ class Limits(Record):
 
 
 class ExportSpec(Record):
-    """One way to export a student for a runtime."""
+    """One way to export a student for a runtime.
+
+    What follows the opset concerns int8 alone.
+    """
+
+    added_later: ClassVar = frozenset(
+        {"activations", "reduce_range", "calibration", "correct", "keep", "sensitivity"}
+    )
 
     format: Format
     precision: Precision = "fp32"
     batch: Literal["1", "dynamic"] = "1"
     opset: Annotated[Whole, Field(ge=13, le=23)] = 18
     """Opset of ONNX files: 18 by default, 13 to 15 for old boards."""
+    activations: Activations = "signed"
+    """Type of the activations of ONNX files: x86 processors run all layers as integers if it is
+    `unsigned`."""
+    reduce_range: Flag = False
+    """Weights of ONNX files with 7 bits, so that sums cannot saturate on an x86 processor without
+    VNNI."""
+    calibration: Calibration = "minmax"
+    """Origin of a range: least and greatest value, all but one value in 10,000, or the least mean
+    squared error."""
+    correct: tuple[Correction, ...] = ()
+    """Changes of the weights beforehand: `equalise` the channels of successive layers, correct the
+    `bias` by the mean error of the rounded weights."""
+    keep: tuple[LayerName, ...] = ()
+    """Layers that stay float32: `stem` is the first, `head` the last, others go by their module."""
+    sensitivity: Flag = False
+    """Measure what each layer loses when it alone is quantised; the file does not depend on it."""
 
     @property
     def label(self) -> str:
@@ -80,7 +107,23 @@ class ExportSpec(Record):
         parts: list[str] = [self.format, self.precision]
         parts += ["dynamic"] if self.batch == "dynamic" else []
         parts += [f"opset{self.opset}"] if self.format == "onnx" and self.opset != 18 else []
+        parts += ["unsigned"] if self.activations == "unsigned" else []
+        parts += ["7bit"] if self.reduce_range else []
+        parts += [self.calibration] if self.calibration != "minmax" else []
+        parts += self.correct
+        kept = "-".join(self.keep)
+        parts += ["keep", kept if len(kept) <= 40 else digest_of(list(self.keep))] if kept else []
         return "-".join(parts)
+
+    def file_settings(self) -> dict[str, Any]:
+        """Return what the file depends on, as JSON values."""
+        return self.model_dump(mode="json", exclude={"sensitivity"})
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave later settings unsaid at their default, so that older records stay as they are."""
+        silent = self._silent()
+        return {name: value for name, value in plain(self).items() if name not in silent}
 
 
 class DeviceSpec(Record):

@@ -403,6 +403,7 @@ class Analysis:
             accuracy=("test_accuracy", "mean"),
             validation=("validation_accuracy", "mean"),
             change=("change", "mean"),
+            remarks=("remarks", _distinct),
         )
         _bound(frame, joined["test_accuracy"], grouped.ngroup())
         return self._with_planned(frame)
@@ -457,6 +458,7 @@ class Analysis:
                 change_most=("change", "max"),
                 bytes=("bytes", "mean"),
                 runtime=("runtime", "first"),
+                remarks=("remarks", _distinct),
             )
             .reset_index()
         )

@@ -18,6 +18,7 @@ from ktbench.report import gain_words, numbers, scores
 from ktbench.report.analysis import GROUP, Analysis
 from ktbench.report.brought_weights import file_facts
 from ktbench.report.document import Box, Page, Row, Table, rows_of
+from ktbench.report.export_details import exports_table, sensitivity_tables
 from ktbench.report.measured_details import measured_tables
 from ktbench.report.stage_pairs import chosen_by, named_pairs
 
@@ -65,10 +66,14 @@ def page_data(analysis: Analysis) -> dict[str, Any]:
             if row["baseline"] in rows and row["gain"] == row["gain"]
             else "",
             "curves": curves.get(key),
-            "exports": _exports(result),
+            "exports": exports_table(result),
             "parts": [
                 shared.add(part)
-                for part in (*measured.get(key, ()), *_shared_facts(analysis, cell, result))
+                for part in (
+                    *measured.get(key, ()),
+                    *sensitivity_tables(result),
+                    *_shared_facts(analysis, cell, result),
+                )
             ],
             "again": _again(analysis, cell, result),
         }
@@ -160,33 +165,6 @@ def _layout(checkpoint: Checkpoint) -> Facts:
 
 def _epoch(checkpoint: Checkpoint) -> str:
     return f"epoch {checkpoint.accuracy.best_epoch}"
-
-
-def _exports(result: Result | None) -> dict[str, Any] | None:
-    if result is None or not (result.artifacts or result.failures):
-        return None
-    heads = [
-        "export",
-        "size",
-        "agreement",
-        "largest logit difference",
-        f"test {scores.word()}",
-        "checked in",
-    ]
-    rows = [
-        [
-            a.export.label,
-            numbers.size(a.bytes),
-            f"{numbers.percent(a.agreement)} (≥ {numbers.percent(a.tolerance.agreement)})",
-            numbers.small(a.max_difference)
-            + (f" (≤ {numbers.small(a.tolerance.difference)} σ)" if a.tolerance.difference else ""),
-            scores.metric().written(a.test_accuracy),
-            a.runtime,
-        ]
-        for a in result.artifacts
-    ]
-    failed = [f"{f.what or f.stage}: {f.reason}" for f in result.failures]
-    return {"title": "Exports", "heads": heads, "rows": rows, "failed": failed}
 
 
 def _again(analysis: Analysis, cell: Cell, result: Result | None) -> list[str]:

@@ -51,9 +51,12 @@ def _row(row: Row) -> list[str]:
 
 
 def _how(row: Row) -> str:
+    layers = row["layers"]
+    known = layers is not None and layers == layers  # no number where a figure is lacking
+    integers = f", {row['integer_layers']:.0f} of {layers:.0f} layers as integers" if known else ""
     return (
         f"{row['runtime']} {row['runtime_version']}, {row['provider']}, {row['runs']:,} runs in "
-        f"{numbers.count(row['repeats'], 'repeat')}"
+        f"{numbers.count(row['repeats'], 'repeat')}{integers}"
     )
 
 

@@ -440,6 +440,7 @@ _ARTIFACT_TYPES: dict[str, Any] = {
     "test_accuracy": "float64",
     "runtime": object,
     "export_seconds": "float64",
+    "remarks": object,
 }
 
 
@@ -462,6 +463,7 @@ def _artifact_row(artifact: Artifact, metric: Metric) -> dict[str, Any]:
         "test_accuracy": metric.quality(artifact.test_accuracy),
         "runtime": artifact.runtime,
         "export_seconds": artifact.seconds,
+        "remarks": "; ".join(artifact.remarks),
     }
 
 
@@ -498,7 +500,8 @@ def _measurement_columns() -> list[str]:
     bounds = [f"{name}{end}" for name in _STATISTICS for end in ("", "_low", "_high")]
     first = ["device", "profile", "mode", "scenario", "export", "format", "precision"]
     first.append("batch_size")
-    return [*first, *_MEASURED, *_ON_BOARD, *bounds, "valid", "reasons", "warnings"]
+    judged = ["integer_layers", "layers", "valid", "reasons", "warnings"]
+    return [*first, *_MEASURED, *_ON_BOARD, *bounds, *judged]
 
 
 def measurement_frame(
@@ -528,6 +531,8 @@ def _measurement_row(measurement: Measurement, metric: Metric) -> dict[str, Any]
         "format": measurement.export.format,
         "precision": measurement.export.precision,
         "batch_size": measurement.batch,
+        "integer_layers": measurement.kernels.integer if measurement.kernels else None,
+        "layers": measurement.kernels.layers if measurement.kernels else None,
         "valid": measurement.validity.valid,
         "reasons": "; ".join(measurement.validity.reasons),
         "warnings": "; ".join(measurement.validity.warnings),

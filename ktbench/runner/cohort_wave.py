@@ -64,6 +64,7 @@ def cohort_wave(
         return smaller_jobs
 
     deaths = Narrowing(lambda key: saved_work(context.results.work(key)))
+    remarked: set[str] = set()
     for job, outcome in run_narrowing(context.engine, train_and_export, jobs, tell, again):
         shares.finish(job, job.units)
         if isinstance(outcome, Lost):
@@ -78,6 +79,7 @@ def cohort_wave(
             result = _with_origin(context, made, teachers)
             _write(context, result)
             _note_failure(context, result)
+            _note_remarks(context, result, remarked)
     context.watcher.end()
 
 
@@ -275,3 +277,13 @@ def _note_failure(context: RunContext, result: Result) -> None:
         what = f" {failure.what}" if failure.what else ""
         reason = f"{failure.stage}{what}: {failure.reason}"
         context.watcher.note(f"failed: {result.cell.label}: {reason}")
+
+
+def _note_remarks(context: RunContext, result: Result, told: set[str]) -> None:
+    """Tell what is odd about exported files, once for all cells of a student."""
+    for artifact in result.artifacts:
+        for remark in artifact.remarks:
+            line = f"{result.cell.student.label} as {artifact.export.label}: {remark}"
+            if line not in told:
+                context.watcher.note(line)
+                told.add(line)

@@ -28,6 +28,7 @@ from ktbench.measure import (
     measurement_id,
 )
 from ktbench.measure.job import CHECKED_INPUTS
+from ktbench.measure.validity import int8_warnings
 from ktbench.networks.weights import load_student
 from ktbench.records import (
     ACCURACY,
@@ -195,9 +196,18 @@ def _measure_on(
                 results.write_measurement(outcome)
                 for reason in outcome.validity.reasons:
                     watcher.note(f"invalid on {device.name}: {outcome.export.label}: {reason}")
+                for warning in _arithmetic(outcome, jobs):
+                    watcher.note(f"on {device.name}: {outcome.export.label}: {warning}")
             yield outcome
     finally:
         watcher.end()
+
+
+def _arithmetic(measurement: Measurement, jobs: Sequence[Job]) -> Iterator[str]:
+    """Yield what is to be said of the arithmetic that an int8 file ran in."""
+    if measurement.kernels is not None:
+        job = next(job for job in jobs if job.digest == measurement.artifact_digest)
+        yield from int8_warnings(job, measurement.kernels)
 
 
 def _jobs(plan: Plan, results: ResultsFolder) -> Iterator[Job]:

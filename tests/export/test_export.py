@@ -199,7 +199,7 @@ def test_a_reused_graph_is_the_graph_of_a_full_conversion(exporter, trained, dat
     spec = ExportSpec(format=format)
     reused = model_of(exporter, exported(exporter, trained[1], 1, spec))
     writer = exporter._writer(format)
-    network = exporter._deployed(writer, exporter._prepare(trained[1], cell(1)))
+    network = exporter._deployed(writer, exporter._prepare(trained[1], cell(1)), spec)
     assert exporter._templates[(exporter._subject.architecture, spec)] is not None
     converted = writer.convert(network, spec)
     layout = (0, 1, 2, 3) if format == "onnx" else (0, 2, 3, 1)
@@ -575,11 +575,13 @@ def test_calibration_in_chunks_gives_the_int8_network_of_one_image_at_a_time(
     student = catalogue.build_student("resnet8", {"width": 0.25}, num_classes=4, in_channels=3)
     writer = exporter._writer("onnx")
     spec = ExportSpec(format="onnx", precision="int8")
-    network = exporter._deployed(writer, exporter._prepare(student.eval(), cell(0, "chunked")))
+    network = exporter._deployed(
+        writer, exporter._prepare(student.eval(), cell(0, "chunked")), spec
+    )
     plain = writer.convert(network, spec)
     calibration = {"image": dataset.raw("train")[:80].numpy()}
     chunked = writer.lower(plain, spec, calibration)
-    monkeypatch.setattr(onnx_writer, "_with_batch", lambda model, size: model)
+    monkeypatch.setattr(onnx_writer, "with_batch", lambda model, size: model)
     monkeypatch.setattr(onnx_writer, "CHUNK", 1)
     single = writer.lower(plain, spec, calibration)
     raw = {"image": dataset.raw("test").numpy()}

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktbench.matrix import MatrixError, loads, plan
-from ktbench.records import BASELINE, Cell, Item, Plan, TrainSpec, Window, digest_of
+from ktbench.matrix.exports import dynamic
+from ktbench.records import BASELINE, Cell, ExportSpec, Item, Plan, TrainSpec, Window, digest_of
 
 
 def _planned(base: str = ".", **changes: Any) -> Plan:
@@ -121,7 +122,12 @@ def test_two_values_that_differ_in_the_last_digit_have_two_labels() -> None:
 def test_exports_are_the_grid_and_the_opset_concerns_onnx_alone() -> None:
     planned = _planned(
         exports=[
-            {"formats": "onnx", "precisions": ["fp32", "int8"], "opset": [13, 18]},
+            {
+                "formats": "onnx",
+                "precisions": ["fp32", "int8"],
+                "opset": [13, 18],
+                "activations": "signed",
+            },
             {"formats": "tflite", "batch": [1, "dynamic"], "opset": 13},
         ],
         devices=["local", {"local": {"name": "two threads", "threads": 2}}],
@@ -138,6 +144,53 @@ def test_exports_are_the_grid_and_the_opset_concerns_onnx_alone() -> None:
         ("local", (1,)),
         ("two threads", (2,)),
     ]
+
+
+INT8 = {"formats": ["onnx", "tflite"], "precisions": ["fp32", "int8"]}
+PI = {"raspberry_pi_4": {"host": "pi"}}
+
+
+@pytest.mark.parametrize(
+    ("devices", "form"),
+    [
+        ([], "signed"),
+        ([PI], "signed"),
+        (["local"], "unsigned"),
+        ([PI, "local"], "unsigned"),
+        ([{"ssh": {"host": "any"}}], "unsigned"),
+        ([{"ssh": {"host": "any", "provider": "cuda"}}], "signed"),
+        (["fake"], "signed"),
+    ],
+)
+def test_the_devices_of_a_matrix_decide_the_form_of_its_int8_onnx_files(
+    monkeypatch: pytest.MonkeyPatch, devices: list[Any], form: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    forms = {e.label: e.activations for e in _planned(exports=[INT8], devices=devices).exports}
+    name = "onnx-int8" if form == "signed" else "onnx-int8-unsigned"
+    assert list(forms) == ["onnx-fp32", name, "tflite-fp32", "tflite-int8"]
+    assert forms[name] == form and forms["tflite-int8"] == "signed"
+
+
+def test_settings_of_int8_are_said_of_int8_files_alone_and_name_them() -> None:
+    settings = {"calibration": "mse", "correct": ["bias", "equalise"], "keep": "head"}
+    planned = _planned(exports=[INT8 | settings | {"sensitivity": True}])
+    plain, onnx, _, tflite = planned.exports
+    assert plain == ExportSpec(format="onnx")
+    assert onnx.label == "onnx-int8-mse-equalise-bias-keep-head"
+    assert tflite.label == "tflite-int8-mse-equalise-bias-keep-head"
+    without = onnx.model_copy(update={"sensitivity": False})
+    assert onnx.file_settings() == without.file_settings()
+
+
+def test_an_export_of_before_is_what_it_was() -> None:
+    written = {"format": "onnx", "precision": "int8", "batch": "1", "opset": 18}
+    assert ExportSpec.model_validate(written).model_dump(mode="json") == written
+
+
+def test_texts_have_no_type_of_activations_as_their_files_are_dynamic() -> None:
+    given = ExportSpec(format="onnx", precision="int8", activations="unsigned")
+    assert dynamic([given]) == (ExportSpec(format="onnx", precision="int8"),)
 
 
 def test_a_device_is_called_by_its_host_unless_it_is_named() -> None:

@@ -278,3 +278,59 @@ def test_a_measurements_name_is_shared_by_a_graphs_cells_and_by_nothing_else() -
         measurement_id(full, one_cell, 1),
     ]
     assert len(set(ids)) == 4
+
+
+# ---------------------------------------------------------------- int8
+
+
+def read_twice(path: Path) -> Path:
+    """Write a quantised graph of two convolutions, the first of which two operators read."""
+    from onnx import TensorProto, helper, numpy_helper, save
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    draw = np.random.default_rng(0)
+    weights = [draw.normal(size=(4, c, 3, 3)).astype(np.float32) for c in (3, 4)]
+    nodes = [
+        helper.make_node("Conv", ["image", "a"], ["x"], "one", pads=[1] * 4),
+        helper.make_node("Conv", ["x", "b"], ["y"], "two", pads=[1] * 4),
+        helper.make_node("Add", ["x", "y"], ["logits"], "three"),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, 8, 8])
+        for name, channels in (("image", 3), ("logits", 4))
+    ]
+    tensors = [numpy_helper.from_array(w, n) for n, w in zip("ab", weights, strict=True)]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    plain = path.with_name("plain.onnx")
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), plain)
+
+    class Random(CalibrationDataReader):  # type: ignore[misc]
+        left = 4
+
+        def get_next(self) -> dict[str, Any] | None:
+            self.left -= 1
+            image = draw.normal(size=(1, 3, 8, 8)).astype(np.float32)
+            return {"image": image} if self.left >= 0 else None
+
+    kinds = {"activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8}
+    quantize_static(plain, path, Random(), quant_format=QuantFormat.QDQ, per_channel=True, **kinds)
+    return path
+
+
+@pytest.mark.slow
+def test_an_int8_file_that_runs_partly_in_float_is_doubtful(tmp_path: Path) -> None:
+    found = measure_file(read_twice(tmp_path / "signed.onnx"), HERE, tmp_path, budget=SHORT)[0]
+    assert found.kernels is not None and found.kernels.layers == 2
+    if found.board["machine"] == "x86_64":
+        assert found.kernels.integer < 2, "signed ones are integers now: see docs/export.md"
+        [warning] = [w for w in found.validity.warnings if "int8" in w]
+        assert warning.endswith("export with `activations: unsigned`")
+    again = Measurement.model_validate_json(found.model_dump_json())
+    assert again == found
+    older = found.model_copy(update={"kernels": None})
+    assert "kernels" not in older.model_dump() and Measurement.model_validate(older.model_dump())

@@ -18,6 +18,7 @@ from scipy.signal import resample_poly
 from ktbench.data import Stream, describe, load
 from ktbench.data.sounds import decode, formed
 from ktbench.export import LAYOUTS, export_student, raw_samples
+from ktbench.export.writer import Lowering
 from ktbench.measure import BoardAccuracy, evaluate, job_of
 from ktbench.networks.outline import outline
 from ktbench.networks.weights import load_student
@@ -414,7 +415,7 @@ def test_the_map_that_a_file_computes_is_torch_s_in_every_precision(
         asked = ExportSpec(format=format, precision=precision)
         try:
             model = writer.convert(deployed, asked)
-            lowered = writer.lower(model, asked, samples, front=True)
+            lowered = writer.lower(model, asked, samples, Lowering(front=True))
             made = writer.run(lowered, samples)
         finally:
             writer.close()

@@ -39,6 +39,13 @@ class Session:
     def prove(self) -> None:
         """Find out who runs the graph's nodes where `provider` alone does not say so."""
 
+    def kernels(self) -> Optional[Tuple[int, int]]:
+        """How many layers run as integers, and how many layers there are; None where unknown.
+
+        Layers are convolutions and products with a matrix of weights. This runs the model.
+        """
+        return None
+
     def prepare(self, feeds: List[Any]) -> Callable[[], List[Any]]:
         """A call without arguments that runs the model on these arrays and returns its outputs."""
         raise NotImplementedError

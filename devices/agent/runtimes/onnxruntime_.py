@@ -129,18 +129,29 @@ class OnnxSession(Session):
         return int((time.perf_counter() - start) * 1e9)
 
     def prove(self) -> None:
-        """Run once under the profiler, in a session apart, and count who ran the nodes.
+        """Count who ran the nodes.
 
         What a session lists are the providers that it may use; the profile says which it did.
         """
+        self.nodes = count_nodes(self._profile())
+        if self.wanted not in self.nodes:
+            self.provider = max(self.nodes, key=lambda n: (self.nodes or {})[n], default="none")
+
+    def kernels(self) -> Optional[Tuple[int, int]]:
+        """See `Session.kernels`; a compiled graph has no layers of its own."""
+        if self._options.provider not in ("cpu", "xnnpack"):
+            return None
+        return count_kernels(self._profile())
+
+    def _profile(self) -> List[Dict[str, Any]]:
+        """The events of one run under the profiler, in a session apart."""
         with tempfile.TemporaryDirectory() as folder:
             session = self._open(os.path.join(folder, "profile"))
             named = {e.name: zeros(e, self._options.batch) for e in session.get_inputs()}
             session.run(None, named)
             with open(session.end_profiling()) as file:
-                self.nodes = count_nodes(json.load(file))
-        if self.wanted not in self.nodes:
-            self.provider = max(self.nodes, key=lambda n: (self.nodes or {})[n], default="none")
+                events = json.load(file)
+        return [event for event in events if event.get("cat") == "Node"]
 
     def prepare(self, feeds: List[Any]) -> Callable[[], List[Any]]:
         """See `Session.prepare`."""
@@ -156,6 +167,46 @@ def count_nodes(events: List[Dict[str, Any]]) -> Dict[str, int]:
         if event.get("cat") == "Node" and provider:
             nodes.setdefault(str(provider), set()).add(str(event.get("name")))
     return {provider: len(names) for provider, names in nodes.items()}
+
+
+_CONVOLUTIONS = {
+    "QLinearConv": True,
+    "ConvInteger": True,
+    "Conv": False,
+    "FusedConv": False,
+    "NhwcFusedConv": False,
+    "ConvTranspose": False,
+}
+_PRODUCTS = {
+    "QGemm": True,
+    "QLinearMatMul": True,
+    "MatMulInteger": True,
+    "MatMulIntegerToFloat": True,
+    "DynamicQuantizeMatMul": True,
+    "Gemm": False,
+    "FusedGemm": False,
+    "MatMul": False,
+    "FusedMatMul": False,
+}
+"""Operators of layers, and whether they compute with integers."""
+
+
+def count_kernels(events: List[Dict[str, Any]]) -> Optional[Tuple[int, int]]:
+    """Count layers that ran as integers, and all layers, in a profile's events; None without any.
+
+    A product of two activations, as in attention, is no layer: both of its factors have axes for
+    the batch, while a matrix of weights has two axes or, once it is packed, is no longer told.
+    """
+    layers: Dict[str, bool] = {}
+    for event in events:
+        told = event.get("args") or {}
+        kind, shapes = told.get("op_name"), told.get("input_type_shape") or []
+        deep = [axes for entry in shapes for axes in entry.values() if len(axes) > 2]
+        if kind in _CONVOLUTIONS:
+            layers[str(event.get("name"))] = _CONVOLUTIONS[kind]
+        elif kind in _PRODUCTS and len(deep) < 2:
+            layers[str(event.get("name"))] = _PRODUCTS[kind]
+    return (sum(layers.values()), len(layers)) if layers else None
 
 
 def zeros(entry: Any, batch: Optional[int]) -> Any:

@@ -1,12 +1,17 @@
 """TensorFlow Lite: LiteRT, or its forerunner tflite-runtime, whichever is installed."""
 
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 from ..protocol import TaskError
 from . import Input, Options, Session, batch_of
 
 FORMATS = ("tflite",)
 INSTALL = "ai-edge-litert (or, on older boards, tflite-runtime with numpy below 2)"
+
+
+LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+"""Operators with weights, which are the second input of each."""
+INTEGERS = ("int8", "uint8", "int4")
 
 
 def _packages() -> Any:
@@ -59,6 +64,24 @@ class TfliteSession(Session):
         except AttributeError:
             return "unknown"
         return "XNNPACK" if "DELEGATE" in nodes or "TfLiteXNNPackDelegate" in nodes else "builtin"
+
+    def kernels(self) -> Optional[Tuple[int, int]]:
+        """See `Session.kernels`: here the types of a layer's tensors decide its arithmetic.
+
+        Weights of 8 bits make it an integer's, also where the runtime first rounds its input.
+        """
+        try:
+            operators = self._interpreter._get_ops_details()
+        except AttributeError:
+            return None
+        types = {entry["index"]: entry["dtype"] for entry in self._interpreter.get_tensor_details()}
+        weights = [
+            types.get(operator["inputs"][1])
+            for operator in operators
+            if operator["op_name"] in LAYERS
+        ]
+        integer = [kind is not None and kind.__name__ in INTEGERS for kind in weights]
+        return (sum(integer), len(integer)) if integer else None
 
     def prepare(self, feeds: List[Any]) -> Callable[[], List[Any]]:
         """See `Session.prepare`; setting inputs and copying outputs is part of the call."""

@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 from ktbench import stats
 from ktbench.report import doubt, gain_words, numbers, scores
 from ktbench.report.analysis import GROUP, Analysis, by_origin
-from ktbench.report.document import ROWS_SHOWN, Box, Column, Note, Part, Section, Table, rows_of
+from ktbench.report.document import (
+    ROWS_SHOWN,
+    Box,
+    Column,
+    Note,
+    Part,
+    Row,
+    Section,
+    Table,
+    rows_of,
+)
 from ktbench.report.figures import front_figure
 from ktbench.report.figures.scatter import LATENCY, POINTS_SHOWN, SIZE, Axis
 from ktbench.report.sections.against_teacher import against_teacher
@@ -122,7 +132,7 @@ def _front_table(points: pd.DataFrame, axis: Axis, name: str, where: str, origin
         ]
         if latency:
             boxes += [doubt.latency_box(r[name], r) for name in ("p50_ms", "p90_ms")]
-        rows.append([*boxes, Box(numbers.size(r["bytes"]))])
+        rows.append([*boxes, _size_box(r)])
     frame = points.drop(columns=["valid", "reasons"], errors="ignore")  # all of them are valid
     if latency:
         frame = by_origin(frame)
@@ -130,6 +140,12 @@ def _front_table(points: pd.DataFrame, axis: Axis, name: str, where: str, origin
     if latency and front["doubtful"].any():
         caption += f" {doubt.LEGEND}"
     return Table(f"front-{name}", caption, columns, rows, frame, total=len(front))
+
+
+def _size_box(row: Row) -> Box:
+    """A file's size, marked where there is a remark on the file, with the remark on hovering."""
+    remarks = str(row.get("remarks") or "")
+    return Box(numbers.size(row["bytes"]), "warn" if remarks else "", remarks)
 
 
 # ---------------------------------------------------------------- integrity
@@ -149,6 +165,10 @@ def integrity(analysis: Analysis) -> Section:
     parts: list[Part] = []
     if len(frame):
         parts.append(_integrity_table(frame))
+        parts += [
+            Note(f"{row['student']} as {row['export']}: {row['remarks']}.", "warn")
+            for row in rows_of(frame[frame["remarks"] != ""])[:ROWS_SHOWN]
+        ]
     else:
         parts.append(Note("Nothing has been exported.", "muted"))
     failures = [
