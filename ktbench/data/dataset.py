@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ktbench import catalogue
+from ktbench.data import mapped
 from ktbench.data.counter import counter_hash
 from ktbench.data.sources import some
+from ktbench.data.storage import Storage, storage_of, stored
 from ktbench.records import DataSpec, KtbenchError, Preprocessing
 from ktbench.students._contract import Inputs, each, parts
 from ktbench.tasks._contract import (
@@ -49,6 +51,8 @@ class Contents:
     """Columns chosen, where there was a choice."""
     notes: tuple[str, ...]
     """Remarks on what is left out and which classes lack samples, a line each."""
+    storage: Storage | None = None
+    """How images are kept, and what that takes; None for other samples."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,13 @@ class Dataset:
         """Raw samples (n, ...), as the task reads them: of images uint8, 0 to 255."""
         return self.splits[split][0]
 
-    def some(self, split: Split, chosen: slice | Tensor | NDArray[np.int64]) -> Inputs:
+    def some(self, split: Split, chosen: mapped.Chosen) -> Inputs:
         """Return the network's inputs of some of a split's samples, without augmentation."""
-        return self.inputs(each(self.raw(split), lambda part: part[chosen]))
+        return self.inputs(self.some_raw(split, chosen))
+
+    def some_raw(self, split: Split, chosen: mapped.Chosen) -> Inputs:
+        """Return some raw samples (B, ...)."""
+        return each(self.raw(split), lambda part: mapped.some(part, chosen))
 
     def labels(self, split: Split, chosen: slice | Tensor = slice(None)) -> Tensor:
         """Labels of a split's samples as they are, or of some: one per prediction, (n * k,)."""
@@ -105,10 +113,16 @@ class Dataset:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor of the splits, and then those of the statistics."""
+        """Every tensor of the splits that is in memory, and then those of the statistics."""
         pairs = self.splits.values()
         held = [part for raw, labels in pairs for part in (*parts(raw), labels)]
-        return (*held, *self.statistics)
+        return (*(part for part in held if not mapped.is_mapped(part)), *self.statistics)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all samples and labels, wherever they are kept."""
+        pairs = self.splits.values()
+        return sum(part.nbytes for raw, labels in pairs for part in (*parts(raw), labels))
 
     @cached_property
     def task(self) -> Task:
@@ -192,7 +206,10 @@ class Dataset:
             raw, labels = self.splits[name]
             for part in parts(raw):
                 state.update(f"{name}{tuple(part.shape)}".encode())
-                state.update(np.ascontiguousarray(part.numpy()).data)
+                rows = mapped.rows_per_chunk(part)
+                for start in range(0, len(part), rows):
+                    chunk = mapped.some(part, slice(start, start + rows))
+                    state.update(np.ascontiguousarray(chunk.numpy()).data)
             state.update(np.ascontiguousarray(labels.numpy()).data)
         return state.hexdigest()[:16]
 
@@ -200,14 +217,16 @@ class Dataset:
 def load(spec: DataSpec, base: Path) -> Dataset:
     """Load the data set of `spec`; relative paths start from `base`.
 
-    Raises KtbenchError where it is missing, empty, too small, or has samples of mixed sizes.
+    Images of a large one are decoded to the disk, once, and mapped (`storage`). Raises KtbenchError
+    where it is missing, empty, too small, or has samples of mixed sizes.
     """
     task = catalogue.task(spec.task)
     source, rows = _opened(task, spec, base)
     splits: dict[str, tuple[Inputs, Tensor]] = {}
+    images = stored(spec, base, source, rows)
     for name in SPLITS:
         origin, chosen = rows[name]
-        raw = _tensors(source.read(origin, chosen))
+        raw = _tensors(source.read(origin, chosen)) if images is None else images[name]
         splits[name] = (raw, _labels(source.labels[origin][chosen]))
     shapes = {name: _shapes_of(raw) for name, (raw, _) in splits.items()}
     _same_shapes(task, source, rows, shapes)
@@ -252,6 +271,7 @@ def describe(spec: DataSpec, base: Path) -> DataInfo:
     source, rows = _opened(task, spec, base)
     train, validation, test = (len(rows[name][1]) for name in SPLITS)
     contents, shapes = _contents(task, source, rows), _looked_at(task, source, rows)
+    contents = replace(contents, storage=storage_of(spec, base, source, rows, shapes[0]))
     signature = task.signature(len(source.classes), shapes, source.facts)
     return DataInfo(signature, train, validation, test, contents)
 

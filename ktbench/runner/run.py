@@ -61,7 +61,8 @@ def run(
     summary = Summary(folder)
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
     with clocked(summary, "data"):
-        for warning in refuse_unready(plan, engine, folder, fresh=fresh, strict=strict):
+        lacks = refuse_unready(plan, engine, folder, watcher, fresh=fresh, strict=strict)
+        for warning in lacks:
             watcher.note(f"warning: {warning}")
         digests = _digests(plan, engine)
         tested_on, classes = _tested_on(plan, digests)
