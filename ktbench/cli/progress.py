@@ -144,6 +144,9 @@ def announce(plan: Plan, data: Sequence[DataInfo], folder: Path, console: Consol
         _say(
             console, f"{_count(len(plan.skips), 'cell')} skipped: `ktbench plan` gives the reasons"
         )
+    for storage in (info.contents.storage for info in data if info.contents is not None):
+        if storage is not None and storage.way == "store":
+            _say(console, escape(f"data: {storage.text}"))
     for note in data_notes(data):
         _say(console, escape(f"data: {note}"))
 

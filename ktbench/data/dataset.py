@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from ktbench.data.sources import some
 from ktbench.data.storage import Storage, storage_of, stored
 from ktbench.records import DataSpec, KtbenchError, Preprocessing
 from ktbench.students._contract import Inputs, each, parts
+from ktbench.system.files import write_atomically
 from ktbench.tasks._contract import (
     Arrays,
     Labels,
@@ -201,6 +203,31 @@ class Dataset:
         return self._digest(("test",))
 
     def _digest(self, splits: tuple[Split, ...]) -> str:
+        """Digest some splits; that of images in stores is kept beside them, as it takes long."""
+        kept = self._kept_digest(splits)
+        if kept is not None and kept.is_file():
+            return kept.read_text()
+        digest = self._digested(splits)
+        if kept is not None:
+            with suppress(KtbenchError):  # a store that may only be read
+                write_atomically(kept, digest)
+        return digest
+
+    def _kept_digest(self, splits: tuple[Split, ...]) -> Path | None:
+        """Return the file of a digest, named by all that it depends on; None without stores."""
+        state = hashlib.sha256("\0".join(self.classes).encode())
+        folders: list[Path] = []
+        for name in splits:
+            raw, labels = self.splits[name]
+            stores = [mapped.folder_of(part) for part in parts(raw)]
+            folders += [folder for folder in stores if folder is not None]
+            state.update(f"{name}{[folder and folder.name for folder in stores]}".encode())
+            state.update(np.ascontiguousarray(labels.numpy()).data)
+        if len(folders) != len(splits):
+            return None
+        return folders[0] / f"digest-{state.hexdigest()[:16]}"
+
+    def _digested(self, splits: tuple[Split, ...]) -> str:
         state = hashlib.sha256("\0".join(self.classes).encode())
         for name in splits:
             raw, labels = self.splits[name]

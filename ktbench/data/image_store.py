@@ -248,7 +248,8 @@ def _made(split: Split) -> About:
     workers = spec.decoders or usable_cores()
     work = Work(spec, split.base, split.origin, split.shape, _unfinished(folder), split.part_rows)
     try:
-        _record(folder).unlink(missing_ok=True)
+        for stale in (_record(folder), *folder.glob("digest-*")):
+            stale.unlink(missing_ok=True)
         pixels_of(folder).unlink(missing_ok=True)
         written = _resumed(split)
         missing = [part for part in _parts(split) if part.number not in written]

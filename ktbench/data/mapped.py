@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Chosen = slice | Tensor | NDArray[np.int64]
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 4 << 20
 """Size of the pieces in which a whole map is read."""
-_RESIDENT = 256 << 20
+_RESIDENT = 64 << 20
 """Most bytes of a map that count as this process's memory before they are given back."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,11 +93,8 @@ def answers(writer: Writer, model: bytes, dataset: Dataset, split: Split) -> Flo
 
     Each piece is a whole number of a writer's batches, so that no bit depends on the pieces.
     """
-    size = sum(part[:1].nbytes for part in parts(dataset.raw(split)))
-    rows = _BATCH * max(1, _PIECE_BYTES // (size * _BATCH))
-    pieces = (slice(start, start + rows) for start in range(0, dataset.size(split), rows))
-    logits = [writer.run(model, raw_samples(writer.layout, dataset, split, p)) for p in pieces]
-    return np.concatenate(logits)
+    pieces = in_pieces(writer.layout, dataset, split)
+    return np.concatenate([writer.run(model, piece) for piece in pieces])
 
 
 def score(dataset: Dataset, split: Split, outputs: Floats) -> float:
@@ -111,6 +109,14 @@ def raw_samples(
     """Return a split's raw samples in a file's layout by input, all or those chosen."""
     pairs = zip(dataset.signature.file_inputs, parts(dataset.some_raw(split, chosen)), strict=True)
     return {spec.name: _laid_out(spec, part.numpy(), layout) for spec, part in pairs}
+
+
+def in_pieces(layout: Layout, dataset: Dataset, split: Split) -> Iterator[Arrays]:
+    """Yield a split's raw samples in a file's layout, a whole number of batches at a time."""
+    size = sum(part[:1].nbytes for part in parts(dataset.raw(split)))
+    rows = _BATCH * max(1, _PIECE_BYTES // (size * _BATCH))
+    for start in range(0, dataset.size(split), rows):
+        yield raw_samples(layout, dataset, split, slice(start, start + rows))
 
 
 def _laid_out(spec: InputSpec, samples: NDArray[Any], layout: Layout) -> NDArray[Any]:

@@ -19,8 +19,9 @@ from PIL import Image
 
 from ktbench.data import Dataset, Stream, describe, image_headers, image_store, load, mapped
 from ktbench.data.image_store import pixels_of
-from ktbench.records import Augmentation, DataSpec, KtbenchError, StorageError
+from ktbench.records import Augmentation, Checkpoint, DataSpec, KtbenchError, StorageError
 from ktbench.students._contract import parts
+from tests.support.training import TRAIN, cell, train
 
 HERE = Path()
 FLIPPED = Augmentation(crop_padding=2, flip=True)
@@ -388,15 +389,22 @@ PASSES = """
 import sys
 from pathlib import Path
 import torch
-from ktbench.data import Stream, load
+from ktbench.data import Dataset, Stream
+from ktbench.data.mapped import map_images
 from ktbench.records import DataSpec
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
-data = load(DataSpec.model_validate_json(sys.argv[1]), Path())
+file, count = Path(sys.argv[1]), int(sys.argv[2])
+images = map_images(file, count, (3, 224, 224), ((1, 2, 3), (4 * count * 224**2,) * 3))
+spec = DataSpec(source="folder", path="x", augment={"crop_padding": 8, "flip": True})
+split = images, torch.zeros(count, dtype=torch.int64)
+data = Dataset(spec, ("a", "b"), dict.fromkeys(("train", "validation", "test"), split))
 stream = Stream(data, 0, 32)
+stream.inputs(stream.order(0)[0], 0)
+data.some("test", slice(64))
 held = peak()
 data.digest, data.statistics
 for step in stream.order(0):
@@ -408,18 +416,31 @@ print(peak() - held)
 
 
 @pytest.mark.slow
-def test_passes_over_a_store_do_not_hold_it(
+def test_passes_over_a_store_do_not_hold_it(tmp_path: Path) -> None:
+    """The digest, an epoch of batches and the test images of 300 MB, which are never all there."""
+    count, file = 2000, tmp_path / "pixels"
+    file.write_bytes(bytes(range(256)) * (count * 3 * 224 * 224 // 256))
+    command = [sys.executable, "-c", PASSES, str(file), str(count)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(answer.stdout) < 280 * 10**6
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.mark.slow
+def test_a_cell_learns_the_same_weights_from_a_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The digest, the statistics, an epoch of batches and the test images of a store of 600 MB."""
-    monkeypatch.setattr(image_store, "PART_BYTES", 16 << 20)
-    folder = _photographs(tmp_path / "few", 40)
-    for file in [*folder.rglob("*.jpg")]:
-        for number in range(100):
-            (file.parent / f"{file.stem}-{number}.jpg").hardlink_to(file)
-    spec = _spec(folder, image_size=224, augment=FLIPPED)
-    size = load(spec, HERE).nbytes
-    assert size > 600 * 10**6
-    command = [sys.executable, "-c", PASSES, spec.model_dump_json()]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(answer.stdout) < 400 * 10**6
+    """With a crop, a mirror, a teacher and a best epoch chosen on the validation set."""
+    monkeypatch.setattr(image_store, "PART_BYTES", 50 * 64)
+    student = cell("kd", train=TRAIN.model_copy(update={"keep": "best"}))
+    stored = student.data.model_copy(update={"keep": "store", "decoders": 1})
+    kept = student.model_copy(update={"data": stored})
+    assert kept.key == student.key
+    data = load(stored, HERE)
+    assert mapped.is_mapped(parts(data.raw("train"))[0])
+    [ours] = train([kept], tmp_path / "store", dataset=data)
+    [theirs] = train([student], tmp_path / "memory")
+    assert isinstance(ours, Checkpoint) and isinstance(theirs, Checkpoint)
+    assert ours.digest == theirs.digest and ours.accuracy == theirs.accuracy
