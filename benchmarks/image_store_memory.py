@@ -24,7 +24,7 @@ FEW = 1_000
 BYTES_EACH, LEAST_BYTES = 2e9 / 100_000, 2e8
 SLOWER = 1.1
 _MATRIX = """
-data: {source: folder, path: PATH, augment: {crop_padding: 8, flip: true}}
+data: {source: folder, path: PATH, keep: KEEP, augment: {crop_padding: 8, flip: true}}
 students: [{resnet8: {width: 0.25}}]
 seeds: 1
 train: {epochs: 1, batch_size: 32}
@@ -34,15 +34,16 @@ import json, sys
 from pathlib import Path
 
 from ktbench.cli import main
-from ktbench.results import load_results
 
+matrix, results = sys.argv[1:]
+sys.argv[1:] = ["run", matrix, "--results", results, "--engine", "inline", "--quiet"]
 try:
-    main(["run", sys.argv[1], "--results", sys.argv[2], "--engine", "inline", "--quiet"])
+    main()
 except SystemExit as end:
     assert not end.code, end.code
 lines = Path("/proc/self/status").read_text().splitlines()
 peak = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-[cell] = Path(sys.argv[2], "cells").glob("*.json")
+[cell] = Path(results, "cells").glob("*.json")
 cost = json.loads(cell.read_text())["checkpoint"]["cost"]
 print(json.dumps({"peak": peak, "seconds": cost["seconds"]}))
 """
@@ -56,11 +57,12 @@ class Ran:
     rate: float
 
 
-def _ran(folder: Path, count: int) -> Ran:
+def _ran(folder: Path, count: int, keep: str) -> Ran:
     """Run the matrix on so many photographs, in a process of its own."""
     write_photographs(folder / "photographs", count)
     matrix = folder / "m.yaml"
-    matrix.write_text(_MATRIX.replace("PATH", str(folder / "photographs")))
+    photographs = str(folder / "photographs")
+    matrix.write_text(_MATRIX.replace("PATH", photographs).replace("KEEP", keep))
     answer = subprocess.run(
         [sys.executable, "-c", _PROGRAM, str(matrix), str(folder / "results")],
         env={**os.environ, "KTBENCH_CACHE": str(folder / "cache")},
@@ -76,14 +78,15 @@ def _ran(folder: Path, count: int) -> Ran:
 def run() -> Outcome:
     """One run on each set."""
     many = int(os.environ.get("KTBENCH_PHOTOGRAPHS", "4000"))
-    bar = max(LEAST_BYTES, BYTES_EACH * many)
+    few, bar = min(FEW, many // 4), max(LEAST_BYTES, BYTES_EACH * many)
     with tempfile.TemporaryDirectory() as folder:
-        small, large = (_ran(Path(folder, str(count)), count) for count in (FEW, many))
-    for count, ran in ((FEW, small), (many, large)):
+        small = _ran(Path(folder, "small"), few, "memory")
+        large = _ran(Path(folder, "large"), many, "store")
+    for count, ran in ((few, small), (many, large)):
         print(f"{count:>9,} photographs: {ran.peak / 1e9:.2f} GB, {ran.rate:.2f} steps a second")
     beyond, slower = large.peak - small.peak, small.rate / large.rate
     return Outcome(
-        f"{beyond / 1e9:+.2f} GB for {many:,} against {FEW:,}, a step takes {slower:.2f} times",
+        f"{beyond / 1e9:+.2f} GB for {many:,} against {few:,}, a step takes {slower:.2f} times",
         f"< {bar / 1e9:.1f} GB, <= {SLOWER:g} times",
         beyond < bar and slower <= SLOWER,
     )
