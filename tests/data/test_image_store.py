@@ -81,6 +81,7 @@ def test_a_store_gives_the_same_bits_as_memory(photographs: Path, augment: Augme
     _same(stored, load(_spec(photographs, "memory", augment=augment), HERE))
 
 
+@pytest.mark.slow
 def test_grey_and_resized_images_are_stored_alike(tmp_path: Path) -> None:
     for keep in ("memory", "store"):
         digits = DataSpec.model_validate({"source": "digits", "keep": keep, "decoders": 1})
@@ -132,6 +133,7 @@ def test_a_changed_file_under_the_same_name_makes_another_store(
     _same(changed, load(_spec(photographs, "memory"), HERE))
 
 
+@pytest.mark.slow
 def test_another_size_and_other_rows_make_other_stores(photographs: Path, cache: Path) -> None:
     load(_spec(photographs), HERE)
     assert len(_folders(cache)) == 3
@@ -206,6 +208,7 @@ def test_a_process_that_is_killed_while_it_decodes_loses_what_it_was_at(
     assert data.digest == load(spec.model_copy(update={"keep": "memory"}), HERE).digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["write_parts", "_named", "_described_as"])
 def test_a_store_that_is_left_at_any_step_is_finished_by_the_next_run(
     moment: str, photographs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +223,7 @@ def test_a_store_that_is_left_at_any_step_is_finished_by_the_next_run(
     _same(load(_spec(photographs), HERE), load(_spec(photographs, "memory"), HERE))
 
 
+@pytest.mark.slow
 def test_a_part_that_was_not_written_whole_is_decoded_again(
     photographs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +240,7 @@ def test_a_part_that_was_not_written_whole_is_decoded_again(
     _same(load(_spec(photographs), HERE), load(_spec(photographs, "memory"), HERE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["changed", "cut", "copied"])
 def test_a_finished_store_that_somebody_wrote_to_is_checked(
     damage: str, photographs: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -265,6 +270,7 @@ def test_processes_that_need_the_same_store_share_it(tmp_path: Path, cache: Path
 # ---------------------------------------------------------------- what does not fit
 
 
+@pytest.mark.slow
 def test_a_disk_that_becomes_full_is_told_and_nothing_is_lost(
     photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
