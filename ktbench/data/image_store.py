@@ -36,7 +36,7 @@ from ktbench.data.pixels import refuse_mixed
 from ktbench.data.sources import counted
 from ktbench.records import DataSpec, Record, StorageError, canonical_json
 from ktbench.supervision import marked, say
-from ktbench.system.files import cache_folder, storage_error, write_atomically
+from ktbench.system.files import PREFIX, cache_folder, storage_error, write_atomically
 from ktbench.system.locks import lock
 from ktbench.system.machine import usable_cores
 from ktbench.tasks._contract import Labels, Source
@@ -248,7 +248,7 @@ def _made(split: Split) -> About:
     workers = spec.decoders or usable_cores()
     work = Work(spec, split.base, split.origin, split.shape, _unfinished(folder), split.part_rows)
     try:
-        for stale in (_record(folder), *folder.glob("digest-*")):
+        for stale in (_record(folder), *folder.glob("digest-*"), *folder.glob(f"{PREFIX}*")):
             stale.unlink(missing_ok=True)
         pixels_of(folder).unlink(missing_ok=True)
         written = _resumed(split)

@@ -240,8 +240,11 @@ class ResultsFolder:
         return self._stored(key, lambda cell: cell.key == key)
 
     def stored_of(self, cell: Cell) -> Stored[Result] | None:
-        """`stored` for a cell; comparing cells is quicker than computing a key."""
-        return self._stored(cell.key, lambda other: other == cell)
+        """`stored` for a cell; comparing cells is quicker than computing a key.
+
+        Cells of one key may differ in what no weight depends on.
+        """
+        return self._stored(cell.key, lambda other: other == cell or other.key == cell.key)
 
     def _stored(self, key: str, same: Callable[[Cell], bool]) -> Stored[Result] | None:
         path = self.cell(key)

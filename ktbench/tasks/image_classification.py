@@ -114,7 +114,8 @@ class Learning(Classification):
         images = _pixels(raw).permute(0, 2, 3, 1)
         height, width = images.shape[1:3]
         if mapped.is_mapped(images):
-            return Images(images, labels, (height, width), statistics, spec.augment, seed, padding)
+            size = height, width
+            return Images(images, labels, size, statistics, spec.augment, seed, padding=padding)
         padded = functional.pad(images, (0, 0, padding, padding, padding, padding)).contiguous()
         return Images(padded, labels, (height, width), statistics, spec.augment, seed)
 

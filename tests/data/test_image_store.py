@@ -21,6 +21,7 @@ from ktbench.data import Dataset, Stream, describe, image_headers, image_store, 
 from ktbench.data.image_store import pixels_of
 from ktbench.records import Augmentation, Checkpoint, DataSpec, KtbenchError, StorageError
 from ktbench.students._contract import parts
+from tests.support.running import Commands, write_matrix
 from tests.support.training import TRAIN, cell, train
 
 HERE = Path()
@@ -450,3 +451,32 @@ def test_a_cell_learns_the_same_weights_from_a_store(
     [theirs] = train([student], tmp_path / "memory")
     assert isinstance(ours, Checkpoint) and isinstance(theirs, Checkpoint)
     assert ours.digest == theirs.digest and ours.accuracy == theirs.accuracy
+
+
+@pytest.mark.slow
+def test_a_run_decodes_with_a_progress_line_and_goes_on_in_memory(
+    ktbench: Commands, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was trained from a store is there when the matrix says `memory`, and is not redone."""
+    fields = {"source": "folder", "path": str(photographs), "decoders": 1}
+    changes: dict[str, Any] = {"methods": ["none"], "teachers": []}
+
+    def matrix(keep: str) -> Path:
+        return write_matrix(tmp_path / "m.yaml", data={**fields, "keep": keep}, **changes)
+
+    answer = ktbench("plan", matrix("store"))
+    assert answer.code == 0 and "40 images, decoded 0.0 MB: in a store on the disk" in answer.out
+    answer = ktbench("run", matrix("store"), "--results", "r")
+    assert answer.code == 0 and "images: 40 to do" in answer.err, answer.err
+    answer = ktbench("run", matrix("memory"), "--results", "r")
+    assert answer.code == 0 and "1 reused" in answer.err, answer.err
+    monkeypatch.setattr("ktbench.data.storage._free_on_disk", lambda _: 0)
+    answer = ktbench("plan", matrix("store"))
+    assert answer.code == 0, "the images are there already"
+    answer = ktbench(
+        "plan",
+        write_matrix(
+            tmp_path / "m.yaml", data={**fields, "keep": "store", "image_size": 8}, **changes
+        ),
+    )
+    assert answer.code == 2 and "no space left on the disk for 40 images" in answer.error
