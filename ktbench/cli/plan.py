@@ -16,6 +16,7 @@ from ktbench.cli.options import AsJson, MatrixFile
 
 if TYPE_CHECKING:
     from ktbench.data import DataInfo
+    from ktbench.data.storage import Storage
     from ktbench.records import Plan
     from ktbench.runner import Planned
 
@@ -82,6 +83,14 @@ def plan(
         _print_plan(planned)
     if lacking := missing_extras(planned.plan):
         print(f"warning: {lacking}", file=sys.stderr)
+    if problems := _problems(planned.data):
+        raise KtbenchError("\n".join(problems))
+
+
+def _problems(data: Sequence[DataInfo]) -> list[str]:
+    """List what a run would be refused for: data that fit neither disk nor memory."""
+    storages = [info.contents.storage for info in data if info.contents is not None]
+    return [problem for each in storages if each is not None and (problem := each.problem)]
 
 
 def plan_as_json(planned: Planned) -> str:
@@ -199,6 +208,18 @@ def _data_as_json(info: DataInfo) -> dict[str, Any]:
         "counts": {split: list(counts) for split, counts in contents.counts.items()},
         "about": contents.about,
         "notes": list(contents.notes),
+        **({} if contents.storage is None else {"storage": _storage_as_json(contents.storage)}),
+    }
+
+
+def _storage_as_json(storage: Storage) -> dict[str, Any]:
+    """Return how images are kept, for programs: sizes in bytes."""
+    return {
+        "keep": storage.way,
+        "bytes": storage.nbytes,
+        "missing_bytes": storage.missing_bytes,
+        "folder": str(storage.folder),
+        "problem": storage.problem,
     }
 
 
@@ -217,6 +238,9 @@ def _print_data(data: Sequence[DataInfo]) -> None:
         names = [shown(name) for name in contents.classes]
         print()
         print_table(title, columns, _class_rows(names, contents.counts.values()), numbers=True)
+    for info in data:
+        if info.contents is not None and info.contents.storage is not None:
+            print_line(info.contents.storage.text)
     for note in data_notes(data):
         print_line(f"note: {note}")
 

@@ -155,6 +155,9 @@ def announce(
         _say(
             console, f"{_count(len(plan.skips), 'cell')} skipped: `ktbench plan` gives the reasons"
         )
+    for storage in (info.contents.storage for info in data if info.contents is not None):
+        if storage is not None and storage.way == "store":
+            _say(console, escape(f"data: {storage.text}"))
     for note in data_notes(data):
         _say(console, escape(f"data: {note}"))
     for line in plan.taken:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ktbench import catalogue
+from ktbench.data import mapped
 from ktbench.data.counter import counter_hash
 from ktbench.data.sources import some
+from ktbench.data.storage import Storage, storage_of, stored
 from ktbench.records import DataSpec, KtbenchError, Preprocessing
 from ktbench.students._contract import Inputs, each, parts
+from ktbench.system.files import write_atomically
 from ktbench.tasks._contract import (
     Arrays,
     Labels,
@@ -49,6 +53,8 @@ class Contents:
     """Columns chosen, where there was a choice."""
     notes: tuple[str, ...]
     """Remarks on what is left out and which classes lack samples, a line each."""
+    storage: Storage | None = None
+    """How images are kept, and what that takes; None for other samples."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +97,13 @@ class Dataset:
         """Raw samples (n, ...), as the task reads them: of images uint8, 0 to 255."""
         return self.splits[split][0]
 
-    def some(self, split: Split, chosen: slice | Tensor | NDArray[np.int64]) -> Inputs:
+    def some(self, split: Split, chosen: mapped.Chosen) -> Inputs:
         """Return the network's inputs of some of a split's samples, without augmentation."""
-        return self.inputs(each(self.raw(split), lambda part: part[chosen]))
+        return self.inputs(self.some_raw(split, chosen))
+
+    def some_raw(self, split: Split, chosen: mapped.Chosen) -> Inputs:
+        """Return some raw samples (B, ...)."""
+        return each(self.raw(split), lambda part: mapped.some(part, chosen))
 
     def labels(self, split: Split, chosen: slice | Tensor = slice(None)) -> Tensor:
         """Labels of a split's samples as they are, or of some: one per prediction, (n * k,)."""
@@ -105,10 +115,16 @@ class Dataset:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor of the splits, and then those of the statistics."""
+        """Every tensor of the splits that is in memory, and then those of the statistics."""
         pairs = self.splits.values()
         held = [part for raw, labels in pairs for part in (*parts(raw), labels)]
-        return (*held, *self.statistics)
+        return (*(part for part in held if not mapped.is_mapped(part)), *self.statistics)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all samples and labels, wherever they are kept."""
+        pairs = self.splits.values()
+        return sum(part.nbytes for raw, labels in pairs for part in (*parts(raw), labels))
 
     @cached_property
     def task(self) -> Task:
@@ -187,12 +203,40 @@ class Dataset:
         return self._digest(("test",))
 
     def _digest(self, splits: tuple[Split, ...]) -> str:
+        """Digest some splits; that of images in stores is kept beside them, as it takes long."""
+        kept = self._kept_digest(splits)
+        if kept is not None and kept.is_file():
+            return kept.read_text()
+        digest = self._digested(splits)
+        if kept is not None:
+            with suppress(KtbenchError):  # a store that may only be read
+                write_atomically(kept, digest)
+        return digest
+
+    def _kept_digest(self, splits: tuple[Split, ...]) -> Path | None:
+        """Return the file of a digest, named by all that it depends on; None without stores."""
+        state = hashlib.sha256("\0".join(self.classes).encode())
+        folders: list[Path] = []
+        for name in splits:
+            raw, labels = self.splits[name]
+            stores = [mapped.folder_of(part) for part in parts(raw)]
+            folders += [folder for folder in stores if folder is not None]
+            state.update(f"{name}{[folder and folder.name for folder in stores]}".encode())
+            state.update(np.ascontiguousarray(labels.numpy()).data)
+        if len(folders) != len(splits):
+            return None
+        return folders[0] / f"digest-{state.hexdigest()[:16]}"
+
+    def _digested(self, splits: tuple[Split, ...]) -> str:
         state = hashlib.sha256("\0".join(self.classes).encode())
         for name in splits:
             raw, labels = self.splits[name]
             for part in parts(raw):
                 state.update(f"{name}{tuple(part.shape)}".encode())
-                state.update(np.ascontiguousarray(part.numpy()).data)
+                rows = mapped.rows_per_chunk(part)
+                for start in range(0, len(part), rows):
+                    chunk = mapped.some(part, slice(start, start + rows))
+                    state.update(np.ascontiguousarray(chunk.numpy()).data)
             state.update(np.ascontiguousarray(labels.numpy()).data)
         return state.hexdigest()[:16]
 
@@ -200,14 +244,16 @@ class Dataset:
 def load(spec: DataSpec, base: Path) -> Dataset:
     """Load the data set of `spec`; relative paths start from `base`.
 
-    Raises KtbenchError where it is missing, empty, too small, or has samples of mixed sizes.
+    Images of a large one are decoded to the disk, once, and mapped (`storage`). Raises KtbenchError
+    where it is missing, empty, too small, or has samples of mixed sizes.
     """
     task = catalogue.task(spec.task)
     source, rows = _opened(task, spec, base)
     splits: dict[str, tuple[Inputs, Tensor]] = {}
+    images = stored(spec, base, source, rows)
     for name in SPLITS:
         origin, chosen = rows[name]
-        raw = _tensors(source.read(origin, chosen))
+        raw = _tensors(source.read(origin, chosen)) if images is None else images[name]
         splits[name] = (raw, _labels(source.labels[origin][chosen]))
     shapes = {name: _shapes_of(raw) for name, (raw, _) in splits.items()}
     _same_shapes(task, source, rows, shapes)
@@ -252,6 +298,7 @@ def describe(spec: DataSpec, base: Path) -> DataInfo:
     source, rows = _opened(task, spec, base)
     train, validation, test = (len(rows[name][1]) for name in SPLITS)
     contents, shapes = _contents(task, source, rows), _looked_at(task, source, rows)
+    contents = replace(contents, storage=storage_of(spec, base, source, rows, shapes[0]))
     signature = task.signature(len(source.classes), shapes, source.facts)
     return DataInfo(signature, train, validation, test, contents)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,12 @@ def digits(spec: DataSpec, base: Path) -> Source:
         images = [resized(Image.fromarray(pixels[row, 0]), spec.image_size) for row in rows]
         return stack(images, str)
 
+    def identity(_: str, rows: Labels) -> Iterator[str]:
+        return (pixels[row].tobytes().hex() for row in rows.tolist())
+
     labels = {"train": table[:, 64].astype(np.int64)}
-    return Source("digits", tuple(str(i) for i in range(10)), labels, read)
+    names = tuple(str(i) for i in range(10))
+    return Source("digits", names, labels, read, identity=identity)
 
 
 def _digits_table() -> NDArray[np.float64]:

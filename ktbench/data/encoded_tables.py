@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ktbench.data.columns import as_classes, choose, holds_bytes, is_text
 from ktbench.data.encoded import Encoded
 from ktbench.data.file_kinds import FileKind
-from ktbench.data.sources import one_line_of, refuse_untaught, shown, some
+from ktbench.data.sources import file_identity, one_line_of, refuse_untaught, shown, some
 from ktbench.data.tables import Table, Tables, hub_tables, parquet_tables
 from ktbench.records import DataSpec, KtbenchError
 from ktbench.system.files import MOST_RECORD, UnsuitableFileError, check_regular
@@ -50,8 +50,16 @@ def _encoded(spec: DataSpec, opened: Tables, kind: FileKind, given: str | None) 
 
         return one
 
+    def identity(split: str, rows: Labels) -> Iterator[str]:
+        table = tables[split]
+        files = _files_named(table, sample, rows)
+        named = (file_identity(Path(table.base, file), table.base) for file in files)
+        whole = f"{table.identity} {sample}"
+        return (f"{whole} {row} {next(named, '')}" for row in rows.tolist())
+
     about = f"{kind.noun}s in column {sample!r}, labels in column {label!r}"
-    return Encoded(name, classes, labels, read, row_name, (*opened.notes, *unlabelled), about)
+    notes = (*opened.notes, *unlabelled)
+    return Encoded(name, classes, labels, read, row_name, identity, None, notes, about)
 
 
 def _refuse_other_columns(
@@ -66,6 +74,18 @@ def _refuse_other_columns(
         raise KtbenchError(
             f"data: {where}: column {sample!r} ({shown(str(type_))}) holds no {kind.noun}s"
         )
+
+
+def _files_named(table: Table, column: str, rows: Labels) -> list[str]:
+    """Return the file that each row names, or none where the first row holds bytes itself."""
+    values = (cell.as_py() for cell in table.cells(column, rows[:1]))
+    first = next(values, None)
+    if not isinstance(first, str) and not (isinstance(first, dict) and first.get("path")):
+        return []
+    if isinstance(first, dict) and isinstance(first.get("bytes"), bytes):
+        return []
+    cells = (cell.as_py() for cell in table.cells(column, rows))
+    return [str(cell.get("path") if isinstance(cell, dict) else cell) for cell in cells]
 
 
 def _bytes_of(value: Any, where: str, column: str, base: Path, kind: FileKind) -> bytes:

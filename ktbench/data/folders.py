@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ktbench.data.encoded import Encoded
 from ktbench.data.file_kinds import FileKind
 from ktbench.data.sources import (
     counted,
+    file_identity,
     refuse_untaught,
     resolve,
     shown,
@@ -86,7 +88,13 @@ def folder(spec: DataSpec, base: Path, kind: FileKind) -> Encoded:
     def read(split: str, rows: Labels) -> Callable[[int], bytes]:
         return lambda row: one(split, row)
 
-    return Encoded(str(path), titles, labels, read, row_name, tuple(notes))
+    def opened(split: str, row: int) -> IO[bytes]:
+        return files[split][row].open("rb")
+
+    def identity(split: str, rows: Labels) -> Iterator[str]:
+        return (file_identity(files[split][row], path) for row in rows.tolist())
+
+    return Encoded(str(path), titles, labels, read, row_name, identity, opened, tuple(notes))
 
 
 def _refuse_one_class(tree: Tree, name: str) -> None:

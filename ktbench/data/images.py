@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ktbench.data import encoded_tables
@@ -9,6 +10,7 @@ from ktbench.data.columns import files_among
 from ktbench.data.encoded import Encoded
 from ktbench.data.file_kinds import IMAGES
 from ktbench.data.folders import folder
+from ktbench.data.image_headers import survey
 from ktbench.data.pixels import Pixels, decode, stack
 from ktbench.data.sources import resolve
 from ktbench.data.split_names import has_tables
@@ -52,5 +54,5 @@ def _source(spec: DataSpec, images: Encoded) -> Source:
 
     return Source(
         images.name, images.classes, images.labels, read, images.row_name, images.notes,
-        images.about,
+        images.about, survey=partial(survey, spec, images), identity=images.identity,
     )  # fmt: skip

@@ -7,14 +7,15 @@ name; nothing is clipped or dropped.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ktbench.data.encoded import decode_all
-from ktbench.data.sources import one_line_of
+from ktbench.data.sources import counted, one_line_of
 from ktbench.records import KtbenchError
 
 Pixels = NDArray[np.uint8]
@@ -24,11 +25,27 @@ _SINGLE_SHOT = {"MPO", "PSD"}
 """Formats whose first frame is the picture, and whose others are its previews or layers."""
 _UNSAFE = {"EPS"}
 """Formats that are programs: decoding one would run it."""
-_ORIENTATION = 0x0112
+_WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
+_ON_THEIR_SIDE = range(5, 9)
+"""Orientations by which width and height change places."""
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _SIGNED = 2
+_SUMMED = 1 << 20
+"""Values that are summed at a time."""
 _DARKEST_32_BITS = 1 << 28
 """Least maximum at which a 32-bit picture, scaled by its depth, keeps 16 shades."""
+
+
+class MixedSizesError(KtbenchError):
+    """Pictures of several shapes (C, H, W), with the name of an example of each."""
+
+    def __init__(self, text: str, examples: Mapping[tuple[int, ...], str]) -> None:
+        super().__init__(text)
+        self.text, self.examples = text, dict(examples)
+
+    def __reduce__(self) -> tuple[type[MixedSizesError], tuple[str, dict[tuple[int, ...], str]]]:
+        """Pickle by its parts."""
+        return MixedSizesError, (self.text, self.examples)
 
 
 def decode(data: bytes, where: str, size: int | None) -> Pixels:
@@ -37,13 +54,47 @@ def decode(data: bytes, where: str, size: int | None) -> Pixels:
     Other depths are scaled to 8 bits, transparency is put on white, EXIF orientation is applied.
     Raises KtbenchError that names `where` for anything that is not one picture.
     """
+    with _picture(io.BytesIO(data), where) as image:
+        image.load()
+        plain = _on_white(_upright(image))
+    return resized(plain, size)
+
+
+def shape_in_header(file: IO[bytes], where: str) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) that a picture has when decoded, from its header alone.
+
+    Raises as `decode` for a header that is damaged or not that of one picture.
+    """
+    with _picture(file, where) as image:
+        channels = 1 if image.mode in _GREY or image.mode.startswith("I") else 3
+        width, height = _upright_size(image)
+    return channels, height, width
+
+
+def _upright_size(image: Any) -> tuple[int, int]:
+    """Return width and height as `_upright` makes them, without decoding the picture."""
+    from PIL import Image
+
+    width, height = image.size
+    try:
+        tags = Image.Image.getexif(image)  # a PNG's own method decodes the picture
+        on_its_side = tags.get(_ORIENTATION, 1) in _ON_THEIR_SIDE
+        if image.format == "TIFF":  # Pillow's size is turned or not, which depends on its version
+            width, height = int(tags[_WIDTH]), int(tags[_HEIGHT])
+    except Exception:  # damaged EXIF of many kinds
+        return width, height
+    return (height, width) if on_its_side else (width, height)
+
+
+@contextmanager
+def _picture(file: IO[bytes], where: str) -> Iterator[Any]:
+    """Open a picture, of which only the header is read yet; for errors see `decode`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(file) as image:
             _refuse_what_is_no_single_picture(image)
-            image.load()
-            plain = _on_white(_upright(image))
+            yield image
     except KtbenchError as error:
         raise KtbenchError(f"data: {where}: {error}") from error
     except Image.DecompressionBombError as error:
@@ -52,7 +103,6 @@ def decode(data: bytes, where: str, size: int | None) -> Pixels:
         raise KtbenchError(f"data: {where}: not a readable image") from error
     except Exception as error:  # decoders of damaged files raise many kinds
         raise KtbenchError(f"data: {where}: not a readable image ({one_line_of(error)})") from error
-    return resized(plain, size)
 
 
 def resized(image: Any, size: int | None) -> Pixels:
@@ -73,7 +123,7 @@ def read_all(
     Raises KtbenchError with the first row that cannot be read and how many more there are, or
     when the pictures are not of one size and kind.
     """
-    return stack(decode_all(one, rows), lambda place: name_of(int(rows[place])))
+    return stack(decode_all(one, rows, name_of), lambda place: name_of(int(rows[place])))
 
 
 def stack(images: list[Pixels], name_of: Callable[[int], str]) -> Pixels:
@@ -86,18 +136,44 @@ def stack(images: list[Pixels], name_of: Callable[[int], str]) -> Pixels:
     return np.stack(images)
 
 
-def refuse_mixed(examples: dict[tuple[int, ...], str]) -> NoReturn:
-    """Raise KtbenchError for pictures of several shapes (C, H, W), with an example of each."""
+def refuse_mixed(
+    examples: Mapping[tuple[int, ...], str], counts: Mapping[tuple[int, ...], int] | None = None
+) -> NoReturn:
+    """Raise MixedSizesError for pictures of several shapes (C, H, W), with an example of each.
+
+    With `counts` the most common shapes are named, each with how many there are.
+    """
     shapes = sorted(examples)
     channels = {shape[0]: examples[shape] for shape in shapes}
     if len({shape[1:] for shape in shapes}) == 1:
-        raise KtbenchError(
+        raise MixedSizesError(
             "data: grey and colour images are mixed (grey: "
-            f"{channels[1]}; colour: {channels[3]}): convert them to one kind"
+            f"{channels[1]}; colour: {channels[3]}): convert them to one kind",
+            examples,
         )
-    sizes = "; ".join(f"{'×'.join(map(str, s))}: {examples[s]}" for s in shapes[:3])
-    more = " …" if len(shapes) > 3 else ""
-    raise KtbenchError(f"data: images of mixed sizes ({sizes}{more}): set data.image_size")
+    if counts is not None:
+        shapes.sort(key=lambda shape: -counts[shape])
+    many = {s: "" if counts is None else f" ({counted(counts[s], 'image')})" for s in shapes}
+    sizes = "; ".join(f"{'×'.join(map(str, s))}{many[s]}: {examples[s]}" for s in shapes[:3])
+    more = f" and {len(shapes) - 3:,} more sizes" if len(shapes) > 3 else ""
+    raise MixedSizesError(
+        f"data: images of mixed sizes ({sizes}{more}): set data.image_size", examples
+    )
+
+
+def channel_sums(images: Pixels) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return per channel the sum of the values of images (n, C, H, W), and that of their squares.
+
+    Both are exact, and nothing is copied that grows with n.
+    """
+    totals = np.zeros(images.shape[1], np.int64)
+    squares = totals.copy()
+    rows = max(1, _SUMMED // max(1, images[:1].size))
+    for start in range(0, len(images), rows):
+        some = images[start : start + rows]
+        totals += some.sum(axis=(0, 2, 3), dtype=np.int64)
+        squares += np.square(some, dtype=np.int32).sum(axis=(0, 2, 3), dtype=np.int64)
+    return tuple(totals.tolist()), tuple(squares.tolist())
 
 
 # ---------------------------------------------------------------- what counts as a picture

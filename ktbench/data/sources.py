@@ -30,6 +30,23 @@ def resolve(spec: DataSpec, base: Path) -> Path:
     return path
 
 
+def file_identity(path: Path, base: Path | None = None) -> str:
+    """Return a text that changes when a file is written: its name, size and dates.
+
+    The name is that below `base`. Raises KtbenchError where the file is not there.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise KtbenchError(
+            f"data: {shown(str(path))}: cannot be read ({one_line_of(error)})"
+        ) from error
+    if base is not None and path.is_relative_to(base):
+        path = path.relative_to(base)
+    name = os.fsencode(path).hex()
+    return f"{name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
 def shown(text: str) -> str:
     """Format a name for messages: on one line, in characters that can be encoded."""
     whole = os.fsencode(text).decode("utf-8", "backslashreplace")

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from ktbench.data.sources import one_line_of, resolve, shown, some
+from ktbench.data.sources import file_identity, one_line_of, resolve, shown, some
 from ktbench.data.split_names import plain_split, table_files
 from ktbench.data.text_files import read_text_table
 from ktbench.records import DataSpec, KtbenchError
@@ -31,6 +31,10 @@ class Table(Protocol):
     def column(self, name: str) -> Any:
         """Read a whole column, an Arrow chunked array."""
 
+    @property
+    def identity(self) -> str:
+        """Text that changes when the table's files do."""
+
     def cells(self, name: str, rows: Labels) -> list[Any]:
         """Read Arrow scalars of some rows, in their order."""
 
@@ -41,6 +45,8 @@ class InMemory:
 
     table: Any
     base: Path
+    identity: str
+    """Text that changes when what it was read from does."""
 
     @property
     def schema(self) -> Any:
@@ -67,6 +73,11 @@ class Parquet:
     def base(self) -> Path:
         """Folder of the first file."""
         return self.files[0].parent
+
+    @property
+    def identity(self) -> str:
+        """Names, sizes and dates of the files."""
+        return identity_of(self.files)
 
     @cached_property
     def _opened(self) -> list[Any]:
@@ -102,6 +113,11 @@ class Parquet:
                     scalars |= {row: column[row - start] for row in inside.tolist()}
                 start = end
         return [scalars[row] for row in rows.tolist()]
+
+
+def identity_of(files: Sequence[Path]) -> str:
+    """Return a text that changes when one of some files is written."""
+    return " ".join(file_identity(file, files[0].parent) for file in files)
 
 
 def _refuse_without(file: Path, columns: Sequence[str], name: str) -> None:
@@ -190,7 +206,8 @@ def _opened(files: Sequence[Path], as_text: Collection[str]) -> tuple[Table, lis
         return Parquet(tuple(files)), []
     read = [read_text_table(file, as_text) for file in files]
     table = _joined([table for table, _ in read], files)
-    return InMemory(table, files[0].parent), [line for _, remarks in read for line in remarks]
+    remarks = [line for _, lines in read for line in lines]
+    return InMemory(table, files[0].parent, identity_of(files)), remarks
 
 
 def hub_tables(spec: DataSpec, base: Path) -> Tables:
@@ -211,7 +228,8 @@ def hub_tables(spec: DataSpec, base: Path) -> Tables:
         ) from error
     names, notes = _hub_splits(spec.path, list(loaded))
     tables: dict[str, Table] = {
-        split: InMemory(loaded[name].with_format("arrow")[:], base) for split, name in names.items()
+        split: InMemory(loaded[name].with_format("arrow")[:], base, str(loaded[name]._fingerprint))
+        for split, name in names.items()
     }
     of_columns = loaded[names["train"]].features
     features = {k: (type(f).__name__, getattr(f, "names", None)) for k, f in of_columns.items()}

@@ -26,6 +26,10 @@ Report = Callable[[float], None]
 """Reports a job's progress as a share in [0, 1]."""
 
 
+def silent(share: float) -> None:
+    """Report to nobody."""
+
+
 @dataclass(frozen=True)
 class Lost:
     """The outcome of a job whose process died or hung."""
@@ -54,7 +58,9 @@ class Engine(Protocol):
     def check(self, plan: Plan) -> None:
         """Raise KtbenchError, before anything is written, where nothing can compute as asked."""
 
-    def ahead(self, function: Callable[[Job, Report], Outcome], job: Job) -> Outcome | Lost:
+    def ahead(
+        self, function: Callable[[Job, Report], Outcome], job: Job, report: Report = silent
+    ) -> Outcome | Lost:
         """Run one job on this machine before `at`, without a results folder; return its outcome."""
 
     def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ktbench.engine.contract import Job, Lost, Outcome, Report, Workers
+from ktbench.engine.contract import Job, Lost, Outcome, Report, Workers, silent
 from ktbench.networks.numeric import check
 from ktbench.records import Plan
 
@@ -19,9 +19,11 @@ class Inline:
         for spec in {cell.numeric.canonical: cell.numeric for cell in plan.cells}.values():
             check(spec)
 
-    def ahead(self, function: Callable[[Job, Report], Outcome], job: Job) -> Outcome | Lost:
+    def ahead(
+        self, function: Callable[[Job, Report], Outcome], job: Job, report: Report = silent
+    ) -> Outcome | Lost:
         """See `Engine`: in this process."""
-        return function(job, lambda _: None)
+        return function(job, report)
 
     def at(self, plan: Plan, folder: Path) -> AbstractContextManager[Workers]:
         """See `Engine`; there is nothing to start or to end."""

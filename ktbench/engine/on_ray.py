@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ktbench.engine.contract import Job, Lost, Outcome, Report, Workers
+from ktbench.engine.contract import Job, Lost, Outcome, Report, Workers, silent
 from ktbench.engine.nodes import refuse_here
 from ktbench.engine.session import RETRIES, Session, one_line
 from ktbench.engine.signals import deferred
@@ -51,9 +51,11 @@ class OnRay:
     def check(self, plan: Plan) -> None:
         """See `Engine`. Nodes are checked when they are there, in `at`."""
 
-    def ahead(self, function: Callable[[Job, Report], Outcome], job: Job) -> Outcome | Lost:
+    def ahead(
+        self, function: Callable[[Job, Report], Outcome], job: Job, report: Report = silent
+    ) -> Outcome | Lost:
         """See `Engine`: in this process."""
-        return function(job, lambda _: None)
+        return function(job, report)
 
     @contextmanager
     def at(self, plan: Plan, folder: Path) -> Iterator[Workers]:

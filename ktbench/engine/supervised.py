@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ktbench.engine.contract import Job, Lost, Outcome, Report, Workers
+from ktbench.engine.contract import Job, Lost, Outcome, Report, Workers, silent
 from ktbench.networks.numeric import check
 from ktbench.records import Plan
 from ktbench.supervision import Child, Died
@@ -31,10 +31,12 @@ class Supervised:
         for spec in {cell.numeric.canonical: cell.numeric for cell in plan.cells}.values():
             check(spec)
 
-    def ahead(self, function: Callable[[Job, Report], Outcome], job: Job) -> Outcome | Lost:
+    def ahead(
+        self, function: Callable[[Job, Report], Outcome], job: Job, report: Report = silent
+    ) -> Outcome | Lost:
         """See `Engine`."""
         try:
-            outcome: Outcome = self._child.run(function, job, report=lambda _: None)
+            outcome: Outcome = self._child.run(function, job, report=report)
         except Died as died:
             return lost(died)
         return outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,9 @@ LAYOUTS: dict[Format, Layout] = {"onnx": "NCHW", "tflite": "NHWC"}
 """Layout of maps in each format."""
 
 _BATCH = 256
+"""Samples of a writer's batch, too."""
+_PIECE_BYTES = 64 << 20
+"""Size of the raw samples that a writer gets at a time; it holds them as floats."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,7 @@ def reference_logits(student: nn.Module, dataset: Dataset) -> Floats:
 
 def check(writer: Writer, model: bytes, dataset: Dataset, reference: Floats) -> Parity:
     """Run a file's bytes over the validation and test sets."""
-    validation = writer.run(model, raw_samples(writer.layout, dataset, "validation"))
-    test = writer.run(model, raw_samples(writer.layout, dataset, "test"))
+    validation, test = (answers(writer, model, dataset, s) for s in ("validation", "test"))
     task = dataset.task
     names, ours = (task.predictions(torch.from_numpy(each)) for each in (validation, reference))
     difference = float(np.abs(validation - reference).max())
@@ -85,6 +88,15 @@ def check(writer: Writer, model: bytes, dataset: Dataset, reference: Floats) -> 
     )
 
 
+def answers(writer: Writer, model: bytes, dataset: Dataset, split: Split) -> Floats:
+    """Return a file's logits (N, K) over a split, of which few enough samples are read at a time.
+
+    Each piece is a whole number of a writer's batches, so that no bit depends on the pieces.
+    """
+    pieces = in_pieces(writer.layout, dataset, split)
+    return np.concatenate([writer.run(model, piece) for piece in pieces])
+
+
 def score(dataset: Dataset, split: Split, outputs: Floats) -> float:
     """Return the task's metric of a file's outputs over a whole split."""
     labels = dataset.labels(split)
@@ -95,8 +107,16 @@ def raw_samples(
     layout: Layout, dataset: Dataset, split: Split, chosen: slice | NDArray[np.int64] = slice(None)
 ) -> Arrays:
     """Return a split's raw samples in a file's layout by input, all or those chosen."""
-    pairs = zip(dataset.signature.file_inputs, parts(dataset.raw(split)), strict=True)
-    return {spec.name: _laid_out(spec, part.numpy()[chosen], layout) for spec, part in pairs}
+    pairs = zip(dataset.signature.file_inputs, parts(dataset.some_raw(split, chosen)), strict=True)
+    return {spec.name: _laid_out(spec, part.numpy(), layout) for spec, part in pairs}
+
+
+def in_pieces(layout: Layout, dataset: Dataset, split: Split) -> Iterator[Arrays]:
+    """Yield a split's raw samples in a file's layout, a whole number of batches at a time."""
+    size = sum(part[:1].nbytes for part in parts(dataset.raw(split)))
+    rows = _BATCH * max(1, _PIECE_BYTES // (size * _BATCH))
+    for start in range(0, dataset.size(split), rows):
+        yield raw_samples(layout, dataset, split, slice(start, start + rows))
 
 
 def _laid_out(spec: InputSpec, samples: NDArray[Any], layout: Layout) -> NDArray[Any]:

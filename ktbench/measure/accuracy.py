@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ktbench.devices._contract import AnswerError, DeviceError, Lease, Transport
-from ktbench.measure.agent_schema import Evaluated, Reduction
+from ktbench.measure.agent_schema import Evaluated, EvaluatedArtifact, Reduction
 from ktbench.measure.job import Array, Arrays, Job
 from ktbench.measure.retry import patiently
 from ktbench.measure.target import Target, opened
 from ktbench.records import DeviceSpec, ExportSpec, Failure, KtbenchError
 
+Pieces = Callable[[], Iterator[Array | Arrays]]
+"""Gives inputs piece by piece, from the beginning at every call."""
 Answers = NDArray[Any]
 """Classes (N,), or outputs (N, K): k rows per input where it has k predictions."""
 
@@ -59,7 +62,7 @@ class BoardAccuracy:
 def evaluate(
     device: DeviceSpec,
     jobs: Sequence[Job],
-    inputs: Array | Arrays,
+    inputs: Array | Arrays | Pieces,
     labels: NDArray[Any],
     expected: Sequence[Answers | None] | None = None,
     *,
@@ -69,6 +72,7 @@ def evaluate(
 ) -> Iterator[BoardAccuracy | Failure]:
     """Quality of artifacts of one format over inputs (N, ...) in their layout, labels (N, ...).
 
+    Inputs that are too large to be held at once are given piece by piece.
     `expected` are the host's answers, one array per job. One result per job,
     in their order; all artifacts of a call share one process on the device, as nothing is timed,
     unless that ends without an answer: then each has a process of its own.
@@ -80,7 +84,8 @@ def evaluate(
     try:
         with opened(device, transport, lease) as target:
             target.look()  # a board that was never there is not waited for
-            answers = _answers(target, jobs, inputs, judge.reduction)
+            pieces = inputs if callable(inputs) else lambda: iter([inputs])
+            answers = _answers(target, jobs, pieces, judge.reduction)
     except (DeviceError, KtbenchError) as error:
         yield from (_failure(device, job, str(error)) for job in jobs)
         return
@@ -93,16 +98,20 @@ def evaluate(
 
 
 def _answers(
-    target: Target, jobs: Sequence[Job], inputs: Array | Arrays, reduction: Reduction
+    target: Target, jobs: Sequence[Job], inputs: Pieces, reduction: Reduction
 ) -> list[Evaluated | DeviceError]:
     """One answer per job, each about that job's artifact alone; DeviceError for a lost device."""
     try:
-        whole = patiently(lambda: target.evaluate(jobs, inputs, reduction))
+        answered = [
+            patiently(partial(target.evaluate, jobs, piece, reduction)) for piece in inputs()
+        ]
     except AnswerError as error:
         if len(jobs) == 1:
             return [error]
         return [answer for job in jobs for answer in _answers(target, [job], inputs, reduction)]
-    return [whole.model_copy(update={"artifacts": [entry]}) for entry in whole.artifacts]
+    by_job = zip(*(each.artifacts for each in answered), strict=True)
+    entries = (EvaluatedArtifact.joined(pieces) for pieces in by_job)
+    return [answered[0].model_copy(update={"artifacts": [entry]}) for entry in entries]
 
 
 def _failure(device: DeviceSpec, job: Job, reason: str) -> Failure:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -194,6 +195,23 @@ class EvaluatedArtifact(_Answer):
             return None
         rows = np.frombuffer(b64decode(self.outputs, validate=True), dtype="<f4")
         return rows.astype(np.float32).reshape(self.shape)
+
+    @staticmethod
+    def joined(pieces: Sequence[EvaluatedArtifact]) -> EvaluatedArtifact:
+        """Return the answers to several pieces of the inputs as one; the first error if any."""
+        first = next((each for each in pieces if each.error is not None), pieces[0])
+        if len(pieces) == 1 or first.error is not None:
+            return first
+        top1 = None
+        if all(each.top1 is not None for each in pieces):
+            top1 = [answer for each in pieces for answer in each.top1 or ()]
+        outputs, shape = None, None
+        if all(each.outputs is not None and each.shape is not None for each in pieces):
+            content = [b64decode(each.outputs or "", validate=True) for each in pieces]
+            outputs = b64encode(b"".join(content)).decode()
+            shapes = [each.shape or [0, 0] for each in pieces]
+            shape = [sum(rows for rows, _ in shapes), shapes[0][1]]
+        return first.model_copy(update={"top1": top1, "outputs": outputs, "shape": shape})
 
 
 class Evaluated(_Answer):

@@ -136,9 +136,19 @@ class DataSpec(Record):
     split_seed: Annotated[Whole, Field(ge=-LARGEST, le=LARGEST)] = 0
     """Seed of the splits; the same for every cell of a matrix."""
     augment: Augmentation = Augmentation()
+    keep: Literal["auto", "memory", "store"] = "auto"
+    """Where decoded images are kept: in `memory`, or in a `store` on the disk that is read batch by
+    batch; `auto`: in memory up to 512 MB. No weight depends on it, so it is in no key."""
+    decoders: Annotated[Whole, Field(ge=1, le=MOST_THREADS)] | None = None
+    """Processes that decode images for a store; as many as the cores when not given. In no key."""
+
+    held: ClassVar = ("keep", "decoders")
+    """Fields on which no weight depends; records leave them out at their default."""
 
     def _named(self) -> dict[str, Any]:
         fields = super()._named()
+        for name in self.held:
+            fields.pop(name, None)
         if "task" in fields:
             fields["task"]["settings"].pop(self.task.file_setting, None)
         return fields
@@ -170,6 +180,9 @@ class DataSpec(Record):
         fields: dict[str, Any] = plain(self)
         if self.task == IMAGES:
             fields.pop("task", None)
+        for name in self.held:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                fields.pop(name, None)
         return fields
 
 

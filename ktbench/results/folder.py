@@ -242,7 +242,7 @@ class ResultsFolder:
     def stored_of(self, cell: Cell) -> Stored[Result] | None:
         """`stored` for a cell; comparing cells is quicker than computing a key.
 
-        Cells of one key may differ in where their files lie.
+        Cells of one key may differ in what no weight depends on, such as where their files lie.
         """
         return self._stored(cell.key, lambda other: other == cell or other.key == cell.key)
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ktbench.data import Dataset, load
+from ktbench.data.image_store import reporting
 from ktbench.engine.contract import Report
 from ktbench.records import DataSpec, KtbenchError, Metric, NumericSpec
 from ktbench.supervision import mark
@@ -52,12 +53,16 @@ class DataDigests:
     metric: Metric
 
 
-def digest_data(job: DataJob, _: Report) -> dict[str, DataDigests]:
-    """Digest every data set, by its canonical text; raises KtbenchError for a bad one."""
+def digest_data(job: DataJob, report: Report) -> dict[str, DataDigests]:
+    """Digest every data set, by its canonical text; raises KtbenchError for a bad one.
+
+    Reports the share of a data set's images that are decoded, where they are decoded to the disk.
+    """
     digests = {}
     for spec in job.specs:
         mark(stage="reading the data", what=spec.source)
-        data = dataset(spec, job.base)
+        with reporting(report):
+            data = dataset(spec, job.base)
         chance = data.task.chance(data.signature)
         metric = Metric.model_validate(data.task.metric.model_dump() | {"chance": chance})
         digests[spec.canonical] = DataDigests(

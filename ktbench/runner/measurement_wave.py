@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from ktbench import catalogue
 from ktbench.devices._contract import Lease
 from ktbench.engine.contract import Lost
-from ktbench.export import LAYOUTS, raw_samples
+from ktbench.export import LAYOUTS, in_pieces, raw_samples
 from ktbench.measure import (
     BoardAccuracy,
     Job,
@@ -275,12 +276,11 @@ def _evaluated(
     answers: Accuracies = {}
     for group in by_data.values():
         data = dataset(_result(results, group[0]).cell.data, base)
-        samples = raw_samples(LAYOUTS[group[0].export.format], data, "test")
         answers_of = {c.key: torch_answers(c, results, base) for c in _cells(results, group)}
         outcomes = evaluate(
             device,
             group,
-            samples,
+            partial(in_pieces, LAYOUTS[group[0].export.format], data, "test"),
             data.labels("test").numpy(),
             [answers_of[job.cell_key] for job in group],
             lease=Lease.of(results.path),

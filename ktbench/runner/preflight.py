@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from ktbench import catalogue
@@ -14,6 +15,7 @@ from ktbench.measure import Check, check
 from ktbench.networks.outline import outline
 from ktbench.records import Cell, DataSpec, DeviceSpec, Item, KtbenchError, Plan
 from ktbench.runner.data_jobs import DataJob, digest_data
+from ktbench.runner.progress import LateWave, Watcher
 from ktbench.system import extras
 from ktbench.system.files import cache_folder
 
@@ -26,7 +28,7 @@ _CELL_BYTES = 4096
 
 
 def refuse_unready(
-    plan: Plan, engine: Engine, folder: Path, *, fresh: bool, strict: bool
+    plan: Plan, engine: Engine, folder: Path, watcher: Watcher, *, fresh: bool, strict: bool
 ) -> list[str]:
     """Raise KtbenchError with a line for each thing that the run lacks; return warnings.
 
@@ -39,7 +41,7 @@ def refuse_unready(
     problems = list(_engine(plan, engine))
     if lacking := missing_extras(plan):
         problems.append(lacking)
-    data_problems = list(_data(plan, engine))
+    data_problems = list(_data(plan, engine, watcher))
     problems += data_problems
     if open_cells and not data_problems:
         problems += _disk(plan, open_cells, folder)
@@ -78,17 +80,28 @@ def missing_extras(plan: Plan) -> str | None:
     return f"packages are not installed ({named}): {extras.install_command(*lacking)}"
 
 
-def _data(plan: Plan, engine: Engine) -> Iterator[str]:
-    """Give the reason why a data set cannot be read whole, for each that cannot."""
+def _data(plan: Plan, engine: Engine, watcher: Watcher) -> Iterator[str]:
+    """Give the reason why a data set cannot be read whole, for each that cannot.
+
+    Images of a large one are decoded to the disk here, where they are not there yet.
+    """
     cells = [*plan.cells, *(one.cell for one in (*plan.teachers, *plan.pretrainings))]
     for spec in {cell.data.canonical: cell.data for cell in cells}.values():
+        job = DataJob((spec,), Path(plan.base), cells[0].numeric)
+        wave = LateWave(watcher, "images", partial(_samples, job))
         try:
-            digests = engine.ahead(digest_data, DataJob((spec,), Path(plan.base), cells[0].numeric))
+            digests = engine.ahead(digest_data, job, wave.tell)
         except KtbenchError as error:
             yield str(error)
         else:
+            wave.end()
             if isinstance(digests, Lost):
                 yield f"data: {digests.reason}"
+
+
+def _samples(job: DataJob) -> int:
+    infos = [describe(spec, job.base) for spec in job.specs]
+    return sum(info.train_size + info.validation_size + info.test_size for info in infos)
 
 
 # ---------------------------------------------------------------- disk

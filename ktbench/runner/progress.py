@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ktbench.engine.contract import Work
@@ -44,6 +45,26 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Do nothing."""
+
+
+class LateWave:
+    """A wave that begins with the first share that is told, as it may have nothing to do."""
+
+    def __init__(self, watcher: Watcher, wave: str, total: Callable[[], int]) -> None:
+        self._watcher, self._wave, self._count = watcher, wave, total
+        self._total = 0
+
+    def tell(self, share: float) -> None:
+        """Set the share that is done."""
+        if not self._total:
+            self._total = self._count()
+            self._watcher.begin(self._wave, self._total)
+        self._watcher.advance(share * self._total)
+
+    def end(self) -> None:
+        """End the wave, if it has begun."""
+        if self._total:
+            self._watcher.end()
 
 
 class Shares:

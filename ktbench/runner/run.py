@@ -65,7 +65,8 @@ def run(
     whole = plan if cells is None else now
     checkpoint_interval()  # A wrong setting is told now, not once per cell.
     with clocked(summary, "data"):
-        for warning in refuse_unready(whole, engine, folder, fresh=fresh, strict=strict):
+        lacks = refuse_unready(whole, engine, folder, watcher, fresh=fresh, strict=strict)
+        for warning in lacks:
             watcher.note(f"warning: {warning}")
         digests = _digests(plan, engine)
         tested_on, classes = _tested_on(plan, digests)

@@ -123,11 +123,16 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             Path(temporary).unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(
-                f"{path}: no space left on the disk: free some and run again, nothing is lost"
-            ) from error
-        raise StorageError(f"{path}: cannot write: {error.strerror}") from error
+        raise storage_error(path, error) from error
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """Return the error for the user where a file could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"{path}: no space left on the disk: free some and run again, nothing is lost"
+        )
+    return StorageError(f"{path}: cannot write: {error.strerror}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -49,10 +49,16 @@ class Source:
     """Return the source as it reads once these training rows are known; None where it does not
     depend on them."""
     survey: Callable[[Mapping[str, tuple[str, Labels]]], tuple[str, ...]] | None = None
-    """Read every sample that is used, for planning; return remarks on them, a line each.
+    """Look at the samples that are used, for planning; return remarks on them, a line each.
 
     It is given the rows of each split, as (split of the source, rows), and raises KtbenchError for
     a bad sample. None where planning looks at a few samples only.
+    """
+    identity: Callable[[str, Labels], Iterator[str]] | None = None
+    """Yield a text per row that changes when what would be read of it does, without reading it.
+
+    None where samples are always kept in memory; else they are maps of uint8 (n, C, H, W), which
+    may be kept in a store on the disk.
     """
 
     @property
@@ -226,7 +232,7 @@ class Samples(Protocol):
 
 def objection_to_image_keys(spec: DataSpec, noun: str) -> tuple[tuple[str, ...], str] | None:
     """Return the first key of `data` that shapes images, with the reason, or None."""
-    for key in ("image_column", "image_size", "augment"):
+    for key in ("image_column", "image_size", "augment", "keep", "decoders"):
         if getattr(spec, key) != DataSpec.model_fields[key].default:
             return (key,), f"is for images, and these are {noun}s: leave it out"
     return None

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ktbench.data import mapped
 from ktbench.data.counter import counter_hash, numbered
 from ktbench.data.digits import digits
 from ktbench.data.images import hub, image_folder, parquet
-from ktbench.data.pixels import refuse_mixed
+from ktbench.data.pixels import channel_sums, refuse_mixed
 from ktbench.records import ACCURACY, Augmentation, DataSpec, Preprocessing
 from ktbench.students._contract import Inputs
 from ktbench.tasks._classification import Classification
@@ -112,8 +113,11 @@ class Learning(Classification):
         """See `Task.samples`."""
         padding = spec.augment.crop_padding
         images = _pixels(raw).permute(0, 2, 3, 1)
-        padded = functional.pad(images, (0, 0, padding, padding, padding, padding)).contiguous()
         height, width = images.shape[1:3]
+        if mapped.is_mapped(images):
+            size = height, width
+            return Images(images, labels, size, statistics, spec.augment, seed, padding=padding)
+        padded = functional.pad(images, (0, 0, padding, padding, padding, padding)).contiguous()
         return Images(padded, labels, (height, width), statistics, spec.augment, seed)
 
     # ------------------------------------------------------------ the exported file
@@ -149,7 +153,10 @@ def image_signature(classes: int, shape: Shape) -> Signature:
 
 @dataclass(frozen=True)
 class Images:
-    """Training images as (N, H + 2p, W + 2p, C) uint8, padded once; see `Samples`."""
+    """Training images as (N, H + 2p, W + 2p, C) uint8; see `Samples`.
+
+    In memory they are padded once. Those of a map are padded batch by batch.
+    """
 
     padded: Tensor
     classes: Tensor
@@ -158,11 +165,13 @@ class Images:
     statistics: tuple[Tensor, ...]
     augment: Augmentation
     seed: int
+    padding: int | None = None
+    """Pixels of padding that images of a map lack (`padded` is the map); None in memory."""
 
     @property
     def kept(self) -> tuple[Tensor, ...]:
         """See `Samples.kept`."""
-        return (self.padded,)
+        return () if self.padding is not None else (self.padded,)
 
     def inputs(self, indices: Tensor, view: int) -> Tensor:
         """Augmented, normalised images (B, C, H, W), float32, laid out channels-last."""
@@ -174,15 +183,23 @@ class Images:
 
     def augmented(self, indices: Tensor, view: int) -> Tensor:
         """Raw images (B, H, W, C), uint8, after crop and flip."""
+        padded, places = self._padded(indices)
         if not (self.augment.crop_padding or self.augment.flip):
-            return self.padded[indices]
+            return padded[places]
         height, width = self.size
         rows, columns = self.windows(indices.numpy(), view)
-        _, tall, wide, channels = self.padded.shape
-        pixels = indices.view(-1, 1, 1) * (tall * wide) + rows[:, :, None] * wide
-        pixels = (pixels + columns[:, None, :]).flatten().to(self.padded.device)
-        chosen = self.padded.view(-1, channels).index_select(0, pixels)  # copies whole pixels
+        _, tall, wide, channels = padded.shape
+        pixels = places.view(-1, 1, 1) * (tall * wide) + rows[:, :, None] * wide
+        pixels = (pixels + columns[:, None, :]).flatten().to(padded.device)
+        chosen = padded.view(-1, channels).index_select(0, pixels)  # copies whole pixels
         return chosen.view(len(indices), height, width, channels)
+
+    def _padded(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return padded images (n, H + 2p, W + 2p, C), and the places in it of those asked for."""
+        if self.padding is None:
+            return self.padded, indices
+        p, batch = self.padding, mapped.gathered(self.padded, indices)
+        return functional.pad(batch, (0, 0, p, p, p, p)), torch.arange(len(indices))
 
     def normalised(self, images: Tensor) -> Tensor:
         """Convert (B, H, W, C) uint8 to (B, C, H, W) float32 with zero mean and unit variance."""
@@ -215,10 +232,8 @@ def _pixels(raw: Inputs) -> Tensor:
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, summed exactly in integers."""
     count = images.numel() // images.shape[1]
-    total = images.sum(dim=(0, 2, 3), dtype=torch.int64).double()
-    squares = torch.stack(
-        [channel.to(torch.int32).square().sum(dtype=torch.int64) for channel in images.unbind(1)]
-    ).double()
+    totals, sums = mapped.sums_of(images) or channel_sums(images.numpy())
+    total, squares = (torch.tensor(each, dtype=torch.int64).double() for each in (totals, sums))
     mean = total / count
     variance = (squares / count - mean.square()).clamp(min=0)
     return mean.float(), variance.sqrt().clamp(min=1e-3).float()

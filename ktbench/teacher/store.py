@@ -7,8 +7,6 @@ torch's version and the kind of machine. The folder is `$KTBENCH_CACHE/teachers`
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +18,7 @@ from ktbench.networks.instruction_set import kind
 from ktbench.networks.weights import read_torch, weights_digest
 from ktbench.records import Cell, Checkpoint, KtbenchError, StorageError, digest_of
 from ktbench.system.files import PREFIX, cache_folder, write_atomically
-
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+from ktbench.system.locks import lock
 
 
 class TeacherStore:
@@ -51,7 +48,7 @@ class TeacherStore:
                 f"{folder}: cannot write: {error.strerror}: set KTBENCH_CACHE to another folder"
             ) from error
         try:
-            _lock(handle)
+            lock(handle)
             for leftover in folder.glob(f"{PREFIX}*"):
                 leftover.unlink(missing_ok=True)
             yield
@@ -81,12 +78,3 @@ class TeacherStore:
         """Write the record, which `find` returns from now on."""
         folder = self.folder(cell, data_digest)
         write_atomically(folder / "checkpoint.json", checkpoint.model_dump_json(indent=1))
-
-
-def _lock(handle: int) -> None:
-    """Wait for the exclusive lock; where the file system has none, go on without."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise

@@ -26,9 +26,8 @@ def placed(dataset: Dataset, device: torch.device) -> Dataset:
     """Return the data set with its splits on a GPU where they fit, and as it is otherwise."""
     if device.type == "cpu":
         return dataset
-    size = sum(tensor.nbytes for tensor in dataset.tensors)
     # Training samples are held twice, images once with their padding.
-    if 2 * size > SHARE * torch.cuda.mem_get_info(device)[0]:
+    if 2 * dataset.nbytes > SHARE * torch.cuda.mem_get_info(device)[0]:
         return dataset
     splits = {
         name: (_on(raw, device), labels.to(device))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from ktbench.data import mapped
 from ktbench.records import KtbenchError
 from ktbench.system.machine import free_memory
 from ktbench.system.quantities import bytes_of
@@ -52,6 +53,7 @@ def _on_machine() -> tuple[int, int]:
     """Return the bytes that this process holds, and those that are free."""
     gc.collect()
     give_back()
+    mapped.give_back()  # pages of a file count as held, but the system takes them when it needs to
     return resident(), free_memory()
 
 

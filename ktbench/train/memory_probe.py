@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from ktbench.data import Stream
+from ktbench.data.mapped import is_mapped
 from ktbench.isolation import Guard, own_code
 from ktbench.records import Cell, KtbenchError
 from ktbench.students._contract import Features, each, parts
@@ -266,9 +267,9 @@ class MemoryBound:
         self._batch_size = size
         self._saved: dict[str, int] = {}
         raw = parts(stream.dataset.raw("train"))
-        # The samples once more, images padded; a batch as indices, bytes and twice as fp32, and
-        # the next.
-        held = sum(part.nbytes for part in raw)
+        # The samples once more, images padded, unless they are mapped from the disk; a batch as
+        # indices, bytes and twice as fp32, and the next.
+        held = sum(part.nbytes for part in raw if not is_mapped(part))
         self._data = 2 * held + 16 * sum(part[:size].numel() for part in raw)
         self._needs: list[Need] = []
 

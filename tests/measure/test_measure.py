@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ import pytest
 
 from ktbench.measure import (
     Budget,
+    Judge,
     distinct,
     evaluate,
     job_of,
@@ -19,6 +21,7 @@ from ktbench.measure import (
     measure_file,
     measurement_id,
 )
+from ktbench.measure.job import Array, Arrays
 from ktbench.records import (
     Artifact,
     DeviceSpec,
@@ -219,6 +222,31 @@ def test_accuracy_on_a_device_is_counted_over_the_whole_set(
     assert not isinstance(good, Failure)
     assert (good.accuracy, good.agreement, good.inputs) == (0.8, 1.0, 50)
     assert isinstance(bad, Failure) and "accuracy of onnx-fp32" in bad.what
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reduction", ["top1", "none"])
+def test_inputs_given_piece_by_piece_are_answered_as_the_whole_set(
+    onnx_model: Path, tmp_path: Path, reduction: Literal["top1", "none"]
+) -> None:
+    """Also when an artifact of the call cannot be run, and the others are asked for again."""
+    inputs = images(50)
+    outputs = logits(inputs)
+    expected = outputs.argmax(axis=1) if reduction == "top1" else outputs
+    (tmp_path / "bad.onnx").write_bytes(b"junk")
+    jobs = [job(onnx_model), job(tmp_path / "bad.onnx")]
+
+    def pieces() -> Iterator[Array | Arrays]:
+        return (inputs[start : start + 20] for start in range(0, 50, 20))
+
+    def same(ours: np.ndarray, theirs: np.ndarray) -> float:
+        return float(ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=1e-4))
+
+    judge = Judge(same, same, reduction)
+    good, bad = evaluate(HERE, jobs, pieces, expected, [expected, None], judge=judge)
+    assert not isinstance(good, Failure), good.reason
+    assert (good.accuracy, good.agreement, good.inputs) == (1.0, 1.0, 50)
+    assert isinstance(bad, Failure)
 
 
 # ---------------------------------------------------------------- which artifacts
