@@ -6,8 +6,10 @@ import colorsys
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
 
 Picture = NDArray[np.uint8]
 """(H, W, C)"""
@@ -42,6 +44,16 @@ def as_pixels(image: Image.Image) -> Picture:
     """Return a picture of Pillow's as pixels."""
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def as_planes(pictures: Picture) -> Tensor:
+    """Return pictures (B, H, W, C) as the planes (B, C, H, W) that augmentations work on."""
+    return torch.tensor(pictures).permute(0, 3, 1, 2).contiguous()
+
+
+def as_pictures(planes: Tensor) -> Tensor:
+    """Return planes (B, C, H, W) as pictures (B, H, W, C)."""
+    return planes.permute(0, 2, 3, 1).contiguous()
 
 
 def operation(name: str, image: Image.Image, sign: float, magnitude: float) -> Image.Image:

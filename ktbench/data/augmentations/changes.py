@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from ktbench.data.augmentations import colours, shapes
 from ktbench.data.augmentations.draws import ERASED, JITTER, OPERATIONS, PART, Draws
 from ktbench.records import Augmentation
 
+Whole = NDArray[np.int64]
 Change = Callable[[Tensor, Tensor], Tensor]
-"""Return images (B, H, W, C), uint8, changed by amounts (B,), of maps (B, 6)."""
+"""Return images (B, C, H, W), uint8, changed by amounts (B,)."""
 COLOURS: dict[str, Change] = {
     "autocontrast": colours.autocontrast,
     "equalize": colours.equalize,
@@ -46,14 +48,18 @@ class Changes:
     seed: int
 
     def pixels(self, images: Tensor, indices: Tensor, view: int) -> Tensor:
-        """Return images (B, H, W, C), uint8, after the changes of shapes and colours.
-
-        They are the caller's own: they may be written into.
-        """
+        """Return images (B, H, W, C), uint8, after the changes of shapes and colours."""
+        augment = self.augment
+        if augment == Augmentation(
+            crop_padding=augment.crop_padding, flip=augment.flip, erasing=augment.erasing
+        ):
+            return images
         draws = Draws(self.seed, view, indices.cpu().numpy())
-        for change in (self._part, self._operations, self._jitter):
-            images = change(images, draws)
-        return images
+        planes = images.permute(0, 3, 1, 2).contiguous()
+        with torch.inference_mode():  # each of the many small calls is then quicker
+            for change in (self._part, self._operations, self._jitter):
+                planes = change(planes, draws)
+        return planes.permute(0, 2, 3, 1).contiguous()
 
     def inputs(self, inputs: Tensor, indices: Tensor, view: int) -> Tensor:
         """Set a box of some inputs (B, C, H, W) to 0, the mean colour, in place."""
@@ -64,8 +70,7 @@ class Changes:
         size = (inputs.shape[2], inputs.shape[3])
         boxes = shapes.draw_boxes(numbers[:, 1:], size, wanted.scale, wanted.ratio)
         boxes = replace(boxes, fit=boxes.fit & (numbers[:, 0] < wanted.probability))
-        hidden = shapes.inside(boxes, size)[:, None]
-        return inputs.masked_fill_(hidden.to(inputs.device), 0.0)
+        return inputs.mul_(shapes.outside(boxes, size).to(inputs.device))
 
     # ------------------------------------------------------------ each of them
 
@@ -73,7 +78,7 @@ class Changes:
         wanted = self.augment.random_resized_crop
         if wanted is None:
             return images
-        size = (images.shape[1], images.shape[2])
+        size = (images.shape[2], images.shape[3])
         numbers = draws.evenly(PART, shapes.BOX_DRAWS)
         boxes = shapes.draw_boxes(numbers, size, wanted.scale, wanted.ratio)
         drawn = (boxes.top, boxes.left, boxes.height, boxes.width)
@@ -97,38 +102,70 @@ class Changes:
         if wanted is None:
             return images
         numbers = draws.evenly(JITTER, 2 * len(JITTERS))
-        order = numbers[:, : len(JITTERS)].argsort(1, kind="stable")
-        amounts = {}
-        for number, name in enumerate(JITTERS, start=len(JITTERS)):
-            most = getattr(wanted, name)
+        used = [number for number, name in enumerate(JITTERS) if getattr(wanted, name)]
+        names = [list(JITTERS)[number] for number in used]
+        order = numbers[:, used].argsort(1, kind="stable")
+
+        def change(kind: int, some: Tensor, places: Whole) -> Tensor:
+            name, most = names[kind], getattr(wanted, names[kind])
             low, high = (-most, most) if name == "hue" else (max(0.0, 1 - most), 1 + most)
-            if most:
-                amounts[name] = low + numbers[:, number] * (high - low)
-        for turn in range(len(JITTERS)):
-            for number, (name, change) in enumerate(JITTERS.items()):
-                if name in amounts:
-                    which = order[:, turn] == number
-                    images = _some(images, which, change, amounts[name][which])
+            amounts = low + numbers[places, len(JITTERS) + used[kind]] * (high - low)
+            return JITTERS[name](some, torch.from_numpy(amounts).to(some.device))
+
+        for turn in range(len(used)):
+            images = _by_kind(images, order[:, turn], change)
         return images
 
 
-def operated(
-    images: Tensor, chosen: NDArray[np.int64], signs: NDArray[np.float64], magnitude: float
-) -> Tensor:
+def operated(images: Tensor, chosen: Whole, signs: NDArray[np.float64], magnitude: float) -> Tensor:
     """Do to each image the operation of RandAugment that is `chosen` (B,), a place in `NAMES`.
 
-    `signs` (B,) are -1 or 1: the way in which those work that have two.
+    Images are (B, C, H, W), uint8. `signs` (B,) are -1 or 1: the way in which those work that have
+    two.
     """
-    for number, name in enumerate(NAMES):
-        if name in COLOURS:
-            which = chosen == number
-            amounts = amounts_of(name, signs[which], magnitude)
-            images = _some(images, which, COLOURS[name], amounts)
-    size, first = (images.shape[1], images.shape[2]), NAMES.index(SHAPES[0])
-    maps = np.array([[map_of(n, sign, magnitude, size) for sign in (-1.0, 1.0)] for n in SHAPES])
-    moves = chosen >= first
-    of = maps[chosen[moves] - first, (signs[moves] > 0).astype(np.int64)]  # (moved, 6)
-    return _some(images, moves, shapes.mapped, of)
+    maps = _fixed_maps(magnitude, (images.shape[2], images.shape[3]))
+    first = NAMES.index(SHAPES[0])
+
+    def change(kind: int, some: Tensor, places: Whole) -> Tensor | None:
+        if kind == 0:
+            return None
+        if kind < first:
+            name = NAMES[kind]
+            amounts = amounts_of(name, signs[places], magnitude)
+            return COLOURS[name](some, torch.from_numpy(amounts).to(some.device))
+        of = maps[chosen[places] - first, (signs[places] > 0).astype(np.int64)]  # (some, 6)
+        return shapes.mapped(some, torch.from_numpy(of).to(some.device))
+
+    return _by_kind(images, np.minimum(chosen, first), change)
+
+
+@lru_cache
+def _fixed_maps(magnitude: float, size: tuple[int, int]) -> NDArray[np.int32]:
+    """Return the maps of all operations on shapes in both ways, (5, 2, 6)."""
+    maps = [
+        [shapes.fixed(map_of(name, sign, magnitude, size)) for sign in (-1.0, 1.0)]
+        for name in SHAPES
+    ]
+    return np.array(maps, dtype=np.int32)
+
+
+def _by_kind(
+    images: Tensor, kinds: Whole, change: Callable[[int, Tensor, Whole], Tensor | None]
+) -> Tensor:
+    """Change the images of each kind together, which lie together for it.
+
+    `change` is given the kind, its images and their places, and returns None for no change.
+    """
+    order = np.argsort(kinds, kind="stable")
+    sorted_images = images.index_select(0, torch.from_numpy(order).to(images.device))
+    found, starts = np.unique(kinds[order], return_index=True)
+    for kind, start, end in zip(found, starts, [*starts[1:], len(order)], strict=True):
+        some = sorted_images[start:end]
+        changed = change(int(kind), some, order[start:end])
+        if changed is not None:
+            some.copy_(changed)
+    back = np.argsort(order, kind="stable")
+    return sorted_images.index_select(0, torch.from_numpy(back).to(images.device))
 
 
 def amounts_of(name: str, signs: NDArray[np.float64], magnitude: float) -> NDArray[np.float64]:
@@ -154,14 +191,3 @@ def map_of(name: str, sign: float, magnitude: float, size: tuple[int, int]) -> s
     across = name == "translate_x"
     pixels = math.copysign(round(150 / 331 * (width if across else height) * abs(amount)), amount)
     return shapes.shift(pixels, 0.0) if across else shapes.shift(0.0, pixels)
-
-
-def _some(
-    images: Tensor, which: NDArray[np.bool_], change: Change, amounts: NDArray[np.float64]
-) -> Tensor:
-    """Change those images that are meant, in place, by amounts of theirs."""
-    if which.any():
-        places = torch.from_numpy(np.flatnonzero(which)).to(images.device)
-        of = torch.from_numpy(amounts).to(images.device)
-        images.index_copy_(0, places, change(images[places], of))
-    return images

@@ -1,4 +1,4 @@
-"""Changes of shapes for a batch of images (B, H, W, C), uint8: affine maps, and parts of images."""
+"""Changes of shapes for a batch of images (B, C, H, W), uint8: affine maps, and parts of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 FILL = 128
 """Grey of what a map brings in from outside, as in AutoAugment's code."""
@@ -47,24 +46,31 @@ def turn(degrees: float, height: int, width: int) -> Map:
     return cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y
 
 
-def mapped(images: Tensor, maps: Tensor) -> Tensor:
-    """Map each image by its row of `maps` (B, 6), float64, to the nearest pixel; outside is grey.
-
-    Places are computed in whole numbers, 65536ths of a pixel as in Pillow, so that every machine
-    chooses the same pixels.
-    """
-    count, height, width, channels = images.shape
-    a, b, c, d, e, f = maps[:, :, None, None].unbind(1)  # each (B, 1, 1)
+def fixed(map_: Map) -> tuple[int, ...]:
+    """Return a map of the middles of pixels in 65536ths, as Pillow has it."""
+    a, b, c, d, e, f = map_
     real = (a, b, c + (a + b) / 2, d, e, f + (d + e) / 2)
-    a, b, c, d, e, f = ((65536 * part + 0.5).floor().long() for part in real)
-    x = torch.arange(width, device=images.device)
-    y = torch.arange(height, device=images.device)[:, None]
-    columns, rows = ((a * x + (b * y + c)) >> 16), ((d * x + (e * y + f)) >> 16)
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    first = torch.arange(count, device=images.device).view(-1, 1, 1) * height
-    places = torch.where(inside, (first + rows) * width + columns, 0)
-    chosen = images.reshape(-1, channels).index_select(0, places.flatten()).view(images.shape)
-    return chosen.masked_fill_(~inside[..., None], FILL)
+    return tuple(math.floor(65536 * part + 0.5) for part in real)
+
+
+def mapped(images: Tensor, maps: Tensor) -> Tensor:
+    """Map each image by its row of `maps` (B, 6) to the nearest pixel; outside is grey.
+
+    Maps are `fixed`, int32: places are whole numbers, so that every machine chooses the same
+    pixels.
+    """
+    count, channels, height, width = images.shape
+    a, b, c, d, e, f = maps[:, :, None, None].unbind(1)  # each (B, 1, 1)
+    x = torch.arange(width, dtype=torch.int32, device=images.device)
+    y = torch.arange(height, dtype=torch.int32, device=images.device)[:, None]
+    # A frame of grey stands for everything outside.
+    framed = images.new_full((count, channels, height + 2, width + 2), FILL)
+    framed[:, :, 1:-1, 1:-1] = images
+    columns = (a * x + (b * y + c)).bitwise_right_shift_(16).clamp_(-1, width)
+    rows = (d * x + (e * y + f)).bitwise_right_shift_(16).clamp_(-1, height)
+    places = rows.add_(1).mul_(width + 2).add_(columns).add_(1).long().flatten(1)[:, None]
+    chosen = framed.flatten(2).gather(2, places.expand(-1, channels, -1))
+    return chosen.view(images.shape)
 
 
 # ---------------------------------------------------------------- boxes
@@ -116,34 +122,50 @@ def middle_box(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, 
 
 
 def stretched(images: Tensor, boxes: Boxes) -> Tensor:
-    """Cut each image to its box and stretch that to the image's size, bilinearly."""
-    _, height, width, _ = images.shape
-    down = _places(boxes.top, boxes.height, height)
-    across = _places(boxes.left, boxes.width, width)
-    shape = (len(images), height, width)
-    grid = torch.stack((across[:, None, :].expand(shape), down[:, :, None].expand(shape)), 3)
-    pixels = images.permute(0, 3, 1, 2).float()
-    made = functional.grid_sample(pixels, grid.to(images.device), align_corners=False)
-    return made.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    """Cut each image to its box and stretch that to the image's size, bilinearly.
+
+    First across and then down, each rounded to whole numbers, as Pillow does.
+    """
+    _, _, height, width = images.shape
+    turned = images.transpose(2, 3).contiguous()  # so that each line lies together
+    across = _lines(turned, *_places(boxes.left, boxes.width, width))
+    return _lines(across.transpose(2, 3).contiguous(), *_places(boxes.top, boxes.height, height))
 
 
-def inside(boxes: Boxes, size: tuple[int, int]) -> Tensor:
-    """Return which pixels lie in each image's box, (B, H, W); none where it does not fit."""
+def _lines(images: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+    """Return the means of each image's lines `first` (B, L) and the next ones, by their weights."""
+    count, channels, length, width = images.shape
+    start = torch.arange(count * channels, device=images.device).view(count, channels, 1) * length
+    lines = images.view(-1, width)
+    upper, lower = (
+        lines.index_select(0, (start + each[:, None]).flatten()).float().view(images.shape)
+        for each in (first.to(images.device), (first + 1).clamp_(max=length - 1).to(images.device))
+    )
+    moved = lower.sub_(upper).mul_(weights.to(images.device)[:, None, :, None]).add_(upper)
+    return moved.add_(0.5).to(torch.int16).to(torch.uint8)
+
+
+def outside(boxes: Boxes, size: tuple[int, int]) -> Tensor:
+    """Return 1 outside each image's box and 0 inside, (B, 1, H, W); 1 where none fits."""
     tall, wide = size
-    rows, columns = np.arange(tall), np.arange(wide)
-    down = _covers(boxes.top, boxes.height, rows) & boxes.fit[:, None]
-    return torch.from_numpy(down[:, :, None] & _covers(boxes.left, boxes.width, columns)[:, None])
+    down = _covers(boxes.top, boxes.height, np.arange(tall)) & boxes.fit[:, None]
+    across = _covers(boxes.left, boxes.width, np.arange(wide))
+    sides = (torch.from_numpy(each.astype(np.float32)) for each in (down, across))
+    rows, columns = sides
+    return 1 - rows[:, None, :, None] * columns[:, None, None, :]
 
 
-def _places(start: Whole, length: Whole, side: int) -> Tensor:
-    """Return where each pixel of a side is taken from, (B, side), from -1 to 1 over the image.
+def _places(start: Whole, length: Whole, side: int) -> tuple[Tensor, Tensor]:
+    """Return the first of the two lines that each line of a side is between, and the other's share.
 
-    Nothing outside the box is looked at, as if it had been cut out before.
+    Both (B, side). Nothing outside the box is looked at, as if it had been cut out before.
     """
     first, count = start[:, None].astype(np.float64), length[:, None]
-    pixels = first + (np.arange(side) + 0.5) * count / side - 0.5
-    pixels = np.clip(pixels, first, first + count - 1)
-    return torch.from_numpy(((2 * pixels + 1) / side - 1).astype(np.float32))
+    places = first + (np.arange(side) + 0.5) * count / side - 0.5
+    places = np.clip(places, first, first + count - 1)
+    lines = np.floor(places)
+    weights = (places - lines).astype(np.float32)
+    return torch.from_numpy(lines.astype(np.int64)), torch.from_numpy(weights)
 
 
 def _covers(start: Whole, length: Whole, places: Whole) -> NDArray[np.bool_]:
