@@ -19,7 +19,7 @@ def counter_hash(seed: int, stream: int, counter: ArrayLike) -> NDArray[np.uint6
 
 def evenly(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Turn words into numbers that lie evenly in [0, 1)."""
-    return (words >> np.uint64(11)) * 2.0**-53
+    return np.asarray((words >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
 def numbered(purpose: int, turn: int) -> int:
