@@ -28,7 +28,8 @@ class WeightAverage:
     def update(self, steps: int) -> None:
         """Take in the network after a step, before which there were so many."""
         decay = min(self._decay, (1 + steps) / (10 + steps))
-        get_ema_multi_avg_fn(decay)(self._average, self._current, steps)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average(self._average, self._current, steps)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

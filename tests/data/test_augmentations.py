@@ -67,6 +67,7 @@ def _images(augment: Augmentation, count: int = 24, seed: int = 0) -> Images:
 # ---------------------------------------------------------------- equal to their definitions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("magnitude", [0.0, 3.0, 9.0, 10.0])
 def test_each_operation_of_randaugment_gives_pillows_pixels(magnitude: float) -> None:
     signs = np.array([-1.0, 1.0] * 4)
@@ -213,6 +214,16 @@ def test_a_sample_is_augmented_alike_in_every_batch() -> None:
         assert torch.equal(images.inputs(chosen, 3), whole[chosen])
     assert not torch.equal(images.inputs(torch.arange(24), 4), whole)
     assert not torch.equal(_images(ALL, seed=1).inputs(torch.arange(24), 3), whole)
+
+
+@pytest.mark.slow
+def test_every_change_is_made_where_the_images_are() -> None:
+    # A device without values: what asks for one raises, and so does what meets another device.
+    images = torch.tensor(pictures(24, 16, 16, 3), device="meta")
+    made = Changes(ALL, 0).pixels(images, torch.arange(24), 0)
+    inputs = Changes(ALL, 0).inputs(made.permute(0, 3, 1, 2).float(), torch.arange(24), 0)
+    assert made.device == inputs.device == images.device
+    assert inputs.shape == (24, 3, 16, 16)
 
 
 def test_the_training_set_itself_is_never_written_into() -> None:

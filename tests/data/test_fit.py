@@ -78,6 +78,7 @@ def test_square_pictures_are_the_same_however_they_are_fitted(fit: Fit) -> None:
     assert (seen(20) == seen(None)).all()
 
 
+@pytest.mark.slow
 def test_the_datas_digest_changes_exactly_where_the_pixels_do(tmp_path: Path) -> None:
     def digests(spec: DataSpec) -> list[str]:
         each = [spec.model_copy(update={"fit": fit}) for fit in FITS]

@@ -83,8 +83,10 @@ class Changes:
         boxes = shapes.draw_boxes(numbers, size, wanted.scale, wanted.ratio)
         drawn = (boxes.top, boxes.left, boxes.height, boxes.width)
         middle = shapes.middle_box(size, wanted.ratio)
-        sides = [np.where(boxes.fit, *pair) for pair in zip(drawn, middle, strict=True)]
-        return shapes.stretched(images, shapes.Boxes(*sides, fit=boxes.fit))
+        top, left, height, width = (
+            np.where(boxes.fit, *pair) for pair in zip(drawn, middle, strict=True)
+        )
+        return shapes.stretched(images, shapes.Boxes(top, left, height, width, boxes.fit))
 
     def _operations(self, images: Tensor, draws: Draws) -> Tensor:
         wanted = self.augment.rand_augment

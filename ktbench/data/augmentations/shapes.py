@@ -109,8 +109,8 @@ def draw_boxes(
     height, width = (np.take_along_axis(each, first, 1)[:, 0] for each in (heights, widths))
     top = np.floor(numbers[:, -2] * (tall - height + 1))
     left = np.floor(numbers[:, -1] * (wide - width + 1))
-    whole = (each.astype(np.int64) for each in (top, left, height, width))
-    return Boxes(*whole, fit=fits.any(1))
+    whole = [np.asarray(each, dtype=np.int64) for each in (top, left, height, width)]
+    return Boxes(whole[0], whole[1], whole[2], whole[3], np.asarray(fits.any(1)))
 
 
 def middle_box(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int, int, int]:

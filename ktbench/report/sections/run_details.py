@@ -211,8 +211,9 @@ def _data_card(analysis: Analysis) -> Card:
         (f"training {nouns}", str(data.train_size or "all")),
         (f"validation {nouns}", str(data.validation_size or "a tenth of the training pool")),
         (f"test {nouns}", str(data.test_size or "the source's test split, or a fifth")),
+        *([("image size", f"{size} × {size} ({data.fit})")] if (size := data.image_size) else []),
         ("judged by", scores.judged_by()),
-        ("augmentation", ", ".join(changes) or "none"),
+        ("augmentation", "; ".join(changes) or "none"),
         *([("drawn", _drawn(analysis))] if changes or cell.train.mixes else []),
         *(("remark", remark) for remark in analysis.results.lock.remarks),
         ("digest", analysis.results.lock.data_digest or numbers.NOTHING),
@@ -246,7 +247,7 @@ def _training_facts(train: TrainSpec, plan: Plan) -> list[tuple[str, str]]:
     optimiser = (
         f"{train.optimiser}, learning rate {train.lr:g}, weight decay {train.weight_decay:g}"
     )
-    schedule = train.schedule
+    schedule: str = train.schedule
     schedule += f", warm-up over {100 * train.warmup:g} % of the steps" if train.warmup else ""
     optimiser += f", gradients up to norm {train.clip_norm:g}" if train.clip_norm else ""
     averaged = f", average with decay {train.ema:g}" if train.ema is not None else ""
