@@ -7,10 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ktbench.records.base import Record, without_unset
+from ktbench.records.preprocessing import LARGEST_IMAGE
 from ktbench.records.printable import Flag, Number, Whole
 
-LARGEST_IMAGE = 8192
-"""Pixels per side: a larger image does not fit the machines that students are meant for."""
 MOST_OPERATIONS = 16
 
 Share = Annotated[Number, Field(ge=0, le=1)]

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from ktbench.records.augmentation import LARGEST_IMAGE, Augmentation
+from ktbench.records.augmentation import Augmentation
 from ktbench.records.base import Composed, Record, canonical_json, digest_of, without_unset
 from ktbench.records.bounds import Facts, Figure, Name, Words
 from ktbench.records.preprocessing import LARGEST_IMAGE, Preprocessing
