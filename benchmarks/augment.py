@@ -43,11 +43,11 @@ def changes_of(stream: Stream, indices: Tensor, epoch: int) -> list[Change]:
     ]
 
 
-def cut(image: Image.Image, change: Change) -> Image.Image:
+def cut(image: Image.Image, change: Change, padding: int = PADDING) -> Image.Image:
     """One image after its crop and mirror."""
     top, left, mirrored = change
     width, height = image.size
-    image = ImageOps.expand(image, border=PADDING, fill=0)
+    image = ImageOps.expand(image, border=padding, fill=0) if padding else image
     image = image.crop((left, top, left + width, top + height))
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
 

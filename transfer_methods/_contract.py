@@ -177,7 +177,8 @@ class Batch:
     """(B, ...), normalised; a tuple of tensors for networks with several inputs."""
     labels: Tensor
     """One per row of logits: int64 for classes, float32 for numbers to predict. (B,), or
-    (B * predictions,) where a sample has several predictions, in the order of the samples."""
+    (B * predictions,) where a sample has several predictions, in the order of the samples. Of
+    blended samples (mixup, cutmix) the class with the larger share."""
     indices: Tensor
     """(B,) int64: positions in the training set, 0 to train_size - 1."""
     epoch: int
@@ -190,13 +191,16 @@ class Batch:
     """Name of the method's current phase."""
     loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
     """The task's own loss of a network's outputs and the labels, one per row."""
+    targets: Tensor | None = None
+    """The classes' shares of each label, (B, K), where labels are smoothed or samples blended."""
 
     def supervised(self, outputs: Tensor) -> Tensor:
         """Return the loss of outputs with the labels, as a training without transfer has it.
 
-        For classes this is the cross-entropy, which gives the term `ce` its name.
+        For classes this is the cross-entropy, which gives the term `ce` its name; labels that are
+        smoothed or blended count by their shares.
         """
-        return self.loss(outputs, self.labels)
+        return self.loss(outputs, self.labels if self.targets is None else self.targets)
 
     def in_phase(self, phase: str) -> Batch:
         """Return the same batch with the name of the phase that it serves."""

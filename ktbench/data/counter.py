@@ -17,6 +17,11 @@ def counter_hash(seed: int, stream: int, counter: ArrayLike) -> NDArray[np.uint6
         return _mix(word ^ np.asarray(counter).astype(np.uint64))
 
 
+def evenly(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Turn words into numbers that lie evenly in [0, 1)."""
+    return np.asarray((words >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
+
+
 def numbered(purpose: int, turn: int) -> int:
     """Number the random stream of one purpose (0 to 15) in an epoch or a view."""
     return turn * 16 + purpose

@@ -47,7 +47,7 @@ def holds_images(spec: DataSpec, base: Path) -> bool | None:
 def _source(spec: DataSpec, images: Encoded) -> Source:
     def read(split: str, rows: Labels) -> Pixels:
         def one(data: bytes, where: str) -> Pixels:
-            return decode(data, where, spec.image_size)
+            return decode(data, where, spec.image_size, spec.fit)
 
         decoded = images.decoded(split, rows, one)
         return stack(decoded, lambda place: images.row_name(split, int(rows[place])))

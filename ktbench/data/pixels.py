@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from ktbench.data.sources import counted, one_line_of
 from ktbench.records import KtbenchError
 
 Pixels = NDArray[np.uint8]
+Fit = Literal["crop", "stretch", "pad"]
+"""See `DataSpec.fit`."""
 
 _GREY = {"1", "L", "LA", "La", "F"}
 _SINGLE_SHOT = {"MPO", "PSD"}
@@ -48,16 +50,17 @@ class MixedSizesError(KtbenchError):
         return MixedSizesError, (self.text, self.examples)
 
 
-def decode(data: bytes, where: str, size: int | None) -> Pixels:
+def decode(data: bytes, where: str, size: int | None, fit: Fit = "crop") -> Pixels:
     """Decode a picture to (C, H, W) uint8: one channel for grey pictures, else three.
 
-    Other depths are scaled to 8 bits, transparency is put on white, EXIF orientation is applied.
-    Raises KtbenchError that names `where` for anything that is not one picture.
+    Other depths are scaled to 8 bits, transparency is put on white, EXIF orientation is applied;
+    `size` and `fit` are those of `resized`. Raises KtbenchError that names `where` for anything
+    that is not one picture.
     """
     with _picture(io.BytesIO(data), where) as image:
         image.load()
         plain = _on_white(_upright(image))
-    return resized(plain, size)
+    return resized(plain, size, fit)
 
 
 def shape_in_header(file: IO[bytes], where: str) -> tuple[int, int, int]:
@@ -105,14 +108,35 @@ def _picture(file: IO[bytes], where: str) -> Iterator[Any]:
         raise KtbenchError(f"data: {where}: not a readable image ({one_line_of(error)})") from error
 
 
-def resized(image: Any, size: int | None) -> Pixels:
-    """Convert a Pillow image (L or RGB) to (C, H, W) uint8, `size` pixels per side if given."""
-    from PIL import Image
+def resized(image: Any, size: int | None, fit: Fit = "crop") -> Pixels:
+    """Convert a Pillow image (L or RGB) to (C, H, W) uint8, `size` pixels per side if given.
+
+    What is not square is cropped in the middle, stretched, or padded with black, as `fit` says.
+    """
+    from PIL import Image, ImageOps
 
     if size is not None and image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+        square, bilinear = (size, size), Image.Resampling.BILINEAR
+        if fit == "stretch" or image.width == image.height:
+            image = image.resize(square, bilinear)
+        elif fit == "crop":
+            image = ImageOps.fit(image, square, bilinear)
+        else:
+            image = _padded(image, size)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _padded(image: Any, size: int) -> Any:
+    """Put the whole of a picture in the middle of a black square."""
+    from PIL import Image
+
+    share = size / max(image.size)
+    width, height = (max(1, round(share * side)) for side in image.size)
+    square = Image.new(image.mode, (size, size))
+    whole = image.resize((width, height), Image.Resampling.BILINEAR)
+    square.paste(whole, ((size - width) // 2, (size - height) // 2))
+    return square
 
 
 def read_all(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ktbench.data.counter import counter_hash, numbered
-from ktbench.records import canonical_json
+from ktbench.data.mixing import UNMIXED, Mixed, Mixing, smoothed
+from ktbench.records import Cell, canonical_json
 from ktbench.students._contract import Inputs
 from ktbench.tasks._contract import Samples
 
@@ -31,19 +33,32 @@ class Stream:
 
     With `views`, epochs cycle through so many augmentations of each sample, drawn from the data's
     own seed and so the same under every seed; the order still depends on the seed.
+
+    `mixing` blends samples with others, in every view anew; `smoothing` is the share of each label
+    that is spread over all classes.
     """
 
     dataset: Dataset
     seed: int
     batch_size: int
     views: int | None = None
+    mixing: Mixing = UNMIXED
+    smoothing: float = 0.0
+
+    @classmethod
+    def of(cls, dataset: Dataset, cell: Cell) -> Self:
+        """Return the batches of a cell's training."""
+        train = cell.train
+        mixing = Mixing.of(train)
+        return cls(dataset, cell.seed, train.batch_size, train.views, mixing, train.label_smoothing)
 
     @cached_property
     def samples(self) -> Samples:
         """The training samples, ready to be made into inputs."""
         data = self.dataset
         (raw, labels), seed = data.splits["train"], self._drawn_from[1]
-        return data.task.samples(data.spec, raw, labels, data.statistics, seed)
+        samples = data.task.samples(data.spec, raw, labels, data.statistics, seed)
+        return Mixed(samples, self.mixing, seed, data.size("train")) if self.mixing else samples
 
     @property
     def kept(self) -> tuple[Tensor, ...]:
@@ -56,8 +71,8 @@ class Stream:
 
     @property
     def augmentation(self) -> str:
-        """Canonical text of the augmentation; empty where every view is the same."""
-        return self.dataset.task.augmentation(self.dataset.spec)
+        """Canonical text of augmentation and blends; empty where every view is the same."""
+        return self.dataset.task.augmentation(self.dataset.spec) + self.mixing.text
 
     def view(self, epoch: int) -> int:
         """Return the number of an epoch's augmentation: equal numbers give equal inputs."""
@@ -102,5 +117,19 @@ class Stream:
         return self.dataset.fitted(self.samples.inputs(indices, self.view(epoch)))
 
     def labels(self, indices: Tensor, epoch: int) -> Tensor:
-        """Return the labels of a batch, one per prediction."""
+        """Return the labels of a batch, one per prediction; of a blend that of the larger part."""
         return self.samples.labels(indices, self.view(epoch))
+
+    def targets(self, indices: Tensor, epoch: int) -> Tensor | None:
+        """Return the classes' shares of a batch's labels (B, K), or None where each is one class.
+
+        (B * predictions, K) where a sample has several predictions.
+        """
+        if not self.mixing and not self.smoothing:
+            return None
+        view, classes = self.view(epoch), self.dataset.signature.outputs
+        samples = self.samples
+        if isinstance(samples, Mixed):
+            return smoothed(samples.targets(indices, view, classes), self.smoothing)
+        labels = functional.one_hot(samples.labels(indices, view), classes)
+        return smoothed(labels.float(), self.smoothing)

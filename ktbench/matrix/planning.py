@@ -251,6 +251,7 @@ class _Feasibility:
         reasons = (kind.incompatible(config, setting) for setting in settings)
         return (
             next((reason for reason in reasons if reason is not None), None)
+            or _training_objection(cell)
             or _sampling_objection(cell, kind, config)
             or _ensemble_objection(cell, kind.needs(config), teachers)
             or _warmup_objection(cell)
@@ -332,6 +333,12 @@ def _unseen_code(cell: Cell) -> str | None:
         if catalogue.unseen(name):
             return f"{name}: {catalogue.NOT_LOOKED_AT}"
     return None
+
+
+def _training_objection(cell: Cell) -> str | None:
+    """Say why the cell's samples cannot be trained on as its `train` says, or None."""
+    problem = catalogue.task(cell.data.task).training_problem(cell.train)
+    return None if problem is None else f"train.{problem[0]} {problem[1]}"
 
 
 def _sampling_objection(cell: Cell, kind: type[TransferMethod], config: object) -> str | None:

@@ -117,7 +117,7 @@ def sample_problems(data: DataSpec, info: DataInfo) -> Iterator[Problem]:
 
 
 def batch_problems(matrix: Matrix, info: DataInfo) -> Iterator[Problem]:
-    """Refuse a batch of samples that alone does not fit this machine."""
+    """Refuse a batch that alone does not fit this machine, and trainings that suit no such task."""
     size, told = min(matrix.train.batch_size, info.train_size), info.signature
     held, most = 4 * size * told.values, all_memory() // 2
     if held > most:
@@ -126,6 +126,10 @@ def batch_problems(matrix: Matrix, info: DataInfo) -> Iterator[Problem]:
             f"{size:,} {told.noun}s of {told.size} take {held / 1e9:,.0f} GB of memory, more than "
             f"half of this machine's: make batch_size or {_key(told)} smaller",
         )
+    problem = catalogue.task(matrix.data.task).training_problem(matrix.train)
+    if problem is not None:
+        key, message = problem
+        yield Problem(("train", key), message)
 
 
 def _key(signature: Signature) -> str:

@@ -9,6 +9,13 @@ Schema history (`SCHEMA`):
        belong to them; what version 1 wrote is read as it is, unsealed
 """
 
+from ktbench.records.augmentation import (
+    Augmentation,
+    ColourJitter,
+    Erasing,
+    RandAugment,
+    RandomResizedCrop,
+)
 from ktbench.records.base import (
     OWN_ERRORS,
     SCHEMA,
@@ -25,7 +32,6 @@ from ktbench.records.cell import (
     BASELINE,
     IMAGES,
     WARMUP_SEED,
-    Augmentation,
     BlockTrain,
     Cell,
     DataSpec,
@@ -108,12 +114,14 @@ __all__ = [
     "Calibration",
     "Cell",
     "Checkpoint",
+    "ColourJitter",
     "Composed",
     "Correction",
     "Cost",
     "DataSpec",
     "DeviceSpec",
     "Ensemble",
+    "Erasing",
     "ExportSpec",
     "Failure",
     "FileMatch",
@@ -142,6 +150,8 @@ __all__ = [
     "Price",
     "Provenance",
     "Quantisation",
+    "RandAugment",
+    "RandomResizedCrop",
     "Record",
     "Result",
     "SeedRace",

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from ktbench.records.augmentation import Augmentation
 from ktbench.records.base import Composed, Record, canonical_json, digest_of, without_unset
 from ktbench.records.bounds import Facts, Figure, Name, Words
 from ktbench.records.preprocessing import LARGEST_IMAGE, Preprocessing
@@ -96,15 +97,6 @@ BASELINE = Item(name="none")
 """Training without transfer, with which every method is compared."""
 
 
-class Augmentation(Record):
-    """Random changes to a training image, drawn per (seed, epoch, sample)."""
-
-    crop_padding: Annotated[Whole, Field(ge=0, le=LARGEST_IMAGE)] = 0
-    """Pixels of zero padding before a random crop back to the image's size, which is larger."""
-    flip: Flag = False
-    """Mirror left and right with probability one half."""
-
-
 IMAGES = Item(name="image_classification")
 """The task of a data set that names none."""
 
@@ -112,7 +104,7 @@ IMAGES = Item(name="image_classification")
 class DataSpec(Record):
     """A data set, its splits and its augmentation."""
 
-    added_later: ClassVar = frozenset({"task"})
+    added_later: ClassVar = frozenset({"task", "fit"})
 
     task: Item = IMAGES
     """Task that its samples are for: a name, or `{name: {setting: value}}`."""
@@ -127,6 +119,9 @@ class DataSpec(Record):
     """Column of the labels; chosen automatically where it is unambiguous."""
     image_size: Annotated[Whole, Field(ge=4, le=LARGEST_IMAGE)] | None = None
     """Resize every image to this many pixels a side."""
+    fit: Literal["crop", "stretch", "pad"] = "crop"
+    """Treatment of images that are not square by `image_size`: `crop` keeps the middle of the long
+    side, `stretch` changes the shape of what they show, `pad` adds black."""
     train_size: Count | None = None
     """Training images used, drawn class by class; all that remain when not given."""
     validation_size: Count | None = None
@@ -176,22 +171,24 @@ class DataSpec(Record):
 
     @model_serializer(mode="wrap")
     def _without_images(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave the task of images unsaid, as records did when there was no other."""
+        """Leave the task of images and its usual fit unsaid, as records did without others."""
         fields: dict[str, Any] = plain(self)
         if self.task == IMAGES:
             fields.pop("task", None)
         for name in self.held:
             if getattr(self, name) == type(self).model_fields[name].default:
                 fields.pop(name, None)
+        if self.fit == "crop":
+            fields.pop("fit", None)
         return fields
 
 
 class TrainSpec(Record):
     """Training budget and optimiser, the same for every method of a matrix."""
 
-    added_later: ClassVar = frozenset({"views", "warmup", "clip_norm"})
-    unsaid: ClassVar = ("warmup", "clip_norm")
+    unsaid: ClassVar = ("warmup", "clip_norm", "label_smoothing", "mixup", "cutmix", "ema")
     """Fields that records leave out at their default, as records did when there were none."""
+    added_later: ClassVar = frozenset({"views", *unsaid})
 
     epochs: Annotated[Whole, Field(ge=1, le=MOST_EPOCHS)]
     batch_size: Annotated[Whole, Field(ge=1, le=LARGEST_BATCH)] = 64
@@ -211,11 +208,26 @@ class TrainSpec(Record):
     """Share of the training over which the rate rises linearly from 0 to its schedule."""
     clip_norm: Annotated[Number, Field(gt=0)] | None = None
     """Largest Euclidean norm of an update's gradient, which is scaled down to it."""
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of every label that is spread evenly over all classes (Szegedy et al., CVPR 2016)."""
+    mixup: Annotated[Number, Field(ge=0.01, le=1000)] | None = None
+    """Each sample is blended with a drawn one, and their labels alike, in shares from Beta(mixup,
+    mixup) (Zhang et al., ICLR 2018)."""
+    cutmix: Annotated[Number, Field(ge=0.01, le=1000)] | None = None
+    """A box of each image is a drawn one's, whose area is drawn from Beta(cutmix, cutmix); labels
+    share likewise (Yun et al., ICCV 2019). With `mixup`, each sample is given one of the two."""
+    ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    """Decay per step of an average of the weights, which is what is validated and exported."""
     keep: Literal["last", "best"] = "last"
     """Weights that are exported: the last, or the best on the validation set."""
     views: Count | None = None
     """Augmentations per image through which epochs cycle, equal for all seeds, so that a teacher's
     outputs can be reused; None draws new ones in every epoch."""
+
+    @property
+    def mixes(self) -> bool:
+        """True where samples are blended with others."""
+        return self.mixup is not None or self.cutmix is not None
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -212,7 +212,11 @@ class Analysis:
         cells["method"], cells["label"] = _names(cells, cells["likewise"])
         plan = self.results.lock.plan
         unchanged = Augmentation() if not self.task.augmentation else None
-        same = {cell.key for cell in plan.cells if cell.data.augment == unchanged}
+        same = {
+            cell.key
+            for cell in plan.cells
+            if cell.data.augment == unchanged and not cell.train.mixes
+        }
         return view_reuse.paired(cells[~cells["key"].isin(same)], self.curves)
 
     @cached_property

@@ -10,7 +10,12 @@ from pydantic import JsonValue
 
 from ktbench.records import Cell, NumericSpec, Plan, Record, TeacherOutputs, Window
 
-_NONE = {"views": "fresh", "outputs.sampled": "all", "train_size": "all"}
+_NONE = {
+    "views": "fresh",
+    "outputs.sampled": "all",
+    "train_size": "all",
+    **dict.fromkeys(("mixup", "cutmix", "ema"), "none"),
+}
 """Words for settings that are None, where there is a better one than `default`."""
 
 Settings = tuple[str, str, str, str]
@@ -52,7 +57,7 @@ def differences(plan: Plan) -> dict[str, dict[str, str]]:
         kind = (own, reduced, window)
         if kind not in texts:
             after = dict(_settings(cell)) | dict(_outputs(reduced)) | dict(_window(window))
-            texts[kind] = {n: after[n] for n in after if after[n] != before[n]}
+            texts[kind] = {n: after[n] for n in after if after[n] != before.get(n)}
         by_key[cell.key] = texts[kind]
     return by_key
 

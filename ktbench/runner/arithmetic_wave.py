@@ -94,7 +94,7 @@ def _step(job: ArithmeticJob) -> Step:
     data = same_dataset(cell.data, job.base, job.data_digest)
     flops = forward_flops(item, data.signature, str(job.base))
     most = min(BATCH, max(SMALLEST, int(WORK / max(1, flops))))
-    stream = Stream(data, cell.seed, cell.train.batch_size, cell.train.views)
+    stream = Stream.of(data, cell)
     indices = stream.order(0)[0][:most]
 
     def build() -> Student:

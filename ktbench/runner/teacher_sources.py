@@ -24,7 +24,7 @@ def source_of(taught_by: Sequence[TrainedTeacher], request: SourceRequest) -> Te
         return None
     taught = request.taught
     data = dataset(taught.data, request.base)
-    stream = Stream(data, taught.seed, taught.train.batch_size, taught.train.views)
+    stream = Stream.of(data, taught)
     if not isinstance(taught.teacher, Ensemble):
         [teacher] = taught_by
         return _single(teacher, request, stream)

@@ -19,9 +19,10 @@ class Classification(Task):
 
     metric = ACCURACY
     top_class = True
+    takes_shares = True
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy."""
+        """Return the cross-entropy with classes (B,), or with their shares (B, K)."""
         return functional.cross_entropy(outputs, labels)
 
     def predictions(self, outputs: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ktbench.records import DataSpec, KtbenchError, Metric, Preprocessing
+from ktbench.records import DataSpec, KtbenchError, Metric, Preprocessing, TrainSpec
 from ktbench.students._contract import Inputs
 
 Labels = NDArray[Any]
@@ -232,7 +232,7 @@ class Samples(Protocol):
 
 def objection_to_image_keys(spec: DataSpec, noun: str) -> tuple[tuple[str, ...], str] | None:
     """Return the first key of `data` that shapes images, with the reason, or None."""
-    for key in ("image_column", "image_size", "augment", "keep", "decoders"):
+    for key in ("image_column", "image_size", "fit", "augment", "keep", "decoders"):
         if getattr(spec, key) != DataSpec.model_fields[key].default:
             return (key,), f"is for images, and these are {noun}s: leave it out"
     return None
@@ -253,6 +253,11 @@ class Task(ABC):
     top_class: ClassVar[bool] = False
     """True where `score` takes the number of the largest output of each row in place of
     `per_sample`: then a board has to send back no more."""
+    takes_shares: ClassVar[bool] = False
+    """True where `loss` also takes labels that are the classes' shares, (B, K): smoothed ones."""
+    blends: ClassVar[bool] = False
+    """True where inputs are one map (C, H, W), of which two may be blended; then with
+    `takes_shares`."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -265,6 +270,15 @@ class Task(ABC):
 
     def problem(self, spec: DataSpec, signature: Signature) -> tuple[tuple[str, ...], str] | None:
         """Return the key below `data` and what is wrong with it for such samples, or None."""
+        return None
+
+    def training_problem(self, train: TrainSpec) -> tuple[str, str] | None:
+        """Return the key of `train` that does not suit such samples, with the reason, or None."""
+        if train.label_smoothing and not self.takes_shares:
+            return "label_smoothing", f"needs classes as labels, and these {self.noun}s have others"
+        for key in ("mixup", "cutmix"):
+            if getattr(train, key) is not None and not self.blends:
+                return key, f"is for images, and these are {self.noun}s: leave it out"
         return None
 
     def refuse_mixed(self, examples: Mapping[tuple[tuple[int, ...], ...], str]) -> NoReturn:

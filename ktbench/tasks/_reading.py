@@ -25,7 +25,7 @@ def read_picture(name: str, about: Any) -> Any:
         raise ValueError("has more than 8 bits a channel: save it with 8")
     page = Image.new(mode, image.size, "white")  # what is transparent is white
     page.paste(image.convert(mode), mask=image.convert("RGBA").getchannel("A"))
-    fit = about["provenance"]["cell"]["data"].get("fit", "stretch")
+    fit = about["provenance"]["cell"]["data"].get("fit", "crop")
     if page.size != (width, height):  # 2 is bilinear in every Pillow
         ways: Any = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize}
         page = ways[fit](page, (width, height), 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ktbench.data import mapped
+from ktbench.data.augmentations import Changes
+from ktbench.data.augmentations.draws import CROP_X, CROP_Y, FLIP
 from ktbench.data.counter import counter_hash, numbered
 from ktbench.data.digits import digits
 from ktbench.data.images import hub, image_folder, parquet
@@ -25,8 +28,6 @@ from ktbench.tasks._contract import InputSpec, OwnInputs, Reading, Signature, So
 from ktbench.tasks._own_inputs import own_inputs
 from ktbench.tasks._reading import PICTURE
 
-CROP_Y, CROP_X, FLIP = 1, 2, 3
-"""Numbers of the random streams of an augmentation's draws."""
 Shape = tuple[int, ...]
 
 
@@ -40,6 +41,7 @@ class Learning(Classification):
 
     noun = "image"
     metric = ACCURACY
+    blends = True
 
     # ------------------------------------------------------------ the data
 
@@ -49,7 +51,9 @@ class Learning(Classification):
         return openers[spec.source](spec, base)
 
     def problem(self, spec: DataSpec, signature: Signature) -> tuple[tuple[str, ...], str] | None:
-        """See `Task.problem`: a padding must be smaller than the image."""
+        """See `Task.problem`: a padding must be smaller than the image, a fit needs a size."""
+        if spec.image_size is None and spec.fit != "crop":
+            return ("fit",), "says how images come to image_size: give that, or leave it out"
         side, padding = min(signature.inputs[0].shape[1:]), spec.augment.crop_padding
         if padding < side:
             return None
@@ -99,8 +103,7 @@ class Learning(Classification):
 
     def augmentation(self, spec: DataSpec) -> str:
         """See `Task.augmentation`."""
-        augment = spec.augment
-        return augment.canonical if augment.crop_padding or augment.flip else ""
+        return "" if spec.augment == Augmentation() else spec.augment.canonical
 
     def samples(
         self,
@@ -175,13 +178,22 @@ class Images:
 
     def inputs(self, indices: Tensor, view: int) -> Tensor:
         """Augmented, normalised images (B, C, H, W), float32, laid out channels-last."""
-        return self.normalised(self.augmented(indices, view))
+        inputs = self.normalised(self.augmented(indices, view))
+        return self._changes.inputs(inputs, indices, view)
 
     def labels(self, indices: Tensor, view: int) -> Tensor:
         """Classes (B,), the same in every view."""
         return self.classes[indices]
 
+    @cached_property
+    def _changes(self) -> Changes:
+        return Changes(self.augment, self.seed)
+
     def augmented(self, indices: Tensor, view: int) -> Tensor:
+        """Raw images (B, H, W, C), uint8, after all that changes pixels."""
+        return self._changes.pixels(self._cropped(indices, view), indices, view)
+
+    def _cropped(self, indices: Tensor, view: int) -> Tensor:
         """Raw images (B, H, W, C), uint8, after crop and flip."""
         padded, places = self._padded(indices)
         if not (self.augment.crop_padding or self.augment.flip):

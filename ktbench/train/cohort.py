@@ -42,7 +42,7 @@ def train_cohort(cells: Sequence[Cell], context: TrainingContext) -> list[Checkp
         dataset=placed(context.dataset, device),
         checkpoint_seconds=context.interval,
     )
-    stream = Stream(context.dataset, first.seed, first.train.batch_size, first.train.views)
+    stream = Stream.of(context.dataset, first)
     budget = partial(
         Budget.here, context.memory, device=first.numeric.device, workers=context.workers
     )
@@ -112,6 +112,7 @@ class Closed:
 def _close(trainee: Trainee) -> Closed:
     """Read the test set, once; raises Diverged for a network of no use."""
     student, history = trainee.student, trainee.history
+    trainee.take_average()
     if reason := trainee.unfit():
         raise Diverged(reason, max(0, history.rows[-1]["step"] - 1))
     last = {name: value.clone() for name, value in student.state_dict().items()}

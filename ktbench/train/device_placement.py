@@ -44,6 +44,7 @@ def make_batch(
     stream: Stream, indices: Tensor, *, epoch: int, step: int, steps: int, device: torch.device
 ) -> Batch:
     """Make a step's batch on the device; `steps` counts those of the whole training."""
+    targets = stream.targets(indices, epoch)
     return Batch(
         inputs=each(stream.inputs(indices, epoch), lambda part: _moved(part, device)),
         labels=_moved(stream.labels(indices, epoch), device),
@@ -53,6 +54,7 @@ def make_batch(
         progress=step / steps,
         seed=stream.step_seed(step),
         loss=stream.dataset.task.loss,
+        targets=None if targets is None else _moved(targets, device),
     )
 
 
@@ -63,6 +65,7 @@ def copied(batch: Batch) -> Batch:
         inputs=each(batch.inputs, Tensor.clone),
         labels=batch.labels.clone(),
         indices=batch.indices.clone(),
+        targets=None if batch.targets is None else batch.targets.clone(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ktbench.train.loss_log import Diverged, check_terms, require_ce, total_of
 from ktbench.train.method_setup import set_up_method
 from ktbench.train.phases import PhaseSchedule
 from ktbench.train.seeds import EVALUATION, FIRST_WEIGHTS, STEP, derived_seed
+from ktbench.train.weight_average import WeightAverage
 from ktbench.transfer_methods._contract import Batch, Needs
 
 EVALUATION_BATCH = 256
@@ -69,6 +70,8 @@ class Trainee:
         """Parts of the training in which the balance of the loss has been looked at."""
         self._avoids_onednn = False
         """True once a layer of the method met the fault that `layout` works around."""
+        self._average: WeightAverage | None = None
+        """The average of the weights, once a first step is near, if there is to be one."""
         self._clock = Clock(self.device)
         self.student.train()
         modules = (self.student, self.method)
@@ -163,12 +166,20 @@ class Trainee:
         losses = self.history.losses
         with self._clock:
             try:
+                self._begin_average()
                 self._step(batch, teacher)
+                if self._average is not None:
+                    self._average.update(batch.step)
             except Exception:
                 losses.check()  # what fails after a term was not finite fails because of it
                 raise
         if losses.due:
             losses.check()
+
+    def _begin_average(self) -> None:
+        decay = self.cell.train.ema
+        if decay is not None and self._average is None:
+            self._average = WeightAverage(self.student, decay)
 
     def _step(self, batch: Batch, teacher: Features | None) -> None:
         phase = self.phases.enter(batch.progress)
@@ -266,14 +277,20 @@ class Trainee:
         """
         losses = self.history.losses.means()
         self.history.seconds += self._clock.read()
-        self.history.add_epoch(
-            self.student,
-            losses,
-            step=step,
-            phase=self.phases.current.name,
-            judged=self.judged("validation"),
-            rate=learning_rate(self.cell.train, epoch=self.epoch, progress=progress),
-        )
+        with nullcontext() if self._average is None else self._average.shown():
+            self.history.add_epoch(
+                self.student,
+                losses,
+                step=step,
+                phase=self.phases.current.name,
+                judged=self.judged("validation"),
+                rate=learning_rate(self.cell.train, epoch=self.epoch, progress=progress),
+            )
+
+    def take_average(self) -> None:
+        """Give the student its averaged weights for good, where the training asks for them."""
+        if self._average is not None:
+            self._average.take()
 
     def end_without_training(self) -> None:
         """Stand where a training would have ended, at no cost: for weights that were brought."""
@@ -339,6 +356,7 @@ class Trainee:
             "phase": self.phases.number,
             "rows": history.rows,
             "student": self.student.state_dict(),
+            "average": None if self._average is None else self._average.state(),
             "method": self.method.state_dict(),
             "optimisers": self.phases.optimiser_states(),
             "step_flops": self._step_flops,
@@ -358,6 +376,10 @@ class Trainee:
             raise KtbenchError("written for another cell or another version of torch")
         self.student.suit(state["student"])
         self.student.load_state_dict(state["student"])
+        if (average := state.get("average")) is not None:
+            self._begin_average()
+            assert self._average is not None  # the cell is the same
+            self._average.restore(average)
         self.method.load_state_dict(state["method"])
         self.phases.restore(state["phase"], state["optimisers"])
         self._step_flops = state["step_flops"]

@@ -45,7 +45,7 @@ class Trial:
 def stream_of(of: Cell) -> Stream:
     """Return the stream of a cell's batches."""
     data = digits(of.data.model_dump_json())
-    return Stream(data, of.seed, of.train.batch_size, of.train.views)
+    return Stream.of(data, of)
 
 
 def batch_of(of: Cell, epoch: int = 0, number: int = 0) -> Batch:

@@ -103,7 +103,7 @@ class Started:
         from ktbench.teacher.pool.client import Pool
 
         data = digits(self.job.data.model_dump_json())
-        stream = Stream(data, taught.seed, taught.train.batch_size, taught.train.views)
+        stream = Stream.of(data, taught)
         shapes = outline(self.job.teacher.cell.student, image_signature(10, (1, 8, 8)), ".").shapes
         return Pool(
             self.connect,

@@ -11,6 +11,7 @@ from ktbench import stats
 from ktbench.records import BASELINE, Plan, Provenance, TrainSpec
 from ktbench.report import numbers, scores
 from ktbench.report.analysis import GROUP, Analysis
+from ktbench.report.changes_in_words import augmentation_words, regularisation_words
 from ktbench.report.document import ROWS_SHOWN, Box, Card, Cards, Column, Note, Part, Section, Table
 from ktbench.results import Problem
 
@@ -202,18 +203,18 @@ def _data_card(analysis: Analysis) -> Card:
         return Card("Data", [("cells", "none")])
     usual = analysis.results.cells["budget"].eq("").to_numpy()[: len(plan.cells)]
     cell = next((c for c, same in zip(plan.cells, usual, strict=False) if same), plan.cells[0])
-    data, augment, nouns = cell.data, cell.data.augment, f"{analysis.task.noun}s"
-    changes = [f"crop with padding {augment.crop_padding}"] if augment.crop_padding else []
-    changes += ["flip"] if augment.flip else []
+    data, nouns = cell.data, f"{analysis.task.noun}s"
+    changes = augmentation_words(data.augment)
     changes += [analysis.task.augmentation] if analysis.task.augmentation else []
     facts = [
         ("source", data.source + (f" {data.path}" if data.path else "")),
         (f"training {nouns}", str(data.train_size or "all")),
         (f"validation {nouns}", str(data.validation_size or "a tenth of the training pool")),
         (f"test {nouns}", str(data.test_size or "the source's test split, or a fifth")),
+        *([("image size", f"{size} × {size} ({data.fit})")] if (size := data.image_size) else []),
         ("judged by", scores.judged_by()),
-        ("augmentation", ", ".join(changes) or "none"),
-        *([("drawn", _drawn(analysis))] if changes else []),
+        ("augmentation", "; ".join(changes) or "none"),
+        *([("drawn", _drawn(analysis))] if changes or cell.train.mixes else []),
         *(("remark", remark) for remark in analysis.results.lock.remarks),
         ("digest", analysis.results.lock.data_digest or numbers.NOTHING),
     ]
@@ -246,12 +247,18 @@ def _training_facts(train: TrainSpec, plan: Plan) -> list[tuple[str, str]]:
     optimiser = (
         f"{train.optimiser}, learning rate {train.lr:g}, weight decay {train.weight_decay:g}"
     )
+    schedule: str = train.schedule
+    schedule += f", warm-up over {100 * train.warmup:g} % of the steps" if train.warmup else ""
+    optimiser += f", gradients up to norm {train.clip_norm:g}" if train.clip_norm else ""
+    averaged = f", average with decay {train.ema:g}" if train.ema is not None else ""
+    labels = regularisation_words(train)
     return [
         ("epochs", ", ".join(map(str, budgets)) or str(train.epochs)),
         ("batch", str(train.batch_size)),
         ("optimiser", optimiser),
-        ("schedule", train.schedule),
-        ("weights exported", f"{train.keep} epoch"),
+        ("schedule", schedule),
+        *([("regularisation", ", ".join(labels))] if labels else []),
+        ("weights exported", f"{train.keep} epoch{averaged}"),
     ]
 
 

@@ -79,7 +79,7 @@ class Pool:
         self._link = Link(
             connect,
             job,
-            StreamKey(stream.seed, stream.batch_size, stream.views),
+            StreamKey(stream.seed, stream.batch_size, stream.views, stream.mixing),
             wait_seconds=wait_seconds,
             patience=patience,
             label=label,

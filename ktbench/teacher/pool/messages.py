@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ktbench.data.mixing import UNMIXED, Mixing
 from ktbench.networks.instruction_set import kind
 from ktbench.networks.layout import FIRST, Layout
 from ktbench.records import DataSpec, KtbenchError, NumericSpec, Teacher, digest_of
@@ -104,6 +105,7 @@ class StreamKey:
     seed: int
     batch_size: int
     views: int | None = None
+    mixing: Mixing = UNMIXED
 
 
 @dataclass(frozen=True, slots=True)

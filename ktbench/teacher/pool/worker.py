@@ -77,7 +77,7 @@ class Worker:
             code=code_digest(),
         )
         self._stream = lru_cache(maxsize=8)(
-            lambda key: Stream(self._data, key.seed, key.batch_size, key.views)
+            lambda key: Stream(self._data, key.seed, key.batch_size, key.views, key.mixing)
         )
         self._order = lru_cache(maxsize=16)(lambda key, epoch: self._stream(key).order(epoch))
         return Hello(identity, platform.node(), os.getpid(), self._live.stage_names)
