@@ -137,9 +137,9 @@ def _problem(finding: Any, model: type[BaseModel] | None) -> Problem:
 
 def unknown_key(key: str, keys: list[str]) -> str:
     """Suggest the nearest keys, or that the key belongs under `train`."""
-    close = nearest(key, keys)
-    if not close and "train" in keys and key in TrainSpec.model_fields:
+    if "train" in keys and key in TrainSpec.model_fields:
         return f"unknown key: did you mean train: {{{key}: ...}}?"
+    close = nearest(key, keys)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(keys)}"
     return f"unknown key: {hint}"
 

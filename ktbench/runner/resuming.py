@@ -112,6 +112,7 @@ def _refuse_other_data(context: RunContext, earlier: Result) -> None:
     trained += [
         (f"{one.name}, behind {earlier.cell.label},", one.cell, checkpoint.data_digest)
         for one, checkpoint in behind(earlier)
+        if one.checkpoint is None  # else nothing was learnt here
     ]
     for what, cell, learnt in trained:
         provenance = context.provenance.get(cell.data.canonical)

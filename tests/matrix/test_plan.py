@@ -395,8 +395,7 @@ def test_students_of_a_teacher_that_cannot_be_had_are_skips(tmp_path: Path) -> N
         ),
         (
             {"data": {"source": "parquet", "path": "nowhere"}},
-            "matrix.yaml:1: data: no such file or folder BASE/nowhere: give data.path where it "
-            "lies",
+            "matrix.yaml:1: data: no such file or folder BASE/nowhere: give the path of one",
         ),
     ],
 )
