@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ktbench import results
 
 if TYPE_CHECKING:
-    from ktbench.choice import Choice
+    from ktbench.results.choice import Choice
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,12 +47,13 @@ class Results(results.Results):
         `out`: a new folder to which the file, its sidecar, its weights and `run.py` are copied.
         Raises KtbenchError where nothing meets the limits, with the nearest miss.
         """
-        from ktbench import choice
+        from ktbench.results import choice
 
         limits = choice.limits_of(self.metric, p90, size, accuracy)
         answer = Answer(choice.best(self, limits, device))
         if out is not None:
-            from ktbench.choice.taking import take_away  # torch, which no other answer needs
+            # It needs torch, and no other answer does.
+            from ktbench.results.choice.taking import take_away
 
             answer = Answer(answer.choice, tuple(take_away(self, answer.choice, Path(out))))
         return answer
@@ -97,13 +98,13 @@ class Answer:
 
     def as_json(self) -> dict[str, Any]:
         """Return the whole answer as plain values, as `ktbench best --json` prints it."""
-        from ktbench.choice.words import as_json
+        from ktbench.results.choice.words import as_json
 
         return as_json(self.choice)
 
     def __repr__(self) -> str:
         """Return the answer in lines."""
-        from ktbench.choice.words import lines
+        from ktbench.results.choice.words import lines
 
         return "\n".join(lines(self.choice))
 

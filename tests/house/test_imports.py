@@ -23,7 +23,6 @@ STAGES = {
     "results",
     "report",
     "compare",
-    "choice",
 }
 SHARED = {
     "ktbench.records",
@@ -44,7 +43,7 @@ SHARED = {
 }
 
 
-READS = dict.fromkeys(("report", "compare", "choice"), "ktbench.results")
+READS = dict.fromkeys(("report", "compare"), "ktbench.results")
 """The rooms whose input is the results folder as a whole."""
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from ktbench import catalogue
-from ktbench.choice.choosing import Choice
-from ktbench.choice.program import program
-from ktbench.choice.words import as_json
 from ktbench.networks.weights import bare_names, read_state, weights_digest
 from ktbench.records import Checkpoint, Item, KtbenchError
 from ktbench.results import Results
+from ktbench.results.choice.choosing import Choice
+from ktbench.results.choice.program import program
+from ktbench.results.choice.words import as_json
 from ktbench.results.unpacking import Unpacked
 from ktbench.system.files import (
     MOST_RECORD,

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ktbench import stats
-from ktbench.choice.choosing import Certainty, Checked, Choice
-from ktbench.choice.limits import HELD, Check, amount
 from ktbench.records import Metric
+from ktbench.results.choice.choosing import Certainty, Checked, Choice
+from ktbench.results.choice.limits import HELD, Check, amount
 from ktbench.system.quantities import size_text
 
 _LISTED = 4

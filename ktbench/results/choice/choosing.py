@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from ktbench import stats
-from ktbench.choice.candidates import Candidate, Contender, LeftOut, candidates, device_of
-from ktbench.choice.limits import BY_BOUND, HELD, MISSED, Check, Limits, Verdict, told
 from ktbench.records import KtbenchError, Metric
 from ktbench.results import Results
+from ktbench.results.choice.candidates import Candidate, Contender, LeftOut, candidates, device_of
+from ktbench.results.choice.limits import BY_BOUND, HELD, MISSED, Check, Limits, Verdict, told
 
 Standing = Literal["the only one", "not judged", "best", "may be best", "clearly worse"]
 

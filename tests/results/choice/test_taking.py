@@ -19,10 +19,10 @@ from PIL import Image
 
 import ktbench
 from ktbench import catalogue
-from ktbench.choice import program
 from ktbench.data import load
 from ktbench.records import KtbenchError
 from ktbench.results import pack
+from ktbench.results.choice import program
 from tests.support.optional_tools import OptionalPackage
 from tests.support.sounds import SMALL as SHORT
 from tests.support.sounds import tone, wav, write_sounds

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks._synthetic import LOCAL, Shape, write_folder
 from ktbench import stats
-from ktbench.choice import Choice, best, limits_of
-from ktbench.choice.words import as_json, lines
 from ktbench.records import ACCURACY, Failure, KtbenchError, Metric
 from ktbench.results import Results, load_results
+from ktbench.results.choice import Choice, best, limits_of
+from ktbench.results.choice.words import as_json, lines
 from tests.support.running import Commands
 
 SHAPE = Shape(students=("resnet8", "vgg_thin"), gains={"kd": 0.08, "fitnet": -0.05}, epochs=2)
