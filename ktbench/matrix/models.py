@@ -114,6 +114,10 @@ class FileStart(Section):
     """Parts that are not trained; the statistics of their BatchNorms stay still."""
     lr_scale: dict[Line, Annotated[Number, Field(gt=0)]] = Field(default_factory=dict)
     """Factors of the learning rate, by part: `{stem: 0.1}`."""
+    match: Literal["names", "order"] = "names"
+    """`order`: the file's tensors are the network's one after the other, under other names, as of
+    another implementation of the same architecture. Their number and shapes must be equal, the
+    head's shapes excepted."""
 
 
 def _kind_of_start(value: Any) -> str:

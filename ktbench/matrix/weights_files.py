@@ -42,6 +42,7 @@ def weights_file(
         head=entry.head,
         freeze=tuple(sorted(set(entry.freeze))),
         lr_scale=entry.lr_scale,
+        match=None if entry.match == "names" else entry.match,
     )
     return given, []
 

@@ -12,7 +12,7 @@ from ktbench.isolation import own_code
 from ktbench.networks.checkpoint_files import read_checkpoint
 from ktbench.networks.network_parts import learning_of
 from ktbench.networks.outline import built, sample
-from ktbench.networks.state_dicts import closest, find_candidates
+from ktbench.networks.state_dicts import Reading, closest, find_candidates, in_order
 from ktbench.networks.weights import check_values, require_planned
 from ktbench.records import Begun, FileMatch, Item, KtbenchError, WeightsFile, printable
 from ktbench.students._contract import Student
@@ -27,7 +27,7 @@ def begin_from_file(student: Student, base: Path, given: WeightsFile) -> Begun:
     path = Path(base, given.file)
     require_planned(path, given.digest)
     state = student.state_dict()
-    reading = closest(find_candidates(read_checkpoint(path), path), state, path)
+    reading = _reading(student, state, given, path)
     common = reading.common
     alike = {name: value for name, value in common.items() if value.shape == state[name].shape}
     head, reason = _head(student, state, common, given, path)
@@ -49,6 +49,29 @@ def begin_from_file(student: Student, base: Path, given: WeightsFile) -> Begun:
     )
     new = tuple(name for name in state if name not in taken)
     return Begun(taken=len(taken), new=new, file=match)
+
+
+def _reading(
+    student: Student, state: Mapping[str, Tensor], given: WeightsFile, path: Path
+) -> Reading:
+    """Return how the file's tensors are read as the network's: by their names, or in order."""
+    candidates = find_candidates(read_checkpoint(path), path)
+    ordered = in_order(candidates, state, tuple(student.head_names))
+    if given.match == "order":
+        if ordered is None:
+            most = max(candidates, key=lambda one: len(one.tensors))
+            raise KtbenchError(
+                f"{path}: match: order: its {len(most.tensors)} tensors have not the shapes of the "
+                f"network's {len(state)}, one after the other"
+            )
+        return ordered
+    reading = closest(candidates, state, path)
+    if not reading.common and ordered is not None:
+        raise KtbenchError(
+            f"{path}: none of its names is the network's, but its tensors have the same shapes in "
+            "the same order: give match: order if they are the same network's"
+        )
+    return reading
 
 
 def _head(

@@ -187,6 +187,30 @@ class Reading:
         return [own for short, own in self.names.items() if short not in sources]
 
 
+def in_order(
+    candidates: Sequence[Candidate], network: Mapping[str, Tensor], head: tuple[str, ...]
+) -> Reading | None:
+    """Return the reading of a file whose tensors are a network's in their order, or None.
+
+    Number and shapes must be equal; shapes of names that begin with `head` may differ. Counts of
+    batches are passed over, as older files lack them.
+    """
+    ours = [name for name, tensor in network.items() if not _is_count(tensor)]
+    for candidate in candidates:
+        tensors = candidate.tensors
+        theirs = [name for name, tensor in tensors.items() if not _is_count(tensor)]
+        if len(ours) == len(theirs) and all(
+            tensors[other].shape == network[own].shape or own.startswith(head)
+            for own, other in zip(ours, theirs, strict=True)
+        ):
+            return Reading(candidate, "", "", dict(zip(ours, theirs, strict=True)), ours)
+    return None
+
+
+def _is_count(tensor: Tensor) -> bool:
+    return tensor.ndim == 0 and not tensor.is_floating_point()
+
+
 def closest(candidates: Sequence[Candidate], network: Mapping[str, Tensor], path: Path) -> Reading:
     """Return the reading of a file that has most of a network's tensors, shapes being equal.
 

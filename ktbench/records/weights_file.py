@@ -29,6 +29,13 @@ class WeightsFile(Record):
     """Parts that are not trained, in alphabetical order."""
     lr_scale: dict[Line, Annotated[Number, Field(gt=0)]] = Field(default_factory=dict)
     """Factors of the learning rate, by part."""
+    match: Literal["order"] | None = None
+    """How tensors are told apart: by their order in the file, or (None) by their names."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave unsaid that tensors are told apart by their names."""
+        return without_unset(plain(self), "match")
 
     def _named(self) -> dict[str, Any]:
         fields = super()._named()
@@ -41,6 +48,7 @@ class WeightsFile(Record):
         parts = [f"freeze {', '.join(self.freeze)}"] if self.freeze else []
         parts += [f"{part} x {factor:.12g}" for part, factor in sorted(self.lr_scale.items())]
         parts += [f"head {self.head}"] if self.head else []
+        parts += [f"match {self.match}"] if self.match else []
         told = "; ".join(parts)
         if len(told) > _LONGEST:
             told = f"{told[:_LONGEST]}… {digest_of([list(self.freeze), self.lr_scale])[:6]}"

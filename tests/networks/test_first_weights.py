@@ -152,6 +152,25 @@ def test_a_file_of_another_network_is_refused(content: State, words: str, tmp_pa
     assert len(str(told.value).splitlines()) == 1
 
 
+def test_another_implementations_file_is_taken_in_its_order_as_asked(tmp_path: Path) -> None:
+    renamed = {f"layer{n}": value for n, value in enumerate(STATE.values())}
+    with pytest.raises(KtbenchError, match=r"none of its names .* give match: order"):
+        begin(resnet(), renamed, tmp_path)
+    student = resnet()
+    begun = begin(student, renamed, tmp_path, match="order")
+    assert begun.taken > 0 and begun.file is not None and not begun.file.differences
+    for name, value in student.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(value, STATE[name], rtol=0, atol=0)
+    without_counts = {n: v for n, v in STATE.items() if not n.endswith("num_batches_tracked")}
+    bare = {f"layer{n}": value for n, value in enumerate(without_counts.values())}
+    assert begin(resnet(), bare, tmp_path, match="order").taken == begun.taken
+    head = begin(resnet(classes=7), bare, tmp_path, match="order")
+    assert head.file is not None and head.file.head.startswith("new: ")
+    with pytest.raises(KtbenchError, match="match: order: its 1 tensors have not the shapes"):
+        begin(resnet(), {"a": torch.zeros(3)}, tmp_path, match="order")
+
+
 def test_a_file_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "w.pt")
     planned = given(tmp_path / "w.pt")
