@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ktbench.records import DataSpec, KtbenchError
-from ktbench.system.files import MOST_WEIGHTS, check_regular
+from ktbench.system.files import MOST_WEIGHTS, check_regular, named_path
 from ktbench.tasks._contract import Labels
 
 
@@ -16,13 +16,10 @@ def resolve(spec: DataSpec, base: Path) -> Path:
     """Return the folder or file of a spec: `${NAME}` replaced, relative to the matrix file."""
     if not spec.path:
         raise KtbenchError(f"data: source {spec.source!r} needs a path")
-    text = os.path.expanduser(os.path.expandvars(spec.path))  # noqa: PTH111 - after expandvars
-    if "${" in text:
-        name = text.partition("${")[2].partition("}")[0]
-        raise KtbenchError(
-            f"data: path {spec.path!r} needs the environment variable {name}: export {name}=FOLDER"
-        )
-    path = Path(base, text)
+    try:
+        path = named_path(spec.path, base)
+    except KtbenchError as error:
+        raise KtbenchError(f"data: {error}") from error
     if not path.exists():
         raise KtbenchError(f"data: no such file or folder {path}: give the path of one")
     if not path.is_dir():

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
-from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import JsonValue
@@ -32,6 +31,7 @@ from ktbench.records import (
     TrainSpec,
     WeightsFile,
 )
+from ktbench.system.files import named_path
 
 LONGEST_CHAIN = 32
 """Longest chain of teachers that teach each other."""
@@ -224,8 +224,8 @@ class Teachers:
     def _preprocess(self, entry: TeacherEntry, cell: Cell, path: KeyPath) -> Preprocessing | None:
         if entry.preprocess is None or entry.checkpoint is None:
             return None
-        file = Path(self.resolver.base, entry.checkpoint)
         try:
+            file = named_path(entry.checkpoint, self.resolver.base)
             return preprocessing(entry.preprocess, cell.student.name, file)
         except KtbenchError as error:
             self.resolver.add_problem((*path, "preprocess"), str(error))

@@ -9,8 +9,8 @@ from pydantic import JsonValue
 
 from ktbench.matrix.file_problems import KeyPath, Problem
 from ktbench.matrix.models import FileStart
-from ktbench.records import WeightsFile
-from ktbench.system.files import UnsuitableFileError, digest_of_file
+from ktbench.records import KtbenchError, WeightsFile
+from ktbench.system.files import UnsuitableFileError, digest_of_file, named_path
 
 FRESH = "fresh"
 """Word for weights that nothing has trained before."""
@@ -22,11 +22,14 @@ def file_digest(file: str, base: str) -> tuple[str | None, str]:
     """Return a file's digest, or None and what is wrong with the file."""
     path = Path(base, file)
     try:
+        path = named_path(file, base)
         return digest_of_file(path)[1], ""
     except UnsuitableFileError as error:
         return None, str(error)
     except OSError as error:
         return None, f"{path}: {(error.strerror or 'cannot be read').lower()}"
+    except KtbenchError as error:
+        return None, str(error)
 
 
 def weights_file(

@@ -16,6 +16,7 @@ from ktbench.networks.state_dicts import Reading, closest, find_candidates, in_o
 from ktbench.networks.weights import check_values, require_planned
 from ktbench.records import Begun, FileMatch, Item, KtbenchError, WeightsFile, printable
 from ktbench.students._contract import Student
+from ktbench.system.files import named_path
 from ktbench.tasks._contract import Signature
 
 
@@ -24,7 +25,7 @@ def begin_from_file(student: Student, base: Path, given: WeightsFile) -> Begun:
 
     Raises KtbenchError where nothing fits but the head, and where the file is another than planned.
     """
-    path = Path(base, given.file)
+    path = named_path(given.file, base)
     require_planned(path, given.digest)
     state = student.state_dict()
     reading = _reading(student, state, given, path)

@@ -40,7 +40,7 @@ from ktbench.runner.narrowing import Narrowing, run_narrowing
 from ktbench.runner.progress import Shares
 from ktbench.runner.teacher_sources import source_of
 from ktbench.runner.trained_teacher import SourceRequest, TrainedTeacher
-from ktbench.system.files import write_atomically
+from ktbench.system.files import named_path, write_atomically
 from ktbench.system.provenance import collect
 from ktbench.teacher import TeacherStore
 from ktbench.train import Places, TrainingContext, adopt, train_cohort
@@ -92,7 +92,7 @@ def _adopted(job: TeacherJob, data: Dataset) -> TrainedTeacher:
     assert job.teacher.checkpoint is not None
     cell, digest = job.teacher.cell, job.teacher.checkpoint_digest
     folder = job.root / "work" / f"teacher-{digest_of(job.teacher.canonical)}"
-    weights = Path(job.base, job.teacher.checkpoint).expanduser()
+    weights = named_path(job.teacher.checkpoint, job.base)
     try:
         data = data.preprocessed(job.teacher.preprocess)
         checkpoint = adopt(

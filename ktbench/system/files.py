@@ -155,6 +155,20 @@ _KINDS = (
 )
 
 
+def named_path(text: str, base: Path | str) -> Path:
+    """Return the path that a matrix names: `${NAME}` and `~` replaced, relative to `base`.
+
+    Raises KtbenchError for an environment variable that is not set.
+    """
+    whole = os.path.expanduser(os.path.expandvars(text))  # noqa: PTH111 - after expandvars
+    if "${" in whole:
+        name = whole.partition("${")[2].partition("}")[0]
+        raise KtbenchError(
+            f"path {text!r} needs the environment variable {name}: export {name}=FOLDER"
+        )
+    return Path(base, whole)
+
+
 def check_regular(path: Path | str, limit: int = MOST_RECORD) -> int:
     """Return the size of a regular file of at most `limit` bytes, for readers that open it.
 

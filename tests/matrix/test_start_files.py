@@ -64,6 +64,22 @@ def test_a_key_holds_the_files_digest_and_not_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_file_may_lie_where_a_variable_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights(tmp_path, "there/w.pt")
+    start = {"file": "${KTBENCH_TEST_WEIGHTS}/w.pt"}
+    monkeypatch.delenv("KTBENCH_TEST_WEIGHTS", raising=False)
+    with pytest.raises(KtbenchError, match="needs the environment variable KTBENCH_TEST_WEIGHTS"):
+        planned(tmp_path, methods=[], start=start)
+    monkeypatch.setenv("KTBENCH_TEST_WEIGHTS", str(tmp_path / "there"))
+    [named] = planned(tmp_path, methods=[], start=start).cells
+    [plain] = planned(tmp_path, methods=[], start={"file": "there/w.pt"}).cells
+    assert named.key == plain.key and named.from_file is not None
+    assert str(tmp_path) not in named.from_file.label
+
+
+@pytest.mark.slow
 def test_a_key_holds_how_the_parts_learn(tmp_path: Path) -> None:
     weights(tmp_path, "w.pt")
     settings: list[dict[str, Any]] = [
