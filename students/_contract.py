@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Inputs = Tensor | tuple[Tensor, ...]
-"""What a network reads of a batch: one tensor (B, ...), or several of them."""
+"""Inputs of a network for a batch: one tensor (B, ...), or several of them."""
 
 
 def parts(inputs: Inputs) -> tuple[Tensor, ...]:

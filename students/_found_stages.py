@@ -16,7 +16,7 @@ BLOCKS = 4
 SIDES = (64, 224, 32)
 """Sides of the images that are tried, as some networks take one size only."""
 _WRAPPERS = 3
-"""How deep the parts of a network are looked for in modules that hold it as a whole."""
+"""Depth to which the parts of a network are looked for in modules that hold it as a whole."""
 
 
 @dataclass(frozen=True)

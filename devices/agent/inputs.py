@@ -33,7 +33,7 @@ def read(path: str) -> Stacks:
 
 
 def count(stacks: Stacks) -> int:
-    """How many inputs the stacks hold."""
+    """Number of inputs that the stacks hold."""
     return len(next(iter(stacks.values())))
 
 

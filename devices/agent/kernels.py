@@ -32,7 +32,7 @@ def _of(runtime: Any, path: str, options: Options) -> Dict[str, Any]:
 
 
 def vnni(board: Board) -> Optional[bool]:
-    """Whether an x86 processor sums products of 8 bits without saturating; None for others."""
+    """True where an x86 processor sums products of 8 bits without saturating; None for others."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return None
     text = board.tree.text("proc/cpuinfo") or ""

@@ -1,4 +1,4 @@
-"""What ktbench keeps on disk, how large it is, and its removal.
+"""Sizes of all that ktbench keeps on disk, and its removal.
 
 Nothing that a run in progress holds is removed: each thing is removed under the lock that a run
 takes for it, and what a process of this user has open counts as held, too.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Results(results.Results):
-    """What a matrix has given, as pandas frames and as answers.
+    """Results of a matrix, as pandas frames and as answers.
 
     Frames are made when they are first asked for; in them more is always better (a metric of which
     less is better is negated). The display in a notebook is a row per student and technique.

@@ -47,7 +47,7 @@ class Accuracy:
     """Mean over the seeds that are compared; failed trainings at chance level."""
     after: float
     difference: float
-    """Above 0 where B is better, whichever way the metric goes."""
+    """Change of B from A: above 0 where B is better, whichever way the metric goes."""
     low: float | None
     high: float | None
     how: How
@@ -143,7 +143,7 @@ class Comparison:
     only_before: Sequence[Missing]
     only_after: Sequence[Missing]
     metric: Metric = ACCURACY
-    """What both are judged by."""
+    """Metric that both are judged by."""
     damaged_before: Sequence[Problem] = ()
     """Damaged files of A, which are left out."""
     damaged_after: Sequence[Problem] = ()

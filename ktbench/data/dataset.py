@@ -54,7 +54,7 @@ class Contents:
     notes: tuple[str, ...]
     """Remarks on what is left out and which classes lack samples, a line each."""
     storage: Storage | None = None
-    """How images are kept, and what that takes; None for other samples."""
+    """Place of the decoded images, and the bytes that they take; None for other samples."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class Dataset:
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[Inputs, Tensor]] = field(repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """What was learnt from the training samples, such as a vocabulary."""
+    """Facts learnt from the training samples, such as a vocabulary."""
     own: Preprocessing | None = None
-    """What its network was trained on; None for inputs as the data set has them."""
+    """Preprocessing of its network; None for inputs as the data set has them."""
 
     def raw(self, split: Split) -> Inputs:
         """Raw samples (n, ...), as the task reads them: of images uint8, 0 to 255."""
@@ -128,7 +128,7 @@ class Dataset:
 
     @cached_property
     def task(self) -> Task:
-        """What its samples are, and how networks that learn them are judged."""
+        """Task: the kind of its samples, and how networks that learn them are judged."""
         return catalogue.task(self.spec.task)
 
     @cached_property
@@ -151,7 +151,7 @@ class Dataset:
 
     @cached_property
     def statistics(self) -> tuple[Tensor, ...]:
-        """What inputs are normalised with, from the training samples."""
+        """Statistics that inputs are normalised with, from the training samples."""
         if self._own_inputs.statistics is not None:
             return self._own_inputs.statistics
         return self.task.statistics(self.raw("train"), self.facts)

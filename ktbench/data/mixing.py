@@ -48,7 +48,7 @@ UNMIXED = Mixing()
 
 @dataclass(frozen=True)
 class Blend:
-    """How some samples are blended."""
+    """Partners and shares of some samples' blends."""
 
     partners: Tensor
     """(B,) int64: the other sample of each."""

@@ -164,7 +164,7 @@ def formed(sound: Sound, rate: int, length: int) -> Samples:
 
 @dataclass(frozen=True)
 class Look:
-    """What is said of a sound's file."""
+    """Facts in the header of a sound's file."""
 
     seconds: float
     rate: int

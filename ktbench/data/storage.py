@@ -1,4 +1,4 @@
-"""Where the images of a data set are kept: in memory, or decoded on disk and mapped."""
+"""Place of a data set's images: in memory, or decoded on disk and mapped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Rows = Mapping[str, tuple[str, Labels]]
 
 @dataclass(frozen=True)
 class Storage:
-    """How a data set's images are kept, and the bytes that this takes."""
+    """Place of a data set's images, and the bytes that they take there."""
 
     way: Literal["memory", "store"]
     images: int

@@ -53,7 +53,7 @@ class Speed:
 
     @property
     def work(self) -> int:
-        """What seconds grow with: FLOPs, and parameters, which each step reads and updates.
+        """Quantities that seconds grow with: FLOPs, and parameters, which each step updates.
 
         A bag of word pieces has next to no FLOPs, and many parameters.
         """

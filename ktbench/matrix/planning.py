@@ -138,11 +138,11 @@ class _Feasibility:
     _epochs: dict[tuple[str, ...], int] = field(default_factory=dict)
     """Epochs of controls."""
     _begun: dict[tuple[str, str, str], Begun | str] = field(default_factory=dict)
-    """What a network takes of a file, by student, file and data; or why it takes nothing."""
+    """Tensors that a network takes of a file, by student, file and data; or why it takes none."""
 
     @property
     def taken(self) -> tuple[str, ...]:
-        """What each network takes of a file, a line each."""
+        """Lines on what each network takes of a file."""
         told = {(student, file): begun for (student, file, _), begun in self._begun.items()}
         return tuple(
             f"{student} from {WeightsFile.model_validate_json(file).label}: {begun.line}"

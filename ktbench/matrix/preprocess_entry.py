@@ -38,7 +38,7 @@ PerChannel = Annotated[
 
 
 class PreprocessEntry(BaseModel):
-    """What the weights in a file were trained on: a preset's name, or what differs from it.
+    """Inputs that the weights in a file were trained on: a preset's name, or what differs from it.
 
     `unit`: pixels from 0 to 1; `bytes`: 0 to 255; `half`: -1 to 1; `imagenet`: with ImageNet's mean
     and deviation; `own`: as timm, torchvision or a `preprocessor_config.json` beside the file says.

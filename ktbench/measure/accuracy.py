@@ -30,14 +30,14 @@ def share(classes: Answers, labels: Answers) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """How answers are judged; by default classes, by the share of the right ones."""
+    """Judge of the answers; by default of classes, by the share of the right ones."""
 
     score: Callable[[Answers, NDArray[Any]], float] = share
     """The metric of answers and labels."""
     agreement: Callable[[Answers, Answers], float] = share
     """Share of inputs of which two networks say the same, from their answers."""
     reduction: Reduction = "top1"
-    """What the device sends back: the top class of each input, or all outputs."""
+    """Answers that the device sends back: the top class of each input, or all outputs."""
 
 
 JUDGE = Judge()

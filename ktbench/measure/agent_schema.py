@@ -23,7 +23,7 @@ from ktbench.devices._contract import AnswerError
 from ktbench.measure.time_budget import MAX_RUNS
 
 Reduction = Literal["top1", "none"]
-"""What a device sends back of its outputs: the top class of each input, or all of them."""
+"""Part of its outputs that a device sends back: the top class of each input, or all of them."""
 MAX_FACTS = 1 << 16
 """Bytes of JSON that a board may tell about itself at a time."""
 

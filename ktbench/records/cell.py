@@ -132,7 +132,7 @@ class DataSpec(Record):
     """Seed of the splits; the same for every cell of a matrix."""
     augment: Augmentation = Augmentation()
     keep: Literal["auto", "memory", "store"] = "auto"
-    """Where decoded images are kept: in `memory`, or in a `store` on the disk that is read batch by
+    """Place of the decoded images: in `memory`, or in a `store` on the disk that is read batch by
     batch; `auto`: in memory up to 512 MB. No weight depends on it, so it is in no key."""
     decoders: Annotated[Whole, Field(ge=1, le=MOST_THREADS)] | None = None
     """Processes that decode images for a store; as many as the cores when not given. In no key."""
@@ -405,7 +405,7 @@ class Teacher(Composed):
     checkpoint_digest: str | None = None
     """SHA-256 (16 digits) of that file, so that other weights of the same name are another key."""
     preprocess: Preprocessing | None = None
-    """What those weights were trained on; None for inputs as the data set's own networks have."""
+    """Inputs that those weights were trained on; None for those of the data set's own networks."""
     expect: Figure | None = None
     """Figure of the metric below which the user is warned of the file; in no key, as no weight
     depends on it."""
@@ -460,9 +460,9 @@ class Plan(Record):
     pretrained_in: tuple[str, ...] = ()
     """Names of the matrices whose cells others begin from; no weight depends on them."""
     race: SeedRace | None = None
-    """How seeds are added one by one; then `cells` are those of all seeds that may be needed."""
+    """Race of seeds, if any; then `cells` are those of all seeds that may be needed."""
     taken: tuple[Words, ...] = ()
-    """What each network takes of a user's file of weights, a line each; in no lock and no key."""
+    """Lines on what each network takes of a user's file of weights; in no lock and no key."""
 
     @property
     def pretrainings(self) -> tuple[Teacher, ...]:

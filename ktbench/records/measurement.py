@@ -66,7 +66,7 @@ class Kernels(Record):
     """Layers that ran as integers."""
     layers: Count
     vnni: bool | None = None
-    """Whether an x86 processor has instructions whose sums of products cannot saturate."""
+    """True where an x86 processor has instructions whose sums of products cannot saturate."""
 
     @model_validator(mode="after")
     def _no_more_than_there_are(self) -> Self:

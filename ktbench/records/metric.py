@@ -12,7 +12,7 @@ from ktbench.records.bounds import Figure, Name
 
 
 class Metric(Record):
-    """What a task's networks are judged by. The default is top-1 accuracy.
+    """Figure that a task's networks are judged by. The default is top-1 accuracy.
 
     Records hold a metric's own figures. Whatever compares them (frames, statistics, report) takes
     them as *qualities*, of which more is better: the figures themselves, or their negatives where

@@ -175,7 +175,7 @@ class Look(Record):
 
 
 class Brought(Record):
-    """What a look at weights that a user brought along has shown."""
+    """Findings of a look at weights that a user brought along."""
 
     tested: Positive
     """Test samples that their figures are of."""
@@ -208,7 +208,7 @@ class Checkpoint(Record):
     begun: Begun | None = None
     """Part of the weights that another training or a file gave; None where all were fresh."""
     brought: Brought | None = None
-    """What is known of weights that were brought along; None of those that were trained here."""
+    """Findings on weights that were brought along; None of those that were trained here."""
     data_digest: Digest | None = None
     """Digest of the data set that it learnt from; None in older records."""
 

@@ -1,4 +1,4 @@
-"""How a network's inputs are made of pixels, where that is not as its data set has it."""
+"""Making of a network's inputs from pixels, where that is not as its data set has it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Deviations = Annotated[
 
 
 class Preprocessing(Record):
-    """What a network was trained on: the values of its pixels, and the size of its images."""
+    """Inputs that a network was trained on: values of its pixels, and the size of its images."""
 
     mean: Means | None = None
     """Mean that is subtracted from a pixel, per channel or one for all; with `std`, or neither:

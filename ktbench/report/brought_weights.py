@@ -1,4 +1,4 @@
-"""What the report says of users' files of weights, whose own training nobody here has seen."""
+"""Report on users' files of weights, whose own training nobody here has seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a race of seeds would have spent on a finished folder, and what it would have decided."""
+"""Replay of a finished folder as a race of seeds: its spending and its decisions."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Results:
 
     @property
     def source(self) -> Path:
-        """What was read: the folder, or the packed file."""
+        """Source of the results: the folder, or the packed file."""
         return self.path if self.unpacked is None else self.unpacked.file
 
     @property

@@ -46,7 +46,7 @@ has no `classes`."""
 
 
 class TaskWords(Record):
-    """What a report says of a task, so that it needs none of the task's code.
+    """Words of a report on a task, so that it needs none of the task's code.
 
     The defaults are those of images: folders that tell no task hold no others.
     """
@@ -54,7 +54,7 @@ class TaskWords(Record):
     noun: str = "image"
     """Word for one sample."""
     metric: Metric = ACCURACY
-    """What networks are judged by."""
+    """Metric that networks are judged by."""
     augmentation: str = ""
     """Augmentation that the task's own settings ask for; that of images stands in their data."""
 
@@ -69,7 +69,7 @@ class Lock(Record):
     """Classes of the data, which all cells share; None in folders of older versions."""
     task: TaskWords = TaskWords()
     remarks: tuple[str, ...] = ()
-    """What planning said of the data: the columns chosen, what is left out, what is cut."""
+    """Remarks of planning on the data: the columns chosen, what is left out, what is cut."""
 
     def metric_of(self, cell: Cell) -> Metric | None:
         """Metric of a cell's figures; None for a cell of an earlier matrix with another task."""

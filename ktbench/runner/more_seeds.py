@@ -62,7 +62,7 @@ class Settlement:
     extra: int = 0
     """Cells that come with these, where `include` cannot name them alone."""
     metric: Metric = ACCURACY
-    """What the gains are of."""
+    """Metric of the gains."""
     matrix: str = ""
     """The matrix file's text; empty where there is nothing to decide."""
 

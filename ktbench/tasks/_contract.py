@@ -44,7 +44,7 @@ class Source:
     about: str = ""
     """Choices made, such as columns, for people."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What was learnt from the training samples, such as a vocabulary."""
+    """Facts learnt from the training samples, such as a vocabulary."""
     fit: Callable[[str, Labels], Source] | None = None
     """Return the source as it reads once these training rows are known; None where it does not
     depend on them."""
@@ -182,10 +182,10 @@ class Signature:
 
 @dataclass(frozen=True)
 class OwnInputs:
-    """What a network with its own preprocessing reads in place of the data set's inputs."""
+    """Inputs of a network with its own preprocessing, in place of the data set's."""
 
     statistics: tuple[Tensor, ...] | None
-    """What its inputs are normalised with, as `Task.statistics`; None for the data set's own."""
+    """Statistics of its inputs, as `Task.statistics`; None for the data set's own."""
     signature: Signature
     fit: Callable[[Inputs], Inputs] | None = None
     """Changes the size of normalised inputs (B, ...); None where it is the data set's."""
@@ -196,7 +196,7 @@ class OwnInputs:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a program that has nothing but an exported file and its sidecar reads a sample."""
+    """Reader of a sample for a program that has but an exported file and its sidecar."""
 
     function: Callable[[str, Any], Any]
     """Return a file's inputs by name, each (1, ...), from an argument and the sidecar.
@@ -239,7 +239,7 @@ def objection_to_image_keys(spec: DataSpec, noun: str) -> tuple[tuple[str, ...],
 
 
 class Task(ABC):
-    """What a data set's samples are, and how networks that learn them are trained and judged.
+    """Kind of a data set's samples, and how networks that learn them are trained and judged.
 
     A file of this folder is a task. It defines a frozen dataclass `Config` (the task's settings
     with their defaults) and a class `Learning(Task)`. The file's name is the task's name; nothing
@@ -249,7 +249,7 @@ class Task(ABC):
     noun: ClassVar[str]
     """Word for one sample."""
     metric: Metric
-    """What `score` gives; a task with several sets it from its settings."""
+    """Metric that `score` gives; a task with several sets it from its settings."""
     top_class: ClassVar[bool] = False
     """True where `score` takes the number of the largest output of each row in place of
     `per_sample`: then a board has to send back no more."""

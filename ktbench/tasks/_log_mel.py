@@ -138,7 +138,7 @@ class LogMel(nn.Module):
 
 
 class Front(nn.Module):
-    """What an exported file begins with: `LogMel`, and the normalisation of each value."""
+    """Front of an exported file: `LogMel`, and the normalisation of each value."""
 
     def __init__(self, recipe: Recipe, mean: Tensor, std: Tensor) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Config:
-    """No settings: those of images (size, augmentation) stand in `data` itself."""
+    """Empty settings: those of images (size, augmentation) stand in `data` itself."""
 
 
 class Learning(Classification):

@@ -40,7 +40,7 @@ class Session:
         """Find out who runs the graph's nodes where `provider` alone does not say so."""
 
     def kernels(self) -> Optional[Tuple[int, int]]:
-        """How many layers run as integers, and how many layers there are; None where unknown.
+        """Numbers of layers that run as integers, and of all layers; None where unknown.
 
         Layers are convolutions and products with a matrix of weights. This runs the model.
         """

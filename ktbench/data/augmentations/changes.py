@@ -1,4 +1,4 @@
-"""What a matrix's `augment` does to a batch of images, after their crops and mirrors."""
+"""Changes that a matrix's `augment` makes to a batch, after its crops and mirrors."""
 
 from __future__ import annotations
 

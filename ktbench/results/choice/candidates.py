@@ -62,11 +62,11 @@ class Candidate:
     """The file, relative to the results folder."""
     bytes: int
     validation: stats.Interval
-    """As exported, over the seeds."""
+    """Mean over the seeds, as exported."""
     test: stats.Interval
     """The same on the test set, which chooses nothing."""
     own_validation: float
-    """Of this file alone."""
+    """Figure of this file alone."""
     own_test: float
     test_by_seed: Mapping[int, float]
     """Test quality by seed, of all files of this export."""

@@ -42,7 +42,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Certainty:
-    """How sure the choice is, by paired seeds on the test set."""
+    """Certainty of the choice, by paired seeds on the test set."""
 
     standing: Standing
     """`best`: every other contender within the limits is clearly worse; `clearly worse`: another

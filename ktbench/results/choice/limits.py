@@ -22,7 +22,7 @@ _SHARE = re.compile(r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+))\s*%?\s*")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may take at most, and how good it must be; None where anything goes."""
+    """Limits of a file's size and latency, and its least quality; None where anything goes."""
 
     p90_ms: float | None = None
     """Most milliseconds of one inference at the 90th percentile."""
