@@ -107,7 +107,11 @@ def variants(
         picked = dict(zip(choices, chosen, strict=True))
         objections = _objections(kind, entry.name, picked, base, fixed)
         problems += [problem for problem in objections if problem not in problems]
-        item = Item(name=entry.name, settings=_differing(picked, declared))
+        try:
+            item = Item(name=entry.name, settings=_differing(picked, declared))
+        except ValidationError as error:
+            problems.append(Problem((entry.name,), phrase(error.errors()[0])))
+            continue
         if not objections:
             try:
                 code = kind.code(item.name, item.settings, base)
@@ -205,6 +209,8 @@ def _refusal(kind: Kind, name: str, settings: dict[str, Any], base: str) -> str 
         kind.build(name, settings, base)
     except KtbenchError as error:
         return str(error).removeprefix(f"{kind.word} {name}: ")
+    except ValidationError as error:  # a value that no record holds, such as an infinite number
+        return phrase(error.errors()[0])
     return None
 
 

@@ -286,6 +286,18 @@ ONE_LINE = [
         "matrix.yaml:6: include[0]: changes nothing: its cells are in the matrix as they are",
     ),
     (
+        "students: [{resnet8: {width: 1e999}}]",
+        "matrix.yaml:3: students[0].resnet8.width: must be a finite number",
+    ),
+    (
+        "methods: [{kd: {temperature: 1.0e+999}}, kdd]",
+        "matrix.yaml:4: methods[0].kd.temperature: must be a finite number",
+    ),
+    (
+        "methods: [{attention: {weight: [1e999, 1]}}]\nseedz: 1",
+        "matrix.yaml:4: methods[0].attention.weight[0]: must be a finite number",
+    ),
+    (
         "include: {method: kdd}",
         "matrix.yaml:6: include.method: unknown method 'kdd': did you mean kd",
     ),
