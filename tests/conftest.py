@@ -6,6 +6,7 @@ Fixtures for boards are in `tests/support`; the markers are explained in `pyproj
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,11 @@ settings.register_profile(
     derandomize="KTBENCH_CI" in os.environ,  # a failure there is the same failure here
 )
 settings.load_profile("quick")
+
+# What a shell starts in the background ignores Ctrl-C, and so would every command that a test
+# starts and then interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
